@@ -1,0 +1,1 @@
+"""The 3bot: plans, buys, orchestrates. A peer with a policy."""

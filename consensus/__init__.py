@@ -1,0 +1,1 @@
+"""How peers agree on the next block: Simplex, as a pure core."""

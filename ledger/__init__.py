@@ -1,0 +1,1 @@
+"""What is true: documents, transactions, the state machine, the store."""

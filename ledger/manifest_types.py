@@ -1,0 +1,147 @@
+"""Shapes of a contract's expansion: the manifest, which stakeholders approve and nodes execute.
+
+A manifest is canonical JSON (msgspec, sorted keys); its digest is the sha256 of those bytes.
+Units: cpu in thousandths of a core, memory and disk in bytes, money in micro-credits, times in ms
+unless the name says seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ledger.codec import sha256
+
+
+class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An input named by digest. `chunks` is the sha256 over the list of its 256 KiB chunk digests."""
+
+    path: str  # absolute, inside the workload
+    kind: Literal["file", "tree"]  # tree: a deterministic uncompressed tar, unpacked at `path`
+    sha256: str
+    size_bytes: int
+    chunks: str
+    executable: bool = False
+
+
+class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one slot needs, enforced as limits."""
+
+    cpu_millis: int
+    memory_bytes: int
+    disk_bytes: int
+    pids: int
+
+
+class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A named TCP port that the workload listens on, inside its own network namespace."""
+
+    name: str
+    port: int
+
+
+class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """HTTP GET (2xx and 3xx are healthy) or TCP connect, from outside through the named port."""
+
+    port: str
+    http_path: str | None = None  # None: TCP connect
+    interval_s: int = 5
+    timeout_s: int = 2
+    failures: int = 3  # in a row, until the slot is restarted
+
+
+class Restart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Restarts on the same node before the slot fails; back-off doubles from 1 s to 30 s."""
+
+    attempts: int = 3
+
+
+class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Filters, then anti-affinity. An empty tuple does not filter."""
+
+    countries: tuple[str, ...] = ()  # ISO 3166-1 alpha-2
+    farms: tuple[str, ...] = ()
+    distinct: Literal["none", "node", "farm"] = "node"  # replicas never share one of these
+
+
+class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One unit of work; each replica is one slot."""
+
+    name: str
+    kind: Literal["service", "job"]
+    runtime: Literal["sandbox"]
+    replicas: int
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    artifacts: tuple[Artifact, ...]
+    resources: Resources
+    ports: tuple[Port, ...]
+    health: Health | None
+    restart: Restart
+    placement: Placement
+    results: tuple[str, ...]  # files under /result, collected when a job ends with 0
+    recheck_s: int  # bytes are verified again while running, at this interval
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A node of an approval policy: exactly one of `role`, `all`, `any` is set.
+
+    `role`: `count` distinct holders of that role granted. `all`: each child holds.
+    `any`: at least `count` children hold. One approval fills one place only.
+    """
+
+    role: str | None = None
+    all: tuple[Rule, ...] = ()
+    any: tuple[Rule, ...] = ()
+    count: int = 1
+
+
+class Role(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who may sign for a role: public keys in hex."""
+
+    name: str
+    keys: tuple[str, ...]
+
+
+class Policies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Approval policies by act. None: the act needs no approval (written out, never by accident)."""
+
+    deploy: Rule | None
+    signoff: Rule | None
+    validity_s: int = 72 * 3600  # an approval without own expiry counts this long
+    author_may_approve: bool = False
+    consumer_may_approve: bool = True
+
+
+class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The commercial side."""
+
+    duration_s: int
+    budget: int  # most micro-credits that may be spent, and the escrow asked for
+    fee: int  # the author's, micro-credits, once, when the deployment first runs
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The fully expanded deployment. Same contract and parameters, same bytes, everywhere."""
+
+    gridpact: Literal[1]
+    contract: str  # id: sha256 hex of the contract document's payload
+    name: str
+    version: str
+    author: str
+    consumer: str
+    parameters: dict[str, str | int | bool]
+    workloads: tuple[Workload, ...]
+    roles: tuple[Role, ...]
+    policies: Policies
+    terms: Terms
+
+    def encode(self) -> bytes:
+        """Canonical JSON."""
+        return msgspec.json.encode(self, order="sorted")
+
+
+def manifest_digest(data: bytes) -> bytes:
+    """32 bytes; what approvals are bound to."""
+    return sha256(data)

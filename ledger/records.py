@@ -1,0 +1,248 @@
+"""Records of the state, by key. Keys are ASCII prefixes with raw or printable parts; `key_*` builds them.
+
+Order matters: the state machine walks prefixes in byte order, so heights and times in keys are
+8-byte big-endian.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ledger.transactions import Price
+
+DeploymentStatus = Literal[
+    "awaiting_approval", "approved", "active", "completed", "rejected", "expired", "cancelled", "paused", "failed"
+]
+SlotStatus = Literal[
+    "open", "claimed", "fetching", "verified", "running", "succeeded", "failed", "lost", "quarantined", "released"
+]
+
+
+class _Record(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """Base of the records."""
+
+
+class Account(_Record):
+    """balance: micro-credits, never negative."""
+
+    balance: int
+
+
+class ContractRecord(_Record):
+    """A published contract version. `envelope` is the DSSE envelope as published."""
+
+    id: bytes
+    name: str
+    version: str
+    author: bytes
+    envelope: bytes
+    height: int
+    time_ms: int
+
+
+class Farm(_Record):
+    name: str
+    owner: bytes
+    country: str
+
+
+class Node(_Record):
+    """A node of a farm; offer fields are zero until it posts an offer."""
+
+    key: bytes
+    farm: str
+    country: str
+    cpu_millis: int
+    memory_bytes: int
+    disk_bytes: int
+    used_cpu_millis: int
+    used_memory_bytes: int
+    used_disk_bytes: int
+    price: Price
+    runtimes: tuple[str, ...]
+    attributes: dict[str, str]
+    address: str
+    valid_until_ms: int  # 0: no offer
+    slots_held: int
+    broken_leases: int
+
+
+class Deployment(_Record):
+    """`desired` is what the consumer wants, `status` what is observed."""
+
+    id: bytes
+    contract: bytes
+    manifest: bytes  # digest; the bytes are at key_manifest
+    consumer: bytes
+    bot: bytes
+    status: DeploymentStatus
+    desired: Literal["run", "stop"]
+    escrow: int  # left, micro-credits
+    spent: int
+    fee_paid: bool
+    ordered_ms: int
+    approved_ms: int  # 0: not yet
+    claimed_ms: int  # first claim
+    running_ms: int  # first slot running (or job succeeded)
+    ended_ms: int
+    signed_off_ms: int
+    slots: tuple[str, ...]
+    reason: str
+
+
+class ApprovalRecord(_Record):
+    """The last decision of a signer for an act. `role` is one of those the signer holds."""
+
+    signer: bytes
+    role: str
+    act: Literal["deploy", "signoff"]
+    decision: Literal["granted", "rejected", "revoked"]
+    document: bytes  # id: sha256 of the payload
+    envelope: bytes
+    expires_ms: int
+    height: int
+    time_ms: int
+
+
+class Slot(_Record):
+    """One replica of a workload. `term` only grows; `holder` is empty when nobody holds it."""
+
+    deployment: bytes
+    name: str  # "workload/index"
+    status: SlotStatus
+    term: int
+    holder: bytes
+    lease_until_ms: int  # ledger side: last renewal + L + G; the slot is freed then
+    renewed_ms: int
+    claimed_ms: int
+    billed_ms: int  # billed up to here
+    rate_hour: int  # micro-credits per hour while held
+    window_closes_ms: int  # 0: no claim window is open
+    attempts: int  # terms that ended in failed, lost or quarantined
+    endpoints: dict[str, str]  # port name -> host:port, as reported by the holder
+    results: dict[str, str]  # path -> sha256 of a job's results
+    detail: str
+
+
+class Candidate(_Record):
+    node: bytes
+    height: int
+
+
+class ReceiptRecord(_Record):
+    """A signed receipt as accepted."""
+
+    deployment: bytes
+    slot: str
+    term: int
+    node: bytes
+    status: str
+    envelope: bytes
+    height: int
+    time_ms: int
+
+
+class VaultRecord(_Record):
+    version: int
+    ciphertext: bytes
+
+
+class Bill(_Record):
+    """One settled stretch of time, or the author's fee (slot ""). amount in micro-credits."""
+
+    slot: str
+    term: int
+    payee: bytes
+    from_ms: int
+    to_ms: int
+    amount: int
+
+
+class Supply(_Record):
+    """All micro-credits that exist: set at genesis, constant. Checked by the money tests."""
+
+    total: int
+
+
+def be(number: int) -> bytes:
+    """8-byte big-endian, so that byte order is number order."""
+    return number.to_bytes(8, "big")
+
+
+def key_account(public: bytes) -> bytes:
+    return b"account/" + public
+
+
+def key_contract(contract: bytes) -> bytes:
+    return b"contract/" + contract
+
+
+def key_contract_name(name: str, version: str) -> bytes:
+    """Points from name and version to the contract id (first come, first served per name: author)."""
+    return b"contract_name/" + name.encode() + b"/" + version.encode()
+
+
+def key_contract_owner(name: str) -> bytes:
+    """The author key that owns a contract name."""
+    return b"contract_owner/" + name.encode()
+
+
+def key_farm(name: str) -> bytes:
+    return b"farm/" + name.encode()
+
+
+def key_node(node: bytes) -> bytes:
+    return b"node/" + node
+
+
+def key_deployment(deployment: bytes) -> bytes:
+    return b"deployment/" + deployment
+
+
+def key_manifest(digest: bytes) -> bytes:
+    return b"manifest/" + digest
+
+
+def key_approval(deployment: bytes, act: str, signer: bytes) -> bytes:
+    return b"approval/" + deployment + b"/" + act.encode() + b"/" + signer
+
+
+def key_slot(deployment: bytes, slot: str) -> bytes:
+    return b"slot/" + deployment + b"/" + slot.encode()
+
+
+def key_candidate(deployment: bytes, slot: str, node: bytes) -> bytes:
+    return b"candidate/" + deployment + b"/" + slot.encode() + b"/" + node
+
+
+def key_open(deployment: bytes, slot: str) -> bytes:
+    """Index of slots that may be claimed now; the value is empty."""
+    return b"open/" + deployment + b"/" + slot.encode()
+
+
+def key_receipt(deployment: bytes, slot: str, term: int, number: int) -> bytes:
+    return b"receipt/" + deployment + b"/" + slot.encode() + b"/" + be(term) + be(number)
+
+
+def key_bill(deployment: bytes, slot: str, term: int, number: int) -> bytes:
+    return b"bill/" + deployment + b"/" + slot.encode() + b"/" + be(term) + be(number)
+
+
+def key_vault(owner: bytes, name: str) -> bytes:
+    return b"vault/" + owner + b"/" + name.encode()
+
+
+def key_due(time_ms: int, kind: str, rest: bytes) -> bytes:
+    """Timed work, in time order: (window | lease | approval | duration) and what it is about."""
+    return b"due/" + be(time_ms) + kind.encode() + b"/" + rest
+
+
+def key_seen(expires: int, tx: bytes) -> bytes:
+    """Replay guard: ids of executed transactions until they expire."""
+    return b"seen/" + be(expires) + tx
+
+
+KEY_SUPPLY = b"supply"
+KEY_VALIDATORS = b"validators"

@@ -1,0 +1,218 @@
+"""Transactions: what can be asked of the ledger, and how the asking is signed.
+
+The sender signs the exact bytes of `Tx` under the domain "tx/1" and the chain id; the id is a
+hash of those bytes. Replay: a transaction is valid up to `expires` (a height at most
+EXPIRY_BLOCKS_MAX ahead) and its id is unique within that window. No account nonces, so a client
+may have many in flight; `salt` tells two equal wishes apart.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from ledger import keys
+from ledger.codec import decode_exact, encode
+from ledger.errors import Refused
+from ledger.limits import TX_BYTES_MAX
+
+TX_DOMAIN: Final = "tx/1"
+
+
+class _Body(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """Base of the bodies: tagged arrays; the tag is the lower-case noun-verb name."""
+
+
+class Transfer(_Body, tag="transfer"):
+    """Move micro-credits from the sender's account."""
+
+    to: bytes
+    amount: int
+
+
+class PublishContract(_Body, tag="contract.publish"):
+    """A signed contract (DSSE over in-toto). Sender: its author."""
+
+    envelope: bytes
+
+
+class RegisterFarm(_Body, tag="farm.register"):
+    """A farm name (unique) owned by the sender."""
+
+    name: str
+    country: str
+
+
+class RegisterNode(_Body, tag="node.register"):
+    """The farm's owner names a node key as one of its nodes."""
+
+    farm: str
+    node: bytes
+    country: str
+
+
+class Price(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """Micro-credits per hour: per core, per GiB of memory, per GiB of disk."""
+
+    cpu_core_hour: int
+    memory_gib_hour: int
+    disk_gib_hour: int
+
+
+class PostOffer(_Body, tag="offer.post"):
+    """A node offers capacity. Sender: the node key. Replaces its former offer."""
+
+    cpu_millis: int
+    memory_bytes: int
+    disk_bytes: int
+    price: Price
+    runtimes: tuple[str, ...]
+    attributes: dict[str, str]  # e.g. isolation features found by fingerprint
+    address: str  # multiaddr with /p2p/ id, where its artifacts and services are reached
+    valid_until_ms: int
+
+
+class WithdrawOffer(_Body, tag="offer.withdraw"):
+    """No new slots for this node. Sender: the node key."""
+
+
+class OrderDeployment(_Body, tag="deployment.order"):
+    """A consumer's order: the ledger expands the contract itself and refuses another digest.
+
+    `escrow` micro-credits leave the sender's account. `roles` binds the roles that the contract
+    leaves to the order. The deployment's id is this transaction's id.
+    """
+
+    contract: bytes
+    parameters: dict[str, str | int | bool]
+    roles: dict[str, tuple[str, ...]]
+    manifest: bytes  # digest of the expected manifest
+    escrow: int
+    bot: bytes  # key of the 3bot that may act for the consumer; the consumer's own when empty
+
+
+class Decide(_Body, tag="approval.decide"):
+    """A stakeholder's signed decision (DSSE; predicate in documents). Anybody may carry it."""
+
+    envelope: bytes
+
+
+class CancelDeployment(_Body, tag="deployment.cancel"):
+    """Stop, settle and refund. Sender: consumer or its bot."""
+
+    deployment: bytes
+    reason: str
+
+
+class Claim(_Body, tag="slot.claim"):
+    """A node asks for an open slot. The state machine selects when the window closes."""
+
+    deployment: bytes
+    slot: str  # "workload/index"
+    term: int  # the term it would get: the slot's term + 1
+
+
+class RenewItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """One lease to renew."""
+
+    deployment: bytes
+    slot: str
+    term: int
+
+
+class Renew(_Body, tag="slot.renew"):
+    """A holder renews leases. Sender: the node key. Each item stands alone: a stale one is
+    skipped and named in the receipt, the others are renewed."""
+
+    items: tuple[RenewItem, ...]
+
+
+class Report(_Body, tag="slot.report"):
+    """A holder's signed receipt (DSSE): fetching, verified, running, succeeded, failed, quarantined, released."""
+
+    envelope: bytes
+
+
+class PutVault(_Body, tag="vault.put"):
+    """An encrypted record of the sender (the 3bot's state). `version` must be the former + 1."""
+
+    name: str
+    version: int
+    ciphertext: bytes
+
+
+Body = (
+    Transfer
+    | PublishContract
+    | RegisterFarm
+    | RegisterNode
+    | PostOffer
+    | WithdrawOffer
+    | OrderDeployment
+    | Decide
+    | CancelDeployment
+    | Claim
+    | Renew
+    | Report
+    | PutVault
+)
+
+
+class Tx(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """The signed part. `expires`: last height at which it may execute."""
+
+    chain_id: str
+    sender: bytes
+    expires: int
+    salt: bytes
+    body: Body
+
+
+class SignedTx(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What travels: the exact bytes of a Tx and the sender's signature over them."""
+
+    payload: bytes
+    signature: bytes
+
+
+def tx_id(payload: bytes) -> bytes:
+    """32 bytes; independent of the signature, so a malleable signature gives no second id."""
+    return keys.hash_tagged("txid/1", payload)
+
+
+def sign_tx(key: keys.Key, tx: Tx) -> bytes:
+    """The encoding of a SignedTx. Raises Refused when `key` is not the sender's."""
+    if key.public != tx.sender:
+        raise Refused("tx.sender", "the key is not the sender's")
+    payload = encode(tx)
+    return encode(SignedTx(payload, key.sign(TX_DOMAIN, tx.chain_id, payload)))
+
+
+class CheckedTx(msgspec.Struct, frozen=True):
+    """A decoded transaction whose form was checked; `verified` says whether the signature was, too."""
+
+    id: bytes
+    tx: Tx
+    payload: bytes
+    signature: bytes
+    raw: bytes
+
+
+def decode_tx(raw: bytes, chain_id: str) -> CheckedTx:
+    """Foreign bytes to a transaction of this chain. Raises Refused. The signature is not checked here."""
+    signed = decode_exact(SignedTx, raw, "tx", TX_BYTES_MAX)
+    tx = decode_exact(Tx, signed.payload, "tx", TX_BYTES_MAX)
+    if tx.chain_id != chain_id:
+        raise Refused("tx.foreign_chain", f"chain {tx.chain_id!r}, here {chain_id!r}", "chain_id")
+    if len(tx.sender) != keys.PUBLIC_KEY_BYTES:
+        raise Refused("tx.sender", "32 bytes wanted", "sender")
+    if not 8 <= len(tx.salt) <= 16:
+        raise Refused("tx.salt", "8 to 16 bytes wanted", "salt")
+    return CheckedTx(tx_id(signed.payload), tx, signed.payload, signed.signature, raw)
+
+
+def verify_tx(checked: CheckedTx) -> bool:
+    """True when the sender signed the payload."""
+    tx = checked.tx
+    return keys.verify(tx.sender, TX_DOMAIN, tx.chain_id, checked.payload, checked.signature)

@@ -1,0 +1,1 @@
+"""One file a noun: how each kind of transaction changes the state."""

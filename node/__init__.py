@@ -1,0 +1,1 @@
+"""One peer, assembled: engine, mempool, executor, API, web, CLI."""
