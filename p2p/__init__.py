@@ -1,0 +1,1 @@
+"""How bytes travel between peers: identities, streams, gossip and discovery. Knows no ledger."""

@@ -1,0 +1,72 @@
+"""Every bound of the network layer, each with its reason."""
+
+from typing import Final
+
+# --- frames and streams -------------------------------------------------------------------------------------
+# A noise message carries at most 65,535 B with its tag, and a yamux header travels in it too: one write of up
+# to 65,500 B becomes one noise message; a full 64 KiB would become two, at half the speed (measured).
+WRITE_BYTES_MAX: Final = 65_500
+# One message = one DATA, REQUEST or RESPONSE: 1 MiB of payload and room for a header.
+PAYLOAD_BYTES_MAX: Final = 1_048_576
+MESSAGE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + 4_096
+# At a full yamux window the library resets the stream after 5 s and loses the data. Stay below 1 MiB.
+CREDIT_BYTES: Final = 786_432
+# The receiver acknowledges each time that this much was taken in: a sixth of the credit, so the pipe never dries.
+ACK_EVERY_BYTES: Final = 131_072
+# One large read costs the same as a small one.
+READ_BYTES: Final = 262_144
+HELLO_BYTES_MAX: Final = 8_192  # chain id, roles, a key proof; no reason to be longer
+REASON_BYTES_MAX: Final = 256  # a sentence
+METHOD_BYTES_MAX: Final = 64  # a name
+INSTANCE_BYTES: Final = 16  # random per process start, as wide as a UUID
+
+# --- queues: what is full sheds, and `send` says so -----------------------------------------------------------
+CONSENSUS_QUEUE_BYTES: Final = 4_194_304  # four of the largest proposals
+CONSENSUS_QUEUE_FRAMES: Final = 8_192  # votes of 100 validators for 80 views
+BULK_QUEUE_BYTES: Final = 16_777_216  # about 0.3 s at full speed; times 100 neighbours this is memory that we have
+BULK_QUEUE_FRAMES: Final = 16_384
+CONTROL_QUEUE_FRAMES: Final = 64  # acks coalesce and pings come every few seconds; more is a peer flooding PING
+
+# --- requests -----------------------------------------------------------------------------------------------
+REQUESTS_OUT_MAX: Final = 64  # outstanding to one peer: 64 answers of 256 KiB fill the bulk queue
+REQUESTS_IN_MAX: Final = 64  # served at once for one peer; beyond it the peer hears BUSY
+
+# --- time -----------------------------------------------------------------------------------------------------
+HEARTBEAT_S: Final = 2.5  # the library never notices a silent peer; design: 2-3 s
+HEARTBEATS_MISSED_MAX: Final = 3
+HANDSHAKE_S: Final = 8.0  # from a connection to both streams and both hellos; a busy machine needs seconds
+DIAL_S: Final = 8.0
+CLOSE_S: Final = 2.0  # the library's disconnect can hang
+FLUSH_S: Final = 0.5  # for the GOODBYE to leave before the connection is closed
+BACKOFF_FIRST_S: Final = 0.5
+BACKOFF_MAX_S: Final = 15.0  # a restarted validator is back in the mesh within this
+EXCHANGE_EVERY_S: Final = 30.0  # ask a neighbour for addresses while we have room for more neighbours
+DIAL_TICK_S: Final = 1.0  # how often the dialler looks for due dials when nothing wakes it
+
+# --- peers ----------------------------------------------------------------------------------------------------
+NEIGHBOURS_MAX: Final = 64
+LINKS_PENDING_MAX: Final = 64  # connections still in their handshake
+DIALS_AT_ONCE_MAX: Final = 8
+BOOK_PEERS_MAX: Final = 1_000
+BOOK_ADDRESSES_MAX: Final = 8  # per peer
+BOOK_FAILURES_MAX: Final = 8  # an address that we only heard of is forgotten after so many failed dials in a row
+ADDRESS_BYTES_MAX: Final = 256
+EXCHANGE_PEERS_MAX: Final = 64  # in one answer to p2p/addresses
+SCORE_MIN: Final = -100  # at or below this: disconnected and banned
+SCORE_MAX: Final = 0
+SCORE_RECOVERY_PER_S: Final = 0.1  # a fault of ten points is forgiven in under two minutes
+FAULT_POINTS: Final = 20  # for a PeerFault without points of its own: five in a row ban
+BAN_S: Final = 300.0
+BANS_MAX: Final = 4_096  # oldest go first
+
+# --- gossip ---------------------------------------------------------------------------------------------------
+GOSSIP_HEARTBEAT_S: Final = 1.0
+GOSSIP_BYTES_MAX: Final = 1_000_000  # the library silently drops above 1 MiB, its own envelope included
+GOSSIP_QUEUE_MAX: Final = 1_024  # messages waiting to be published by us
+GOSSIP_PEER_QUEUE_MAX: Final = 1_024  # messages waiting to leave to one peer (library default 32 loses bursts)
+GOSSIP_RATE_PER_S: Final = 1_000  # per peer and topic (library default 10 loses bursts, own messages too)
+GOSSIP_SEEN_MAX: Final = 65_536  # digests remembered for dedup
+GOSSIP_SEEN_S: Final = 120.0
+GOSSIP_VALIDATING_MAX: Final = 256  # validations at once
+TOPICS_MAX: Final = 32
+TOPIC_BYTES_MAX: Final = 128
