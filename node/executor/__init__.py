@@ -1,0 +1,1 @@
+"""Runs verified bytes, isolated: sealing, limits, drivers, leases and receipts."""

@@ -1,0 +1,84 @@
+"""Bounds of the executor, each with its reason."""
+
+from __future__ import annotations
+
+TASK_ID_CHARS_MAX = 128
+"""A task id is a directory name and a cgroup name; both allow 255, and deployment ids are 64 hex."""
+
+FILES_MAX = 256
+"""One sealed memfd and thus one file descriptor each; the usual soft limit is 1,024."""
+
+TREES_MAX = 32
+"""As above; a tree is one descriptor however many files it holds."""
+
+TREE_MEMBERS_MAX = 20_000
+"""Each member costs an inode and a hash per recheck; a large web site has a few thousand."""
+
+TREE_DEPTH_MAX = 32
+"""Deeper than any sane tree; keeps a path walk cheap."""
+
+PATH_BYTES_MAX = 1_024
+"""A quarter of Linux's PATH_MAX, which leaves room for the prefix under /proc/PID/root."""
+
+ARTIFACT_BYTES_MAX = 1 << 30
+"""Sealed bytes live in memory (memfd, then tmpfs); 1 GiB is what a small node can spare."""
+
+COMMAND_ARGS_MAX = 256
+"""Bounds the argument list long before the kernel's ARG_MAX would refuse it with a vague error."""
+
+COMMAND_BYTES_MAX = 64 * 1024
+"""Command and environment together; they travel in one JSON line to the launcher."""
+
+ENV_MAX = 256
+"""As COMMAND_ARGS_MAX."""
+
+PORTS_MAX = 16
+"""One listening socket each, all served by one portal process."""
+
+RESULTS_MAX = 64
+"""Result files are named one by one in the manifest."""
+
+RESULT_BYTES_MAX = 16 << 20
+"""All result files of a task together; they are read into memory and hashed."""
+
+LOG_BYTES_MAX = 4 << 20
+"""The largest log ring; it is a memfd of that size."""
+
+LOG_RATE_BYTES_S = 4 << 20
+"""A workload that writes faster than this is held back, so that a flood costs no more than this."""
+
+PIDS_MAX = 4_096
+"""Above this, one attestation (a maps file per process) would take longer than a lease renewal."""
+
+CPU_MILLIS_MIN = 10
+"""The kernel refuses a CPU quota below 1 ms per 100 ms period."""
+
+MEMORY_BYTES_MIN = 4 << 20
+"""Less than this and the isolation's own set-up does not fit."""
+
+SCRATCH_INODES_PER_MIB = 64
+"""tmpfs inodes are kernel memory; without a bound, empty files would eat it."""
+
+START_TIMEOUT_S = 15.0
+"""Unpacking and mounting take well under a second; the rest is a loaded machine."""
+
+KILL_WITHIN_S = 2.0
+"""From the end of the grace to the last process gone (design section 8, rule 4)."""
+
+TRIAL_TIMEOUT_S = 10.0
+"""One trial sandbox for the fingerprint; it takes some 100 ms when the machine is idle."""
+
+PORTAL_CONNECTIONS_MAX = 128
+"""Open connections through one portal; a connection holds two sockets and two buffers."""
+
+PORTAL_BUFFER_BYTES = 64 * 1024
+"""Per direction of one connection; a slow reader stops the writer at this much."""
+
+PORTAL_IDLE_S = 60.0
+"""A connection on which nothing moved for this long is closed."""
+
+ATTEST_PROCESSES_MAX = 4_096
+"""Equal to PIDS_MAX; more processes than that cannot be ours."""
+
+ATTEST_DRIFTS_MAX = 32
+"""Differences listed in one attestation; one is enough to stop, some help to explain."""
