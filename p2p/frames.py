@@ -158,7 +158,9 @@ class Decoder:
             if raw_kind & _MORE:
                 raise PeerFault(self._peer, "frame.split", f"{kind.name} cannot be split")
             if length - 1 > limit:
-                raise PeerFault(self._peer, "frame.too_long", f"{kind.name} of {length - 1} B, at most {limit}")
+                raise PeerFault(
+                    self._peer, "frame.too_long", f"{kind.name} of {length - 1} B, at most {limit}"
+                )
         return kind
 
     def _join(self, kind: Kind, body: bytes, *, more: bool) -> bytes | None:

@@ -23,9 +23,9 @@ INSTANCE_BYTES: Final = 16  # random per process start, as wide as a UUID
 # --- queues: what is full sheds, and `send` says so -----------------------------------------------------------
 CONSENSUS_QUEUE_BYTES: Final = 4_194_304  # four of the largest proposals
 CONSENSUS_QUEUE_FRAMES: Final = 8_192  # votes of 100 validators for 80 views
-BULK_QUEUE_BYTES: Final = 16_777_216  # about 0.3 s at full speed; times 100 neighbours this is memory that we have
+BULK_QUEUE_BYTES: Final = 16_777_216  # about 0.3 s at full speed; memory for 100 neighbours
 BULK_QUEUE_FRAMES: Final = 16_384
-CONTROL_QUEUE_FRAMES: Final = 64  # acks coalesce and pings come every few seconds; more is a peer flooding PING
+CONTROL_QUEUE_FRAMES: Final = 64  # pings come every few seconds; more is a flood
 
 # --- requests -----------------------------------------------------------------------------------------------
 REQUESTS_OUT_MAX: Final = 64  # outstanding to one peer: 64 answers of 256 KiB fill the bulk queue
@@ -49,7 +49,8 @@ LINKS_PENDING_MAX: Final = 64  # connections still in their handshake
 DIALS_AT_ONCE_MAX: Final = 8
 BOOK_PEERS_MAX: Final = 1_000
 BOOK_ADDRESSES_MAX: Final = 8  # per peer
-BOOK_FAILURES_MAX: Final = 8  # an address that we only heard of is forgotten after so many failed dials in a row
+# A peer that we only heard of is forgotten after so many failed dials in a row.
+BOOK_FAILURES_MAX: Final = 8
 ADDRESS_BYTES_MAX: Final = 256
 EXCHANGE_PEERS_MAX: Final = 64  # in one answer to p2p/addresses
 SCORE_MIN: Final = -100  # at or below this: disconnected and banned
@@ -63,10 +64,14 @@ BANS_MAX: Final = 4_096  # oldest go first
 GOSSIP_HEARTBEAT_S: Final = 1.0
 GOSSIP_BYTES_MAX: Final = 1_000_000  # the library silently drops above 1 MiB, its own envelope included
 GOSSIP_QUEUE_MAX: Final = 1_024  # messages waiting to be published by us
-GOSSIP_PEER_QUEUE_MAX: Final = 1_024  # messages waiting to leave to one peer (library default 32 loses bursts)
+GOSSIP_PEER_QUEUE_MAX: Final = 1_024  # waiting to leave to one peer (library default 32 loses bursts)
 GOSSIP_RATE_PER_S: Final = 1_000  # per peer and topic (library default 10 loses bursts, own messages too)
 GOSSIP_SEEN_MAX: Final = 65_536  # digests remembered for dedup
 GOSSIP_SEEN_S: Final = 120.0
 GOSSIP_VALIDATING_MAX: Final = 256  # validations at once
 TOPICS_MAX: Final = 32
 TOPIC_BYTES_MAX: Final = 128
+
+# --- disk -----------------------------------------------------------------------------------------------------
+BOOK_SAVE_S: Final = 5.0  # at most one write of the peer book in this time
+BOOK_FILE_BYTES_MAX: Final = 4_194_304  # 1,000 peers of 8 addresses of 256 B, and change

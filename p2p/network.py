@@ -6,7 +6,7 @@ same links, frames, credit, dialling and scoring; only the bytes' way differs.
 
 import enum
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -52,6 +52,12 @@ class Ban:
     peer_id: str
     rule: str
     left_s: float
+
+
+class Started(Protocol):
+    """What ``nursery.start`` gives: trio's TaskStatus, told the listen addresses (multiaddrs with ``/p2p/ID``)."""
+
+    def started(self, value: Any, /) -> None: ...
 
 
 class Handlers(Protocol):
@@ -120,7 +126,5 @@ class Network(Protocol):
     def stats(self) -> dict[str, int]:
         """Returns the counters by name (``fault.<rule>``, ``shed.<lane>``, ``dial.failed``, …), for the metrics."""
 
-    async def run(
-        self, handlers: Handlers, *, task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, handlers: Handlers, *, task_status: Started = trio.TASK_STATUS_IGNORED) -> None:
         """Runs until cancelled, which is the normal way to stop; ``started`` gives the listen addresses."""

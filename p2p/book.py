@@ -1,0 +1,166 @@
+"""The peer book: who may be dialled at which address, and when again. Kept on disk, because a peer that restarts should
+find more than its bootstrap list."""
+
+import json
+import os
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from p2p.errors import LocalError
+from p2p.ids import peer_of_address
+from p2p.limits import (
+    BACKOFF_FIRST_S,
+    BACKOFF_MAX_S,
+    BOOK_ADDRESSES_MAX,
+    BOOK_FAILURES_MAX,
+    BOOK_FILE_BYTES_MAX,
+    BOOK_PEERS_MAX,
+)
+
+_FORMAT = 1
+
+
+@dataclass(slots=True)
+class Entry:
+    """One known peer. ``keep``: hold a connection for ever; ``pinned``: configured, never forgotten.
+
+    ``due_s`` is the monotonic time of the next dial; ``proved`` says that a dial has succeeded once.
+    """
+
+    peer_id: str
+    addresses: list[str] = field(default_factory=list)
+    keep: bool = False
+    pinned: bool = False
+    proved: bool = False
+    failures: int = 0
+    due_s: float = 0.0
+    turn: int = 0
+
+
+class PeerBook:
+    """Bounded: when full, the peer with the most failed dials that nobody configured makes room."""
+
+    def __init__(self, own_id: str, rng: random.Random, *, backoff_scale: float = 1.0) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.changed = False
+        self._own_id = own_id
+        self._rng = rng
+        self._backoff_scale = backoff_scale
+
+    def learn(self, address: str, *, keep: bool = False, pinned: bool = False) -> bool:
+        """Adds a multiaddr with ``/p2p/ID``; returns whether it was news. Raises LocalError when it is malformed."""
+        _, peer_id = peer_of_address(address)
+        if peer_id == self._own_id:
+            return False
+        entry = self.entries.get(peer_id)
+        if entry is None:
+            if len(self.entries) >= BOOK_PEERS_MAX and not self._make_room():
+                return False
+            entry = self.entries[peer_id] = Entry(peer_id)
+        entry.keep = entry.keep or keep
+        entry.pinned = entry.pinned or pinned or keep
+        if address in entry.addresses:
+            return False
+        # What is configured goes first; of what is heard, only the first few.
+        if pinned or keep:
+            entry.addresses.insert(0, address)
+            del entry.addresses[BOOK_ADDRESSES_MAX:]
+        elif len(entry.addresses) < BOOK_ADDRESSES_MAX:
+            entry.addresses.append(address)
+        else:
+            return False
+        self.changed = True
+        return True
+
+    def due(self, now_s: float, busy: Iterable[str]) -> list[Entry]:
+        """Returns the entries to dial now: not ``busy``, kept ones first, then by fewest failures, else at random."""
+        blocked = set(busy)
+        ready = [
+            entry for entry in self.entries.values() if entry.due_s <= now_s and entry.peer_id not in blocked
+        ]
+        self._rng.shuffle(ready)
+        ready.sort(key=lambda entry: (not entry.keep, entry.failures))
+        return ready
+
+    def next_address(self, entry: Entry) -> str:
+        """Returns the entry's address whose turn it is."""
+        return entry.addresses[entry.turn % len(entry.addresses)]
+
+    def dialled(self, peer_id: str) -> None:
+        """Notes that a dial to that peer succeeded."""
+        entry = self.entries.get(peer_id)
+        if entry is not None:
+            self.changed = self.changed or not entry.proved
+            entry.failures, entry.proved = 0, True
+
+    def failed(self, peer_id: str, now_s: float) -> None:
+        """Notes a failed dial: back off, try the next address, forget a peer that was only heard of."""
+        entry = self.entries.get(peer_id)
+        if entry is None:
+            return
+        entry.failures += 1
+        entry.turn += 1
+        if entry.failures >= BOOK_FAILURES_MAX and not entry.pinned:
+            del self.entries[peer_id]
+            self.changed = True
+            return
+        wait_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(entry.failures - 1, 10))
+        entry.due_s = now_s + wait_s * self._rng.uniform(0.5, 1.0) * self._backoff_scale
+
+    def lost(self, peer_id: str, now_s: float) -> None:
+        """Notes that a connection ended: the smaller peer id redials first, so that seldom both do."""
+        entry = self.entries.get(peer_id)
+        if entry is not None:
+            early, late = (0.05, 0.15) if self._own_id < peer_id else (0.4, 0.8)
+            entry.due_s = max(entry.due_s, now_s + self._rng.uniform(early, late) * self._backoff_scale)
+
+    def shareable(self, count: int, skip: str) -> list[str]:
+        """Returns up to ``count`` addresses that we have dialled with success, at random, none of peer ``skip``."""
+        proved = [e for e in self.entries.values() if e.proved and e.peer_id != skip]
+        self._rng.shuffle(proved)
+        return [self.next_address(entry) for entry in proved[:count]]
+
+    def _make_room(self) -> bool:
+        heard = [entry for entry in self.entries.values() if not entry.pinned and not entry.proved]
+        if not heard:
+            return False
+        del self.entries[max(heard, key=lambda entry: entry.failures).peer_id]
+        return True
+
+    def load(self, path: Path) -> None:
+        """Reads a book that ``save`` wrote; a missing one is an empty one. Raises LocalError when it is damaged."""
+        try:
+            if path.stat().st_size > BOOK_FILE_BYTES_MAX:
+                raise LocalError(f"peer book {path.name}: above {BOOK_FILE_BYTES_MAX} B")
+            content = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return
+        except (ValueError, RecursionError) as error:
+            raise LocalError(f"peer book {path.name}: not JSON ({error})") from error
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise LocalError(f"peer book {path.name}: field format: must be {_FORMAT}")
+        addresses = content.get("addresses")
+        if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
+            raise LocalError(f"peer book {path.name}: field addresses: must be a list of text")
+        for address in addresses[: BOOK_PEERS_MAX * BOOK_ADDRESSES_MAX]:
+            self.learn(address)
+        self.changed = False
+
+    def snapshot(self) -> bytes:
+        """Returns what ``write_book`` keeps: the addresses of peers that were dialled with success."""
+        self.changed = False
+        addresses = [a for entry in self.entries.values() if entry.proved for a in entry.addresses]
+        return json.dumps({"format": _FORMAT, "addresses": addresses}, indent=0).encode()
+
+
+def write_book(path: Path, content: bytes) -> None:
+    """Replaces the file at once: a crash leaves the old book or the new one. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".new")
+    with open(fresh, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)

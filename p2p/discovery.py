@@ -1,0 +1,48 @@
+"""Address exchange: a peer that knows one address asks its neighbours for more. (A DHT, mDNS and relays will join it.)
+
+The request ``p2p/addresses`` has an empty body. The answer is ASCII: one multiaddr with ``/p2p/ID`` per line, the
+responder's own listen addresses first, then addresses that it has dialled itself with success; at most 64 lines of at
+most 256 letters.
+"""
+
+from collections.abc import Iterable
+
+from p2p.errors import LocalError, PeerFault
+from p2p.ids import peer_of_address
+from p2p.limits import ADDRESS_BYTES_MAX, EXCHANGE_PEERS_MAX
+
+METHOD = "p2p/addresses"
+TIMEOUT_S = 10.0
+SHARED_MAX = EXCHANGE_PEERS_MAX // 2
+_ANY = ("/ip4/0.0.0.0/", "/ip6/::/")
+
+
+def answer(own: Iterable[str], known: Iterable[str]) -> bytes:
+    """Returns the body of an answer with our own addresses and the known ones."""
+    return "\n".join([*own, *known][:EXCHANGE_PEERS_MAX]).encode("ascii")
+
+
+def parse(peer: str, body: bytes, seen_address: str) -> list[str]:
+    """Returns the addresses in an answer; raises PeerFault ``addresses.malformed``.
+
+    A peer that listens on every interface says 0.0.0.0: for its own addresses that is replaced by the host at which we
+    see it (``seen_address``), for those of others it is left out.
+    """
+    if len(body) > EXCHANGE_PEERS_MAX * (ADDRESS_BYTES_MAX + 1) or not body.isascii():
+        raise PeerFault(peer, "addresses.malformed", f"{len(body)} B")
+    lines = body.decode("ascii").split("\n") if body else []
+    if len(lines) > EXCHANGE_PEERS_MAX:
+        raise PeerFault(peer, "addresses.malformed", f"{len(lines)} lines")
+    host = "/".join(seen_address.split("/")[:3]) + "/"
+    addresses = []
+    for line in lines:
+        try:
+            _, owner = peer_of_address(line)
+        except LocalError as error:
+            raise PeerFault(peer, "addresses.malformed", str(error)) from error
+        wildcard = next((any_host for any_host in _ANY if line.startswith(any_host)), None)
+        if wildcard is None:
+            addresses.append(line)
+        elif owner == peer and host.startswith(("/ip4/", "/ip6/")):
+            addresses.append(host + line[len(wildcard) :])
+    return addresses

@@ -1,0 +1,334 @@
+"""One neighbour: a connection with its two channels, the hello, the heartbeat and the requests."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from p2p import frames
+from p2p.channel import Channel
+from p2p.errors import LocalError, PeerFault, PeerGone, Refused, RequestTimeout, StreamClosed, TooManyRequests
+from p2p.frames import Kind, Status
+from p2p.limits import (
+    BULK_QUEUE_BYTES,
+    BULK_QUEUE_FRAMES,
+    CONSENSUS_QUEUE_BYTES,
+    CONSENSUS_QUEUE_FRAMES,
+    FLUSH_S,
+    HANDSHAKE_S,
+    HEARTBEAT_S,
+    HEARTBEATS_MISSED_MAX,
+    PAYLOAD_BYTES_MAX,
+    REQUESTS_IN_MAX,
+    REQUESTS_OUT_MAX,
+)
+from p2p.network import Lane
+from p2p.transport import Connection
+
+_ID_SPACE = 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The times of a link and of dialling; tests make them shorter."""
+
+    heartbeat_s: float = HEARTBEAT_S
+    handshake_s: float = HANDSHAKE_S
+    backoff_scale: float = 1.0
+
+
+class Owner(Protocol):
+    """What a link asks of the switchboard that holds it."""
+
+    instance: bytes
+
+    def hello_for(self, peer_id: str) -> bytes:
+        """Our hello text."""
+
+    def check_hello(self, peer_id: str, text: bytes) -> None:
+        """Raises PeerFault to refuse."""
+
+    def admit(self, link: "Link") -> str | None:
+        """Takes the link as the one to its peer and calls ``on_up``, or returns the reason why not."""
+
+    def on_data(self, link: "Link", lane: Lane, payload: bytes) -> None:
+        """Takes one DATA payload; a PeerFault out of the handler stays inside."""
+
+    async def serve(self, link: "Link", method: str, body: bytes) -> bytes:
+        """The answer to a request; raises Refused."""
+
+    def on_fault(self, fault: PeerFault) -> None:
+        """The peer broke a rule of the wire; the link ends."""
+
+
+class _Answer:
+    """One outstanding request: ``done`` is set when status and body are there, or the link ended."""
+
+    __slots__ = ("body", "done", "status")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.status: Status | None = None
+        self.body = b""
+
+
+class Link:
+    """Runs one connection from its handshake to its end. ``run`` returns the reason of the end; it raises only for
+    faults of our own (LocalError, a bug in a handler)."""
+
+    def __init__(self, connection: Connection, owner: Owner, pace: Pace) -> None:
+        self.peer_id = connection.peer_id
+        self.address = connection.address
+        self.inbound = connection.inbound
+        self.up = False
+        self.hello = b""
+        self.instance = b""
+        self.since_ms = 0
+        self.rtt_ms: float | None = None
+        self.dropped = 0
+        self.ended = trio.Event()
+        self.reason = ""
+        self._connection = connection
+        self._owner = owner
+        self._pace = pace
+        self._channels: dict[Lane, Channel] = {}
+        self._hello_here = trio.Event()
+        self._admitted = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._say_goodbye = False
+        self._answers: dict[int, _Answer] = {}
+        self._next_id = 0
+        self._serving = 0
+        self._ping_token = 0
+        self._ping_at = 0.0
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes read from both streams."""
+        return sum(channel.bytes_in for channel in self._channels.values())
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes written to both streams."""
+        return sum(channel.bytes_out for channel in self._channels.values())
+
+    @property
+    def was_admitted(self) -> bool:
+        """True when ``on_up`` was called for this link at some time."""
+        return self._admitted.is_set()
+
+    def unacknowledged_bytes(self, lane: Lane) -> int:
+        """Bytes under way on a lane: written, not acknowledged."""
+        return self._channels[lane].unacknowledged_bytes
+
+    def send(self, lane: Lane, payload: bytes) -> bool:
+        """Queues a DATA message; False and counted in ``dropped`` when the queue is full or the link not up."""
+        if self.up and self._channels[lane].put(Kind.DATA, payload):
+            return True
+        self.dropped += 1
+        return False
+
+    async def request(self, method: str, body: bytes, timeout_s: float) -> bytes:
+        """See ``Network.request``."""
+        if not self.up:
+            raise PeerGone(f"peer {self.peer_id} is not connected")
+        if len(self._answers) >= REQUESTS_OUT_MAX:
+            raise TooManyRequests(f"{len(self._answers)} requests outstanding to {self.peer_id}")
+        request_id = self._next_id
+        if not self._channels[Lane.BULK].put(Kind.REQUEST, frames.request_body(request_id, method, body)):
+            self.dropped += 1
+            raise TooManyRequests(f"the queue to {self.peer_id} is full")
+        self._next_id = (request_id + 1) % _ID_SPACE
+        answer = self._answers[request_id] = _Answer()
+        try:
+            with trio.move_on_after(timeout_s):
+                await answer.done.wait()
+        finally:
+            self._answers.pop(request_id, None)
+        if answer.status is Status.OK:
+            return answer.body
+        if answer.status is Status.REFUSED:
+            raise Refused(frames.parse_reason(answer.body))
+        if answer.status is Status.BUSY:
+            raise TooManyRequests(f"peer {self.peer_id} is busy")
+        if answer.done.is_set():
+            raise PeerGone(f"the connection to {self.peer_id} ended: {self.reason}")
+        raise RequestTimeout(f"{method} to {self.peer_id}: no answer in {timeout_s} s")
+
+    def end(self, reason: str, *, goodbye: bool) -> None:
+        """Ends the link soon; the first reason counts. ``goodbye``: tell it to the peer first."""
+        if self.ended.is_set():
+            return
+        self.up = False
+        self.reason = reason
+        self._say_goodbye = goodbye
+        self.ended.set()
+        for answer in self._answers.values():
+            answer.done.set()
+
+    async def run(self) -> str:
+        """Runs the link; returns the reason of its end."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._guard, self._live)
+                nursery.start_soon(self._guard, self._handshake_deadline)
+                await self.ended.wait()
+                await self._last_words()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.end("stopped", goodbye=False)
+            with trio.CancelScope(shield=True):
+                await self._connection.close()
+        return self.reason
+
+    async def _last_words(self) -> None:
+        channel = self._channels.get(Lane.CONSENSUS)
+        if not self._say_goodbye or channel is None:
+            return
+        try:
+            channel.put_control(Kind.GOODBYE, frames.goodbye_body(self.reason))
+        except PeerFault:
+            return  # its queue of control frames is full: it will not miss this one
+        with trio.move_on_after(FLUSH_S):
+            await channel.flushed()
+
+    async def _guard(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Turns the end of any task into the end of the link."""
+        try:
+            await task()
+        except StreamClosed as closed:
+            self.end(f"closed: {closed}" if str(closed) else "closed", goodbye=False)
+        except PeerFault as fault:
+            already_ended = self.ended.is_set()
+            self.end(fault.rule, goodbye=True)
+            if not already_ended:
+                self._owner.on_fault(fault)
+
+    async def _handshake_deadline(self) -> None:
+        with trio.move_on_after(self._pace.handshake_s):
+            await self._admitted.wait()
+        if not self._admitted.is_set():
+            self.end("handshake took too long", goodbye=False)
+
+    async def _live(self) -> None:
+        consensus = await self._open(Lane.CONSENSUS, CONSENSUS_QUEUE_BYTES, CONSENSUS_QUEUE_FRAMES)
+        text = self._owner.hello_for(self.peer_id)
+        consensus.put(Kind.HELLO, frames.hello_body(self._owner.instance, text))
+        await self._hello_here.wait()
+        self._owner.check_hello(self.peer_id, self.hello)
+        bulk = await self._open(Lane.BULK, BULK_QUEUE_BYTES, BULK_QUEUE_FRAMES)
+        if self.ended.is_set():
+            return
+        assert bulk is self._channels[Lane.BULK]
+        self.since_ms = time.time_ns() // 1_000_000
+        self.up = True
+        refusal = self._owner.admit(self)
+        if refusal is not None:
+            self.end(refusal, goodbye=True)
+            return
+        self._admitted.set()
+        await self._heartbeat(consensus)
+
+    async def _open(self, lane: Lane, queue_bytes: int, queue_frames: int) -> Channel:
+        protocol = frames.CONSENSUS_PROTOCOL if lane is Lane.CONSENSUS else frames.BULK_PROTOCOL
+        stream = await self._connection.stream(protocol)
+        channel = Channel(stream, self.peer_id, queue_bytes=queue_bytes, queue_frames=queue_frames)
+        self._channels[lane] = channel
+        on_frame = self._on_consensus_frame if lane is Lane.CONSENSUS else self._on_bulk_frame
+
+        async def read() -> None:
+            await channel.read_loop(on_frame, self._admitted.wait)
+            self.end("closed by the peer", goodbye=False)
+
+        assert self._nursery is not None
+        self._nursery.start_soon(self._guard, channel.write_loop)
+        self._nursery.start_soon(self._guard, read)
+        return channel
+
+    async def _heartbeat(self, consensus: Channel) -> None:
+        """Pings, and counts ticks without a word. Ticks, not time: when this process itself slept, nobody is silent."""
+        heard, missed = self.bytes_in, 0
+        while True:
+            self._ping_token = (self._ping_token + 1) % 2**64
+            self._ping_at = trio.current_time()
+            consensus.put_control(Kind.PING, frames.number_body(self._ping_token))
+            await trio.sleep(self._pace.heartbeat_s)
+            missed = missed + 1 if self.bytes_in == heard else 0
+            heard = self.bytes_in
+            if missed >= HEARTBEATS_MISSED_MAX:
+                self.end("silent", goodbye=False)
+                return
+
+    def _on_consensus_frame(self, kind: Kind, body: bytes) -> None:
+        if kind is Kind.DATA:
+            self._on_data(Lane.CONSENSUS, body)
+        elif kind is Kind.HELLO:
+            if self._hello_here.is_set():
+                raise PeerFault(self.peer_id, "hello.twice")
+            self.instance, self.hello = frames.parse_hello(self.peer_id, body)
+            self._hello_here.set()
+        else:
+            self._on_common_frame(Lane.CONSENSUS, kind, body)
+
+    def _on_bulk_frame(self, kind: Kind, body: bytes) -> None:
+        if kind is Kind.DATA:
+            self._on_data(Lane.BULK, body)
+        elif kind is Kind.REQUEST:
+            self._on_request(*frames.parse_request(self.peer_id, body))
+        elif kind is Kind.RESPONSE:
+            request_id, status, answer_body = frames.parse_response(self.peer_id, body)
+            answer = self._answers.get(request_id)
+            if answer is not None and not answer.done.is_set():  # else it came after its time-out
+                answer.status, answer.body = status, answer_body
+                answer.done.set()
+        else:
+            self._on_common_frame(Lane.BULK, kind, body)
+
+    def _on_common_frame(self, lane: Lane, kind: Kind, body: bytes) -> None:
+        if kind is Kind.PING:
+            frames.parse_number(self.peer_id, body)
+            self._channels[lane].put_control(Kind.PONG, body)
+        elif kind is Kind.PONG:
+            if frames.parse_number(self.peer_id, body) == self._ping_token:
+                self.rtt_ms = (trio.current_time() - self._ping_at) * 1_000
+        elif kind is Kind.GOODBYE:
+            self.end(f"goodbye: {frames.parse_reason(body)}", goodbye=False)
+        else:
+            raise PeerFault(self.peer_id, "frame.wrong_stream", f"{kind.name} on {lane.value}")
+
+    def _on_data(self, lane: Lane, payload: bytes) -> None:
+        if not self.up:
+            return  # ended, or replaced by a newer link: its last messages are lost like those under way
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            raise PeerFault(self.peer_id, "frame.too_long", f"payload above {PAYLOAD_BYTES_MAX} B")
+        self._owner.on_data(self, lane, payload)
+
+    def _on_request(self, request_id: int, method: str, body: bytes) -> None:
+        assert self._nursery is not None
+        if self._serving >= REQUESTS_IN_MAX:
+            busy = frames.response_body(request_id, Status.BUSY, b"")
+            if not self._channels[Lane.BULK].put(Kind.RESPONSE, busy):
+                self.dropped += 1  # the peer asks much and reads nothing: its requests time out
+            return
+        self._serving += 1
+
+        async def answer() -> None:
+            try:
+                await self._answer(request_id, method, body)
+            finally:
+                self._serving -= 1
+
+        self._nursery.start_soon(self._guard, answer)
+
+    async def _answer(self, request_id: int, method: str, body: bytes) -> None:
+        try:
+            status, reply = Status.OK, await self._owner.serve(self, method, body)
+        except Refused as refusal:
+            status, reply = Status.REFUSED, frames.goodbye_body(refusal.reason)
+        if len(reply) > PAYLOAD_BYTES_MAX:
+            raise LocalError(f"answer to {method}: {len(reply)} B, at most {PAYLOAD_BYTES_MAX} B")
+        message = frames.response_body(request_id, status, reply)
+        await self._channels[Lane.BULK].put_when_room(Kind.RESPONSE, message)

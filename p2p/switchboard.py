@@ -1,0 +1,330 @@
+"""All links of one peer: who may connect, who is a neighbour, who is dialled when. The same for libp2p and memory."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from p2p import discovery
+from p2p.book import Entry, PeerBook, write_book
+from p2p.errors import ConnectFailed, LocalError, PeerFault, PeerGone, Refused, RequestError
+from p2p.limits import (
+    BOOK_SAVE_S,
+    DIAL_TICK_S,
+    DIALS_AT_ONCE_MAX,
+    EXCHANGE_EVERY_S,
+    FAULT_POINTS,
+    INSTANCE_BYTES,
+    LINKS_PENDING_MAX,
+    NEIGHBOURS_MAX,
+    PAYLOAD_BYTES_MAX,
+)
+from p2p.link import Link, Pace
+from p2p.network import Ban, Handlers, Lane, Neighbour
+from p2p.standing import Standing
+from p2p.transport import Connection, Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a peer finds and bounds its neighbours; ``random_seed`` None takes the system's randomness."""
+
+    bootstrap: tuple[str, ...] = ()
+    book_path: Path | None = None
+    neighbours_max: int = NEIGHBOURS_MAX
+    pace: Pace = field(default_factory=Pace)
+    random_seed: int | None = None
+
+
+class Switchboard:
+    """Holds at most one link per peer and redials. Raises LocalError for a malformed bootstrap address."""
+
+    def __init__(self, transport: Transport, policy: Policy) -> None:
+        # No secret depends on it: jitter, the order of dials, and the name of this start.
+        self.rng = random.Random(policy.random_seed)
+        self.instance = self.rng.randbytes(INSTANCE_BYTES)
+        self.peer_id = transport.peer_id
+        self.standing = Standing(trio.current_time)
+        self.book = PeerBook(self.peer_id, self.rng, backoff_scale=policy.pace.backoff_scale)
+        self.on_link_up: Callable[[Link], None] = lambda link: None
+        self.on_link_down: Callable[[Link], None] = lambda link: None
+        self._transport = transport
+        self._policy = policy
+        self._handlers: Handlers | None = None
+        self._links: dict[str, Link] = {}
+        self._pending: set[Link] = set()
+        self._dialling: set[str] = set()
+        self._wake = trio.Event()
+        self._ready = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        for address in policy.bootstrap:
+            self.book.learn(address, pinned=True)
+
+    # --- what the network's user calls ------------------------------------------------------------------------
+
+    def neighbours(self) -> tuple[Neighbour, ...]:
+        """See ``Network.neighbours``."""
+        return tuple(self._describe(link) for _, link in sorted(self._links.items()))
+
+    def send(self, peer_id: str, lane: Lane, payload: bytes) -> bool:
+        """See ``Network.send``."""
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            raise LocalError(f"message: {len(payload)} B, at most {PAYLOAD_BYTES_MAX} B")
+        link = self._links.get(peer_id)
+        if link is not None and link.send(lane, payload):
+            return True
+        self.standing.count("shed.no_neighbour" if link is None else f"shed.{lane.value}")
+        return False
+
+    async def request(self, peer_id: str, method: str, body: bytes, timeout_s: float) -> bytes:
+        """See ``Network.request``."""
+        if len(body) > PAYLOAD_BYTES_MAX:
+            raise LocalError(f"request: {len(body)} B, at most {PAYLOAD_BYTES_MAX} B")
+        link = self._links.get(peer_id)
+        try:
+            if link is None:
+                raise PeerGone(f"peer {peer_id} is not connected")
+            return await link.request(method, body, timeout_s)
+        except RequestError as error:
+            self.standing.count(f"request.{type(error).__name__}")
+            raise
+
+    def penalise(self, peer_id: str, rule: str, points: int) -> None:
+        """See ``Network.penalise``."""
+        if not self.standing.fault(peer_id, rule, points):
+            return
+        for link in [*self._pending, *self._links.values()]:
+            if link.peer_id == peer_id:
+                link.end(f"banned: {rule}", goodbye=True)
+
+    def add_peer(self, address: str, *, keep: bool) -> None:
+        """See ``Network.add_peer``."""
+        self.book.learn(address, keep=keep)
+        self._wake.set()
+
+    def banned(self) -> tuple[Ban, ...]:
+        """See ``Network.banned``."""
+        return self.standing.banned()
+
+    def stats(self) -> dict[str, int]:
+        """See ``Network.stats``; adds the state of now: ``neighbours``, ``known_peers``."""
+        return {
+            **self.standing.counts,
+            "neighbours": len(self._links),
+            "known_peers": len(self.book.entries),
+        }
+
+    # --- running ----------------------------------------------------------------------------------------------
+
+    async def run(self, handlers: Handlers) -> None:
+        """Dials and holds links until cancelled."""
+        self._handlers = handlers
+        self._load_book()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._ready.set()
+                nursery.start_soon(self._dial_loop)
+                nursery.start_soon(self._exchange_loop)
+                if self._policy.book_path is not None:
+                    nursery.start_soon(self._save_loop, self._policy.book_path)
+        finally:
+            if self._policy.book_path is not None and self.book.changed:
+                write_book(self._policy.book_path, self.book.snapshot())
+
+    async def incoming(self, connection: Connection) -> None:
+        """Lives as long as the inbound connection; refuses it when there is no room or the peer is banned."""
+        if self.standing.is_banned(connection.peer_id):
+            self.standing.count("refused.banned")
+        elif len(self._pending) >= LINKS_PENDING_MAX:
+            self.standing.count("refused.pending")
+        else:
+            await self._ready.wait()
+            await self._run_link(connection)
+            return
+        await connection.close()
+
+    async def _run_link(self, connection: Connection) -> Link:
+        link = Link(connection, self, self._policy.pace)
+        self._pending.add(link)
+        try:
+            await link.run()
+        finally:
+            self._pending.discard(link)
+            self._drop(link)
+        return link
+
+    def _drop(self, link: Link) -> None:
+        """Ends the neighbourhood of a link, once, if it is still the one to its peer."""
+        if self._links.get(link.peer_id) is not link:
+            return
+        del self._links[link.peer_id]
+        self.standing.count("link.down")
+        self.book.lost(link.peer_id, trio.current_time())
+        self.on_link_down(link)
+        assert self._handlers is not None
+        self._handlers.on_down(link.peer_id, link.reason)
+        self._wake.set()
+
+    # --- what a link asks -------------------------------------------------------------------------------------
+
+    def hello_for(self, peer_id: str) -> bytes:
+        """Returns our hello text for that peer."""
+        assert self._handlers is not None
+        return self._handlers.hello(peer_id)
+
+    def check_hello(self, peer_id: str, text: bytes) -> None:
+        """Raises PeerFault when the owner refuses the peer."""
+        assert self._handlers is not None
+        self._handlers.check_hello(peer_id, text)
+
+    def admit(self, link: Link) -> str | None:
+        """Makes the link the one to its peer, or returns why not."""
+        peer_id = link.peer_id
+        if self.standing.is_banned(peer_id):
+            return "banned"
+        old = self._links.get(peer_id)
+        if old is not None:
+            # Two links of the same two processes, dialled from both sides: the smaller peer id's stays. In all other
+            # cases the peer has started anew or given up the old link, so the new one is the living one.
+            dialler = peer_id if link.inbound else self.peer_id
+            is_crossed = old.instance == link.instance and old.inbound != link.inbound
+            if is_crossed and dialler != min(peer_id, self.peer_id):
+                self.standing.count("link.duplicate")
+                return "duplicate"
+            old.end("replaced", goodbye=True)
+            self._drop(old)
+        elif self._is_full(peer_id):
+            self.standing.count("refused.full")
+            return "full"
+        self._links[peer_id] = link
+        self._pending.discard(link)
+        self._dialling.discard(peer_id)
+        self.standing.count("link.up")
+        if not link.inbound:
+            self.book.dialled(peer_id)
+        assert self._handlers is not None and self._nursery is not None
+        self.on_link_up(link)
+        self._handlers.on_up(self._describe(link))
+        if not self._is_full(""):
+            self._nursery.start_soon(self._ask_addresses, link)
+        return None
+
+    def _is_full(self, peer_id: str) -> bool:
+        entry = self.book.entries.get(peer_id)
+        return len(self._links) >= self._policy.neighbours_max and not (entry is not None and entry.keep)
+
+    def on_data(self, link: Link, lane: Lane, payload: bytes) -> None:
+        """Passes a message on; a PeerFault lowers the sender's score."""
+        assert self._handlers is not None
+        try:
+            self._handlers.on_message(link.peer_id, lane, payload)
+        except PeerFault as fault:
+            self.on_fault(fault)
+
+    async def serve(self, link: Link, method: str, body: bytes) -> bytes:
+        """Returns the answer to a request; raises Refused."""
+        assert self._handlers is not None
+        self.standing.count("request.served")
+        try:
+            if method == discovery.METHOD:
+                shared = self.book.shareable(discovery.SHARED_MAX, link.peer_id)
+                return discovery.answer(self._transport.addresses(), shared)
+            if method.startswith("p2p/"):
+                raise Refused(f"unknown method {method}")
+            return await self._handlers.serve(link.peer_id, method, body)
+        except PeerFault as fault:
+            self.on_fault(fault)
+            raise Refused(fault.rule) from fault
+
+    def on_fault(self, fault: PeerFault) -> None:
+        """Counts and punishes a broken rule."""
+        self.penalise(fault.peer, fault.rule, FAULT_POINTS)
+
+    def _describe(self, link: Link) -> Neighbour:
+        return Neighbour(
+            peer_id=link.peer_id,
+            address=link.address,
+            inbound=link.inbound,
+            hello=link.hello,
+            since_ms=link.since_ms,
+            rtt_ms=link.rtt_ms,
+            score=self.standing.score(link.peer_id),
+            bytes_in=link.bytes_in,
+            bytes_out=link.bytes_out,
+            dropped=link.dropped,
+        )
+
+    # --- dialling and finding ---------------------------------------------------------------------------------
+
+    async def _dial_loop(self) -> None:
+        assert self._nursery is not None
+        while True:
+            now = trio.current_time()
+            busy = [*self._links, *self._dialling, *(link.peer_id for link in self._pending)]
+            for entry in self.book.due(now, busy):
+                room = self._policy.neighbours_max - len(self._links) - len(self._dialling)
+                if len(self._dialling) >= DIALS_AT_ONCE_MAX or (room <= 0 and not entry.keep):
+                    break
+                if not self.standing.is_banned(entry.peer_id):
+                    self._dialling.add(entry.peer_id)
+                    self._nursery.start_soon(self._dial, entry)
+            self._wake = trio.Event()
+            with trio.move_on_after(DIAL_TICK_S * self._policy.pace.backoff_scale):
+                await self._wake.wait()
+
+    async def _dial(self, entry: Entry) -> None:
+        peer_id = entry.peer_id
+        try:
+            try:
+                connection = await self._transport.dial(self.book.next_address(entry))
+            except ConnectFailed:
+                self.standing.count("dial.failed")
+                self.book.failed(peer_id, trio.current_time())
+                return
+            self.standing.count("dial.connected")
+            link = await self._run_link(connection)
+            if not link.was_admitted and peer_id not in self._links:
+                self.book.failed(peer_id, trio.current_time())  # refused, or broken in its handshake
+        finally:
+            self._dialling.discard(peer_id)
+            self._wake.set()
+
+    async def _exchange_loop(self) -> None:
+        while True:
+            await trio.sleep(EXCHANGE_EVERY_S * self._policy.pace.backoff_scale)
+            if self._links and not self._is_full(""):
+                await self._ask_addresses(self.rng.choice(list(self._links.values())))
+
+    async def _ask_addresses(self, link: Link) -> None:
+        """Learns what the neighbour knows; a malformed answer is its fault, a missing one is nobody's."""
+        try:
+            body = await link.request(discovery.METHOD, b"", discovery.TIMEOUT_S)
+            addresses = discovery.parse(link.peer_id, body, link.address)
+        except RequestError:
+            return
+        except PeerFault as fault:
+            self.on_fault(fault)
+            return
+        for address in addresses:
+            self.book.learn(address)
+        self._wake.set()
+
+    # --- the book on disk -------------------------------------------------------------------------------------
+
+    def _load_book(self) -> None:
+        if self._policy.book_path is None:
+            return
+        try:
+            self.book.load(self._policy.book_path)
+        except LocalError:
+            # It is only a cache: go on with the bootstrap list, and show it in the counters.
+            self.standing.count("book.unreadable")
+
+    async def _save_loop(self, path: Path) -> None:
+        while True:
+            await trio.sleep(BOOK_SAVE_S)
+            if self.book.changed:
+                await trio.to_thread.run_sync(write_book, path, self.book.snapshot())
