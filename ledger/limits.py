@@ -8,6 +8,7 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 DOMAIN_PREFIX: Final = b"gridpact/"
+LIMITS_VERSION: Final = 1  # of this file as a whole: a chain's genesis names it, a change of any number is a new one
 
 # Sizes of what travels. A transaction must fit one gossip message (1 MiB) many times over.
 TX_BYTES_MAX: Final = 128 * KIB  # a contract envelope is the largest body
@@ -66,3 +67,49 @@ CLAIM_WINDOW_MS: Final = 600  # candidates gather this long after the first clai
 
 PROOF_DEPTH_MAX: Final = 256
 RECENT_ROOTS: Final = 256  # heights whose state root a peer remembers to check delayed roots
+
+# Genesis is read once; 1 MiB holds the most accounts it may name.
+GENESIS_BYTES_MAX: Final = 1 * MIB
+ACCOUNTS_GENESIS_MAX: Final = 10_000
+
+# Money is counted in signed 64-bit everywhere, so that any language can check it.
+AMOUNT_MAX: Final = (1 << 63) - 1
+TIME_MS_MAX: Final = 1 << 53  # exact in JSON readers that know doubles only
+
+DETAIL_CHARS_MAX: Final = 500  # text of a refusal or of a holder's report, as kept
+# Replay ids forgotten per block: twice what one block can add, so the window always catches up.
+SEEN_PRUNED_PER_BLOCK_MAX: Final = 2 * BLOCK_TXS_MAX
+VAULT_NAMES_MAX: Final = 64  # records one owner may keep; the 3bot needs a few
+RUNTIMES_MAX: Final = 16
+ADDRESS_CHARS_MAX: Final = 256
+CAPACITY_MAX: Final = 1 << 50  # of one node, in its unit: a pebibyte; keeps sums of prices in 64 bits
+PRICE_MAX: Final = 1 << 40  # micro-credits per unit and hour
+
+# What a contract may say. All of these also bound the manifest that it expands to.
+NUMBER_MAX: Final = 2**53 - 1  # a browser reads every integer of a manifest exactly
+TITLE_CHARS_MAX: Final = 120
+TAGS_MAX: Final = 16
+COMMAND_ARGUMENTS_MAX: Final = 64
+ENVIRONMENT_MAX: Final = 64
+ARGUMENT_CHARS_MAX: Final = 4_000  # a short script fits, a program belongs in an artifact
+PATH_CHARS_MAX: Final = 255
+RESULTS_MAX: Final = 32
+COUNTRIES_MAX: Final = 64  # also farms
+CHOICES_MAX: Final = 64
+PARAMETER_CHARS_MAX: Final = 1_000
+PATTERN_CHARS_MAX: Final = 200
+PATTERN_ATOMS_MAX: Final = 32
+PATTERN_REPEAT_MAX: Final = 1_000
+CPU_MILLIS_MAX: Final = 1_024_000  # the largest machine on sale has some 1,000 threads
+MEMORY_BYTES_MIN: Final = 1 * MIB  # below this no program starts: surely a forgotten unit
+MEMORY_BYTES_MAX: Final = 16 * 1024 * 1024 * MIB
+DISK_BYTES_MAX: Final = 1024 * 1024 * 1024 * MIB
+PIDS_MAX: Final = 32_768  # Linux' default pid_max
+DURATION_S_MAX: Final = 10 * 366 * 86_400  # ten years; renewals go on from there
+INTERVAL_S_MAX: Final = 86_400  # health checks and re-checks at least once a day
+RESTARTS_MAX: Final = 1_000
+POLICY_PLACES_MAX: Final = 256  # signatures that one policy may ask for
+POLICY_STEPS_MAX: Final = 50_000  # bounds the search of one evaluation to some 25 ms
+YAML_DEPTH_MAX: Final = 20
+YAML_NODES_MAX: Final = 10_000
+PROBLEMS_MAX: Final = 20  # errors told at once about one contract

@@ -190,13 +190,17 @@ def sign_tx(key: keys.Key, tx: Tx) -> bytes:
 
 
 class CheckedTx(msgspec.Struct, frozen=True):
-    """A decoded transaction whose form was checked; `verified` says whether the signature was, too."""
+    """A decoded transaction whose form was checked, but not its signature."""
 
     id: bytes
     tx: Tx
     payload: bytes
     signature: bytes
     raw: bytes
+
+
+class VerifiedTx(CheckedTx, frozen=True):
+    """A CheckedTx whose signature was checked, too. Only `verified` makes one."""
 
 
 def decode_tx(raw: bytes, chain_id: str) -> CheckedTx:
@@ -216,3 +220,12 @@ def verify_tx(checked: CheckedTx) -> bool:
     """True when the sender signed the payload."""
     tx = checked.tx
     return keys.verify(tx.sender, TX_DOMAIN, tx.chain_id, checked.payload, checked.signature)
+
+
+def verified(checked: CheckedTx) -> VerifiedTx:
+    """The same transaction, known to be signed by its sender. Raises Refused("tx.signature")."""
+    if isinstance(checked, VerifiedTx):
+        return checked
+    if not verify_tx(checked):
+        raise Refused("tx.signature", "not the sender's signature over these bytes", "signature")
+    return VerifiedTx(checked.id, checked.tx, checked.payload, checked.signature, checked.raw)

@@ -1,0 +1,143 @@
+"""The state machine: from a state and a block to receipts, events and changes. Pure and deterministic.
+
+[T1] Window. A transaction counts in a block of height h when h <= expires <= h + EXPIRY_BLOCKS_MAX, its
+     chain is ours, its sender signed it, and its id was not executed before. Any other is skipped:
+     no effect, no receipt, nothing recorded. (A receipt would let a late or forged copy of a
+     transaction overwrite the receipt of the real one; batches of two validators may overlap.)
+[T2] A transaction that counts is recorded under `seen/` until it expires, with the rule that refused it
+     or "" when it was applied; so its id never counts again, and the outcome can be proved.
+[T3] A refused transaction changes nothing else. An applied one is applied whole.
+[T4] Order in a block: timed work due at the header's time, oldest first, at most DUE_PER_BLOCK_MAX;
+     then the transactions; then ids whose window has passed are forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from ledger import transactions as t
+from ledger.blocks import Header
+from ledger.errors import LocalError, Refused
+from ledger.limits import (
+    BLOCK_TXS_MAX,
+    DETAIL_CHARS_MAX,
+    EXPIRY_BLOCKS_MAX,
+    SEEN_PRUNED_PER_BLOCK_MAX,
+)
+from ledger.outcome import BlockResult, Event, Receipt, Skipped
+from ledger.records import be, key_seen
+from ledger.state import Overlay, Reader, State
+from ledger.transactions import CheckedTx, Tx, VerifiedTx, verified
+from ledger.transition import money
+from ledger.transition.env import Env
+
+_SEEN: Final = b"seen/"
+
+_HANDLERS: Final[dict[type[Any], Callable[[Env, Any], None]]] = {
+    t.Transfer: money.transfer,
+}
+
+
+class Context(msgspec.Struct, frozen=True):
+    """The block in which a transaction runs. `seed`: the parent block's hash, for selections."""
+
+    chain_id: str
+    height: int
+    time_ms: int
+    seed: bytes
+
+    @classmethod
+    def of(cls, header: Header) -> Context:
+        """The context of a block's transactions."""
+        return cls(header.chain_id, header.height, header.time_ms, header.parent_hash)
+
+
+def check_window(tx: Tx, context: Context) -> None:
+    """[T1] Raises Refused("tx.foreign_chain" | "tx.expired" | "tx.expires_too_far")."""
+    if tx.chain_id != context.chain_id:
+        raise Refused("tx.foreign_chain", f"chain {tx.chain_id!r}, here {context.chain_id!r}", "chain_id")
+    if tx.expires < context.height:
+        raise Refused("tx.expired", f"expired at height {tx.expires}, now {context.height}", "expires")
+    if tx.expires > context.height + EXPIRY_BLOCKS_MAX:
+        latest = context.height + EXPIRY_BLOCKS_MAX
+        raise Refused("tx.expires_too_far", f"{tx.expires}, at most {latest} now", "expires")
+
+
+def apply(state: State, tx: VerifiedTx, context: Context) -> Receipt:
+    """Execute one transaction on `state` and return its receipt.
+
+    Raises Refused when it does not count in this block at all (T1; `state` is untouched), LocalError
+    when our own rules are broken. To try a transaction out, apply it to an `Overlay` and drop that.
+    """
+    if not isinstance(tx, VerifiedTx):
+        raise LocalError("apply takes verified transactions only")
+    check_window(tx.tx, context)
+    seen = key_seen(tx.tx.expires, tx.id)
+    if state.get(seen) is not None:
+        raise Refused("tx.duplicate", "already executed")
+    overlay = Overlay(state)
+    env = Env(
+        overlay,
+        chain_id=context.chain_id,
+        height=context.height,
+        time_ms=context.time_ms,
+        seed=context.seed,
+        sender=tx.tx.sender,
+        tx_id=tx.id,
+    )
+    try:
+        _HANDLERS[type(tx.tx.body)](env, tx.tx.body)
+    except Refused as error:
+        state.put(seen, error.rule.encode())
+        return Receipt(tx.id, False, error.rule, _detail(error), ())
+    except LocalError:
+        raise
+    except Exception as error:
+        raise LocalError(f"transaction {tx.id.hex()} broke the state machine: {error!r}") from error
+    overlay.commit(state)
+    state.put(seen, b"")
+    return Receipt(tx.id, True, "", "", tuple(env.events))
+
+
+def _detail(error: Refused) -> str:
+    text = f"{error.field}: {error.detail}" if error.field else error.detail
+    return text[:DETAIL_CHARS_MAX]
+
+
+def execute(state: Reader, header: Header, txs: Sequence[CheckedTx]) -> BlockResult:
+    """Execute a final block over `state`, which is only read; the caller commits `changes`.
+
+    `txs` in block order; those that are not VerifiedTx yet are verified here. Raises LocalError when
+    our own rules are broken: then the process must stop.
+    """
+    if len(txs) > BLOCK_TXS_MAX:
+        raise LocalError(f"{len(txs)} transactions in a block, at most {BLOCK_TXS_MAX}: checked before voting")
+    context = Context.of(header)
+    block = Overlay(state)
+    events: list[Event] = []
+    receipts: list[Receipt] = []
+    skipped: list[Skipped] = []
+    for tx in txs:
+        try:
+            receipt = apply(block, verified(tx), context)
+        except Refused as error:
+            skipped.append(Skipped(tx.id, error.rule))
+            continue
+        receipts.append(receipt)
+        events.extend(receipt.events)
+    _forget(block, header.height)
+    return BlockResult(tuple(receipts), tuple(events), block.changes(), tuple(skipped))
+
+
+def _forget(block: Overlay, height: int) -> None:
+    """[T4] Drop replay ids that no later block could accept: all that expire at or before `height`."""
+    past: list[bytes] = []
+    for key, _ in block.scan(_SEEN, limit=SEEN_PRUNED_PER_BLOCK_MAX):
+        if key >= _SEEN + be(height + 1):
+            break
+        past.append(key)
+    for key in past:
+        block.delete(key)
