@@ -24,13 +24,13 @@ class _Record(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     """Base of the records."""
 
 
-class Account(_Record):
+class Account(_Record, frozen=True):
     """balance: micro-credits, never negative."""
 
     balance: int
 
 
-class ContractRecord(_Record):
+class ContractRecord(_Record, frozen=True):
     """A published contract version. `envelope` is the DSSE envelope as published."""
 
     id: bytes
@@ -42,13 +42,13 @@ class ContractRecord(_Record):
     time_ms: int
 
 
-class Farm(_Record):
+class Farm(_Record, frozen=True):
     name: str
     owner: bytes
     country: str
 
 
-class Node(_Record):
+class Node(_Record, frozen=True):
     """A node of a farm; offer fields are zero until it posts an offer."""
 
     key: bytes
@@ -69,7 +69,7 @@ class Node(_Record):
     broken_leases: int
 
 
-class Deployment(_Record):
+class Deployment(_Record, frozen=True):
     """`desired` is what the consumer wants, `status` what is observed."""
 
     id: bytes
@@ -92,7 +92,7 @@ class Deployment(_Record):
     reason: str
 
 
-class ApprovalRecord(_Record):
+class ApprovalRecord(_Record, frozen=True):
     """The last decision of a signer for an act. `role` is one of those the signer holds."""
 
     signer: bytes
@@ -106,7 +106,7 @@ class ApprovalRecord(_Record):
     time_ms: int
 
 
-class Slot(_Record):
+class Slot(_Record, frozen=True):
     """One replica of a workload. `term` only grows; `holder` is empty when nobody holds it."""
 
     deployment: bytes
@@ -126,12 +126,12 @@ class Slot(_Record):
     detail: str
 
 
-class Candidate(_Record):
+class Candidate(_Record, frozen=True):
     node: bytes
     height: int
 
 
-class ReceiptRecord(_Record):
+class ReceiptRecord(_Record, frozen=True):
     """A signed receipt as accepted."""
 
     deployment: bytes
@@ -144,12 +144,12 @@ class ReceiptRecord(_Record):
     time_ms: int
 
 
-class VaultRecord(_Record):
+class VaultRecord(_Record, frozen=True):
     version: int
     ciphertext: bytes
 
 
-class Bill(_Record):
+class Bill(_Record, frozen=True):
     """One settled stretch of time, or the author's fee (slot ""). amount in micro-credits."""
 
     slot: str
@@ -160,7 +160,7 @@ class Bill(_Record):
     amount: int
 
 
-class Supply(_Record):
+class Supply(_Record, frozen=True):
     """All micro-credits that exist: set at genesis, constant. Checked by the money tests."""
 
     total: int

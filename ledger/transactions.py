@@ -24,27 +24,27 @@ class _Body(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
     """Base of the bodies: tagged arrays; the tag is the lower-case noun-verb name."""
 
 
-class Transfer(_Body, tag="transfer"):
+class Transfer(_Body, frozen=True, tag="transfer"):
     """Move micro-credits from the sender's account."""
 
     to: bytes
     amount: int
 
 
-class PublishContract(_Body, tag="contract.publish"):
+class PublishContract(_Body, frozen=True, tag="contract.publish"):
     """A signed contract (DSSE over in-toto). Sender: its author."""
 
     envelope: bytes
 
 
-class RegisterFarm(_Body, tag="farm.register"):
+class RegisterFarm(_Body, frozen=True, tag="farm.register"):
     """A farm name (unique) owned by the sender."""
 
     name: str
     country: str
 
 
-class RegisterNode(_Body, tag="node.register"):
+class RegisterNode(_Body, frozen=True, tag="node.register"):
     """The farm's owner names a node key as one of its nodes."""
 
     farm: str
@@ -60,7 +60,7 @@ class Price(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
     disk_gib_hour: int
 
 
-class PostOffer(_Body, tag="offer.post"):
+class PostOffer(_Body, frozen=True, tag="offer.post"):
     """A node offers capacity. Sender: the node key. Replaces its former offer."""
 
     cpu_millis: int
@@ -73,11 +73,11 @@ class PostOffer(_Body, tag="offer.post"):
     valid_until_ms: int
 
 
-class WithdrawOffer(_Body, tag="offer.withdraw"):
+class WithdrawOffer(_Body, frozen=True, tag="offer.withdraw"):
     """No new slots for this node. Sender: the node key."""
 
 
-class OrderDeployment(_Body, tag="deployment.order"):
+class OrderDeployment(_Body, frozen=True, tag="deployment.order"):
     """A consumer's order: the ledger expands the contract itself and refuses another digest.
 
     `escrow` micro-credits leave the sender's account. `roles` binds the roles that the contract
@@ -92,20 +92,20 @@ class OrderDeployment(_Body, tag="deployment.order"):
     bot: bytes  # key of the 3bot that may act for the consumer; the consumer's own when empty
 
 
-class Decide(_Body, tag="approval.decide"):
+class Decide(_Body, frozen=True, tag="approval.decide"):
     """A stakeholder's signed decision (DSSE; predicate in documents). Anybody may carry it."""
 
     envelope: bytes
 
 
-class CancelDeployment(_Body, tag="deployment.cancel"):
+class CancelDeployment(_Body, frozen=True, tag="deployment.cancel"):
     """Stop, settle and refund. Sender: consumer or its bot."""
 
     deployment: bytes
     reason: str
 
 
-class Claim(_Body, tag="slot.claim"):
+class Claim(_Body, frozen=True, tag="slot.claim"):
     """A node asks for an open slot. The state machine selects when the window closes."""
 
     deployment: bytes
@@ -121,20 +121,20 @@ class RenewItem(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
     term: int
 
 
-class Renew(_Body, tag="slot.renew"):
+class Renew(_Body, frozen=True, tag="slot.renew"):
     """A holder renews leases. Sender: the node key. Each item stands alone: a stale one is
     skipped and named in the receipt, the others are renewed."""
 
     items: tuple[RenewItem, ...]
 
 
-class Report(_Body, tag="slot.report"):
+class Report(_Body, frozen=True, tag="slot.report"):
     """A holder's signed receipt (DSSE): fetching, verified, running, succeeded, failed, quarantined, released."""
 
     envelope: bytes
 
 
-class PutVault(_Body, tag="vault.put"):
+class PutVault(_Body, frozen=True, tag="vault.put"):
     """An encrypted record of the sender (the 3bot's state). `version` must be the former + 1."""
 
     name: str

@@ -1,0 +1,527 @@
+"""Simplex as one pure object: `step(event) -> Ready`.
+
+Chan and Pass, ePrint 2023/463, with the rules for lossy networks of the TON write-up
+(`simplex-docs`, Simplex.md, "W"). Rule numbers in brackets are those of docs/spec.md, section
+Consensus. The core sees no clock, socket, file or random source: time comes with each step,
+keys sign through a function, what must be kept or sent is in the Ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from consensus.chain import Chain
+from consensus.leader import leader
+from consensus.limits import SKIPS_PER_PROPOSAL_MAX, VIEW_WINDOW
+from consensus.messages import (
+    BatchDropped,
+    BatchHeld,
+    Certified,
+    Commit,
+    Event,
+    Executed,
+    Fetch,
+    Message,
+    Propose,
+    Ready,
+    Received,
+    Record,
+    Reply,
+    Send,
+    Start,
+    Status,
+    Synced,
+    Tick,
+    Vote,
+)
+from consensus.safety import SafetyState
+from consensus.standstill import answer, status
+from consensus.timers import Timing
+from consensus.verify import PROPOSE_DOMAIN
+from consensus.votes import ViewState, count_vote
+from consensus.wants import Wants
+from ledger.blocks import ZERO_HASH, Header
+from ledger.certificate import VOTE_DOMAIN, Certificate, Scheme, Statement, ValidatorSet, VoteKind, vote_message
+from ledger.codec import encode
+from ledger.limits import BLOCK_BATCHES_MAX, BLOCK_TXS_MAX, RECENT_ROOTS, TIME_AHEAD_MS_MAX
+
+Signer = Callable[[str, bytes], bytes]  # (domain, message) -> signature under the chain id
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a core is born with. `me` is the own member index."""
+
+    chain_id: str
+    validators: ValidatorSet
+    me: int
+    timing: Timing
+    scheme: Scheme
+    sign: Signer
+
+
+@dataclass(slots=True)
+class Core:
+    """One validator's consensus. Not thread-safe; `knows` alone may be read from another thread."""
+
+    config: Config
+    chain: Chain
+    roots: dict[int, bytes]  # state root by executed height
+    final: Certificate | None  # highest Final certificate seen; its view is `final_view`
+    views: dict[int, ViewState] = field(default_factory=dict)
+    batches: dict[bytes, int] = field(default_factory=dict)  # held and not committed: digest -> txs
+    frontier: int = 1
+    final_view: int = 0
+    executed: int = 0
+    wants: Wants = field(init=False)
+    standstill_ms: int = 0
+    started: bool = False
+    _now_ms: int = 0
+    _wall_ms: int = 0
+    _out: Ready = field(default_factory=Ready)
+
+    def __post_init__(self) -> None:
+        self.wants = Wants(self.config.me, len(self.config.validators.members))
+        self.final_view = max(self.chain.tip.view, self.final.statement.view if self.final else 0)
+        self.frontier = self.final_view + 1
+        self.executed = max(self.roots, default=0)
+
+    def restore(self, state: SafetyState) -> None:
+        """Take back what an earlier run promised. Before Start."""
+        for block, header in state.headers.items():
+            self.chain.add(block, header)
+        for view, block in state.notar.items():
+            self._view(view).own_notar = block
+            if block in state.headers:
+                self._view(view).proposal, self._view(view).proposal_hash = state.headers[block], block
+        for view, block in state.final.items():
+            self._view(view).own_final = block
+        for view in state.skip:
+            self._view(view).own_skip = True
+        for certificate in state.certificates:
+            self._hold(certificate)
+        for state_of_view in self.views.values():
+            for vote in self._own_votes_of(state_of_view):
+                self._count(vote)
+        self._out = Ready()  # all of this is on disk already
+
+    # ------------------------------------------------------------------ the one entry
+
+    def step(self, event: Event, now_ms: int, wall_ms: int) -> Ready:
+        """Take one event; `now_ms` is monotonic, `wall_ms` is Unix time. Returns what to do."""
+        self._now_ms, self._wall_ms = now_ms, wall_ms
+        self._out = Ready()
+        match event:
+            case Received(sender, message, header):
+                self._receive(sender, message, header)
+            case BatchHeld(digest, txs):
+                self.batches[digest] = txs
+                self.wants.got(digest)
+            case BatchDropped(digest):
+                self.batches.pop(digest, None)
+            case Executed(height, root):
+                self._executed(height, root)
+            case Synced(header, certificate):
+                self._synced(header, certificate)
+            case Start():
+                self._start()
+            case Tick():
+                pass
+        if self.started:
+            self._advance()
+            self._out.wake_ms = self._wake_ms()
+        return self._out
+
+    def knows(self, statement: Statement) -> bool:
+        """True when a certificate of this statement brings nothing new, so need not be verified."""
+        if statement.view <= self.final_view:
+            return True
+        state = self.views.get(statement.view)
+        held = state.certificate(statement.kind) if state else None
+        return held is not None and held.statement == statement
+
+    # ------------------------------------------------------------------ events
+
+    def _start(self) -> None:
+        self.started = True
+        self.standstill_ms = self._now_ms + self.config.timing.standstill_ms
+        state = self._status()
+        self._out.send.append(Send(None, state))
+        own = self.views.get(self.frontier)
+        if own and own.own_notar and own.proposal and self._leads(self.frontier):
+            self._send_proposal(own.proposal)  # [2] the same block again, never another
+
+    def _receive(self, sender: int, message: Message, header: Header | None) -> None:
+        match message:
+            case Propose():
+                for certificate in (message.parent, *message.skips):
+                    if certificate is not None:
+                        self._hold(certificate)
+                if header is not None:
+                    self._hold_proposal(header)
+            case Vote():
+                if self.final_view < message.statement.view <= self.frontier + VIEW_WINDOW:  # [10]
+                    self._count(message)
+            case Certified():
+                self._hold(message.certificate)
+            case Status():
+                if message.final is not None:
+                    self._hold(message.final)
+                base = message.final.statement.view if message.final else 0
+                votes = self._own_votes(max(base, self.final_view))
+                for reply in answer(self.views, self.final, message, votes):
+                    self._out.send.append(Send(sender, reply))
+            case Reply():
+                if header is not None:
+                    self.wants.got(message.digest)
+                    self.chain.add(message.digest, header)
+            case Fetch():
+                found = self.chain.headers.get(message.digest) or self.chain.recent.get(message.digest)
+                if message.kind == "header" and found:  # batches are the shell's to answer: it has the bytes
+                    self._out.send.append(Send(sender, Reply("header", message.digest, found.encode())))
+
+    def _hold_proposal(self, header: Header) -> None:
+        if not self.final_view < header.view <= self.frontier + VIEW_WINDOW:
+            return
+        state = self._view(header.view)
+        if state.proposal is None:  # [3] the first proposal only
+            state.proposal, state.proposal_hash = header, header.hash
+            self.chain.add(state.proposal_hash, header)
+            self.wants.got(state.proposal_hash)
+
+    def _executed(self, height: int, root: bytes) -> None:
+        self.executed = max(self.executed, height)
+        self.roots[height] = root
+        self.roots.pop(height - RECENT_ROOTS, None)
+
+    def _synced(self, header: Header, certificate: Certificate) -> None:
+        if header.height > self.chain.tip.height:
+            self.chain.commit(header.hash, header)
+            self._forget_batches(header)
+            self._finalize(certificate)
+            self.final_view = max(self.final_view, header.view)
+            self._prune()
+
+    # ------------------------------------------------------------------ certificates and votes
+
+    def _view(self, number: int) -> ViewState:
+        state = self.views.get(number)
+        if state is None:
+            state = self.views[number] = ViewState(number)
+        return state
+
+    def _hold(self, certificate: Certificate) -> None:
+        """Take a verified certificate of any view above the last Final [10]."""
+        statement = certificate.statement
+        if statement.view <= self.final_view or not self._view(statement.view).hold(certificate):
+            return
+        self._out.certificates.append(certificate)
+        if statement.kind is VoteKind.FINAL:
+            self._finalize(certificate)
+
+    def _finalize(self, certificate: Certificate) -> None:
+        """[1] [9] A Final certificate clears its view and all before; progress restarts the timers."""
+        if certificate.statement.view > (self.final.statement.view if self.final else 0):
+            self.final = certificate
+            self.final_view = max(self.final_view, certificate.statement.view)
+            self.standstill_ms = self._now_ms + self.config.timing.standstill_ms
+
+    def _count(self, vote: Vote) -> None:
+        state = self._view(vote.statement.view)
+        config = self.config
+        made = count_vote(state, vote.statement, vote.voter, vote.signature, config.validators, config.scheme)
+        if made is not None:
+            self._hold(made)
+
+    def _cast(self, state: ViewState, kind: VoteKind, block: bytes, header: Header | None) -> None:
+        """Promise, keep, send, and count our own vote."""
+        if kind is VoteKind.NOTAR:
+            assert state.own_notar is None, "one Notar per view"
+            state.own_notar = block
+        elif kind is VoteKind.FINAL:
+            assert not state.own_skip and state.own_notar == block, "Final excludes Skip"
+            state.own_final = block
+        else:
+            assert state.own_final is None, "Skip excludes Final"
+            state.own_skip = True
+        data = header.encode() if header else b""
+        self._out.records.append(Record(kind, state.number, block, data, self.config.validators.epoch))
+        vote = self._vote(kind, state.number, block)
+        self._out.send.append(Send(None, vote))
+        self._count(vote)
+
+    def _vote(self, kind: VoteKind, view: int, block: bytes) -> Vote:
+        statement = Statement(kind, self.config.validators.epoch, view, block)
+        return Vote(statement, self.config.me, self.config.sign(VOTE_DOMAIN, vote_message(statement)))
+
+    def _own_votes_of(self, state: ViewState) -> list[Vote]:
+        votes = []
+        if state.own_notar is not None:
+            votes.append(self._vote(VoteKind.NOTAR, state.number, state.own_notar))
+        if state.own_final is not None:
+            votes.append(self._vote(VoteKind.FINAL, state.number, state.own_final))
+        if state.own_skip:
+            votes.append(self._vote(VoteKind.SKIP, state.number, ZERO_HASH))
+        return votes
+
+    def _own_votes(self, above: int) -> list[Message]:
+        """Own votes above a view whose certificates are not there yet, oldest first."""
+        views = sorted(v for v in self.views if v > above)
+        return [vote for view in views for vote in self._own_votes_of(self.views[view])]
+
+    # ------------------------------------------------------------------ progress
+
+    def _advance(self) -> None:
+        """Apply the rules until nothing changes."""
+        while True:
+            before = (self.frontier, self.final_view, self.chain.tip_hash, len(self._out.records))
+            self._enter()
+            self._commit()
+            for number in sorted(v for v in self.views if v > self.final_view):
+                self._notarize(self.views[number])
+                self._vote_final(self.views[number])
+            self._propose()
+            self._skip()
+            if before == (self.frontier, self.final_view, self.chain.tip_hash, len(self._out.records)):
+                break
+        if self._now_ms >= self.standstill_ms:  # [7]
+            self.standstill_ms = self._now_ms + self.config.timing.standstill_ms
+            self._out.send.append(Send(None, self._status()))
+        self._out.send.extend(self.wants.due(self._now_ms))
+
+    def _cleared(self, view: int) -> bool:
+        state = self.views.get(view)
+        return view <= self.final_view or (state is not None and bool(state.notar or state.skip or state.final))
+
+    def _enter(self) -> None:
+        """[1] Enter the smallest view that is not cleared, at once."""
+        while self._cleared(self.frontier):
+            self.frontier += 1
+        state = self._view(self.frontier)
+        if state.entered_ms is None:
+            state.entered_ms = self._now_ms
+
+    def _commit(self) -> None:
+        """[9] Final finalizes all ancestors; commit them in order once all bytes are held."""
+        if self.final is None or self.final.statement.view <= self.chain.tip.view:
+            return
+        block = self.final.statement.block
+        path, missing = self.chain.path(block)
+        if missing is not None:
+            self.wants.ask("header", missing, leader(self.config.validators, self.final_view), self._now_ms)
+            return
+        if not path:
+            self._out.alarms.append("final_off_chain")  # > f faults: two finalized chains
+            return
+        if not self._all_held([h for _, h in path]):
+            return
+        for block, header in path:
+            self._out.commit.append(Commit(header, self.final))
+            self._forget_batches(header)
+        self.chain.commit(*path[-1])
+        self._prune()
+
+    def _prune(self) -> None:
+        self._out.prune_view = self.chain.tip.view
+        self.wants.clear()  # what is still missing is asked for again
+        self.views = {n: s for n, s in self.views.items() if n > self.chain.tip.view}
+
+    def _forget_batches(self, header: Header) -> None:
+        for digest in header.batches:
+            self.batches.pop(digest, None)
+            self.wants.got(digest)
+
+    def _all_held(self, headers: list[Header]) -> bool:
+        missing = [(d, h) for h in headers for d in h.batches if d not in self.batches]
+        for digest, header in missing:
+            self.wants.ask("batch", digest, leader(self.config.validators, header.view), self._now_ms)
+        return not missing
+
+    # ------------------------------------------------------------------ proposals and votes
+
+    def _proved(self, header: Header) -> bool:
+        """Parent notarized (or final) and every view between skipped, by certificates held here."""
+        if header.parent_hash == self.chain.tip_hash:
+            if header.parent_view != self.chain.tip.view:
+                return False
+        else:
+            parent = self.views.get(header.parent_view)
+            blocks = [c.statement.block for c in (parent.notar, parent.final) if c] if parent else []
+            if header.parent_hash not in blocks:
+                return False
+        between = (self.views.get(v) for v in range(header.parent_view + 1, header.view))
+        return all(state is not None and state.skip is not None for state in between)
+
+    def _notarize(self, state: ViewState) -> None:
+        """[3] Vote once per view, for the first proposal whose place, bytes, time and root are proved."""
+        header = state.proposal
+        if header is None or state.own_notar is not None or state.refused or not self._proved(header):
+            return
+        parent = self.chain.get(header.parent_hash)
+        if parent is None:
+            self.wants.ask("header", header.parent_hash, leader(self.config.validators, header.view), self._now_ms)
+            return
+        rule = self._broken_rule(header, parent)
+        if rule is not None:
+            state.refused = True
+            self._out.alarms.append(rule)
+            return
+        if not self._all_held([header]):
+            return
+        if header.time_ms > self._wall_ms + TIME_AHEAD_MS_MAX or header.state_height > self.executed:
+            return  # may become true in time
+        self._cast(state, VoteKind.NOTAR, state.proposal_hash, header)
+
+    def _broken_rule(self, header: Header, parent: Header) -> str | None:
+        """Name of the rule that can never come true for this block, or None."""
+        if header.height != parent.height + 1:
+            return "block.height"
+        if header.time_ms < parent.time_ms:
+            return "block.time"
+        if header.validators != self.config.validators.hash or header.next_validators != header.validators:
+            return "block.validators"
+        if header.state_height < parent.state_height:
+            return "block.state_height"
+        if header.state_height <= self.executed and self.roots.get(header.state_height) != header.state_root:
+            return "block.state_root"
+        above, _ = self.chain.path(header.parent_hash)
+        if any(digest in earlier.batches for _, earlier in above for digest in header.batches):
+            return "block.batch_twice"
+        return None
+
+    def _vote_final(self, state: ViewState) -> None:
+        """[4] Own Notar(v, h) and certificate Notar[v, h], and no own Skip(v)."""
+        if state.own_notar is None or state.own_final is not None or state.own_skip or state.notar is None:
+            return
+        if state.notar.statement.block == state.own_notar:
+            self._cast(state, VoteKind.FINAL, state.own_notar, None)
+
+    def _skip(self) -> None:
+        """[5] On timeout, or at once for a proposal that broke a rule; never after own Final."""
+        state = self._view(self.frontier)
+        if state.own_skip or state.own_final is not None:
+            return
+        if state.refused or self._now_ms >= self._skip_ms(state):
+            self._cast(state, VoteKind.SKIP, ZERO_HASH, None)
+
+    def _skip_ms(self, state: ViewState) -> int:
+        """[8] [13] T from entry, plus the idle wait for as long as there is nothing to propose."""
+        timing = self.config.timing
+        timeout = timing.timeout_ms(state.number, self.final_view)
+        entered = state.entered_ms if state.entered_ms is not None else self._now_ms
+        if state.work_ms is None and self._work():
+            state.work_ms = self._now_ms
+        late = entered + timing.idle_ms + timeout
+        return late if state.work_ms is None else min(late, state.work_ms + timeout)
+
+    def _work(self) -> bool:
+        """Is anything held that the chain above the tip does not hold yet?"""
+        if not self.batches:
+            return False
+        used = sum(len(h.batches) for h in self.chain.headers.values())
+        return len(self.batches) > used or bool(self._fresh(self._base()))
+
+    def _leads(self, view: int) -> bool:
+        return leader(self.config.validators, view) == self.config.me
+
+    def _base(self) -> tuple[int, bytes]:
+        """[2] The highest notarized (or final) view with Skip for every view between it and the frontier."""
+        for view in range(self.frontier - 1, self.chain.tip.view, -1):
+            state = self.views.get(view)
+            certificate = (state.notar or state.final) if state else None
+            if certificate is not None:
+                return view, certificate.statement.block
+        return self.chain.tip.view, self.chain.tip_hash
+
+    def _fresh(self, base: tuple[int, bytes]) -> list[bytes]:
+        """Batches held that no block from the tip to `base` names, in order of arrival, bounded."""
+        path, _ = self.chain.path(base[1])
+        used = {digest for _, header in path for digest in header.batches}
+        chosen: list[bytes] = []
+        txs = 0
+        for digest, count in self.batches.items():
+            if digest in used:
+                continue
+            if len(chosen) >= BLOCK_BATCHES_MAX or (chosen and txs + count > BLOCK_TXS_MAX):
+                break
+            chosen.append(digest)
+            txs += count
+        return chosen
+
+    def _propose(self) -> None:
+        """[2] [13] Lead: build on the base as soon as there is work, or after the idle wait."""
+        state = self._view(self.frontier)
+        if not self._leads(self.frontier) or state.own_notar is not None or state.own_skip:
+            return
+        base = self._base()
+        parent = self.chain.get(base[1])
+        _, missing = self.chain.path(base[1])
+        if parent is None or missing is not None:
+            hint = leader(self.config.validators, base[0] if parent is None else self.final_view)
+            self.wants.ask("header", missing or base[1], hint, self._now_ms)
+            return
+        batches = self._fresh(base)
+        assert state.entered_ms is not None
+        if not batches and self._now_ms < state.entered_ms + self.config.timing.idle_ms:
+            return
+        height = min(self.executed, parent.height)
+        root = self.roots.get(height)
+        if height < parent.state_height or root is None:
+            return  # execution is behind what the parent claims: wait
+        header = Header(
+            chain_id=self.config.chain_id,
+            epoch=self.config.validators.epoch,
+            height=parent.height + 1,
+            view=self.frontier,
+            parent_view=base[0],
+            parent_hash=base[1],
+            time_ms=max(parent.time_ms, self._wall_ms),
+            proposer=self.config.validators.members[self.config.me].key,
+            state_height=height,
+            state_root=root,
+            validators=self.config.validators.hash,
+            next_validators=self.config.validators.hash,
+            batches=tuple(batches),
+        )
+        state.proposal, state.proposal_hash = header, header.hash
+        self.chain.add(state.proposal_hash, header)
+        self._send_proposal(header)
+        self._cast(state, VoteKind.NOTAR, state.proposal_hash, header)
+
+    def _send_proposal(self, header: Header) -> None:
+        parent = self.views.get(header.parent_view)
+        proof = (parent.notar or parent.final) if parent else None
+        if proof is None and self.final is not None and self.final.statement.block == header.parent_hash:
+            proof = self.final
+        between = range(header.parent_view + 1, header.view)
+        skips = [s.skip for v in between if (s := self.views.get(v)) is not None and s.skip is not None]
+        signature = self.config.sign(PROPOSE_DOMAIN, header.hash)
+        message = Propose(encode(header), signature, proof, tuple(skips[-SKIPS_PER_PROPOSAL_MAX:]))
+        self._out.send.append(Send(None, message))
+
+    # ------------------------------------------------------------------ time
+
+    def _status(self) -> Status:
+        return status(self.views, self.final, self.frontier)
+
+    def _wake_ms(self) -> int:
+        """When something will be due if nothing else happens."""
+        state = self._view(self.frontier)
+        times = [self.standstill_ms]
+        if (fetch := self.wants.wake_ms()) is not None:
+            times.append(fetch)
+        if not state.own_skip and state.own_final is None:
+            times.append(self._skip_ms(state))
+        if self._leads(self.frontier) and state.own_notar is None and state.entered_ms is not None:
+            idle = state.entered_ms + self.config.timing.idle_ms
+            if idle > self._now_ms:
+                times.append(idle)
+        for waiting in self.views.values():
+            header = waiting.proposal
+            if header and waiting.own_notar is None and header.time_ms > self._wall_ms + TIME_AHEAD_MS_MAX:
+                times.append(self._now_ms + header.time_ms - self._wall_ms - TIME_AHEAD_MS_MAX)
+        return max(self._now_ms, min(times))
+
+
+__all__ = ["Config", "Core", "Signer"]

@@ -1,0 +1,185 @@
+"""The six messages (design section 6) and the core's events and output.
+
+Wire: msgspec msgpack, one tagged array each; `decode` accepts the exact encoding only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from consensus.limits import MESSAGE_BYTES_MAX
+from ledger.blocks import Header
+from ledger.certificate import Certificate, Statement, VoteKind
+from ledger.codec import decode_exact, encode
+from ledger.errors import PeerFault, Refused
+
+
+class _Message(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """Base of the wire messages."""
+
+
+class Propose(_Message, frozen=True, tag="propose"):
+    """A leader's block with what proves its place: the parent's Notar or Final certificate (None for
+    genesis), and Skip certificates for the views between. Batches travel apart."""
+
+    header: bytes
+    signature: bytes
+    parent: Certificate | None
+    skips: tuple[Certificate, ...]
+
+
+class Vote(_Message, frozen=True, tag="vote"):
+    """One validator's signature under a statement."""
+
+    statement: Statement
+    voter: int
+    signature: bytes
+
+
+class Certified(_Message, frozen=True, tag="certificate"):
+    """A certificate on its own (answers to Status, relays)."""
+
+    certificate: Certificate
+
+
+class Status(_Message, frozen=True, tag="status"):
+    """What the sender holds: its last Final, its frontier, and have-maps of Notar and Skip
+    certificates (bit i stands for view final + 1 + i)."""
+
+    final: Certificate | None
+    frontier: int
+    notars: bytes
+    skips: bytes
+
+
+class Fetch(_Message, frozen=True, tag="fetch"):
+    """Ask for a header ("header") or a batch ("batch") by hash."""
+
+    kind: str
+    digest: bytes
+
+
+class Reply(_Message, frozen=True, tag="reply"):
+    """The bytes asked for; their hash proves them. Empty: not held here."""
+
+    kind: str
+    digest: bytes
+    data: bytes
+
+
+Message = Propose | Vote | Certified | Status | Fetch | Reply
+
+
+def encode_message(message: Message) -> bytes:
+    """Wire bytes of a message."""
+    return encode(message)
+
+
+def decode_message(peer: str, data: bytes) -> Message:
+    """Foreign bytes to a message. Raises PeerFault."""
+    try:
+        return decode_exact(Message, data, "message", MESSAGE_BYTES_MAX)  # type: ignore[arg-type]
+    except Refused as error:
+        raise PeerFault(peer, f"consensus.{error.rule}", error.detail) from None
+
+
+# Events: what the shell tells the core. Messages in them were checked by `verify.check`.
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """First event, after the batches at hand were announced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A checked message of validator `sender`; `header` is the decoded one of a Propose or Reply."""
+
+    sender: int
+    message: Message
+    header: Header | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: the `wake_ms` of an earlier Ready came."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchHeld:
+    """A batch is held here, with this many transactions. `own`: worth proposing (not seen committed)."""
+
+    digest: bytes
+    txs: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDropped:
+    """A batch that was held is not any more (expired in the mempool)."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """A committed block was executed; its state root is known."""
+
+    height: int
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """Range sync committed up to this block, which `certificate` (Final) makes final."""
+
+    header: Header
+    certificate: Certificate
+
+
+Event = Start | Received | Tick | BatchHeld | BatchDropped | Executed | Synced
+
+
+# Output: what the shell does, in this order.
+
+
+class Record(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """One own vote to keep. Its header (empty for Skip) is kept with it, and the batches it names."""
+
+    kind: VoteKind
+    view: int
+    block: bytes
+    header: bytes
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """`to` is a member index, or None for all other validators."""
+
+    to: int | None
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A final block; `certificate` finalizes it or a descendant."""
+
+    header: Header
+    certificate: Certificate
+
+
+@dataclass(slots=True)
+class Ready:
+    """Output of one step. The shell does, in this order: persist (synced when `records` is not
+    empty), send, commit; and calls with Tick at `wake_ms`. Nothing is sent before what it promises
+    is on disk."""
+
+    records: list[Record] = field(default_factory=list)
+    certificates: list[Certificate] = field(default_factory=list)
+    prune_view: int = 0  # records and certificates up to this view may go
+    send: list[Send] = field(default_factory=list)
+    commit: list[Commit] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
+    wake_ms: int | None = None

@@ -1,0 +1,52 @@
+"""Rule 7: with no finalization for a while, tell what is held; answer with what the other lacks, bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from consensus.limits import CERTIFICATES_PER_ANSWER_MAX, STATUS_VIEWS_MAX, VOTES_PER_ANSWER_MAX
+from consensus.messages import Certified, Message, Status
+from consensus.votes import ViewState
+from ledger.certificate import Certificate, VoteKind
+
+
+def _bitmap(views: Mapping[int, ViewState], base: int, kind: VoteKind) -> bytes:
+    bits = bytearray()
+    for view, state in views.items():
+        offset = view - base - 1
+        if 0 <= offset < STATUS_VIEWS_MAX and state.certificate(kind) is not None:
+            if offset // 8 >= len(bits):
+                bits.extend(bytes(offset // 8 + 1 - len(bits)))
+            bits[offset // 8] |= 1 << (offset % 8)
+    return bytes(bits)
+
+
+def _has(bitmap: bytes, offset: int) -> bool:
+    return 0 <= offset < len(bitmap) * 8 and bool(bitmap[offset // 8] >> (offset % 8) & 1)
+
+
+def status(views: Mapping[int, ViewState], final: Certificate | None, frontier: int) -> Status:
+    """Our have-map above our last Final certificate."""
+    base = final.statement.view if final else 0
+    notars, skips = _bitmap(views, base, VoteKind.NOTAR), _bitmap(views, base, VoteKind.SKIP)
+    return Status(final, frontier, notars, skips)
+
+
+def answer(
+    views: Mapping[int, ViewState], final: Certificate | None, asked: Status, own_votes: list[Message]
+) -> list[Message]:
+    """What the sender of `asked` lacks and we hold: our Final if newer, certificates above its Final
+    in view order, then our own votes from its frontier on. Bounded; the rest goes next time."""
+    messages: list[Message] = []
+    base = asked.final.statement.view if asked.final else 0
+    ours = final.statement.view if final else 0
+    if final is not None and ours > base:
+        messages.append(Certified(final))
+    for view in sorted(v for v in views if v > max(base, ours)):
+        for kind, held in ((VoteKind.NOTAR, asked.notars), (VoteKind.SKIP, asked.skips)):
+            certificate = views[view].certificate(kind)
+            if certificate is not None and not _has(held, view - base - 1):
+                messages.append(Certified(certificate))
+        if len(messages) >= CERTIFICATES_PER_ANSWER_MAX:
+            break
+    return messages + own_votes[:VOTES_PER_ANSWER_MAX]
