@@ -1,0 +1,98 @@
+"""Shapes of a contract in its built form: what an author signs and `ledger.manifest.expand` reads.
+
+Where a field is `int | str`, a string is a `${parameter}` reference that expansion replaces.
+Units are those of `ledger.manifest_types`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ledger.manifest_types import Artifact, Health, Placement, Policies, Port, Restart
+
+ParameterType = Literal["string", "integer", "boolean", "size", "duration", "money", "country"]
+Value = str | int | bool
+
+
+class Parameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A question to the consumer. Sizes are bytes, durations seconds, money micro-credits.
+
+    `default` None: the consumer must answer. `min` and `max` bound numbers, and the length of
+    strings. `pattern` (ledger.pattern) must match the whole string. An empty `choices` is no limit.
+    """
+
+    name: str
+    type: ParameterType
+    default: Value | None = None
+    min: int | None = None
+    max: int | None = None
+    pattern: str | None = None
+    choices: tuple[str | int, ...] = ()
+    description: str = ""
+    unit: str = ""  # for people, beside the value
+
+
+class ContractRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A stakeholder role: keys fixed by the author, or bound by whoever orders."""
+
+    name: str
+    bind: Literal["author", "order"]
+    keys: tuple[str, ...] = ()  # hex; empty when bound by the order
+
+
+class ResourcesTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one slot needs."""
+
+    cpu_millis: int | str
+    memory_bytes: int | str
+    disk_bytes: int | str
+    pids: int | str
+
+
+class WorkloadTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A workload before expansion. Paths, ports, names, keys and results never hold parameters."""
+
+    name: str
+    kind: Literal["service", "job"]
+    runtime: Literal["sandbox"]
+    replicas: int | str
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    artifacts: tuple[Artifact, ...]
+    resources: ResourcesTemplate
+    ports: tuple[Port, ...]
+    health: Health | None
+    restart: Restart
+    placement: Placement  # countries and farms may hold ${parameter}
+    results: tuple[str, ...]
+    recheck_s: int
+
+
+class TermsTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The commercial side before expansion."""
+
+    duration_s: int | str
+    budget: int | str
+    fee: int | str
+
+
+class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The expert's template, version `gridpact` of the language."""
+
+    gridpact: Literal[1]
+    name: str
+    version: str
+    title: str
+    summary: str
+    tags: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+    roles: tuple[ContractRole, ...]
+    workloads: tuple[WorkloadTemplate, ...]
+    policies: Policies
+    terms: TermsTemplate
+
+    def encode(self) -> bytes:
+        """Canonical JSON: sorted keys, no spaces, UTF-8."""
+        return msgspec.json.encode(self, order="sorted")
