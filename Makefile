@@ -1,0 +1,37 @@
+# What can be done here: `make help`. Everything runs in .venv, which `make setup` makes from the locks.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup lint test demo sim bench lock clean
+python := .venv/bin/python
+SEEDS ?= 200
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
+		printf '  make %-7s %s\n' "$$name" "$$text"; done
+
+setup: ## make .venv (and, as root, install missing Debian packages); at once when nothing changed
+	@scripts/setup.sh
+
+lint: setup ## ruff, mypy --strict, and the layers of the house
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --cache-dir .cache/imports
+
+test: lint ## lint, then every test; ARGS= goes to pytest (make test ARGS='tests/ledger -x')
+	@$(python) -m pytest $(ARGS)
+
+demo: setup ## a whole network on this machine, start to finish; KEEP=1 leaves it running
+	@$(python) -m node.demo $(if $(KEEP),--keep)
+
+sim: setup ## the simulator over SEEDS=200 seeds
+	@$(python) -m tests.sim.run --seeds $(SEEDS)
+
+bench: setup ## measure, print the figures
+	@$(python) -m bench.run
+
+lock: ## write the hashed locks from pyproject.toml (needs uv; UPGRADE=1 takes the newest versions)
+	@scripts/lock.sh
+
+clean: ## remove .venv and every cache
+	rm -rf .venv .cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
