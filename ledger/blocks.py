@@ -8,6 +8,7 @@ import msgspec
 
 from ledger.codec import decode_exact, encode, sha256
 from ledger.errors import Refused
+from ledger.inclusion import txs_digest
 from ledger.keys import hash_tagged
 from ledger.limits import BATCH_BYTES_MAX, BATCH_TXS_MAX, BLOCK_BATCHES_MAX
 
@@ -75,8 +76,11 @@ class Batch(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
 
 
 def batch_digest(data: bytes) -> bytes:
-    """A batch is named by the sha256 of its encoding, under the batch domain."""
-    return hash_tagged("batch/1", data)
+    """The name of an encoded batch: a Merkle root over its transactions (ledger.inclusion).
+
+    Raises Refused unless `data` is the one encoding of a batch, so a digest names exact bytes.
+    """
+    return txs_digest(decode_batch(data).txs)
 
 
 def decode_batch(data: bytes) -> Batch:

@@ -1,0 +1,112 @@
+"""The seam under the ledger's storage: ordered bytes with atomic writes. Here: the seam, a bounded
+read cache, and the in-memory kind for simulations and tests; ledger.store has LevelDB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Final, Protocol
+
+from sortedcontainers import SortedDict
+
+_ENTRY_OVERHEAD_BYTES: Final = 150  # dict slot and two bytes objects, roughly
+
+
+class Kv(Protocol):
+    """Ordered bytes to bytes."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def scan(
+        self, prefix: bytes, start: bytes = b"", limit: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs whose key has `prefix` and is >= `start`, in byte order, at most `limit`."""
+
+    def last(self, prefix: bytes) -> tuple[bytes, bytes] | None:
+        """The pair with the greatest key under `prefix`."""
+
+    def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = (), sync: bool = True) -> None:
+        """All or nothing; on disk when it returns, if `sync`."""
+
+    def close(self) -> None:
+        """Idempotent."""
+
+
+def prefix_end(prefix: bytes) -> bytes | None:
+    """The smallest key greater than all with `prefix`; None when there is none."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None
+
+
+class MemoryKv:
+    """A Kv in memory: atomic, but nothing survives it."""
+
+    def __init__(self) -> None:
+        self._pairs: SortedDict[bytes, bytes] = SortedDict()
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._pairs.get(key)
+
+    def scan(
+        self, prefix: bytes, start: bytes = b"", limit: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """As Kv.scan, over the keys as they are at the call."""
+        end = prefix_end(prefix)
+        keys = self._pairs.irange(max(prefix, start), end, inclusive=(True, False))
+        found = []
+        for key in keys:
+            if limit is not None and len(found) >= limit:
+                break
+            found.append((key, self._pairs[key]))
+        return iter(found)
+
+    def last(self, prefix: bytes) -> tuple[bytes, bytes] | None:
+        keys = self._pairs.irange(prefix, prefix_end(prefix), inclusive=(True, False), reverse=True)
+        key = next(iter(keys), None)
+        return None if key is None else (key, self._pairs[key])
+
+    def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = (), sync: bool = True) -> None:
+        for key in deletes:
+            self._pairs.pop(key, None)
+        self._pairs.update(puts)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class ReadCache:
+    """The last read or written pairs of one namespace of a Kv, absence included, bounded in bytes."""
+
+    def __init__(self, kv: Kv, namespace: bytes, size_bytes_max: int) -> None:
+        self._kv = kv
+        self._namespace = namespace
+        self._left_bytes = self._size_bytes_max = size_bytes_max
+        self._pairs: dict[bytes, bytes | None] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value, from memory if it is there."""
+        pairs = self._pairs
+        if key in pairs:
+            return pairs[key]
+        value = self._kv.get(self._namespace + key)
+        self._keep(key, value)
+        return value
+
+    def put(self, changes: Mapping[bytes, bytes | None]) -> None:
+        """Follow a write that was made."""
+        pairs = self._pairs
+        for key, value in changes.items():
+            if key in pairs:  # drop first, so that it counts as new and its size is right
+                self._forget(key)
+            self._keep(key, value)
+
+    def _keep(self, key: bytes, value: bytes | None) -> None:
+        self._pairs[key] = value
+        self._left_bytes -= _ENTRY_OVERHEAD_BYTES + len(key) + (len(value) if value else 0)
+        if self._left_bytes < 0:  # the older half goes at once: popping a dict's first key one by one is slow
+            for old in list(islice(self._pairs, (len(self._pairs) + 1) // 2)):
+                self._forget(old)
+
+    def _forget(self, key: bytes) -> None:
+        value = self._pairs.pop(key)
+        self._left_bytes += _ENTRY_OVERHEAD_BYTES + len(key) + (len(value) if value else 0)

@@ -1,0 +1,175 @@
+"""LevelDB: the only file that knows it. `KeyValue` is a plain synced store; `Store` is the chain on disk."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import plyvel
+
+from ledger.chain import Chain
+from ledger.errors import LocalError
+from ledger.kv import Kv, MemoryKv, prefix_end
+
+FORMAT: Final = 1  # of the chain's layout; a store with a higher number was written by a newer program
+_FORMAT_KEY: Final = b"m/format"
+_OWNER_KEY: Final = b"m/owner"
+
+_SCAN_FIRST: Final = 16  # pairs read at first; most scans want few
+_SCAN_MORE: Final = 512
+_WRITE_BUFFER_BYTES: Final = 16 * 1024 * 1024  # a few blocks of 1000 transactions
+_BLOCK_CACHE_BYTES: Final = 16 * 1024 * 1024
+_OPEN_FILES_MAX: Final = 256  # a network of many peers on one machine must fit in 1024 descriptors each
+
+
+class KeyValue:
+    """A LevelDB directory with a format number and an owner: what it is for, and for whom.
+
+    `open` refuses a directory of another owner or a newer format, so that a safety record is never
+    used with another key and a store never with another chain. Keys that begin with b"m/" are its own.
+    """
+
+    def __init__(self, db: plyvel.DB, path: Path) -> None:
+        self._db = db
+        self._path = path
+
+    @classmethod
+    def open(cls, path: Path, owner: str, *, create: bool = True, format_: int = FORMAT) -> KeyValue:
+        """Open, or create if allowed. Raises LocalError saying what is wrong and what to do."""
+        if not create and not (path / "CURRENT").exists():
+            raise LocalError(f"{path}: no store here. Was this peer initialised, and is this its home?")
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            db = plyvel.DB(
+                str(path),
+                create_if_missing=create,
+                paranoid_checks=True,
+                write_buffer_size=_WRITE_BUFFER_BYTES,
+                lru_cache_size=_BLOCK_CACHE_BYTES,
+                max_open_files=_OPEN_FILES_MAX,
+                bloom_filter_bits=10,
+            )
+        except (plyvel.Error, OSError) as error:
+            raise LocalError(_explain(path, error)) from error
+        store = cls(db, path)
+        try:
+            store._check_owner(owner, format_)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def _check_owner(self, owner: str, format_: int) -> None:
+        found_format, found_owner = self.get(_FORMAT_KEY), self.get(_OWNER_KEY)
+        if found_format is None and found_owner is None:
+            if self.last(b"") is not None:
+                raise LocalError(f"{self._path}: a LevelDB store of another program. Choose another path.")
+            self.write({_FORMAT_KEY: str(format_).encode(), _OWNER_KEY: owner.encode()})
+            return
+        if found_format != str(format_).encode():
+            raise LocalError(
+                f"{self._path}: store format {_text(found_format)}, this program knows {format_}. "
+                "Use the program that wrote it, or move the directory away and sync anew."
+            )
+        if found_owner != owner.encode():
+            raise LocalError(
+                f"{self._path}: belongs to {_text(found_owner)!r}, not to {owner!r}. "
+                "Use another home, or the matching genesis and keys."
+            )
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value, or None. Raises LocalError when the disk or the store fails."""
+        try:
+            return self._db.get(key)  # type: ignore[no-any-return]
+        except (plyvel.Error, RuntimeError) as error:
+            raise LocalError(_explain(self._path, error)) from error
+
+    def scan(
+        self, prefix: bytes, start: bytes = b"", limit: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """As Kv.scan. Reads in pieces, so no LevelDB iterator outlives a step, even of an unfinished scan."""
+        start, end = max(prefix, start), prefix_end(prefix)
+        size = _SCAN_FIRST
+        while limit is None or limit > 0:
+            wanted = size if limit is None else min(size, limit)
+            piece = self._piece(start, end, wanted)
+            yield from piece
+            if len(piece) < wanted:
+                return
+            limit = None if limit is None else limit - len(piece)
+            start = piece[-1][0] + b"\0"
+            size = _SCAN_MORE
+
+    def _piece(self, start: bytes, end: bytes | None, count: int) -> list[tuple[bytes, bytes]]:
+        try:
+            with contextlib.closing(self._db.iterator(start=start, stop=end)) as iterator:
+                return list(islice(iterator, count))
+        except (plyvel.Error, RuntimeError) as error:
+            raise LocalError(_explain(self._path, error)) from error
+
+    def last(self, prefix: bytes) -> tuple[bytes, bytes] | None:
+        """The pair with the greatest key under `prefix`."""
+        try:
+            stop = prefix_end(prefix)
+            with contextlib.closing(self._db.iterator(start=prefix, stop=stop, reverse=True)) as iterator:
+                return next(iterator, None)
+        except (plyvel.Error, RuntimeError) as error:
+            raise LocalError(_explain(self._path, error)) from error
+
+    def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = (), sync: bool = True) -> None:
+        """All or nothing; on disk when it returns, if `sync`. Raises LocalError when the disk fails."""
+        try:
+            batch = self._db.write_batch(sync=sync)
+            for key in deletes:
+                batch.delete(key)
+            for key, value in puts.items():
+                batch.put(key, value)
+            batch.write()
+        except (plyvel.Error, RuntimeError) as error:
+            raise LocalError(_explain(self._path, error)) from error
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._db.close()
+
+
+def _text(found: bytes | None) -> str:
+    return "none" if found is None else found.decode(errors="replace")
+
+
+def _explain(path: Path, error: Exception) -> str:
+    text = str(error)
+    if "LOCK" in text or "already held" in text:
+        return f"{path}: in use by another process. Is this peer running already? ({text})"
+    if isinstance(error, plyvel.CorruptionError) or "Corruption" in text:
+        return f"{path}: the store is damaged. Move it away and sync anew. ({text})"
+    if "does not exist" in text:
+        return f"{path}: the store is missing or incomplete. ({text})"
+    return f"{path}: the store cannot be used: {text}"
+
+
+class Store(Chain):
+    """The chain on disk. See ledger.chain for what it holds and answers."""
+
+    @classmethod
+    def open(cls, path: Path, chain_id: str, genesis_hash: bytes, *, create: bool = True) -> Store:
+        """Open or create. Raises LocalError for another chain's store, a newer format, a locked, missing
+        or damaged one. A new store is empty: call `begin` with the genesis state."""
+        kv = KeyValue.open(path, f"chain {chain_id} {genesis_hash.hex()}", create=create)
+        return cls._over(kv, chain_id)
+
+    @classmethod
+    def memory(cls, chain_id: str) -> Store:
+        """A chain in memory, for simulations and tests."""
+        return cls._over(MemoryKv(), chain_id)
+
+    @classmethod
+    def _over(cls, kv: Kv, chain_id: str) -> Store:
+        try:
+            return cls(kv, chain_id)
+        except BaseException:
+            kv.close()
+            raise

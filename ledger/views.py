@@ -1,0 +1,104 @@
+"""The state at recent heights. A header proves the root of an *earlier* height (its `state_height`), so
+a peer keeps, in memory, what the last commits overwrote, and reads through that."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from ledger import tree
+from ledger.errors import Refused
+
+# Commits that can be looked behind. Proposals name a state a few heights old; 16 leave room for a tip
+# that runs ahead of its certificates.
+UNDO_COMMITS_MAX: Final = 16
+
+Read = Callable[[bytes], bytes | None]
+_MISSING: Any = object()
+
+
+class Undo(msgspec.Struct, frozen=True):
+    """What the commit of `height` overwrote: the values and tree nodes before it (None: absent)."""
+
+    height: int
+    state: dict[bytes, bytes | None]
+    nodes: dict[bytes, bytes | None]
+
+
+class SavedUndo(msgspec.Struct, array_like=True, frozen=True):
+    """An Undo as it is stored: our encoding knows no bytes as dict keys."""
+
+    height: int
+    state: list[tuple[bytes, bytes | None]]
+    nodes: list[tuple[bytes, bytes | None]]
+
+
+class Window:
+    """The last UNDO_COMMITS_MAX commits over the current state and tree."""
+
+    def __init__(self, state: Read, node: Read) -> None:
+        self._state = state
+        self._node = node
+        self._undo: deque[Undo] = deque(maxlen=UNDO_COMMITS_MAX)
+
+    def push(self, height: int, changes: Mapping[bytes, Any], nodes: Mapping[bytes, Any]) -> None:
+        """Remember what a commit is about to overwrite. Call before the write becomes visible."""
+        state, node = self._state, self._node
+        self._undo.append(Undo(height, {k: state(k) for k in changes}, {p: node(p) for p in nodes}))
+
+    def pop(self) -> None:
+        """Forget the last push: its write failed."""
+        self._undo.pop()
+
+    def dump(self) -> list[SavedUndo]:
+        """All entries, oldest first, to be kept over a clean restart."""
+        return [SavedUndo(u.height, list(u.state.items()), list(u.nodes.items())) for u in self._undo]
+
+    def load(self, entries: list[SavedUndo]) -> None:
+        """What `dump` returned, for the same tip."""
+        self._undo.extend(Undo(e.height, dict(e.state), dict(e.nodes)) for e in entries)
+
+    def at(self, height: int, tip: int) -> StateView:
+        """The state after executing `height`. Raises Refused("state.pruned" | "state.future")."""
+        if height > tip:
+            raise Refused("state.future", f"height {height}, the tip is {tip}", "height")
+        later = [undo for undo in self._undo if undo.height > height]
+        if len(later) != tip - height:
+            raise Refused("state.pruned", f"height {height} is no longer held, the tip is {tip}", "height")
+        return StateView(height, later, self._state, self._node)
+
+
+class StateView:
+    """A state at one height: `get`, `root`, `prove`. Valid until the next commit."""
+
+    def __init__(self, height: int, later: list[Undo], state: Read, node: Read) -> None:
+        self.height = height
+        self._later = later
+        self._state = state
+        self._node_now = node
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value then, or None."""
+        for undo in self._later:
+            value: bytes | None = undo.state.get(key, _MISSING)
+            if value is not _MISSING:
+                return value
+        return self._state(key)
+
+    def _node(self, path: bytes) -> bytes | None:
+        for undo in self._later:
+            record: bytes | None = undo.nodes.get(path, _MISSING)
+            if record is not _MISSING:
+                return record
+        return self._node_now(path)
+
+    def root(self) -> bytes:
+        """The state root then."""
+        return tree.root_of(self._node)
+
+    def prove(self, key: bytes) -> tree.Proof:
+        """Presence or absence of `key` under `root()`."""
+        return tree.prove(self._node, key)
