@@ -30,6 +30,11 @@ from tests.ledger.chain_fixture import CHAIN_ID, GENESIS_HASH, GENESIS_STATE, Sm
 ROOT = Path(__file__).parents[2]
 
 
+def no_node(_path: bytes) -> None:
+    """An empty tree."""
+    return None
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     opened = Store.open(tmp_path / "db", CHAIN_ID, GENESIS_HASH)
@@ -114,11 +119,13 @@ def test_a_block_is_there_after_reopening(tmp_path: Path) -> None:
     assert [e for _, e in store.events(0, 10)] == [event]
     assert store.events(store.last_event_id(), 10) == []
     assert len(store.receipts(1)) == 2
-    assert store.tx(b"no") is None and store.block(2) is None and store.header(0) is None
+    assert store.tx(b"no") is None
+    assert store.block(2) is None
+    assert store.header(0) is None
     expected = dict(GENESIS_STATE) | {b"account/\x01": b"7", b"z": b""}
     del expected[b"account/\x02"]
     assert dict(store.state.scan(b"")) == expected
-    assert store.tip.root == tree.update({}.get, expected)[0]
+    assert store.tip.root == tree.update(no_node, expected)[0]
     store.close()
 
 
@@ -166,9 +173,12 @@ def test_a_failed_write_leaves_the_reader_as_it_was(store: Store, monkeypatch: p
         patch.setattr(store._kv, "write", fail)
         with pytest.raises(LocalError, match="disk full"):
             chain.grow({b"k": b"2"})
-    assert store.tip.height == 1 and store.state.get(b"k") == b"1" and store.at(1).root() == store.tip.root
+    assert store.tip.height == 1
+    assert store.state.get(b"k") == b"1"
+    assert store.at(1).root() == store.tip.root
     chain.grow({b"k": b"3"})
-    assert store.at(1).get(b"k") == b"1" and store.at(2).get(b"k") == b"3"
+    assert store.at(1).get(b"k") == b"1"
+    assert store.at(2).get(b"k") == b"3"
 
 
 def test_views_at_recent_heights(store: Store) -> None:
@@ -190,7 +200,7 @@ def test_views_at_recent_heights(store: Store) -> None:
     tip = store.tip.height
     for height in range(tip - 16, tip + 1):
         view = store.at(height)
-        assert view.root() == store.root(height) == tree.update({}.get, states[height])[0]
+        assert view.root() == store.root(height) == tree.update(no_node, states[height])[0]
         for key in (b"k3", b"k9", b"account/\x03", b"none"):
             assert view.get(key) == states[height].get(key)
             assert tree.verify(view.root(), key, view.get(key), view.prove(key))
@@ -215,7 +225,8 @@ def test_replay_guards_are_not_under_the_root() -> None:
     chain = SmallChain(store)
     root = store.tip.root
     chain.grow({b"seen/x": b""})
-    assert store.tip.root == root and store.state.get(b"seen/x") == b""
+    assert store.tip.root == root
+    assert store.state.get(b"seen/x") == b""
     with pytest.raises(Refused, match=r"proof\.unproved"):
         store.prove(b"seen/x")
 
@@ -234,12 +245,13 @@ def test_blocks_in_ranges_end_with_a_certificate() -> None:
     assert store.blocks(13, 1 << 20) == ()
     assert store.finality(13) is None
     proof = store.finality(10)
-    assert proof is not None and len(proof.path) == 2
+    assert proof is not None
+    assert len(proof.path) == 2
 
 
 def test_another_chain_or_format_is_refused(tmp_path: Path) -> None:
     Store.open(tmp_path / "db", CHAIN_ID, GENESIS_HASH).close()
-    with pytest.raises(LocalError, match="belongs to 'chain test-chain .* Use another home"):
+    with pytest.raises(LocalError, match=r"belongs to 'chain test-chain .* Use another home"):
         Store.open(tmp_path / "db", "other", GENESIS_HASH)
     with pytest.raises(LocalError, match="belongs to"):
         Store.open(tmp_path / "db", CHAIN_ID, bytes(32))
@@ -264,7 +276,7 @@ def test_missing_locked_foreign_and_damaged_stores(tmp_path: Path) -> None:
     first.close()
     manifest = next((tmp_path / "db").glob("MANIFEST-*"))
     manifest.write_bytes(b"\0garbage" * 100)
-    with pytest.raises(LocalError, match="damaged|cannot be used"):
+    with pytest.raises(LocalError, match=r"damaged|cannot be used"):
         Store.open(tmp_path / "db", CHAIN_ID, GENESIS_HASH)
 
 
@@ -330,11 +342,12 @@ def test_kill_in_the_middle_leaves_one_whole_block(tmp_path: Path) -> None:
         store = Store.open(tmp_path / "db", CHAIN_ID, GENESIS_HASH)
         tip = store.tip
         assert tip.height in (told, told + 1)  # it may have died between the write and the word
-        pairs = {k: v for k, v in store.state.scan(b"")}
-        assert tree.update({}.get, pairs)[0] == tip.root == store.root(tip.height)
+        pairs = dict(store.state.scan(b""))
+        assert tree.update(no_node, pairs)[0] == tip.root == store.root(tip.height)
         assert pairs[b"all-same"] == b"%d" % tip.height
         block = store.block(tip.height)
-        assert block is not None and header_hash(block.header) == tip.hash
+        assert block is not None
+        assert header_hash(block.header) == tip.hash
         assert store.block(tip.height + 1) is None
         assert len(store.receipts(tip.height)) == 50
         assert store.tx(sha256(b"tx %d 49" % tip.height)) is not None
@@ -345,4 +358,5 @@ def test_kill_in_the_middle_leaves_one_whole_block(tmp_path: Path) -> None:
 def test_tip_record_decodes_to_itself(store: Store) -> None:
     SmallChain(store).grow({})
     assert decode(type(store.tip), encode(store.tip)) == store.tip
-    assert store.root(0) is not None and be(1) < be(256)
+    assert store.root(0) is not None
+    assert be(1) < be(256)
