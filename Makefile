@@ -15,7 +15,7 @@ setup: ## make .venv (and, as root, install missing Debian packages); at once wh
 lint: setup ## ruff, mypy --strict, and the layers of the house
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
-	@.venv/bin/lint-imports --cache-dir .cache/imports
+	@.venv/bin/lint-imports --no-logo --cache-dir .cache/imports
 
 test: lint ## lint, then every test; ARGS= goes to pytest (make test ARGS='tests/ledger -x')
 	@$(python) -m pytest $(ARGS)

@@ -1,0 +1,19 @@
+"""What every test shares: where the checkout stands, and hypothesis settings that suit two shared cores."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Wall-clock deadlines on single examples fail for reasons of the machine, not of the code. In CI the examples
+# are the same in each run, so that a red run can be repeated.
+settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """Return the root of the checkout, the folder that holds pyproject.toml."""
+    return Path(__file__).resolve().parent.parent
