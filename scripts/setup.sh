@@ -19,7 +19,7 @@ debian_packages=(
 log=.cache/setup.log
 venv=.venv
 started_s=$SECONDS
-
+logged=
 mkdir -p .cache
 # Two runs at once (make test and make demo in two terminals): the second waits, then finds the work done.
 exec 9>.cache/setup.lock
@@ -29,7 +29,7 @@ say() { printf 'setup: %s\n' "$*"; }
 
 fail() {
     say "FAILED: $1" >&2
-    if [ -s "$log" ]; then
+    if [ "$logged" ]; then
         say "the last lines of $log:" >&2
         tail -n 25 "$log" | sed 's/^/    /' >&2
     fi
@@ -39,6 +39,8 @@ fail() {
 run() {  # run WHAT COMMAND...: one line for the reader, the rest for the log
     local what=$1 from_s=$SECONDS
     shift
+    [ "$logged" ] || : >"$log"  # a new log for each run that does anything
+    logged=yes
     { printf '\n== %s\n$ %s\n' "$what" "$*"; } >>"$log"
     "$@" >>"$log" 2>&1 </dev/null || fail "$what"
     say "$what ($((SECONDS - from_s)) s)"
@@ -115,7 +117,6 @@ unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIREMENT PIP_C
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --no-input install --progress-bar off)
 
 if [ "$(cat "$venv/.locked" 2>/dev/null)" != "$locked" ] || ! "$venv/bin/python" -c '' 2>/dev/null; then
-    : >"$log"
     make_venv
     printf '%s\n' "$locked" >"$venv/.locked"
 fi
