@@ -127,7 +127,9 @@ def sign_document(key: keys.Key, kind: Kind, subject_name: str, subject: bytes, 
 
 def sign_contract(key: keys.Key, contract: Contract) -> bytes:
     """The author's envelope for a built contract."""
-    return sign_document(key, "contract", contract_label(contract), contract_digest(contract), ContractPredicate(contract))
+    return sign_document(
+        key, "contract", contract_label(contract), contract_digest(contract), ContractPredicate(contract)
+    )
 
 
 def sign_approval(key: keys.Key, predicate: ApprovalPredicate, manifest: bytes) -> bytes:
@@ -168,12 +170,16 @@ def open_document(data: bytes, kind: Kind) -> Document[Any]:
     payload, signer, signature = _open_envelope(data)
     predicate_type = _peek_kind(payload)
     if predicate_type != PREDICATE_TYPES[kind]:
-        raise Refused("document.kind", f"{predicate_type[:80]!r}, wanted {PREDICATE_TYPES[kind]!r}", "predicateType")
+        raise Refused(
+            "document.kind", f"{predicate_type[:80]!r}, wanted {PREDICATE_TYPES[kind]!r}", "predicateType"
+        )
     statement = _decode(_decoders[kind], payload, "payload")
     if statement.type_ != STATEMENT_TYPE:
         raise Refused("document.kind", f"an in-toto Statement v1 wanted ({STATEMENT_TYPE})", "_type")
     if len(statement.subject) != 1:
-        raise Refused("document.subject", f"exactly one subject wanted, found {len(statement.subject)}", "subject")
+        raise Refused(
+            "document.subject", f"exactly one subject wanted, found {len(statement.subject)}", "subject"
+        )
     name, digest = statement.subject[0].name, statement.subject[0].digest.sha256
     subject = _subject_bytes(digest)
     statement.predicate.check()
@@ -184,7 +190,9 @@ def open_document(data: bytes, kind: Kind) -> Document[Any]:
     elif name != "manifest":
         raise Refused("document.subject", "the subject of this kind is named 'manifest'", "subject[0].name")
     if not keys.verify_raw(signer, pae(PAYLOAD_TYPE, payload), signature):
-        raise Refused("document.signature", "not the signature of this key over this payload", "signatures[0].sig")
+        raise Refused(
+            "document.signature", "not the signature of this key over this payload", "signatures[0].sig"
+        )
     return Document(sha256(payload), signer, statement.predicate, subject, name, payload)
 
 
@@ -220,7 +228,9 @@ def _open_envelope(data: bytes) -> tuple[bytes, bytes, bytes]:
     if envelope.payloadType != PAYLOAD_TYPE:
         raise Refused("document.kind", f"payload type {PAYLOAD_TYPE!r} wanted", "payloadType")
     if len(envelope.signatures) != 1:
-        raise Refused("document.signature", f"exactly one wanted, found {len(envelope.signatures)}", "signatures")
+        raise Refused(
+            "document.signature", f"exactly one wanted, found {len(envelope.signatures)}", "signatures"
+        )
     signature = envelope.signatures[0]
     signer = keys.public_key_from_hex(signature.keyid, "signatures[0].keyid")
     return (

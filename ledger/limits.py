@@ -113,3 +113,4 @@ POLICY_STEPS_MAX: Final = 10_000  # bounds the search of one evaluation to some 
 YAML_DEPTH_MAX: Final = 20
 YAML_NODES_MAX: Final = 10_000
 PROBLEMS_MAX: Final = 20  # errors told at once about one contract
+OFFER_VALID_MS_MAX: Final = 31 * 24 * 3_600_000  # a node that is gone must not look available for longer

@@ -188,7 +188,9 @@ def _open_rules(
                 match, missing = match.fill(goal)
                 held = sum(role in names for names in holders.values())
                 known = "" if held >= goal.need else f", which {held} may sign"
-                reasons.append(f"needs {missing} {'more ' if missing < goal.need else ''}of role {role}{known}")
+                reasons.append(
+                    f"needs {missing} {'more ' if missing < goal.need else ''}of role {role}{known}"
+                )
             else:
                 match, reason = _fill_any(goal, match)
                 reasons.append(reason)

@@ -154,7 +154,7 @@ class Match:
             if child in failed:  # an equal sibling can do no better
                 continue
             self._steps.take()
-            goals = (child_goal(child, goal.path, "any", index),)
+            goals: tuple[Goal, ...] = (child_goal(child, goal.path, "any", index),)
             if need > 1:
                 goals += (goal._replace(start=index + 1, need=need - 1),)
             done = self.solve(goals + rest)

@@ -1,0 +1,273 @@
+"""The rules of the contract language that hold for YAML sources and for published contracts alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from ledger import manifest_check as check
+from ledger.contract_types import Contract, Parameter, TermsTemplate, Value, WorkloadTemplate
+from ledger.errors import Refused
+from ledger.limits import (
+    CHOICES_MAX,
+    CONTRACT_BYTES_MAX,
+    COUNTRIES_MAX,
+    NAME_CHARS_MAX,
+    NUMBER_MAX,
+    PARAMETERS_MAX,
+    ROLES_MAX,
+    TAGS_MAX,
+    TEXT_CHARS_MAX,
+    TITLE_CHARS_MAX,
+    WORKLOADS_MAX,
+)
+from ledger.manifest_check import Report
+from ledger.parameters import parameter_value
+from ledger.pattern import PatternError, parse_pattern
+from ledger.quantities import QuantityError, parse_country
+from ledger.template import TemplateError, has_template, references, whole_reference
+
+# Programs whose next argument after -c or -e is code.
+_INTERPRETERS: Final = frozenset(
+    ("sh", "ash", "bash", "dash", "hush", "ksh", "zsh", "perl", "python", "python3")
+)
+
+# Which types of parameter may stand where a number is wanted.
+_TYPES: Final = {
+    "replicas": ("integer",),
+    "cpu": ("integer", "string"),
+    "memory": ("size",),
+    "disk": ("size",),
+    "pids": ("integer",),
+    "duration": ("duration",),
+    "budget": ("money", "integer"),
+    "fee": ("money", "integer"),
+}
+
+
+def check_contract(contract: Contract) -> None:
+    """Raises Refused for the first rule that a built contract breaks."""
+
+    def refuse(field: str, rule: str, detail: str) -> None:
+        raise Refused(rule, detail, field)
+
+    size = len(contract.encode())
+    if size > CONTRACT_BYTES_MAX:
+        raise Refused("contract.too_long", f"{size} bytes, at most {CONTRACT_BYTES_MAX}")
+    report_problems(contract, refuse)
+    for workload in contract.workloads:
+        field = f"workloads.{workload.name}"
+        paths = [(artifact.path, artifact.kind) for artifact in workload.artifacts]
+        executables = [artifact.path for artifact in workload.artifacts if artifact.executable]
+        report_files(workload, paths, executables, refuse)
+        check.check_artifact_digests(workload.artifacts, f"{field}.artifacts", refuse)
+
+
+def report_files(
+    workload: WorkloadTemplate, paths: Sequence[tuple[str, str]], executables: Iterable[str], report: Report
+) -> None:
+    """Artifacts of a workload by (path, kind), and the command that needs them."""
+    field = f"workloads.{workload.name}"
+    check.check_artifact_paths(paths, f"{field}.artifacts", report)
+    check.check_command(workload.command, paths, executables, f"{field}.command", report)
+
+
+def report_problems(contract: Contract, report: Report) -> None:
+    """All rules but those about artifacts."""
+    check.check_name(contract.name, "name", report)
+    check.check_version(contract.version, "version", report)
+    check.check_text(contract.title, TITLE_CHARS_MAX, "title", report)
+    check.check_text(contract.summary, TEXT_CHARS_MAX, "summary", report)
+    _check_count(contract.tags, TAGS_MAX, "tags", report)
+    for index, tag in enumerate(contract.tags):
+        check.check_name(tag, f"tags[{index}]", report)
+    _check_parameters(contract.parameters, report)
+    types: dict[str, str] = {parameter.name: parameter.type for parameter in contract.parameters}
+    _check_count(contract.roles, ROLES_MAX, "roles", report)
+    _check_distinct([role.name for role in contract.roles], "roles", report)
+    for role in contract.roles:
+        check.check_name(role.name, f"roles.{role.name}", report)
+        if role.bind == "author":
+            check.check_keys(role.keys, f"roles.{role.name}.keys", report)
+        elif role.keys:
+            report(f"roles.{role.name}.keys", "contract.role_keys", "a role bound by the order has none here")
+    if not contract.workloads:
+        report("workloads", "contract.workloads", "at least one workload wanted")
+    _check_count(contract.workloads, WORKLOADS_MAX, "workloads", report)
+    _check_distinct([workload.name for workload in contract.workloads], "workloads", report)
+    for workload in contract.workloads:
+        _check_workload(workload, types, report)
+    check.check_policies(contract.policies, [role.name for role in contract.roles], report)
+    _check_terms(contract.terms, types, report)
+
+
+def _check_count(items: Sequence[object], most: int, field: str, report: Report) -> None:
+    if len(items) > most:
+        report(field, "contract.too_many", f"{len(items)}, at most {most}")
+
+
+def _check_distinct(names: Sequence[str], field: str, report: Report) -> None:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            report(f"{field}.{name}", "contract.duplicate", f"{name} is there twice")
+
+
+def _check_parameters(parameters: Sequence[Parameter], report: Report) -> None:
+    _check_count(parameters, PARAMETERS_MAX, "parameters", report)
+    _check_distinct([parameter.name for parameter in parameters], "parameters", report)
+    for parameter in parameters[:PARAMETERS_MAX]:
+        field = f"parameters.{parameter.name}"
+        check.check_name(parameter.name, field, report)
+        check.check_text(parameter.description, TEXT_CHARS_MAX, f"{field}.description", report)
+        check.check_text(parameter.unit, NAME_CHARS_MAX, f"{field}.unit", report)
+        if _check_bounds(parameter, field, report):
+            _check_values(parameter, field, report)
+
+
+def _check_bounds(parameter: Parameter, field: str, report: Report) -> bool:
+    """min, max, pattern and choices fit the type. False when values cannot be judged by them."""
+    sound = True
+    for name, number in (("min", parameter.min), ("max", parameter.max)):
+        if number is None:
+            continue
+        if parameter.type in ("boolean", "country"):
+            report(f"{field}.{name}", "parameter.bounds", f"a {parameter.type} has no {name}")
+        low = -NUMBER_MAX if parameter.type == "integer" else 0
+        if not low <= number <= NUMBER_MAX:
+            report(f"{field}.{name}", "contract.range", f"{low} to {NUMBER_MAX} wanted")
+    if parameter.min is not None and parameter.max is not None and parameter.min > parameter.max:
+        report(f"{field}.min", "parameter.bounds", f"min {parameter.min} is more than max {parameter.max}")
+        sound = False
+    if parameter.pattern is not None:
+        if parameter.type != "string":
+            report(f"{field}.pattern", "parameter.bounds", f"a {parameter.type} has no pattern")
+        try:
+            parse_pattern(parameter.pattern)
+        except PatternError as error:
+            report(f"{field}.pattern", "parameter.pattern", str(error))
+            sound = False
+    _check_count(parameter.choices, CHOICES_MAX, f"{field}.choices", report)
+    return sound
+
+
+def _check_values(parameter: Parameter, field: str, report: Report) -> None:
+    """Default and choices are values that a consumer might give, in canonical form."""
+    free = Parameter(
+        name=parameter.name,
+        type=parameter.type,
+        min=parameter.min,
+        max=parameter.max,
+        pattern=parameter.pattern,
+    )
+    values: list[tuple[str, Parameter, Value]] = [
+        (f"{field}.choices[{i}]", free, choice) for i, choice in enumerate(parameter.choices[:CHOICES_MAX])
+    ]
+    if parameter.default is not None:
+        values.append((f"{field}.default", parameter, parameter.default))
+    for where, against, value in values:
+        try:
+            if parameter_value(against, value, where) != value:
+                report(where, "parameter.not_canonical", "a built contract holds values in base units")
+        except Refused as error:
+            report(where, error.rule, error.detail)
+
+
+def _check_workload(workload: WorkloadTemplate, types: dict[str, str], report: Report) -> None:
+    field = f"workloads.{workload.name}"
+    check.check_name(workload.name, field, report)
+    _check_number("replicas", workload.replicas, types, f"{field}.replicas", report)
+    for index, argument in enumerate(workload.command):
+        where = f"{field}.command[{index}]"
+        _check_references(argument, types, where, report)
+        if has_template(argument) and _is_script(workload.command, index):
+            detail = "a parameter in a script could become code; pass it by environment or as an argument"
+            report(where, "contract.shell_parameter", detail)
+    check.check_environment(workload.environment, f"{field}.environment", report)
+    for name, text in workload.environment.items():
+        _check_references(text, types, f"{field}.environment.{name}", report)
+    need = workload.resources
+    _check_number("cpu", need.cpu_millis, types, f"{field}.resources.cpu", report)
+    _check_number("memory", need.memory_bytes, types, f"{field}.resources.memory", report)
+    _check_number("disk", need.disk_bytes, types, f"{field}.resources.disk", report)
+    _check_number("pids", need.pids, types, f"{field}.resources.pids", report)
+    check.check_ports(workload.kind, workload.ports, workload.health, field, report)
+    check.check_results(workload.kind, workload.results, f"{field}.results", report)
+    check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", report)
+    check.check_number("recheck", workload.recheck_s, f"{field}.recheck", report)
+    _check_placement(workload, types, report)
+
+
+def _is_script(command: Sequence[str], index: int) -> bool:
+    """True for an argument that an interpreter reads as code."""
+    before = command[index - 1] if index else ""
+    option = before.startswith("-") and not before.startswith("--") and before.endswith(("c", "e"))
+    return option and any(part.rpartition("/")[2] in _INTERPRETERS for part in command[: index - 1])
+
+
+def _check_placement(workload: WorkloadTemplate, types: dict[str, str], report: Report) -> None:
+    field = f"workloads.{workload.name}.placement"
+    place = workload.placement
+    _check_count(place.countries, COUNTRIES_MAX, f"{field}.country", report)
+    _check_count(place.farms, COUNTRIES_MAX, f"{field}.farm", report)
+    for country in place.countries:
+        _check_place(country, ("country",), types, f"{field}.country", report)
+        if not has_template(country):
+            try:
+                parse_country(country)
+            except QuantityError as error:
+                report(f"{field}.country", "contract.country", str(error))
+    for farm in place.farms:
+        _check_place(farm, ("string",), types, f"{field}.farm", report)
+        if not has_template(farm):
+            check.check_name(farm, f"{field}.farm", report)
+
+
+def _check_terms(terms: TermsTemplate, types: dict[str, str], report: Report) -> None:
+    _check_number("duration", terms.duration_s, types, "terms.duration", report)
+    _check_number("budget", terms.budget, types, "terms.budget", report)
+    _check_number("fee", terms.fee, types, "terms.fee", report)
+    if isinstance(terms.fee, int) and isinstance(terms.budget, int) and terms.fee > terms.budget:
+        report("terms.fee", "manifest.fee", f"{terms.fee} is more than the budget {terms.budget}")
+
+
+def _check_number(kind: str, given: int | str, types: dict[str, str], field: str, report: Report) -> None:
+    if isinstance(given, int):
+        check.check_number(kind, given, field, report)
+    else:
+        _check_place(given, _TYPES[kind], types, field, report)
+
+
+def _check_place(
+    text: str, wanted: tuple[str, ...], types: dict[str, str], field: str, report: Report
+) -> None:
+    """Text with a template, where a value of one of these types must stand alone."""
+    if not has_template(text):
+        if wanted not in (("country",), ("string",)):
+            report(field, "contract.type", f"{text[:40]!r}: a number or one parameter wanted")
+        return
+    names = _check_references(text, types, field, report)
+    if names is None:
+        return
+    if whole_reference(text) is None:
+        report(field, "contract.reference", "one parameter alone wanted here, such as ${name}")
+    elif types[names[0]] not in wanted:
+        report(
+            field,
+            "contract.reference_type",
+            f"{names[0]} is a {types[names[0]]}, wanted: {' or '.join(wanted)}",
+        )
+
+
+def _check_references(text: str, types: dict[str, str], field: str, report: Report) -> tuple[str, ...] | None:
+    """Names of the parameters in a text, or None when something was reported."""
+    try:
+        names = references(text)
+    except TemplateError as error:
+        report(field, error.rule, str(error))
+        return None
+    for name in names:
+        if name not in types:
+            declared = ", ".join(types) or "none"
+            report(field, "contract.unknown_parameter", f"no parameter {name}; declared: {declared}")
+            return None
+    return names

@@ -1,0 +1,284 @@
+"""Expansion: a contract, its parameters and roles, to the manifest that stakeholders approve.
+
+Pure and deterministic: same input, same bytes, on every peer. Also what a slot costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NoReturn
+
+import msgspec
+
+from ledger import manifest_check as check
+from ledger.contract_check import check_contract
+from ledger.contract_types import Contract, ContractRole, Value, WorkloadTemplate
+from ledger.errors import LocalError, Refused
+from ledger.limits import (
+    ARGUMENT_CHARS_MAX,
+    COUNTRIES_MAX,
+    MANIFEST_BYTES_MAX,
+    NAME_CHARS_MAX,
+    PARAMETERS_MAX,
+    ROLES_MAX,
+    SLOTS_MAX,
+    WORKLOADS_MAX,
+)
+from ledger.manifest_types import Manifest, Placement, Resources, Role, Terms, Workload
+from ledger.parameters import resolve_parameters
+from ledger.policy import check_reachable, excluded_signers
+from ledger.quantities import (
+    QuantityError,
+    parse_country,
+    parse_cpu,
+    parse_duration,
+    parse_integer,
+    parse_money,
+    parse_size,
+)
+from ledger.template import starts_with_reference, substitute, whole_reference
+from ledger.transactions import Price
+
+HOUR_MS: Final = 3_600_000
+GIB: Final = 2**30
+
+_decoder: Final = msgspec.json.Decoder(Manifest)
+
+
+def expand(
+    contract: Contract,
+    contract_id: bytes,
+    author: bytes,
+    consumer: bytes,
+    parameters: Mapping[str, Value],
+    roles: Mapping[str, Sequence[str]],
+) -> bytes:
+    """Canonical JSON of the manifest; `manifest_digest` of it is what is approved.
+
+    `roles` binds the roles that the contract leaves to the order, to hex public keys. Raises
+    Refused naming the field: the rules of contract.*, parameter.*, policy.* and manifest.*.
+    """
+    check_contract(contract)
+    values = resolve_parameters(contract, parameters)
+    bound = _bind_roles(contract.roles, roles)
+    manifest = Manifest(
+        gridpact=1,
+        contract=contract_id.hex(),
+        name=contract.name,
+        version=contract.version,
+        author=author.hex(),
+        consumer=consumer.hex(),
+        parameters=values,
+        workloads=tuple(_expand_workload(workload, values) for workload in contract.workloads),
+        roles=bound,
+        policies=contract.policies,
+        terms=Terms(
+            duration_s=_number(contract.terms.duration_s, values, parse_duration, "terms.duration"),
+            budget=_number(contract.terms.budget, values, parse_money, "terms.budget"),
+            fee=_number(contract.terms.fee, values, parse_money, "terms.fee"),
+        ),
+    )
+    check_manifest(manifest)
+    excluded = excluded_signers(manifest.policies, author, consumer)
+    for act, rule in (("deploy", manifest.policies.deploy), ("signoff", manifest.policies.signoff)):
+        if rule is not None:
+            check_reachable(rule, bound, excluded, f"approval.{act}")
+    data = manifest.encode()
+    if len(data) > MANIFEST_BYTES_MAX:
+        raise Refused("manifest.too_long", f"{len(data)} bytes, at most {MANIFEST_BYTES_MAX}")
+    return data
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Foreign bytes to a manifest within all limits. Raises Refused: manifest.too_long,
+    manifest.malformed, manifest.not_canonical, and the rules of `check_manifest`."""
+    if len(data) > MANIFEST_BYTES_MAX:
+        raise Refused("manifest.too_long", f"{len(data)} bytes, at most {MANIFEST_BYTES_MAX}")
+    try:
+        manifest = _decoder.decode(data)
+        again = manifest.encode()
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+        raise Refused("manifest.malformed", str(error)) from None
+    if again != data:
+        raise Refused("manifest.not_canonical", "bytes are not the canonical JSON of their value")
+    check_manifest(manifest)
+    return manifest
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Raises Refused for the first rule that a manifest breaks."""
+    for field in ("contract", "author", "consumer"):
+        check.check_keys((getattr(manifest, field),), field, _refuse)
+    check.check_name(manifest.name, "name", _refuse)
+    check.check_version(manifest.version, "version", _refuse)
+    if len(manifest.parameters) > PARAMETERS_MAX or len(manifest.roles) > ROLES_MAX:
+        raise Refused("contract.too_many", f"at most {PARAMETERS_MAX} parameters and {ROLES_MAX} roles")
+    names = [workload.name for workload in manifest.workloads]
+    if not 1 <= len(names) <= WORKLOADS_MAX or len(set(names)) != len(names):
+        raise Refused("contract.workloads", f"1 to {WORKLOADS_MAX} with names of their own", "workloads")
+    for workload in manifest.workloads:
+        _check_workload(workload, f"workloads.{workload.name}")
+    if sum(workload.replicas for workload in manifest.workloads) > SLOTS_MAX:
+        raise Refused("manifest.slots", f"more than {SLOTS_MAX} replicas in all", "workloads")
+    role_names = [role.name for role in manifest.roles]
+    if len(set(role_names)) != len(role_names):
+        raise Refused("contract.duplicate", "a role is there twice", "roles")
+    for role in manifest.roles:
+        check.check_name(role.name, f"roles.{role.name}", _refuse)
+        check.check_keys(role.keys, f"roles.{role.name}", _refuse)
+    check.check_policies(manifest.policies, role_names, _refuse)
+    terms = manifest.terms
+    check.check_number("duration", terms.duration_s, "terms.duration", _refuse)
+    check.check_number("budget", terms.budget, "terms.budget", _refuse)
+    check.check_number("fee", terms.fee, "terms.fee", _refuse)
+    if terms.fee > terms.budget:
+        raise Refused("manifest.fee", f"{terms.fee} is more than the budget {terms.budget}", "terms.fee")
+
+
+def slots(manifest: Manifest) -> tuple[str, ...]:
+    """Names of all slots, "workload/index", in the order of the manifest."""
+    return tuple(f"{workload.name}/{i}" for workload in manifest.workloads for i in range(workload.replicas))
+
+
+def workload_of(manifest: Manifest, slot: str) -> Workload:
+    """The workload of a slot's name. Raises Refused(manifest.unknown_slot)."""
+    name, _, index = slot.partition("/")
+    for workload in manifest.workloads:
+        if workload.name == name and index in {str(i) for i in range(workload.replicas)}:
+            return workload
+    raise Refused("manifest.unknown_slot", f"no slot {slot[:80]!r} in this manifest", "slot")
+
+
+def slot_rate(workload: Workload, price: Price) -> int:
+    """Micro-credits per hour for one slot at this price, rounded up."""
+    need = workload.resources
+    per_gib = need.memory_bytes * price.memory_gib_hour + need.disk_bytes * price.disk_gib_hour
+    return -(-(need.cpu_millis * price.cpu_core_hour * GIB + per_gib * 1000) // (1000 * GIB))
+
+
+def cost(rate_hour: int, from_ms: int, to_ms: int) -> int:
+    """Micro-credits for a stretch of time at an hourly rate, rounded up; 0 when it is empty."""
+    return -(-rate_hour * (to_ms - from_ms) // HOUR_MS) if to_ms > from_ms else 0
+
+
+def _refuse(field: str, rule: str, detail: str) -> NoReturn:
+    raise Refused(rule, detail, field)
+
+
+def _bind_roles(declared: Sequence[ContractRole], given: Mapping[str, Sequence[str]]) -> tuple[Role, ...]:
+    """All roles with keys, sorted, so that the order in which keys were given changes nothing."""
+    by_order = {role.name for role in declared if role.bind == "order"}
+    for name in sorted(given):
+        if name not in by_order:
+            fixed = any(role.name == name for role in declared)
+            rule = "role.fixed" if fixed else "role.unknown"
+            detail = "its keys are fixed by the contract" if fixed else "the contract has no such role"
+            raise Refused(rule, detail, f"roles.{name[:NAME_CHARS_MAX]}")
+    bound = []
+    for role in declared:
+        if role.bind == "order" and role.name not in given:
+            raise Refused("role.unbound", "the order must name the keys of this role", f"roles.{role.name}")
+        role_keys = tuple(given[role.name]) if role.bind == "order" else role.keys
+        check.check_keys(role_keys, f"roles.{role.name}", _refuse)
+        bound.append(Role(name=role.name, keys=tuple(sorted(role_keys))))
+    return tuple(bound)
+
+
+def _expand_workload(template: WorkloadTemplate, values: Mapping[str, Value]) -> Workload:
+    field = f"workloads.{template.name}"
+    need = template.resources
+    return Workload(
+        name=template.name,
+        kind=template.kind,
+        runtime=template.runtime,
+        replicas=_number(template.replicas, values, parse_integer, f"{field}.replicas"),
+        command=tuple(
+            _argument(argument, values, f"{field}.command[{i}]")
+            for i, argument in enumerate(template.command)
+        ),
+        environment={
+            name: _text(text, values, f"{field}.environment.{name}")
+            for name, text in template.environment.items()
+        },
+        artifacts=template.artifacts,
+        resources=Resources(
+            cpu_millis=_number(need.cpu_millis, values, parse_cpu, f"{field}.resources.cpu"),
+            memory_bytes=_number(need.memory_bytes, values, parse_size, f"{field}.resources.memory"),
+            disk_bytes=_number(need.disk_bytes, values, parse_size, f"{field}.resources.disk"),
+            pids=_number(need.pids, values, parse_integer, f"{field}.resources.pids"),
+        ),
+        ports=template.ports,
+        health=template.health,
+        restart=template.restart,
+        placement=Placement(
+            countries=tuple(
+                _text(c, values, f"{field}.placement.country") for c in template.placement.countries
+            ),
+            farms=tuple(_text(f, values, f"{field}.placement.farm") for f in template.placement.farms),
+            distinct=template.placement.distinct,
+        ),
+        results=template.results,
+        recheck_s=template.recheck_s,
+    )
+
+
+def _number(given: int | str, values: Mapping[str, Value], parse: Callable[[object], int], field: str) -> int:
+    """A literal is in its unit already; a reference's value is read as if it stood in the source."""
+    if isinstance(given, int):
+        return given
+    name = whole_reference(given)
+    if name is None:
+        raise LocalError(f"{field}: {given!r} passed the contract's check")
+    try:
+        return parse(values[name])
+    except QuantityError as error:
+        raise Refused("manifest.value", f"{error} (from parameter {name})", field) from None
+
+
+def _text(text: str, values: Mapping[str, Value], field: str) -> str:
+    out = substitute(text, values)
+    if len(out) > ARGUMENT_CHARS_MAX:
+        raise Refused("manifest.value", f"{len(out)} characters, at most {ARGUMENT_CHARS_MAX}", field)
+    return out
+
+
+def _argument(text: str, values: Mapping[str, Value], field: str) -> str:
+    """One argument stays one argument, and a value never becomes an option."""
+    out = _text(text, values, field)
+    if starts_with_reference(text) and out.startswith("-"):
+        raise Refused(
+            "manifest.option_injection", "a value that begins an argument may not begin with -", field
+        )
+    return out
+
+
+def _check_workload(workload: Workload, field: str) -> None:
+    check.check_name(workload.name, field, _refuse)
+    check.check_number("replicas", workload.replicas, f"{field}.replicas", _refuse)
+    paths = [(artifact.path, artifact.kind) for artifact in workload.artifacts]
+    check.check_artifact_paths(paths, f"{field}.artifacts", _refuse)
+    check.check_artifact_digests(workload.artifacts, f"{field}.artifacts", _refuse)
+    executables = [artifact.path for artifact in workload.artifacts if artifact.executable]
+    check.check_command(workload.command, paths, executables, f"{field}.command", _refuse)
+    check.check_environment(workload.environment, f"{field}.environment", _refuse)
+    need = workload.resources
+    check.check_number("cpu", need.cpu_millis, f"{field}.resources.cpu", _refuse)
+    check.check_number("memory", need.memory_bytes, f"{field}.resources.memory", _refuse)
+    check.check_number("disk", need.disk_bytes, f"{field}.resources.disk", _refuse)
+    check.check_number("pids", need.pids, f"{field}.resources.pids", _refuse)
+    check.check_ports(workload.kind, workload.ports, workload.health, field, _refuse)
+    check.check_results(workload.kind, workload.results, f"{field}.results", _refuse)
+    check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", _refuse)
+    check.check_number("recheck", workload.recheck_s, f"{field}.recheck", _refuse)
+    place = workload.placement
+    if len(place.countries) > COUNTRIES_MAX or len(place.farms) > COUNTRIES_MAX:
+        raise Refused(
+            "contract.too_many", f"at most {COUNTRIES_MAX} countries and farms", f"{field}.placement"
+        )
+    for country in place.countries:
+        try:
+            parse_country(country)
+        except QuantityError as error:
+            raise Refused("manifest.value", str(error), f"{field}.placement.country") from None
+    for farm in place.farms:
+        check.check_name(farm, f"{field}.placement.farm", _refuse)

@@ -1,0 +1,274 @@
+"""The rules of workloads, policies and terms that hold for every manifest, and for a contract's fixed parts.
+
+Each check reports (field, rule, detail) through `report`, so that the contract compiler can
+tell several problems at once and the ledger can stop at the first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from ledger.limits import (
+    ARGUMENT_CHARS_MAX,
+    ARTIFACT_BYTES_MAX,
+    ARTIFACTS_MAX,
+    COMMAND_ARGUMENTS_MAX,
+    CPU_MILLIS_MAX,
+    DISK_BYTES_MAX,
+    DURATION_S_MAX,
+    ENVIRONMENT_MAX,
+    INTERVAL_S_MAX,
+    MEMORY_BYTES_MAX,
+    MEMORY_BYTES_MIN,
+    NAME_CHARS_MAX,
+    NUMBER_MAX,
+    PATH_CHARS_MAX,
+    PIDS_MAX,
+    POLICY_DEPTH_MAX,
+    POLICY_NODES_MAX,
+    POLICY_PLACES_MAX,
+    PORTS_MAX,
+    REPLICAS_MAX,
+    RESTARTS_MAX,
+    RESULTS_MAX,
+    ROLE_KEYS_MAX,
+)
+from ledger.manifest_types import Artifact, Health, Policies, Port, Rule
+from ledger.template import NAME, has_template, unsafe_character
+
+Report = Callable[[str, str, str], None]  # field, rule, detail
+
+_HEX64: Final = re.compile(r"[0-9a-f]{64}")
+_ENVIRONMENT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_VERSION: Final = re.compile(
+    r"(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})(?:-[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
+)
+# What the sandbox mounts itself; an artifact there would hide it or be hidden.
+RESERVED_PATHS: Final = ("/proc", "/dev", "/sys", "/tmp", "/result")
+NUMBERS: Final = {
+    "replicas": (1, REPLICAS_MAX),
+    "cpu": (1, CPU_MILLIS_MAX),
+    "memory": (MEMORY_BYTES_MIN, MEMORY_BYTES_MAX),
+    "disk": (0, DISK_BYTES_MAX),
+    "pids": (1, PIDS_MAX),
+    "duration": (60, DURATION_S_MAX),
+    "budget": (0, NUMBER_MAX),
+    "fee": (0, NUMBER_MAX),
+    "interval": (1, INTERVAL_S_MAX),
+    "timeout": (1, 60),
+    "failures": (1, 100),
+    "attempts": (0, RESTARTS_MAX),
+    "recheck": (1, INTERVAL_S_MAX),
+    "validity": (60, DURATION_S_MAX),
+}
+
+
+def check_name(name: str, field: str, report: Report) -> None:
+    """A name: lower-case words joined by - or _."""
+    if len(name) > NAME_CHARS_MAX or not NAME.fullmatch(name):
+        report(
+            field, "contract.name", f"lower-case letters, digits, - and _ wanted, at most {NAME_CHARS_MAX}"
+        )
+
+
+def check_version(version: str, field: str, report: Report) -> None:
+    """Semantic version 2.0.0 without build metadata (which has no order)."""
+    if len(version) > NAME_CHARS_MAX or not _VERSION.fullmatch(version):
+        report(field, "contract.version", "a semantic version wanted, such as 1.0.0")
+
+
+def check_number(kind: str, number: int, field: str, report: Report) -> None:
+    """A number in the range of its kind."""
+    least, most = NUMBERS[kind]
+    if not least <= number <= most:
+        report(field, "contract.range", f"{number} is not in {least} to {most}")
+
+
+def check_text(text: str, most: int, field: str, report: Report) -> None:
+    """Bounded, with no control or invisible character."""
+    if len(text) > most:
+        report(field, "contract.too_long", f"{len(text)} characters, at most {most}")
+    unsafe = unsafe_character(text)
+    if unsafe is not None:
+        report(field, "contract.character", f"the control or invisible character {unsafe}")
+
+
+def check_path(path: str, field: str, report: Report) -> bool:
+    """An absolute, normal path with no parameter in it. True when it is."""
+    parts = path.split("/")[1:]
+    if has_template(path):
+        report(field, "contract.parameter_in_path", "a path never holds a parameter")
+    elif len(path) > PATH_CHARS_MAX or unsafe_character(path) is not None:
+        report(field, "contract.path", f"at most {PATH_CHARS_MAX} plain characters")
+    elif not path.startswith("/") or any(part in ("", ".", "..") for part in parts):
+        report(field, "contract.path", "an absolute path wanted, without //, . or .. and not /")
+    else:
+        return True
+    return False
+
+
+def under(path: str, folder: str) -> bool:
+    """True when `path` is `folder` or below it."""
+    return path == folder or path.startswith(folder + "/")
+
+
+def check_artifact_paths(paths: Sequence[tuple[str, str]], field: str, report: Report) -> None:
+    """(path, kind) of a workload's artifacts: normal, apart from each other and from the sandbox's own."""
+    if len(paths) > ARTIFACTS_MAX:
+        report(field, "contract.too_many", f"{len(paths)} artifacts, at most {ARTIFACTS_MAX}")
+        return
+    for index, (path, _) in enumerate(paths):
+        where = f"{field}[{index}].path"
+        if not check_path(path, where, report):
+            continue
+        for reserved in RESERVED_PATHS:
+            if under(path, reserved):
+                report(where, "contract.path_reserved", f"{reserved} belongs to the sandbox")
+        for other, _kind in paths[:index]:
+            if under(path, other) or under(other, path):
+                report(where, "contract.path_overlap", f"overlaps with {other}")
+
+
+def check_artifact_digests(artifacts: Sequence[Artifact], field: str, report: Report) -> None:
+    """Digests and sizes of built artifacts."""
+    for index, artifact in enumerate(artifacts):
+        where = f"{field}[{index}]"
+        for name in ("sha256", "chunks"):
+            if not _HEX64.fullmatch(getattr(artifact, name)):
+                report(f"{where}.{name}", "contract.digest", "64 lower-case hex digits wanted")
+        if not 0 <= artifact.size_bytes <= ARTIFACT_BYTES_MAX:
+            report(f"{where}.size_bytes", "contract.range", f"0 to {ARTIFACT_BYTES_MAX} wanted")
+        if artifact.kind == "tree" and artifact.executable:
+            report(f"{where}.executable", "contract.executable", "a tree keeps the modes of its own files")
+
+
+def check_command(
+    command: Sequence[str],
+    paths: Sequence[tuple[str, str]],
+    executables: Iterable[str],
+    field: str,
+    report: Report,
+) -> None:
+    """The program is one of the artifacts: nothing else exists in the sandbox."""
+    if not 1 <= len(command) <= COMMAND_ARGUMENTS_MAX:
+        report(field, "contract.command", f"1 to {COMMAND_ARGUMENTS_MAX} arguments wanted")
+        return
+    for index, argument in enumerate(command):
+        check_text(argument, ARGUMENT_CHARS_MAX, f"{field}[{index}]", report)
+    where = f"{field}[0]"
+    if not check_path(command[0], where, report):
+        return
+    trees = [path for path, kind in paths if kind == "tree"]
+    if command[0] not in set(executables) and not any(under(command[0], tree) for tree in trees):
+        found = command[0] in {path for path, _ in paths}
+        detail = "mark this artifact 'executable: true'" if found else "the program must be an artifact"
+        report(where, "contract.command_artifact", detail)
+
+
+def check_environment(environment: dict[str, str], field: str, report: Report) -> None:
+    """Names fixed by the author, values bounded."""
+    if len(environment) > ENVIRONMENT_MAX:
+        report(field, "contract.too_many", f"{len(environment)} variables, at most {ENVIRONMENT_MAX}")
+    for name, value in environment.items():
+        if not _ENVIRONMENT_NAME.fullmatch(name):
+            report(f"{field}.{name}", "contract.environment_name", "letters, digits and _ wanted")
+        check_text(value, ARGUMENT_CHARS_MAX, f"{field}.{name}", report)
+
+
+def check_ports(kind: str, ports: Sequence[Port], health: Health | None, field: str, report: Report) -> None:
+    """Ports, and the health check that uses one."""
+    if len(ports) > PORTS_MAX:
+        report(f"{field}.ports", "contract.too_many", f"{len(ports)} ports, at most {PORTS_MAX}")
+    names = [port.name for port in ports]
+    numbers = [port.port for port in ports]
+    for index, port in enumerate(ports):
+        where = f"{field}.ports.{port.name}"
+        check_name(port.name, where, report)
+        # Below 1024 would need a capability, and a workload has none.
+        if not 1024 <= port.port <= 65_535:
+            report(where, "contract.range", f"{port.port} is not in 1024 to 65535")
+        if port.port in numbers[:index] or port.name in names[:index]:
+            report(where, "contract.duplicate", f"{port.name}: {port.port} is there twice")
+    if kind == "job" and (ports or health is not None):
+        report(f"{field}.ports", "contract.job_ports", "a job has no ports and no health check")
+    if health is None:
+        return
+    if health.port not in names:
+        report(
+            f"{field}.health.port",
+            "contract.unknown_port",
+            f"a declared port wanted: {', '.join(names) or 'none'}",
+        )
+    if health.http_path is not None:
+        check_text(health.http_path, PATH_CHARS_MAX, f"{field}.health.http", report)
+        if not health.http_path.startswith("/") or " " in health.http_path or has_template(health.http_path):
+            report(f"{field}.health.http", "contract.path", "a path wanted, from / on, without parameters")
+    check_number("interval", health.interval_s, f"{field}.health.interval", report)
+    check_number("timeout", health.timeout_s, f"{field}.health.timeout", report)
+    check_number("failures", health.failures, f"{field}.health.failures", report)
+
+
+def check_results(kind: str, results: Sequence[str], field: str, report: Report) -> None:
+    """Result files of a job, all under /result."""
+    if kind == "service" and results:
+        report(field, "contract.service_results", "a service has no results; a job has")
+    if len(results) > RESULTS_MAX:
+        report(field, "contract.too_many", f"{len(results)} results, at most {RESULTS_MAX}")
+        return
+    for index, path in enumerate(results):
+        where = f"{field}[{index}]"
+        if check_path(path, where, report) and (path == "/result" or not under(path, "/result")):
+            report(where, "contract.path", "results stand under /result/")
+        if path in results[:index]:
+            report(where, "contract.duplicate", f"{path} is there twice")
+
+
+def check_keys(keys: Sequence[str], field: str, report: Report) -> None:
+    """A role's public keys."""
+    if not 1 <= len(keys) <= ROLE_KEYS_MAX:
+        report(field, "contract.role_keys", f"1 to {ROLE_KEYS_MAX} keys wanted, found {len(keys)}")
+        return
+    for index, key in enumerate(keys):
+        if not _HEX64.fullmatch(key):
+            report(f"{field}[{index}]", "contract.role_keys", "a public key wanted: 64 lower-case hex digits")
+    if len(set(keys)) != len(keys):
+        report(field, "contract.duplicate", "a key is there twice")
+
+
+def check_policies(policies: Policies, roles: Iterable[str], report: Report) -> None:
+    """Both policies, their roles and bounds."""
+    known = set(roles)
+    for act, rule in (("deploy", policies.deploy), ("signoff", policies.signoff)):
+        if rule is not None:
+            _check_rule(rule, known, f"approval.{act}", report)
+    check_number("validity", policies.validity_s, "approval.validity", report)
+
+
+def _check_rule(rule: Rule, known: set[str], root: str, report: Report) -> None:
+    pending = [(rule, root, 1)]
+    nodes = places = 0
+    while pending:
+        node, field, depth = pending.pop()
+        nodes += 1
+        if depth > POLICY_DEPTH_MAX or nodes > POLICY_NODES_MAX:
+            report(field, "policy.too_large", f"{POLICY_DEPTH_MAX} levels, {POLICY_NODES_MAX} rules at most")
+            return
+        if (node.role is not None) + bool(node.all) + bool(node.any) != 1:
+            report(field, "policy.rule", "exactly one of role, all and any wanted")
+        elif node.role is not None:
+            places += max(node.count, 0)
+            if node.role not in known:
+                wanted = ", ".join(sorted(known)) or "none is declared"
+                report(f"{field}.role", "policy.unknown_role", f"no role {node.role!r}; roles: {wanted}")
+            if not 1 <= node.count <= ROLE_KEYS_MAX:
+                report(f"{field}.count", "policy.count", f"1 to {ROLE_KEYS_MAX} wanted")
+        elif node.all and node.count != 1:
+            report(f"{field}.count", "policy.count", "all has no count")
+        elif node.any and not 1 <= node.count <= len(node.any):
+            report(f"{field}.count", "policy.count", f"{node.count} of {len(node.any)} can never be met")
+        pending += [(child, f"{field}.all[{i}]", depth + 1) for i, child in enumerate(node.all)]
+        pending += [(child, f"{field}.any[{i}]", depth + 1) for i, child in enumerate(node.any)]
+    if places > POLICY_PLACES_MAX:
+        report(root, "policy.too_large", f"asks for {places} signatures, at most {POLICY_PLACES_MAX}")

@@ -1,0 +1,89 @@
+"""`${parameter}` in a contract: where the references stand, and what they become.
+
+A scalar that is one reference takes the parameter's type; inside other text a value becomes text.
+`$${` is a plain `${`. Values replace text inside one scalar and are never read again, so a value
+cannot bring in another reference, argument, key or path. `${= expression}` is kept for sizing rules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from ledger.contract_types import Value
+
+_REFERENCE: Final = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
+NAME: Final = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
+
+# Fixed ranges and not Unicode categories, which change between versions of Python: C0, DEL, C1,
+# soft hyphen, Arabic letter mark, zero-width and direction marks, line and paragraph separators,
+# invisible operators, byte order mark, interlinear marks, surrogates, tags.
+_UNSAFE: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+class TemplateError(ValueError):
+    """A reference that is malformed; `rule` names what is broken."""
+
+    def __init__(self, rule: str, detail: str) -> None:
+        self.rule = rule
+        super().__init__(detail)
+
+
+def unsafe_character(text: str) -> str | None:
+    """The first control, invisible or direction character of a text, as U+XXXX; None when there is none."""
+    match = _UNSAFE.search(text)
+    return None if match is None else f"U+{ord(match[0]):04X}"
+
+
+def references(text: str) -> tuple[str, ...]:
+    """Names of the parameters in a text, in order. Raises TemplateError."""
+    names = []
+    for match in _REFERENCE.finditer(text):
+        if match[0] != "$${":
+            names.append(_name(match))
+    return tuple(names)
+
+
+def whole_reference(text: str) -> str | None:
+    """The parameter's name when the text is one reference and nothing else."""
+    match = _REFERENCE.fullmatch(text)
+    return _name(match) if match is not None and match[0] != "$${" else None
+
+
+def has_template(text: str) -> bool:
+    """True when a text holds a reference or an escape."""
+    return "${" in text
+
+
+def starts_with_reference(text: str) -> bool:
+    """True when a value would stand at the very beginning."""
+    return text.startswith("${")
+
+
+def substitute(text: str, values: Mapping[str, Value]) -> str:
+    """The text with each reference replaced. Raises TemplateError, KeyError for an unknown name."""
+
+    def one(match: re.Match[str]) -> str:
+        return "${" if match[0] == "$${" else value_text(values[_name(match)])
+
+    return _REFERENCE.sub(one, text)
+
+
+def value_text(value: Value) -> str:
+    """A value inside other text: true and false in lower case, numbers in decimal."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _name(match: re.Match[str]) -> str:
+    inner = match[1]
+    if inner is None:
+        raise TemplateError("contract.reference", "a ${ without its }; write $${ for the text itself")
+    if inner.startswith("="):
+        raise TemplateError("contract.expression", "sizing rules (${= …}) are not part of version 1")
+    if not NAME.fullmatch(inner):
+        raise TemplateError("contract.reference", f"${{{inner}}} is not a parameter's name")
+    return inner
