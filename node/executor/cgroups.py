@@ -1,0 +1,239 @@
+"""Control groups for tasks, version 2 or 1, whichever this host has and lets us write.
+
+Groups stand at `gridpact/<scope>/<task>` from the top of each hierarchy, as container engines do it, and not
+below the node's own group: a restarted node may live in another group, and must find what it left over.
+`scope` tells the nodes of one host apart. Kernel documents: cgroup-v1/*.rst, cgroup-v2.rst.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.executor.drivers.base import Resources
+
+PARENT = "gridpact"
+LIMITS = ("memory", "pids", "cpu")
+_PERIOD_US = 100_000
+_POLL_S = 0.005
+_OWN_PIDS = 2
+"""Bubblewrap's monitor and its process 1 are in the group too, and are not the workload's."""
+
+
+@dataclass(frozen=True)
+class TaskGroup:
+    """The group of one task: a directory per controller (version 2: one directory under several names)."""
+
+    version: int
+    paths: Mapping[str, Path]
+
+    def procs_files(self) -> tuple[Path, ...]:
+        """Return the files into which a process writes 0 to join."""
+        return tuple(sorted({path / "cgroup.procs" for path in self.paths.values()}))
+
+    def pids(self) -> tuple[int, ...]:
+        """Return the processes in the group now."""
+        found: set[int] = set()
+        for file in self.procs_files():
+            with contextlib.suppress(OSError):
+                found |= {int(line) for line in file.read_text().split()}
+        return tuple(sorted(found))
+
+    def freeze(self, frozen: bool) -> None:
+        """Stop or resume every process at once, where a freezer is there. Does not wait."""
+        with contextlib.suppress(OSError):
+            if self.version == 2:
+                _write(next(iter(self.paths.values())) / "cgroup.freeze", "1" if frozen else "0")
+            elif "freezer" in self.paths:
+                _write(self.paths["freezer"] / "freezer.state", "FROZEN" if frozen else "THAWED")
+
+    def kill(self) -> None:
+        """SIGKILL every process. Frozen first, so that none forks away; version 1 dies only when thawed."""
+        self.freeze(True)
+        if self.version == 2:
+            with contextlib.suppress(OSError):
+                _write(next(iter(self.paths.values())) / "cgroup.kill", "1")
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.freeze(False)
+
+    def oom_kills(self) -> int:
+        """Return how many processes the memory limit has killed."""
+        if "memory" not in self.paths:
+            return 0
+        name = "memory.events" if self.version == 2 else "memory.oom_control"
+        with contextlib.suppress(OSError):
+            for line in (self.paths["memory"] / name).read_text().splitlines():
+                key, _, value = line.partition(" ")
+                if key == "oom_kill":
+                    return int(value)
+        return 0
+
+    def remove(self) -> bool:
+        """Remove the group; False while a process is still in it."""
+        gone = True
+        for path in set(self.paths.values()):
+            try:
+                path.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                gone = False
+        return gone
+
+
+@dataclass(frozen=True)
+class Cgroups:
+    """The hierarchies in which this node may make groups. `mounts` maps controllers to mount points."""
+
+    version: int
+    mounts: Mapping[str, Path]
+    scope: str
+
+    def create(self, task_id: str, resources: Resources) -> TaskGroup:
+        """Make the task's group and set its limits. Raises OSError, with nothing left over."""
+        group = self._group(task_id)
+        try:
+            for path in sorted(set(group.paths.values())):
+                if self.version == 2:
+                    self._enable(path)
+                path.mkdir(parents=True)
+            self._limit(group, resources)
+        except OSError:
+            group.remove()
+            raise
+        return group
+
+    def leftovers(self) -> dict[str, TaskGroup]:
+        """Return the groups in this scope, by task id."""
+        names: set[str] = set()
+        for mount in set(self.mounts.values()):
+            with contextlib.suppress(OSError):
+                names |= {entry.name for entry in (mount / PARENT / self.scope).iterdir() if entry.is_dir()}
+        return {name: self._group(name) for name in sorted(names)}
+
+    def remove_scope(self) -> None:
+        """Remove the scope's and the shared directories where nothing is in them."""
+        for mount in set(self.mounts.values()):
+            for path in (mount / PARENT / self.scope, mount / PARENT):
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+
+    def _group(self, task_id: str) -> TaskGroup:
+        paths = {name: mount / PARENT / self.scope / task_id for name, mount in self.mounts.items()}
+        return TaskGroup(self.version, paths)
+
+    def _enable(self, path: Path) -> None:
+        mount = next(iter(self.mounts.values()))
+        for above in (mount, mount / PARENT, mount / PARENT / self.scope):
+            above.mkdir(exist_ok=True)
+            wanted = " ".join(f"+{name}" for name in LIMITS if name in self.mounts)
+            _write(above / "cgroup.subtree_control", wanted)
+
+    def _limit(self, group: TaskGroup, resources: Resources) -> None:
+        quota_us = resources.cpu_millis * _PERIOD_US // 1000
+        pids = str(resources.pids + _OWN_PIDS)
+        memory = str(resources.memory_bytes)
+        if self.version == 2:
+            names = {"memory": {"memory.max": memory}, "pids": {"pids.max": pids}}
+            names["cpu"] = {"cpu.max": f"{quota_us} {_PERIOD_US}"}
+            swap = {"memory": {"memory.swap.max": "0"}}
+        else:
+            names = {"memory": {"memory.limit_in_bytes": memory}, "pids": {"pids.max": pids}}
+            names["cpu"] = {"cpu.cfs_period_us": str(_PERIOD_US), "cpu.cfs_quota_us": str(quota_us)}
+            swap = {"memory": {"memory.memsw.limit_in_bytes": memory}}
+        for controller, values in names.items():
+            for name, value in values.items() if controller in group.paths else ():
+                _write(group.paths[controller] / name, value)
+        for name, value in swap["memory"].items() if "memory" in group.paths else ():
+            # A kernel without swap accounting has no such file, and then needs no such limit of us.
+            with contextlib.suppress(FileNotFoundError):
+                _write(group.paths["memory"] / name, value)
+
+
+def detect(scope: str, mounts_text: str | None = None) -> tuple[Cgroups | None, dict[str, str]]:
+    """Find the hierarchies and try each by making and removing a group in it.
+
+    Returns the groups to use (None when no limit can be set), and for each of memory, pids, cpu and freezer
+    how it is enforced or, after "no: ", why not. `mounts_text` stands for /proc/self/mounts in tests.
+    """
+    text = Path("/proc/self/mounts").read_text() if mounts_text is None else mounts_text
+    unified, legacy = _mounts(text)
+    found: dict[str, str] = {}
+    usable: dict[str, Path] = {}
+    version = 2 if unified is not None and _v2_controllers(unified) else 1
+    candidates = legacy
+    if version == 2 and unified is not None:
+        candidates = dict.fromkeys(_v2_controllers(unified), unified)
+    for name in (*LIMITS, "freezer"):
+        if version == 2 and name == "freezer":
+            continue
+        if name not in candidates:
+            found[name] = "no: this host has no such controller"
+            continue
+        reason = _try(Cgroups(version, {name: candidates[name]}, scope))
+        if reason is None:
+            usable[name] = candidates[name]
+        found[name] = f"cgroup v{version}" if reason is None else f"no: {reason}"
+    if version == 2:
+        found["freezer"] = "cgroup v2" if usable else "no: no group can be made"
+    return (Cgroups(version, usable, scope) if usable else None), found
+
+
+def remove_within(group: TaskGroup, within_s: float) -> bool:
+    """Kill and remove the group; return True when it is gone within the time. Blocks."""
+    deadline = time.monotonic() + within_s
+    while not group.remove():
+        if time.monotonic() > deadline:
+            return False
+        group.kill()
+        time.sleep(_POLL_S)
+    return True
+
+
+def _mounts(text: str) -> tuple[Path | None, dict[str, Path]]:
+    unified: Path | None = None
+    legacy: dict[str, Path] = {}
+    for line in text.splitlines():
+        _, target, kind, options, *_ = line.split(" ")
+        if kind == "cgroup2":
+            unified = unified or Path(target)
+        elif kind == "cgroup":
+            for name in {*LIMITS, "freezer"} & set(options.split(",")):
+                legacy.setdefault(name, Path(target))
+    return unified, legacy
+
+
+def _v2_controllers(mount: Path) -> tuple[str, ...]:
+    with contextlib.suppress(OSError):
+        have = (mount / "cgroup.controllers").read_text().split()
+        return tuple(name for name in LIMITS if name in have)
+    return ()
+
+
+def _try(cgroups: Cgroups) -> str | None:
+    """Return None when a limited group can be made here, or the reason why not."""
+    trial = Resources(cpu_millis=100, memory_bytes=64 << 20, disk_bytes=1 << 20, pids=16)
+    # Named by pid: two nodes of one host may try at the same time.
+    name = f"trial-{os.getpid()}-{time.monotonic_ns()}"
+    try:
+        group = cgroups.create(name, trial)
+    except OSError as error:
+        return f"{error.strerror} ({error.filename})"
+    group.remove()
+    return None
+
+
+def _write(path: Path, text: str) -> None:
+    # Not Path.write_text: it would create a plain file where the kernel has none.
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)

@@ -1,0 +1,73 @@
+"""Seals and verifies a task's artifacts, and works out what its root will hold. Blocking."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+
+from node.executor.drivers.base import TaskSpec
+from node.executor.drivers.bwrap import pages
+from node.executor.errors import VerificationFailed
+from node.executor.integrity import Expected
+from node.executor.seal import Sealed, seal_file
+from node.executor.tree import TreeRefused, chunks, read_tree
+
+
+@dataclass
+class SealedTask:
+    """A task's verified bytes: the `Prepared` of the sandbox driver."""
+
+    spec: TaskSpec
+    files: list[Sealed] = field(default_factory=list)
+    trees: list[Sealed] = field(default_factory=list)
+    expected: dict[str, Expected] = field(default_factory=dict)
+    size_bytes: int = 0
+    inodes: int = 0
+    started: bool = False
+
+    def close(self) -> None:
+        """Give up the sealed bytes; again is harmless."""
+        for sealed in (*self.files, *self.trees):
+            sealed.close()
+
+
+def seal_task(spec: TaskSpec) -> SealedTask:
+    """Return all artifacts sealed and verified. Raises VerificationFailed, with nothing kept open."""
+    task = SealedTask(spec)
+    try:
+        for index, file in enumerate(spec.files):
+            task.files.append(seal_file(file.source, file.digest, file.size_bytes, f"files[{index}]"))
+            _expect(task, file.path, Expected(file.digest, file.size_bytes, file.mode))
+        for index, tree in enumerate(spec.trees):
+            sealed = seal_file(tree.source, tree.digest, tree.size_bytes, f"trees[{index}]")
+            task.trees.append(sealed)
+            task.inodes += tree.path.count("/")
+            try:
+                _expect_tree(task, tree.path, sealed)
+            except TreeRefused as error:
+                raise VerificationFailed(f"trees[{index}]: {error.member}", error.rule) from error
+    except BaseException:
+        task.close()
+        raise
+    return task
+
+
+def _expect(task: SealedTask, path: str, expected: Expected) -> None:
+    task.expected[path] = expected
+    task.size_bytes += pages(expected.size_bytes)
+    # A file, and at most one directory per part of its path.
+    task.inodes += path.count("/")
+
+
+def _expect_tree(task: SealedTask, top: str, sealed: Sealed) -> None:
+    with os.fdopen(os.dup(sealed.fd), "rb") as tar:
+        for member in read_tree(tar, sealed.size_bytes):
+            path = f"{top}/{member.path}"
+            if member.is_dir:
+                task.inodes += path.count("/")
+                continue
+            sha = hashlib.sha256()
+            for chunk in chunks(tar, member):
+                sha.update(chunk)
+            _expect(task, path, Expected(sha.hexdigest(), member.size_bytes, member.mode))

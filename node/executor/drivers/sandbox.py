@@ -1,0 +1,305 @@
+"""The `sandbox` driver: bubblewrap around verified bytes. See `base` for the seam and `launcher` for the how.
+
+Order of a start, so that no byte of the workload runs before all of it holds: groups with limits, launcher,
+sealed root, namespaces; process 1 is held back; files are hashed as the workload will see them; the portal
+joins; the record for recovery is written; then the workload is let go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from node.executor import cgroups, integrity, limits, procs
+from node.executor.drivers import bwrap, records, seccomp, trial
+from node.executor.drivers.artifacts import SealedTask, seal_task
+from node.executor.drivers.base import (
+    Attestation,
+    Exit,
+    Fingerprint,
+    Handle,
+    Isolation,
+    Liveness,
+    Prepared,
+    ResultFile,
+    TaskSpec,
+)
+from node.executor.drivers.process import Helper, python_argv, start_helper
+from node.executor.drivers.results import collect_results
+from node.executor.drivers.running import Running
+from node.executor.drivers.spec import check_spec
+from node.executor.errors import DriverUnavailable, ExecutorError, StartFailed
+from node.executor.seal import seal_bytes
+
+
+class SandboxDriver:
+    """Runs tasks in bubblewrap. `run_dir` holds its records; one node at a time may use it."""
+
+    def __init__(self, run_dir: Path) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._run_dir = run_dir.resolve()
+        self._scope = hashlib.sha256(str(self._run_dir).encode()).hexdigest()[:16]
+        self._host: trial.Host | None = None
+        self._running: dict[str, Running] = {}
+
+    @property
+    def name(self) -> str:
+        """`sandbox`."""
+        return "sandbox"
+
+    @property
+    def isolation(self) -> Isolation:
+        """The sandbox level."""
+        return Isolation.SANDBOX
+
+    def fingerprint(self) -> Fingerprint:
+        """See `Driver.fingerprint`."""
+        return self._examined().fingerprint
+
+    async def prepare(self, spec: TaskSpec) -> SealedTask:
+        """See `Driver.prepare`."""
+        check_spec(spec)
+        return await trio.to_thread.run_sync(seal_task, spec)
+
+    async def start(self, prepared: Prepared) -> Running:
+        """See `Driver.start`. Takes over `prepared`: its sealed bytes are given up in any case."""
+        task = _own(prepared, SealedTask)
+        host = await trio.to_thread.run_sync(self._examined)
+        spec = task.spec
+        try:
+            if not host.fingerprint.usable:
+                raise DriverUnavailable(host.fingerprint.reason)
+            if task.started:
+                raise StartFailed("these prepared bytes were started before")
+            if spec.task_id in self._running or records.exists(self._run_dir, spec.task_id):
+                raise StartFailed(f"task {spec.task_id} is there already; a leftover needs recover first")
+            task.started = True
+            running = Running(spec)
+            self._running[spec.task_id] = running
+            try:
+                with trio.fail_after(limits.START_TIMEOUT_S):
+                    await self._start(host, task, running)
+            except BaseException as error:
+                await self._take_down(running)
+                if isinstance(error, (OSError, trio.TooSlowError)):
+                    raise StartFailed(f"task {spec.task_id}: {error or 'took too long'}") from error
+                raise
+        finally:
+            task.close()
+        return running
+
+    async def wait(self, handle: Handle) -> Exit:
+        """See `Driver.wait`."""
+        return await _own(handle, Running).wait()
+
+    async def probe(self, handle: Handle) -> Liveness:
+        """See `Driver.probe`."""
+        running = _own(handle, Running)
+        return await trio.to_thread.run_sync(running.look)
+
+    def logs(self, handle: Handle, last_bytes: int) -> bytes:
+        """See `Driver.logs`."""
+        return _own(handle, Running).logs(last_bytes)
+
+    async def collect(self, handle: Handle) -> tuple[ResultFile, ...]:
+        """See `Driver.collect`."""
+        running = _own(handle, Running)
+        if running.stopped is not None or running.launcher is None:
+            raise ExecutorError(f"task {running.task_id} was stopped; its results are gone")
+        return await trio.to_thread.run_sync(collect_results, running.launcher.pid, running.spec.results)
+
+    async def stop(self, handle: Handle, grace_s: float) -> Exit:
+        """See `Driver.stop`."""
+        running = _own(handle, Running)
+        async with running.stopping:
+            if running.stopped is None:
+                if running.exit is None:
+                    running.signal_all()
+                    with trio.move_on_after(grace_s):
+                        await running.wait()
+                await self._take_down(running)
+        assert running.stopped is not None
+        return running.stopped
+
+    async def recover(self) -> list[str]:
+        """See `Driver.recover`."""
+        host = await trio.to_thread.run_sync(self._examined)
+        return await trio.to_thread.run_sync(self._recover, host.groups)
+
+    async def attest(self, handle: Handle) -> Attestation:
+        """See `Driver.attest`."""
+        running = _own(handle, Running)
+        if running.baseline is None:
+            raise ExecutorError(f"task {running.task_id} is not running")
+        return await trio.to_thread.run_sync(integrity.check, running.baseline)
+
+    def _examined(self) -> trial.Host:
+        if self._host is None:
+            self._host = trial.examine(self.name, self._scope)
+        return self._host
+
+    async def _start(self, host: trial.Host, task: SealedTask, running: Running) -> None:
+        spec = task.spec
+        if host.groups is not None:
+            running.group = host.groups.create(spec.task_id, spec.resources)
+        listeners = running.listen()
+        try:
+            running.launcher = await self._launch(task, running)
+            said = await running.said("ready")
+            init_pid = int(said["init"])
+            running.init_fd = os.pidfd_open(init_pid)
+            running.baseline = await trio.to_thread.run_sync(
+                integrity.take, init_pid, task.expected, bwrap.MOUNTED
+            )
+            drifts = await trio.to_thread.run_sync(integrity.check_files, running.baseline)
+            if drifts:
+                raise StartFailed(f"{drifts[0].where}: {drifts[0].found}, not {drifts[0].expected}")
+            pids = [running.launcher.pid, int(said["bwrap"]), init_pid]
+            if listeners:
+                running.portal = await self._open_portal(init_pid, listeners)
+                pids.append(running.portal.pid)
+            records.write(self._run_dir, spec.task_id, pids)
+            running.launcher.tell(b"G")
+        finally:
+            for listener in listeners:
+                listener.close()
+
+    async def _launch(self, task: SealedTask, running: Running) -> Helper:
+        spec = task.spec
+        with contextlib.ExitStack() as stack:
+
+            def keep(data: bytes, name: str) -> int:
+                fd = seal_bytes(data, name)
+                stack.callback(os.close, fd)
+                return fd
+
+            programs = [keep(program, "seccomp") for program in seccomp.filters()]
+            options = [*bwrap.isolation_options(tuple(programs), spec.env), *bwrap.task_mounts()]
+            inside = [*programs, keep(bwrap.encode(options), "options")]
+            root: dict[str, Any] = dict(bwrap.root_sizes(task.size_bytes, task.inodes, spec.resources))
+            root["files"] = [
+                {"fd": sealed.fd, "path": file.path, "mode": file.mode}
+                for sealed, file in zip(task.files, spec.files, strict=True)
+            ]
+            root["trees"] = [
+                {"fd": sealed.fd, "path": tree.path}
+                for sealed, tree in zip(task.trees, spec.trees, strict=True)
+            ]
+            artifacts = [sealed.fd for sealed in (*task.files, *task.trees)]
+            fds = [*inside, *artifacts, running.log_fd]
+            config = self._limits(running) | {
+                "fds": fds,
+                "bwrap_fds": inside,
+                "argv": [bwrap.find(), "--args", str(inside[-1]), "--", *spec.command],
+                "root": root,
+                "uid": trial.launcher_uid(),
+                "log_fd": running.log_fd,
+                "log_bytes": spec.log_bytes_max,
+                "log_rate_bytes_s": limits.LOG_RATE_BYTES_S,
+                "start_timeout_s": limits.START_TIMEOUT_S,
+            }
+            config_fd = keep(json.dumps(config).encode(), "config")
+            argv = python_argv("node.executor.drivers.launcher", str(config_fd))
+            return await start_helper(argv, [*fds, config_fd], running.errors_fd)
+
+    def _limits(self, running: Running) -> dict[str, Any]:
+        """Return how the launcher bounds the task: by groups where there are some, else by prlimit."""
+        resources = running.spec.resources
+        controllers: Mapping[str, Path] = running.group.paths if running.group else {}
+        files = running.group.procs_files() if running.group else ()
+        return {
+            "cgroup_procs": [str(path) for path in files],
+            "rlimits": bwrap.rlimits(resources, memory_by_cgroup="memory" in controllers),
+            # One more than the workload may have: process 1 is bubblewrap's own.
+            "nproc": None if "pids" in controllers else resources.pids + 1,
+        }
+
+    async def _open_portal(self, init_pid: int, listeners: Mapping[socket.socket, int]) -> Helper:
+        uid = trial.launcher_uid()
+        ports = [f"{listener.fileno()}:{inside}" for listener, inside in listeners.items()]
+        argv = python_argv("node.executor.portal", str(init_pid), str(-1 if uid is None else uid), *ports)
+        errors = os.memfd_create("errors", os.MFD_CLOEXEC)
+        try:
+            portal = await start_helper(argv, [listener.fileno() for listener in listeners], errors)
+            line: bytes | None = None
+            try:
+                line = await portal.line()
+            finally:
+                if line != b"ready":
+                    await portal.close(0)
+            if line != b"ready":
+                text = line or os.pread(errors, 4096, 0)
+                raise StartFailed(f"portal: {text.decode(errors='replace').strip()[-500:]}")
+        finally:
+            os.close(errors)
+        return portal
+
+    async def _take_down(self, running: Running) -> None:
+        """Kill what is left and give everything back. Not cancelled by others; bounded by KILL_WITHIN_S."""
+        with trio.CancelScope(shield=True):
+            running.kill()
+            with trio.move_on_after(limits.KILL_WITHIN_S):
+                if running.launcher is not None:
+                    await running.wait()
+            if running.portal is not None:
+                await running.portal.close(0)
+            if running.launcher is not None:
+                await running.launcher.close(limits.KILL_WITHIN_S / 2)
+            gone = await _remove_group(running)
+            running.close()
+            if gone:
+                records.remove(self._run_dir, running.task_id)
+                self._running.pop(running.task_id, None)
+        if not gone:
+            raise ExecutorError(f"task {running.task_id}: processes survived SIGKILL")
+
+    def _recover(self, groups: cgroups.Cgroups | None) -> list[str]:
+        found: set[str] = set()
+        mine = set(self._running)
+        stuck: list[str] = []
+        leftovers = groups.leftovers() if groups is not None else {}
+        for task_id, group in leftovers.items():
+            if task_id not in mine:
+                found.add(task_id)
+                group.kill()
+        for record in records.read_all(self._run_dir):
+            if record.task_id in mine:
+                continue
+            found.add(record.task_id)
+            group_left = leftovers.get(record.task_id)
+            if not records.kill(record, limits.KILL_WITHIN_S):
+                stuck.append(record.task_id)
+            elif group_left is None or cgroups.remove_within(group_left, limits.KILL_WITHIN_S):
+                records.remove(self._run_dir, record.task_id)
+        for task_id in found - mine:
+            if task_id in leftovers and not cgroups.remove_within(leftovers[task_id], limits.KILL_WITHIN_S):
+                stuck.append(task_id)
+        if stuck:
+            raise ExecutorError(f"leftovers survived SIGKILL: {', '.join(sorted(set(stuck)))}")
+        if groups is not None and not mine:
+            groups.remove_scope()
+        return sorted(found)
+
+
+_T = TypeVar("_T")
+
+
+def _own(given: object, kind: type[_T]) -> _T:
+    if not isinstance(given, kind):
+        raise TypeError(f"made by another driver: {type(given).__name__}")
+    return given
+
+
+async def _remove_group(running: Running) -> bool:
+    if running.group is None:
+        return not procs.members(running.baseline.namespace) if running.baseline is not None else True
+    group = running.group
+    return await trio.to_thread.run_sync(cgroups.remove_within, group, limits.KILL_WITHIN_S / 2)

@@ -1,0 +1,192 @@
+"""Is what runs still what was verified? Takes a record of a sealed root at the start, and compares later.
+
+Everything is read as the workload sees it, through /proc/PID/root, and compared with digests taken from the
+sealed bytes, not from the root itself. What this cannot see: code that a process writes over its own mapped
+pages (through /proc/self/mem), and an attacker who owns the kernel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from node.executor import procs
+from node.executor.drivers.base import Attestation, Drift
+from node.executor.limits import ATTEST_DRIFTS_MAX, ATTEST_PROCESSES_MAX
+
+_CHUNK_BYTES = 1 << 20
+_SECCOMP_FILTER = 2
+_KERNEL_CODE = frozenset({"[vdso]", "[vsyscall]"})
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One file of the root by its verified bytes."""
+
+    digest: str
+    size_bytes: int
+    mode: int
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a task looked like before its first instruction."""
+
+    init_pid: int
+    init_start_ticks: int
+    namespace: str
+    files: Mapping[str, Expected]
+    mounted: frozenset[str]
+    device: tuple[int, int]
+    inodes: Mapping[str, int]
+    init_mappings: frozenset[procs.Mapping]
+    mounts: tuple[str, ...]
+
+
+@dataclass
+class _Check:
+    drifts: list[Drift] = field(default_factory=list)
+    files: int = 0
+    size_bytes: int = 0
+    processes: int = 0
+    mappings: int = 0
+
+    def drift(self, where: str, expected: str, found: str) -> None:
+        if len(self.drifts) < ATTEST_DRIFTS_MAX:
+            self.drifts.append(Drift(where, expected, found))
+
+
+def take(init_pid: int, files: Mapping[str, Expected], mounted: frozenset[str]) -> Baseline:
+    """Record the held-back task whose process 1 is `init_pid`.
+
+    `files` maps paths inside to verified bytes; `mounted` names the paths at which other mounts begin.
+    Raises ProcessLookupError when the task has ended already.
+    """
+    root = f"/proc/{init_pid}/root"
+    start = procs.start_ticks(init_pid)
+    namespace = procs.pid_namespace(init_pid)
+    mappings = procs.executable_mappings(init_pid)
+    mounts = procs.mounts(init_pid)
+    if start is None or namespace is None or mappings is None or mounts is None:
+        raise ProcessLookupError(f"process {init_pid} has ended, or cannot be inspected")
+    inodes = {path: os.lstat(root + path).st_ino for path in files}
+    device = os.stat(f"{root}/").st_dev
+    return Baseline(
+        init_pid=init_pid,
+        init_start_ticks=start,
+        namespace=namespace,
+        files=files,
+        mounted=mounted,
+        device=(os.major(device), os.minor(device)),
+        inodes=inodes,
+        init_mappings=mappings,
+        mounts=mounts,
+    )
+
+
+def check_files(baseline: Baseline) -> tuple[Drift, ...]:
+    """Return how the files differ from the verified bytes; for use before the workload is let go."""
+    done = _Check()
+    _check_files(baseline, done)
+    return tuple(done.drifts)
+
+
+def check(baseline: Baseline) -> Attestation:
+    """Return whether the task still is what `baseline` says. Blocks while hashing its files."""
+    started = time.perf_counter()
+    done = _Check()
+    if procs.start_ticks(baseline.init_pid) != baseline.init_start_ticks:
+        done.drift("process 1", "running", "ended")
+    else:
+        _check_files(baseline, done)
+        _check_processes(baseline, done)
+    took_ms = (time.perf_counter() - started) * 1000
+    return Attestation(
+        ok=not done.drifts,
+        drifts=tuple(done.drifts),
+        files_checked=done.files,
+        bytes_checked=done.size_bytes,
+        processes_checked=done.processes,
+        mappings_checked=done.mappings,
+        duration_ms=took_ms,
+    )
+
+
+def _check_files(baseline: Baseline, done: _Check) -> None:
+    root = f"/proc/{baseline.init_pid}/root"
+    for path, expected in baseline.files.items():
+        done.files += 1
+        _check_file(root, path, expected, baseline, done)
+    for path in _walk(root, baseline.mounted):
+        if path not in baseline.files:
+            done.drift(path, "not there", "a file that no artifact has")
+
+
+def _check_file(root: str, path: str, expected: Expected, baseline: Baseline, done: _Check) -> None:
+    try:
+        fd = os.open(root + path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        done.drift(path, expected.digest, error.strerror or "cannot be opened")
+        return
+    try:
+        status = os.fstat(fd)
+        device = (os.major(status.st_dev), os.minor(status.st_dev))
+        if device != baseline.device or status.st_ino != baseline.inodes[path]:
+            done.drift(path, f"inode {baseline.inodes[path]} of the sealed root", "another file in its place")
+        if not stat.S_ISREG(status.st_mode) or stat.S_IMODE(status.st_mode) != expected.mode:
+            done.drift(path, f"mode {expected.mode:o}", f"mode {status.st_mode:o}")
+            return
+        if status.st_size != expected.size_bytes:
+            done.drift(path, f"{expected.size_bytes} B", f"{status.st_size} B")
+            return
+        sha = hashlib.sha256()
+        while chunk := os.read(fd, _CHUNK_BYTES):
+            sha.update(chunk)
+            done.size_bytes += len(chunk)
+        if sha.hexdigest() != expected.digest:
+            done.drift(path, expected.digest, sha.hexdigest())
+    finally:
+        os.close(fd)
+
+
+def _walk(root: str, mounted: frozenset[str]) -> list[str]:
+    """Return all that is not a directory in the sealed root, other mounts left out."""
+    found: list[str] = []
+    for above, folders, names in os.walk(root + "/"):
+        inside = above.removeprefix(root).rstrip("/")
+        folders[:] = [name for name in folders if f"{inside}/{name}" not in mounted]
+        links = [name for name in folders if os.path.islink(os.path.join(above, name))]
+        found += [f"{inside}/{name}" for name in (*names, *links)]
+    return found
+
+
+def _check_processes(baseline: Baseline, done: _Check) -> None:
+    sealed = frozenset(baseline.inodes.values())
+    if procs.mounts(baseline.init_pid) != baseline.mounts:
+        done.drift("mounts", "those at the start", "changed")
+    pids = procs.members(baseline.namespace)
+    if len(pids) > ATTEST_PROCESSES_MAX:
+        done.drift("processes", f"at most {ATTEST_PROCESSES_MAX}", str(len(pids)))
+    for pid in pids[:ATTEST_PROCESSES_MAX]:
+        privileges = procs.privileges(pid)
+        mappings = procs.executable_mappings(pid)
+        if privileges is None or mappings is None:
+            continue  # it ended just now
+        done.processes += 1
+        if privileges.capabilities and not procs.is_zombie(pid):
+            done.drift(f"process {pid}", "no capabilities", f"{privileges.capabilities:x}")
+        if privileges.seccomp != _SECCOMP_FILTER or not privileges.no_new_privileges:
+            done.drift(f"process {pid}", "seccomp filter and no new privileges", "not so")
+        for mapping in mappings:
+            done.mappings += 1
+            if mapping.name in _KERNEL_CODE and mapping.inode == 0:
+                continue
+            if pid == baseline.init_pid and mapping in baseline.init_mappings:
+                continue  # bubblewrap itself, from the host
+            if mapping.device != baseline.device or mapping.inode not in sealed:
+                what = mapping.name or "anonymous memory"
+                done.drift(f"process {pid}", "code of the sealed root only", f"executes {what}")

@@ -1,0 +1,73 @@
+"""The few Linux calls that Python 3.11 has no name for. Standard library only: launcher and portal use it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_REC = 16384
+MS_SLAVE = 1 << 19
+
+_NS_GET_USERNS = 0xB701
+_PR_SET_DUMPABLE = 4
+_PR_SET_NO_NEW_PRIVS = 38
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def unshare(flags: int) -> None:
+    """Leave the named namespaces for new ones, unshare(2). Raises OSError."""
+    _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def setns(fd: int, kind: int) -> None:
+    """Join the namespace behind `fd`, setns(2). Raises OSError."""
+    _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)), "setns")
+
+
+def owner_userns(fd: int) -> int:
+    """Return a new descriptor of the user namespace that owns the namespace `fd`, ioctl_ns(2)."""
+    found: int = _libc.ioctl(ctypes.c_int(fd), ctypes.c_ulong(_NS_GET_USERNS))
+    _check(found, "ioctl NS_GET_USERNS")
+    os.set_inheritable(found, False)
+    return found
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    """Mount, or change a mount, mount(2). Raises OSError."""
+    arguments = [ctypes.c_char_p(text.encode()) for text in (source, target, kind)]
+    _check(_libc.mount(*arguments, ctypes.c_ulong(flags), ctypes.c_char_p(data.encode())), f"mount {target}")
+
+
+def no_new_privileges() -> None:
+    """Give up gaining privileges by exec, for good, prctl(2)."""
+    zero = ctypes.c_ulong(0)
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero), "prctl NO_NEW_PRIVS")
+
+
+def not_dumpable() -> None:
+    """Let no process of the same user trace this one or read its memory, prctl(2)."""
+    zero = ctypes.c_ulong(0)
+    _check(_libc.prctl(_PR_SET_DUMPABLE, zero, zero, zero, zero), "prctl DUMPABLE")
+
+
+def become(uid: int) -> None:
+    """Turn root into the user and group `uid`, with no other groups."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+def _check(status: int, what: str) -> None:
+    if status < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")

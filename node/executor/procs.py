@@ -1,0 +1,109 @@
+"""Reads /proc: which processes a task has, what they map and mount, what they may do. Blocking, but short.
+
+See proc(5). A process may end between any two reads; then the functions return None or leave it out.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """One executable mapping: device and inode of its file (inode 0: none) and the name /proc shows."""
+
+    device: tuple[int, int]
+    inode: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Privileges:
+    """The fields of /proc/PID/status that say what a process may do."""
+
+    capabilities: int
+    seccomp: int
+    no_new_privileges: bool
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when the process started, in clock ticks since boot: with the pid, its identity."""
+    text = _read(f"/proc/{pid}/stat")
+    # The command name may hold spaces and brackets; the fields count from the last bracket.
+    return int(text.rpartition(")")[2].split()[19]) if text else None
+
+
+def pid_namespace(pid: int) -> str | None:
+    """Return the name of the process's pid namespace."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return None
+
+
+def members(namespace: str) -> tuple[int, ...]:
+    """Return the processes in the pid namespace of that name, by a walk over all of /proc."""
+    numbers = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    return tuple(sorted(pid for pid in numbers if pid_namespace(pid) == namespace))
+
+
+def parent(pid: int) -> int | None:
+    """Return the parent's pid."""
+    text = _read(f"/proc/{pid}/stat")
+    return int(text.rpartition(")")[2].split()[1]) if text else None
+
+
+def is_zombie(pid: int) -> bool:
+    """Return True when the process has ended and only waits to be collected."""
+    text = _read(f"/proc/{pid}/stat")
+    return text is not None and text.rpartition(")")[2].split()[0] in ("Z", "X")
+
+
+def executable_mappings(pid: int) -> frozenset[Mapping] | None:
+    """Return what the process maps with execute permission; None when it has ended."""
+    text = _read(f"/proc/{pid}/maps")
+    if text is None:
+        return None
+    found: set[Mapping] = set()
+    for line in text.splitlines():
+        _, permissions, _, device, inode, *name = line.split(None, 5)
+        if "x" in permissions:
+            major, minor = device.split(":")
+            found.add(Mapping((int(major, 16), int(minor, 16)), int(inode), name[0] if name else ""))
+    return frozenset(found)
+
+
+def mounts(pid: int) -> tuple[str, ...] | None:
+    """Return the process's mounts, one text each: id, parent, device, root, mount point, its own options."""
+    text = _read(f"/proc/{pid}/mountinfo")
+    if not text:
+        return None
+    return tuple(" ".join(line.split(" ")[:6]) for line in text.splitlines())
+
+
+def privileges(pid: int) -> Privileges | None:
+    """Return what the process may do; None when it has ended."""
+    text = _read(f"/proc/{pid}/status")
+    if not text:
+        return None
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    held = 0
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        held |= int(fields[name], 16)
+    # A kernel without seccomp shows no such field, which counts as no filter.
+    return Privileges(held, int(fields.get("Seccomp", "0")), fields.get("NoNewPrivs", "0").strip() == "1")
+
+
+def boot_id() -> str:
+    """Return the random name of this boot: pids and start times mean nothing in another."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return None
