@@ -1,5 +1,5 @@
-"""The peer book: who may be dialled at which address, and when again. Kept on disk, because a peer that restarts should
-find more than its bootstrap list."""
+"""The peer book: who may be dialled at which address, and when again. Kept on disk, because a peer that
+restarts should find more than its bootstrap list."""
 
 import json
 import os
@@ -50,7 +50,8 @@ class PeerBook:
         self._backoff_scale = backoff_scale
 
     def learn(self, address: str, *, keep: bool = False, pinned: bool = False) -> bool:
-        """Adds a multiaddr with ``/p2p/ID``; returns whether it was news. Raises LocalError when it is malformed."""
+        """Adds a multiaddr with ``/p2p/ID``; returns whether it was news. Raises LocalError when it is
+        malformed."""
         _, peer_id = peer_of_address(address)
         if peer_id == self._own_id:
             return False
@@ -75,7 +76,8 @@ class PeerBook:
         return True
 
     def due(self, now_s: float, busy: Iterable[str]) -> list[Entry]:
-        """Returns the entries to dial now: not ``busy``, kept ones first, then by fewest failures, else at random."""
+        """Returns the entries to dial now: not ``busy``, kept ones first, then by fewest failures, else at
+        random."""
         blocked = set(busy)
         ready = [
             entry for entry in self.entries.values() if entry.due_s <= now_s and entry.peer_id not in blocked
@@ -117,7 +119,8 @@ class PeerBook:
             entry.due_s = max(entry.due_s, now_s + self._rng.uniform(early, late) * self._backoff_scale)
 
     def shareable(self, count: int, skip: str) -> list[str]:
-        """Returns up to ``count`` addresses that we have dialled with success, at random, none of peer ``skip``."""
+        """Returns up to ``count`` addresses that we have dialled with success, at random, none of peer
+        ``skip``."""
         proved = [e for e in self.entries.values() if e.proved and e.peer_id != skip]
         self._rng.shuffle(proved)
         return [self.next_address(entry) for entry in proved[:count]]
@@ -130,7 +133,8 @@ class PeerBook:
         return True
 
     def load(self, path: Path) -> None:
-        """Reads a book that ``save`` wrote; a missing one is an empty one. Raises LocalError when it is damaged."""
+        """Reads a book that ``save`` wrote; a missing one is an empty one. Raises LocalError when it is
+        damaged."""
         try:
             if path.stat().st_size > BOOK_FILE_BYTES_MAX:
                 raise LocalError(f"peer book {path.name}: above {BOOK_FILE_BYTES_MAX} B")

@@ -16,8 +16,9 @@ _BODY_IN_ONE = WRITE_BYTES_MAX - HEADER_BYTES
 class Channel:
     """Sends and receives the frames of one stream.
 
-    ``put`` never blocks. The writer takes as many whole frames as fit into one write, control frames first, and counted
-    frames only while the peer's credit lasts. Nothing here cancels a write but the end of the whole link.
+    ``put`` never blocks. The writer takes as many whole frames as fit into one write, control frames first,
+    and counted frames only while the peer's credit lasts. Nothing here cancels a write but the end of the
+    whole link.
     """
 
     def __init__(self, stream: Stream, peer_id: str, *, queue_bytes: int, queue_frames: int) -> None:
@@ -84,7 +85,8 @@ class Channel:
         await self._room.wait()
 
     def put_control(self, kind: Kind, body: bytes) -> None:
-        """Queues a frame that goes before all others; raises PeerFault when the peer provokes too many (PING)."""
+        """Queues a frame that goes before all others; raises PeerFault when the peer provokes too many
+        (PING)."""
         if len(self._control) >= CONTROL_QUEUE_FRAMES:
             raise PeerFault(self._peer_id, "ping.flood", f"{len(self._control)} control frames wait")
         self._control.append(encode(kind, body))
@@ -134,8 +136,8 @@ class Channel:
     ) -> None:
         """Hands each message to ``on_frame`` until the stream ends; raises PeerFault and StreamClosed.
 
-        ``admitted`` is awaited before the first message that is neither HELLO nor GOODBYE: what the peer says before we
-        have called ``on_up`` waits here, and so does the peer, by its credit.
+        ``admitted`` is awaited before the first message that is neither HELLO nor GOODBYE: what the peer
+        says before we have called ``on_up`` waits here, and so does the peer, by its credit.
         """
         decoder = Decoder(self._peer_id)
         is_admitted = False

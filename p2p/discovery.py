@@ -1,8 +1,9 @@
-"""Address exchange: a peer that knows one address asks its neighbours for more. (A DHT, mDNS and relays will join it.)
+"""Address exchange: a peer that knows one address asks its neighbours for more. (A DHT, mDNS and relays will
+join it.)
 
-The request ``p2p/addresses`` has an empty body. The answer is ASCII: one multiaddr with ``/p2p/ID`` per line, the
-responder's own listen addresses first, then addresses that it has dialled itself with success; at most 64 lines of at
-most 256 letters.
+The request ``p2p/addresses`` has an empty body. The answer is ASCII: one multiaddr with ``/p2p/ID`` per
+line, the responder's own listen addresses first, then addresses that it has dialled itself with success; at
+most 64 lines of at most 256 letters.
 """
 
 from collections.abc import Iterable
@@ -25,8 +26,8 @@ def answer(own: Iterable[str], known: Iterable[str]) -> bytes:
 def parse(peer: str, body: bytes, seen_address: str) -> list[str]:
     """Returns the addresses in an answer; raises PeerFault ``addresses.malformed``.
 
-    A peer that listens on every interface says 0.0.0.0: for its own addresses that is replaced by the host at which we
-    see it (``seen_address``), for those of others it is left out.
+    A peer that listens on every interface says 0.0.0.0: for its own addresses that is replaced by the host
+    at which we see it (``seen_address``), for those of others it is left out.
     """
     if len(body) > EXCHANGE_PEERS_MAX * (ADDRESS_BYTES_MAX + 1) or not body.isascii():
         raise PeerFault(peer, "addresses.malformed", f"{len(body)} B")

@@ -40,7 +40,8 @@ class PeerGone(RequestError):
 
 
 class TooManyRequests(RequestError):
-    """Too many requests are outstanding to that peer, or the peer says that it is busy: try later or elsewhere."""
+    """Too many requests are outstanding to that peer, or the peer says that it is busy: try later or
+    elsewhere."""
 
 
 class ConnectFailed(Exception):

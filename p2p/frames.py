@@ -1,38 +1,42 @@
-"""The wire format of our two streams, without any I/O. This text is enough to write a peer in another language.
+"""The wire format of our two streams, without any I/O. This text is enough to write a peer in another
+language.
 
 Streams
-    After noise and yamux, the dialling peer opens ``/gridpact/consensus/1``; each side's first frame on it is HELLO.
-    When the hellos are accepted, the dialling peer opens ``/gridpact/bulk/1`` on the same connection. A peer that
-    refuses sends GOODBYE and closes. When two peers hold two connections, the one dialled by the smaller peer id (by
-    its text) stays; but a hello with a new *instance* means that the peer restarted, and the newer connection stays.
+    After noise and yamux, the dialling peer opens ``/gridpact/consensus/1``; each side's first frame on it
+    is HELLO. When the hellos are accepted, the dialling peer opens ``/gridpact/bulk/1`` on the same
+    connection. A peer that refuses sends GOODBYE and closes. When two peers hold two connections, the one
+    dialled by the smaller peer id (by its text) stays; but a hello with a new *instance* means that the peer
+    restarted, and the newer connection stays.
 
 Frames
-    ``length: u32 | kind: u8 | body``, big-endian; ``length`` counts kind and body; a whole frame is at most 65,500 B.
-    A longer message (DATA, REQUEST or RESPONSE) is split: every frame but its last has bit 0x80 of ``kind`` set, all
-    carry the same kind, and only ACK, PING, PONG and GOODBYE may stand between them (as in RFC 6455, 5.4). The joined
-    body is at most 1 MiB + 4 KiB. An unknown kind, a longer frame or message, or a malformed body ends the connection.
+    ``length: u32 | kind: u8 | body``, big-endian; ``length`` counts kind and body; a whole frame is at most
+    65,500 B. A longer message (DATA, REQUEST or RESPONSE) is split: every frame but its last has bit 0x80 of
+    ``kind`` set, all carry the same kind, and only ACK, PING, PONG and GOODBYE may stand between them (as in
+    RFC 6455, 5.4). The joined body is at most 1 MiB + 4 KiB. An unknown kind, a longer frame or message, or
+    a malformed body ends the connection.
 
 Kinds
-    ========= ==== ============================================================ ==================================
-    HELLO     0x01 ``version: u8 = 1 | instance: 16 B random per start | text``  first on the consensus stream, once
-    DATA      0x02 ``payload``                                                  either stream
-    ACK       0x03 ``total: u64``                                               either; see credit
-    PING      0x04 ``token: u64``                                               either; answer with PONG
-    PONG      0x05 ``token: u64``                                               the token of the PING
-    REQUEST   0x06 ``id: u32 | n: u8 | method: n B ASCII | body``               bulk; id counts up, per sender
-    RESPONSE  0x07 ``id: u32 | status: u8 | body``                              bulk; 0 OK, 1 REFUSED (body: reason),
-                                                                               2 BUSY
-    GOODBYE   0x08 ``reason: UTF-8, at most 256 B``                             then the sender closes
-    ========= ==== ============================================================ ==================================
+    ========= ==== ===================================================== ===============================
+    HELLO     0x01 ``version: u8 = 1 | instance: 16 B | text``           first on consensus, once; the
+                                                                         instance is random per start
+    DATA      0x02 ``payload``                                           either stream
+    ACK       0x03 ``total: u64``                                        either; see credit
+    PING      0x04 ``token: u64``                                        either; answer with PONG
+    PONG      0x05 ``token: u64``                                        the token of the PING
+    REQUEST   0x06 ``id: u32 | n: u8 | method: n B ASCII | body``        bulk; id counts up, per sender
+    RESPONSE  0x07 ``id: u32 | status: u8 | body``                       bulk; 0 OK, 1 REFUSED (body:
+                                                                         reason), 2 BUSY
+    GOODBYE   0x08 ``reason: UTF-8, at most 256 B``                      then the sender closes
+    ========= ==== ===================================================== ===============================
 
 Credit
-    HELLO, DATA, REQUEST and RESPONSE frames are *counted*: per stream and direction, a sender has at most 786,432
-    counted bytes (whole frames, headers included) that are not acknowledged. ACK carries the total of counted bytes
-    taken in since the stream opened; it is sent at least every 131,072 of them.
+    HELLO, DATA, REQUEST and RESPONSE frames are *counted*: per stream and direction, a sender has at most
+    786,432 counted bytes (whole frames, headers included) that are not acknowledged. ACK carries the total
+    of counted bytes taken in since the stream opened; it is sent at least every 131,072 of them.
 
 Heartbeat
-    Each side sends PING on the consensus stream every 2.5 s; a peer from which nothing at all came for three of these
-    is dropped.
+    Each side sends PING on the consensus stream every 2.5 s; a peer from which nothing at all came for three
+    of these is dropped.
 """
 
 import enum
@@ -96,7 +100,8 @@ def encode(kind: Kind, body: bytes) -> bytes:
 
 
 def split(kind: Kind, body: bytes) -> Iterator[bytes]:
-    """Yields the frames of one message, each at most WRITE_BYTES_MAX; raises LocalError above MESSAGE_BYTES_MAX."""
+    """Yields the frames of one message, each at most WRITE_BYTES_MAX; raises LocalError above
+    MESSAGE_BYTES_MAX."""
     if len(body) > MESSAGE_BYTES_MAX:
         raise LocalError(f"message: {len(body)} B, at most {MESSAGE_BYTES_MAX} B")
     last = max(0, (len(body) - 1) // _BODY_BYTES_MAX)
@@ -120,8 +125,8 @@ class Decoder:
     def feed(self, chunk: bytes) -> list[tuple[Kind, bytes]]:
         """Returns the messages that ``chunk`` completes, in order.
 
-        Raises PeerFault for ``frame.empty``, ``frame.too_long``, ``frame.unknown_kind``, ``frame.split``; the decoder
-        is of no use after that.
+        Raises PeerFault for ``frame.empty``, ``frame.too_long``, ``frame.unknown_kind``, ``frame.split``;
+        the decoder is of no use after that.
         """
         data = self._buffer + chunk if self._buffer else chunk
         messages: list[tuple[Kind, bytes]] = []
@@ -182,7 +187,8 @@ class Decoder:
 
 
 def hello_body(instance: bytes, text: bytes) -> bytes:
-    """Returns the body of HELLO; raises LocalError when ``text`` is above HELLO_BYTES_MAX or the instance not 16 B."""
+    """Returns the body of HELLO; raises LocalError when ``text`` is above HELLO_BYTES_MAX or the instance
+    not 16 B."""
     if len(instance) != INSTANCE_BYTES or len(text) > HELLO_BYTES_MAX:
         raise LocalError(f"hello: {len(instance)} B instance, {len(text)} B text")
     return bytes((VERSION,)) + instance + text

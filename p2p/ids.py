@@ -1,7 +1,7 @@
 """Peer ids of Ed25519 keys, without the network library, so that client commands start fast.
 
-A peer id is the base58 (Bitcoin alphabet) form of the identity multihash of the protobuf-encoded public key, as the
-libp2p specification (peer-ids/peer-ids.md) says for keys of at most 42 bytes.
+A peer id is the base58 (Bitcoin alphabet) form of the identity multihash of the protobuf-encoded public key,
+as the libp2p specification (peer-ids/peer-ids.md) says for keys of at most 42 bytes.
 """
 
 from p2p.errors import LocalError
@@ -36,14 +36,16 @@ def base58_decode(text: str) -> bytes:
 
 
 def peer_id_of(public_key: bytes) -> str:
-    """Returns the peer id (``12D3KooW…``) of a raw 32-byte Ed25519 public key; raises LocalError for another size."""
+    """Returns the peer id (``12D3KooW…``) of a raw 32-byte Ed25519 public key; raises LocalError for another
+    size."""
     if len(public_key) != 32:
         raise LocalError(f"public key: must be 32 bytes, has {len(public_key)}")
     return base58_encode(_PREFIX + public_key)
 
 
 def public_key_of(peer_id: str) -> bytes:
-    """Returns the raw 32-byte Ed25519 public key inside ``peer_id``; raises LocalError when it is not such an id."""
+    """Returns the raw 32-byte Ed25519 public key inside ``peer_id``; raises LocalError when it is not such
+    an id."""
     raw = base58_decode(peer_id) if len(peer_id) <= _PEER_ID_LETTERS_MAX else b""
     if len(raw) != len(_PREFIX) + 32 or not raw.startswith(_PREFIX):
         raise LocalError("peer id: must be the identity multihash of an Ed25519 public key, in base58")
@@ -53,7 +55,8 @@ def public_key_of(peer_id: str) -> bytes:
 def peer_of_address(address: str) -> tuple[str, str]:
     """Splits ``/ip4/…/tcp/…/p2p/ID`` into (the transport part, ID).
 
-    Raises LocalError when the address is too long, has no ``/p2p/ID`` at its end, or the id is not an Ed25519 one.
+    Raises LocalError when the address is too long, has no ``/p2p/ID`` at its end, or the id is not an
+    Ed25519 one.
     """
     head, mark, peer_id = address.rpartition("/p2p/")
     if len(address) > 256 or not mark or not head.startswith("/"):

@@ -11,7 +11,8 @@ PAYLOAD_BYTES_MAX: Final = 1_048_576
 MESSAGE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + 4_096
 # At a full yamux window the library resets the stream after 5 s and loses the data. Stay below 1 MiB.
 CREDIT_BYTES: Final = 786_432
-# The receiver acknowledges each time that this much was taken in: a sixth of the credit, so the pipe never dries.
+# The receiver acknowledges each time that this much was taken in: a sixth of the credit, so the pipe never
+# dries.
 ACK_EVERY_BYTES: Final = 131_072
 # One large read costs the same as a small one.
 READ_BYTES: Final = 262_144
@@ -20,7 +21,7 @@ REASON_BYTES_MAX: Final = 256  # a sentence
 METHOD_BYTES_MAX: Final = 64  # a name
 INSTANCE_BYTES: Final = 16  # random per process start, as wide as a UUID
 
-# --- queues: what is full sheds, and `send` says so -----------------------------------------------------------
+# --- queues: what is full sheds, and `send` says so --------------------------------------------------------
 CONSENSUS_QUEUE_BYTES: Final = 4_194_304  # four of the largest proposals
 CONSENSUS_QUEUE_FRAMES: Final = 8_192  # votes of 100 validators for 80 views
 BULK_QUEUE_BYTES: Final = 16_777_216  # about 0.3 s at full speed; memory for 100 neighbours
@@ -31,7 +32,7 @@ CONTROL_QUEUE_FRAMES: Final = 64  # pings come every few seconds; more is a floo
 REQUESTS_OUT_MAX: Final = 64  # outstanding to one peer: 64 answers of 256 KiB fill the bulk queue
 REQUESTS_IN_MAX: Final = 64  # served at once for one peer; beyond it the peer hears BUSY
 
-# --- time -----------------------------------------------------------------------------------------------------
+# --- time --------------------------------------------------------------------------------------------------
 HEARTBEAT_S: Final = 2.5  # the library never notices a silent peer; design: 2-3 s
 HEARTBEATS_MISSED_MAX: Final = 3
 HANDSHAKE_S: Final = 8.0  # from a connection to both streams and both hellos; a busy machine needs seconds
@@ -43,7 +44,7 @@ BACKOFF_MAX_S: Final = 15.0  # a restarted validator is back in the mesh within 
 EXCHANGE_EVERY_S: Final = 30.0  # ask a neighbour for addresses while we have room for more neighbours
 DIAL_TICK_S: Final = 1.0  # how often the dialler looks for due dials when nothing wakes it
 
-# --- peers ----------------------------------------------------------------------------------------------------
+# --- peers -------------------------------------------------------------------------------------------------
 NEIGHBOURS_MAX: Final = 64
 LINKS_PENDING_MAX: Final = 64  # connections still in their handshake
 DIALS_AT_ONCE_MAX: Final = 8
@@ -60,7 +61,7 @@ FAULT_POINTS: Final = 20  # for a PeerFault without points of its own: five in a
 BAN_S: Final = 300.0
 BANS_MAX: Final = 4_096  # oldest go first
 
-# --- gossip ---------------------------------------------------------------------------------------------------
+# --- gossip ------------------------------------------------------------------------------------------------
 GOSSIP_HEARTBEAT_S: Final = 1.0
 GOSSIP_BYTES_MAX: Final = 1_000_000  # the library silently drops above 1 MiB, its own envelope included
 GOSSIP_QUEUE_MAX: Final = 1_024  # messages waiting to be published by us
@@ -72,6 +73,6 @@ GOSSIP_VALIDATING_MAX: Final = 256  # validations at once
 TOPICS_MAX: Final = 32
 TOPIC_BYTES_MAX: Final = 128
 
-# --- disk -----------------------------------------------------------------------------------------------------
+# --- disk --------------------------------------------------------------------------------------------------
 BOOK_SAVE_S: Final = 5.0  # at most one write of the peer book in this time
 BOOK_FILE_BYTES_MAX: Final = 4_194_304  # 1,000 peers of 8 addresses of 256 B, and change

@@ -75,8 +75,8 @@ class _Answer:
 
 
 class Link:
-    """Runs one connection from its handshake to its end. ``run`` returns the reason of the end; it raises only for
-    faults of our own (LocalError, a bug in a handler)."""
+    """Runs one connection from its handshake to its end. ``run`` returns the reason of the end; it raises
+    only for faults of our own (LocalError, a bug in a handler)."""
 
     def __init__(self, connection: Connection, owner: Owner, pace: Pace) -> None:
         self.peer_id = connection.peer_id
@@ -90,7 +90,7 @@ class Link:
         self.dropped = 0
         self.ended = trio.Event()
         self.reason = ""
-        self._connection = connection
+        self.connection = connection
         self._owner = owner
         self._pace = pace
         self._channels: dict[Lane, Channel] = {}
@@ -124,7 +124,8 @@ class Link:
         return self._channels[lane].unacknowledged_bytes
 
     def send(self, lane: Lane, payload: bytes) -> bool:
-        """Queues a DATA message; False and counted in ``dropped`` when the queue is full or the link not up."""
+        """Queues a DATA message; False and counted in ``dropped`` when the queue is full or the link not
+        up."""
         if self.up and self._channels[lane].put(Kind.DATA, payload):
             return True
         self.dropped += 1
@@ -181,7 +182,7 @@ class Link:
         finally:
             self.end("stopped", goodbye=False)
             with trio.CancelScope(shield=True):
-                await self._connection.close()
+                await self.connection.close()
         return self.reason
 
     async def _last_words(self) -> None:
@@ -234,7 +235,7 @@ class Link:
 
     async def _open(self, lane: Lane, queue_bytes: int, queue_frames: int) -> Channel:
         protocol = frames.CONSENSUS_PROTOCOL if lane is Lane.CONSENSUS else frames.BULK_PROTOCOL
-        stream = await self._connection.stream(protocol)
+        stream = await self.connection.stream(protocol)
         channel = Channel(stream, self.peer_id, queue_bytes=queue_bytes, queue_frames=queue_frames)
         self._channels[lane] = channel
         on_frame = self._on_consensus_frame if lane is Lane.CONSENSUS else self._on_bulk_frame
@@ -249,7 +250,8 @@ class Link:
         return channel
 
     async def _heartbeat(self, consensus: Channel) -> None:
-        """Pings, and counts ticks without a word. Ticks, not time: when this process itself slept, nobody is silent."""
+        """Pings, and counts ticks without a word. Ticks, not time: when this process itself slept, nobody is
+        silent."""
         heard, missed = self.bytes_in, 0
         while True:
             self._ping_token = (self._ping_token + 1) % 2**64

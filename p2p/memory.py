@@ -1,8 +1,10 @@
-"""A network within one process, for tests: the production links, frames, credit, dialling and scoring over byte pipes.
+"""A network within one process, for tests: the production links, frames, credit, dialling and scoring over
+byte pipes.
 
-One ``MemoryHub`` is one world. Its seed decides delays and losses, so that a run under trio's MockClock can be repeated
-as far as trio's scheduling allows. A partition stops bytes without closing anything, as a cut cable does: the heartbeat
-finds it. ``loss`` drops whole messages and gossip after ``send`` said True, as a broken connection would.
+One ``MemoryHub`` is one world. Its seed decides delays and losses, so that a run under trio's MockClock can
+be repeated as far as trio's scheduling allows. A partition stops bytes without closing anything, as a cut
+cable does: the heartbeat finds it. ``loss`` drops whole messages and gossip after ``send`` said True, as a
+broken connection would.
 """
 
 import hashlib
@@ -153,7 +155,8 @@ class _MemoryStream:
 
 
 class _MemoryConnection:
-    """One end; both ends share nothing but pipes. A close is seen by the other end as the end of its streams."""
+    """One end; both ends share nothing but pipes. A close is seen by the other end as the end of its
+    streams."""
 
     def __init__(self, hub: MemoryHub, own_id: str, peer_id: str, *, inbound: bool) -> None:
         self.peer_id = peer_id
@@ -228,7 +231,8 @@ class _MemoryTransport:
 
 
 class MemoryNetwork:
-    """A ``Network`` in a hub. ``public_key`` is any 32 bytes; the peer id follows from it as it does for the host."""
+    """A ``Network`` in a hub. ``public_key`` is any 32 bytes; the peer id follows from it as it does for the
+    host."""
 
     def __init__(
         self, hub: MemoryHub, public_key: bytes, policy: Policy, topics: tuple[str, ...] = ()
@@ -310,7 +314,7 @@ class MemoryNetwork:
         assert self._nursery is not None
         self._nursery.start_soon(self._board.incoming, connection)
 
-    # --- gossip: a flood with memory, enough to stand in for gossipsub --------------------------------------------
+    # --- gossip: a flood with memory, enough to stand in for gossipsub -------------------------------------
 
     def publish(self, topic: str, payload: bytes) -> bool:
         """See ``Network``."""

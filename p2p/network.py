@@ -1,7 +1,7 @@
 """The seam between a peer and its network: what ``node`` sees, and the two implementations provide.
 
-``p2p.host.Host`` is the real one on libp2p, ``p2p.memory.MemoryNetwork`` lives in one process for tests. Both run the
-same links, frames, credit, dialling and scoring; only the bytes' way differs.
+``p2p.host.Host`` is the real one on libp2p, ``p2p.memory.MemoryNetwork`` lives in one process for tests.
+Both run the same links, frames, credit, dialling and scoring; only the bytes' way differs.
 """
 
 import enum
@@ -28,7 +28,8 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """One connected peer: ``hello`` is what it said first, ``since_ms`` Unix time, ``score`` 0 (good) to -100 (banned).
+    """One connected peer: ``hello`` is what it said first, ``since_ms`` Unix time, ``score`` 0 (good) to
+    -100 (banned).
 
     ``rtt_ms`` is None until the first heartbeat came back; ``dropped`` counts messages that we shed for it.
     """
@@ -55,13 +56,15 @@ class Ban:
 
 
 class Started(Protocol):
-    """What ``nursery.start`` gives: trio's TaskStatus, told the listen addresses (multiaddrs with ``/p2p/ID``)."""
+    """What ``nursery.start`` gives: trio's TaskStatus, told the listen addresses (multiaddrs with
+    ``/p2p/ID``)."""
 
     def started(self, value: Any, /) -> None: ...
 
 
 class Handlers(Protocol):
-    """What the network asks of its owner. Errors raised are ``p2p.errors.PeerFault`` and ``p2p.errors.Refused``."""
+    """What the network asks of its owner. Errors raised are ``p2p.errors.PeerFault`` and
+    ``p2p.errors.Refused``."""
 
     def hello(self, peer_id: str) -> bytes:
         """Returns the opaque first words for that peer (at most HELLO_BYTES_MAX)."""
@@ -76,13 +79,16 @@ class Handlers(Protocol):
         """The neighbour is gone; what was under way to it may be lost. Called once for each ``on_up``."""
 
     def on_message(self, peer_id: str, lane: Lane, payload: bytes) -> None:
-        """Takes one message, in order per lane; synchronous and quick. PeerFault → the sender is penalised."""
+        """Takes one message, in order per lane; synchronous and quick. PeerFault → the sender is
+        penalised."""
 
     async def serve(self, peer_id: str, method: str, body: bytes) -> bytes:
-        """Returns the answer to a request (at most PAYLOAD_BYTES_MAX), or raises Refused(reason) or PeerFault."""
+        """Returns the answer to a request (at most PAYLOAD_BYTES_MAX), or raises Refused(reason) or
+        PeerFault."""
 
     async def on_gossip(self, topic: str, peer_id: str, payload: bytes) -> Verdict:
-        """Judges one gossip message; ``peer_id`` is the neighbour that passed it on. Never called for own messages."""
+        """Judges one gossip message; ``peer_id`` is the neighbour that passed it on. Never called for own
+        messages."""
 
 
 class Network(Protocol):
@@ -93,29 +99,34 @@ class Network(Protocol):
         """Our own id."""
 
     def addresses(self) -> tuple[str, ...]:
-        """Returns our listen addresses as full multiaddrs with ``/p2p/ID``; empty before ``run`` has started."""
+        """Returns our listen addresses as full multiaddrs with ``/p2p/ID``; empty before ``run`` has
+        started."""
 
     def neighbours(self) -> tuple[Neighbour, ...]:
         """Returns a snapshot of the connected peers, sorted by peer id."""
 
     def send(self, peer_id: str, lane: Lane, payload: bytes) -> bool:
-        """Queues one message and never blocks. False = shed (no such neighbour, or its queue is full), and counted.
+        """Queues one message and never blocks. False = shed (no such neighbour, or its queue is full), and
+        counted.
 
-        True promises nothing more than the queue: a broken connection loses what was under way. Raises LocalError
-        for a payload above PAYLOAD_BYTES_MAX.
+        True promises nothing more than the queue: a broken connection loses what was under way. Raises
+        LocalError for a payload above PAYLOAD_BYTES_MAX.
         """
 
     async def request(self, peer_id: str, method: str, body: bytes, timeout_s: float) -> bytes:
         """Returns the neighbour's answer; raises Refused, RequestTimeout, PeerGone or TooManyRequests."""
 
     def publish(self, topic: str, payload: bytes) -> bool:
-        """Queues one gossip message. False = shed (queue full), and counted. LocalError: unknown topic or too big."""
+        """Queues one gossip message. False = shed (queue full), and counted. LocalError: unknown topic or
+        too big."""
 
     def penalise(self, peer_id: str, rule: str, points: int) -> None:
-        """Counts ``fault.<rule>`` and takes ``points`` off the peer's score; at -100 it is dropped and banned."""
+        """Counts ``fault.<rule>`` and takes ``points`` off the peer's score; at -100 it is dropped and
+        banned."""
 
     def add_peer(self, address: str, *, keep: bool) -> None:
-        """Learns a multiaddr with ``/p2p/ID``. ``keep``: redial for ever with back-off, beyond ``neighbours_max`` too.
+        """Learns a multiaddr with ``/p2p/ID``. ``keep``: redial for ever with back-off, beyond
+        ``neighbours_max`` too.
 
         Raises LocalError for a malformed address.
         """
@@ -124,7 +135,8 @@ class Network(Protocol):
         """Returns the bans in force, sorted by peer id."""
 
     def stats(self) -> dict[str, int]:
-        """Returns the counters by name (``fault.<rule>``, ``shed.<lane>``, ``dial.failed``, …), for the metrics."""
+        """Returns the counters by name (``fault.<rule>``, ``shed.<lane>``, ``dial.failed``, …), for the
+        metrics."""
 
     async def run(self, handlers: Handlers, *, task_status: Started = trio.TASK_STATUS_IGNORED) -> None:
         """Runs until cancelled, which is the normal way to stop; ``started`` gives the listen addresses."""

@@ -1,4 +1,5 @@
-"""All links of one peer: who may connect, who is a neighbour, who is dialled when. The same for libp2p and memory."""
+"""All links of one peer: who may connect, who is a neighbour, who is dialled when. The same for libp2p and
+memory."""
 
 import random
 from collections.abc import Callable
@@ -62,7 +63,7 @@ class Switchboard:
         for address in policy.bootstrap:
             self.book.learn(address, pinned=True)
 
-    # --- what the network's user calls ------------------------------------------------------------------------
+    # --- what the network's user calls ---------------------------------------------------------------------
 
     def neighbours(self) -> tuple[Neighbour, ...]:
         """See ``Network.neighbours``."""
@@ -116,7 +117,7 @@ class Switchboard:
             "known_peers": len(self.book.entries),
         }
 
-    # --- running ----------------------------------------------------------------------------------------------
+    # --- running -------------------------------------------------------------------------------------------
 
     async def run(self, handlers: Handlers) -> None:
         """Dials and holds links until cancelled."""
@@ -168,7 +169,7 @@ class Switchboard:
         self._handlers.on_down(link.peer_id, link.reason)
         self._wake.set()
 
-    # --- what a link asks -------------------------------------------------------------------------------------
+    # --- what a link asks ----------------------------------------------------------------------------------
 
     def hello_for(self, peer_id: str) -> bytes:
         """Returns our hello text for that peer."""
@@ -187,8 +188,9 @@ class Switchboard:
             return "banned"
         old = self._links.get(peer_id)
         if old is not None:
-            # Two links of the same two processes, dialled from both sides: the smaller peer id's stays. In all other
-            # cases the peer has started anew or given up the old link, so the new one is the living one.
+            # Two links of the same two processes, dialled from both sides: the smaller peer id's stays. In
+            # all other cases the peer has started anew or given up the old link, so the new one is the
+            # living one.
             dialler = peer_id if link.inbound else self.peer_id
             is_crossed = old.instance == link.instance and old.inbound != link.inbound
             if is_crossed and dialler != min(peer_id, self.peer_id):
@@ -205,7 +207,8 @@ class Switchboard:
         self.standing.count("link.up")
         if not link.inbound:
             self.book.dialled(peer_id)
-        assert self._handlers is not None and self._nursery is not None
+        assert self._handlers is not None
+        assert self._nursery is not None
         self.on_link_up(link)
         self._handlers.on_up(self._describe(link))
         if not self._is_full(""):
@@ -257,7 +260,7 @@ class Switchboard:
             dropped=link.dropped,
         )
 
-    # --- dialling and finding ---------------------------------------------------------------------------------
+    # --- dialling and finding ------------------------------------------------------------------------------
 
     async def _dial_loop(self) -> None:
         assert self._nursery is not None
@@ -312,7 +315,7 @@ class Switchboard:
             self.book.learn(address)
         self._wake.set()
 
-    # --- the book on disk -------------------------------------------------------------------------------------
+    # --- the book on disk ----------------------------------------------------------------------------------
 
     def _load_book(self) -> None:
         if self._policy.book_path is None:

@@ -1,11 +1,13 @@
-"""What a transport gives to the links: authenticated connections, each with byte streams. No frames, no policy."""
+"""What a transport gives to the links: authenticated connections, each with byte streams. No frames, no
+policy."""
 
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 
 class Stream(Protocol):
-    """One ordered byte stream. Only one task reads and one writes; a cancelled write breaks the whole connection."""
+    """One ordered byte stream. Only one task reads and one writes; a cancelled write breaks the whole
+    connection."""
 
     async def read(self) -> bytes:
         """Returns at least one byte, or ``b""`` at the end; raises StreamClosed when it broke."""

@@ -1,0 +1,167 @@
+"""Every work-round for a fault of libp2p 0.8.1, in one place. Each has a test in
+tests/p2p/test_libp2p_fixes.py that fails when the library no longer needs it.
+
+1. `quiet_logs`: the library reports expected events as warnings, some through the root logger.
+2. `count_failed_upgrades`: garbage on the port leaves no trace that a program could count.
+3. `refuse_taken_port`: it listens with SO_REUSEPORT, so a second peer on the same port starts and steals
+connections. 4. `close_connection`: closing can hang on a peer that no longer reads, and a cancelled close
+leaves the entry. 5. `DigestCache`: the gossip cache ignores the configured message id, so every IHAVE asks
+for what is already there. 6. `widen_queues`: 32 messages per peer, then silent loss.
+7. `start_sequence`: sequence numbers are seconds at start, so a restarted peer repeats them and is ignored.
+8. `BoundedGossipSub`: 10 messages a second per topic (own ones too); lists that grow for ever; own messages
+are not
+   sent to peers outside the mesh, so nothing goes out before the first heartbeat.
+"""
+
+import errno
+import hashlib
+import logging
+import socket
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import libp2p.network.connection.swarm_connection as swarm_connection
+import multiaddr
+import trio
+from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.peer.id import ID
+from libp2p.pubsub.gossipsub import GossipSub
+from libp2p.pubsub.mcache import CacheEntry, MessageCache
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.pubsub import Pubsub
+
+from p2p.errors import LocalError
+from p2p.limits import CLOSE_S, GOSSIP_PEER_QUEUE_MAX
+
+_DELIVERY_TIMES_KEPT = 16
+
+
+def quiet_logs() -> None:
+    """Keeps the library's expected events out of our logs; what matters to us is raised or counted."""
+    for name in ("libp2p", "multiaddr", "async_service"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # This module logs by `logging.warning`, the root logger, which also installs a handler on it.
+    vars(swarm_connection)["logging"] = logging.getLogger("libp2p.network.connection")
+
+
+def count_failed_upgrades(swarm: Any, on_failure: Callable[[], None]) -> None:
+    """Calls ``on_failure`` for each inbound connection that did not get through noise and yamux."""
+    upgrade = swarm.upgrade_inbound_raw_conn
+
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await upgrade(*args, **kwargs)
+        except Exception:
+            on_failure()
+            raise
+
+    swarm.upgrade_inbound_raw_conn = counted
+
+
+def refuse_taken_port(address: multiaddr.Multiaddr) -> None:
+    """Raises LocalError when another socket listens at the TCP address; port 0 is always free."""
+    names = {protocol.name for protocol in address.protocols()}
+    family, host_name = (socket.AF_INET6, "ip6") if "ip6" in names else (socket.AF_INET, "ip4")
+    port = int(address.value_for_protocol("tcp") or 0)
+    if port == 0:
+        return
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((str(address.value_for_protocol(host_name)), port))
+        except OSError as error:
+            reason = "port is taken" if error.errno == errno.EADDRINUSE else str(error)
+            raise LocalError(f"listen {address}: {reason}") from error
+
+
+async def close_connection(connection: SwarmConn) -> None:
+    """Closes a connection within CLOSE_S, by force when the library's own close hangs or fails; never
+    raises."""
+    with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_S) as scope:
+        try:
+            await connection.close()
+        except Exception:
+            scope.cancel()
+            await trio.lowlevel.checkpoint_if_cancelled()
+    if scope.cancelled_caught:
+        connection.swarm.remove_conn(connection)
+        stream = _socket_stream(connection.muxed_conn)
+        if stream is not None:
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(stream)
+
+
+def _socket_stream(layer: Any) -> trio.SocketStream | None:
+    """Finds trio's socket under the library's layers (muxer, secure session, raw connection, stream)."""
+    for _ in range(8):
+        if isinstance(layer, trio.SocketStream):
+            return layer
+        names = ("secured_conn", "conn", "read_writer", "read_write_closer", "stream")
+        layer = next((getattr(layer, name) for name in names if getattr(layer, name, None) is not None), None)
+    return None
+
+
+def message_id(message: rpc_pb2.Message) -> bytes:
+    """Returns our gossip message id: sha256 over each topic with a zero byte, then the data. Equal content
+    is one message, whoever sent it and whenever."""
+    digest = hashlib.sha256()
+    for topic in message.topicIDs:
+        digest.update(topic.encode() + b"\0")
+    digest.update(message.data)
+    return digest.digest()
+
+
+class DigestCache(MessageCache):
+    """The message cache by our message id."""
+
+    def put(self, msg: rpc_pb2.Message) -> None:
+        """Keeps a message under the id that the network knows it by."""
+        mid = message_id(msg)
+        if mid not in self.msgs:
+            self.msgs[mid] = msg
+            self.history[0].append(CacheEntry(mid, msg.topicIDs))
+
+
+class _WideQueues(dict[ID, Any]):
+    def __setitem__(self, peer_id: ID, queue: Any) -> None:
+        queue._queue.max_size = GOSSIP_PEER_QUEUE_MAX
+        super().__setitem__(peer_id, queue)
+
+
+def widen_queues(pubsub: Pubsub) -> None:
+    """Gives each peer's outbound queue GOSSIP_PEER_QUEUE_MAX places."""
+    pubsub.peer_queues = _WideQueues()
+
+
+def start_sequence(pubsub: Pubsub) -> None:
+    """Starts the sequence numbers at the time in ns, so that a restarted peer never repeats one."""
+    pubsub.counter = time.time_ns()
+
+
+class BoundedGossipSub(GossipSub):
+    """Gossipsub with our limits: rates are kept by ``p2p.gossip``, lists are bounded, own messages go to all
+    subscribers that we are connected to (flood publishing, gossipsub v1.1)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.mcache = DigestCache(self.mcache.window_size, self.mcache.history_size)
+        bounded: Any = defaultdict(lambda: deque(maxlen=_DELIVERY_TIMES_KEPT))
+        self.recent_message_deliveries = bounded
+
+    def _check_spam_protection(self, peer_id: ID, msg: rpc_pb2.Message) -> bool:
+        return True
+
+    def _check_equivocation(self, msg: rpc_pb2.Message) -> bool:
+        return True  # our message id is the content, so two contents are two messages
+
+    def _get_peers_to_send(
+        self, topic_ids: Iterable[str], msg_forwarder: ID, origin: ID, msg_id: bytes | None = None
+    ) -> Iterable[ID]:
+        topics = list(topic_ids)
+        peers = set(super()._get_peers_to_send(topics, msg_forwarder, origin, msg_id))
+        if self.pubsub is not None and origin == self.pubsub.my_id:
+            for topic in topics:
+                peers |= self.pubsub.peer_topics.get(topic, set())
+        return peers - {msg_forwarder, origin}
