@@ -11,15 +11,18 @@ cd -- "$root"
 
 # gcc, python3-dev, libgmp-dev: fastecdsa comes as source only.  libseccomp2: pyseccomp loads it.
 # bubblewrap: the sandbox driver.  busybox-static: the example workload and the drivers' tests.
-# openssh-client: ssh-keygen signs and checks approvals (SSHSIG).  iproute2: network tests.  git: the house test.
+# openssh-client: ssh-keygen signs and checks approvals (SSHSIG).  git: the house test reads what is committed.
 debian_packages=(
     ca-certificates git python3 python3-venv python3-dev gcc libc6-dev libgmp-dev
-    libseccomp2 bubblewrap busybox-static openssh-client iproute2
+    libseccomp2 bubblewrap busybox-static openssh-client
 )
+# plyvel has wheels for x86_64 alone; elsewhere it is built against Debian's LevelDB.
+[ "$(uname -m)" = x86_64 ] || debian_packages+=(g++ libleveldb-dev)
 log=.cache/setup.log
 venv=.venv
 started_s=$SECONDS
-logged=
+logged=  # becomes yes with the first step
+
 mkdir -p .cache
 # Two runs at once (make test and make demo in two terminals): the second waits, then finds the work done.
 exec 9>.cache/setup.lock
@@ -110,7 +113,7 @@ make_venv() {
 install_packages
 
 # The stamps: what the environment was made from, and where (an environment cannot be moved).
-locked="$(digest requirements.lock requirements-build.lock scripts/setup.sh) $root"
+locked="$(digest requirements.lock requirements-build.lock) $root"
 project="$(digest pyproject.toml) $root"
 # A user's settings for other environments must not leak into this one.
 unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIREMENT PIP_CONSTRAINT
