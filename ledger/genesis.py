@@ -65,7 +65,8 @@ class Genesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     @property
     def validator_set(self) -> ValidatorSet:
         """The voters of epoch 0, in the order of the file."""
-        return ValidatorSet(0, tuple(Validator(bytes.fromhex(v.key), v.weight, v.moniker) for v in self.validators))
+        members = (Validator(bytes.fromhex(v.key), v.weight, v.moniker) for v in self.validators)
+        return ValidatorSet(0, tuple(members))
 
 
 def genesis_hash(genesis: Genesis) -> bytes:
@@ -104,7 +105,7 @@ def check_genesis(genesis: Genesis) -> None:
     if not 0 < genesis.time_ms < 1 << 53:
         raise Refused("genesis.time", "milliseconds since 1970, above 0", "time_ms")
     if genesis.limits != LIMITS_VERSION:
-        raise Refused("genesis.limits", f"version {genesis.limits}, this program knows {LIMITS_VERSION}", "limits")
+        raise Refused("genesis.limits", f"version {LIMITS_VERSION} is what this program knows", "limits")
     for index, validator in enumerate(genesis.validators):
         field = f"validators[{index}]"
         keys.public_key_from_hex(validator.key, f"{field}.key")

@@ -31,13 +31,35 @@ from ledger.outcome import BlockResult, Event, Receipt, Skipped
 from ledger.records import be, key_seen
 from ledger.state import Overlay, Reader, State
 from ledger.transactions import CheckedTx, Tx, VerifiedTx, verified
-from ledger.transition import money
+from ledger.transition import (
+    approvals,
+    capacity,
+    claims,
+    contracts,
+    deployments,
+    money,
+    reports,
+    timed,
+    vault,
+)
 from ledger.transition.env import Env
 
 _SEEN: Final = b"seen/"
 
 _HANDLERS: Final[dict[type[Any], Callable[[Env, Any], None]]] = {
     t.Transfer: money.transfer,
+    t.PublishContract: contracts.publish,
+    t.RegisterFarm: capacity.register_farm,
+    t.RegisterNode: capacity.register_node,
+    t.PostOffer: capacity.post_offer,
+    t.WithdrawOffer: capacity.withdraw_offer,
+    t.OrderDeployment: deployments.order,
+    t.Decide: approvals.decide,
+    t.CancelDeployment: deployments.cancel,
+    t.Claim: claims.claim,
+    t.Renew: claims.renew,
+    t.Report: reports.report,
+    t.PutVault: vault.put_vault,
 }
 
 
@@ -79,15 +101,7 @@ def apply(state: State, tx: VerifiedTx, context: Context) -> Receipt:
     if state.get(seen) is not None:
         raise Refused("tx.duplicate", "already executed")
     overlay = Overlay(state)
-    env = Env(
-        overlay,
-        chain_id=context.chain_id,
-        height=context.height,
-        time_ms=context.time_ms,
-        seed=context.seed,
-        sender=tx.tx.sender,
-        tx_id=tx.id,
-    )
+    env = _env(overlay, context, tx.tx.sender, tx.id)
     try:
         _HANDLERS[type(tx.tx.body)](env, tx.tx.body)
     except Refused as error:
@@ -102,6 +116,18 @@ def apply(state: State, tx: VerifiedTx, context: Context) -> Receipt:
     return Receipt(tx.id, True, "", "", tuple(env.events))
 
 
+def _env(overlay: Overlay, context: Context, sender: bytes = b"", tx_id: bytes = b"") -> Env:
+    return Env(
+        overlay,
+        chain_id=context.chain_id,
+        height=context.height,
+        time_ms=context.time_ms,
+        seed=context.seed,
+        sender=sender,
+        tx_id=tx_id,
+    )
+
+
 def _detail(error: Refused) -> str:
     text = f"{error.field}: {error.detail}" if error.field else error.detail
     return text[:DETAIL_CHARS_MAX]
@@ -114,10 +140,10 @@ def execute(state: Reader, header: Header, txs: Sequence[CheckedTx]) -> BlockRes
     our own rules are broken: then the process must stop.
     """
     if len(txs) > BLOCK_TXS_MAX:
-        raise LocalError(f"{len(txs)} transactions in a block, at most {BLOCK_TXS_MAX}: checked before voting")
+        raise LocalError(f"{len(txs)} transactions in a block: the limit is checked before voting")
     context = Context.of(header)
     block = Overlay(state)
-    events: list[Event] = []
+    events = _run_timed(block, context)
     receipts: list[Receipt] = []
     skipped: list[Skipped] = []
     for tx in txs:
@@ -130,6 +156,25 @@ def execute(state: Reader, header: Header, txs: Sequence[CheckedTx]) -> BlockRes
         events.extend(receipt.events)
     _forget(block, header.height)
     return BlockResult(tuple(receipts), tuple(events), block.changes(), tuple(skipped))
+
+
+def _run_timed(block: Overlay, context: Context) -> list[Event]:
+    """[T4] [W1] The timed work of this block."""
+    events: list[Event] = []
+    for key in timed.due_keys(_env(block, context)):
+        if block.get(key) is None:
+            continue  # an entry before it ended what this one was for
+        overlay = Overlay(block)
+        env = _env(overlay, context)
+        try:
+            timed.run_entry(env, key)
+        except LocalError:
+            raise
+        except Exception as error:
+            raise LocalError(f"timed work {key!r} broke the state machine: {error!r}") from error
+        overlay.commit(block)
+        events.extend(env.events)
+    return events
 
 
 def _forget(block: Overlay, height: int) -> None:

@@ -42,6 +42,13 @@ class ContractRecord(_Record, frozen=True):
     time_ms: int
 
 
+class ContractOwner(_Record, frozen=True):
+    """Who owns a contract name, and its newest version."""
+
+    author: bytes
+    latest: str
+
+
 class Farm(_Record, frozen=True):
     name: str
     owner: bytes
@@ -90,6 +97,8 @@ class Deployment(_Record, frozen=True):
     signed_off_ms: int
     slots: tuple[str, ...]
     reason: str
+    ends_ms: int = 0  # when the timed work `duration` comes: the wait for approval, then the term; 0: none
+    decisions: int = 0  # approval documents accepted so far
 
 
 class ApprovalRecord(_Record, frozen=True):
@@ -107,7 +116,11 @@ class ApprovalRecord(_Record, frozen=True):
 
 
 class Slot(_Record, frozen=True):
-    """One replica of a workload. `term` only grows; `holder` is empty when nobody holds it."""
+    """One replica of a workload. `term` only grows; `holder` is empty when nobody holds it.
+
+    A slot that the ledger released keeps its holder, and the holder's capacity, until that reports
+    the stop or its lease ends: only then can nobody be running it.
+    """
 
     deployment: bytes
     name: str  # "workload/index"
@@ -120,10 +133,11 @@ class Slot(_Record, frozen=True):
     billed_ms: int  # billed up to here
     rate_hour: int  # micro-credits per hour while held
     window_closes_ms: int  # 0: no claim window is open
-    attempts: int  # terms that ended in failed, lost or quarantined
+    attempts: int  # terms that ended in failed or quarantined
     endpoints: dict[str, str]  # port name -> host:port, as reported by the holder
     results: dict[str, str]  # path -> sha256 of a job's results
     detail: str
+    receipts: int = 0  # accepted in this term
 
 
 class Candidate(_Record, frozen=True):
@@ -150,7 +164,11 @@ class VaultRecord(_Record, frozen=True):
 
 
 class Bill(_Record, frozen=True):
-    """One settled stretch of time, or the author's fee (slot ""). amount in micro-credits."""
+    """What one term of a slot was paid so far, or the author's fee (slot ""). amount in micro-credits.
+
+    One record grows with the term, so that rounding happens once:
+    amount == cost(rate, from_ms, to_ms) unless the escrow ran out.
+    """
 
     slot: str
     term: int
@@ -185,7 +203,7 @@ def key_contract_name(name: str, version: str) -> bytes:
 
 
 def key_contract_owner(name: str) -> bytes:
-    """The author key that owns a contract name."""
+    """A ContractOwner: the first author of a name owns it."""
     return b"contract_owner/" + name.encode()
 
 
@@ -207,6 +225,11 @@ def key_manifest(digest: bytes) -> bytes:
 
 def key_approval(deployment: bytes, act: str, signer: bytes) -> bytes:
     return b"approval/" + deployment + b"/" + act.encode() + b"/" + signer
+
+
+def key_document(deployment: bytes, document: bytes) -> bytes:
+    """Marks an approval document as accepted, so that nobody can carry it in a second time."""
+    return b"document/" + deployment + b"/" + document
 
 
 def key_slot(deployment: bytes, slot: str) -> bytes:
@@ -237,6 +260,12 @@ def key_vault(owner: bytes, name: str) -> bytes:
 def key_due(time_ms: int, kind: str, rest: bytes) -> bytes:
     """Timed work, in time order: (window | lease | approval | duration) and what it is about."""
     return b"due/" + be(time_ms) + kind.encode() + b"/" + rest
+
+
+def due_parts(key: bytes) -> tuple[int, str, bytes]:
+    """Time, kind and rest of a `key_due`."""
+    kind, _, rest = key[12:].partition(b"/")
+    return int.from_bytes(key[4:12], "big"), kind.decode(), rest
 
 
 def key_seen(expires: int, tx: bytes) -> bytes:

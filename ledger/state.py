@@ -25,7 +25,7 @@ class Reader(Protocol):
     def scan(
         self, prefix: bytes, start: bytes = b"", limit: int | None = None
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Pairs whose key begins with `prefix` and is >= `start` (a whole key), in byte order, at most `limit`."""
+        """Pairs in byte order, at most `limit`: keys that begin with `prefix` and are >= `start` (a whole key)."""
         ...
 
 

@@ -1,0 +1,161 @@
+"""Decisions of stakeholders: approvals before a deployment runs, sign-offs of what it did.
+
+[A1] A decision is a signed document about this chain, this deployment and the exact manifest; anybody may
+     carry it in, once.
+[A2] Its signer holds the role that it names, and is not excluded by the policy (author, consumer).
+[A3] The last decision of a signer for an act counts; only what was granted can be revoked.
+[A4] A grant counts until it expires: its own time, or the policy's validity from its acceptance on.
+[A5] After each decision and each expiry the policy is evaluated: satisfied, the deployment is approved;
+     out of reach through rejections, it is rejected; no longer satisfied, it is suspended.
+[A6] Sign-off is for a deployment that is active or completed; satisfied, it is settled.
+"""
+
+from __future__ import annotations
+
+from ledger.codec import decode
+from ledger.documents import Document, open_document
+from ledger.errors import Refused
+from ledger.limits import APPROVALS_PER_DEPLOYMENT_MAX
+from ledger.policy import Approval, Decision, approval_expiry, evaluate, excluded_signers, roles_of
+from ledger.predicates import ApprovalPredicate
+from ledger.records import ApprovalRecord, key_approval, key_document
+from ledger.transactions import Decide
+from ledger.transition.deal import RUNS, Deal
+from ledger.transition.env import Env
+from ledger.transition.lifecycle import (
+    approval_due_key,
+    approve,
+    drop_approval_due,
+    end,
+    sign_off,
+    suspend,
+)
+
+_DECIDABLE = {"deploy": ("awaiting_approval", *RUNS), "signoff": ("active", "completed")}
+
+
+def decide(env: Env, body: Decide) -> None:
+    """[A1]–[A6] Raises Refused("document.…" | "approval.…")."""
+    document = open_document(body.envelope, "approval")
+    predicate = document.predicate
+    if predicate.chain_id != env.chain_id:
+        raise Refused("approval.foreign_chain", f"chain {predicate.chain_id!r} is not ours", "chain_id")
+    deal = Deal.load(env, bytes.fromhex(predicate.deployment), "approval.unknown_deployment")
+    if document.subject != deal.record.manifest:
+        raise Refused("approval.manifest_mismatch", f"it is {deal.record.manifest.hex()}", "subject")
+    _check_signer(deal, document.signer, predicate.role)
+    _check_act(deal, predicate)
+    if env.state.get(key_document(deal.id, document.id)) is not None:
+        raise Refused("approval.duplicate", "this document was accepted before")
+    if deal.record.decisions >= APPROVALS_PER_DEPLOYMENT_MAX:
+        raise Refused("approval.too_many", f"at most {APPROVALS_PER_DEPLOYMENT_MAX} decisions a deployment")
+    _record(deal, document, body.envelope)
+    if predicate.act == "deploy":
+        judge_deploy(deal)
+    else:
+        _judge_signoff(deal)
+
+
+def _check_signer(deal: Deal, signer: bytes, role: str) -> None:
+    """[A2]"""
+    manifest = deal.manifest
+    if role not in {known.name for known in manifest.roles}:
+        raise Refused("approval.unknown_role", f"the manifest has no role {role!r}", "role")
+    held = roles_of(manifest.roles, signer)
+    if not held:
+        raise Refused("approval.not_a_stakeholder", "the signer holds no role of this manifest", "role")
+    if role not in held:
+        raise Refused("approval.wrong_role", f"the signer holds {', '.join(held)}, not {role}", "role")
+    if signer in _excluded(deal):
+        raise Refused("approval.excluded", "the contract counts no author or consumer here", "role")
+
+
+def _check_act(deal: Deal, predicate: ApprovalPredicate) -> None:
+    policies = deal.manifest.policies
+    if (policies.deploy if predicate.act == "deploy" else policies.signoff) is None:
+        raise Refused("approval.not_asked", f"the contract asks for no {predicate.act} approval", "act")
+    status = deal.record.status
+    if status not in _DECIDABLE[predicate.act] or (predicate.act == "signoff" and deal.record.signed_off_ms):
+        found = "signed off" if deal.record.signed_off_ms else status
+        raise Refused("approval.closed", f"the deployment is {found}", "act")
+    if predicate.expires_ms and predicate.expires_ms <= deal.env.time_ms:
+        raise Refused("approval.expired", f"it expired at {predicate.expires_ms}", "expires_ms")
+
+
+def _record(deal: Deal, document: Document[ApprovalPredicate], envelope: bytes) -> None:
+    """[A3] [A4] Replace the signer's former decision for this act."""
+    env, predicate = deal.env, document.predicate
+    key = key_approval(deal.id, predicate.act, document.signer)
+    former = env.read(ApprovalRecord, key)
+    if predicate.decision == "revoked" and (former is None or former.decision != "granted"):
+        raise Refused("approval.nothing_to_revoke", "the signer has granted nothing", "decision")
+    record = ApprovalRecord(
+        signer=document.signer,
+        role=predicate.role,
+        act=predicate.act,
+        decision=predicate.decision,
+        document=document.id,
+        envelope=envelope,
+        expires_ms=approval_expiry(deal.manifest.policies, env.time_ms, predicate.expires_ms),
+        height=env.height,
+        time_ms=env.time_ms,
+    )
+    if predicate.act == "deploy":
+        if former is not None:
+            drop_approval_due(env, deal.id, former)
+        if record.decision == "granted":
+            env.state.put(approval_due_key(deal.id, record), b"")
+    env.write(key, record)
+    env.state.put(key_document(deal.id, document.id), b"")
+    deal.set(decisions=deal.record.decisions + 1)
+    deal.emit(
+        f"approval.{record.decision}",
+        act=record.act,
+        role=record.role,
+        signer=record.signer.hex(),
+        document=record.document.hex(),
+        expires_ms=record.expires_ms,
+    )
+
+
+def expire_approval(deal: Deal, signer: bytes) -> None:
+    """[A4] [A5] The timed work `approval`: a grant for deploy has expired."""
+    record = deal.env.must(ApprovalRecord, key_approval(deal.id, "deploy", signer))
+    deal.emit("approval.expired", act="deploy", role=record.role, signer=signer.hex())
+    judge_deploy(deal)
+
+
+def judge_deploy(deal: Deal) -> None:
+    """[A5]"""
+    decision = evaluate_act(deal, "deploy")
+    waiting = deal.record.status == "awaiting_approval"
+    if decision.satisfied:
+        if waiting:
+            approve(deal)
+    elif decision.rejected:
+        end(deal, "rejected", "; ".join(decision.reasons))
+    elif not waiting:
+        suspend(deal, "; ".join(decision.reasons))
+
+
+def _judge_signoff(deal: Deal) -> None:
+    """[A6]"""
+    decision = evaluate_act(deal, "signoff")
+    if decision.satisfied:
+        sign_off(deal)
+    elif decision.rejected:
+        deal.emit("deployment.signoff_rejected", reason="; ".join(decision.reasons))
+
+
+def evaluate_act(deal: Deal, act: str) -> Decision:
+    """The policy's decision at the block's time, from the recorded approvals."""
+    policies = deal.manifest.policies
+    found = deal.env.state.scan(key_approval(deal.id, act, b""))
+    records = [decode(ApprovalRecord, data) for _, data in found]
+    approvals = [Approval(r.signer, (r.role,), r.decision, r.expires_ms, r.time_ms) for r in records]
+    rule = policies.deploy if act == "deploy" else policies.signoff
+    return evaluate(rule, deal.manifest.roles, approvals, deal.env.time_ms, _excluded(deal))
+
+
+def _excluded(deal: Deal) -> frozenset[bytes]:
+    return excluded_signers(deal.manifest.policies, bytes.fromhex(deal.manifest.author), deal.record.consumer)

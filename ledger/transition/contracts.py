@@ -1,0 +1,82 @@
+"""Publishing contracts, and expanding them for an order.
+
+[K1] A contract is published by its author: the document's signer is the sender.
+[K2] A name belongs to its first author; each version is newer than all before (semver.org, item 11).
+[K3] The contract itself is valid (ledger.contract_check).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from ledger.contract_check import check_contract
+from ledger.contract_types import Contract, Value
+from ledger.documents import open_document
+from ledger.errors import Refused
+from ledger.manifest import expand
+from ledger.records import (
+    ContractOwner,
+    ContractRecord,
+    key_contract,
+    key_contract_name,
+    key_contract_owner,
+)
+from ledger.transactions import PublishContract
+from ledger.transition.env import Env
+
+_CACHED_MAX: Final = 128
+_contracts: dict[bytes, Contract] = {}  # by id, a digest, so it is right for every chain and fork
+
+
+def publish(env: Env, body: PublishContract) -> None:
+    """[K1]–[K3] Raises Refused("document.…" | "contract.…")."""
+    document = open_document(body.envelope, "contract")
+    contract = document.predicate.contract
+    if document.signer != env.sender:
+        raise Refused("contract.not_author", "only its author publishes a contract", "envelope")
+    check_contract(contract)
+    if env.state.get(key_contract(document.id)) is not None:
+        raise Refused("contract.exists", "this contract is published already", "envelope")
+    owner = env.read(ContractOwner, key_contract_owner(contract.name))
+    if owner is not None and owner.author != env.sender:
+        raise Refused("contract.name_taken", f"the name {contract.name!r} belongs to another author", "name")
+    if owner is not None and version_order(contract.version) <= version_order(owner.latest):
+        raise Refused("contract.version_not_newer", f"{owner.latest} is published already", "version")
+    record = ContractRecord(
+        document.id, contract.name, contract.version, env.sender, body.envelope, env.height, env.time_ms
+    )
+    env.write(key_contract(document.id), record)
+    env.state.put(key_contract_name(contract.name, contract.version), document.id)
+    env.write(key_contract_owner(contract.name), ContractOwner(env.sender, contract.version))
+    author = env.sender.hex()
+    env.emit("contract.published", document.id, name=contract.name, version=contract.version, author=author)
+
+
+def version_order(version: str) -> tuple[tuple[int, ...], bool, tuple[tuple[bool, int, str], ...]]:
+    """A key that sorts checked semantic versions by precedence (semver.org, item 11)."""
+    core, dash, pre = version.partition("-")
+    numbers = tuple(int(part) for part in core.split("."))
+    if not dash:
+        return numbers, True, ()
+    parts = tuple((not p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in pre.split("."))
+    return numbers, False, parts
+
+
+def expand_contract(
+    env: Env,
+    contract_id: bytes,
+    consumer: bytes,
+    parameters: Mapping[str, Value],
+    roles: Mapping[str, Sequence[str]],
+) -> bytes:
+    """A published contract's manifest. Raises Refused("order.unknown_contract") and those of `expand`."""
+    detail = f"no contract {contract_id.hex()[:64]}"
+    record = env.need(ContractRecord, key_contract(contract_id), "order.unknown_contract", detail, "contract")
+    contract = _contracts.get(contract_id)
+    if contract is None:
+        contract = open_document(record.envelope, "contract").predicate.contract
+        if len(_contracts) >= _CACHED_MAX:
+            _contracts.pop(next(iter(_contracts)))
+        _contracts[contract_id] = contract
+    return expand(contract, contract_id, record.author, consumer, parameters, roles)

@@ -1,0 +1,81 @@
+"""A deployment while one step changes it: record, manifest, slots. Every change is written at once."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from ledger.errors import LocalError
+from ledger.manifest import decode_manifest, slots, workload_of
+from ledger.manifest_types import Manifest, Workload
+from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_slot
+from ledger.transition.env import Env
+
+_CACHED_MAX: Final = 256
+_Parsed = tuple[Manifest, dict[str, Workload]]
+_manifests: dict[bytes, _Parsed] = {}  # by digest, so it is right for every chain and fork
+
+RUNS: Final = ("approved", "active")  # statuses in which slots may be held and claimed
+ENDED: Final = ("completed", "rejected", "expired", "cancelled", "paused", "failed")
+
+
+class Deal:
+    """`record` is always what the state holds."""
+
+    __slots__ = ("_workloads", "env", "id", "manifest", "record")
+
+    def __init__(self, env: Env, record: Deployment) -> None:
+        self.env = env
+        self.id = record.id
+        self.record = record
+        self.manifest, self._workloads = _manifest(env, record.manifest)
+
+    @classmethod
+    def load(cls, env: Env, deployment: bytes, rule: str) -> Deal:
+        """The deployment with this id. Raises Refused(rule) when there is none."""
+        detail = f"no deployment {deployment.hex()[:64]}"
+        return cls(env, env.need(Deployment, key_deployment(deployment), rule, detail, "deployment"))
+
+    @classmethod
+    def of(cls, env: Env, deployment: bytes) -> Deal:
+        """The deployment that a record of ours names."""
+        return cls(env, env.must(Deployment, key_deployment(deployment)))
+
+    def set(self, **changes: Any) -> None:
+        """Change fields of the record."""
+        self.record = replace(self.record, **changes)
+        self.env.write(key_deployment(self.id), self.record)
+
+    def slot(self, name: str) -> Slot:
+        """The record of one of this deployment's slots."""
+        return self.env.must(Slot, key_slot(self.id, name))
+
+    def set_slot(self, name: str, **changes: Any) -> Slot:
+        """Change fields of a slot; returns the new record."""
+        slot = replace(self.slot(name), **changes)
+        self.env.write(key_slot(self.id, name), slot)
+        return slot
+
+    def workload(self, name: str) -> Workload:
+        """The workload that a slot is a replica of."""
+        return self._workloads[name]
+
+    def emit(self, kind: str, **fields: str | int) -> None:
+        """An event about this deployment."""
+        self.env.emit(kind, self.id, **fields)
+
+
+def _manifest(env: Env, digest: bytes) -> _Parsed:
+    """The manifest, and the workload of each slot."""
+    parsed = _manifests.get(digest)
+    if parsed is None:
+        data = env.state.get(key_manifest(digest))
+        if data is None:
+            raise LocalError(f"the state holds no manifest {digest.hex()}")
+        manifest = decode_manifest(data)
+        if len(_manifests) >= _CACHED_MAX:
+            _manifests.pop(next(iter(_manifests)))
+        workloads = {name: workload_of(manifest, name) for name in slots(manifest)}
+        parsed = _manifests[digest] = (manifest, workloads)
+    return parsed

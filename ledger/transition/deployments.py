@@ -1,0 +1,99 @@
+"""Orders and cancels.
+
+[D1] An order names a published contract, its parameters and roles; the ledger expands it itself and
+     refuses another manifest digest. Exactly the manifest's budget moves into escrow.
+[D7] The consumer or its bot cancels what has not ended.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from ledger.errors import Refused
+from ledger.keys import PUBLIC_KEY_BYTES
+from ledger.limits import TEXT_CHARS_MAX
+from ledger.manifest import decode_manifest, slots
+from ledger.manifest_types import Manifest, manifest_digest
+from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_slot
+from ledger.transactions import CancelDeployment, OrderDeployment
+from ledger.transition.contracts import expand_contract
+from ledger.transition.deal import ENDED, Deal
+from ledger.transition.env import Env
+from ledger.transition.lifecycle import approve, end, set_end
+from ledger.transition.money import debit
+
+_SLOT = Slot(b"", "", "open", 0, b"", 0, 0, 0, 0, 0, 0, 0, {}, {}, "")
+
+
+def order(env: Env, body: OrderDeployment) -> None:
+    """[D1] Raises Refused("order.…"), those of `expand`, and money.insufficient."""
+    if body.bot and len(body.bot) != PUBLIC_KEY_BYTES:
+        raise Refused("order.bot", f"a public key of {PUBLIC_KEY_BYTES} bytes, or nothing", "bot")
+    data = expand_contract(env, body.contract, env.sender, body.parameters, body.roles)
+    digest = manifest_digest(data)
+    if digest != body.manifest:
+        raise Refused("order.manifest_mismatch", f"the contract expands to {digest.hex()}", "manifest")
+    manifest = decode_manifest(data)
+    if body.escrow != manifest.terms.budget:
+        raise Refused("order.escrow", f"the manifest's budget is {manifest.terms.budget}", "escrow")
+    if manifest.terms.fee > manifest.terms.budget:
+        raise Refused("order.fee", "the author's fee is above the budget", "escrow")
+    debit(env, env.sender, body.escrow)
+    env.state.put(key_manifest(digest), data)
+    names = slots(manifest)
+    for name in names:
+        env.write(key_slot(env.tx_id, name), replace(_SLOT, deployment=env.tx_id, name=name))
+    record = _new_deployment(env, body, digest, names)
+    env.write(key_deployment(env.tx_id), record)
+    _start(Deal(env, record), manifest)
+
+
+def _new_deployment(env: Env, body: OrderDeployment, digest: bytes, names: tuple[str, ...]) -> Deployment:
+    return Deployment(
+        id=env.tx_id,
+        contract=body.contract,
+        manifest=digest,
+        consumer=env.sender,
+        bot=body.bot or env.sender,
+        status="awaiting_approval",
+        desired="run",
+        escrow=body.escrow,
+        spent=0,
+        fee_paid=False,
+        ordered_ms=env.time_ms,
+        approved_ms=0,
+        claimed_ms=0,
+        running_ms=0,
+        ended_ms=0,
+        signed_off_ms=0,
+        slots=names,
+        reason="",
+    )
+
+
+def _start(deal: Deal, manifest: Manifest) -> None:
+    deal.emit(
+        "deployment.ordered",
+        contract=deal.record.contract.hex(),
+        manifest=deal.record.manifest.hex(),
+        consumer=deal.record.consumer.hex(),
+        name=manifest.name,
+        version=manifest.version,
+        escrow=deal.record.escrow,
+    )
+    if manifest.policies.deploy is None:
+        approve(deal)
+    else:
+        set_end(deal, deal.env.time_ms + manifest.policies.validity_s * 1000)
+
+
+def cancel(env: Env, body: CancelDeployment) -> None:
+    """[D7] Raises Refused("cancel.…")."""
+    if len(body.reason) > TEXT_CHARS_MAX:
+        raise Refused("cancel.reason", f"at most {TEXT_CHARS_MAX} characters", "reason")
+    deal = Deal.load(env, body.deployment, "cancel.unknown_deployment")
+    if env.sender not in (deal.record.consumer, deal.record.bot):
+        raise Refused("cancel.not_yours", "only its consumer or its bot may cancel a deployment")
+    if deal.record.status in ENDED:
+        raise Refused("cancel.ended", f"it is {deal.record.status}")
+    end(deal, "cancelled", body.reason)

@@ -1,0 +1,62 @@
+"""A deployment's escrow: what leaves it, and to whom.
+
+[E1] Held time is billed from the escrow to the account of the farm's owner, by block time, from the
+     claim's selection to the stop, never past the deployment's end; rounding up happens once a term.
+[E2] A lost lease is not paid past its last renewal: nobody knows that it ran.
+[E3] The author's fee is paid once, when the deployment first runs; until then it is kept back.
+[E4] What is left goes back to the consumer when the deployment ends (a job's rest: when it is signed
+     off, or at the end of its term).
+"""
+
+from __future__ import annotations
+
+from ledger.manifest import cost
+from ledger.records import Bill, Farm, Node, key_bill, key_farm, key_node
+from ledger.transition.deal import Deal
+from ledger.transition.money import credit
+
+
+def bill(deal: Deal, name: str, until_ms: int) -> bool:
+    """[E1] Pay for a held slot up to `until_ms`. False when the escrow could not pay it all."""
+    slot = deal.slot(name)
+    until_ms = min(until_ms, deal.record.ends_ms)
+    if until_ms <= slot.billed_ms:
+        return True
+    env = deal.env
+    key = key_bill(deal.id, name, slot.term, 0)
+    former = env.read(Bill, key)
+    paid = 0 if former is None else former.amount
+    owed = cost(slot.rate_hour, slot.claimed_ms, until_ms) - paid
+    kept = 0 if deal.record.fee_paid else deal.manifest.terms.fee
+    amount = min(owed, deal.record.escrow - kept)
+    payee = env.must(Farm, key_farm(env.must(Node, key_node(slot.holder)).farm)).owner
+    _pay(deal, payee, amount)
+    env.write(key, Bill(name, slot.term, payee, slot.claimed_ms, until_ms, paid + amount))
+    deal.set_slot(name, billed_ms=until_ms)
+    return amount == owed
+
+
+def pay_fee(deal: Deal) -> None:
+    """[E3] Nothing happens when it is paid already."""
+    if deal.record.fee_paid:
+        return
+    env, fee = deal.env, deal.manifest.terms.fee
+    author = bytes.fromhex(deal.manifest.author)
+    _pay(deal, author, fee)
+    deal.set(fee_paid=True)
+    env.write(key_bill(deal.id, "", 0, 0), Bill("", 0, author, env.time_ms, env.time_ms, fee))
+    deal.emit("deployment.fee_paid", payee=author.hex(), amount=fee)
+
+
+def refund(deal: Deal) -> None:
+    """[E4] The rest of the escrow back to the consumer."""
+    rest = deal.record.escrow
+    if rest:
+        credit(deal.env, deal.record.consumer, rest)
+        deal.set(escrow=0)
+        deal.emit("deployment.refunded", payee=deal.record.consumer.hex(), amount=rest)
+
+
+def _pay(deal: Deal, payee: bytes, amount: int) -> None:
+    credit(deal.env, payee, amount)
+    deal.set(escrow=deal.record.escrow - amount, spent=deal.record.spent + amount)

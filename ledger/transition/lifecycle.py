@@ -1,0 +1,129 @@
+"""A deployment's way: approved, suspended, active, completed, ended. Called by transactions and timed work.
+
+[D2] An order waits for its approval as long as the policy's validity, then it expires.
+[D3] Its term runs from the first approval for terms.duration; a suspension does not stop that clock.
+[D4] Suspended (a needed approval was withdrawn or has expired): slots released, back to awaiting approval;
+     terms count on. Approved again: slots open again.
+[D5] Active with the first slot that runs. Completed when all jobs succeeded and there is no service, or when
+     the term of a deployment that ran is over; expired when it never ran.
+[D6] At its end all slots are released and billed, the rest is refunded. A completed job keeps its escrow
+     until it is signed off, or its term is over.
+"""
+
+from __future__ import annotations
+
+from ledger.codec import decode
+from ledger.errors import LocalError
+from ledger.records import ApprovalRecord, DeploymentStatus, key_due
+from ledger.transition.deal import Deal
+from ledger.transition.env import Env
+from ledger.transition.escrow import bill, pay_fee, refund
+from ledger.transition.slots import open_free_slots, release_slot
+
+
+def set_end(deal: Deal, time_ms: int) -> None:
+    """Move the `duration` timed work; 0 removes it."""
+    state = deal.env.state
+    if deal.record.ends_ms:
+        state.delete(key_due(deal.record.ends_ms, "duration", deal.id))
+    if time_ms:
+        state.put(key_due(time_ms, "duration", deal.id), b"")
+    deal.set(ends_ms=time_ms)
+
+
+def approve(deal: Deal) -> None:
+    """[D3] [D4] The deploy policy is satisfied: slots may be claimed."""
+    now = deal.env.time_ms
+    if not deal.record.approved_ms:
+        deal.set(approved_ms=now)
+        set_end(deal, now + deal.manifest.terms.duration_s * 1000)
+    deal.set(status="approved", reason="")
+    deal.emit("deployment.approved", manifest=deal.record.manifest.hex())
+    open_free_slots(deal)
+
+
+def suspend(deal: Deal, reason: str) -> None:
+    """[D4] The deploy policy is not satisfied any more."""
+    deal.set(status="awaiting_approval", reason=reason)
+    deal.emit("deployment.suspended", reason=reason)
+    for name in deal.record.slots:
+        release_slot(deal, name)
+
+
+def first_run(deal: Deal) -> None:
+    """[D5] A slot runs: the deployment is active, and the author has earned the fee."""
+    pay_fee(deal)
+    if deal.record.status == "approved":
+        started = deal.record.running_ms or deal.env.time_ms
+        deal.set(status="active", running_ms=started)
+        deal.emit("deployment.active")
+
+
+def complete_jobs(deal: Deal) -> None:
+    """[D5] Nothing happens while a service or an unfinished job is left."""
+    if any(workload.kind == "service" for workload in deal.manifest.workloads):
+        return
+    if any(deal.slot(name).status != "succeeded" for name in deal.record.slots):
+        return
+    clear_approval_dues(deal.env, deal.id)
+    deal.set(status="completed", desired="stop", ended_ms=deal.env.time_ms)
+    deal.emit("deployment.completed", spent=deal.record.spent)
+    if deal.manifest.policies.signoff is None:
+        sign_off(deal)
+
+
+def sign_off(deal: Deal) -> None:
+    """[D6] Accepted: pay what is owed; give back the rest when nothing runs any more."""
+    deal.set(signed_off_ms=deal.env.time_ms)
+    deal.emit("deployment.signed_off", spent=deal.record.spent)
+    if deal.record.status == "completed":
+        set_end(deal, 0)
+        refund(deal)
+        return
+    for name in deal.record.slots:
+        slot = deal.slot(name)
+        if slot.holder and slot.status != "released":
+            bill(deal, name, deal.env.time_ms)
+
+
+def end(deal: Deal, status: DeploymentStatus, reason: str) -> None:
+    """[D6] The last step of a deployment that did not complete by itself."""
+    for name in deal.record.slots:
+        release_slot(deal, name)
+    clear_approval_dues(deal.env, deal.id)
+    set_end(deal, 0)
+    deal.set(status=status, desired="stop", ended_ms=deal.env.time_ms, reason=reason)
+    deal.emit(f"deployment.{status}", reason=reason, spent=deal.record.spent)
+    refund(deal)
+
+
+def term_over(deal: Deal) -> None:
+    """[D2] [D5] [D6] The timed work `duration`."""
+    if not deal.record.ends_ms:
+        raise LocalError(f"deployment {deal.id.hex()} has no end to come")
+    if deal.record.status == "completed":
+        set_end(deal, 0)
+        refund(deal)
+    elif deal.record.running_ms:
+        end(deal, "completed", "its term is over")
+    elif deal.record.approved_ms:
+        end(deal, "expired", "nothing ran within its term")
+    else:
+        end(deal, "expired", "not approved in time")
+
+
+def clear_approval_dues(env: Env, deployment: bytes) -> None:
+    """Approvals of an ended deployment need not expire."""
+    for _, data in list(env.state.scan(b"approval/" + deployment + b"/deploy/")):
+        drop_approval_due(env, deployment, decode(ApprovalRecord, data))
+
+
+def approval_due_key(deployment: bytes, approval: ApprovalRecord) -> bytes:
+    """Where the expiry of a deploy approval waits."""
+    return key_due(approval.expires_ms, "approval", deployment + b"/" + approval.signer)
+
+
+def drop_approval_due(env: Env, deployment: bytes, approval: ApprovalRecord) -> None:
+    """Nothing happens when it has expired already, or was no grant."""
+    if approval.decision == "granted":
+        env.state.delete(approval_due_key(deployment, approval))

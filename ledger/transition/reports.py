@@ -1,0 +1,132 @@
+"""Receipts: a holder's signed statements about its slot.
+
+[R1] A receipt is signed by the holder's node key, which also sends it, and names this chain, deployment,
+     manifest, contract, slot and term.
+[R2] Statuses go fetching, verified, running, then succeeded (jobs only); failed, quarantined and
+     released may follow any of them. `running` may be repeated: it tells of re-checks.
+[R3] `running` names an endpoint for each port, `succeeded` all results that the workload declares.
+[R4] After failed, quarantined, released and succeeded nothing of the slot runs: billed and freed at once.
+[R5] A failed or quarantined slot opens again until its attempts exceed what the workload allows; then the
+     deployment has failed.
+[R6] Of a slot that the ledger released, only the stop may be reported.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ledger.documents import Document, open_document
+from ledger.errors import Refused
+from ledger.limits import DETAIL_CHARS_MAX, RECEIPTS_PER_TERM_MAX
+from ledger.manifest_types import Workload
+from ledger.predicates import ReceiptPredicate
+from ledger.records import ReceiptRecord, Slot, key_receipt
+from ledger.transactions import Report
+from ledger.transition.deal import Deal
+from ledger.transition.env import Env
+from ledger.transition.escrow import bill
+from ledger.transition.lifecycle import complete_jobs, end, first_run
+from ledger.transition.slots import free_slot, reopen_slot
+
+_STOPS: Final = ("failed", "quarantined", "released")
+_NEXT: Final = {
+    "claimed": ("fetching", *_STOPS),
+    "fetching": ("verified", *_STOPS),
+    "verified": ("running", *_STOPS),
+    "running": ("running", "succeeded", *_STOPS),
+    "released": _STOPS,
+}
+
+
+def report(env: Env, body: Report) -> None:
+    """[R1]–[R6] Raises Refused("document.…" | "report.…")."""
+    document = open_document(body.envelope, "receipt")
+    predicate = document.predicate
+    deal, slot = _check_names(env, document)
+    workload = deal.workload(slot.name)
+    status = predicate.status
+    if status not in _NEXT.get(slot.status, ()) or (status == "succeeded" and workload.kind != "job"):
+        detail = f"the slot of a {workload.kind} does not go from {slot.status} to {status}"
+        raise Refused("report.transition", detail, "status")
+    if slot.receipts >= RECEIPTS_PER_TERM_MAX and status not in (*_STOPS, "succeeded"):
+        raise Refused("report.too_many", f"at most {RECEIPTS_PER_TERM_MAX} in one term")
+    _check_contents(workload, predicate)
+    record = ReceiptRecord(
+        deal.id, slot.name, slot.term, env.sender, status, body.envelope, env.height, env.time_ms
+    )
+    env.write(key_receipt(deal.id, slot.name, slot.term, slot.receipts), record)
+    deal.set_slot(slot.name, receipts=slot.receipts + 1, detail=predicate.detail[:DETAIL_CHARS_MAX])
+    node, checks = env.sender.hex(), predicate.checks
+    deal.emit(f"slot.{status}", slot=slot.name, term=slot.term, node=node, checks=checks)
+    if slot.status == "released":
+        _stopped(deal, slot.name)
+    elif status == "succeeded":
+        _succeeded(deal, slot.name, predicate)
+    elif status in _STOPS:
+        _gave_up(deal, slot.name, workload, predicate)
+    elif status == "running":
+        deal.set_slot(slot.name, status="running", endpoints=predicate.endpoints)
+        first_run(deal)
+    else:
+        deal.set_slot(slot.name, status=status)
+
+
+def _check_names(env: Env, document: Document[ReceiptPredicate]) -> tuple[Deal, Slot]:
+    """[R1]"""
+    predicate = document.predicate
+    if predicate.chain_id != env.chain_id:
+        raise Refused("report.foreign_chain", f"chain {predicate.chain_id!r} is not ours", "chain_id")
+    if document.signer != env.sender or predicate.node != env.sender.hex():
+        raise Refused("report.signer", "signer, node and sender must be the same key", "node")
+    deal = Deal.load(env, bytes.fromhex(predicate.deployment), "report.unknown_deployment")
+    if document.subject != deal.record.manifest:
+        raise Refused("report.manifest_mismatch", f"the manifest is {deal.record.manifest.hex()}", "subject")
+    if predicate.contract != deal.record.contract.hex():
+        raise Refused("report.contract_mismatch", f"the contract is {deal.record.contract.hex()}", "contract")
+    if predicate.slot not in deal.record.slots:
+        raise Refused("report.unknown_slot", "the deployment has no such slot", "slot")
+    slot = deal.slot(predicate.slot)
+    if predicate.term != slot.term:
+        raise Refused("report.stale_term", f"the slot is at term {slot.term}", "term")
+    if slot.holder != env.sender:
+        raise Refused("report.not_holder", "the sender does not hold the slot", "slot")
+    return deal, slot
+
+
+def _check_contents(workload: Workload, predicate: ReceiptPredicate) -> None:
+    """[R3]"""
+    if predicate.status == "running":
+        missing = [port.name for port in workload.ports if not predicate.endpoints.get(port.name)]
+        if missing or len(predicate.endpoints) != len(workload.ports):
+            names = ", ".join(port.name for port in workload.ports) or "none"
+            raise Refused("report.endpoints", f"exactly these ports wanted: {names}", "endpoints")
+    if predicate.status == "succeeded" and set(predicate.results) != set(workload.results):
+        names = ", ".join(workload.results) or "none"
+        raise Refused("report.results", f"exactly these results wanted: {names}", "results")
+
+
+def _stopped(deal: Deal, name: str) -> None:
+    """[R6] The ledger stopped it, the holder confirms; billed already."""
+    free_slot(deal, name)
+    reopen_slot(deal, name)
+
+
+def _succeeded(deal: Deal, name: str, predicate: ReceiptPredicate) -> None:
+    bill(deal, name, deal.env.time_ms)
+    results = {path: found.sha256 for path, found in sorted(predicate.results.items())}
+    deal.set_slot(name, status="succeeded", results=results)
+    free_slot(deal, name)
+    complete_jobs(deal)
+
+
+def _gave_up(deal: Deal, name: str, workload: Workload, predicate: ReceiptPredicate) -> None:
+    """[R4] [R5]"""
+    bill(deal, name, deal.env.time_ms)
+    slot = deal.set_slot(name, status=predicate.status)
+    free_slot(deal, name)
+    if predicate.status != "released":
+        slot = deal.set_slot(name, attempts=slot.attempts + 1)
+        if slot.attempts > workload.restart.attempts:
+            end(deal, "failed", f"{name} {predicate.status} {slot.attempts} times")
+            return
+    reopen_slot(deal, name)

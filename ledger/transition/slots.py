@@ -1,0 +1,95 @@
+"""A slot's life between its holders: opened, released by the ledger, freed, opened again.
+
+[S1] `open/` lists exactly the slots that may be claimed now: no holder, and a deployment approved.
+[S2] When the ledger stops a slot (withdrawn approval, cancel, end), it is released: billed to now, no
+     renewal any more; holder and capacity stay bound until the holder reports the stop or its lease
+     ends. So no second holder can start while the first may still run.
+[S3] Freeing gives the holder's capacity back, once.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from ledger.manifest_types import Resources
+from ledger.records import Node, Slot, key_candidate, key_due, key_node, key_open
+from ledger.transition.deal import RUNS, Deal
+from ledger.transition.env import Env
+from ledger.transition.escrow import bill
+
+
+def due_rest(deployment: bytes, name: str) -> bytes:
+    """The part of a due key that names a slot; `slot_of_rest` reads it."""
+    return deployment + b"/" + name.encode()
+
+
+def slot_of_rest(rest: bytes) -> tuple[bytes, str]:
+    """Deployment and slot name of a `due_rest`."""
+    return rest[:32], rest[33:].decode()
+
+
+def open_slot(deal: Deal, name: str) -> None:
+    """[S1] Let nodes claim a slot that nobody holds."""
+    deal.set_slot(name, status="open")
+    deal.env.state.put(key_open(deal.id, name), b"")
+    deal.emit("slot.open", slot=name, term=deal.slot(name).term)
+
+
+def open_free_slots(deal: Deal) -> None:
+    """[S1] Open all that nobody holds and that still have something to do."""
+    for name in deal.record.slots:
+        slot = deal.slot(name)
+        if not slot.holder and slot.status != "succeeded":
+            open_slot(deal, name)
+
+
+def close_window(deal: Deal, name: str) -> None:
+    """Drop the slot's claim window, its candidates and its timed work."""
+    env, slot = deal.env, deal.slot(name)
+    if not slot.window_closes_ms:
+        return
+    for key, _ in list(env.state.scan(key_candidate(deal.id, name, b""))):
+        env.state.delete(key)
+    env.state.delete(key_due(slot.window_closes_ms, "window", due_rest(deal.id, name)))
+    deal.set_slot(name, window_closes_ms=0)
+
+
+def release_slot(deal: Deal, name: str) -> None:
+    """[S2] Stop a slot; one that nobody holds is only taken off the open list."""
+    slot = deal.slot(name)
+    if slot.status == "open":
+        close_window(deal, name)
+        deal.env.state.delete(key_open(deal.id, name))
+        deal.set_slot(name, status="released")
+    elif slot.holder and slot.status != "released":
+        bill(deal, name, deal.env.time_ms)
+        deal.set_slot(name, status="released", endpoints={})
+        deal.emit("slot.released", slot=name, term=slot.term, node=slot.holder.hex())
+
+
+def free_slot(deal: Deal, name: str) -> Slot:
+    """[S3] Take the slot from its holder; returns the new record. The caller sets the status first."""
+    env, slot = deal.env, deal.slot(name)
+    env.state.delete(key_due(slot.lease_until_ms, "lease", due_rest(deal.id, name)))
+    use_capacity(env, slot.holder, deal.workload(name).resources, -1)
+    return deal.set_slot(name, holder=b"", lease_until_ms=0, endpoints={})
+
+
+def reopen_slot(deal: Deal, name: str) -> None:
+    """[S1] Open a freed slot again when its deployment runs."""
+    if deal.record.status in RUNS:
+        open_slot(deal, name)
+
+
+def use_capacity(env: Env, node_key: bytes, resources: Resources, sign: int) -> None:
+    """Bind (+1) or give back (-1) what one slot needs on a node."""
+    key = key_node(node_key)
+    node = env.must(Node, key)
+    changed = replace(
+        node,
+        used_cpu_millis=node.used_cpu_millis + sign * resources.cpu_millis,
+        used_memory_bytes=node.used_memory_bytes + sign * resources.memory_bytes,
+        used_disk_bytes=node.used_disk_bytes + sign * resources.disk_bytes,
+        slots_held=node.slots_held + sign,
+    )
+    env.write(key, changed)
