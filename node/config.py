@@ -1,0 +1,358 @@
+"""A peer's settings: one key is a flag (--p2p.listen), a variable (GRIDPACT_P2P_LISTEN) and a line in
+config/config.toml. Flag beats variable beats file beats default. Unknown keys are errors, not noise.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from ledger.quantities import QuantityError, parse_country, parse_cpu, parse_size
+from ledger.transactions import Price
+from node.amounts import parse_credits
+from node.errors import ConfigError
+from p2p.errors import LocalError as AddressError
+from p2p.ids import peer_of_address
+
+Role = Literal["validator", "node", "bot"]
+Texts = tuple[str, ...]
+_FILE_BYTES_MAX: Final = 256 * 1024
+ENV_PREFIX: Final = "GRIDPACT_"
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the sections."""
+
+
+class P2P(_Section, frozen=True):
+    """How this peer reaches others."""
+
+    listen: Annotated[Texts, Meta(description="Multiaddrs to listen on; port 0 takes a free one.")] = (
+        "/ip4/0.0.0.0/tcp/27656",
+    )
+    bootstrap: Annotated[
+        Texts, Meta(description="Multiaddrs (with /p2p/ID) that tell of others; one is enough.")
+    ] = ()
+    persistent_peers: Annotated[Texts, Meta(description="Multiaddrs that are redialled for ever.")] = ()
+    neighbours_max: Annotated[
+        int, Meta(description="Connections kept, 1 to 64; a validator's mesh comes on top.")
+    ] = 8
+
+
+class Api(_Section, frozen=True):
+    """HTTP: the API, the explorer and the metrics."""
+
+    listen: Annotated[
+        str, Meta(description="host:port; port 0 takes a free one. Loopback unless you have a proxy.")
+    ] = "127.0.0.1:27657"
+    hosts: Annotated[
+        Texts, Meta(description="Names that requests may use in Host, beside localhost and the address.")
+    ] = ()
+
+
+class Node(_Section, frozen=True):
+    """What a 3node offers. Used with the role "node"."""
+
+    farm: Annotated[str, Meta(description="The registered farm that this node belongs to.")] = ""
+    country: Annotated[str, Meta(description="Where it stands: ISO 3166-1 alpha-2, such as BE.")] = ""
+    cpu: Annotated[str, Meta(description='Cores offered, such as "2" or "500m".')] = "1"
+    memory: Annotated[str, Meta(description='Memory offered, such as "1GiB".')] = "512MiB"
+    disk: Annotated[str, Meta(description='Disk offered, such as "10GiB".')] = "1GiB"
+    price_cpu: Annotated[str, Meta(description="Credits per core and hour.")] = "0.01"
+    price_memory: Annotated[str, Meta(description="Credits per GiB of memory and hour.")] = "0.005"
+    price_disk: Annotated[str, Meta(description="Credits per GiB of disk and hour.")] = "0.0001"
+    listen_host: Annotated[str, Meta(description="Host address on which services' ports are opened.")] = (
+        "127.0.0.1"
+    )
+
+
+class Bot(_Section, frozen=True):
+    """The 3bot. Used with the role "bot"."""
+
+    account: Annotated[
+        str, Meta(description="Name of the account key (config/keys/NAME) that it orders for.")
+    ] = ""
+
+
+class Log(_Section, frozen=True):
+    """What the peer writes to stderr."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The least that is written.")
+    ] = "info"
+    format: Annotated[
+        Literal["text", "json"], Meta(description="Lines for people, or one JSON object a line.")
+    ] = "text"
+
+
+class Settings(_Section, frozen=True):
+    """All settings of one peer."""
+
+    moniker: Annotated[str, Meta(description="A name for people; it proves nothing.")] = "peer"
+    roles: Annotated[
+        tuple[Role, ...], Meta(description="What it does beside following: validator, node, bot.")
+    ] = ()
+    p2p: P2P = P2P()
+    api: Api = Api()
+    node: Node = Node()
+    bot: Bot = Bot()
+    log: Log = Log()
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigKey:
+    """One key: dotted `name`, the type of its value, what it means."""
+
+    name: str
+    type: Any
+    default: Any
+    description: str
+
+    @property
+    def env(self) -> str:
+        return ENV_PREFIX + self.name.upper().replace(".", "_")
+
+    @property
+    def is_list(self) -> bool:
+        return isinstance(self.default, tuple)
+
+
+_SECTIONS: Final[dict[str, type[_Section]]] = {"p2p": P2P, "api": Api, "node": Node, "bot": Bot, "log": Log}
+
+
+def _keys_of(struct: type[_Section], prefix: str) -> list[ConfigKey]:
+    hints = get_type_hints(struct, include_extras=True)
+    found = []
+    for field in msgspec.structs.fields(struct):
+        hint = hints[field.name]
+        if hasattr(hint, "__metadata__"):
+            text = hint.__metadata__[0].description
+            found.append(ConfigKey(prefix + field.name, hint.__origin__, field.default, text))
+    return found
+
+
+def _all_keys() -> tuple[ConfigKey, ...]:
+    found = _keys_of(Settings, "")
+    for name, section in _SECTIONS.items():
+        found += _keys_of(section, f"{name}.")
+    return tuple(found)
+
+
+KEYS: Final = _all_keys()
+_BY_NAME: Final = {key.name: key for key in KEYS}
+
+
+def load_settings(
+    file: Path | None, env: Mapping[str, str], flags: Mapping[str, str | int | Texts] | None = None
+) -> Settings:
+    """The settings in force. `flags` by dotted name. Raises ConfigError naming source, key and rule."""
+    values: dict[str, tuple[Any, str]] = {}
+    if file is not None:
+        for name, value in _flat(_read_toml(file), str(file)).items():
+            values[name] = value, str(file)
+    for name, text in _from_env(env).items():
+        values[name] = _parse(_BY_NAME[name], text, _BY_NAME[name].env), _BY_NAME[name].env
+    for name, flag in (flags or {}).items():
+        key = _known(name, f"--{name}")
+        value = _parse(key, flag, f"--{name}") if isinstance(flag, str) else flag
+        values[name] = value, f"--{name}"
+    return _build(values)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}. Was this home initialised?") from error
+    if len(data) > _FILE_BYTES_MAX:
+        raise ConfigError(f"{file}: longer than {_FILE_BYTES_MAX} bytes")
+    try:
+        return tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: not TOML: {error}") from None
+
+
+def _flat(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        if name in _SECTIONS:
+            if not isinstance(value, dict):
+                raise ConfigError(f"{where}: {name}: a section [{name}] wanted")
+            for inner, deep in value.items():
+                found[_known(f"{name}.{inner}", where).name] = deep
+        else:
+            found[_known(name, where).name] = value
+    return found
+
+
+def _known(name: str, where: str) -> ConfigKey:
+    key = _BY_NAME.get(name)
+    if key is None:
+        close = difflib.get_close_matches(name, _BY_NAME, 1)
+        raise ConfigError(f"{where}: {name}: unknown key{_hint(close)}")
+    return key
+
+
+def _from_env(env: Mapping[str, str]) -> dict[str, str]:
+    known = {key.env: key.name for key in KEYS}
+    found = {}
+    for variable, text in env.items():
+        if variable in known:
+            found[known[variable]] = text
+        elif variable.startswith(tuple(f"{ENV_PREFIX}{section.upper()}_" for section in _SECTIONS)):
+            close = difflib.get_close_matches(variable, known, 1)
+            raise ConfigError(f"{variable}: unknown variable{_hint(close)}")
+    return found
+
+
+def _hint(close: list[str]) -> str:
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _parse(key: ConfigKey, text: str, where: str) -> Any:
+    """A flag's or variable's text as the key's value; lists are separated by commas."""
+    if key.is_list:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if key.type is int:
+        if not re.fullmatch(r"-?[0-9]{1,9}", text.strip()):
+            raise ConfigError(f"{where}: {key.name}: a whole number wanted, found {text[:40]!r}")
+        return int(text)
+    return text
+
+
+def _build(values: Mapping[str, tuple[Any, str]]) -> Settings:
+    table: dict[str, Any] = {}
+    for name, (value, where) in values.items():
+        key = _BY_NAME[name]
+        try:
+            checked = msgspec.convert(value, key.type)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{where}: {name}: {str(error).replace('`', '')}") from None
+        rule = _RULES.get(name)
+        try:
+            if rule is not None:
+                rule(checked)
+        except (QuantityError, AddressError, ValueError) as error:
+            raise ConfigError(f"{where}: {name}: {error}") from None
+        section, _, inner = name.rpartition(".")
+        if section:
+            table.setdefault(section, {})[inner] = checked
+        else:
+            table[inner] = checked
+    settings = msgspec.convert(table, Settings)
+    _check_together(settings, {name: where for name, (_, where) in values.items()})
+    return settings
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """("127.0.0.1", 27657) of "127.0.0.1:27657"; "[::1]:80" for IPv6. Raises ValueError."""
+    host, mark, port = text.rpartition(":")
+    if not mark or not host or not port.isdecimal() or int(port) > 65_535:
+        raise ValueError("host:port wanted, such as 127.0.0.1:27657")
+    return host.strip("[]"), int(port)
+
+
+def _check_moniker(text: str) -> None:
+    if not 1 <= len(text) <= 64 or not text.isprintable():
+        raise ValueError("1 to 64 printable characters wanted")
+
+
+def _check_roles(roles: Texts) -> None:
+    if len(set(roles)) != len(roles):
+        raise ValueError("a role is named twice")
+
+
+def _check_listen(addresses: Texts) -> None:
+    if not addresses:
+        raise ValueError("at least one address wanted")
+    for address in addresses:
+        if not re.fullmatch(r"/(ip4|ip6|dns4|dns6|dns)/[^/]{1,100}/tcp/[0-9]{1,5}", address):
+            raise ValueError(f"{address[:80]!r}: a multiaddr such as /ip4/127.0.0.1/tcp/27656 wanted")
+
+
+def _check_peers(addresses: Texts) -> None:
+    for address in addresses:
+        peer_of_address(address)
+
+
+def _check_neighbours(count: int) -> None:
+    if not 1 <= count <= 64:
+        raise ValueError(f"1 to 64 wanted, found {count}")
+
+
+def _check_country(text: str) -> None:
+    if text:
+        parse_country(text)
+
+
+def _check_name(text: str) -> None:
+    if text and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text):
+        raise ValueError("1 to 64 letters, digits, '-', '_' and '.' wanted")
+
+
+_RULES: Final[dict[str, Callable[[Any], object]]] = {
+    "moniker": _check_moniker,
+    "roles": _check_roles,
+    "p2p.listen": _check_listen,
+    "p2p.bootstrap": _check_peers,
+    "p2p.persistent_peers": _check_peers,
+    "p2p.neighbours_max": _check_neighbours,
+    "api.listen": split_host_port,
+    "node.farm": _check_name,
+    "node.country": _check_country,
+    "node.cpu": parse_cpu,
+    "node.memory": parse_size,
+    "node.disk": parse_size,
+    "node.price_cpu": parse_credits,
+    "node.price_memory": parse_credits,
+    "node.price_disk": parse_credits,
+    "bot.account": _check_name,
+}
+
+
+def _check_together(settings: Settings, sources: Mapping[str, str]) -> None:
+    where = sources.get("roles", "roles")
+    if "node" in settings.roles and not (settings.node.farm and settings.node.country):
+        raise ConfigError(f"{where}: roles: a node needs node.farm and node.country, too")
+    if "bot" in settings.roles and not settings.bot.account:
+        raise ConfigError(f"{where}: roles: a bot needs bot.account, too")
+
+
+def node_price(node: Node) -> Price:
+    """The offer's price, micro-credits per hour."""
+    return Price(*map(parse_credits, (node.price_cpu, node.price_memory, node.price_disk)))
+
+
+def template(settings: Settings) -> str:
+    """config.toml with every key, its meaning and its value. Loads back to the same settings."""
+    lines = [
+        "# Settings of this peer.",
+        "# Each key is also a flag (--p2p.listen) and a variable (GRIDPACT_P2P_LISTEN).",
+        "",
+    ]
+    for key in _keys_of(Settings, ""):
+        lines += [f"# {key.description}", f"{key.name} = {_toml(getattr(settings, key.name))}", ""]
+    for name, section in _SECTIONS.items():
+        doc = (section.__doc__ or "").strip()
+        lines += [f"# {doc}", f"[{name}]"]
+        for key in _keys_of(section, ""):
+            value = getattr(getattr(settings, name), key.name)
+            lines += [f"# {key.description}", f"{key.name} = {_toml(value)}"]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    # JSON's strings and integers are TOML's, but for DEL, which TOML wants escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
