@@ -4,7 +4,7 @@ One block is one atomic write. Namespaces (one byte, then the key):
   m  meta: format, chain, tip, undo          b  height → header          h  header hash → height
   B  batch digest → batch bytes              c  height → Final certificate that names this height
   t  tx id → where it stands                 r  height → receipts        e  event id → event
-  d  deployment, height, number → tx id      s  state                    n  state tree nodes
+  d  deployment or contract, height, number → tx id      s  state                    n  state tree nodes
   R  height → state root (the last RECENT_ROOTS)
 Retention (a later issue) will delete b, h, B, c, t, r, e, d below a height; s, n and R never need them.
 """
@@ -114,8 +114,8 @@ class Chain:
         for number, entry in enumerate(data.txs):
             place = TxPlace(data.header.height, entry.batch, entry.index, number)
             puts[b"t" + entry.id] = encode(place)
-            for deployment in entry.deployments:
-                puts[b"d" + deployment + height + be(number)] = entry.id
+            for subject in entry.about:
+                puts[b"d" + subject + height + be(number)] = entry.id
         first = data.header.height * EVENTS_PER_BLOCK_MAX
         for number, event in enumerate(data.events):
             puts[b"e" + be(first + number)] = encode(event)
@@ -300,9 +300,9 @@ class Chain:
         found = self._kv.last(b"e")
         return 0 if found is None else int.from_bytes(found[0][1:], "big")
 
-    def history(self, deployment: bytes, limit: int | None = None) -> list[bytes]:
-        """Ids of the accepted transactions about a deployment, in the order of execution."""
-        return [id_ for _, id_ in self._kv.scan(b"d" + deployment, limit=limit)]
+    def history(self, subject: bytes, limit: int | None = None) -> list[bytes]:
+        """Ids of the accepted transactions about a deployment (or contract), in the order of execution."""
+        return [id_ for _, id_ in self._kv.scan(b"d" + subject, limit=limit)]
 
     # --- state and proofs ------------------------------------------------------------------------
 

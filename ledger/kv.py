@@ -89,24 +89,30 @@ class ReadCache:
         if key in pairs:
             return pairs[key]
         value = self._kv.get(self._namespace + key)
-        self._keep(key, value)
+        self._pairs[key] = value
+        self._left_bytes -= _ENTRY_OVERHEAD_BYTES + len(key) + (len(value) if value else 0)
+        if self._left_bytes < 0:
+            self._shrink()
         return value
 
     def put(self, changes: Mapping[bytes, bytes | None]) -> None:
         """Follow a write that was made."""
-        pairs = self._pairs
+        pairs, left_bytes = self._pairs, self._left_bytes
         for key, value in changes.items():
-            if key in pairs:  # drop first, so that it counts as new and its size is right
-                self._forget(key)
-            self._keep(key, value)
+            if key in pairs:
+                old = pairs[key]
+                left_bytes += len(old) if old else 0
+            else:
+                left_bytes -= _ENTRY_OVERHEAD_BYTES + len(key)
+            left_bytes -= len(value) if value else 0
+            pairs[key] = value
+        self._left_bytes = left_bytes
+        self._shrink()
 
-    def _keep(self, key: bytes, value: bytes | None) -> None:
-        self._pairs[key] = value
-        self._left_bytes -= _ENTRY_OVERHEAD_BYTES + len(key) + (len(value) if value else 0)
-        if self._left_bytes < 0:  # the older half goes at once: popping a dict's first key one by one is slow
-            for old in list(islice(self._pairs, (len(self._pairs) + 1) // 2)):
-                self._forget(old)
-
-    def _forget(self, key: bytes) -> None:
-        value = self._pairs.pop(key)
-        self._left_bytes += _ENTRY_OVERHEAD_BYTES + len(key) + (len(value) if value else 0)
+    def _shrink(self) -> None:
+        """When full, the older half goes at once: popping a dict's first key one by one is slow."""
+        pairs = self._pairs
+        while self._left_bytes < 0:
+            for key in list(islice(pairs, (len(pairs) + 1) // 2)):
+                value = pairs.pop(key)
+                self._left_bytes += _ENTRY_OVERHEAD_BYTES + len(key) + (len(value) if value else 0)

@@ -23,12 +23,13 @@ class Tip(msgspec.Struct, array_like=True, frozen=True):
 
 
 class TxEntry(msgspec.Struct, array_like=True, frozen=True):
-    """An executed transaction: which batch of the header, where in it, which deployments it is about."""
+    """An executed transaction: which batch of the header, where in it, and whose history it is part of:
+    ids of deployments, or the id of the contract that it publishes."""
 
     id: bytes
     batch: int
     index: int
-    deployments: tuple[bytes, ...]
+    about: tuple[bytes, ...]
 
 
 class CommitData(msgspec.Struct, frozen=True):

@@ -22,9 +22,12 @@ from ledger.certificate import (
 from ledger.codec import encode, sha256
 from ledger.keys import Key
 from ledger.light import Trust
-from ledger.outcome import Event, Receipt
+from ledger.machine import execute
+from ledger.outcome import BlockResult, Event, Receipt
 from ledger.store import Store
 from ledger.stored import CommitData, TxEntry
+from ledger.subjects import commit_data
+from ledger.transactions import decode_tx
 
 CHAIN_ID = "test-chain"
 VALIDATOR_KEYS = tuple(Key(sha256(b"validator %d" % n)) for n in range(4))
@@ -89,19 +92,29 @@ class SmallChain:
             batches=tuple(batch_digest(b) for b in batches),
         )
 
+    def submit(self, txs: Sequence[bytes], step_ms: int = 1_000, *, certified: bool = True) -> BlockResult:
+        """Commit one block that executes these signed transactions through the real machine."""
+        batches = (encode(Batch(tuple(txs))),) if txs else ()
+        header = self.header(batches, step_ms)
+        checked = [decode_tx(tx, self.store.chain_id) for tx in txs]
+        result = execute(self.store.state, header, checked)
+        certificate = encode(certify(VoteKind.FINAL, header, chain_id=header.chain_id)) if certified else None
+        self.store.commit(commit_data(header, batches, certificate, checked, result))
+        return result
+
     def grow(
         self,
         changes: Mapping[bytes, bytes | None],
         txs: Sequence[bytes] = (),
         *,
         certified: bool = True,
-        deployments: tuple[bytes, ...] = (),
+        about: tuple[bytes, ...] = (),
         events: tuple[Event, ...] = (),
     ) -> Header:
         """Commit one block with these raw changes; `txs` are opaque bytes, their ids sha256."""
         batches = (encode(Batch(tuple(txs))),) if txs else ()
         header = self.header(batches)
-        entries = tuple(TxEntry(sha256(tx), 0, n, deployments) for n, tx in enumerate(txs))
+        entries = tuple(TxEntry(sha256(tx), 0, n, about) for n, tx in enumerate(txs))
         receipts = tuple(Receipt(entry.id, True, "", "", ()) for entry in entries)
         certificate = encode(certify(VoteKind.FINAL, header, chain_id=header.chain_id)) if certified else None
         self.store.commit(CommitData(header, batches, certificate, entries, receipts, events, changes))

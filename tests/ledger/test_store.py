@@ -32,7 +32,6 @@ ROOT = Path(__file__).parents[2]
 
 def no_node(_path: bytes) -> None:
     """An empty tree."""
-    return None
 
 
 @pytest.fixture
@@ -97,7 +96,7 @@ def test_a_block_is_there_after_reopening(tmp_path: Path) -> None:
     header = chain.grow(
         {b"account/\x01": b"7", b"account/\x02": None, b"z": b""},
         [b"tx one", b"tx two"],
-        deployments=(deployment,),
+        about=(deployment,),
         events=(event,),
     )
     before = store.tip
