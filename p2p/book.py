@@ -118,12 +118,13 @@ class PeerBook:
             early, late = (0.05, 0.15) if self._own_id < peer_id else (0.4, 0.8)
             entry.due_s = max(entry.due_s, now_s + self._rng.uniform(early, late) * self._backoff_scale)
 
-    def shareable(self, count: int, skip: str) -> list[str]:
-        """Returns up to ``count`` addresses that we have dialled with success, at random, none of peer
-        ``skip``."""
-        proved = [e for e in self.entries.values() if e.proved and e.peer_id != skip]
-        self._rng.shuffle(proved)
-        return [self.next_address(entry) for entry in proved[:count]]
+    def shareable(self, count: int, linked: Iterable[str], skip: str) -> list[str]:
+        """Returns up to ``count`` addresses at random, none of peer ``skip``: of peers that we dialled with
+        success, and those that the ``linked`` ones, our neighbours, said of themselves."""
+        good = set(linked)
+        entries = [e for e in self.entries.values() if (e.proved or e.peer_id in good) and e.peer_id != skip]
+        self._rng.shuffle(entries)
+        return [self.next_address(entry) for entry in entries[:count]]
 
     def _make_room(self) -> bool:
         heard = [entry for entry in self.entries.values() if not entry.pinned and not entry.proved]

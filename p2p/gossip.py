@@ -19,7 +19,7 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
-from libp2p.tools.async_service import background_trio_service
+from libp2p.tools.anyio_service import background_trio_service
 
 from p2p.errors import LocalError, PeerFault
 from p2p.libp2p_fixes import BoundedGossipSub, message_id, start_sequence, widen_queues

@@ -234,11 +234,16 @@ class Host:
         async with self.basic_host.run(listen_addrs=self._listen):
             if len(self._swarm.listeners) < len(self._listen):
                 raise LocalError(f"listen: not all of {', '.join(self._config.listen)} could be opened")
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                nursery.start_soon(self._board.run, handlers)
-                await nursery.start(self._gossip.run, handlers)
-                task_status.started(self.addresses())
+            try:
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    nursery.start_soon(self._board.run, handlers)
+                    await nursery.start(self._gossip.run, handlers)
+                    task_status.started(self.addresses())
+            finally:
+                await libp2p_fixes.close_listeners(self._swarm)
+                for ours in list(self._connections.values()):
+                    await libp2p_fixes.close_connection(ours.connection)
 
     # --- Transport -----------------------------------------------------------------------------------------
 
@@ -272,7 +277,8 @@ class Host:
         if connection.direction is not Direction.INBOUND or self._nursery is None:
             return
         peer_id = str(connection.muxed_conn.peer_id)
-        remote = connection.muxed_conn.get_remote_address()
+        muxed: Any = connection.muxed_conn
+        remote = muxed.get_remote_address()
         host, port = remote if remote is not None else ("0.0.0.0", 0)
         address = f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{port}/p2p/{peer_id}"
         ours = _HostConnection(self.basic_host, connection, address, inbound=True)

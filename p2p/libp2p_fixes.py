@@ -13,6 +13,7 @@ are not
    sent to peers outside the mesh, so nothing goes out before the first heartbeat.
 """
 
+import contextlib
 import errno
 import hashlib
 import logging
@@ -77,20 +78,22 @@ def refuse_taken_port(address: multiaddr.Multiaddr) -> None:
 
 
 async def close_connection(connection: SwarmConn) -> None:
-    """Closes a connection within CLOSE_S, by force when the library's own close hangs or fails; never
-    raises."""
-    with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_S) as scope:
-        try:
+    """Closes a connection within CLOSE_S, and its socket in any case; never raises."""
+    with trio.CancelScope(shield=True):
+        with trio.move_on_after(CLOSE_S), contextlib.suppress(Exception):
             await connection.close()
-        except Exception:
-            scope.cancel()
-            await trio.lowlevel.checkpoint_if_cancelled()
-    if scope.cancelled_caught:
         connection.swarm.remove_conn(connection)
         stream = _socket_stream(connection.muxed_conn)
         if stream is not None:
-            with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(stream)
+            await trio.aclose_forcefully(stream)
+
+
+async def close_listeners(swarm: Any) -> None:
+    """Stops listening, also when we are being cancelled; never raises."""
+    with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_S):
+        for listener in list(swarm.listeners.values()):
+            with contextlib.suppress(Exception):
+                await listener.close()
 
 
 def _socket_stream(layer: Any) -> trio.SocketStream | None:

@@ -41,6 +41,7 @@ CLOSE_S: Final = 2.0  # the library's disconnect can hang
 FLUSH_S: Final = 0.5  # for the GOODBYE to leave before the connection is closed
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MAX_S: Final = 15.0  # a restarted validator is back in the mesh within this
+EXCHANGE_FIRST_S: Final = 2.0
 EXCHANGE_EVERY_S: Final = 30.0  # ask a neighbour for addresses while we have room for more neighbours
 DIAL_TICK_S: Final = 1.0  # how often the dialler looks for due dials when nothing wakes it
 

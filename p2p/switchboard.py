@@ -16,6 +16,7 @@ from p2p.limits import (
     DIAL_TICK_S,
     DIALS_AT_ONCE_MAX,
     EXCHANGE_EVERY_S,
+    EXCHANGE_FIRST_S,
     FAULT_POINTS,
     INSTANCE_BYTES,
     LINKS_PENDING_MAX,
@@ -233,7 +234,7 @@ class Switchboard:
         self.standing.count("request.served")
         try:
             if method == discovery.METHOD:
-                shared = self.book.shareable(discovery.SHARED_MAX, link.peer_id)
+                shared = self.book.shareable(discovery.SHARED_MAX, self._links, link.peer_id)
                 return discovery.answer(self._transport.addresses(), shared)
             if method.startswith("p2p/"):
                 raise Refused(f"unknown method {method}")
@@ -296,8 +297,10 @@ class Switchboard:
             self._wake.set()
 
     async def _exchange_loop(self) -> None:
+        pause_s = EXCHANGE_FIRST_S  # soon after the start, when everybody meets, then rarely
         while True:
-            await trio.sleep(EXCHANGE_EVERY_S * self._policy.pace.backoff_scale)
+            await trio.sleep(pause_s * self._policy.pace.backoff_scale)
+            pause_s = min(EXCHANGE_EVERY_S, pause_s * 2)
             if self._links and not self._is_full(""):
                 await self._ask_addresses(self.rng.choice(list(self._links.values())))
 
