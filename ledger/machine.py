@@ -106,14 +106,14 @@ def apply(state: State, tx: VerifiedTx, context: Context) -> Receipt:
         _HANDLERS[type(tx.tx.body)](env, tx.tx.body)
     except Refused as error:
         state.put(seen, error.rule.encode())
-        return Receipt(tx.id, False, error.rule, _detail(error), ())
+        return Receipt(tx.id, False, error.rule, _detail(error), (), tuple(env.deployments))
     except LocalError:
         raise
     except Exception as error:
         raise LocalError(f"transaction {tx.id.hex()} broke the state machine: {error!r}") from error
     overlay.commit(state)
     state.put(seen, b"")
-    return Receipt(tx.id, True, "", "", tuple(env.events))
+    return Receipt(tx.id, True, "", "", tuple(env.events), tuple(env.deployments))
 
 
 def _env(overlay: Overlay, context: Context, sender: bytes = b"", tx_id: bytes = b"") -> Env:

@@ -18,13 +18,17 @@ class Event(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
 
 
 class Receipt(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """How a transaction ended. A refused one changed nothing; `rule` and `detail` say why."""
+    """How a transaction ended. A refused one changed nothing; `rule` and `detail` say why.
+
+    `deployments`: ids of the deployments that it was about (also when refused), for their history.
+    """
 
     id: bytes
     ok: bool
     rule: str  # "" when ok
     detail: str
     events: tuple[Event, ...]
+    deployments: tuple[bytes, ...] = ()
 
 
 class Skipped(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):

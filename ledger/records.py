@@ -13,10 +13,27 @@ import msgspec
 from ledger.transactions import Price
 
 DeploymentStatus = Literal[
-    "awaiting_approval", "approved", "active", "completed", "rejected", "expired", "cancelled", "paused", "failed"
+    "awaiting_approval",
+    "approved",
+    "active",
+    "completed",
+    "rejected",
+    "expired",
+    "cancelled",
+    "paused",
+    "failed",
 ]
 SlotStatus = Literal[
-    "open", "claimed", "fetching", "verified", "running", "succeeded", "failed", "lost", "quarantined", "released"
+    "open",
+    "claimed",
+    "fetching",
+    "verified",
+    "running",
+    "succeeded",
+    "failed",
+    "lost",
+    "quarantined",
+    "released",
 ]
 
 

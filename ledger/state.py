@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-from sortedcontainers import SortedDict, SortedSet  # type: ignore[import-untyped]
+from sortedcontainers import SortedDict, SortedSet
 
 from ledger.codec import decode, encode
 
@@ -25,7 +25,7 @@ class Reader(Protocol):
     def scan(
         self, prefix: bytes, start: bytes = b"", limit: int | None = None
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Pairs in byte order, at most `limit`: keys that begin with `prefix` and are >= `start` (a whole key)."""
+        """Pairs in byte order, at most `limit`, whose keys begin with `prefix` and are >= `start` (a key)."""
         ...
 
 

@@ -129,7 +129,7 @@ class Renew(_Body, frozen=True, tag="slot.renew"):
 
 
 class Report(_Body, frozen=True, tag="slot.report"):
-    """A holder's signed receipt (DSSE): fetching, verified, running, succeeded, failed, quarantined, released."""
+    """A holder's signed receipt (DSSE), see `ledger.predicates.ReceiptPredicate`. Sender: the node key."""
 
     envelope: bytes
 

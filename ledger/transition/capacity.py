@@ -25,10 +25,11 @@ from ledger.limits import (
     RUNTIMES_MAX,
 )
 from ledger.records import Farm, Node, key_farm, key_node
+from ledger.template import NAME
 from ledger.transactions import PostOffer, Price, RegisterFarm, RegisterNode, WithdrawOffer
 from ledger.transition.env import Env
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_RUNTIME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _COUNTRY: Final = re.compile(r"[A-Z]{2}")
 _NO_PRICE: Final = Price(0, 0, 0)
 
@@ -40,8 +41,8 @@ def _check_country(country: str) -> None:
 
 def register_farm(env: Env, body: RegisterFarm) -> None:
     """[F1] Raises Refused("farm.…")."""
-    if not _NAME.fullmatch(body.name):
-        raise Refused("farm.name", "1 to 64 of a-z, 0-9 and '-'", "name")
+    if len(body.name) > NAME_CHARS_MAX or not NAME.fullmatch(body.name):  # what a contract can name
+        raise Refused("farm.name", f"at most {NAME_CHARS_MAX} of a-z, 0-9, '-' and '_'", "name")
     _check_country(body.country)
     if env.state.get(key_farm(body.name)) is not None:
         raise Refused("farm.exists", f"the name {body.name!r} is taken", "name")
@@ -99,7 +100,7 @@ def _check_offer(body: PostOffer) -> None:
             raise Refused("offer.price", f"0 to {PRICE_MAX} micro-credits", f"price.{name}")
     if not 1 <= len(body.runtimes) <= RUNTIMES_MAX or len(set(body.runtimes)) != len(body.runtimes):
         raise Refused("offer.runtimes", f"1 to {RUNTIMES_MAX} different ones", "runtimes")
-    if any(not _NAME.fullmatch(runtime) for runtime in body.runtimes):
+    if any(not _RUNTIME.fullmatch(runtime) for runtime in body.runtimes):
         raise Refused("offer.runtimes", "1 to 64 of a-z, 0-9 and '-'", "runtimes")
     if len(body.attributes) > ATTRIBUTES_MAX:
         raise Refused("offer.attributes", f"at most {ATTRIBUTES_MAX}", "attributes")

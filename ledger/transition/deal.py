@@ -28,6 +28,7 @@ class Deal:
     def __init__(self, env: Env, record: Deployment) -> None:
         self.env = env
         self.id = record.id
+        env.deployments[record.id] = None
         self.record = record
         self.manifest, self._workloads = _manifest(env, record.manifest)
 

@@ -14,7 +14,7 @@ T = TypeVar("T")
 class Env:
     """One step of execution. `sender` and `tx_id` are empty in timed work."""
 
-    __slots__ = ("chain_id", "events", "height", "seed", "sender", "state", "time_ms", "tx_id")
+    __slots__ = ("chain_id", "deployments", "events", "height", "seed", "sender", "state", "time_ms", "tx_id")
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class Env:
         self.sender = sender
         self.tx_id = tx_id
         self.events: list[Event] = []
+        self.deployments: dict[bytes, None] = {}  # ids of those that were looked at, in order
 
     def emit(self, kind: str, subject: bytes | str, **fields: str | int) -> None:
         """Add an event; bytes are shown in hex."""
