@@ -37,6 +37,7 @@ from ledger.transition import (
     claims,
     contracts,
     deployments,
+    leases,
     money,
     reports,
     timed,
@@ -57,7 +58,7 @@ _HANDLERS: Final[dict[type[Any], Callable[[Env, Any], None]]] = {
     t.Decide: approvals.decide,
     t.CancelDeployment: deployments.cancel,
     t.Claim: claims.claim,
-    t.Renew: claims.renew,
+    t.Renew: leases.renew,
     t.Report: reports.report,
     t.PutVault: vault.put_vault,
 }

@@ -14,9 +14,10 @@ from ledger.errors import LocalError
 from ledger.limits import DUE_PER_BLOCK_MAX
 from ledger.records import due_parts
 from ledger.transition.approvals import expire_approval
-from ledger.transition.claims import lease_over, select
+from ledger.transition.claims import select
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
+from ledger.transition.leases import lease_over
 from ledger.transition.lifecycle import term_over
 from ledger.transition.slots import slot_of_rest
 

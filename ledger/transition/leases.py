@@ -1,0 +1,83 @@
+"""Leases: how long a holder keeps its slot (design section 8, rules 3 to 5).
+
+[L1] The holder renews with its term before the lease is freed: leased anew from the block's time, billed.
+     Each item of a renewal stands alone.
+[L2] When the escrow cannot pay the stretch, the deployment is paused: released, settled, refunded.
+[L3] At a lease's end the slot is lost and opens again; the node's broken leases count.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from ledger.errors import LocalError, Refused
+from ledger.limits import LEASE_GUARD_MS, LEASE_MS, RENEW_SLOTS_MAX
+from ledger.records import Node, Slot, key_due, key_node
+from ledger.transactions import Renew, RenewItem
+from ledger.transition.deal import Deal
+from ledger.transition.env import Env
+from ledger.transition.escrow import bill
+from ledger.transition.lifecycle import end
+from ledger.transition.slots import due_rest, free_slot, reopen_slot
+
+
+def renew(env: Env, body: Renew) -> None:
+    """[L1] Raises Refused("renew.…") when none of them could be renewed."""
+    if not 1 <= len(body.items) <= RENEW_SLOTS_MAX:
+        raise Refused("renew.items", f"1 to {RENEW_SLOTS_MAX}", "items")
+    if len({(item.deployment, item.slot) for item in body.items}) != len(body.items):
+        raise Refused("renew.items", "a slot is named twice", "items")
+    refused: list[Refused] = []
+    for item in body.items:
+        try:
+            deal, slot = _renewable(env, item)
+        except Refused as error:
+            refused.append(error)
+            env.emit("lease.refused", item.deployment, slot=item.slot, term=item.term, rule=error.rule)
+            continue
+        _extend(deal, slot)
+    if len(refused) == len(body.items):
+        raise refused[0]
+    env.emit("lease.renewed", env.sender, slots=len(body.items) - len(refused))
+
+
+def _renewable(env: Env, item: RenewItem) -> tuple[Deal, Slot]:
+    deal = Deal.load(env, item.deployment, "renew.unknown_deployment")
+    if item.slot not in deal.record.slots:
+        raise Refused("renew.unknown_slot", "the deployment has no such slot", "slot")
+    slot = deal.slot(item.slot)
+    if item.term != slot.term:
+        raise Refused("renew.stale_term", f"the slot is at term {slot.term}", "term")
+    if slot.holder != env.sender:
+        raise Refused("renew.not_holder", "the sender does not hold the slot", "slot")
+    if slot.status == "released":
+        raise Refused("renew.released", f"the slot was released: deployment {deal.record.status}", "slot")
+    if slot.lease_until_ms <= env.time_ms:
+        raise Refused("renew.lapsed", f"the lease ended at {slot.lease_until_ms}", "slot")
+    return deal, slot
+
+
+def _extend(deal: Deal, slot: Slot) -> None:
+    """[L1] [L2]"""
+    env, rest = deal.env, due_rest(deal.id, slot.name)
+    if not bill(deal, slot.name, env.time_ms):
+        end(deal, "paused", "the escrow cannot pay any more")
+        return
+    lease_until_ms = env.time_ms + LEASE_MS + LEASE_GUARD_MS
+    env.state.delete(key_due(slot.lease_until_ms, "lease", rest))
+    env.state.put(key_due(lease_until_ms, "lease", rest), b"")
+    deal.set_slot(slot.name, lease_until_ms=lease_until_ms, renewed_ms=env.time_ms)
+
+
+def lease_over(deal: Deal, name: str) -> None:
+    """[L3] The timed work `lease`; a released slot is only freed now."""
+    env, slot = deal.env, deal.slot(name)
+    if not slot.holder:
+        raise LocalError(f"slot {name} of {deal.id.hex()} has no holder whose lease could end")
+    if slot.status != "released":
+        deal.set_slot(name, status="lost")
+        node = env.must(Node, key_node(slot.holder))
+        env.write(key_node(slot.holder), replace(node, broken_leases=node.broken_leases + 1))
+        deal.emit("slot.lost", slot=name, term=slot.term, node=slot.holder.hex())
+    free_slot(deal, name)
+    reopen_slot(deal, name)
