@@ -11,6 +11,7 @@ prints one line, `ready` or the reason why not.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import socket
@@ -56,17 +57,21 @@ class Pair:
         return events
 
     def move(self, side: _Side, events: int, now_s: float) -> bool:
-        """Move bytes at `side`; False when the pair is done with or broken."""
-        try:
-            if self.connecting:
-                self._connected()
-            else:
-                self._pump(side, events)
-        except (BlockingIOError, InterruptedError):
-            return True
-        except OSError:
-            return False
+        """Move bytes at `side`; False when the pair is done with."""
         self.moved_at_s = now_s
+        if self.connecting:
+            self.connecting = False
+            return self.inner.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        other = self.inner if side is self.outer else self.outer
+        if events & _WRITE and side.waiting:
+            self._send(side, other)
+        if events & _READ and not side.read_ended:
+            self._receive(side, other)
+        for one, source in ((side, other), (other, side)):
+            if source.read_ended and not one.waiting and not one.write_ended:
+                one.write_ended = True
+                with contextlib.suppress(OSError):
+                    one.sock.shutdown(socket.SHUT_WR)
         return not (self.outer.write_ended and self.inner.write_ended)
 
     def close(self) -> None:
@@ -74,25 +79,28 @@ class Pair:
         self.outer.sock.close()
         self.inner.sock.close()
 
-    def _connected(self) -> None:
-        number = self.inner.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number:
-            raise OSError(number, os.strerror(number))
-        self.connecting = False
+    @staticmethod
+    def _send(side: _Side, other: _Side) -> None:
+        try:
+            del side.waiting[: side.sock.send(side.waiting)]
+        except BlockingIOError:
+            return
+        except OSError:
+            # Nobody takes this direction any more; the other one may still have something to deliver.
+            side.waiting.clear()
+            side.write_ended = other.read_ended = True
 
-    def _pump(self, side: _Side, events: int) -> None:
-        other = self.inner if side is self.outer else self.outer
-        if events & _WRITE and side.waiting:
-            sent = side.sock.send(side.waiting)
-            del side.waiting[:sent]
-        if events & _READ and not side.read_ended:
+    @staticmethod
+    def _receive(side: _Side, other: _Side) -> None:
+        try:
             data = side.sock.recv(PORTAL_BUFFER_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""  # a reset ends the direction; what was read before it is still delivered
+        side.read_ended = not data
+        if not other.write_ended:
             other.waiting += data
-            side.read_ended = not data
-        for one, source in ((side, other), (other, side)):
-            if source.read_ended and not one.waiting and not one.write_ended:
-                one.write_ended = True
-                one.sock.shutdown(socket.SHUT_WR)
 
 
 class Portal:

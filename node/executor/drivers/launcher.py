@@ -34,6 +34,7 @@ ROOT = f"{STAGE}/root"
 SCRATCH = f"{STAGE}/scratch"
 _SEALED = kernel.MS_NOSUID | kernel.MS_NODEV
 _READ_BYTES = 64 * 1024
+_POLL_S = 0.001
 
 
 class LogRing:
@@ -170,7 +171,9 @@ class _Task:
         if config["uid"] is not None:
             kernel.become(config["uid"])
         kernel.no_new_privileges()
-        self._init = self._child_pid(config["start_timeout_s"])
+        deadline_s = time.monotonic() + config["start_timeout_s"]
+        self._init = self._child_pid(deadline_s)
+        self._until_held(deadline_s)
         if config["nproc"] is not None:
             # Only now: the count is per user *namespace*, and this one did not exist before.
             resource.prlimit(self._init, resource.RLIMIT_NPROC, (config["nproc"], config["nproc"]))
@@ -198,24 +201,48 @@ class _Task:
                     self._report_exit()
         self._kill()
 
-    def _child_pid(self, timeout_s: float) -> int:
+    def _child_pid(self, deadline_s: float) -> int:
         """Return the pid of the sandbox's process 1 from bubblewrap's status lines."""
         text = b""
         with selectors.DefaultSelector() as selector:
             selector.register(self._status, selectors.EVENT_READ)
-            deadline = time.monotonic() + timeout_s
-            while b"\n" not in text and selector.select(max(0.0, deadline - time.monotonic())):
+            while b"\n" not in text and selector.select(max(0.0, deadline_s - time.monotonic())):
                 chunk = os.read(self._status, _READ_BYTES)
                 if not chunk:
                     break
                 text += chunk
         if b"\n" not in text:
-            os.set_blocking(self._log, False)
-            with contextlib.suppress(BlockingIOError):
-                text = os.read(self._log, _READ_BYTES)
-            self._kill()
-            raise ValueError(text.decode(errors="replace").strip() or "bubblewrap did not start")
+            self._give_up("bubblewrap did not start")
         return int(json.loads(text.split(b"\n", 1)[0])["child-pid"])
+
+    def _until_held(self, deadline_s: float) -> None:
+        """Wait until process 1 has built its file system and waits for our byte.
+
+        Bubblewrap gives no sign of that; but it drops its capabilities when the last mount is made, and not
+        before, so that is what we look for.
+        """
+        while time.monotonic() < deadline_s:
+            try:
+                with open(f"/proc/{self._init}/status") as file:
+                    held = [line.split()[1] for line in file if line.startswith("CapEff:")]
+            except (FileNotFoundError, ProcessLookupError):
+                break
+            if not held or not int(held[0], 16):
+                break
+            time.sleep(_POLL_S)
+        status, _ = os.waitpid(self.pid, os.WNOHANG)
+        if status or time.monotonic() >= deadline_s:
+            self.pid = 0 if status else self.pid
+            self._give_up("bubblewrap could not set the sandbox up")
+
+    def _give_up(self, otherwise: str) -> NoReturn:
+        """Kill, and raise ValueError with what bubblewrap said."""
+        self._kill()
+        os.set_blocking(self._log, False)
+        text = b""
+        with contextlib.suppress(BlockingIOError):
+            text = os.read(self._log, _READ_BYTES)
+        raise ValueError(text.decode(errors="replace").strip() or otherwise)
 
     def _control(self) -> bool:
         """Take one control byte; False at the end of the pipe."""

@@ -90,7 +90,8 @@ class SandboxDriver:
             except BaseException as error:
                 await self._take_down(running)
                 if isinstance(error, (OSError, trio.TooSlowError)):
-                    raise StartFailed(f"task {spec.task_id}: {error or 'took too long'}") from error
+                    text = str(error) or f"not started within {limits.START_TIMEOUT_S:g} s"
+                    raise StartFailed(f"task {spec.task_id}: {text}") from error
                 raise
         finally:
             task.close()

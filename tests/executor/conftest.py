@@ -1,0 +1,144 @@
+"""What the executor's tests share: Debian's static busybox as the workload, and a driver in a fresh folder."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import subprocess
+import tarfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+
+from node.executor.drivers.base import FileSpec, PortSpec, Resources, TaskSpec, TreeSpec
+from node.executor.drivers.running import Running
+from node.executor.drivers.sandbox import SandboxDriver
+
+BUSYBOX = Path("/bin/busybox")
+RESOURCES = Resources(cpu_millis=1000, memory_bytes=128 << 20, disk_bytes=4 << 20, pids=32)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def make_tar(members: Mapping[str, bytes | None]) -> bytes:
+    """Return a plain ustar of files, and of directories where the data is None."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.mode = 0o755 if data is None else 0o644
+            info.type = tarfile.DIRTYPE if data is None else tarfile.REGTYPE
+            info.size = len(data or b"")
+            tar.addfile(info, io.BytesIO(data or b""))
+    return buffer.getvalue()
+
+
+@dataclass
+class Bench:
+    """A driver and short ways to make and run tasks on it."""
+
+    driver: SandboxDriver
+    folder: Path
+    count: int = field(default=0)
+
+    def file(self, path: str, data: bytes, mode: int = 0o444) -> FileSpec:
+        self.count += 1
+        source = self.folder / f"artifact-{self.count}"
+        source.write_bytes(data)
+        return FileSpec(path, sha256(data), len(data), mode, source)
+
+    def tree(self, path: str, data: bytes) -> TreeSpec:
+        file = self.file(path, data)
+        return TreeSpec(path, file.digest, file.size_bytes, file.source)
+
+    def busybox(self) -> FileSpec:
+        return self.file("/bin/busybox", BUSYBOX.read_bytes(), 0o555)
+
+    def spec(
+        self,
+        command: tuple[str, ...],
+        *,
+        files: tuple[FileSpec, ...] = (),
+        trees: tuple[TreeSpec, ...] = (),
+        ports: tuple[PortSpec, ...] = (),
+        resources: Resources = RESOURCES,
+        results: tuple[str, ...] = (),
+        log_bytes_max: int = 64 * 1024,
+        env: Mapping[str, str] | None = None,
+    ) -> TaskSpec:
+        self.count += 1
+        files = (self.busybox(), *files)
+        task_id = f"d{self.count}.web.1"
+        return TaskSpec(task_id, command, env or {}, files, trees, ports, resources, results, log_bytes_max)
+
+    def shell(self, script: str, **options: object) -> TaskSpec:
+        """Return a task that runs `script` in busybox's shell, where every applet is at hand by name."""
+        return self.spec(("/bin/busybox", "sh", "-c", script), **options)  # type: ignore[arg-type]
+
+    @asynccontextmanager
+    async def running(self, spec: TaskSpec) -> AsyncIterator[Running]:
+        handle = await self.driver.start(await self.driver.prepare(spec))
+        try:
+            yield handle
+        finally:
+            await self.driver.stop(handle, 0)
+
+    async def output(self, spec: TaskSpec) -> str:
+        """Run to the end; return what it wrote."""
+        async with self.running(spec) as handle:
+            with trio.fail_after(20):
+                await self.driver.wait(handle)
+            return self.driver.logs(handle, 1 << 20).decode()
+
+    async def until_logged(self, handle: Running, word: str) -> str:
+        """Wait until the log holds `word`; return the log."""
+        with trio.fail_after(10):
+            while word not in (text := self.driver.logs(handle, 1 << 20).decode(errors="replace")):
+                assert handle.exit is None, f"ended early: {text}"
+                await trio.sleep(0.01)
+        return text
+
+
+def needs_sandbox() -> None:
+    """Skip, with the reason, on a host that cannot run the sandbox driver's tests."""
+    if shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed")
+    if not BUSYBOX.exists():
+        pytest.skip("busybox-static is not installed")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    needs_sandbox()
+    made = Bench(SandboxDriver(tmp_path / "run"), tmp_path)
+    fingerprint = made.driver.fingerprint()
+    if not fingerprint.usable:
+        pytest.skip(f"the sandbox driver is not usable here: {fingerprint.reason}")
+    return made
+
+
+@pytest.fixture(scope="session")
+def compile_c(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
+    """Return a function that compiles C into a static program's bytes."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("gcc is not installed; the probes of system calls are in C")
+    folder = tmp_path_factory.mktemp("c")
+
+    def build(text: str) -> bytes:
+        source = folder / f"{sha256(text.encode())[:16]}.c"
+        program = source.with_suffix("")
+        if not program.exists():
+            source.write_text(text)
+            command = [compiler, "-static", "-O1", "-w", "-o", str(program), str(source)]
+            subprocess.run(command, check=True, timeout=60)
+        return program.read_bytes()
+
+    return build
