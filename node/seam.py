@@ -56,7 +56,7 @@ class NumberedEvent:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Events from `first` to before `next` can't be replayed: the reader was too slow or asked too far back."""
+    """Events from `first` to before `next` can't be replayed: too old, or never here."""
 
     first: str
     next: str
@@ -127,7 +127,7 @@ class PeerSeam(Protocol):
         """Returns a committed height > `above`, at once if there is one."""
 
     def events(self, after: str | None) -> AsyncIterator[NumberedEvent | Gap]:
-        """Committed events after the id (None: from now on), for ever. Loss is told by a Gap, never silent."""
+        """Committed events after the id (None: from now on), for ever. A Gap tells of loss."""
 
     def metrics(self) -> Sequence[tuple[str, dict[str, str], float, str]]:
         """(name, labels, value, "counter" | "gauge") of engine, mempool, network, for /metrics."""

@@ -1,0 +1,40 @@
+"""Every bound of a running peer, with its reason."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MIB: Final = 1024 * 1024
+
+# --- mempool ------------------------------------------------------------------------------------
+BATCH_SEAL_BYTES: Final = 128 * 1024  # a batch goes out when it is this big …
+BATCH_SEAL_MS: Final = 4  # … or this old: small beside a view, long enough to bundle a burst
+MEMPOOL_BYTES_MAX: Final = 64 * MIB  # uncommitted batches and transactions held in memory
+MEMPOOL_TXS_MAX: Final = 100_000
+MEMPOOL_MAKER_BYTES_MAX: Final = 16 * MIB  # uncommitted batches of one validator: one cannot fill it for all
+VERIFIED_MAX: Final = 50_000  # ids of transactions whose signature was checked, so it is checked once
+OVERLOAD_RETRY_S: Final = 1.0
+
+# --- outbox: transactions of our own, re-sent until final or expired -------------------------------
+OUTBOX_TXS_MAX: Final = 4_096
+OUTBOX_RESEND_S: Final = 2.0
+OUTBOX_ASK_S: Final = 3.0  # for a validator's first answer
+OUTBOX_VALIDATORS: Final = 2  # told at once; another on each re-send
+
+# --- engine ---------------------------------------------------------------------------------------
+ENGINE_INBOX_MAX: Final = 8_192  # beyond it messages are dropped: the protocol lives with loss
+ENGINE_DRAIN_MAX: Final = 256  # handled before others get the loop again
+VERIFY_THREAD_TXS: Final = 64  # fewer signatures are checked in place: a thread hop costs three of them
+
+# --- following --------------------------------------------------------------------------------------
+TIP_EVERY_S: Final = 0.03  # announcements to one's neighbours are coalesced to this
+RANGE_BYTES_MAX: Final = 768 * 1024  # one answer fits a frame with room
+RANGE_TIMEOUT_S: Final = 10.0
+FOLLOW_STALLED_S: Final = 1.5  # a validator fetches blocks only when consensus brought none for so long
+FOLLOW_BACKOFF_S: Final = 0.25
+FAULT_POINTS: Final = 25  # a lie: four of them and the peer is banned
+ANNOUNCE_EVERY_S: Final = 5.0  # by gossip, for strangers: costs milliseconds of CPU per peer
+
+# --- events -----------------------------------------------------------------------------------------
+EVENTS_PAGE: Final = 256
+WAITERS_MAX: Final = 10_000

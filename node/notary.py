@@ -1,0 +1,159 @@
+"""The peer's copy of the notary: executes final blocks and commits each in one atomic write.
+
+Both ways to a block end here: consensus (a validator) and range sync (everybody). Nothing is
+executed that no Final certificate covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ledger.blocks import Header, batch_digest, decode_batch, decode_header, header_hash
+from ledger.certificate import Certificate, Scheme, ValidatorSet, VoteKind
+from ledger.codec import decode, encode
+from ledger.errors import Refused
+from ledger.genesis import Genesis, genesis_state
+from ledger.light import decode_certificate
+from ledger.machine import Context, execute
+from ledger.outcome import BlockResult
+from ledger.store import Store
+from ledger.stored import StoredBlock
+from ledger.subjects import commit_data
+from ledger.transactions import VerifiedTx, decode_tx, verified
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A block that was just committed."""
+
+    header: Header
+    hash: bytes
+    root: bytes
+    result: BlockResult
+    certificate: Certificate
+
+
+@dataclass(slots=True)
+class Notary:
+    """Store and state machine together. Callers are on one task; `on_commit` is called after each block."""
+
+    genesis: Genesis
+    store: Store
+    validators: ValidatorSet
+    scheme: Scheme
+    on_commit: list[Callable[[Committed], None]] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, genesis: Genesis, store: Store, scheme: Scheme) -> Notary:
+        """Over an opened store; a new one gets the genesis state."""
+        if store.is_empty:
+            store.begin(genesis.hash, genesis_state(genesis), genesis.time_ms)
+        return cls(genesis, store, genesis.validator_set, scheme)
+
+    @property
+    def next_context(self) -> Context:
+        """The context that a transaction submitted now would meet at the earliest."""
+        tip = self.store.tip
+        return Context(self.genesis.chain_id, tip.height + 1, tip.time_ms, tip.hash)
+
+    def tip_header(self) -> Header:
+        """The header of the tip; for genesis, one that stands for block 0 (never sent, never hashed)."""
+        tip = self.store.tip
+        data = self.store.header(tip.height)
+        if data is not None:
+            return decode(Header, data)
+        none = bytes(32)
+        set_hash = self.validators.hash
+        chain_id = self.genesis.chain_id
+        return Header(
+            chain_id=chain_id,
+            epoch=0,
+            height=0,
+            view=0,
+            parent_view=0,
+            parent_hash=none,
+            time_ms=tip.time_ms,
+            proposer=none,
+            state_height=0,
+            state_root=none,
+            validators=set_hash,
+            next_validators=set_hash,
+            batches=(),
+        )
+
+    def recent_roots(self, count: int) -> dict[int, bytes]:
+        """State roots by height for the last `count` heights that are held."""
+        height = self.store.tip.height
+        roots = {h: self.store.root(h) for h in range(max(0, height - count + 1), height + 1)}
+        return {h: root for h, root in roots.items() if root is not None}
+
+    def commit(
+        self,
+        header: Header,
+        certificate: Certificate,
+        batches: Sequence[bytes],
+        known: Mapping[bytes, VerifiedTx],
+    ) -> Committed:
+        """Execute and store the tip's child. `certificate` (verified by the caller) finalizes it or a
+        descendant; `known` are transactions checked before. Raises LocalError: the peer must stop."""
+        txs = self._transactions(batches, known)
+        result = execute(self.store.state, header, txs)
+        block_hash = header.hash
+        names_it = encode(certificate) if certificate.statement.block == block_hash else None
+        root = self.store.commit(commit_data(header, batches, names_it, txs, result))
+        done = Committed(header, block_hash, root, result, certificate)
+        for listener in self.on_commit:
+            listener(done)
+        return done
+
+    def _transactions(self, batches: Sequence[bytes], known: Mapping[bytes, VerifiedTx]) -> list[VerifiedTx]:
+        """All transactions that are signed, in block order. Others are skipped by all peers alike (T1)."""
+        txs: list[VerifiedTx] = []
+        for data in batches:
+            for raw in decode_batch(data).txs:
+                try:
+                    tx = decode_tx(raw, self.genesis.chain_id)
+                    before = known.get(tx.id)
+                    txs.append(before if before is not None and before.raw == raw else verified(tx))
+                except Refused:
+                    continue
+        return txs
+
+    def check_range(self, blocks: Sequence[StoredBlock]) -> list[tuple[Header, Certificate]]:
+        """Headers of foreign blocks that follow the tip, each with the certificate that covers it.
+
+        Raises Refused("range.…"): all are proved, or none is used.
+        """
+        tip = self.store.tip
+        parent, height = tip.hash, tip.height
+        found: list[tuple[Header, bytes]] = []
+        for block in blocks:
+            header = decode_header(block.header)
+            if header.chain_id != self.genesis.chain_id or header.validators != self.validators.hash:
+                raise Refused("range.foreign", f"height {header.height}: another chain or validator set")
+            if header.height != height + 1 or header.parent_hash != parent:
+                raise Refused("range.order", f"height {header.height} does not follow {height}")
+            if tuple(batch_digest(data) for data in block.batches) != header.batches:
+                raise Refused("range.batches", f"height {header.height}: not the batches of the header")
+            parent, height = header_hash(block.header), header.height
+            found.append((header, parent))
+        return self._cover(blocks, found)
+
+    def _cover(
+        self, blocks: Sequence[StoredBlock], found: list[tuple[Header, bytes]]
+    ) -> list[tuple[Header, Certificate]]:
+        covered: list[tuple[Header, Certificate]] = []
+        certificate: Certificate | None = None
+        for block, (header, block_hash) in zip(reversed(blocks), reversed(found), strict=True):
+            if block.certificate:
+                certificate = decode_certificate(block.certificate)
+                statement = certificate.statement
+                if statement.kind is not VoteKind.FINAL or statement.block != block_hash:
+                    raise Refused("range.certificate", f"height {header.height}: not its Final certificate")
+                self.scheme.verify(self.genesis.chain_id, self.validators, certificate)
+            if certificate is None:
+                raise Refused("range.certificate", f"height {header.height}: nothing makes it final")
+            covered.append((header, certificate))
+        covered.reverse()
+        return covered

@@ -1,0 +1,89 @@
+"""Sign state on disk: one LevelDB directory, owned by one validator key on one chain.
+
+What the core promises is written and synced here before it is sent: votes with the header and the
+batches that they name. Certificates ride along with the next synced write. Everything up to the
+committed view is pruned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from consensus.messages import Ready, Record
+from consensus.safety import SafetyState, restore
+from ledger.blocks import decode_header
+from ledger.certificate import Certificate
+from ledger.codec import decode, encode
+from ledger.kv import Kv
+from ledger.records import be
+from ledger.store import KeyValue
+
+_RECORD = b"v/"
+_CERTIFICATE = b"c/"
+_BATCH = b"b/"
+_USES = b"u/"  # view + digest: which batches a voted header of that view needs
+
+
+@dataclass(slots=True)
+class SafetyStore:
+    """See the module. `kv` is a KeyValue in a real peer, memory in simulations."""
+
+    kv: Kv
+
+    @classmethod
+    def open(cls, path: Path, chain_id: str, validator: bytes, *, create: bool) -> SafetyStore:
+        """Open the sign state of this key. Raises LocalError for another key's or chain's, or when it
+        is missing and `create` is False: a validator never votes without its memory."""
+        return cls(KeyValue.open(path, f"sign state {chain_id} {validator.hex()}", create=create))
+
+    def load(self, tip_view: int) -> tuple[SafetyState, dict[bytes, bytes]]:
+        """Promises and certificates above the committed view, and the batches of the voted headers."""
+        records = [decode(Record, data) for _, data in self.kv.scan(_RECORD)]
+        certificates = [decode(Certificate, data) for _, data in self.kv.scan(_CERTIFICATE)]
+        state = restore(records, certificates, tip_view)
+        wanted = {digest for header in state.headers.values() for digest in header.batches}
+        found = ((digest, self.kv.get(_BATCH + digest)) for digest in wanted)
+        return state, {digest: data for digest, data in found if data is not None}
+
+    def persist(self, ready: Ready, batch: Callable[[bytes], bytes | None]) -> None:
+        """Write what `ready` promises, synced if it holds votes; drop what it prunes."""
+        puts: dict[bytes, bytes] = {}
+        for record in ready.records:
+            puts[_RECORD + be(record.view) + bytes([record.kind])] = encode(record)
+            if record.header:
+                for digest in decode_header(record.header).batches:
+                    puts[_USES + be(record.view) + digest] = b""
+                    data = batch(digest)
+                    if data is not None:
+                        puts[_BATCH + digest] = data
+        for certificate in ready.certificates:
+            statement = certificate.statement
+            puts[_CERTIFICATE + be(statement.view) + bytes([statement.kind])] = encode(certificate)
+        if puts:
+            self.kv.write(puts, (), sync=bool(ready.records))
+
+    def prune(self, view: int) -> None:
+        """Forget all up to a committed view. After the block is committed, never before."""
+        deletes: list[bytes] = []
+        for prefix in (_RECORD, _CERTIFICATE):
+            deletes.extend(_up_to(self.kv.scan(prefix), prefix, view))
+        uses = list(_up_to(self.kv.scan(_USES), _USES, view))
+        kept = {key[len(_USES) + 8 :] for key, _ in self.kv.scan(_USES, _USES + be(view + 1))}
+        batches = {key[len(_USES) + 8 :] for key in uses} - kept
+        deletes.extend(uses)
+        deletes.extend(_BATCH + digest for digest in batches)
+        if deletes:
+            self.kv.write({}, deletes, sync=False)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self.kv.close()
+
+
+def _up_to(pairs: Iterable[tuple[bytes, bytes]], prefix: bytes, view: int) -> Iterable[bytes]:
+    for key, _ in pairs:
+        if int.from_bytes(key[len(prefix) : len(prefix) + 8], "big") > view:
+            return
+        yield key
