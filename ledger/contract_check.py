@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import msgspec
+
 from ledger import manifest_check as check
 from ledger.contract_types import Contract, Parameter, TermsTemplate, Value, WorkloadTemplate
 from ledger.errors import Refused
@@ -31,6 +33,8 @@ from ledger.template import TemplateError, has_template, references, whole_refer
 _INTERPRETERS: Final = frozenset(
     ("sh", "ash", "bash", "dash", "hush", "ksh", "zsh", "perl", "python", "python3")
 )
+
+_decoder: Final = msgspec.json.Decoder(Contract)
 
 # Which types of parameter may stand where a number is wanted.
 _TYPES: Final = {
@@ -61,6 +65,22 @@ def check_contract(contract: Contract) -> None:
         executables = [artifact.path for artifact in workload.artifacts if artifact.executable]
         report_files(workload, paths, executables, refuse)
         check.check_artifact_digests(workload.artifacts, f"{field}.artifacts", refuse)
+
+
+def decode_contract(data: bytes) -> Contract:
+    """Foreign bytes (canonical JSON) to a checked contract. Raises Refused: contract.too_long,
+    contract.malformed, contract.not_canonical, and the rules of `check_contract`."""
+    if len(data) > CONTRACT_BYTES_MAX:
+        raise Refused("contract.too_long", f"{len(data)} bytes, at most {CONTRACT_BYTES_MAX}")
+    try:
+        contract = _decoder.decode(data)
+        again = contract.encode()
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+        raise Refused("contract.malformed", str(error)) from None
+    if again != data:
+        raise Refused("contract.not_canonical", "bytes are not the canonical JSON of their value")
+    check_contract(contract)
+    return contract
 
 
 def report_files(
@@ -268,6 +288,10 @@ def _check_references(text: str, types: dict[str, str], field: str, report: Repo
     for name in names:
         if name not in types:
             declared = ", ".join(types) or "none"
-            report(field, "contract.unknown_parameter", f"no parameter {name}; declared: {declared}")
+            report(
+                field,
+                "contract.unknown_parameter",
+                f"no parameter {name}; declared: {declared}. {check.nearest(name, types)}".strip(),
+            )
             return None
     return names

@@ -6,6 +6,7 @@ tell several problems at once and the ledger can stop at the first.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
@@ -16,6 +17,7 @@ from ledger.limits import (
     ARTIFACTS_MAX,
     COMMAND_ARGUMENTS_MAX,
     CPU_MILLIS_MAX,
+    CPU_MILLIS_MIN,
     DISK_BYTES_MAX,
     DURATION_S_MAX,
     ENVIRONMENT_MAX,
@@ -49,7 +51,7 @@ _VERSION: Final = re.compile(
 RESERVED_PATHS: Final = ("/proc", "/dev", "/sys", "/tmp", "/result")
 NUMBERS: Final = {
     "replicas": (1, REPLICAS_MAX),
-    "cpu": (1, CPU_MILLIS_MAX),
+    "cpu": (CPU_MILLIS_MIN, CPU_MILLIS_MAX),
     "memory": (MEMORY_BYTES_MIN, MEMORY_BYTES_MAX),
     "disk": (0, DISK_BYTES_MAX),
     "pids": (1, PIDS_MAX),
@@ -63,6 +65,12 @@ NUMBERS: Final = {
     "recheck": (1, INTERVAL_S_MAX),
     "validity": (60, DURATION_S_MAX),
 }
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """ "did you mean 'x'?", or nothing when no word is near."""
+    found = difflib.get_close_matches(word[:80], sorted(known), 1)
+    return f"did you mean {found[0]!r}?" if found else ""
 
 
 def check_name(name: str, field: str, report: Report) -> None:
@@ -199,7 +207,7 @@ def check_ports(kind: str, ports: Sequence[Port], health: Health | None, field: 
         report(
             f"{field}.health.port",
             "contract.unknown_port",
-            f"a declared port wanted: {', '.join(names) or 'none'}",
+            f"no port {health.port!r}. {nearest(health.port, names)}".strip(),
         )
     if health.http_path is not None:
         check_text(health.http_path, PATH_CHARS_MAX, f"{field}.health.http", report)
@@ -261,7 +269,11 @@ def _check_rule(rule: Rule, known: set[str], root: str, report: Report) -> None:
             places += max(node.count, 0)
             if node.role not in known:
                 wanted = ", ".join(sorted(known)) or "none is declared"
-                report(f"{field}.role", "policy.unknown_role", f"no role {node.role!r}; roles: {wanted}")
+                report(
+                    f"{field}.role",
+                    "policy.unknown_role",
+                    f"no role {node.role!r}; roles: {wanted}. {nearest(node.role, known)}".strip(),
+                )
             if not 1 <= node.count <= ROLE_KEYS_MAX:
                 report(f"{field}.count", "policy.count", f"1 to {ROLE_KEYS_MAX} wanted")
         elif node.all and node.count != 1:

@@ -1,0 +1,292 @@
+"""The contract language `gridpact: 1`: YAML text to a Contract. ledger sees no file, only its text and name.
+
+A source names its artifacts by local files and trees; `ContractSource.built` puts their digests in
+their place, which gives the form that is signed and published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast, get_args
+
+import msgspec
+
+from ledger.contract_check import check_contract, report_files, report_problems
+from ledger.contract_policy import read_policies
+from ledger.contract_reader import Reader
+from ledger.contract_types import (
+    Contract,
+    ContractRole,
+    Parameter,
+    ParameterType,
+    ResourcesTemplate,
+    TermsTemplate,
+    Value,
+    WorkloadTemplate,
+)
+from ledger.errors import LocalError
+from ledger.limits import CPU_MILLIS_MIN, MEMORY_BYTES_MIN, PATH_CHARS_MAX
+from ledger.manifest_types import Artifact, Health, Placement, Port, Restart
+from ledger.quantities import (
+    parse_country,
+    parse_cpu,
+    parse_duration,
+    parse_integer,
+    parse_money,
+    parse_size,
+)
+from ledger.template import has_template, unsafe_character
+from ledger.yaml_tree import ContractError, Node, load
+
+RECHECK_S_DEFAULT: Final = 15
+PIDS_DEFAULT: Final = 32
+PARAMETER_TYPES: Final[tuple[str, ...]] = get_args(ParameterType)
+_PARSERS: Final[dict[str, Any]] = {
+    "integer": parse_integer,
+    "size": parse_size,
+    "duration": parse_duration,
+    "money": parse_money,
+    "country": parse_country,
+}
+_CONTRACT_REQUIRED: Final = ("gridpact", "name", "version", "title", "workloads", "approval", "terms")
+_CONTRACT_OPTIONAL: Final = ("summary", "tags", "parameters", "roles")
+_PARAMETER_OPTIONAL: Final = ("default", "min", "max", "pattern", "choices", "description", "unit")
+_WORKLOAD_REQUIRED: Final = ("kind", "command", "artifacts", "resources")
+_WORKLOAD_OPTIONAL: Final = (
+    "runtime",
+    "replicas",
+    "environment",
+    "ports",
+    "health",
+    "restart",
+    "placement",
+    "results",
+    "recheck",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceArtifact:
+    """An artifact as its author names it: a file or tree on their machine."""
+
+    workload: str
+    path: str
+    kind: Literal["file", "tree"]
+    source: str  # relative to the contract's folder, or absolute
+    executable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ContractSource:
+    """A checked source: the contract but for its artifacts, and where these are."""
+
+    contract: Contract
+    artifacts: tuple[SourceArtifact, ...]
+
+    def built(self, artifacts: Mapping[tuple[str, str], Artifact]) -> Contract:
+        """The contract with the artifact of each (workload, path). Raises Refused as `check_contract`."""
+        missing = [a for a in self.artifacts if (a.workload, a.path) not in artifacts]
+        if missing:
+            raise LocalError(f"artifact {missing[0].path} of {missing[0].workload} was not built")
+        workloads = tuple(
+            msgspec.structs.replace(
+                workload,
+                artifacts=tuple(
+                    artifacts[a.workload, a.path] for a in self.artifacts if a.workload == workload.name
+                ),
+            )
+            for workload in self.contract.workloads
+        )
+        contract = msgspec.structs.replace(self.contract, workloads=workloads)
+        check_contract(contract)
+        return contract
+
+
+def parse_contract(text: str, filename: str) -> ContractSource:
+    """A contract's YAML source, all of its rules checked. Raises ContractError with every problem found."""
+    reader = Reader()
+    source = _read(reader, load(text, filename))
+    report_problems(source.contract, reader.report)
+    for workload in source.contract.workloads:
+        mine = [a for a in source.artifacts if a.workload == workload.name]
+        executables = [a.path for a in mine if a.executable]
+        report_files(workload, [(a.path, a.kind) for a in mine], executables, reader.report)
+    if reader.problems:
+        raise ContractError(filename, reader.problems)
+    return source
+
+
+def _read(reader: Reader, root: Node) -> ContractSource:
+    top = reader.mapping(root, "", _CONTRACT_REQUIRED, _CONTRACT_OPTIONAL)
+    language = reader.parsed(top.get("gridpact"), "gridpact", parse_integer, 1)
+    if language != 1:
+        reader.report(
+            "gridpact", "contract.language", f"version {language} of the language is not known", "1"
+        )
+    parameters = tuple(
+        _parameter(reader, name, node)
+        for name, node in reader.mapping(top.get("parameters"), "parameters").items()
+    )
+    roles = tuple(
+        _role(reader, name, node) for name, node in reader.mapping(top.get("roles"), "roles").items()
+    )
+    artifacts: list[SourceArtifact] = []
+    workloads = tuple(
+        _workload(reader, name, node, artifacts)
+        for name, node in reader.mapping(top.get("workloads"), "workloads").items()
+    )
+    terms = reader.mapping(top.get("terms"), "terms", ("duration", "budget"), ("fee",))
+    contract = Contract(
+        gridpact=1,
+        name=reader.text(top.get("name"), "name", "unnamed"),
+        version=reader.text(top.get("version"), "version", "0.0.0"),
+        title=reader.text(top.get("title"), "title"),
+        summary=reader.text(top.get("summary"), "summary").strip(),
+        tags=reader.texts(top.get("tags"), "tags"),
+        parameters=parameters,
+        roles=roles,
+        workloads=workloads,
+        policies=read_policies(reader, top.get("approval")),
+        terms=TermsTemplate(
+            duration_s=reader.number(terms.get("duration"), "terms.duration", parse_duration, 60),
+            budget=reader.number(terms.get("budget"), "terms.budget", parse_money, 0),
+            fee=reader.number(terms.get("fee"), "terms.fee", parse_money, 0),
+        ),
+    )
+    return ContractSource(contract, tuple(artifacts))
+
+
+def _parameter(reader: Reader, name: str, node: Node) -> Parameter:
+    field = f"parameters.{name}"
+    entries = reader.mapping(node, field, ("type",), _PARAMETER_OPTIONAL)
+    kind = reader.choice(entries.get("type"), f"{field}.type", PARAMETER_TYPES, "string")
+    bound = _PARSERS[kind] if kind in ("size", "duration", "money") else parse_integer
+    pattern = entries.get("pattern")
+    choices = [
+        _value(reader, item, path, kind)
+        for item, path in reader.sequence(entries.get("choices"), f"{field}.choices")
+    ]
+    return Parameter(
+        name=name,
+        type=cast(ParameterType, kind),
+        default=_value(reader, entries["default"], f"{field}.default", kind)
+        if "default" in entries
+        else None,
+        min=reader.parsed(entries.get("min"), f"{field}.min", bound, None),
+        max=reader.parsed(entries.get("max"), f"{field}.max", bound, None),
+        pattern=None if pattern is None else reader.text(pattern, f"{field}.pattern"),
+        choices=tuple(choice for choice in choices if choice is not None),
+        description=reader.text(entries.get("description"), f"{field}.description"),
+        unit=reader.text(entries.get("unit"), f"{field}.unit"),
+    )
+
+
+def _value(reader: Reader, node: Node, field: str, kind: str) -> Value | None:
+    """A default or choice in base units."""
+    if kind == "string":
+        return reader.text(node, field)
+    if kind == "boolean":
+        return reader.boolean(node, field, False)
+    return cast("Value | None", reader.parsed(node, field, _PARSERS[kind], None))
+
+
+def _role(reader: Reader, name: str, node: Node) -> ContractRole:
+    field = f"roles.{name}"
+    entries = reader.mapping(node, field, (), ("bind", "keys", "description"))
+    if ("bind" in entries) == ("keys" in entries):
+        hint = "'bind: order' lets the order name the keys"
+        reader.report(field, "contract.role", "either keys or bind wanted", hint)
+    bind = reader.choice(entries.get("bind"), f"{field}.bind", ("order",), "author")
+    role_keys = reader.texts(entries.get("keys"), f"{field}.keys")
+    return ContractRole(name=name, bind="order" if bind == "order" else "author", keys=role_keys)
+
+
+def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtifact]) -> WorkloadTemplate:
+    field = f"workloads.{name}"
+    entries = reader.mapping(node, field, _WORKLOAD_REQUIRED, _WORKLOAD_OPTIONAL)
+    kind = reader.choice(entries.get("kind"), f"{field}.kind", ("service", "job"), "service")
+    reader.choice(entries.get("runtime"), f"{field}.runtime", ("sandbox",), "sandbox")
+    for item, path in reader.sequence(entries.get("artifacts"), f"{field}.artifacts"):
+        artifacts.append(_artifact(reader, name, item, path))
+    need = reader.mapping(entries.get("resources"), f"{field}.resources", ("cpu", "memory"), ("disk", "pids"))
+    restart = reader.mapping(entries.get("restart"), f"{field}.restart", (), ("attempts",))
+    return WorkloadTemplate(
+        name=name,
+        kind="job" if kind == "job" else "service",
+        runtime="sandbox",
+        replicas=reader.number(entries.get("replicas"), f"{field}.replicas", parse_integer, 1),
+        command=reader.texts(entries.get("command"), f"{field}.command"),
+        environment={
+            key: reader.text(value, f"{field}.environment.{key}")
+            for key, value in reader.mapping(entries.get("environment"), f"{field}.environment").items()
+        },
+        artifacts=(),
+        resources=ResourcesTemplate(
+            cpu_millis=reader.number(need.get("cpu"), f"{field}.resources.cpu", parse_cpu, CPU_MILLIS_MIN),
+            memory_bytes=reader.number(
+                need.get("memory"), f"{field}.resources.memory", parse_size, MEMORY_BYTES_MIN
+            ),
+            disk_bytes=reader.number(need.get("disk"), f"{field}.resources.disk", parse_size, 0),
+            pids=reader.number(need.get("pids"), f"{field}.resources.pids", parse_integer, PIDS_DEFAULT),
+        ),
+        ports=tuple(
+            Port(name=port, port=reader.parsed(value, f"{field}.ports.{port}", parse_integer, 0))
+            for port, value in reader.mapping(entries.get("ports"), f"{field}.ports").items()
+        ),
+        health=_health(reader, entries.get("health"), f"{field}.health"),
+        restart=Restart(
+            attempts=reader.parsed(restart.get("attempts"), f"{field}.restart.attempts", parse_integer, 3)
+        ),
+        placement=_placement(reader, entries.get("placement"), f"{field}.placement"),
+        results=reader.texts(entries.get("results"), f"{field}.results"),
+        recheck_s=reader.parsed(
+            entries.get("recheck"), f"{field}.recheck", parse_duration, RECHECK_S_DEFAULT
+        ),
+    )
+
+
+def _artifact(reader: Reader, workload: str, node: Node, field: str) -> SourceArtifact:
+    entries = reader.mapping(node, field, ("path",), ("file", "tree", "executable"))
+    if ("file" in entries) == ("tree" in entries):
+        reader.report(field, "contract.artifact", "either file or tree wanted")
+    kind: Literal["file", "tree"] = "tree" if "tree" in entries else "file"
+    source = reader.text(entries.get(kind), f"{field}.{kind}")
+    parts = source.split("/")
+    if ".." in parts or has_template(source) or unsafe_character(source) or len(source) > PATH_CHARS_MAX:
+        detail = "a plain path wanted, absolute or inside the contract's folder, without parameters"
+        reader.report(f"{field}.{kind}", "contract.source_path", detail)
+    path = reader.text(entries.get("path"), f"{field}.path", "/missing")
+    executable = reader.boolean(entries.get("executable"), f"{field}.executable", False)
+    if kind == "tree" and executable:
+        reader.report(f"{field}.executable", "contract.executable", "a tree keeps the modes of its own files")
+    return SourceArtifact(workload, path, kind, source, executable)
+
+
+def _health(reader: Reader, node: Node | None, field: str) -> Health | None:
+    if node is None:
+        return None
+    entries = reader.mapping(node, field, ("port",), ("http", "tcp", "interval", "timeout", "failures"))
+    tcp = reader.boolean(entries.get("tcp"), f"{field}.tcp", False)
+    if ("http" in entries) == tcp:
+        reader.report(field, "contract.health", "either 'http: /path' or 'tcp: true' wanted")
+    return Health(
+        port=reader.text(entries.get("port"), f"{field}.port"),
+        http_path=reader.text(entries["http"], f"{field}.http", "/") if "http" in entries else None,
+        interval_s=reader.parsed(entries.get("interval"), f"{field}.interval", parse_duration, 5),
+        timeout_s=reader.parsed(entries.get("timeout"), f"{field}.timeout", parse_duration, 2),
+        failures=reader.parsed(entries.get("failures"), f"{field}.failures", parse_integer, 3),
+    )
+
+
+def _placement(reader: Reader, node: Node | None, field: str) -> Placement:
+    entries = reader.mapping(node, field, (), ("country", "farm", "distinct"))
+    known = ("none", "node", "farm")
+    countries = reader.some(entries.get("country"), f"{field}.country")
+    farms = reader.some(entries.get("farm"), f"{field}.farm")
+    distinct = reader.choice(entries.get("distinct"), f"{field}.distinct", known, "node")
+    return Placement(
+        countries=tuple(reader.text(item, path) for item, path in countries),
+        farms=tuple(reader.text(item, path) for item, path in farms),
+        distinct=cast(Literal["none", "node", "farm"], distinct),
+    )
