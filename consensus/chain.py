@@ -30,6 +30,13 @@ class Chain:
         """A header by hash, the tip's too."""
         return self.tip if block == self.tip_hash else self.headers.get(block)
 
+    def find(self, block: bytes) -> Header | None:
+        """A header to answer a Fetch with: above the tip, the tip, or committed a short while ago."""
+        found = self.headers.get(block) or self.recent.get(block)
+        if found is None and block == self.tip_hash and self.tip.height > 0:
+            return self.tip
+        return found
+
     def path(self, block: bytes) -> tuple[list[tuple[bytes, Header]], bytes | None]:
         """Headers from above the tip to `block`, oldest first, and the first missing hash or None.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from consensus.chain import Chain
 from consensus.leader import leader
-from consensus.limits import SKIPS_PER_PROPOSAL_MAX, VIEW_WINDOW
+from consensus.limits import ANSWER_EVERY_MS, SKIPS_PER_PROPOSAL_MAX, VIEW_WINDOW
 from consensus.messages import (
     BatchDropped,
     BatchHeld,
@@ -22,6 +22,7 @@ from consensus.messages import (
     Event,
     Executed,
     Fetch,
+    Joined,
     Message,
     Propose,
     Ready,
@@ -76,6 +77,7 @@ class Core:
     executed: int = 0
     wants: Wants = field(init=False)
     standstill_ms: int = 0
+    answered_ms: dict[int, int] = field(default_factory=dict)  # last answer to a member's Status
     started: bool = False
     _now_ms: int = 0
     _wall_ms: int = 0
@@ -83,7 +85,10 @@ class Core:
 
     def __post_init__(self) -> None:
         self.wants = Wants(self.config.me, len(self.config.validators.members))
-        self.final_view = max(self.chain.tip.view, self.final.statement.view if self.final else 0)
+        self.final_view = self.chain.tip.view
+        if self.final is not None and self.final.statement.view > self.chain.tip.view:
+            self._view(self.final.statement.view).hold(self.final)  # a base for proposals [2]
+            self.final_view = self.final.statement.view
         self.frontier = self.final_view + 1
         self.executed = max(self.roots, default=0)
 
@@ -124,6 +129,8 @@ class Core:
                 self._executed(height, root)
             case Synced(header, certificate):
                 self._synced(header, certificate)
+            case Joined(member):
+                self._out.send.append(Send(member, self._status()))
             case Start():
                 self._start()
             case Tick():
@@ -146,6 +153,7 @@ class Core:
     def _start(self) -> None:
         self.started = True
         self.standstill_ms = self._now_ms + self.config.timing.standstill_ms
+        self._enter()  # past what the restored certificates clear
         state = self._status()
         self._out.send.append(Send(None, state))
         own = self.views.get(self.frontier)
@@ -168,18 +176,25 @@ class Core:
             case Status():
                 if message.final is not None:
                     self._hold(message.final)
-                base = message.final.statement.view if message.final else 0
-                votes = self._own_votes(max(base, self.final_view))
-                for reply in answer(self.views, self.final, message, votes):
-                    self._out.send.append(Send(sender, reply))
+                self._answer(sender, message)
             case Reply():
-                if header is not None:
+                if header is not None and message.digest in self.wants.wants:  # unasked ones would fill the chain
                     self.wants.got(message.digest)
                     self.chain.add(message.digest, header)
             case Fetch():
-                found = self.chain.headers.get(message.digest) or self.chain.recent.get(message.digest)
+                found = self.chain.find(message.digest)
                 if message.kind == "header" and found:  # batches are the shell's to answer: it has the bytes
                     self._out.send.append(Send(sender, Reply("header", message.digest, found.encode())))
+
+    def _answer(self, sender: int, asked: Status) -> None:
+        """[7] Send what the other lacks, and not again at once however often it asks."""
+        last = self.answered_ms.get(sender)
+        if last is not None and self._now_ms < last + ANSWER_EVERY_MS:
+            return
+        self.answered_ms[sender] = self._now_ms
+        base = max(asked.final.statement.view if asked.final else 0, self.final_view)
+        for reply in answer(self.views, self.final, asked, self._own_votes(base)):
+            self._out.send.append(Send(sender, reply))
 
     def _hold_proposal(self, header: Header) -> None:
         if not self.final_view < header.view <= self.frontier + VIEW_WINDOW:
@@ -199,8 +214,10 @@ class Core:
         if header.height > self.chain.tip.height:
             self.chain.commit(header.hash, header)
             self._forget_batches(header)
-            self._finalize(certificate)
             self.final_view = max(self.final_view, header.view)
+            if certificate.statement.view > header.view:
+                self._view(certificate.statement.view).hold(certificate)  # a base for proposals [2]
+            self._finalize(certificate)
             self._prune()
 
     # ------------------------------------------------------------------ certificates and votes
@@ -252,7 +269,12 @@ class Core:
         self._count(vote)
 
     def _vote(self, kind: VoteKind, view: int, block: bytes) -> Vote:
+        """An own vote, cast now or before: signed once."""
         statement = Statement(kind, self.config.validators.epoch, view, block)
+        state = self.views.get(view)
+        signed = state.signatures.get((kind, block), {}).get(self.config.me) if state else None
+        if signed is not None:
+            return Vote(statement, self.config.me, signed)
         return Vote(statement, self.config.me, self.config.sign(VOTE_DOMAIN, vote_message(statement)))
 
     def _own_votes_of(self, state: ViewState) -> list[Vote]:
@@ -265,10 +287,13 @@ class Core:
             votes.append(self._vote(VoteKind.SKIP, state.number, ZERO_HASH))
         return votes
 
-    def _own_votes(self, above: int) -> list[Message]:
+    def _own_votes(self, above: int) -> list[Vote]:
         """Own votes above a view whose certificates are not there yet, oldest first."""
-        views = sorted(v for v in self.views if v > above)
-        return [vote for view in views for vote in self._own_votes_of(self.views[view])]
+        votes = []
+        for view in sorted(v for v in self.views if v > above):
+            state = self.views[view]
+            votes.extend(v for v in self._own_votes_of(state) if state.certificate(v.statement.kind) is None)
+        return votes
 
     # ------------------------------------------------------------------ progress
 
@@ -324,7 +349,6 @@ class Core:
 
     def _prune(self) -> None:
         self._out.prune_view = self.chain.tip.view
-        self.wants.clear()  # what is still missing is asked for again
         self.views = {n: s for n, s in self.views.items() if n > self.chain.tip.view}
 
     def _forget_batches(self, header: Header) -> None:
@@ -362,12 +386,19 @@ class Core:
         if parent is None:
             self.wants.ask("header", header.parent_hash, leader(self.config.validators, header.view), self._now_ms)
             return
+        _, missing = self.chain.path(header.parent_hash)
+        if missing is not None:  # the whole way is needed: no batch may stand on it twice
+            self.wants.ask("header", missing, leader(self.config.validators, parent.view), self._now_ms)
+            return
         rule = self._broken_rule(header, parent)
+        held = rule is None and self._all_held([header])
+        if held and sum(self.batches[digest] for digest in header.batches) > BLOCK_TXS_MAX:
+            rule = "block.txs"
         if rule is not None:
             state.refused = True
             self._out.alarms.append(rule)
             return
-        if not self._all_held([header]):
+        if not held:
             return
         if header.time_ms > self._wall_ms + TIME_AHEAD_MS_MAX or header.state_height > self.executed:
             return  # may become true in time
@@ -484,6 +515,8 @@ class Core:
             next_validators=self.config.validators.hash,
             batches=tuple(batches),
         )
+        if not self._proved(header):
+            return  # never vote for what we could not prove to others
         state.proposal, state.proposal_hash = header, header.hash
         self.chain.add(state.proposal_hash, header)
         self._send_proposal(header)

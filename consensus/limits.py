@@ -13,6 +13,7 @@ VIEW_WINDOW: Final = 64
 SKIPS_PER_PROPOSAL_MAX: Final = 64
 CERTIFICATES_PER_ANSWER_MAX: Final = 64
 VOTES_PER_ANSWER_MAX: Final = 64
+ANSWER_EVERY_MS: Final = 200  # to one peer: a Status is small, the answer is not
 
 # Headers wanted at once while following parent links; further behind, range sync takes over.
 WANTS_MAX: Final = 64

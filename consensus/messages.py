@@ -94,6 +94,13 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Joined:
+    """The stream to a validator is up: it may have missed anything."""
+
+    member: int
+
+
+@dataclass(frozen=True, slots=True)
 class Received:
     """A checked message of validator `sender`; `header` is the decoded one of a Propose or Reply."""
 
@@ -132,13 +139,14 @@ class Executed:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """Range sync committed up to this block, which `certificate` (Final) makes final."""
+    """Range sync committed and executed this block, which `certificate` (Final, of it or a descendant)
+    makes final. One event for each block, in order, followed by its Executed."""
 
     header: Header
     certificate: Certificate
 
 
-Event = Start | Received | Tick | BatchHeld | BatchDropped | Executed | Synced
+Event = Start | Joined | Received | Tick | BatchHeld | BatchDropped | Executed | Synced
 
 
 # Output: what the shell does, in this order.
@@ -178,7 +186,9 @@ class Ready:
 
     records: list[Record] = field(default_factory=list)
     certificates: list[Certificate] = field(default_factory=list)
-    prune_view: int = 0  # records and certificates up to this view may go
+    # Records and certificates up to this view may go once the commits so far are on disk, not before:
+    # a crash in between would forget votes above the tip that the store then still has.
+    prune_view: int = 0
     send: list[Send] = field(default_factory=list)
     commit: list[Commit] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from consensus.limits import CERTIFICATES_PER_ANSWER_MAX, STATUS_VIEWS_MAX, VOTES_PER_ANSWER_MAX
-from consensus.messages import Certified, Message, Status
+from consensus.messages import Certified, Message, Status, Vote
 from consensus.votes import ViewState
 from ledger.certificate import Certificate, VoteKind
 
@@ -33,10 +33,14 @@ def status(views: Mapping[int, ViewState], final: Certificate | None, frontier: 
 
 
 def answer(
-    views: Mapping[int, ViewState], final: Certificate | None, asked: Status, own_votes: list[Message]
+    views: Mapping[int, ViewState], final: Certificate | None, asked: Status, own_votes: list[Vote]
 ) -> list[Message]:
     """What the sender of `asked` lacks and we hold: our Final if newer, certificates above its Final
-    in view order, then our own votes from its frontier on. Bounded; the rest goes next time."""
+    in view order, then our own votes (given oldest first). Bounded; the rest goes next time.
+
+    Votes from its frontier on go first: they clear the view in which it is stuck. Older ones follow,
+    the newest first; were they in the way, a long run of open views would never end.
+    """
     messages: list[Message] = []
     base = asked.final.statement.view if asked.final else 0
     ours = final.statement.view if final else 0
@@ -49,4 +53,15 @@ def answer(
                 messages.append(Certified(certificate))
         if len(messages) >= CERTIFICATES_PER_ANSWER_MAX:
             break
-    return messages + own_votes[:VOTES_PER_ANSWER_MAX]
+    useful = [v for v in own_votes if not _certified(asked, base, v)]
+    ahead = [v for v in useful if v.statement.view >= asked.frontier]
+    behind = [v for v in reversed(useful) if v.statement.view < asked.frontier]
+    return [*messages, *(ahead + behind)[:VOTES_PER_ANSWER_MAX]]
+
+
+def _certified(asked: Status, base: int, vote: Vote) -> bool:
+    """Does the other hold a certificate of what this vote says?"""
+    if vote.statement.kind is VoteKind.FINAL:
+        return False
+    held = asked.notars if vote.statement.kind is VoteKind.NOTAR else asked.skips
+    return _has(held, vote.statement.view - base - 1)

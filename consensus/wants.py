@@ -14,11 +14,13 @@ class _Want:
     due_ms: int
     tries: int
     first: int  # member asked first: who told us of it
+    wanted: bool = True  # asked for since the last `due`
 
 
 @dataclass(slots=True)
 class Wants:
-    """Outstanding fetches. Asking is idempotent; answers call `got`."""
+    """Outstanding fetches. The core asks in every step for all that it misses, so what was not asked
+    for since the last `due` is not wanted any more. Answers call `got`."""
 
     me: int
     size: int
@@ -29,7 +31,10 @@ class Wants:
 
         A batch is most likely on its way already (its maker streams it to all), so it gets a grace.
         """
-        if digest not in self.wants and len(self.wants) < WANTS_MAX:
+        known = self.wants.get(digest)
+        if known is not None:
+            known.wanted = True
+        elif len(self.wants) < WANTS_MAX:
             grace_ms = FETCH_GRACE_MS if kind == "batch" else 0
             self.wants[digest] = _Want(kind, now_ms + grace_ms, 0, hint)
 
@@ -40,7 +45,9 @@ class Wants:
     def due(self, now_ms: int) -> list[Send]:
         """Fetches to send now: each try goes to the next member, waits double."""
         sends = []
+        self.wants = {d: w for d, w in self.wants.items() if w.wanted}
         for digest, want in self.wants.items():
+            want.wanted = False
             if want.due_ms > now_ms or self.size < 2:
                 continue
             to = (want.first + want.tries) % self.size
@@ -55,7 +62,3 @@ class Wants:
     def wake_ms(self) -> int | None:
         """When the next try is due."""
         return min((w.due_ms for w in self.wants.values()), default=None)
-
-    def clear(self) -> None:
-        """Forget all (the tip moved past them)."""
-        self.wants.clear()

@@ -1,0 +1,341 @@
+"""The simulated shell of one validator: production Core and ledger over a simulated disk, pool and clock.
+
+It carries a Ready out in the stated order (persist, send, commit). Every step on the way is a named crash
+point. Blocks are executed some time after the core committed them, as a real shell may do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from consensus import safety
+from consensus.chain import Chain
+from consensus.core import Config, Core
+from consensus.messages import (
+    BatchHeld,
+    Commit,
+    Event,
+    Executed,
+    Fetch,
+    Message,
+    Propose,
+    Ready,
+    Received,
+    Reply,
+    Start,
+    Synced,
+    Tick,
+    decode_message,
+    encode_message,
+)
+from consensus.verify import Rules, check
+from ledger import keys
+from ledger.blocks import Header, batch_digest, decode_batch, decode_header
+from ledger.certificate import Certificate, Ed25519Scheme, VoteKind
+from ledger.codec import decode, encode
+from ledger.errors import PeerFault, Refused
+from ledger.machine import execute
+from ledger.transactions import CheckedTx, decode_tx, verified
+from tests.sim.disk import Block, Disk, Store, batches, certificate_key, certificates, record_key, records
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+CRASH_POINTS: Final = ("before_persist", "in_persist", "after_persist", "in_send", "after_send", "before_exec", "after_exec")
+RANGE_BLOCKS: Final = 20
+RANGE_AFTER_MS: Final = 400  # behind a Final certificate for this long: ask for a range of blocks
+
+
+class CrashNow(Exception):
+    """The node reached the crash point that the plan named."""
+
+
+class RangeAsk(msgspec.Struct, array_like=True, frozen=True, tag="range_ask"):
+    """Committed blocks from a height on, please."""
+
+    height: int
+
+
+class RangeReply(msgspec.Struct, array_like=True, frozen=True, tag="range"):
+    """Blocks (encoded header, batches) and a Final certificate that names the last."""
+
+    blocks: tuple[tuple[bytes, tuple[bytes, ...]], ...]
+    certificate: Certificate
+
+
+@dataclass(slots=True)
+class Clock:
+    """Of one machine: monotonic ms at a rate of its own, and a wall clock that may be off."""
+
+    rate_ppm: int
+    mono_ms: int
+    wall_ms: int  # at simulated time 0
+
+    def now(self, time_us: int) -> tuple[int, int]:
+        passed = time_us * self.rate_ppm // 1_000_000_000
+        return self.mono_ms + passed, self.wall_ms + passed
+
+    def when_us(self, mono_ms: int) -> int:
+        """Simulated time at which the monotonic clock shows `mono_ms` at the earliest."""
+        return -(-(mono_ms - self.mono_ms) * 1_000_000_000 // self.rate_ppm)
+
+
+class SimNode:
+    """One instance of a validator. Twins share `member` (and key), not `id`."""
+
+    def __init__(self, world: World, number: int, member: int, key: keys.Key, clock: Clock, store: Store) -> None:
+        self.world, self.id, self.member, self.key, self.clock = world, number, member, key, clock
+        self.store, self.disk = store, Disk()
+        self.up = False
+        self.life = 0  # counts starts: timers of an earlier life are void
+        self.doom: str | None = None
+        self.paused_until_us = 0
+        self.execute_us = 0
+        self.core: Core
+        self.pool: dict[bytes, bytes] = {}
+        self.queue: list[Commit] = []
+        self.wake_us: int | None = None
+        self.behind_since_us: int | None = None
+
+    # ------------------------------------------------------------------ start and crash
+
+    def boot(self) -> None:
+        """Start from what is on the disk and in the store."""
+        self.up, self.life, self.doom = True, self.life + 1, None
+        self.queue, self.wake_us, self.behind_since_us = [], None, None
+        header, tip_hash = self.store.tip
+        final = self.store.blocks[-1].certificate if self.store.blocks else None
+        world = self.world
+        sign = self.sign
+        config = Config(world.chain_id, world.validators, self.member, world.timing, Ed25519Scheme(), sign)
+        self.core = world.variant.core(config, Chain(header, tip_hash), dict(self.store.roots), final)
+        self.core.restore(safety.restore(self.kept_records(), certificates(self.disk), header.view))
+        self.rules = Rules(world.chain_id, world.validators, Ed25519Scheme(), self.core.knows)
+        self.pool = {d: b for d, b in batches(self.disk).items() if d not in self.store.places}
+        for digest, data in self.pool.items():
+            self.step(BatchHeld(digest, len(decode_batch(data).txs)))
+        self.step(Start())
+
+    def kept_records(self) -> list[safety.Record]:
+        return records(self.disk)
+
+    def sign(self, domain: str, message: bytes) -> bytes:
+        return self.key.sign(domain, self.world.chain_id, message)
+
+    def crash(self) -> None:
+        """Power off: memory is gone, unsynced writes perhaps."""
+        self.up = False
+        self.disk.crash(self.world.rng)
+        self.pool, self.queue = {}, []
+
+    def point(self, name: str) -> None:
+        if self.doom == name:
+            raise CrashNow(name)
+
+    # ------------------------------------------------------------------ the core
+
+    def step(self, event: Event) -> None:
+        """One event through the core, its Ready carried out."""
+        mono_ms, wall_ms = self.clock.now(self.world.now_us)
+        ready = self.core.step(event, mono_ms, wall_ms)
+        for alarm in ready.alarms:
+            self.world.alarm(self, alarm)
+        self.carry_out(ready)
+        if ready.wake_ms is not None:
+            at = max(self.world.now_us + 1_000, self.clock.when_us(ready.wake_ms))
+            if self.wake_us is None or at < self.wake_us or self.wake_us <= self.world.now_us:
+                self.wake_us = at
+                self.world.timer(at, self)
+
+    def carry_out(self, ready: Ready) -> None:
+        if ready.records or ready.certificates:
+            self.persist(ready)
+        self.send(ready)
+        for commit in ready.commit:
+            self.queue.append(commit)
+            self.world.execute_later(self)
+
+    def persist(self, ready: Ready) -> None:
+        writes: dict[bytes, bytes | None] = {}
+        for record in ready.records:
+            self.point("before_persist")
+            writes[record_key(record)] = encode(record)
+            if record.kind is VoteKind.NOTAR:
+                for digest in decode_header(record.header).batches:
+                    writes[b"b" + digest] = self.pool[digest]
+        for certificate in ready.certificates:
+            writes[certificate_key(certificate)] = encode(certificate)
+        if ready.records and self.doom == "in_persist":
+            self.disk.write(writes, sync=False)
+            raise CrashNow("in_persist")
+        self.disk.write(writes, sync=bool(ready.records))
+        if ready.records:
+            self.point("after_persist")
+
+    def send(self, ready: Ready) -> None:
+        for number, send in enumerate(ready.send):
+            if number:
+                self.point("in_send")
+            self.world.observe(self, send.message)
+            self.post(send.to, encode_message(send.message))
+        if ready.send:
+            self.point("after_send")
+
+    def post(self, to: int | None, data: bytes) -> None:
+        """Bytes to one member, or to all others."""
+        members = range(len(self.world.validators.members)) if to is None else (to,)
+        for member in members:
+            if member != self.member:
+                self.world.send(self, member, data)
+
+    def tick(self, life: int) -> None:
+        if life != self.life or self.wake_us is None or self.wake_us > self.world.now_us:
+            return  # of an earlier life, or an earlier wake came instead
+        self.wake_us = None
+        self.step(Tick())
+        self.maybe_range()
+
+    # ------------------------------------------------------------------ execution
+
+    def execute_next(self, life: int) -> None:
+        """Execute and commit the oldest block that the core handed over."""
+        if life != self.life or not self.queue:
+            return
+        commit = self.queue.pop(0)
+        self.point("before_exec")
+        found = [self.batch(digest) for digest in commit.header.batches]
+        self.apply(commit.header, tuple(b for b in found if b is not None), commit.certificate)
+        self.point("after_exec")
+        self.step(Executed(commit.header.height, self.store.roots[commit.header.height]))
+
+    def apply(self, header: Header, batch_bytes: tuple[bytes, ...], certificate: Certificate) -> Block:
+        txs = self.transactions(batch_bytes)
+        block = self.store.commit(header, batch_bytes, certificate, execute(self.store.state, header, txs))
+        for digest in header.batches:
+            self.pool.pop(digest, None)
+        self.world.committed(self, block)
+        self.prune(header.view, header.batches)
+        return block
+
+    def transactions(self, batch_bytes: tuple[bytes, ...]) -> list[CheckedTx]:
+        return [tx for data in batch_bytes for tx in self.world.decoded(data)]
+
+    def prune(self, view: int, digests: tuple[bytes, ...]) -> None:
+        """After the commit is durable, what it settles may go."""
+        gone: dict[bytes, bytes | None] = {b"b" + digest: None for digest in digests}
+        for key in self.disk.durable:
+            if key[:1] in (b"r", b"c") and int.from_bytes(key[1:9], "big") <= view:
+                gone[key] = None
+        self.disk.write(gone, sync=False)
+
+    # ------------------------------------------------------------------ batches
+
+    def hold_batch(self, data: bytes) -> None:
+        """A batch from a client or a peer."""
+        try:
+            digest = batch_digest(data)
+        except Refused:
+            return
+        if digest in self.pool or digest in self.store.places:
+            return
+        self.pool[digest] = data
+        self.disk.write({b"b" + digest: data}, sync=False)
+        self.step(BatchHeld(digest, len(self.world.decoded(data))))
+
+    def batch(self, digest: bytes) -> bytes | None:
+        return self.pool.get(digest) or self.store.batch(digest)
+
+    # ------------------------------------------------------------------ network
+
+    def receive(self, sender: int, data: bytes) -> None:
+        """Bytes of another validator's stream: a batch, a range message or a consensus message."""
+        tag, body = data[:1], data[1:]
+        if tag == b"B":
+            self.hold_batch(body)
+        elif tag == b"R":
+            message = decode(RangeAsk | RangeReply, body)
+            if isinstance(message, RangeAsk):
+                self.answer_range(sender, message.height)
+            else:
+                self.take_range(message)
+        else:
+            try:
+                event = check(self.rules, sender, decode_message(str(sender), data))
+            except PeerFault as fault:
+                self.world.fault(self, sender, fault)
+                return
+            self.handle(event)
+
+    def handle(self, event: Received) -> None:
+        message = event.message
+        if isinstance(message, Fetch) and message.kind == "batch":
+            held = self.batch(message.digest)
+            if held is not None:
+                self.post(event.sender, encode_message(Reply("batch", message.digest, held)))
+            return
+        if isinstance(message, Reply) and message.kind == "batch":
+            self.hold_batch(message.data)
+            return
+        self.step(event)
+        self.maybe_range()
+
+    def maybe_range(self) -> None:
+        """Ask somebody for blocks when a Final certificate has been out of reach for a while."""
+        final, now_us = self.core.final, self.world.now_us
+        if final is None or final.statement.view <= self.core.chain.tip.view or self.queue:
+            self.behind_since_us = None
+        elif self.behind_since_us is None:
+            self.behind_since_us = now_us
+        elif now_us - self.behind_since_us > RANGE_AFTER_MS * 1_000:
+            self.behind_since_us = now_us
+            others = [m for m in range(len(self.world.validators.members)) if m != self.member]
+            self.post(self.world.rng.choice(others), b"R" + encode(RangeAsk(self.store.height + 1)))
+
+    def answer_range(self, to: int, height: int) -> None:
+        if not 0 < height <= self.store.height:
+            return
+        last = min(self.store.height, height + RANGE_BLOCKS - 1)
+        while self.store.blocks[last - 1].certificate.statement.block != self.store.blocks[last - 1].hash:
+            if last == self.store.height:
+                return
+            last += 1
+        blocks = self.store.blocks[height - 1 : last]
+        reply = RangeReply(tuple((b.header.encode(), b.batches) for b in blocks), blocks[-1].certificate)
+        self.post(to, b"R" + encode(reply))
+
+    def take_range(self, reply: RangeReply) -> None:
+        """Verify links, batches and the certificate; then commit block by block."""
+        headers = [decode_header(data) for data, _ in reply.blocks]
+        tip, tip_hash = self.store.tip
+        if self.queue or not headers or headers[0].parent_hash != tip_hash:
+            return  # meanwhile we went on by ourselves
+        for before, header in zip(headers, headers[1:], strict=False):
+            if header.parent_hash != before.hash:
+                return
+        statement = reply.certificate.statement
+        if statement.kind is not VoteKind.FINAL or statement.block != headers[-1].hash:
+            return
+        Ed25519Scheme().verify(self.world.chain_id, self.world.validators, reply.certificate)
+        for header, (_, data) in zip(headers, reply.blocks, strict=True):
+            if self.queue or tuple(batch_digest(b) for b in data) != header.batches:
+                return  # the core found the rest by itself, or the peer sent other batches
+            self.apply(header, data, reply.certificate)
+            self.step(Synced(header, reply.certificate))
+            self.step(Executed(header.height, self.store.roots[header.height]))
+
+
+def decode_batch_txs(data: bytes, chain_id: str) -> list[CheckedTx]:
+    """Decoded and verified transactions of a batch; those that break a rule are left out by all alike."""
+    found: list[CheckedTx] = []
+    for raw in decode_batch(data).txs:
+        try:
+            found.append(verified(decode_tx(raw, chain_id)))
+        except Refused:
+            continue
+    return found
+
+
+__all__ = ["CRASH_POINTS", "Clock", "CrashNow", "Message", "Propose", "SimNode", "decode_batch_txs"]

@@ -1,0 +1,126 @@
+"""A seed's network: who votes with what weight, how the links behave, and which faults come when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+from consensus.timers import Timing
+from tests.sim.node import CRASH_POINTS
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault: `kind` at `at_ms`, over after `for_ms`. What `who` and `rate` mean depends on the kind."""
+
+    at_ms: int
+    kind: str
+    for_ms: int
+    who: tuple[int, ...] = ()
+    rate: float = 0.0
+    point: str = ""
+
+
+@dataclass(slots=True)
+class Scenario:
+    """All that is random about a run, but the single messages' fates."""
+
+    weights: tuple[int, ...]
+    twin: int | None  # this member runs twice with one key: Byzantine
+    timing: Timing
+    faults_end_ms: int
+    latency_ms: tuple[int, int]
+    execute_ms: int  # at most, from commit to executed
+    batch_every_ms: int  # mean
+    rates_ppm: tuple[int, ...]
+    wall_offsets_ms: tuple[int, ...]
+    faults: list[Fault] = field(default_factory=list)
+    always_down: tuple[int, ...] = ()
+
+
+def _weights(rng: Random) -> tuple[int, ...]:
+    count = rng.randint(4, 7)
+    if rng.random() < 0.6:
+        return (1,) * count
+    return tuple(rng.randint(1, 5) for _ in range(count))
+
+
+def tolerated(weights: tuple[int, ...]) -> int:
+    """The most weight that may be faulty: the largest f with 3f < W."""
+    return (sum(weights) - 1) // 3
+
+
+def _few(rng: Random, weights: tuple[int, ...], budget: int) -> tuple[int, ...]:
+    """Random members that together weigh at most `budget`."""
+    chosen = []
+    for member in rng.sample(range(len(weights)), len(weights)):
+        if weights[member] <= budget and rng.random() < 0.7:
+            chosen.append(member)
+            budget -= weights[member]
+    return tuple(chosen)
+
+
+def make(seed: int) -> Scenario:
+    """The scenario of a seed."""
+    rng = Random(f"scenario/{seed}")
+    weights = _weights(rng)
+    count = len(weights)
+    spare = tolerated(weights)
+    twin = None
+    if rng.random() < 0.25:
+        able = [i for i in range(count) if weights[i] <= spare]
+        if able:
+            twin = rng.choice(able)
+            spare -= weights[twin]
+    timing = Timing(
+        view_timeout_ms=rng.choice((300, 600, 1_000)),
+        alpha_percent=rng.choice((110, 120, 150)),
+        timeout_max_ms=rng.choice((3_000, 5_000)),
+        idle_ms=rng.choice((200, 1_000)),
+        standstill_ms=rng.choice((1_000, 2_500)),
+    )
+    slow = rng.choice((5, 20, 60))
+    scenario = Scenario(
+        weights=weights,
+        twin=twin,
+        timing=timing,
+        faults_end_ms=rng.randint(8_000, 40_000),
+        latency_ms=(1, slow),
+        execute_ms=rng.choice((0, 2, 30)),
+        batch_every_ms=rng.choice((60, 150, 400)),
+        rates_ppm=tuple(1_000_000 + rng.randint(-10_000, 10_000) for _ in weights),
+        wall_offsets_ms=tuple(rng.randint(-300, 300) for _ in weights),
+    )
+    if rng.random() < 0.15:
+        scenario.always_down = _few(rng, weights, spare)
+        spare -= sum(weights[i] for i in scenario.always_down)
+    for _ in range(rng.randint(1, 12)):
+        scenario.faults.append(_fault(rng, scenario, spare))
+    if rng.random() < 0.2:
+        at = rng.randint(1_000, scenario.faults_end_ms - 1_000)
+        scenario.faults.append(Fault(at, "outage", rng.randint(200, 2_000)))
+    scenario.faults.sort(key=lambda fault: fault.at_ms)
+    return scenario
+
+
+def _fault(rng: Random, scenario: Scenario, spare: int) -> Fault:
+    weights = scenario.weights
+    members = range(len(weights))
+    at = rng.randint(200, scenario.faults_end_ms - 500)
+    length = rng.randint(200, 5_000)
+    kind = rng.choice(("loss", "delay", "duplicate", "split", "oneway", "pause", "crash", "crash", "crash", "wall"))
+    match kind:
+        case "loss" | "duplicate":
+            return Fault(at, kind, length, rate=rng.choice((0.02, 0.1, 0.3, 0.6)))
+        case "delay":
+            return Fault(at, kind, length, rate=rng.choice((50, 200, 800)))
+        case "split":
+            return Fault(at, kind, length, tuple(m for m in members if rng.random() < 0.5))
+        case "oneway":
+            return Fault(at, kind, length, tuple(rng.sample(members, 2)))
+        case "pause":
+            return Fault(at, kind, length, (rng.choice(members),))
+        case "wall":
+            return Fault(at, kind, length, (rng.choice(members),), rate=rng.choice((-5_000, -800, 800, 5_000)))
+        case _:
+            return Fault(at, "crash", length, _few(rng, weights, spare), point=rng.choice(CRASH_POINTS))
