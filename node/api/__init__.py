@@ -1,0 +1,1 @@
+"""HTTP on top of a peer: API, events, explorer, metrics."""

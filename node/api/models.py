@@ -1,0 +1,410 @@
+"""What the API answers, as shapes. Both sides use them; `/openapi.json` is made from them.
+
+Keys, ids and digests are lower-case hex, times Unix ms, money micro-credits, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+
+from ledger.contract_types import Contract
+from ledger.manifest_types import Manifest
+from ledger.predicates import ReceiptPredicate
+
+T = TypeVar("T")
+
+
+class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """RFC 9457 problem details. `refused`: a rule of the ledger said no, asking again won't help."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    rule: str
+    detail: str = ""
+    field: str = ""
+    refused: bool = False
+    retry_s: float = 0.0
+
+
+class Page(msgspec.Struct, Generic[T], kw_only=True):
+    """A page of a list. `next` is the cursor of the next page, "" at the end."""
+
+    items: list[T]
+    next: str = ""
+
+
+class Status(msgspec.Struct, kw_only=True):
+    """A peer's state. `ready`: caught up, with a BFT quorum making blocks; `not_ready` says why not."""
+
+    chain_id: str
+    genesis: str
+    moniker: str
+    roles: list[str]
+    peer_id: str
+    addresses: list[str]
+    version: str
+    height: int
+    block_time_ms: int
+    block_hash: str
+    state_root: str
+    view: int
+    catching_up: bool
+    best_height: int
+    last_final_ms: int
+    neighbours: int
+    validators: int
+    validators_connected: int
+    mempool_txs: int
+    mempool_bytes: int
+    started_ms: int
+    alarms: list[str]
+    ready: bool
+    not_ready: str
+
+
+class Neighbour(msgspec.Struct, kw_only=True):
+    peer_id: str
+    address: str
+    inbound: bool
+    since_ms: int
+    rtt_ms: float | None
+    score: int
+    bytes_in: int
+    bytes_out: int
+    dropped: int
+
+
+class Banned(msgspec.Struct, kw_only=True):
+    peer_id: str
+    rule: str
+    left_s: float
+
+
+class Peers(msgspec.Struct, kw_only=True):
+    """Connected neighbours, and who is banned for what."""
+
+    neighbours: list[Neighbour]
+    banned: list[Banned]
+
+
+class ValidatorView(msgspec.Struct, kw_only=True):
+    key: str
+    weight: int
+    moniker: str
+
+
+class Validators(msgspec.Struct, kw_only=True):
+    """The validators of an epoch; `quorum` is the smallest weight that finalizes."""
+
+    epoch: int
+    total: int
+    quorum: int
+    members: list[ValidatorView]
+
+
+class ContractSummary(msgspec.Struct, kw_only=True):
+    id: str
+    name: str
+    version: str
+    title: str
+    summary: str
+    author: str
+    height: int
+    time_ms: int
+
+
+class ContractDetail(msgspec.Struct, kw_only=True):
+    """A published contract; `envelope` is the signed document (DSSE), base64."""
+
+    id: str
+    name: str
+    version: str
+    author: str
+    height: int
+    time_ms: int
+    contract: Contract
+    envelope: bytes
+
+
+class DeploymentSummary(msgspec.Struct, kw_only=True):
+    id: str
+    contract: str
+    name: str
+    version: str
+    consumer: str
+    status: str
+    desired: str
+    ordered_ms: int
+    escrow: int
+    spent: int
+    slots: int
+    slots_running: int
+    reason: str
+
+
+class Place(msgspec.Struct, kw_only=True):
+    """A place of a policy and who fills it."""
+
+    place: str
+    signer: str
+
+
+class PolicyView(msgspec.Struct, kw_only=True):
+    """A policy as evaluated by this peer at its last block's time."""
+
+    asked: bool
+    satisfied: bool
+    rejected: bool
+    reasons: list[str]
+    used: list[Place]
+
+
+class Policies(msgspec.Struct, kw_only=True):
+    deploy: PolicyView
+    signoff: PolicyView
+
+
+class ApprovalView(msgspec.Struct, kw_only=True):
+    """`counts_until_ms`: when a grant stops to count."""
+
+    signer: str
+    role: str
+    act: str
+    decision: str
+    document: str
+    comment: str
+    expires_ms: int
+    counts_until_ms: int
+    height: int
+    time_ms: int
+
+
+class SlotView(msgspec.Struct, kw_only=True):
+    name: str
+    status: str
+    term: int
+    holder: str
+    farm: str
+    country: str
+    lease_until_ms: int
+    renewed_ms: int
+    claimed_ms: int
+    rate_hour: int
+    attempts: int
+    endpoints: dict[str, str]
+    results: dict[str, str]
+    detail: str
+
+
+class ReceiptView(msgspec.Struct, kw_only=True):
+    """A holder's signed receipt, opened. `document` is its id."""
+
+    slot: str
+    term: int
+    node: str
+    status: str
+    height: int
+    time_ms: int
+    document: str
+    receipt: ReceiptPredicate
+
+
+class BillView(msgspec.Struct, kw_only=True):
+    """`slot` "" is the author's fee."""
+
+    slot: str
+    term: int
+    payee: str
+    from_ms: int
+    to_ms: int
+    amount: int
+
+
+class Timings(msgspec.Struct, kw_only=True):
+    """When each step was final, 0: not yet."""
+
+    ordered_ms: int
+    approved_ms: int
+    claimed_ms: int
+    running_ms: int
+    ended_ms: int
+    signed_off_ms: int
+
+
+class DeploymentDetail(msgspec.Struct, kw_only=True):
+    id: str
+    contract: str
+    manifest_digest: str
+    consumer: str
+    bot: str
+    status: str
+    desired: str
+    escrow: int
+    spent: int
+    fee_paid: bool
+    reason: str
+    manifest: Manifest
+    policies: Policies
+    approvals: list[ApprovalView]
+    slots: list[SlotView]
+    receipts: list[ReceiptView]
+    bills: list[BillView]
+    timings: Timings
+    txs: list[str]
+
+
+class PriceView(msgspec.Struct, kw_only=True):
+    cpu_core_hour: int
+    memory_gib_hour: int
+    disk_gib_hour: int
+
+
+class NodeView(msgspec.Struct, kw_only=True):
+    """`offering`: it has an offer that is still valid."""
+
+    key: str
+    peer_id: str
+    farm: str
+    country: str
+    cpu_millis: int
+    memory_bytes: int
+    disk_bytes: int
+    used_cpu_millis: int
+    used_memory_bytes: int
+    used_disk_bytes: int
+    price: PriceView
+    runtimes: list[str]
+    attributes: dict[str, str]
+    address: str
+    valid_until_ms: int
+    offering: bool
+    slots_held: int
+    broken_leases: int
+
+
+class FarmView(msgspec.Struct, kw_only=True):
+    name: str
+    owner: str
+    country: str
+
+
+class BlockSummary(msgspec.Struct, kw_only=True):
+    height: int
+    hash: str
+    time_ms: int
+    view: int
+    proposer: str
+    moniker: str
+    txs: int
+    certified: bool
+
+
+class BlockTx(msgspec.Struct, kw_only=True):
+    id: str
+    kind: str
+    sender: str
+    ok: bool
+    rule: str
+
+
+class BlockDetail(msgspec.Struct, kw_only=True):
+    """`signers`: monikers behind the Final certificate that names this block, empty when a later one covers it."""
+
+    height: int
+    hash: str
+    time_ms: int
+    epoch: int
+    view: int
+    parent_hash: str
+    proposer: str
+    moniker: str
+    state_height: int
+    state_root: str
+    batches: list[str]
+    signers: list[str]
+    size_bytes: int
+    txs: list[BlockTx]
+
+
+class EventView(msgspec.Struct, kw_only=True):
+    """Also the data of an SSE event."""
+
+    id: str
+    height: int
+    time_ms: int
+    kind: str
+    subject: str
+    fields: dict[str, str | int]
+
+
+class GapView(msgspec.Struct, kw_only=True):
+    """Data of the SSE event `gap`: events from `first` to before `next` were not sent."""
+
+    first: str
+    next: str
+
+
+class TxView(msgspec.Struct, kw_only=True):
+    """A final transaction. `body` shows it decoded; `raw` is what was signed and sent, base64."""
+
+    id: str
+    height: int
+    time_ms: int
+    ok: bool
+    rule: str
+    detail: str
+    sender: str
+    kind: str
+    body: dict[str, Any]
+    events: list[EventView]
+    raw: bytes
+
+
+class TxResult(msgspec.Struct, kw_only=True):
+    """`sent`: on its way, form checked. `accepted`: kept here until final or expired. `final`: see ok and rule."""
+
+    id: str
+    state: Literal["sent", "accepted", "final"]
+    height: int = 0
+    time_ms: int = 0
+    ok: bool = False
+    rule: str = ""
+    detail: str = ""
+
+
+class AccountView(msgspec.Struct, kw_only=True):
+    key: str
+    balance: int
+
+
+class QueryView(msgspec.Struct, kw_only=True):
+    """`value`: the record's bytes, base64, null when absent. `shown`: the same for people.
+    `proof`: an encoded QueryProof, base64, when asked; `height` is the state's that it shows."""
+
+    key: str
+    value: bytes | None
+    shown: Any
+    height: int
+    proof: bytes | None = None
+
+
+class VaultView(msgspec.Struct, kw_only=True):
+    """An owner's encrypted record."""
+
+    owner: str
+    name: str
+    version: int
+    ciphertext: bytes
+
+
+class ArtifactView(msgspec.Struct, kw_only=True):
+    sha256: str
+    size_bytes: int
+
+
+class Ready(msgspec.Struct, kw_only=True):
+    ready: bool
+    reason: str

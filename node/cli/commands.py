@@ -1,0 +1,95 @@
+"""The tree of commands. Each is loaded when it is called, so that a client command starts fast."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cyclopts import App
+
+from node.cli.context import GLOBAL_FLAGS
+from node.version import VERSION
+
+_EPILOGUE: Final = "Global options, before or after the command: " + " ".join(
+    f"{flag} ({variable}): {text}" for flag, (variable, text) in GLOBAL_FLAGS.items()
+)
+
+app: Final = App(
+    name="gridpact",
+    version=VERSION,
+    help="Peer-to-peer deployment of approved IT systems.",
+    help_epilogue=_EPILOGUE,
+    help_format="plaintext",
+)
+
+# (words, "module:function", what it does)
+COMMANDS: Final = (
+    ("init", "peer:init", "Make a home: keys, settings and genesis."),
+    ("start", "peer:start", "Run the peer of a home until it is stopped."),
+    ("testnet init", "testnet:init", "Write homes, keys and genesis of a local network."),
+    ("testnet up", "testnet:up", "Start a local network and wait until it is ready."),
+    ("testnet start", "testnet:start", "Start peers of the network that are down."),
+    ("testnet stop", "testnet:stop", "Stop some peers of the network."),
+    ("testnet status", "testnet:status", "Show its peers."),
+    ("testnet logs", "testnet:logs", "Show a peer's log."),
+    ("testnet down", "testnet:down", "Stop the whole network."),
+    ("keys new", "keys:new", "Make an account key."),
+    ("keys list", "keys:list_keys", "List the account keys."),
+    ("keys show", "keys:show", "Show a key's public half."),
+    ("keys import", "keys:import_key", "Take over a key from a file."),
+    ("status", "chain:status", "Show the peer's status."),
+    ("peers", "chain:peers", "Show the peer's neighbours."),
+    ("validators", "chain:validators", "Show the validators in force."),
+    ("query", "query:query", "Read a record of the state, with its proof."),
+    ("tx show", "tx:show", "Show a final transaction."),
+    ("tx send", "tx:send", "Send a signed transaction from a file."),
+    ("tx transfer", "tx:transfer", "Move credits to another account."),
+    ("contract init", "contracts:init", "Write a contract to start from."),
+    ("contract validate", "contracts:validate", "Check a contract and say what is wrong, and where."),
+    ("contract build", "contracts:build", "Hash a contract's artifacts and pin them."),
+    ("contract publish", "contracts:publish", "Sign a built contract and publish it."),
+    ("contract list", "contracts:list_contracts", "List the published contracts."),
+    ("contract show", "contracts:show", "Show a published contract."),
+    ("deploy", "deployments:deploy", "Plan a deployment with the 3bot, then order it."),
+    ("deployment list", "deployments:list_deployments", "List the deployments."),
+    ("deployment show", "deployments:show", "Show a deployment with its approvals, slots and receipts."),
+    ("deployment cancel", "deployments:cancel", "Stop a deployment, settle and refund."),
+    ("approve", "approvals:approve", "Sign an approval of a deployment, or its sign-off."),
+    ("reject", "approvals:reject", "Sign a rejection of a deployment."),
+    ("revoke", "approvals:revoke", "Withdraw an approval."),
+    ("farm register", "capacity:farm_register", "Register a farm."),
+    ("farm add-node", "capacity:farm_add_node", "Name a node key as one of a farm's nodes."),
+    ("farm list", "capacity:farm_list", "List the farms."),
+    ("node offer", "capacity:node_offer", "Post the offer of the home's node."),
+    ("node withdraw", "capacity:node_withdraw", "Withdraw the offer of the home's node."),
+    ("node list", "capacity:node_list", "List the nodes and their offers."),
+    ("audit export", "audit:export", "Write a deployment's whole life to one file."),
+    ("audit verify", "audit:verify", "Check an audit file with nothing but the genesis."),
+    ("doctor", "doctor:doctor", "Check this machine and the home."),
+    ("completion", "completion:completion", "Print a shell's completion script."),
+)
+_GROUPS: Final = {
+    "testnet": "A local network for developers.",
+    "keys": "Account keys in files.",
+    "tx": "Transactions.",
+    "contract": "Contracts: write, check, build, publish.",
+    "deployment": "Deployments.",
+    "farm": "Farms.",
+    "node": "3nodes.",
+    "audit": "A deployment's life as one file.",
+}
+
+
+def _build() -> None:
+    groups: dict[str, App] = {}
+    for words, path, text in COMMANDS:
+        group, _, name = words.rpartition(" ")
+        target = app
+        if group:
+            if group not in groups:
+                groups[group] = App(name=group, help=_GROUPS[group], help_format="plaintext")
+                app.command(groups[group])
+            target = groups[group]
+        target.command(f"node.cli.{path}", name=name, help=text)
+
+
+_build()

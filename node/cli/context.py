@@ -1,0 +1,134 @@
+"""What holds for every command: the global flags, which may stand before or after the command's name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, cast
+
+from node.errors import ConfigError
+
+if TYPE_CHECKING:  # a client's imports cost time at each start
+    from ledger.keys import Key
+    from node.home import Home
+    from node.sdk import Client
+
+Format = Literal["table", "json", "jsonl"]
+
+EXIT_OK: Final = 0
+EXIT_ERROR: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_UNREACHABLE: Final = 3
+EXIT_REJECTED: Final = 4
+EXIT_NO_QUORUM: Final = 5
+EXIT_TIMEOUT: Final = 6
+
+HOME_DEFAULT: Final = "~/.gridpact"
+
+# name -> (variable, what it means); all take a value.
+GLOBAL_FLAGS: Final = {
+    "--home": ("GRIDPACT_HOME", f"The peer's home directory (default {HOME_DEFAULT})."),
+    "--api": ("GRIDPACT_API", "host:port of the peer to ask (default: the one running in the home)."),
+    "--keys": ("GRIDPACT_KEYS", "Directory of account keys (default HOME/config/keys)."),
+    "--output": ("GRIDPACT_OUTPUT", "table, json or jsonl; also -o."),
+    "--timeout": ("GRIDPACT_TIMEOUT", "Seconds to wait for an answer or for finality (default 30)."),
+}
+_SHORT: Final = {"-o": "--output"}
+
+
+class Failure(Exception):
+    """A command ends with `code` and says `text` on stderr."""
+
+    def __init__(self, code: int, text: str) -> None:
+        self.code = code
+        super().__init__(text)
+
+
+@dataclass(slots=True)
+class Context:
+    """The global flags in force."""
+
+    home_root: Path = Path(HOME_DEFAULT)
+    api: str = ""
+    keys: Path | None = None
+    output: Format = "table"
+    timeout_s: float = 30.0
+
+    def home(self) -> Home:
+        """The home directory's paths."""
+        from node.home import Home
+
+        return Home(self.home_root.expanduser())
+
+    def keys_dir(self) -> Path:
+        """Where account keys are looked up."""
+        return self.keys if self.keys is not None else self.home().keys_dir
+
+    def key(self, name: str) -> Key:
+        """A named account key. Raises ConfigError."""
+        from node.home import key_path, load_key
+
+        return load_key(key_path(self.keys_dir(), name))
+
+    def client(self) -> Client:
+        """A client of the peer to ask. Raises Failure(3) when none is named or running."""
+        from node.sdk import Client
+
+        home = self.home()
+        if self.api:
+            address = self.api
+        else:
+            from node.home import read_run
+
+            info = read_run(home)
+            if info is None:
+                raise Failure(
+                    EXIT_UNREACHABLE, f"no peer runs in {home.root}; start it, or name one with --api host:port"
+                )
+            address = info.api
+        return Client(address, token_file=home.token_file, timeout_s=self.timeout_s)
+
+
+current: Context = Context()
+
+
+def take_globals(arguments: Sequence[str]) -> list[str]:
+    """Set `current` from variables and flags; return the other arguments. Raises Failure(2), ConfigError."""
+    values = {flag: os.environ[variable] for flag, (variable, _) in GLOBAL_FLAGS.items() if os.environ.get(variable)}
+    rest: list[str] = []
+    items = iter(arguments)
+    for item in items:
+        if item == "--":
+            rest += [item, *items]
+            break
+        name, mark, value = item.partition("=")
+        name = _SHORT.get(name, name)
+        if name not in GLOBAL_FLAGS:
+            rest.append(item)
+            continue
+        if not mark:
+            found = next(items, None)
+            if found is None:
+                raise Failure(EXIT_USAGE, f"{item}: a value wanted")
+            value = found
+        values[name] = value
+    _set(values)
+    return rest
+
+
+def _set(values: dict[str, str]) -> None:
+    current.home_root = Path(values.get("--home", HOME_DEFAULT))
+    current.api = values.get("--api", "").removeprefix("http://").rstrip("/")
+    current.keys = Path(values["--keys"]).expanduser() if "--keys" in values else None
+    output = values.get("--output", "table")
+    if output not in ("table", "json", "jsonl"):
+        raise Failure(EXIT_USAGE, f"--output: table, json or jsonl wanted, found {output!r}")
+    current.output = cast(Format, output)
+    try:
+        current.timeout_s = float(values.get("--timeout", "30"))
+    except ValueError:
+        raise Failure(EXIT_USAGE, "--timeout: a number of seconds wanted") from None
+    if not 0 < current.timeout_s <= 86_400:
+        raise ConfigError("--timeout: more than 0, at most 86400 seconds")

@@ -1,0 +1,170 @@
+"""`gridpact init` and `gridpact start`."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import secrets
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from ledger.genesis import Genesis, GenesisValidator
+from node.cli.context import EXIT_USAGE, Failure, current
+from node.cli.output import emit_facts, say
+from node.config import KEYS, P2P, Bot, Node, Role, Settings, load_settings, template
+from node.home import Home, create_key, load_key, read_genesis, write_atomic, write_secret
+from p2p.ids import peer_id_of
+
+if TYPE_CHECKING:
+    from ledger.keys import Key
+
+
+def init(
+    *,
+    chain_id: str = "",
+    moniker: str = "peer",
+    role: tuple[Role, ...] = (),
+    genesis: Path | None = None,
+    bootstrap: tuple[str, ...] = (),
+    farm: str = "",
+    country: str = "",
+    account: str = "",
+) -> int:
+    """Make a home: keys, settings and genesis.
+
+    With --genesis the peer joins that chain. Without, --chain-id founds a new chain whose only
+    validator is this peer.
+
+    Parameters
+    ----------
+    chain_id: Name of the chain to found, or that the genesis must have.
+    moniker: A name for people.
+    role: validator, node or bot; may be repeated. Every peer also follows and verifies.
+    genesis: Genesis file of the chain to join.
+    bootstrap: Multiaddr with /p2p/ID of a peer to join by; may be repeated.
+    farm: The node's farm, with role node.
+    country: Where the node stands, with role node.
+    account: Name of the bot's account key, with role bot.
+    """
+    home = current.home()
+    if genesis is None and not chain_id:
+        raise Failure(EXIT_USAGE, "--genesis FILE to join a chain, or --chain-id NAME to found one")
+    joined = None if genesis is None else read_genesis(genesis)
+    if joined is not None and chain_id not in ("", joined.chain_id):
+        raise Failure(EXIT_USAGE, f"--chain-id {chain_id}, but {genesis} is of chain {joined.chain_id}")
+    roles = role if joined is not None or "validator" in role else ("validator", *role)
+    settings = Settings(
+        moniker=moniker,
+        roles=roles,
+        p2p=P2P(bootstrap=bootstrap),
+        node=Node(farm=farm, country=country),
+        bot=Bot(account=account or ("consumer" if "bot" in roles else "")),
+    )
+    peer_id, validator = make_home(home, settings, joined, chain_id)
+    say(f"made {home.root}; start it: gridpact start --home {home.root}")
+    facts = {"home": str(home.root), "peer_id": peer_id, "validator": validator, "roles": list(roles)}
+    emit_facts(facts, [(name, fact) for name, fact in facts.items() if fact])
+    return 0
+
+
+def make_home(home: Home, settings: Settings, genesis: Genesis | None, chain_id: str) -> tuple[str, str]:
+    """Write a home: (peer id, validator key in hex or ""). Raises ConfigError; existing keys are kept out of harm."""
+    if home.config_file.exists():
+        raise Failure(1, f"{home.root}: initialised already; nothing was changed")
+    # Wrong values are told before anything is written.
+    load_settings(None, {}, {key.name: _value(settings, key.name) for key in KEYS})
+    home.create()
+    node_key = create_key(home.node_key_file)
+    validator: Key | None = None
+    if "validator" in settings.roles:
+        validator = create_key(home.validator_key_file)
+    if "bot" in settings.roles and settings.bot.account:
+        create_key(home.keys_dir / settings.bot.account)
+    write_secret(home.token_file, secrets.token_urlsafe(32) + "\n")
+    if genesis is None:
+        if validator is None:
+            raise Failure(EXIT_USAGE, "a founder needs the role validator")
+        founder = GenesisValidator(key=validator.public.hex(), weight=1, moniker=settings.moniker)
+        genesis = Genesis(chain_id=chain_id, time_ms=now_ms(), validators=(founder,), accounts={})
+    write_genesis(home.genesis_file, genesis)
+    write_atomic(home.config_file, template(settings).encode())
+    return peer_id_of(node_key.public), validator.public.hex() if validator is not None else ""
+
+
+def _value(settings: Settings, name: str) -> Any:
+    found: Any = settings
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def write_genesis(file: Path, genesis: Genesis) -> None:
+    """Write a genesis for people to read; it is checked by reading it back. Raises ConfigError."""
+    import msgspec
+
+    write_atomic(file, msgspec.json.format(genesis.encode(), indent=2) + b"\n", 0o644)
+    read_genesis(file)
+
+
+def now_ms() -> int:
+    """Unix time."""
+    return time.time_ns() // 1_000_000
+
+
+def _start(**flags: Any) -> int:
+    home = current.home()
+    given = {name.replace("__", "."): value for name, value in flags.items() if value is not None}
+    settings = load_settings(home.config_file, os.environ, given)
+    home.read_genesis()
+    load_key(home.node_key_file)
+
+    import trio
+
+    from node.peer import run_peer
+
+    async def until_stopped() -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def stop_on_signal() -> None:
+                with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                    async for _ in signals:
+                        nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_on_signal)
+            await run_peer(home, settings)
+            nursery.cancel_scope.cancel()
+
+    trio.run(until_stopped)
+    return 0
+
+
+def _with_flags(function: Callable[..., int]) -> Callable[..., int]:
+    """`start` with one flag for each key of the settings."""
+    parameters = []
+    for key in KEYS:
+        text = f"{key.description} [{key.env}]"
+        kind: Any = int if key.type is int else str
+        annotation = Annotated[kind | None, Parameter(name=f"--{key.name}", help=text, show_default=False)]
+        name = key.name.replace(".", "__")
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        )
+
+    def start(**flags: Any) -> int:
+        return function(**flags)
+
+    start.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+    start.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": int}
+    start.__doc__ = """Run the peer of a home until it is stopped (SIGTERM or Ctrl-C).
+
+    Each setting can be given as a flag; lists are separated by commas.
+    """
+    return start
+
+
+start = _with_flags(_start)
