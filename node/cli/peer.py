@@ -125,7 +125,7 @@ def _start(**flags: Any) -> int:
 
     import trio
 
-    from node.peer import run_peer
+    from node.run import run_peer
 
     async def until_stopped() -> None:
         async with trio.open_nursery() as nursery:

@@ -1,0 +1,111 @@
+"""Runs the peer of a home directory until cancelled: opens what it needs, closes it in order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextlib import ExitStack
+
+import structlog
+import trio
+
+from ledger.genesis import Genesis
+from ledger.store import Store
+from node.config import Settings
+from node.engine import wall_ms
+from node.home import Home, RunInfo, remove_run, start_ticks, write_run
+from node.peer import Identity, Peer
+from node.safety_store import SafetyStore
+from node.wire import TOPIC_KINDS, topic
+from p2p.host import Host, HostConfig
+
+log = structlog.get_logger("run")
+
+
+def set_up_logs(settings: Settings) -> None:
+    """Structured lines on stderr; libraries only speak up about errors."""
+    level = getattr(logging, settings.log.level.upper())
+    renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer(colors=False)
+    if settings.log.format == "json":
+        renderer = structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
+
+
+def open_peer(home: Home, settings: Settings, resources: ExitStack) -> Peer:
+    """The peer of a home, not running yet; what it opened is closed by `resources`.
+
+    Raises LocalError or ConfigError with what is wrong and what to do.
+    """
+    genesis = home.read_genesis()
+    node_key = home.node_key()
+    validator = home.validator_key() if "validator" in settings.roles else None
+    store = Store.open(home.store_dir, genesis.chain_id, genesis.hash)
+    resources.callback(store.close)
+    safety = None
+    if validator is not None:
+        # A validator that voted before must have its memory: only a chain that is empty here may begin one.
+        fresh = store.is_empty or store.tip.height == 0
+        safety = SafetyStore.open(
+            home.data_dir / "sign_state", genesis.chain_id, validator.public, create=fresh
+        )
+        resources.callback(safety.close)
+    seed = bytes.fromhex(home.node_key_file.read_text().strip())
+    network = _host(home, settings, genesis, seed)
+    identity = Identity(settings.moniker, settings.roles, node_key, validator)
+    peer = Peer.assemble(home.root, genesis, identity, store, safety, network)
+    for address in settings.p2p.persistent_peers:
+        network.add_peer(address, keep=True)
+    return peer
+
+
+def _host(home: Home, settings: Settings, genesis: Genesis, seed: bytes) -> Host:
+    return Host(
+        HostConfig(
+            seed=seed,
+            listen=settings.p2p.listen,
+            bootstrap=settings.p2p.bootstrap,
+            topics=tuple(topic(genesis.chain_id, kind) for kind in TOPIC_KINDS),
+            book_path=home.data_dir / "peers.json",
+            neighbours_max=settings.p2p.neighbours_max,
+        )
+    )
+
+
+async def run_peer(home: Home, settings: Settings) -> None:
+    """Until cancelled. Raises LocalError or ConfigError when the peer cannot start."""
+    set_up_logs(settings)
+    with ExitStack() as resources:
+        peer = open_peer(home, settings, resources)
+        resources.callback(remove_run, home)
+        async with trio.open_nursery() as nursery:
+            addresses = await nursery.start(peer.run)
+            api = await _start_api(nursery, peer, home, settings)
+            write_run(
+                home,
+                RunInfo(
+                    pid=os.getpid(),
+                    start_ticks=start_ticks(os.getpid()) or 0,
+                    moniker=settings.moniker,
+                    peer_id=peer.network.peer_id,
+                    api=api,
+                    p2p=tuple(addresses),
+                    started_ms=wall_ms(),
+                ),
+            )
+            log.info("peer_up", moniker=settings.moniker, peer=peer.network.peer_id, api=api, p2p=addresses)
+
+
+async def _start_api(nursery: trio.Nursery, peer: Peer, home: Home, settings: Settings) -> str:
+    """Start what sits on the peer; returns the API's host:port."""
+    return ""
