@@ -85,7 +85,8 @@ class Context:
             info = read_run(home)
             if info is None:
                 raise Failure(
-                    EXIT_UNREACHABLE, f"no peer runs in {home.root}; start it, or name one with --api host:port"
+                    EXIT_UNREACHABLE,
+                    f"no peer runs in {home.root}; start it, or name one with --api host:port",
                 )
             address = info.api
         return Client(address, token_file=home.token_file, timeout_s=self.timeout_s)
@@ -96,7 +97,9 @@ current: Context = Context()
 
 def take_globals(arguments: Sequence[str]) -> list[str]:
     """Set `current` from variables and flags; return the other arguments. Raises Failure(2), ConfigError."""
-    values = {flag: os.environ[variable] for flag, (variable, _) in GLOBAL_FLAGS.items() if os.environ.get(variable)}
+    values = {
+        flag: os.environ[variable] for flag, (variable, _) in GLOBAL_FLAGS.items() if os.environ.get(variable)
+    }
     rest: list[str] = []
     items = iter(arguments)
     for item in items:

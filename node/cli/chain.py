@@ -1,0 +1,72 @@
+"""`gridpact status`, `peers`, `validators`: what a running peer says of itself."""
+
+from __future__ import annotations
+
+import time
+
+from node.amounts import size_text, span_text, time_text
+from node.cli.context import current
+from node.cli.output import emit, emit_facts
+
+
+def status() -> int:
+    """Show the peer's status."""
+    found = current.client().status()
+    now_ms = time.time_ns() // 1_000_000
+    final = (
+        span_text(max(0, now_ms - found.last_final_ms)) + " ago" if found.last_final_ms else "none seen yet"
+    )
+    emit_facts(
+        found,
+        (
+            ("chain", found.chain_id),
+            ("peer", f"{found.moniker} ({', '.join([*found.roles, 'observer'])})"),
+            ("peer id", found.peer_id),
+            ("addresses", " ".join(found.addresses)),
+            ("state", "ready" if found.ready else f"not ready: {found.not_ready}"),
+            (
+                "height",
+                f"{found.height} of {found.best_height}, block time {time_text(found.block_time_ms)} UTC",
+            ),
+            ("last final block", final),
+            ("block", found.block_hash),
+            ("state root", found.state_root),
+            (
+                "neighbours",
+                f"{found.neighbours}, {found.validators_connected} of {found.validators} validators",
+            ),
+            ("waiting", f"{found.mempool_txs} transactions, {size_text(found.mempool_bytes)}"),
+            ("alarms", ", ".join(found.alarms) or "none"),
+            ("up for", span_text(max(0, now_ms - found.started_ms))),
+        ),
+    )
+    return 0
+
+
+def peers() -> int:
+    """Show the peer's neighbours."""
+    found = current.client().peers()
+    rows = [
+        (
+            peer.peer_id,
+            peer.address,
+            "in" if peer.inbound else "out",
+            "-" if peer.rtt_ms is None else f"{peer.rtt_ms:.1f} ms",
+            peer.score,
+            size_text(peer.bytes_in),
+            size_text(peer.bytes_out),
+            peer.dropped,
+        )
+        for peer in found.neighbours
+    ]
+    rows += [(ban.peer_id, f"banned: {ban.rule}", "-", "-", -100, "-", "-", "-") for ban in found.banned]
+    emit(found, ("peer id", "address", "way", "rtt", "score", "in", "out", "shed"), rows)
+    return 0
+
+
+def validators() -> int:
+    """Show the validators in force."""
+    found = current.client().validators()
+    rows = [(member.moniker, member.key, member.weight) for member in found.members]
+    emit(found, ("name", "key", "weight"), rows)
+    return 0

@@ -1,0 +1,31 @@
+"""The offer that a 3node posts: its settings, and what its driver really enforces here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ledger.limits import ADDRESS_CHARS_MAX, ATTRIBUTES_MAX
+from ledger.quantities import parse_cpu, parse_size
+from ledger.transactions import PostOffer
+from node.config import Node, node_price
+from node.executor.drivers.base import Fingerprint
+
+OFFER_VALID_MS: Final = 30 * 86_400_000  # a month; a node that runs posts anew long before
+
+
+def make_offer(settings: Node, fingerprint: Fingerprint, address: str, now_ms: int) -> PostOffer:
+    """The offer of a node that is reached at `address` (a multiaddr with /p2p/ID)."""
+    features = {
+        feature.name: "enforced" if feature.enforced else feature.how[:200]
+        for feature in fingerprint.features[:ATTRIBUTES_MAX]
+    }
+    return PostOffer(
+        cpu_millis=parse_cpu(settings.cpu),
+        memory_bytes=parse_size(settings.memory),
+        disk_bytes=parse_size(settings.disk),
+        price=node_price(settings),
+        runtimes=(fingerprint.driver,) if fingerprint.usable else (),
+        attributes=dict(sorted(features.items())),
+        address=address[:ADDRESS_CHARS_MAX],
+        valid_until_ms=now_ms + OFFER_VALID_MS,
+    )
