@@ -9,7 +9,7 @@ import structlog
 
 from ledger.blocks import decode_header
 from ledger.certificate import VoteKind
-from ledger.codec import decode_exact, encode
+from ledger.codec import decode, decode_exact, encode
 from ledger.errors import Refused
 from ledger.keys import Key
 from ledger.light import decode_certificate
@@ -82,14 +82,15 @@ class PeerHandlers:
         """Raises PeerFault for another chain, protocol or a false validator proof."""
         genesis = self.notary.genesis
         try:
-            self.hellos[peer_id] = check_hello(hello, genesis.chain_id, genesis.hash, peer_id, self.peer_id)
+            check_hello(hello, genesis.chain_id, genesis.hash, peer_id, self.peer_id)
         except Refused as error:
             self._count(error.rule)
             raise PeerFault(peer_id, error.rule, error.detail) from None
 
     def on_up(self, neighbour: Neighbour) -> None:
         """A neighbour is there."""
-        hello = self.hellos[neighbour.peer_id]
+        hello = decode(Hello, neighbour.hello)  # passed check_hello; a former link may end after that
+        self.hellos[neighbour.peer_id] = hello
         log.info("neighbour_up", peer=neighbour.peer_id, moniker=hello.moniker, roles=hello.roles)
         member = is_member(hello, self.notary.validators.members)
         if member is not None:

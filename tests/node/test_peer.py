@@ -107,3 +107,17 @@ async def test_a_new_observer_fetches_and_proves_the_whole_chain() -> None:
         await until(lambda: late.height >= 5)
         assert late.follower.fetched_blocks >= 5
         assert late.follower.lies == 0
+
+
+async def test_a_replaced_link_of_a_crossed_dial_is_told_up_down_up() -> None:
+    """Both dial at once: the new link's hello is checked, then the old link ends, then the new one is up."""
+    async with world([*FOUR]) as net:
+        peer = net.peers["validator0"]
+        await until(lambda: len(peer.handlers.members) == 3)
+        neighbour = peer.network.neighbours()[0]
+        peer.handlers.check_hello(neighbour.peer_id, neighbour.hello)
+        peer.handlers.on_down(neighbour.peer_id, "replaced")
+        peer.handlers.on_up(neighbour)
+        assert len(peer.handlers.members) == 3
+        height = peer.height
+        assert await peer.next_block(height + 1) > height
