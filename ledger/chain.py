@@ -283,7 +283,8 @@ class Chain:
             raise LocalError(f"the store is damaged: no batch {digest.hex()}")
         txs = decode_batch(batch).txs
         receipt = self.receipts(place.height)[place.number]
-        return StoredTx(place.height, txs[place.index], receipt, digest, prove_inclusion(txs, place.index))
+        inclusion = prove_inclusion(txs, place.index)
+        return StoredTx(place.height, txs[place.index], receipt, digest, place.batch, inclusion)
 
     def receipts(self, height: int) -> tuple[Receipt, ...]:
         """The receipts of a block, in the order of execution."""

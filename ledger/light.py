@@ -15,6 +15,7 @@ from ledger.blocks import HEADER_BYTES_MAX, Header, decode_header, header_hash
 from ledger.certificate import Certificate, Ed25519Scheme, Scheme, ValidatorSet, VoteKind
 from ledger.codec import decode_exact, encode
 from ledger.errors import Refused
+from ledger.genesis import Genesis
 from ledger.limits import VALIDATORS_MAX
 
 # Headers between a block and the certificate that finalizes it: views in a row whose Final was lost.
@@ -56,6 +57,11 @@ class Trust:
     def __init__(self, chain_id: str, validators: ValidatorSet) -> None:
         self.chain_id = chain_id
         self.sets = [validators]
+
+    @classmethod
+    def of(cls, genesis: Genesis) -> Trust:
+        """The trust that a genesis file gives."""
+        return cls(genesis.chain_id, genesis.validator_set)
 
     def validators(self, epoch: int) -> ValidatorSet:
         """The set of an epoch. Raises Refused for one that nothing vouches for."""

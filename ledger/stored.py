@@ -59,6 +59,7 @@ class StoredTx(msgspec.Struct, frozen=True):
     raw: bytes
     receipt: Receipt
     batch: bytes
+    position: int  # of the batch in the header
     inclusion: Inclusion
 
 

@@ -1,52 +1,26 @@
-"""Which deployments and contracts a transaction is about: for the history index, nothing is checked here."""
+"""From an executed block to what the store commits: places of transactions, and whose history they are in."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 
-import msgspec
-
-from ledger import transactions as t
 from ledger.blocks import Header, decode_batch
-from ledger.codec import sha256
 from ledger.errors import LocalError
-from ledger.outcome import BlockResult
+from ledger.outcome import BlockResult, Receipt
 from ledger.stored import CommitData, TxEntry
-from ledger.transactions import CheckedTx
+from ledger.transactions import CheckedTx, PublishContract
 
 
-class _Payload(msgspec.Struct):
-    payload: str
+def about(tx: CheckedTx, receipt: Receipt) -> tuple[bytes, ...]:
+    """Ids of the deployments, or of the published contract, whose history the transaction is part of.
 
-
-class _About(msgspec.Struct):
-    deployment: str
-
-
-class _Statement(msgspec.Struct):
-    predicate: _About
-
-
-def _payload(envelope: bytes) -> bytes:
-    return base64.b64decode(msgspec.json.decode(envelope, type=_Payload).payload)
-
-
-def about(tx: CheckedTx) -> tuple[bytes, ...]:
-    """Ids (32 bytes) of deployments, or of the published contract, that an *accepted* transaction concerns."""
-    body = tx.tx.body
-    if isinstance(body, t.OrderDeployment):
-        return (tx.id,)
-    if isinstance(body, t.Claim | t.CancelDeployment):
-        return (body.deployment,)
-    if isinstance(body, t.Renew):
-        return tuple(dict.fromkeys(item.deployment for item in body.items if len(item.deployment) == 32))
-    if isinstance(body, t.PublishContract):
-        return (sha256(_payload(body.envelope)),)
-    if isinstance(body, t.Decide | t.Report):
-        statement = msgspec.json.decode(_payload(body.envelope), type=_Statement)
-        return (bytes.fromhex(statement.predicate.deployment),)
-    return ()
+    A refused one is in nobody's history, or strangers could fill it; its id still finds its receipt.
+    """
+    if not receipt.ok:
+        return ()
+    if isinstance(tx.tx.body, PublishContract):
+        return (bytes.fromhex(receipt.events[0].subject),)
+    return receipt.deployments
 
 
 def commit_data(
@@ -57,7 +31,7 @@ def commit_data(
     result: BlockResult,
 ) -> CommitData:
     """What the store commits for an executed block. `batches` in the header's order, `txs` as given to
-    `machine.execute`. Raises LocalError when the result is not one of these transactions."""
+    `machine.execute`. Raises LocalError when a receipt is not of one of these transactions."""
     places: dict[bytes, tuple[int, int]] = {}
     for position, batch in enumerate(batches):
         for index, raw in enumerate(decode_batch(batch).txs):
@@ -67,10 +41,8 @@ def commit_data(
     for receipt in result.receipts:
         tx = next((tx for tx in executed if tx.id == receipt.id), None)
         if tx is None or tx.raw not in places:
-            raise LocalError(
-                f"height {header.height}: a receipt of {receipt.id.hex()}, which is not in the block"
-            )
-        entries.append(TxEntry(tx.id, *places[tx.raw], about(tx) if receipt.ok else ()))
+            raise LocalError(f"height {header.height}: receipt {receipt.id.hex()} is of no transaction in it")
+        entries.append(TxEntry(tx.id, *places[tx.raw], about(tx, receipt)))
     return CommitData(
         header, tuple(batches), certificate, tuple(entries), result.receipts, result.events, result.changes
     )

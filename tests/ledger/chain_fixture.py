@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
+
 from ledger.blocks import ZERO_HASH, Batch, Header, batch_digest
 from ledger.certificate import (
     VOTE_DOMAIN,
@@ -20,6 +22,7 @@ from ledger.certificate import (
     vote_message,
 )
 from ledger.codec import encode, sha256
+from ledger.genesis import GenesisValidator, genesis_state
 from ledger.keys import Key
 from ledger.light import Trust
 from ledger.machine import execute
@@ -27,7 +30,8 @@ from ledger.outcome import BlockResult, Event, Receipt
 from ledger.store import Store
 from ledger.stored import CommitData, TxEntry
 from ledger.subjects import commit_data
-from ledger.transactions import decode_tx
+from ledger.transactions import CheckedTx, decode_tx
+from tests.ledger.world import World
 
 CHAIN_ID = "test-chain"
 VALIDATOR_KEYS = tuple(Key(sha256(b"validator %d" % n)) for n in range(4))
@@ -119,3 +123,26 @@ class SmallChain:
         certificate = encode(certify(VoteKind.FINAL, header, chain_id=header.chain_id)) if certified else None
         self.store.commit(CommitData(header, batches, certificate, entries, receipts, events, changes))
         return header
+
+
+class ChainWorld(World):
+    """The world of the machine's tests, on a certified chain in a real store."""
+
+    def __init__(self, store: Store | None = None) -> None:
+        super().__init__()
+        validators = tuple(
+            GenesisValidator(key=v.key.hex(), weight=v.weight, moniker=v.moniker) for v in VALIDATORS.members
+        )
+        self.genesis = replace(self.genesis, validators=validators)
+        self.store = store or Store.memory(self.genesis.chain_id)
+        self.chain = SmallChain(
+            self.store, self.genesis.hash, genesis_state(self.genesis), time_ms=self.genesis.time_ms
+        )
+        self.state = self.store.state  # type: ignore[assignment]
+
+    def run(self, *txs: CheckedTx, step_ms: int = 1_000) -> BlockResult:
+        """Execute one block and commit it, certified."""
+        result = self.chain.submit([tx.raw for tx in txs], step_ms)
+        self.height, self.now_ms = self.store.tip.height, self.store.tip.time_ms
+        self.events.extend(result.events)
+        return result

@@ -1,0 +1,316 @@
+"""What must follow from what in a deployment's life. The numbers are the state machine's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import msgspec
+
+from ledger.audit_file import Placed, Records
+from ledger.audit_report import Facts, timeline
+from ledger.blocks import Header
+from ledger.errors import Refused
+from ledger.manifest import cost, slots, workload_of
+from ledger.manifest_types import Manifest
+from ledger.policy import Approval, Decision, approval_expiry, evaluate, excluded_signers
+from ledger.predicates import ApprovalPredicate, ReceiptPredicate
+from ledger.records import Bill, ReceiptRecord
+from ledger.transactions import CancelDeployment, Claim, Decide, OrderDeployment, Renew, Report
+
+_ACTS: Final = ("deploy", "signoff")
+_WORK: Final = ("fetching", "verified", "running", "succeeded")  # receipts that need a standing approval
+
+
+class Case(msgspec.Struct):
+    """A file whose transactions, documents and records are proved one by one."""
+
+    chain_id: str
+    deployment: bytes
+    order: Placed
+    published: Placed
+    manifest: Manifest
+    placed: list[Placed]
+    records: Records
+    anchor: Header
+
+
+def check_case(case: Case, facts: Facts) -> Iterator[tuple[str, Callable[[], str]]]:
+    """The checks by name, to be called in this order: each returns a line for people or raises Refused."""
+    yield "order", lambda: _order(case, facts)
+    yield "approvals", lambda: _approvals(case, facts)
+    yield "receipts", lambda: _receipts(case)
+    yield "terms", lambda: _terms(case)
+    yield "bills", lambda: _bills(case, facts)
+    yield "sign-off", lambda: _signoff(case, facts)
+
+
+def _short(key: bytes) -> str:
+    return key.hex()[:10]
+
+
+def _order(case: Case, facts: Facts) -> str:
+    """[D1] The deployment's record is that of the order; nothing happened before it."""
+    record, order, manifest = case.records.deployment, case.order, case.manifest
+    body = order.body
+    assert isinstance(body, OrderDeployment)
+    expected = (case.deployment, body.contract, body.manifest, order.sender, body.bot or order.sender)
+    if (record.id, record.contract, record.manifest, record.consumer, record.bot) != expected:
+        raise Refused("audit.order_record", "the deployment is not what the order asked for", "deployment")
+    if record.ordered_ms != order.time_ms or record.slots != slots(manifest):
+        raise Refused("audit.order_record", "time or slots differ from the order", "deployment")
+    if body.escrow != manifest.terms.budget:
+        raise Refused("audit.escrow", f"{body.escrow}, the budget is {manifest.terms.budget}", "escrow")
+    if case.placed[0] is not case.published or case.placed[1] is not order:
+        raise Refused("audit.order", "something comes before the order", "txs")
+    facts.chain_id, facts.deployment = case.chain_id, case.deployment.hex()
+    facts.contract = f"{manifest.name}@{manifest.version}"
+    facts.manifest, facts.author, facts.consumer = body.manifest.hex(), manifest.author, manifest.consumer
+    facts.status, facts.state_height = record.status, case.anchor.state_height
+    facts.state_time_ms, facts.escrow = case.anchor.time_ms, body.escrow
+    facts.renewals = sum(isinstance(tx.body, Renew) for tx in case.placed)
+    facts.timeline = timeline(case.placed)
+    for tx in case.placed:
+        if isinstance(tx.body, CancelDeployment) and (
+            tx.body.deployment != case.deployment or tx.sender not in (record.consumer, record.bot)
+        ):
+            raise Refused("audit.foreign", "a cancel of another deployment, or by a stranger", "txs")
+    return f"{_short(case.deployment)} by {_short(record.consumer)}, status {record.status}"
+
+
+class _Ballot:
+    """The decisions of one act so far, evaluated as the state machine does ([A2] to [A5])."""
+
+    def __init__(self, case: Case, act: str) -> None:
+        manifest = case.manifest
+        self.manifest = manifest
+        self.rule = manifest.policies.deploy if act == "deploy" else manifest.policies.signoff
+        consumer = bytes.fromhex(manifest.consumer)
+        self.excluded = excluded_signers(manifest.policies, bytes.fromhex(manifest.author), consumer)
+        self.approvals: dict[bytes, Approval] = {}
+
+    def cast(self, signer: bytes, predicate: ApprovalPredicate, time_ms: int) -> Approval:
+        """Replace the signer's former decision."""
+        expires_ms = approval_expiry(self.manifest.policies, time_ms, predicate.expires_ms)
+        approval = Approval(signer, (predicate.role,), predicate.decision, expires_ms, time_ms)
+        self.approvals[signer] = approval
+        return approval
+
+    def at(self, time_ms: int) -> Decision:
+        """The policy's decision at a time."""
+        return evaluate(self.rule, self.manifest.roles, self.approvals.values(), time_ms, self.excluded)
+
+
+def _approvals(case: Case, facts: Facts) -> str:
+    """Each decision is about this manifest, was accepted, none is missing; work only while approved."""
+    ballots = {act: _Ballot(case, act) for act in _ACTS}
+    last: dict[tuple[str, bytes], tuple[Placed, int]] = {}
+    approved_ms = case.order.time_ms if ballots["deploy"].rule is None else 0
+    for tx in case.placed:
+        if isinstance(tx.body, Decide):
+            predicate = _decision(case, tx)
+            assert tx.document is not None
+            ballot = ballots[predicate.act]
+            approval = ballot.cast(tx.document.signer, predicate, tx.time_ms)
+            last[predicate.act, tx.document.signer] = tx, approval.expires_ms
+            facts.decisions[predicate.act] = ballot.at(tx.time_ms)
+            if predicate.act == "deploy" and not approved_ms and ballot.at(tx.time_ms).satisfied:
+                approved_ms = tx.time_ms
+        elif _needs_approval(tx) and not ballots["deploy"].at(tx.time_ms).satisfied:
+            raise Refused("audit.not_approved", f"work at height {tx.height} without approval", "txs")
+    if approved_ms != case.records.deployment.approved_ms:
+        raise Refused(
+            "audit.approved_time", f"the policy was satisfied first at {approved_ms}", "approved_ms"
+        )
+    for key, record in case.records.approvals.items():
+        _same_decision(record, last.pop(key, None))
+    if last:
+        raise Refused("audit.not_a_stakeholder", "a decision by a key that holds no role", "approvals")
+    facts.approved_ms = approved_ms
+    for act, ballot in ballots.items():
+        facts.decisions.setdefault(act, ballot.at(case.anchor.time_ms))
+    count = sum(isinstance(tx.body, Decide) for tx in case.placed)
+    state = "approved" if approved_ms else "; ".join(facts.decisions["deploy"].reasons)
+    return f"{count} decisions by {len({k[1] for k, v in case.records.approvals.items() if v})} keys: {state}"
+
+
+def _needs_approval(tx: Placed) -> bool:
+    if isinstance(tx.body, Claim):
+        return True
+    return isinstance(tx.body, Report) and tx.document is not None and tx.document.predicate.status in _WORK
+
+
+def _decision(case: Case, tx: Placed) -> ApprovalPredicate:
+    document = tx.document
+    assert document is not None
+    predicate = document.predicate
+    assert isinstance(predicate, ApprovalPredicate)
+    if (predicate.chain_id, predicate.deployment) != (case.chain_id, case.deployment.hex()):
+        raise Refused("audit.foreign", "an approval of another deployment", "approvals")
+    if document.subject != case.records.deployment.manifest:
+        raise Refused("audit.foreign", "an approval of another manifest", "approvals")
+    if not case.records.documents[document.id]:
+        raise Refused("audit.not_accepted", f"approval {_short(document.id)} was never accepted", "approvals")
+    return predicate
+
+
+def _same_decision(record: object, found: tuple[Placed, int] | None) -> None:
+    """The recorded decision of a key is the last that the file shows of it, or both are absent."""
+    shown = None
+    if found is not None and found[0].document is not None:
+        tx, expires_ms = found
+        document = found[0].document
+        predicate = document.predicate
+        shown = (document.id, predicate.decision, predicate.role, tx.height, tx.time_ms, expires_ms)
+    names = ("document", "decision", "role", "height", "time_ms", "expires_ms")
+    recorded = None if record is None else tuple(getattr(record, name) for name in names)
+    if shown != recorded:
+        raise Refused(
+            "audit.approval_record", "a decision is missing or differs from its record", "approvals"
+        )
+
+
+def _receipts(case: Case) -> str:
+    """[R1] Each accepted receipt is there with its transaction, and the other way round."""
+    documents = {id_.hex() for id_ in case.records.documents}
+    recorded: dict[tuple[str, int], Iterator[ReceiptRecord]] = {
+        key: iter(found) for key, found in case.records.receipts.items()
+    }
+    count = 0
+    for tx in case.placed:
+        if not isinstance(tx.body, Report) or tx.document is None:
+            continue
+        predicate = tx.document.predicate
+        assert isinstance(predicate, ReceiptPredicate)
+        record = next(recorded.get((predicate.slot, predicate.term), iter(())), None)
+        expected = ReceiptRecord(
+            case.deployment,
+            predicate.slot,
+            predicate.term,
+            tx.sender,
+            predicate.status,
+            tx.body.envelope,
+            tx.height,
+            tx.time_ms,
+        )
+        if record != expected:
+            raise Refused("audit.receipt_record", f"{predicate.slot} term {predicate.term}", "receipts")
+        _receipt(case, tx, predicate, documents)
+        count += 1
+    if any(next(rest, None) is not None for rest in recorded.values()):
+        raise Refused("audit.incomplete", "a receipt's transaction is missing", "receipts")
+    return f"{count} by {len(case.records.nodes)} nodes, artifacts as in the manifest"
+
+
+def _receipt(case: Case, tx: Placed, predicate: ReceiptPredicate, documents: set[str]) -> None:
+    document = tx.document
+    assert document is not None
+    manifest, record = case.manifest, case.records.deployment
+    if document.signer != tx.sender or predicate.node != tx.sender.hex():
+        raise Refused("audit.receipt_signer", "a receipt of another node", "receipts")
+    names = (predicate.chain_id, predicate.deployment, predicate.contract, document.subject)
+    if names != (case.chain_id, case.deployment.hex(), record.contract.hex(), record.manifest):
+        raise Refused("audit.foreign", "a receipt of another deployment", "receipts")
+    workload = workload_of(manifest, predicate.slot)
+    wanted = {artifact.path: artifact.sha256 for artifact in workload.artifacts}
+    for path, digest in predicate.artifacts.items():
+        if wanted.get(path) != digest:
+            raise Refused("audit.artifact", f"{path} is not what the manifest names", "receipts")
+    if not documents.issuperset(predicate.approvals):
+        raise Refused("audit.receipt_approvals", "it names an approval that was never given", "receipts")
+    if predicate.status == "succeeded":
+        slot = case.records.slots[predicate.slot]
+        results = {path: found.sha256 for path, found in predicate.results.items()}
+        if slot.term == predicate.term and slot.results != results:
+            raise Refused("audit.results", f"{predicate.slot}: results differ from the record", "receipts")
+
+
+def _terms(case: Case) -> str:
+    """[C7] Terms only grow, each has one holder, who asked for it before."""
+    asked: set[tuple[str, int, bytes]] = set()
+    holders: dict[tuple[str, int], bytes] = {}
+    newest: dict[str, int] = {}
+    for tx in case.placed:
+        if isinstance(tx.body, Claim):
+            if tx.body.deployment != case.deployment:
+                raise Refused("audit.foreign", "a claim of another deployment", "txs")
+            asked.add((tx.body.slot, tx.body.term, tx.sender))
+        elif isinstance(tx.body, Report) and tx.document is not None:
+            name, term = tx.document.predicate.slot, tx.document.predicate.term
+            if (name, term, tx.sender) not in asked:
+                raise Refused("audit.unclaimed", f"{name} term {term} was not asked for by its holder", "txs")
+            if term < newest.get(name, 1):
+                raise Refused("audit.terms", f"{name}: term {term} after {newest[name]}", "txs")
+            newest[name] = term
+            if holders.setdefault((name, term), tx.sender) != tx.sender:
+                raise Refused("audit.two_holders", f"{name} term {term}", "txs")
+        elif isinstance(tx.body, Renew) and all(i.deployment != case.deployment for i in tx.body.items):
+            raise Refused("audit.foreign", "a renewal of other deployments", "txs")
+    for name, slot in case.records.slots.items():
+        if slot.holder and holders.setdefault((name, slot.term), slot.holder) != slot.holder:
+            raise Refused("audit.two_holders", f"{name} term {slot.term}", "slots")
+        if newest.get(name, 0) > slot.term:
+            raise Refused("audit.terms", f"{name}: a receipt beyond term {slot.term}", "slots")
+    for (name, term), bill in case.records.bills.items():
+        holder = holders.get((name, term))
+        if holder is not None and bill.payee != _farmer(case, holder):
+            raise Refused("audit.payee", f"{name} term {term} was paid to another than its farmer", "bills")
+    terms = {name: slot.term for name, slot in case.records.slots.items()}
+    return ", ".join(f"{name} at term {term}" for name, term in terms.items()) + ", one holder each"
+
+
+def _farmer(case: Case, node: bytes) -> bytes:
+    return case.records.farms[case.records.nodes[node].farm].owner
+
+
+def _bills(case: Case, facts: Facts) -> str:
+    """[E1] [E3] [E4] What was billed is what left the escrow; no stretch of time is paid twice."""
+    record, terms, bills = case.records.deployment, case.manifest.terms, case.records.bills
+    fee = case.records.fee
+    if (fee is not None) != record.fee_paid:
+        raise Refused("audit.fee", "its bill and the deployment's record differ", "bills")
+    if fee is not None and (fee.amount, fee.payee.hex()) != (terms.fee, case.manifest.author):
+        raise Refused("audit.fee", f"the contract's fee is {terms.fee}, to its author", "bills")
+    until_ms: dict[str, int] = {}
+    for (name, term), bill in bills.items():  # by slot, then by term
+        _stretch(case, name, term, bill, until_ms.get(name, record.approved_ms))
+        until_ms[name] = bill.to_ms
+    total = sum(bill.amount for bill in bills.values()) + (fee.amount if fee else 0)
+    if total != record.spent:
+        raise Refused("audit.bills", f"bills make {total}, the escrow paid {record.spent}", "bills")
+    rest = facts.escrow - record.spent
+    if rest < 0 or record.escrow not in (0, rest):
+        raise Refused(
+            "audit.escrow", f"{record.escrow} left of {facts.escrow} after {record.spent}", "escrow"
+        )
+    facts.spent, facts.left, facts.refunded = record.spent, record.escrow, rest - record.escrow
+    return f"{len(bills)} bills and the fee make {total} of {facts.escrow}; {facts.refunded} refunded"
+
+
+def _stretch(case: Case, name: str, term: int, bill: Bill, earliest_ms: int) -> None:
+    if (bill.slot, bill.term) != (name, term) or not earliest_ms <= bill.from_ms <= bill.to_ms:
+        raise Refused("audit.bill_time", f"{name} term {term} overlaps what was paid before", "bills")
+    slot = case.records.slots[name]
+    if slot.term == term and bill.amount > cost(slot.rate_hour, bill.from_ms, bill.to_ms):
+        raise Refused("audit.bill_amount", f"{name} term {term}: more than its rate", "bills")
+    if bill.amount < 0:
+        raise Refused("audit.bill_amount", f"{name} term {term}: below zero", "bills")
+
+
+def _signoff(case: Case, facts: Facts) -> str:
+    """[A6] Signed off exactly when the policy was satisfied first."""
+    record, ballot = case.records.deployment, _Ballot(case, "signoff")
+    satisfied_ms = 0
+    for tx in case.placed:
+        if isinstance(tx.body, Decide) and tx.document and tx.document.predicate.act == "signoff":
+            ballot.cast(tx.document.signer, tx.document.predicate, tx.time_ms)
+            if not satisfied_ms and ballot.at(tx.time_ms).satisfied:
+                satisfied_ms = tx.time_ms
+    if ballot.rule is None:  # a finished job is signed off by itself
+        satisfied_ms = record.signed_off_ms if record.signed_off_ms == record.ended_ms else 0
+    if satisfied_ms != record.signed_off_ms:
+        raise Refused(
+            "audit.signoff_time", f"the policy was satisfied first at {satisfied_ms}", "signed_off_ms"
+        )
+    facts.signed_off_ms = satisfied_ms
+    return "signed off" if satisfied_ms else "not signed off"

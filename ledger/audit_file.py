@@ -1,0 +1,172 @@
+"""The audit file: a deployment's whole life in one piece of bytes.
+
+Canonical msgpack (`ledger.codec`), not JSON lines: nearly all of it is signed bytes and hashes, which
+JSON would blow up by a third and give second spellings. There is no checksum at the end: every byte
+must matter because something signed disagrees, not because a checksum says so. What could be derived
+(keys of records, the manifest, block numbers) is left out, so that nothing in the file is unchecked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from ledger import tree
+from ledger.codec import decode, decode_exact
+from ledger.documents import Document
+from ledger.errors import Refused
+from ledger.inclusion import Inclusion
+from ledger.light import FinalityProof
+from ledger.limits import MIB
+from ledger.manifest import slots
+from ledger.manifest_types import Manifest
+from ledger.records import (
+    ApprovalRecord,
+    Bill,
+    Deployment,
+    Farm,
+    Node,
+    ReceiptRecord,
+    Slot,
+    key_approval,
+    key_bill,
+    key_deployment,
+    key_document,
+    key_farm,
+    key_node,
+    key_receipt,
+    key_slot,
+)
+from ledger.transactions import Body, CheckedTx
+
+FORMAT: Final = "gridpact-audit/1"
+AUDIT_BYTES_MAX: Final = 256 * MIB  # renewals are most of a long life: about 9 MB a day and held slot
+
+T = TypeVar("T")
+Get = Callable[[bytes], bytes | None]
+
+
+class AuditTx(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A signed transaction and its place: which batch of the header, where in it."""
+
+    batch: int
+    inclusion: Inclusion
+    raw: bytes
+
+
+class AuditBlock(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A final header and the transactions in its block that are about the deployment."""
+
+    finality: FinalityProof
+    txs: tuple[AuditTx, ...]
+
+
+class AuditRecord(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What the state holds under the next key that `gather` asks for."""
+
+    value: bytes | None
+    proof: tree.Proof
+
+
+class AuditFile(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """`anchor`: the final header whose state root proves the records. `blocks` by ascending height."""
+
+    format: str
+    chain_id: str
+    deployment: bytes
+    blocks: tuple[AuditBlock, ...]
+    anchor: FinalityProof
+    records: tuple[AuditRecord, ...]
+
+
+def decode_audit(data: bytes) -> AuditFile:
+    """Foreign bytes to a file of this format. Raises Refused("audit.…")."""
+    file = decode_exact(AuditFile, data, "audit", AUDIT_BYTES_MAX)
+    if file.format != FORMAT:
+        raise Refused("audit.format", f"{file.format[:40]!r}, this program reads {FORMAT!r}", "format")
+    return file
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """A checked transaction at its place in the chain, and the signed document in it, opened."""
+
+    height: int
+    time_ms: int
+    checked: CheckedTx
+    document: Document[Any] | None
+
+    @property
+    def id(self) -> bytes:
+        return self.checked.id
+
+    @property
+    def sender(self) -> bytes:
+        return self.checked.tx.sender
+
+    @property
+    def body(self) -> Body:
+        return self.checked.tx.body
+
+
+class Records(msgspec.Struct, frozen=True):
+    """All that the state holds about a deployment. `documents`: which of the asked ids were accepted."""
+
+    deployment: Deployment
+    slots: dict[str, Slot]
+    approvals: dict[tuple[str, bytes], ApprovalRecord | None]
+    documents: dict[bytes, bool]
+    receipts: dict[tuple[str, int], list[ReceiptRecord]]
+    fee: Bill | None
+    bills: dict[tuple[str, int], Bill]
+    nodes: dict[bytes, Node]
+    farms: dict[str, Farm]
+
+
+def gather(deployment: bytes, manifest: Manifest, documents: Sequence[bytes], get: Get) -> Records:
+    """Read all records of a deployment, in one fixed order of keys; also those that may be absent, so
+    that nothing can be left out: approvals of every key that holds a role, receipts up to the first
+    free number, bills of every term.
+
+    The exporter passes a `get` that writes proofs, the verifier one that checks them. Raises
+    Refused("audit.incomplete") when a record is missing that must be there.
+    """
+    record = _must(Deployment, get, key_deployment(deployment))
+    slot_records = {name: _must(Slot, get, key_slot(deployment, name)) for name in slots(manifest)}
+    signers = sorted({bytes.fromhex(key) for role in manifest.roles for key in role.keys})
+    approvals: dict[tuple[str, bytes], ApprovalRecord | None] = {}
+    for act in ("deploy", "signoff"):
+        for signer in signers:
+            found = get(key_approval(deployment, act, signer))
+            approvals[act, signer] = None if found is None else decode(ApprovalRecord, found)
+    accepted = {id_: get(key_document(deployment, id_)) is not None for id_ in documents}
+    receipts: dict[tuple[str, int], list[ReceiptRecord]] = {}
+    bills: dict[tuple[str, int], Bill] = {}
+    for name, slot in slot_records.items():
+        for term in range(1, slot.term + 1):
+            receipts[name, term] = _receipts(deployment, name, term, get)
+            found = get(key_bill(deployment, name, term, 0))
+            if found is not None:
+                bills[name, term] = decode(Bill, found)
+    found = get(key_bill(deployment, "", 0, 0))
+    fee = None if found is None else decode(Bill, found)
+    holders = {receipt.node for list_ in receipts.values() for receipt in list_}
+    holders |= {slot.holder for slot in slot_records.values() if slot.holder}
+    nodes = {key: _must(Node, get, key_node(key)) for key in sorted(holders)}
+    farms = {name: _must(Farm, get, key_farm(name)) for name in sorted({n.farm for n in nodes.values()})}
+    return Records(record, slot_records, approvals, accepted, receipts, fee, bills, nodes, farms)
+
+
+def _receipts(deployment: bytes, name: str, term: int, get: Get) -> list[ReceiptRecord]:
+    out: list[ReceiptRecord] = []
+    while (found := get(key_receipt(deployment, name, term, len(out)))) is not None:
+        out.append(decode(ReceiptRecord, found))
+    return out
+
+
+def _must(kind: type[T], get: Get, key: bytes) -> T:
+    found = get(key)
+    if found is None:
+        raise Refused("audit.incomplete", f"no {kind.__name__.lower()} record")
+    return decode(kind, found)

@@ -1,0 +1,109 @@
+"""What an audit says: checks in order, the facts for a table, and the rule that failed, if one did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from ledger.audit_file import Placed
+from ledger.errors import Refused
+from ledger.policy import Decision
+from ledger.transactions import CancelDeployment, Claim, Decide, OrderDeployment, PublishContract, Report
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One check. `detail` says what was found, for people."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class Row(msgspec.Struct, frozen=True):
+    """Something that happened, by block time (ms since 1970)."""
+
+    height: int
+    time_ms: int
+    what: str
+    who: str  # hex key
+    detail: str
+
+
+class Facts(msgspec.Struct):
+    """What the checked file says. Money in micro-credits."""
+
+    chain_id: str = ""
+    deployment: str = ""
+    contract: str = ""  # name@version
+    manifest: str = ""  # digest in hex
+    author: str = ""
+    consumer: str = ""
+    status: str = ""
+    state_height: int = 0  # everything is as of the state after this height
+    state_time_ms: int = 0
+    approved_ms: int = 0
+    signed_off_ms: int = 0
+    escrow: int = 0
+    spent: int = 0
+    refunded: int = 0
+    left: int = 0
+    renewals: int = 0
+    decisions: dict[str, Decision] = msgspec.field(default_factory=dict)  # by act, as at its last change
+    timeline: list[Row] = msgspec.field(default_factory=list)
+
+
+class AuditReport(msgspec.Struct):
+    """`rule` and `detail` of the first failed check, "" when all hold. Nothing is checked after a failure."""
+
+    checks: list[Check] = msgspec.field(default_factory=list)
+    facts: Facts = msgspec.field(default_factory=Facts)
+    rule: str = ""
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """True when every check was made and holds."""
+        return not self.rule
+
+    def passed(self, name: str, detail: str) -> None:
+        """Note a check that holds."""
+        self.checks.append(Check(name, True, detail))
+
+    def failed(self, name: str, error: Refused) -> None:
+        """Note the check that does not."""
+        self.rule = error.rule
+        self.detail = f"{error.field}: {error.detail}" if error.field else error.detail
+        self.checks.append(Check(name, False, f"{self.rule}: {self.detail}"))
+
+    def require(self) -> None:
+        """Raises Refused with the failed rule, if one failed."""
+        if self.rule:
+            raise Refused(self.rule, self.detail)
+
+
+def timeline(placed: Sequence[Placed]) -> list[Row]:
+    """A row per transaction, in the order of the chain; renewals are only counted elsewhere."""
+    return [Row(tx.height, tx.time_ms, *row) for tx in placed if (row := _row(tx)) is not None]
+
+
+def _row(tx: Placed) -> tuple[str, str, str] | None:
+    """What, who, detail."""
+    body, who = tx.body, tx.sender.hex()
+    if isinstance(body, PublishContract) and tx.document is not None:
+        return "contract published", who, tx.document.subject_name
+    if isinstance(body, OrderDeployment):
+        return "ordered", who, f"escrow {body.escrow}"
+    if isinstance(body, Decide) and tx.document is not None:
+        predicate = tx.document.predicate
+        what = "sign-off" if predicate.act == "signoff" else "approval"
+        comment = f": {predicate.comment[:80]}" if predicate.comment else ""
+        return f"{what} {predicate.decision}", tx.document.signer.hex(), f"as {predicate.role}{comment}"
+    if isinstance(body, Claim):
+        return "claim", who, f"{body.slot} term {body.term}"
+    if isinstance(body, Report) and tx.document is not None:
+        predicate = tx.document.predicate
+        return predicate.status, who, f"{predicate.slot} term {predicate.term}"
+    if isinstance(body, CancelDeployment):
+        return "cancelled", who, body.reason[:80]
+    return None
