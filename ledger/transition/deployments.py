@@ -36,8 +36,6 @@ def order(env: Env, body: OrderDeployment) -> None:
     manifest = decode_manifest(data)
     if body.escrow != manifest.terms.budget:
         raise Refused("order.escrow", f"the manifest's budget is {manifest.terms.budget}", "escrow")
-    if manifest.terms.fee > manifest.terms.budget:
-        raise Refused("order.fee", "the author's fee is above the budget", "escrow")
     debit(env, env.sender, body.escrow)
     env.state.put(key_manifest(digest), data)
     names = slots(manifest)

@@ -1,0 +1,156 @@
+"""What must hold of every state, checked from its bytes alone. Raises AssertionError naming what does not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from ledger.codec import decode
+from ledger.manifest import decode_manifest, workload_of
+from ledger.manifest_types import Manifest
+from ledger.records import (
+    Account,
+    ApprovalRecord,
+    Bill,
+    Deployment,
+    Node,
+    Slot,
+    Supply,
+    due_parts,
+    key_approval,
+    key_due,
+    key_open,
+)
+from ledger.state import MemoryState
+from ledger.transition.deal import ENDED, RUNS
+
+
+class View:
+    """All records of a state, decoded."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self.state = state
+        self.supply = decode(Supply, state.entries()[b"supply"]).total
+        self.accounts = self.all(b"account/", Account)
+        self.nodes = {node.key: node for node in self.all(b"node/", Node)}
+        self.slots = {(slot.deployment, slot.name): slot for slot in self.all(b"slot/", Slot)}
+        self.deployments = {d.id: d for d in self.all(b"deployment/", Deployment)}
+        self.manifests = {d.id: self.manifest(d.manifest) for d in self.deployments.values()}
+        self.due = [due_parts(key) for key, _ in state.scan(b"due/")]
+
+    def all(self, prefix: bytes, kind: type[Any]) -> list[Any]:
+        return [decode(kind, value) for _, value in self.state.scan(prefix)]
+
+    def manifest(self, digest: bytes) -> Manifest:
+        data = self.state.get(b"manifest/" + digest)
+        assert data is not None
+        return decode_manifest(data)
+
+
+def check(state: MemoryState, now_ms: int) -> View:
+    """All invariants of one state after a block at `now_ms`."""
+    view = View(state)
+    check_money(view)
+    check_capacity(view)
+    check_slots(view)
+    check_due(view, now_ms)
+    return view
+
+
+def check_money(view: View) -> None:
+    escrows = sum(d.escrow for d in view.deployments.values())
+    assert sum(a.balance for a in view.accounts) + escrows == view.supply, "supply is not constant"
+    assert all(a.balance >= 0 for a in view.accounts), "a negative balance"
+    for d in view.deployments.values():
+        budget = view.manifests[d.id].terms.budget
+        assert d.escrow >= 0
+        assert d.spent >= 0
+        assert d.spent + d.escrow <= budget, "spent more than was ordered"
+        assert d.spent == sum(b.amount for b in view.all(b"bill/" + d.id, Bill)), (
+            "bills are not what was spent"
+        )
+        if d.status in ENDED and d.status != "completed":
+            assert d.escrow == 0, f"{d.status} with {d.escrow} in escrow"
+        if d.ended_ms and not d.ends_ms:
+            assert d.escrow == 0, "nobody would ever settle this"
+
+
+def check_capacity(view: View) -> None:
+    used: Counter[tuple[bytes, str]] = Counter()
+    for (deployment, name), slot in view.slots.items():
+        if slot.holder:
+            needs = workload_of(view.manifests[deployment], name).resources
+            used[slot.holder, "cpu_millis"] += needs.cpu_millis
+            used[slot.holder, "memory_bytes"] += needs.memory_bytes
+            used[slot.holder, "disk_bytes"] += needs.disk_bytes
+            used[slot.holder, "slots"] += 1
+    for key, node in view.nodes.items():
+        for field in ("cpu_millis", "memory_bytes", "disk_bytes"):
+            found = getattr(node, f"used_{field}")
+            assert found == used[key, field], f"{field} used is not what its slots need"
+            assert 0 <= found <= getattr(node, field), f"more {field} used than offered"
+        assert node.slots_held == used[key, "slots"]
+
+
+def check_slots(view: View) -> None:
+    opened = {key for key, _ in view.state.scan(b"open/")}
+    held: set[tuple[bytes, str, str]] = set()
+    for (deployment, name), slot in view.slots.items():
+        runs = view.deployments[deployment].status in RUNS
+        may_be_claimed = runs and not slot.holder and slot.status != "succeeded"
+        assert (key_open(deployment, name) in opened) == may_be_claimed, f"open list is wrong about {name}"
+        if may_be_claimed:
+            assert slot.status == "open"
+        candidates = list(view.state.scan(b"candidate/" + deployment + b"/" + name.encode() + b"/"))
+        assert bool(candidates) == bool(slot.window_closes_ms), "candidates and window go together"
+        if slot.window_closes_ms:
+            assert may_be_claimed
+        if slot.holder:
+            assert slot.status in ("claimed", "fetching", "verified", "running", "released")
+            assert slot.billed_ms >= slot.claimed_ms
+            if slot.status != "released":
+                assert runs, "a slot runs without an approved deployment"
+            workload = workload_of(view.manifests[deployment], name)
+            distinct = workload.placement.distinct
+            if distinct != "none":
+                node = view.nodes[slot.holder]
+                place = (deployment, workload.name, node.farm if distinct == "farm" else node.key.hex())
+                assert place not in held, f"two replicas on one {distinct}"
+                held.add(place)
+    assert opened <= {key_open(deployment, name) for deployment, name in view.slots}, "an open slot of nobody"
+
+
+def check_due(view: View, now_ms: int) -> None:
+    expected = set()
+    for (deployment, name), slot in view.slots.items():
+        rest = deployment + b"/" + name.encode()
+        if slot.holder:
+            expected.add(key_due(slot.lease_until_ms, "lease", rest))
+        if slot.window_closes_ms:
+            expected.add(key_due(slot.window_closes_ms, "window", rest))
+    for d in view.deployments.values():
+        if d.ends_ms:
+            expected.add(key_due(d.ends_ms, "duration", d.id))
+        if d.status not in ENDED:
+            for record in view.all(key_approval(d.id, "deploy", b""), ApprovalRecord):
+                if record.decision == "granted" and record.expires_ms > now_ms:
+                    expected.add(key_due(record.expires_ms, "approval", d.id + b"/" + record.signer))
+    found = {key for key, _ in view.state.scan(b"due/")}
+    assert found == expected, f"timed work: surplus {found - expected}, missing {expected - found}"
+    assert all(time_ms > now_ms for time_ms, _, _ in view.due), "overdue work was left"
+
+
+def check_step(before: View, after: View) -> None:
+    """What must hold between one block and the next."""
+    for key, old in before.slots.items():
+        new = after.slots[key]
+        assert new.term >= old.term, "a term went back"
+        if new.holder and old.holder and new.term == old.term:
+            assert new.holder == old.holder, "another holder in the same term"
+        if new.term > old.term:
+            assert new.term == old.term + 1
+    for deployment, record in before.deployments.items():
+        if record.status in ENDED:
+            changed = after.deployments[deployment]
+            assert changed.status == record.status, "an ended deployment came back"
+            assert changed.spent == record.spent, "an ended deployment was billed"

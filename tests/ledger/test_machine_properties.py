@@ -1,0 +1,244 @@
+"""Random lives of deployments: real transactions in any order, every invariant after each block."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from ledger.keys import Key
+from ledger.manifest_types import Policies, Restart
+from ledger.records import Slot, key_open
+from ledger.state import MemoryState
+from ledger.transactions import (
+    Body,
+    CancelDeployment,
+    Claim,
+    Price,
+    Renew,
+    RenewItem,
+    Transfer,
+    WithdrawOffer,
+)
+from ledger.transition.deal import ENDED
+from tests.ledger.invariants import View, check, check_step
+from tests.ledger.world import (
+    AUTHOR,
+    BOT,
+    BUDGET,
+    CONSUMER,
+    EXPERT,
+    FARMERS,
+    LEGAL,
+    NODES,
+    POLICIES,
+    SIGNOFF,
+    STRANGER,
+    World,
+    contract,
+    job,
+    service,
+)
+
+NO_APPROVAL = Policies(deploy=None, signoff=None)
+CONTRACTS = (
+    contract(name="site"),
+    contract(job(replicas=2, restart=Restart(attempts=0)), name="mining", duration_s=3_600),
+    contract(service(), job(), name="mixed", duration_s=600),
+    contract(job(), name="free", policies=NO_APPROVAL, duration_s=60, fee=0),
+    contract(service(replicas=1), name="poor", duration_s=60, budget=700, fee=3),
+    contract(
+        service(), name="brief", policies=Policies(deploy=POLICIES.deploy, signoff=SIGNOFF, validity_s=60)
+    ),
+)
+STAKEHOLDERS = ((EXPERT, "it-expert"), (LEGAL, "legal"), (BUDGET, "budget"))
+STEPS_MS = st.sampled_from(
+    [0, 1, 300, 600, 1_000, 10_000, 20_000, 30_000, 45_000, 70_000, 900_000, 90_000_000]
+)
+NEXT = {"claimed": "fetching", "fetching": "verified", "verified": "running", "running": "running"}
+PICK = st.integers(0, 1_000)
+DEPLOYMENTS_MAX = 4
+
+
+class Lives(RuleBasedStateMachine):
+    """Steps are drawn by number, and what there is decides what a number means."""
+
+    @initialize(picks=st.lists(PICK, min_size=1, max_size=2))
+    def begin(self, picks: list[int]) -> None:
+        self.world = World()
+        self.world.add_nodes()
+        self.contract_ids = [self.world.publish(source) for source in CONTRACTS]
+        self.deployments: list[bytes] = []
+        for pick in picks:
+            self.order(pick, True)
+        self.view = View(self.world.state)
+
+    # Steps.
+
+    def send(self, key: Key, body: Body) -> bool:
+        """One transaction; a refused one must leave the state as it was."""
+        before = self.world.live_entries()
+        receipt = self.world.do(key, body, step_ms=0)
+        if not receipt.ok:
+            assert self.world.live_entries() == before, f"{receipt.rule} changed the state"
+        return receipt.ok
+
+    def deployment(self, pick: int) -> bytes:
+        """Mostly one that still lives; every tenth time any."""
+        living = [d for d in self.deployments if self.view.deployments[d].status not in ENDED]
+        choice = living if living and pick % 10 else self.deployments
+        return choice[pick % len(choice)]
+
+    def open_slot(self, pick: int) -> Slot | None:
+        """Mostly one that may be claimed; every tenth time any."""
+        slots = [s for s in self.view.slots.values() if not s.holder]
+        opened = [s for s in slots if self.world.state.get(key_open(s.deployment, s.name)) is not None]
+        choice = opened if opened and pick % 10 else slots
+        return choice[pick % len(choice)] if choice else None
+
+    def held_slot(self, pick: int) -> Slot | None:
+        slots = [slot for slot in self.view.slots.values() if slot.holder]
+        return slots[pick % len(slots)] if slots else None
+
+    @rule(pick=PICK, approved=st.booleans())
+    @precondition(lambda self: len(self.deployments) < DEPLOYMENTS_MAX)
+    def order(self, pick: int, approved: bool) -> None:
+        which = pick % len(CONTRACTS)
+        body = self.world.order_body(CONTRACTS[which], self.contract_ids[which])
+        receipt = self.world.do(CONSUMER, body, step_ms=0)
+        assert receipt.ok, receipt
+        self.deployments.append(receipt.id)
+        if approved and CONTRACTS[which].policies.deploy is not None:
+            self.world.approve(receipt.id)
+
+    @rule(pick=PICK)
+    @precondition(lambda self: self.deployments)
+    def approve_all(self, pick: int) -> None:
+        deployment = self.deployment(pick)
+        for key, role in (STAKEHOLDERS[0], STAKEHOLDERS[2]):
+            self.send(STRANGER, self.world.decide(deployment, key, role))
+
+    @rule(
+        pick=PICK,
+        who=st.integers(0, 3),
+        decision=st.sampled_from(["granted", "rejected", "revoked"]),
+        act=st.sampled_from(["deploy", "signoff"]),
+        lasts_ms=st.sampled_from([0, 500, 40_000, 10**9]),
+    )
+    @precondition(lambda self: self.deployments)
+    def decide(self, pick: int, who: int, decision: str, act: str, lasts_ms: int) -> None:
+        key, role = (*STAKEHOLDERS, (STRANGER, "budget"))[who]
+        expires_ms = self.world.now_ms + lasts_ms if lasts_ms else 0
+        body = self.world.decide(self.deployment(pick), key, role, decision, act, expires_ms=expires_ms)
+        self.send(STRANGER, body)
+
+    @rule(pick=PICK, node=st.integers(0, 3), ahead=st.sampled_from([1, 1, 1, 1, 0, 2]))
+    @precondition(lambda self: self.deployments)
+    def claim(self, pick: int, node: int, ahead: int) -> None:
+        slot = self.open_slot(pick)
+        if slot is not None:
+            self.send(NODES[node], Claim(slot.deployment, slot.name, slot.term + ahead))
+
+    @rule(pick=PICK, nodes=st.sets(st.integers(0, 3), min_size=1))
+    @precondition(lambda self: self.deployments)
+    def claim_and_get(self, pick: int, nodes: set[int]) -> None:
+        slot = self.open_slot(pick)
+        if slot is not None:
+            for node in sorted(nodes):
+                self.send(NODES[node], Claim(slot.deployment, slot.name, slot.term + 1))
+            self.world.run(step_ms=600)
+
+    @rule(pick=PICK)
+    @precondition(lambda self: self.deployments)
+    def progress(self, pick: int) -> None:
+        slot = self.held_slot(pick)
+        if slot is None:
+            return
+        node = next(node for node in NODES if node.public == slot.holder)
+        for _ in range(1 + pick % 5):
+            slot = self.world.slot(slot.deployment, slot.name)
+            status = NEXT.get(slot.status)
+            if status is None or not slot.holder:
+                return
+            is_job = slot.name.startswith("mine")
+            status = "succeeded" if is_job and slot.status == "running" else status
+            self.send(node, self.world.receipt(slot.deployment, slot.name, node, status))
+
+    @rule(step_ms=st.sampled_from([5_000, 20_000]))
+    @precondition(lambda self: self.deployments)
+    def live_on(self, step_ms: int) -> None:
+        """Time passes, and every holder renews."""
+        self.world.run(step_ms=step_ms)
+        for node in NODES:
+            items = tuple(
+                RenewItem(slot.deployment, slot.name, slot.term)
+                for slot in self.view.slots.values()
+                if slot.holder == node.public
+            )
+            if items:
+                self.send(node, Renew(items))
+
+    @rule(
+        pick=PICK,
+        node=st.integers(-8, 3),
+        status=st.sampled_from(["fetching", "succeeded", "failed", "quarantined", "released"]),
+    )
+    @precondition(lambda self: self.deployments)
+    def report(self, pick: int, node: int, status: str) -> None:
+        slot = self.held_slot(pick)
+        if slot is not None:
+            holder = next(node for node in NODES if node.public == slot.holder)
+            key = NODES[node] if node >= 0 else holder
+            self.send(key, self.world.receipt(slot.deployment, slot.name, key, status))
+
+    @rule(node=st.integers(0, 3), older=st.sampled_from([0, 0, 0, 1]))
+    @precondition(lambda self: self.deployments)
+    def renew(self, node: int, older: int) -> None:
+        items = tuple(
+            RenewItem(slot.deployment, slot.name, slot.term - older)
+            for slot in self.view.slots.values()
+            if slot.holder and (slot.holder == NODES[node].public or older)
+        )
+        if items:
+            self.send(NODES[node], Renew(items))
+
+    @rule(pick=PICK, key=st.sampled_from([CONSUMER, BOT, STRANGER]))
+    @precondition(lambda self: self.deployments)
+    def cancel(self, pick: int, key: Key) -> None:
+        if pick % 6 == 0:  # seldom, or little else would happen
+            self.send(key, CancelDeployment(self.deployment(pick), "changed my mind"))
+
+    @rule(
+        node=st.integers(0, 3),
+        cpu=st.sampled_from([4_000, 4_000, 4_000, 600, 0]),
+        rate=st.sampled_from([40, 40, 1, 0, 10**6]),
+    )
+    def offer(self, node: int, cpu: int, rate: int) -> None:
+        price = Price(rate * 1_000, rate * 250, rate * 25)
+        self.send(NODES[node], self.world.offer(cpu_millis=cpu, price=price))
+
+    @rule(node=st.integers(0, 3), pick=PICK)
+    def withdraw(self, node: int, pick: int) -> None:
+        if pick % 5 == 0:
+            self.send(NODES[node], WithdrawOffer())
+
+    @rule(who=st.integers(0, 3), amount=st.integers(0, 10**11))
+    def transfer(self, who: int, amount: int) -> None:
+        people = (AUTHOR, STRANGER, *FARMERS)
+        self.send(people[who], Transfer(people[(who + 1) % 4].public, amount))
+
+    @rule(step_ms=STEPS_MS)
+    def wait(self, step_ms: int) -> None:
+        self.world.run(step_ms=step_ms)
+
+    @invariant()
+    def all_holds(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        view = check(MemoryState(self.world.state.entries()), self.world.now_ms)
+        check_step(self.view, view)
+        self.view = view
+
+
+Lives.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
+TestLives = Lives.TestCase
