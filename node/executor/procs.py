@@ -61,6 +61,13 @@ def is_zombie(pid: int) -> bool:
     return text is not None and text.rpartition(")")[2].split()[0] in ("Z", "X")
 
 
+def is_ending(pid: int) -> bool:
+    """Return True when the process has begun to end: it has given up its memory, or is a zombie, or gone."""
+    text = _read(f"/proc/{pid}/status")
+    # A process without memory shows no VmSize; kernel threads aside, that is one on its way out.
+    return text is None or "\nVmSize:" not in text
+
+
 def executable_mappings(pid: int) -> frozenset[Mapping] | None:
     """Return what the process maps with execute permission; None when it has ended."""
     text = _read(f"/proc/{pid}/maps")

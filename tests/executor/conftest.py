@@ -1,4 +1,4 @@
-"""What the executor's tests share: Debian's static busybox as the workload, and a driver in a fresh folder."""
+"""What the executor's tests share: Debian's static busybox as workload, a driver in a fresh folder."""
 
 from __future__ import annotations
 

@@ -148,9 +148,13 @@ class Drift:
 
 @dataclass(frozen=True)
 class Attestation:
-    """A recheck of a running task. `ok` means no drift; counts say how much was looked at."""
+    """A recheck of a running task. `ok` means that it runs and nothing drifted; counts say what was seen.
+
+    `ended` means that the task ended before or while it was looked at: no verdict, and no drift.
+    """
 
     ok: bool
+    ended: bool
     drifts: tuple[Drift, ...]
     files_checked: int
     bytes_checked: int

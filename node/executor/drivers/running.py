@@ -48,7 +48,7 @@ class Running:
         return self.spec.task_id
 
     def listen(self) -> dict[socket.socket, int]:
-        """Open a listening socket per port and note where; return them with the ports inside. Raises OSError."""
+        """Open and return a listening socket per port, with the port inside. Raises OSError."""
         found: dict[socket.socket, int] = {}
         try:
             for port in self.spec.ports:
@@ -94,7 +94,7 @@ class Running:
 
     def look(self) -> Liveness:
         """Return what /proc says about the task now. Blocks for a few milliseconds."""
-        served = not self.spec.ports or (self.portal is not None and self.portal.process.poll() is None)
+        served = not self.spec.ports or (self.portal is not None and not procs.is_ending(self.portal.pid))
         baseline = self.baseline
         if self.exit is not None or baseline is None:
             return Liveness(False, 0, served, self.exit.reason if self.exit else "not started")
@@ -134,7 +134,7 @@ class Running:
                     os.close(fd)
 
     def kill(self) -> None:
-        """SIGKILL process 1, with which the kernel ends its whole pid namespace, and all else in the group."""
+        """SIGKILL process 1, with which the kernel ends its pid namespace, and all else in the group."""
         if self.group is not None:
             self.group.freeze(True)
         if self.init_fd >= 0:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +39,8 @@ from node.executor.drivers.running import Running
 from node.executor.drivers.spec import check_spec
 from node.executor.errors import DriverUnavailable, ExecutorError, StartFailed
 from node.executor.seal import seal_bytes
+
+_POLL_S = 0.002
 
 
 class SandboxDriver:
@@ -169,6 +172,7 @@ class SandboxDriver:
                 pids.append(running.portal.pid)
             records.write(self._run_dir, spec.task_id, pids)
             running.launcher.tell(b"G")
+            await trio.to_thread.run_sync(_until_executing, running.baseline)
         finally:
             for listener in listeners:
                 listener.close()
@@ -297,6 +301,14 @@ def _own(given: object, kind: type[_T]) -> _T:
     if not isinstance(given, kind):
         raise TypeError(f"made by another driver: {type(given).__name__}")
     return given
+
+
+def _until_executing(baseline: integrity.Baseline) -> None:
+    deadline_s = time.monotonic() + limits.START_TIMEOUT_S
+    while not integrity.executes(baseline):
+        if time.monotonic() > deadline_s:
+            raise StartFailed("the command was let go, but does not execute")
+        time.sleep(_POLL_S)
 
 
 async def _remove_group(running: Running) -> bool:
