@@ -92,6 +92,14 @@ class Channel:
         self._control.append(encode(kind, body))
         self._work.set()
 
+    def put_last(self, kind: Kind, body: bytes) -> None:
+        """Drops all that waits and queues a last frame."""
+        self._frames.clear()
+        self._control.clear()
+        self.queued_bytes = 0
+        self._control.append(encode(kind, body))
+        self._work.set()
+
     async def write_loop(self) -> None:
         """Writes what is queued, for ever; raises StreamClosed."""
         while True:

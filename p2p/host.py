@@ -162,6 +162,7 @@ class Host:
         self.basic_host = _basic_host(config)
         self._swarm: Any = self.basic_host.get_network()
         self._swarm.retry_config = RetryConfig(max_retries=0)  # the dial loop of the switchboard does that
+        libp2p_fixes.stop_auto_connector(self._swarm)
         self.peer_id = peer_id_of(create_new_key_pair(config.seed).public_key.to_bytes())
         policy = Policy(
             bootstrap=config.bootstrap,

@@ -8,7 +8,8 @@ connections. 4. `close_connection`: closing can hang on a peer that no longer re
 leaves the entry. 5. `DigestCache`: the gossip cache ignores the configured message id, so every IHAVE asks
 for what is already there. 6. `widen_queues`: 32 messages per peer, then silent loss.
 7. `start_sequence`: sequence numbers are seconds at start, so a restarted peer repeats them and is ignored.
-8. `BoundedGossipSub`: 10 messages a second per topic (own ones too); lists that grow for ever; own messages
+8. `stop_auto_connector`: with all its watermarks at zero it still dials whom it has heard of, past our bans.
+9. `BoundedGossipSub`: 10 messages a second per topic (own ones too); lists that grow for ever; own messages
 are not
    sent to peers outside the mesh, so nothing goes out before the first heartbeat.
 """
@@ -42,9 +43,22 @@ _DELIVERY_TIMES_KEPT = 16
 def quiet_logs() -> None:
     """Keeps the library's expected events out of our logs; what matters to us is raised or counted."""
     for name in ("libp2p", "multiaddr", "async_service"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.CRITICAL)
+        logger.propagate = False  # some of its modules set a level of their own
+        logger.handlers[:] = [logging.NullHandler()]
     # This module logs by `logging.warning`, the root logger, which also installs a handler on it.
     vars(swarm_connection)["logging"] = logging.getLogger("libp2p.network.connection")
+
+
+def stop_auto_connector(swarm: Any) -> None:
+    """Keeps the library from dialling whoever stands in its peer store, which no setting does."""
+
+    async def nothing(*args: Any, **kwargs: Any) -> None:
+        await trio.lowlevel.checkpoint()
+
+    swarm.auto_connector.maybe_connect = nothing
+    swarm.auto_connector.run_background_task = nothing
 
 
 def count_failed_upgrades(swarm: Any, on_failure: Callable[[], None]) -> None:

@@ -189,10 +189,7 @@ class Link:
         channel = self._channels.get(Lane.CONSENSUS)
         if not self._say_goodbye or channel is None:
             return
-        try:
-            channel.put_control(Kind.GOODBYE, frames.goodbye_body(self.reason))
-        except PeerFault:
-            return  # its queue of control frames is full: it will not miss this one
+        channel.put_last(Kind.GOODBYE, frames.goodbye_body(self.reason))
         with trio.move_on_after(FLUSH_S):
             await channel.flushed()
 

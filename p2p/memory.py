@@ -131,10 +131,8 @@ class _Pipe:
         self._touch()
         return b"".join(parts)
 
-    def close(self, *, lose: bool) -> None:
+    def close(self) -> None:
         self._closed = True
-        if lose:
-            self._chunks.clear()
         self._touch()
 
     def _touch(self) -> None:
@@ -143,15 +141,26 @@ class _Pipe:
 
 
 class _MemoryStream:
+    """One end of a stream; ``closed`` is what this end knows, which in a partition is more than the other does."""
+
     def __init__(self, incoming: _Pipe, outgoing: _Pipe) -> None:
+        self.closed = False
         self._incoming = incoming
         self._outgoing = outgoing
 
     async def read(self) -> bytes:
+        if self.closed:
+            raise StreamClosed
         return await self._incoming.read()
 
     async def write(self, data: bytes) -> None:
+        if self.closed:
+            raise StreamClosed
         await self._outgoing.write(data)
+
+    def close_both_ends(self) -> None:
+        self._incoming.close()
+        self._outgoing.close()
 
 
 class _MemoryConnection:
@@ -165,7 +174,7 @@ class _MemoryConnection:
         self.other: _MemoryConnection | None = None
         self._hub = hub
         self._own_id = own_id
-        self._pipes: list[_Pipe] = []
+        self._streams: list[_MemoryStream] = []
         self._arrived: dict[str, Stream] = {}
         self._changed = trio.Event()
         self._closed = False
@@ -177,31 +186,35 @@ class _MemoryConnection:
                 raise StreamClosed
             there = _Pipe(self._hub, self._own_id, self.peer_id)
             back = _Pipe(self._hub, self.peer_id, self._own_id)
-            self._pipes += [there, back]
-            self.other._pipes += [there, back]
-            self.other._arrive(protocol, _MemoryStream(there, back))
-            return _MemoryStream(back, there)
+            ours, theirs = _MemoryStream(back, there), _MemoryStream(there, back)
+            self._streams.append(ours)
+            self.other._arrive(protocol, theirs)
+            return ours
         while protocol not in self._arrived:
             if self._closed:
                 raise StreamClosed
             await self._changed.wait()
         return self._arrived[protocol]
 
-    def _arrive(self, protocol: str, stream: Stream) -> None:
+    def _arrive(self, protocol: str, stream: _MemoryStream) -> None:
+        self._streams.append(stream)
         self._arrived[protocol] = stream
         self._touch()
 
     async def close(self) -> None:
+        """Closes this end; the other end hears of it unless a partition stands between."""
         await trio.lowlevel.checkpoint()
-        for end in (self, self.other):
-            if end is not None and not end._closed and (end is self or self._hub.reaches(*self._names())):
-                end._closed = True
-                for pipe in end._pipes:
-                    pipe.close(lose=False)
-                end._touch()
+        self._end()
+        if self.other is not None and self._hub.reaches(self._own_id, self.peer_id):
+            for stream in self._streams:
+                stream.close_both_ends()
+            self.other._end()
 
-    def _names(self) -> tuple[str, str]:
-        return self._own_id, self.peer_id
+    def _end(self) -> None:
+        self._closed = True
+        for stream in self._streams:
+            stream.closed = True
+        self._touch()
 
     def _touch(self) -> None:
         self._changed.set()

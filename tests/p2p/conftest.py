@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -156,3 +157,9 @@ async def hosts(nursery: trio.Nursery) -> AsyncIterator[World]:
 @pytest.fixture
 def wait_until() -> Iterator[Callable[..., Awaitable[None]]]:
     yield until
+
+
+@pytest.fixture
+def world_parts() -> Any:
+    """The helpers of this file, for tests that build their own world."""
+    return SimpleNamespace(Recorder=Recorder, FAST=FAST, TOPICS=TOPICS, World=World)

@@ -1,0 +1,211 @@
+"""What only the real host can get wrong: foreign bytes on the port, foreign identities, the library's ways."""
+
+import contextlib
+import hashlib
+
+import multiaddr
+import pytest
+import trio
+from libp2p import new_host
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.rsa import create_new_key_pair as create_rsa_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_x25519_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.host.exceptions import StreamFailure
+from libp2p.network.exceptions import SwarmException
+from libp2p.peer.id import ID
+from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
+from libp2p.security.noise.transport import Transport as NoiseTransport
+
+from p2p import frames, libp2p_fixes
+from p2p.errors import ConnectFailed, LocalError
+from p2p.frames import BULK_PROTOCOL, CONSENSUS_PROTOCOL, Kind
+from p2p.host import Host, HostConfig
+from p2p.ids import peer_id_of, public_key_of
+from p2p.network import Lane
+
+SEED = hashlib.sha256(b"stranger").digest()
+HELLO = frames.encode(Kind.HELLO, frames.hello_body(bytes(16), b"chain-1"))
+
+
+def tcp_of(address: str) -> tuple[str, int]:
+    parts = address.split("/")
+    return parts[2], int(parts[4])
+
+
+def noise_host(keys):
+    noise = NoiseTransport(keys, noise_privkey=create_x25519_key_pair().private_key)
+    return new_host(key_pair=keys, sec_opt={TProtocol(NOISE_PROTOCOL): noise})
+
+
+@contextlib.asynccontextmanager
+async def running(host):
+    """A host of the library's own making, whose sockets are closed at the end."""
+    async with host.run(listen_addrs=[]):
+        try:
+            yield
+        finally:
+            for connections in list(host.get_network().connections.values()):
+                for connection in list(connections):
+                    await libp2p_fixes.close_connection(connection)
+
+
+async def dial(host, address: str):
+    target = multiaddr.Multiaddr(address)
+    return await host.get_network().dial_addr(target, ID.from_string(address.rpartition("/p2p/")[2]))
+
+
+async def test_ids_agree_with_the_library():
+    keys = create_new_key_pair(SEED)
+    public_key = keys.public_key.to_bytes()
+    assert peer_id_of(public_key) == str(ID.from_pubkey(keys.public_key))
+    assert public_key_of(peer_id_of(public_key)) == public_key
+
+
+async def test_plaintext_with_a_stolen_identity_is_refused(hosts, wait_until):
+    one, other = await hosts.pair()
+    # The impostor says over plaintext that it is `other`, whose private key it does not have.
+    impostor_keys = create_new_key_pair(hashlib.sha256(b"peer 2").digest())
+    plaintext = InsecureTransport(impostor_keys)
+    impostor = new_host(key_pair=impostor_keys, sec_opt={TProtocol(PLAINTEXT_PROTOCOL_ID): plaintext})
+    impostor.get_network().retry_config.max_retries = 0
+    async with running(impostor):
+        with pytest.raises(SwarmException):
+            await dial(impostor, one.address)
+    await wait_until(lambda: one.net.stats().get("fault.connection.handshake", 0) >= 1)
+    assert len(one.seen.ups) == 1
+    assert one.knows(other)
+
+
+async def test_dialling_an_address_with_another_key_behind_it_fails(hosts):
+    one, other = await hosts.pair()
+    stranger = peer_id_of(create_new_key_pair(SEED).public_key.to_bytes())
+    wrong = one.address.replace(one.id, stranger)
+    with pytest.raises(ConnectFailed):
+        await other.net.dial(wrong)
+    assert other.knows(one)
+
+
+@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 5_000, b"\xff" * 100_000, b"\x13/multistream/1.0.0\n\x05/abc\n"])
+async def test_garbage_on_the_port_is_counted_and_harmless(hosts, wait_until, garbage):
+    one, other = await hosts.pair()
+    stream = await trio.open_tcp_stream(*tcp_of(one.address))
+    async with stream:
+        try:
+            await stream.send_all(garbage)
+            await stream.send_eof()
+        except trio.BrokenResourceError:
+            pass  # it has already hung up
+        await wait_until(lambda: one.net.stats().get("fault.connection.handshake", 0) >= 1)
+    assert one.net.send(other.id, Lane.CONSENSUS, b"still fine")
+    await wait_until(lambda: other.seen.messages)
+    assert one.seen.downs == []
+
+
+async def test_a_too_long_frame_over_libp2p_ends_that_link_only(hosts, wait_until):
+    one, other = await hosts.pair()
+    stranger = noise_host(create_new_key_pair(SEED))
+    async with running(stranger):
+        await dial(stranger, one.address)
+        target = ID.from_string(one.id)
+        consensus = await stranger.new_stream(target, [TProtocol(CONSENSUS_PROTOCOL)])
+        await consensus.write(HELLO)
+        bulk = await stranger.new_stream(target, [TProtocol(BULK_PROTOCOL)])
+        await wait_until(lambda: len(one.seen.ups) == 2)
+        await bulk.write(b"\x7f\xff\xff\xff\x02")
+        await wait_until(lambda: one.seen.downs)
+    assert one.seen.downs == [(str(stranger.get_id()), "frame.too_long")]
+    assert one.net.stats()["fault.frame.too_long"] == 1
+    assert one.knows(other)
+
+
+async def test_a_second_stream_of_a_kind_is_refused(hosts, wait_until):
+    one = await hosts.start(1)
+    stranger = noise_host(create_new_key_pair(SEED))
+    async with running(stranger):
+        await dial(stranger, one.address)
+        target = ID.from_string(one.id)
+        await stranger.new_stream(target, [TProtocol(CONSENSUS_PROTOCOL)])
+        with contextlib.suppress(StreamFailure):  # or only reset later: that is up to timing
+            await stranger.new_stream(target, [TProtocol(CONSENSUS_PROTOCOL)])
+        await wait_until(lambda: one.net.stats().get("fault.stream.unexpected") == 1)
+
+
+async def test_a_connection_that_never_says_hello_is_closed(hosts, wait_until, world_parts):
+    one = await hosts.start(1, pace=world_parts.FAST.__class__(heartbeat_s=0.2, handshake_s=0.3))
+    stranger = noise_host(create_new_key_pair(SEED))
+    async with running(stranger):
+        connection = await dial(stranger, one.address)
+        await wait_until(lambda: connection.is_closed)
+    await wait_until(lambda: not one.net._connections)
+    assert not one.seen.ups
+
+
+async def test_a_key_of_another_kind_is_refused(hosts, wait_until):
+    one = await hosts.start(1)
+    stranger = noise_host(create_rsa_key_pair(2048))
+    async with running(stranger):
+        await dial(stranger, one.address)
+        await wait_until(lambda: one.net.stats().get("fault.connection.key_type") == 1)
+
+
+async def test_nothing_is_left_after_links_have_come_and_gone(hosts, wait_until):
+    one = await hosts.start(1)
+    for _ in range(5):
+        other = await hosts.start(2, bootstrap=(one.address,))
+        await wait_until(lambda other=other: one.knows(other))
+        await other.stop()
+        await wait_until(lambda: not one.net.neighbours())
+    await wait_until(lambda: not one.net._connections)
+    await wait_until(lambda: not one.net.basic_host.get_network().connections)
+
+
+async def test_gossip_starts_again_with_a_reconnected_peer(hosts, wait_until):
+    one = await hosts.start(1)
+    listen = one.address.rpartition("/p2p/")[0]
+    other = await hosts.start(2)
+    other.net.add_peer(one.address, keep=True)
+    for round_number in range(3):
+        await wait_until(lambda: one.knows(other) and other.knows(one))
+        with trio.fail_after(20):
+            count = 0
+            while not one.seen.gossip:
+                other.net.publish("approvals", b"round %d, %d" % (round_number, count))
+                count += 1
+                await trio.sleep(0.1)
+            while not other.seen.gossip:
+                one.net.publish("transactions", b"round %d, %d" % (round_number, count))
+                count += 1
+                await trio.sleep(0.1)
+        other.seen.gossip.clear()
+        await one.stop()
+        one = await hosts.start(1, listen=(listen,))
+
+
+async def test_forged_origin_of_gossip_is_dropped(hosts, wait_until):
+    """Strict signing: a message whose signature is not its origin's is not even judged."""
+    one, other = await hosts.pair()
+    pubsub = other.net._gossip._pubsub
+    sign = pubsub.sign_key
+    pubsub.sign_key = create_new_key_pair(SEED).private_key  # signs with a key that is not the origin's
+    with trio.fail_after(20):
+        await wait_until(lambda: pubsub.peer_topics.get("approvals"))
+    assert other.net.publish("approvals", b"forged")
+    await wait_until(lambda: other.net.stats().get("gossip.published") == 1)
+    pubsub.sign_key = sign
+    assert other.net.publish("approvals", b"honest")
+    await wait_until(lambda: one.seen.gossip)
+    assert [data for _, _, data in one.seen.gossip] == [b"honest"]
+
+
+def test_a_bad_configuration_is_refused():
+    with pytest.raises(LocalError, match="seed"):
+        Host(HostConfig(seed=b"short"))
+    with pytest.raises(LocalError, match="address"):
+        Host(HostConfig(seed=SEED, listen=("127.0.0.1:80",)))
+    with pytest.raises(LocalError, match="address"):
+        Host(HostConfig(seed=SEED, bootstrap=("/ip4/127.0.0.1/tcp/80",)))
+    with pytest.raises(LocalError, match="topics"):
+        Host(HostConfig(seed=SEED, topics=("",)))
+    assert "seed" not in repr(HostConfig(seed=SEED))

@@ -1,0 +1,195 @@
+"""Each work-round, and the fault of the library that makes it necessary. A test here that fails after an upgrade of
+libp2p says: look whether this work-round can go."""
+
+import hashlib
+import inspect
+import logging
+import time
+from types import SimpleNamespace
+
+import multiaddr
+import pytest
+import trio
+from libp2p import new_host
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.network.config import ConnectionConfig
+from libp2p.network.connection import swarm_connection
+from libp2p.peer.id import ID
+from libp2p.pubsub.gossipsub import GossipSub
+from libp2p.pubsub.mcache import MessageCache
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.rpc_queue import RpcQueue
+
+from p2p import libp2p_fixes
+from p2p.errors import LocalError
+from p2p.limits import GOSSIP_PEER_QUEUE_MAX
+
+PROTOCOL = "/meshsub/1.1.0"
+ROUTER = {"protocols": [PROTOCOL], "degree": 6, "degree_low": 4, "degree_high": 12}
+
+
+def keys(number: int = 0):
+    return create_new_key_pair(hashlib.sha256(b"fix %d" % number).digest())
+
+
+def message(data: bytes, seqno: int, sender: bytes = b"origin") -> rpc_pb2.Message:
+    return rpc_pb2.Message(data=data, topicIDs=["t"], from_id=sender, seqno=seqno.to_bytes(8, "big"))
+
+
+async def test_quiet_logs(caplog):
+    assert "logging.warning(" in inspect.getsource(swarm_connection), "the library still warns by the root logger"
+    libp2p_fixes.quiet_logs()
+    with caplog.at_level(logging.DEBUG):
+        logging.getLogger("libp2p.network.swarm").error("expected event")
+        swarm_connection.logging.warning("expected event")
+    assert not caplog.records
+
+
+async def test_count_failed_upgrades():
+    libp2p_fixes.quiet_logs()
+    failures = []
+    host = new_host(key_pair=keys(), listen_addrs=[multiaddr.Multiaddr("/ip4/127.0.0.1/tcp/0")])
+    swarm = host.get_network()
+    assert swarm.metric_send_channel is None
+    libp2p_fixes.count_failed_upgrades(swarm, lambda: failures.append(1))
+    async with host.run(listen_addrs=[multiaddr.Multiaddr("/ip4/127.0.0.1/tcp/0")]):
+        port = int(str(host.get_addrs()[0]).split("/")[4])
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(b"garbage\n" * 10)
+            await stream.send_eof()
+            with trio.fail_after(10):
+                while not failures:
+                    await trio.sleep(0.005)
+        await libp2p_fixes.close_listeners(swarm)
+    assert failures == [1]
+
+
+async def test_refuse_taken_port():
+    libp2p_fixes.quiet_logs()
+    free = multiaddr.Multiaddr("/ip4/127.0.0.1/tcp/0")
+    first = new_host(key_pair=keys(1), listen_addrs=[free])
+    async with first.run(listen_addrs=[free]):
+        port = str(first.get_addrs()[0]).split("/")[4]
+        taken = multiaddr.Multiaddr(f"/ip4/127.0.0.1/tcp/{port}")
+        second = new_host(key_pair=keys(2), listen_addrs=[taken])
+        async with second.run(listen_addrs=[taken]):
+            assert second.get_addrs(), "the library lets two hosts listen on one port"
+            await libp2p_fixes.close_listeners(second.get_network())
+        with pytest.raises(LocalError, match="port is taken"):
+            libp2p_fixes.refuse_taken_port(taken)
+        await libp2p_fixes.close_listeners(first.get_network())
+    libp2p_fixes.refuse_taken_port(taken)
+    libp2p_fixes.refuse_taken_port(free)
+
+
+async def test_close_connection_is_bounded_and_closes_the_socket(monkeypatch):
+    monkeypatch.setattr(libp2p_fixes, "CLOSE_S", 0.05)
+    ours, theirs = await socket_pair()
+    removed = []
+
+    class Hanging:
+        muxed_conn = SimpleNamespace(secured_conn=SimpleNamespace(stream=ours))
+        swarm = SimpleNamespace(remove_conn=removed.append)
+
+        async def close(self) -> None:
+            await trio.sleep_forever()
+
+    connection = Hanging()
+    with trio.fail_after(5):
+        with trio.CancelScope() as scope:
+            scope.cancel()  # also when we are being cancelled
+            await libp2p_fixes.close_connection(connection)
+        assert removed == [connection]
+        assert await theirs.receive_some(1) == b""
+    await theirs.aclose()
+
+
+async def socket_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
+    left, right = trio.socket.socketpair()
+    return trio.SocketStream(left), trio.SocketStream(right)
+
+
+async def test_the_socket_is_found_under_the_library_s_layers(hosts):
+    one, other = await hosts.pair()
+    for peer in (one, other):
+        for ours in peer.net._connections.values():
+            found = libp2p_fixes._socket_stream(ours.connection.muxed_conn)
+            assert isinstance(found, trio.SocketStream)
+
+
+def test_digest_cache():
+    library, ours = MessageCache(3, 5), libp2p_fixes.DigestCache(3, 5)
+    first, same = message(b"data", 1), message(b"data", 2, b"another")
+    for cache in (library, ours):
+        cache.put(first)
+        cache.put(same)
+    assert len(library.window("t")) == 2, "the library's cache does not know our message id"
+    assert ours.window("t") == [libp2p_fixes.message_id(first)]
+    assert ours.get(libp2p_fixes.message_id(same)) is first
+    assert libp2p_fixes.message_id(message(b"other", 1)) != libp2p_fixes.message_id(first)
+
+
+async def test_widen_queues():
+    assert RpcQueue()._queue.max_size == 32
+    pubsub = Pubsub(new_host(key_pair=keys()), GossipSub(**ROUTER))
+    libp2p_fixes.widen_queues(pubsub)
+    pubsub.peer_queues[ID(b"x")] = queue = RpcQueue()
+    pushed = sum(queue.push(rpc_pb2.RPC()) for _ in range(GOSSIP_PEER_QUEUE_MAX + 5))
+    assert pushed == GOSSIP_PEER_QUEUE_MAX
+    pubsub.seen_messages.stop()
+
+
+async def test_start_sequence():
+    pubsub = Pubsub(new_host(key_pair=keys()), GossipSub(**ROUTER))
+    assert pubsub.counter < 2**40, "the library counts from the second of its start"
+    before = time.time_ns()
+    libp2p_fixes.start_sequence(pubsub)
+    assert pubsub.counter >= before
+    pubsub.seen_messages.stop()
+
+
+async def test_stop_auto_connector():
+    libp2p_fixes.quiet_logs()
+    listen = [multiaddr.Multiaddr("/ip4/127.0.0.1/tcp/0")]
+    target = new_host(key_pair=keys(1), listen_addrs=listen)
+    idle = ConnectionConfig(min_connections=0, low_watermark=0)
+    async with target.run(listen_addrs=listen):
+        for fixed in (False, True):
+            host = new_host(key_pair=keys(2), connection_config=idle, listen_addrs=listen)
+            host.get_peerstore().add_addrs(target.get_id(), target.get_addrs(), 1_000)
+            swarm = host.get_network()
+            if fixed:
+                libp2p_fixes.stop_auto_connector(swarm)
+            async with host.run(listen_addrs=listen):
+                with trio.move_on_after(3 if not fixed else 0.5):
+                    while not swarm.connections:
+                        await trio.sleep(0.005)
+                assert bool(swarm.connections) is not fixed
+                await libp2p_fixes.close_listeners(swarm)
+                for connections in list(swarm.connections.values()):
+                    for connection in list(connections):
+                        await libp2p_fixes.close_connection(connection)
+        for connections in list(target.get_network().connections.values()):
+            for connection in list(connections):
+                await libp2p_fixes.close_connection(connection)
+        await libp2p_fixes.close_listeners(target.get_network())
+
+
+async def test_bounded_gossipsub():
+    library, ours = GossipSub(**ROUTER), libp2p_fixes.BoundedGossipSub(**ROUTER)
+    burst = [message(b"%d" % number, number) for number in range(50)]
+    peer = ID(b"someone")
+    assert sum(library._check_spam_protection(peer, item) for item in burst) < 50
+    assert all(ours._check_spam_protection(peer, item) for item in burst)
+    for router in (library, ours):
+        for number in range(1_000):
+            router.recent_message_deliveries["t"].append(float(number))
+    assert len(library.recent_message_deliveries["t"]) == 1_000
+    assert len(ours.recent_message_deliveries["t"]) < 100
+    for router in (library, ours):
+        router.pubsub = SimpleNamespace(my_id=peer, peer_topics={"t": {ID(b"a"), ID(b"b")}})
+        router.mesh["t"] = set()
+    assert set(library._get_peers_to_send(["t"], peer, peer)) == set()
+    assert set(ours._get_peers_to_send(["t"], peer, peer)) == {ID(b"a"), ID(b"b")}
+    assert set(ours._get_peers_to_send(["t"], ID(b"a"), ID(b"c"))) == set(), "others' messages keep to the mesh"
