@@ -11,7 +11,7 @@ shows in its receipts and bill), and that claims and renewals are complete.
 from __future__ import annotations
 
 from ledger import tree
-from ledger.audit_checks import Case, check_case
+from ledger.audit_checks import check_case
 from ledger.audit_file import (
     AUDIT_BYTES_MAX,
     FORMAT,
@@ -19,6 +19,7 @@ from ledger.audit_file import (
     AuditFile,
     AuditRecord,
     AuditTx,
+    Case,
     Placed,
     Records,
     decode_audit,
@@ -32,7 +33,7 @@ from ledger.documents import Document, open_document
 from ledger.errors import LocalError, Refused
 from ledger.genesis import Genesis
 from ledger.inclusion import verify_inclusion
-from ledger.light import Trust, verify_final
+from ledger.light import Trust
 from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import Manifest, manifest_digest
 from ledger.predicates import ApprovalPredicate, ContractPredicate, ReceiptPredicate
@@ -112,7 +113,7 @@ def verify(data: bytes, genesis: Genesis) -> AuditReport:
         report.passed(name, f"{len(data)} bytes in their one encoding, of chain {file.chain_id}")
         name = "blocks"
         headers = _check_blocks(file, trust)
-        anchor = verify_final(trust.chain_id, trust.validators(0), file.anchor)
+        anchor = trust.final(file.anchor)
         if headers[-1].height > anchor.state_height:
             raise Refused("audit.anchor", "a block is younger than the state that the records are from")
         report.passed(name, f"{len(headers)} blocks and the anchor at {anchor.height} are final")
@@ -137,7 +138,7 @@ def verify(data: bytes, genesis: Genesis) -> AuditReport:
 def _check_blocks(file: AuditFile, trust: Trust) -> list[Header]:
     headers: list[Header] = []
     for block in file.blocks:
-        header = verify_final(trust.chain_id, trust.validators(0), block.finality)
+        header = trust.final(block.finality)
         if headers and header.height <= headers[-1].height:
             raise Refused("audit.order", f"height {header.height} after {headers[-1].height}", "blocks")
         if not block.txs:

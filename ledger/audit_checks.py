@@ -3,46 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final
 
-import msgspec
-
-from ledger.audit_file import Placed, Records
-from ledger.audit_report import Facts, timeline
-from ledger.blocks import Header
+from ledger.audit_approvals import check_approvals, check_signoff
+from ledger.audit_file import Case, Placed
+from ledger.audit_report import Facts, Holding, timeline
 from ledger.errors import Refused
 from ledger.manifest import cost, slots, workload_of
-from ledger.manifest_types import Manifest
-from ledger.policy import Approval, Decision, approval_expiry, evaluate, excluded_signers
-from ledger.predicates import ApprovalPredicate, ReceiptPredicate
+from ledger.predicates import ReceiptPredicate
 from ledger.records import Bill, ReceiptRecord
-from ledger.transactions import CancelDeployment, Claim, Decide, OrderDeployment, Renew, Report
-
-_ACTS: Final = ("deploy", "signoff")
-_WORK: Final = ("fetching", "verified", "running", "succeeded")  # receipts that need a standing approval
-
-
-class Case(msgspec.Struct):
-    """A file whose transactions, documents and records are proved one by one."""
-
-    chain_id: str
-    deployment: bytes
-    order: Placed
-    published: Placed
-    manifest: Manifest
-    placed: list[Placed]
-    records: Records
-    anchor: Header
+from ledger.transactions import CancelDeployment, Claim, OrderDeployment, Renew, Report
 
 
 def check_case(case: Case, facts: Facts) -> Iterator[tuple[str, Callable[[], str]]]:
     """The checks by name, to be called in this order: each returns a line for people or raises Refused."""
     yield "order", lambda: _order(case, facts)
-    yield "approvals", lambda: _approvals(case, facts)
+    yield "approvals", lambda: check_approvals(case, facts)
     yield "receipts", lambda: _receipts(case)
-    yield "terms", lambda: _terms(case)
+    yield "terms", lambda: _terms(case, facts)
     yield "bills", lambda: _bills(case, facts)
-    yield "sign-off", lambda: _signoff(case, facts)
+    yield "sign-off", lambda: check_signoff(case, facts)
 
 
 def _short(key: bytes) -> str:
@@ -70,104 +49,21 @@ def _order(case: Case, facts: Facts) -> str:
     facts.state_time_ms, facts.escrow = case.anchor.time_ms, body.escrow
     facts.renewals = sum(isinstance(tx.body, Renew) for tx in case.placed)
     facts.timeline = timeline(case.placed)
-    for tx in case.placed:
-        if isinstance(tx.body, CancelDeployment) and (
-            tx.body.deployment != case.deployment or tx.sender not in (record.consumer, record.bot)
-        ):
-            raise Refused("audit.foreign", "a cancel of another deployment, or by a stranger", "txs")
+    _cancels(case)
     return f"{_short(case.deployment)} by {_short(record.consumer)}, status {record.status}"
 
 
-class _Ballot:
-    """The decisions of one act so far, evaluated as the state machine does ([A2] to [A5])."""
-
-    def __init__(self, case: Case, act: str) -> None:
-        manifest = case.manifest
-        self.manifest = manifest
-        self.rule = manifest.policies.deploy if act == "deploy" else manifest.policies.signoff
-        consumer = bytes.fromhex(manifest.consumer)
-        self.excluded = excluded_signers(manifest.policies, bytes.fromhex(manifest.author), consumer)
-        self.approvals: dict[bytes, Approval] = {}
-
-    def cast(self, signer: bytes, predicate: ApprovalPredicate, time_ms: int) -> Approval:
-        """Replace the signer's former decision."""
-        expires_ms = approval_expiry(self.manifest.policies, time_ms, predicate.expires_ms)
-        approval = Approval(signer, (predicate.role,), predicate.decision, expires_ms, time_ms)
-        self.approvals[signer] = approval
-        return approval
-
-    def at(self, time_ms: int) -> Decision:
-        """The policy's decision at a time."""
-        return evaluate(self.rule, self.manifest.roles, self.approvals.values(), time_ms, self.excluded)
-
-
-def _approvals(case: Case, facts: Facts) -> str:
-    """Each decision is about this manifest, was accepted, none is missing; work only while approved."""
-    ballots = {act: _Ballot(case, act) for act in _ACTS}
-    last: dict[tuple[str, bytes], tuple[Placed, int]] = {}
-    approved_ms = case.order.time_ms if ballots["deploy"].rule is None else 0
+def _cancels(case: Case) -> None:
+    """[D7] Cancelled exactly when its consumer or bot asked for it."""
+    record = case.records.deployment
+    times = []
     for tx in case.placed:
-        if isinstance(tx.body, Decide):
-            predicate = _decision(case, tx)
-            assert tx.document is not None
-            ballot = ballots[predicate.act]
-            approval = ballot.cast(tx.document.signer, predicate, tx.time_ms)
-            last[predicate.act, tx.document.signer] = tx, approval.expires_ms
-            facts.decisions[predicate.act] = ballot.at(tx.time_ms)
-            if predicate.act == "deploy" and not approved_ms and ballot.at(tx.time_ms).satisfied:
-                approved_ms = tx.time_ms
-        elif _needs_approval(tx) and not ballots["deploy"].at(tx.time_ms).satisfied:
-            raise Refused("audit.not_approved", f"work at height {tx.height} without approval", "txs")
-    if approved_ms != case.records.deployment.approved_ms:
-        raise Refused(
-            "audit.approved_time", f"the policy was satisfied first at {approved_ms}", "approved_ms"
-        )
-    for key, record in case.records.approvals.items():
-        _same_decision(record, last.pop(key, None))
-    if last:
-        raise Refused("audit.not_a_stakeholder", "a decision by a key that holds no role", "approvals")
-    facts.approved_ms = approved_ms
-    for act, ballot in ballots.items():
-        facts.decisions.setdefault(act, ballot.at(case.anchor.time_ms))
-    count = sum(isinstance(tx.body, Decide) for tx in case.placed)
-    state = "approved" if approved_ms else "; ".join(facts.decisions["deploy"].reasons)
-    return f"{count} decisions by {len({k[1] for k, v in case.records.approvals.items() if v})} keys: {state}"
-
-
-def _needs_approval(tx: Placed) -> bool:
-    if isinstance(tx.body, Claim):
-        return True
-    return isinstance(tx.body, Report) and tx.document is not None and tx.document.predicate.status in _WORK
-
-
-def _decision(case: Case, tx: Placed) -> ApprovalPredicate:
-    document = tx.document
-    assert document is not None
-    predicate = document.predicate
-    assert isinstance(predicate, ApprovalPredicate)
-    if (predicate.chain_id, predicate.deployment) != (case.chain_id, case.deployment.hex()):
-        raise Refused("audit.foreign", "an approval of another deployment", "approvals")
-    if document.subject != case.records.deployment.manifest:
-        raise Refused("audit.foreign", "an approval of another manifest", "approvals")
-    if not case.records.documents[document.id]:
-        raise Refused("audit.not_accepted", f"approval {_short(document.id)} was never accepted", "approvals")
-    return predicate
-
-
-def _same_decision(record: object, found: tuple[Placed, int] | None) -> None:
-    """The recorded decision of a key is the last that the file shows of it, or both are absent."""
-    shown = None
-    if found is not None and found[0].document is not None:
-        tx, expires_ms = found
-        document = found[0].document
-        predicate = document.predicate
-        shown = (document.id, predicate.decision, predicate.role, tx.height, tx.time_ms, expires_ms)
-    names = ("document", "decision", "role", "height", "time_ms", "expires_ms")
-    recorded = None if record is None else tuple(getattr(record, name) for name in names)
-    if shown != recorded:
-        raise Refused(
-            "audit.approval_record", "a decision is missing or differs from its record", "approvals"
-        )
+        if isinstance(tx.body, CancelDeployment):
+            if tx.body.deployment != case.deployment or tx.sender not in (record.consumer, record.bot):
+                raise Refused("audit.foreign", "a cancel of another deployment, or by a stranger", "txs")
+            times.append(tx.time_ms)
+    if times != ([record.ended_ms] if record.status == "cancelled" else []):
+        raise Refused("audit.cancelled", f"status {record.status}, {len(times)} cancels", "txs")
 
 
 def _receipts(case: Case) -> str:
@@ -225,7 +121,7 @@ def _receipt(case: Case, tx: Placed, predicate: ReceiptPredicate, documents: set
             raise Refused("audit.results", f"{predicate.slot}: results differ from the record", "receipts")
 
 
-def _terms(case: Case) -> str:
+def _terms(case: Case, facts: Facts) -> str:
     """[C7] Terms only grow, each has one holder, who asked for it before."""
     asked: set[tuple[str, int, bytes]] = set()
     holders: dict[tuple[str, int], bytes] = {}
@@ -255,8 +151,28 @@ def _terms(case: Case) -> str:
         holder = holders.get((name, term))
         if holder is not None and bill.payee != _farmer(case, holder):
             raise Refused("audit.payee", f"{name} term {term} was paid to another than its farmer", "bills")
+    facts.holdings = _holdings(case, holders)
     terms = {name: slot.term for name, slot in case.records.slots.items()}
     return ", ".join(f"{name} at term {term}" for name, term in terms.items()) + ", one holder each"
+
+
+def _holdings(case: Case, holders: dict[tuple[str, int], bytes]) -> list[Holding]:
+    out = []
+    for (name, term), receipts in case.records.receipts.items():
+        holder, bill = holders.get((name, term)), case.records.bills.get((name, term))
+        node = None if holder is None else case.records.nodes[holder]
+        out.append(
+            Holding(
+                name,
+                term,
+                "" if node is None else node.key.hex(),
+                "" if node is None else node.farm,
+                "" if node is None else node.country,
+                receipts[-1].status if receipts else "",
+                0 if bill is None else bill.amount,
+            )
+        )
+    return out
 
 
 def _farmer(case: Case, node: bytes) -> bytes:
@@ -295,22 +211,3 @@ def _stretch(case: Case, name: str, term: int, bill: Bill, earliest_ms: int) -> 
         raise Refused("audit.bill_amount", f"{name} term {term}: more than its rate", "bills")
     if bill.amount < 0:
         raise Refused("audit.bill_amount", f"{name} term {term}: below zero", "bills")
-
-
-def _signoff(case: Case, facts: Facts) -> str:
-    """[A6] Signed off exactly when the policy was satisfied first."""
-    record, ballot = case.records.deployment, _Ballot(case, "signoff")
-    satisfied_ms = 0
-    for tx in case.placed:
-        if isinstance(tx.body, Decide) and tx.document and tx.document.predicate.act == "signoff":
-            ballot.cast(tx.document.signer, tx.document.predicate, tx.time_ms)
-            if not satisfied_ms and ballot.at(tx.time_ms).satisfied:
-                satisfied_ms = tx.time_ms
-    if ballot.rule is None:  # a finished job is signed off by itself
-        satisfied_ms = record.signed_off_ms if record.signed_off_ms == record.ended_ms else 0
-    if satisfied_ms != record.signed_off_ms:
-        raise Refused(
-            "audit.signoff_time", f"the policy was satisfied first at {satisfied_ms}", "signed_off_ms"
-        )
-    facts.signed_off_ms = satisfied_ms
-    return "signed off" if satisfied_ms else "not signed off"

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from ledger import tree
+from ledger.blocks import Header
 from ledger.codec import decode, decode_exact
 from ledger.documents import Document
 from ledger.errors import Refused
@@ -122,6 +123,19 @@ class Records(msgspec.Struct, frozen=True):
     bills: dict[tuple[str, int], Bill]
     nodes: dict[bytes, Node]
     farms: dict[str, Farm]
+
+
+class Case(msgspec.Struct):
+    """A file whose transactions, documents and records are proved one by one."""
+
+    chain_id: str
+    deployment: bytes
+    order: Placed
+    published: Placed
+    manifest: Manifest
+    placed: list[Placed]
+    records: Records
+    anchor: Header
 
 
 def gather(deployment: bytes, manifest: Manifest, documents: Sequence[bytes], get: Get) -> Records:

@@ -30,6 +30,18 @@ class Row(msgspec.Struct, frozen=True):
     detail: str
 
 
+class Holding(msgspec.Struct, frozen=True):
+    """Who had a slot in a term, how it ended, and what it cost. Empty fields: the node reported nothing."""
+
+    slot: str
+    term: int
+    node: str  # hex key
+    farm: str
+    country: str
+    status: str
+    amount: int
+
+
 class Facts(msgspec.Struct):
     """What the checked file says. Money in micro-credits."""
 
@@ -50,6 +62,7 @@ class Facts(msgspec.Struct):
     left: int = 0
     renewals: int = 0
     decisions: dict[str, Decision] = msgspec.field(default_factory=dict)  # by act, as at its last change
+    holdings: list[Holding] = msgspec.field(default_factory=list)
     timeline: list[Row] = msgspec.field(default_factory=list)
 
 

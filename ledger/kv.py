@@ -53,7 +53,7 @@ class MemoryKv:
         """As Kv.scan, over the keys as they are at the call."""
         end = prefix_end(prefix)
         keys = self._pairs.irange(max(prefix, start), end, inclusive=(True, False))
-        found = []
+        found: list[tuple[bytes, bytes]] = []
         for key in keys:
             if limit is not None and len(found) >= limit:
                 break

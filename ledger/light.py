@@ -70,6 +70,11 @@ class Trust:
                 return known
         raise Refused("light.unknown_epoch", f"epoch {epoch}", "epoch")
 
+    def final(self, finality: FinalityProof) -> Header:
+        """The decoded header, when it is final under its epoch's set. Raises Refused with the broken rule."""
+        epoch = decode_header(finality.header).epoch
+        return verify_final(self.chain_id, self.validators(epoch), finality)
+
 
 def decode_certificate(data: bytes) -> Certificate:
     """Foreign bytes to a Certificate. Raises Refused."""
@@ -126,8 +131,7 @@ def verify_query(trust: Trust, data: bytes) -> Fact:
 
 def check_query(trust: Trust, proof: QueryProof) -> Fact:
     """As verify_query, for a decoded proof."""
-    epoch = decode_header(proof.finality.header).epoch
-    header = verify_final(trust.chain_id, trust.validators(epoch), proof.finality)
+    header = trust.final(proof.finality)
     if not tree.verify(header.state_root, proof.key, proof.value, proof.proof):
         raise Refused("light.state_proof", f"height {header.state_height}: not what the state holds", "proof")
     return Fact(proof.key, proof.value, header.state_height, header.time_ms)

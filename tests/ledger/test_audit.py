@@ -83,6 +83,13 @@ def test_a_whole_life_verifies(site: tuple[ChainWorld, bytes, bytes]) -> None:
     assert facts.spent + facts.refunded == facts.escrow == 2_000_000
     assert facts.left == 0
     assert facts.renewals == 8
+    held = [(h.slot, h.term, h.node, h.farm, h.status) for h in facts.holdings]
+    assert held == [
+        ("web/0", 1, NODES[0].public.hex(), "farm-a", "running"),
+        ("web/0", 2, NODES[1].public.hex(), "farm-a", "running"),
+        ("web/1", 1, NODES[2].public.hex(), "farm-b", "running"),
+    ]
+    assert sum(h.amount for h in facts.holdings) + 100_000 == facts.spent
     assert isinstance(facts.decisions["deploy"], Decision)
     assert {signer for _, signer in facts.decisions["deploy"].used} == {BUDGET.public, EXPERT.public}
     what = [row.what for row in facts.timeline]
@@ -99,14 +106,31 @@ def test_a_whole_life_verifies(site: tuple[ChainWorld, bytes, bytes]) -> None:
 
 
 def test_any_changed_byte_fails(site: tuple[ChainWorld, bytes, bytes]) -> None:
-    """Every 41st byte, all of the first and last 300, and each byte of one block, with several changes."""
+    """Of a long file: the first and last 150, a block, every 101st. (Each byte was tried, too: minutes.)"""
     world, _, data = site
-    assert verify(data, world.genesis).ok
     file = decode_audit(data)
-    at = data.index(encode(file.blocks[3]))
-    dense = {*range(300), *range(len(data) - 300, len(data)), *range(at, at + len(encode(file.blocks[3])), 3)}
+    block = encode(file.blocks[3])
+    at = data.index(block)
+    flip(world, data, {*range(150), *range(len(data) - 150, len(data)), *range(at, at + len(block), 3)})
+    flip(world, data, set(range(0, len(data), 101)))
+
+
+def test_any_changed_byte_of_a_short_life_fails() -> None:
+    world = ChainWorld()
+    deployment = world.ordered(contract(job(), name="mining"))
+    world.ok(BUDGET, world.decide(deployment, BUDGET, "budget", "rejected"))
+    world.run()
+    world.run()
+    data = export(world.store, deployment)
+    assert len(data) < 12_000
+    flip(world, data, set(range(0, len(data), 3)))
+
+
+def flip(world: ChainWorld, data: bytes, positions: set[int]) -> None:
+    """Each of these bytes matters."""
+    assert verify(data, world.genesis).ok
     rng = random.Random(1)
-    for position in sorted(dense | set(range(0, len(data), 41))):
+    for position in sorted(positions):
         changed = bytearray(data)
         changed[position] ^= rng.randrange(1, 256)
         assert broken(world, bytes(changed)), f"byte {position} of {len(data)} does not matter"
