@@ -193,7 +193,7 @@ def _value(reader: Reader, node: Node, field: str, kind: str) -> Value | None:
 
 def _role(reader: Reader, name: str, node: Node) -> ContractRole:
     field = f"roles.{name}"
-    entries = reader.mapping(node, field, (), ("bind", "keys", "description"))
+    entries = reader.mapping(node, field, (), ("bind", "keys"))
     if ("bind" in entries) == ("keys" in entries):
         hint = "'bind: order' lets the order name the keys"
         reader.report(field, "contract.role", "either keys or bind wanted", hint)

@@ -279,7 +279,7 @@ def _check_rule(rule: Rule, known: set[str], root: str, report: Report) -> None:
         elif node.all and node.count != 1:
             report(f"{field}.count", "policy.count", "all has no count")
         elif node.any and not 1 <= node.count <= len(node.any):
-            report(f"{field}.count", "policy.count", f"{node.count} of {len(node.any)} can never be met")
+            report(f"{field}.any.count", "policy.count", f"{node.count} of {len(node.any)} can never be met")
         pending += [(child, f"{field}.all[{i}]", depth + 1) for i, child in enumerate(node.all)]
         pending += [(child, f"{field}.any[{i}]", depth + 1) for i, child in enumerate(node.any)]
     if places > POLICY_PLACES_MAX:

@@ -223,7 +223,9 @@ def _members(root: Path, field: str) -> list[tuple[str, Path]]:
     pending = [root]
     while pending:
         folder = pending.pop()
-        for entry in os.scandir(folder):
+        with os.scandir(folder) as listing:
+            entries = list(listing)
+        for entry in entries:
             at = Path(entry.path)
             path = at.relative_to(root).as_posix()
             broken = check_relative(path) if path.isprintable() else "a path has printable characters only"
