@@ -5,7 +5,8 @@
      no effect, no receipt, nothing recorded. (A receipt would let a late or forged copy of a
      transaction overwrite the receipt of the real one; batches of two validators may overlap.)
 [T2] A transaction that counts is recorded under `seen/` until it expires, with the rule that refused it
-     or "" when it was applied; so its id never counts again, and the outcome can be proved.
+     or "" when it was applied; so its id never counts again. (Not under the state root: see
+     ledger.chain.UNPROVED_PREFIXES.)
 [T3] A refused transaction changes nothing else. An applied one is applied whole.
 [T4] Order in a block: timed work due at the header's time, oldest first, at most DUE_PER_BLOCK_MAX;
      then the transactions; then ids whose window has passed are forgotten.
