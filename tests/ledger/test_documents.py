@@ -12,7 +12,7 @@ from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
 from in_toto_attestation.v1.statement import Statement
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import SSlibKey
+from securesystemslib.signer._key import SSlibKey
 
 from ledger.codec import sha256
 from ledger.documents import (
@@ -102,7 +102,8 @@ def test_securesystemslib_verifies_ours() -> None:
 
 
 def test_we_verify_what_securesystemslib_made() -> None:
-    from securesystemslib.signer import Signature, Signer
+    from securesystemslib.signer._signature import Signature
+    from securesystemslib.signer._signer import Signer
 
     class OurSigner(Signer):
         @classmethod

@@ -1,0 +1,87 @@
+"""The two examples, built, expanded and run in the real sandbox exactly as their manifests say."""
+
+import json
+from pathlib import Path
+
+import pytest
+import trio
+
+from ledger.keys import Key
+from ledger.manifest import decode_manifest, expand
+from ledger.manifest_types import Workload
+from node.build import Built, build
+from node.executor import probe
+from node.executor.drivers.base import FileSpec, PortSpec, Resources, TaskSpec, TreeSpec
+from node.executor.drivers.sandbox import SandboxDriver
+
+from .conftest import needs_sandbox
+
+AUTHOR, CONSUMER, IT, LEGAL, BUDGET = (Key(bytes([n]) * 32).public for n in range(1, 6))
+ROLES = {"it-expert": [IT.hex()], "legal": [LEGAL.hex()], "budget": [BUDGET.hex()]}
+
+
+def task(built: Built, workload: Workload) -> TaskSpec:
+    files = {item.artifact.path: item.file for item in built.artifacts}
+    need = workload.resources
+    return TaskSpec(
+        task_id=f"example.{workload.name}.1",
+        command=workload.command,
+        env=workload.environment,
+        files=tuple(
+            FileSpec(a.path, a.sha256, a.size_bytes, 0o555 if a.executable else 0o444, files[a.path])
+            for a in workload.artifacts
+            if a.kind == "file"
+        ),
+        trees=tuple(
+            TreeSpec(a.path, a.sha256, a.size_bytes, files[a.path])
+            for a in workload.artifacts
+            if a.kind == "tree"
+        ),
+        ports=tuple(PortSpec(port.name, port.port) for port in workload.ports),
+        resources=Resources(need.cpu_millis, need.memory_bytes, need.disk_bytes, need.pids),
+        results=workload.results,
+    )
+
+
+def expanded(checkout: Path, name: str, out: Path) -> tuple[Built, Workload]:
+    built = build(checkout / "examples" / name, out)
+    manifest = decode_manifest(expand(built.contract, b"c" * 32, AUTHOR, CONSUMER, {}, ROLES))
+    return built, manifest.workloads[0]
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> SandboxDriver:
+    needs_sandbox()
+    made = SandboxDriver(tmp_path / "run")
+    if not made.fingerprint().usable:
+        pytest.skip(made.fingerprint().reason)
+    return made
+
+
+async def test_site_becomes_healthy(driver: SandboxDriver, checkout: Path, tmp_path: Path) -> None:
+    built, workload = expanded(checkout, "site", tmp_path / "out")
+    handle = await driver.start(await driver.prepare(task(built, workload)))
+    try:
+        assert workload.health is not None
+        path = workload.health.http_path or "/"
+        with trio.fail_after(20):
+            while not (await probe.http_get(*handle.ports[workload.health.port], path, 2.0)).healthy:
+                await trio.sleep(0.05)
+        assert (await driver.attest(handle)).ok
+    finally:
+        await driver.stop(handle, 0)
+
+
+async def test_mining_gives_its_results(driver: SandboxDriver, checkout: Path, tmp_path: Path) -> None:
+    built, workload = expanded(checkout, "mining", tmp_path / "out")
+    handle = await driver.start(await driver.prepare(task(built, workload)))
+    try:
+        with trio.fail_after(60):
+            end = await driver.wait(handle)
+        assert end.ok, driver.logs(handle, 4_096).decode()
+        results = {result.path: result.data for result in await driver.collect(handle)}
+    finally:
+        await driver.stop(handle, 0)
+    assert set(results) == set(workload.results)
+    assert len(results["/result/words.tsv"].splitlines()) == 1 + int(workload.environment["TOP"])
+    assert json.loads(results["/result/summary.json"])["total"]["texts"] > 10
