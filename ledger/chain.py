@@ -11,7 +11,7 @@ Retention (a later issue) will delete b, h, B, c, t, r, e, d below a height; s, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final, TypeVar
 
 from ledger import tree
@@ -25,7 +25,7 @@ from ledger.limits import RECENT_ROOTS
 from ledger.outcome import Event, Receipt
 from ledger.records import be
 from ledger.stored import CommitData, StoredBlock, StoredTx, Tip, TxPlace
-from ledger.views import SavedUndo, StateView, Window
+from ledger.views import SavedUndo, StateReader, StateView, Window
 
 STATE_CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
 NODE_CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -41,20 +41,6 @@ UNPROVED_PREFIXES: Final = (b"seen/",)
 
 
 V = TypeVar("V")
-
-
-class StateReader:
-    """The state at the tip (ledger.state.Reader). A scan reads what is on disk as it goes."""
-
-    def __init__(self, kv: Kv, cache: ReadCache) -> None:
-        self._kv = kv
-        self.get = cache.get
-
-    def scan(
-        self, prefix: bytes, start: bytes = b"", limit: int | None = None
-    ) -> Iterator[tuple[bytes, bytes]]:
-        for key, value in self._kv.scan(b"s" + prefix, b"s" + start, limit):
-            yield key[1:], value
 
 
 class Chain:
@@ -161,6 +147,7 @@ class Chain:
             raise
         self._state.put(changes)
         self._nodes.put(nodes)
+        self.state.follow(changes)
         self._tip = tip
         return tip.root
 

@@ -1,16 +1,17 @@
-"""The state at recent heights. A header proves the root of an *earlier* height (its `state_height`), so
-a peer keeps, in memory, what the last commits overwrote, and reads through that."""
+"""The state at the tip and at recent heights. A header proves the root of an *earlier* height (its
+`state_height`), so a peer keeps, in memory, what the last commits overwrote, and reads through that."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from ledger import tree
 from ledger.errors import Refused
+from ledger.kv import Kv, ReadCache, prefix_end
 
 # Commits that can be looked behind. Proposals name a state a few heights old; 16 leave room for a tip
 # that runs ahead of its certificates.
@@ -18,6 +19,41 @@ UNDO_COMMITS_MAX: Final = 16
 
 Read = Callable[[bytes], bytes | None]
 _MISSING: Any = object()
+
+
+# Prefixes that are used as queues: entries go at the front. LevelDB walks over everything deleted there on
+# each scan (9 ms after 30,000 entries, ten times the work of a small block), so we remember the front.
+QUEUE_PREFIXES: Final = (b"seen/", b"due/")
+
+
+class StateReader:
+    """The state at the tip (ledger.state.Reader). A scan reads what is on disk as it goes."""
+
+    def __init__(self, kv: Kv, cache: ReadCache) -> None:
+        self._kv = kv
+        self._fronts: dict[bytes, bytes] = {}  # by queue: no key of it is smaller
+        self.get = cache.get
+
+    def scan(
+        self, prefix: bytes, start: bytes = b"", limit: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        front = self._fronts.get(prefix, prefix)
+        whole = prefix in QUEUE_PREFIXES and start <= front
+        for key, value in self._kv.scan(b"s" + prefix, b"s" + max(start, front), limit):
+            if whole:
+                self._fronts[prefix] = key[1:]
+                whole = False
+            yield key[1:], value
+        if whole and limit != 0:
+            self._fronts[prefix] = prefix_end(prefix) or prefix  # it is empty
+
+    def follow(self, changes: Mapping[bytes, bytes | None]) -> None:
+        """Note a write that was made."""
+        for key, value in changes.items():
+            if value is not None and key.startswith(QUEUE_PREFIXES):
+                for prefix, front in self._fronts.items():
+                    if key < front and key.startswith(prefix):
+                        self._fronts[prefix] = key
 
 
 class Undo(msgspec.Struct, frozen=True):

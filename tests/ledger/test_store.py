@@ -209,6 +209,31 @@ def test_views_at_recent_heights(store: Store) -> None:
         store.at(tip + 1)
 
 
+def test_scans_of_queues_agree_with_a_model() -> None:
+    """The reader remembers the front of `seen/` and `due/`; it must never hide a live entry."""
+    store = Store.memory(CHAIN_ID)
+    chain = SmallChain(store)
+    rng = random.Random(9)
+    model = dict(GENESIS_STATE)
+    for _ in range(300):
+        changes: dict[bytes, bytes | None] = {}
+        for _ in range(rng.randrange(4)):
+            key = rng.choice([b"seen/", b"due/", b"duf/"]) + be(rng.randrange(40))
+            changes[key] = rng.choice([b"", None])
+        if rng.random() < 0.5:  # as a queue is used: the first entries go
+            changes |= dict.fromkeys(sorted(k for k in model if k.startswith(b"due/"))[:3])
+        chain.grow(changes, certified=False)
+        for key, value in changes.items():
+            model.pop(key, None)
+            if value is not None:
+                model[key] = value
+        for prefix in (b"seen/", b"due/", b"d"):
+            start = rng.choice([b"", prefix + be(rng.randrange(40))])
+            limit = rng.choice([None, 1, 3])
+            wanted = sorted(k for k in model if k.startswith(prefix) and k >= start)[:limit]
+            assert [k for k, _ in store.state.scan(prefix, start, limit)] == wanted
+
+
 def test_roots_are_kept_for_recent_heights_only() -> None:
     store = Store.memory(CHAIN_ID)
     chain = SmallChain(store)
