@@ -311,7 +311,7 @@ class BlockTx(msgspec.Struct, kw_only=True):
 
 
 class BlockDetail(msgspec.Struct, kw_only=True):
-    """`signers`: monikers behind the Final certificate that names this block, empty when a later one covers it."""
+    """`signers`: who is behind the Final certificate that names it; empty when a later one covers it."""
 
     height: int
     hash: str
@@ -364,7 +364,7 @@ class TxView(msgspec.Struct, kw_only=True):
 
 
 class TxResult(msgspec.Struct, kw_only=True):
-    """`sent`: on its way, form checked. `accepted`: kept here until final or expired. `final`: see ok and rule."""
+    """`sent`: form checked. `accepted`: kept here until final or expired. `final`: see ok and rule."""
 
     id: str
     state: Literal["sent", "accepted", "final"]

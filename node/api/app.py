@@ -1,0 +1,88 @@
+"""The ASGI application of one peer, and its server on trio."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve as hypercorn_serve
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
+from starlette.routing import Route as StarletteRoute
+
+from ledger.errors import LocalError, Refused
+from node.api.bot_seam import BotSeam
+from node.api.core import Api
+from node.api.guard import Guard
+from node.api.limits import HEADER_BYTES_MAX
+from node.api.metrics import make_registry
+from node.api.openapi import make_openapi, openapi
+from node.api.problems import ApiProblem, on_error
+from node.api.routes import ROUTES
+from node.api.writes import not_here
+from node.artifacts import ArtifactStore
+from node.config import split_host_port
+from node.errors import ArtifactError
+from node.seam import NotFinal, Overloaded, PeerSeam
+from node.web.pages import web_routes
+from p2p.network import Started
+
+_EXPLAINED: Final = (ApiProblem, Refused, Overloaded, NotFinal, ArtifactError, HTTPException, LocalError)
+
+
+def make_app(
+    peer: PeerSeam,
+    *,
+    token: str,
+    artifacts: ArtifactStore,
+    bot: BotSeam | None = None,
+    hosts: Iterable[str] = (),
+) -> Guard:
+    """API, explorer and metrics of a peer. `hosts`: further names that it goes by."""
+    if not token:
+        raise LocalError("the API needs a token")
+    api = Api(peer, token, artifacts, bot)
+    routes: list[BaseRoute] = [StarletteRoute(r.path, r.handler, methods=[r.method]) for r in ROUTES]
+    routes.append(StarletteRoute("/openapi.json", openapi))
+    routes += web_routes()
+    routes.append(StarletteRoute("/v1/{rest:path}", not_here))
+    app = Starlette(routes=routes, exception_handlers=dict.fromkeys(_EXPLAINED, on_error))
+    app.state.api = api
+    app.state.openapi = msgspec.json.encode(make_openapi())
+    guard = Guard(app, frozenset(name.lower() for name in hosts))
+    app.state.registry = make_registry(api, guard)
+    return guard
+
+
+async def serve_api(
+    peer: PeerSeam,
+    *,
+    listen: str,
+    token: str,
+    artifacts: ArtifactStore,
+    bot: BotSeam | None = None,
+    hosts: Iterable[str] = (),
+    task_status: Started = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled. `started` gives host:port. Raises LocalError when it cannot listen."""
+    host, _ = split_host_port(listen)
+    app = make_app(peer, token=token, artifacts=artifacts, bot=bot, hosts=[*hosts, host])
+    config = Config()
+    config.bind = [listen]
+    config.accesslog = None
+    config.loglevel = "WARNING"
+    config.include_server_header = False
+    config.h11_max_incomplete_size = HEADER_BYTES_MAX
+    config.graceful_timeout = 1.0
+    logging.getLogger("hypercorn.error").propagate = False  # it has a handler of its own
+    try:
+        async with trio.open_nursery() as nursery:
+            binds = await nursery.start(hypercorn_serve, app, config)
+            task_status.started(binds[0].removeprefix("http://"))
+    except* OSError as errors:
+        raise LocalError(f"{listen}: the API cannot listen there: {errors.exceptions[0]}") from None

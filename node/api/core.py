@@ -1,0 +1,126 @@
+"""What handlers share: the application's parts, and reading requests strictly."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from node.api.bot_seam import BotSeam
+from node.api.limits import BODY_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX
+from node.api.problems import ApiProblem
+from node.artifacts import ArtifactStore
+from node.seam import PeerSeam
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Api:
+    """One peer's API. `bot` is None on peers without one."""
+
+    peer: PeerSeam
+    token: str
+    artifacts: ArtifactStore
+    bot: BotSeam | None = None
+    event_clients: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def count(self, name: str) -> None:
+        """One more of that, for the metrics."""
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+
+def api_of(request: Request) -> Api:
+    """The API that serves this request."""
+    api: Api = request.app.state.api
+    return api
+
+
+def answer(value: Any, status: int = 200) -> Response:
+    """JSON of a model. Nothing is cached: a peer's state moves."""
+    return Response(msgspec.json.encode(value), status, {"Cache-Control": "no-store"}, "application/json")
+
+
+def need_token(request: Request) -> None:
+    """Raises ApiProblem 401 unless the request shows the home's token."""
+    given = request.headers.get("authorization", "")
+    scheme, _, token = given.partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(token.encode(), api_of(request).token.encode()):
+        raise ApiProblem(401, "http.token", "the token of the peer's home wanted: Authorization: Bearer …")
+
+
+def number(request: Request, name: str, default: int, low: int, high: int) -> int:
+    """A whole number of the query. Raises ApiProblem 400."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdecimal() or len(text) > 16 or not low <= int(text) <= high:
+        raise ApiProblem(400, "query.number", f"a whole number from {low} to {high} wanted", name)
+    return int(text)
+
+
+def seconds(request: Request, name: str, default: float, most: float) -> float:
+    """A time of the query, in seconds. Raises ApiProblem 400."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= most:
+        raise ApiProblem(400, "query.seconds", f"0 to {most:.0f} seconds wanted", name)
+    return found
+
+
+def choice(request: Request, name: str, default: str, allowed: tuple[str, ...]) -> str:
+    """One of a few words of the query. Raises ApiProblem 400."""
+    text = request.query_params.get(name, default)
+    if text not in allowed:
+        raise ApiProblem(400, "query.choice", f"one of {', '.join(allowed)} wanted", name)
+    return text
+
+
+def paging(request: Request) -> tuple[str, int]:
+    """Cursor and limit of a list."""
+    return request.query_params.get("cursor", ""), number(request, "limit", PAGE_DEFAULT, 1, PAGE_MAX)
+
+
+async def body_bytes(request: Request, most: int = BODY_BYTES_MAX) -> bytes:
+    """The whole body. Raises ApiProblem 413."""
+    parts, count = [], 0
+    async for chunk in request.stream():
+        count += len(chunk)
+        if count > most:
+            raise ApiProblem(413, "http.too_long", f"at most {most} bytes")
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+def digest_of(request: Request) -> str:
+    """The sha256 of the path, checked: it becomes a file name. Raises ApiProblem 400."""
+    text: str = request.path_params["sha256"]
+    if len(text) != 64 or any(c not in "0123456789abcdef" for c in text):
+        raise ApiProblem(400, "artifact.digest", "a sha256 is 64 lower-case hex digits", "sha256")
+    return text
+
+
+def need_type(request: Request, wanted: str) -> None:
+    """Raises ApiProblem 415 for another content type: a foreign page cannot send this one unasked."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != wanted:
+        raise ApiProblem(415, "http.content_type", f"Content-Type: {wanted} wanted", "Content-Type")
+
+
+async def json_body(request: Request, kind: type[T]) -> T:
+    """A strict model of the body. Raises ApiProblem 400, 413, 415."""
+    need_type(request, "application/json")
+    data = await body_bytes(request)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ApiProblem(400, "http.body", str(error)) from None

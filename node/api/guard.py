@@ -1,0 +1,79 @@
+"""What every request passes first: whose name it calls us by, how much it brings, how many there are.
+
+A loopback service is reachable from any web page that the user opens; a foreign page can even make its
+own host name point here (DNS rebinding). So names that are not ours are refused, and so are origins.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from node.api.limits import BODY_BYTES_MAX, REQUESTS_MAX, RETRY_AFTER_S
+from node.api.problems import ApiProblem, problem_response
+
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+class Guard:
+    """ASGI middleware. `requests` counts answers by status, `running` what is under way."""
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+        self._app = app
+        self._hosts = hosts | frozenset(LOCAL_NAMES)
+        self.requests: Counter[int] = Counter()
+        self.running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.requests[message["status"]] += 1
+                message.setdefault("headers", [])
+                message["headers"] += [
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"referrer-policy", b"no-referrer"),
+                ]
+            await send(message)
+
+        self.running += 1
+        try:
+            problem = self._check(scope)
+            if problem is not None:
+                await problem_response(problem.problem)(scope, receive, counted)
+            else:
+                await self._app(scope, receive, counted)
+        finally:
+            self.running -= 1
+
+    def _check(self, scope: Scope) -> ApiProblem | None:
+        headers: dict[bytes, list[bytes]] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name, []).append(value)
+        named = headers.get(b"host", [])
+        if len(named) != 1:
+            return ApiProblem(400, "http.host", "exactly one Host header wanted", "Host")
+        if _host_name(named[0]) not in self._hosts:
+            return ApiProblem(403, "http.host", "this peer does not go by that name (see api.hosts)", "Host")
+        for origin in headers.get(b"origin", []):
+            if origin != b"null" and (urlsplit(origin.decode("latin-1")).hostname or "") not in self._hosts:
+                return ApiProblem(403, "http.origin", "no requests from other sites", "Origin")
+        length = headers.get(b"content-length", [b"0"])[0]
+        is_upload = scope["method"] == "PUT" and scope["path"].startswith("/v1/artifacts/")
+        if not is_upload and length.isdigit() and int(length) > BODY_BYTES_MAX:
+            return ApiProblem(413, "http.too_long", f"at most {BODY_BYTES_MAX} bytes", "Content-Length")
+        if self.running > REQUESTS_MAX:
+            return ApiProblem(429, "http.busy", "too many requests at once", retry_s=RETRY_AFTER_S)
+        return None
+
+
+def _host_name(value: bytes) -> str:
+    text = value.decode("latin-1").lower()
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0]

@@ -1,0 +1,24 @@
+"""Bounds of the API, each with its reason."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PAGE_DEFAULT: Final = 50
+PAGE_MAX: Final = 200  # an answer stays below a megabyte
+BODY_BYTES_MAX: Final = 256 * 1024  # of a JSON request: a plan's parameters and role keys
+RECEIPTS_SHOWN_MAX: Final = 500  # of one deployment, the newest; the audit file has all
+BILLS_SHOWN_MAX: Final = 500
+HISTORY_SHOWN_MAX: Final = 500  # transaction ids of one deployment
+WAIT_S_DEFAULT: Final = 30.0
+WAIT_S_MAX: Final = 300.0  # longer than any healthy finality; frees the handler
+REQUESTS_MAX: Final = 256  # at once; each holds a task and perhaps an open wait
+EVENT_CLIENTS_MAX: Final = 64  # each wakes at every block
+HEARTBEAT_S: Final = 15.0  # proxies close a silent stream after 30 to 60 s
+RETRY_AFTER_S: Final = 1.0
+PREFIX_DIGITS_MIN: Final = 6  # of a shortened id: 24 bits tell some thousand deployments apart
+HEADER_BYTES_MAX: Final = 32 * 1024  # of a request's head
+# Ready: a block was final within this many view time-outs (and idle waits), or FINAL_AGE_MS_MIN.
+FINAL_AGE_VIEWS: Final = 4
+FINAL_AGE_MS_MIN: Final = 10_000
+EXPLORER_LIST_MAX: Final = 200  # deployments on one page

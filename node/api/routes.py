@@ -1,0 +1,150 @@
+"""Every resource of the API in one table: the application and /openapi.json are both made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from node.api import bot_seam as b
+from node.api import events, metrics, reads, writes
+from node.api import models as m
+
+Handler = Callable[[Request], Awaitable[Response]]
+BINARY: Final = "application/octet-stream"
+JSON: Final = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query parameter. `schema`: JSON Schema type."""
+
+    name: str
+    schema: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method of one path. `result`: a model, or None for bytes of `media`. `body` likewise."""
+
+    method: str
+    path: str
+    handler: Handler
+    text: str
+    result: Any = None
+    media: str = JSON
+    query: tuple[Query, ...] = ()
+    body: Any = None
+    body_media: str = ""
+    token: bool = False
+    status: int = 200
+
+
+_PAGING: Final = (
+    Query("limit", "integer", "Items of a page, 1 to 200."),
+    Query("cursor", "string", "The `next` of the page before."),
+)
+_KEY: Final = (
+    Query("key", "string", "A raw state key in hex."),
+    Query("path", "string", "A state path, such as account/HEX, instead of key."),
+    Query("prove", "integer", "1: with a proof that holds from the genesis file alone."),
+)
+_EVENTS: Final = (
+    Query(
+        "after", "string", "An event id; events after it are replayed. Header Last-Event-ID does the same."
+    ),
+    Query("kind", "string", "Only kinds that begin so."),
+    Query("subject", "string", "Only subjects that begin so."),
+)
+_WAIT: Final = (
+    Query("wait", "string", "none, accepted or final."),
+    Query("timeout", "number", "Seconds to wait for finality, at most 300."),
+)
+
+ROUTES: Final = (
+    Route("GET", "/v1/status", reads.status, "The peer's status", m.Status),
+    Route("GET", "/v1/peers", reads.peers, "Neighbours and bans", m.Peers),
+    Route("GET", "/v1/validators", reads.validators, "Validators in force", m.Validators),
+    Route(
+        "GET",
+        "/v1/contracts",
+        reads.contracts,
+        "Published contracts",
+        m.Page[m.ContractSummary],
+        query=_PAGING,
+    ),
+    Route("GET", "/v1/contracts/{ref}", reads.contract, "By id, NAME@VERSION or NAME", m.ContractDetail),
+    Route(
+        "GET", "/v1/deployments", reads.deployments, "Deployments", m.Page[m.DeploymentSummary], query=_PAGING
+    ),
+    Route("GET", "/v1/deployments/{id}", reads.deployment, "By id or its first digits", m.DeploymentDetail),
+    Route("GET", "/v1/nodes", reads.nodes, "3nodes and their offers", m.Page[m.NodeView], query=_PAGING),
+    Route("GET", "/v1/farms", reads.farms, "Farms", m.Page[m.FarmView], query=_PAGING),
+    Route(
+        "GET",
+        "/v1/blocks",
+        reads.blocks,
+        "Blocks, newest first; the cursor is a height",
+        m.Page[m.BlockSummary],
+        query=_PAGING,
+    ),
+    Route("GET", "/v1/blocks/{height}", reads.block, "A block by height, or latest", m.BlockDetail),
+    Route("GET", "/v1/tx/{id}", reads.tx, "A final transaction", m.TxView),
+    Route("GET", "/v1/accounts/{key}", reads.account, "An account's balance", m.AccountView),
+    Route("GET", "/v1/query", reads.query, "A record of the state", m.QueryView, query=_KEY),
+    Route("GET", "/v1/manifests/{digest}", reads.manifest, "A manifest's exact bytes"),
+    Route("GET", "/v1/artifacts/{sha256}", reads.artifact, "An artifact's bytes", media=BINARY),
+    Route("GET", "/v1/audit/{deployment}", reads.audit_file, "A deployment's audit file", media=BINARY),
+    Route("GET", "/v1/vault/{owner}/{name}", reads.vault, "An owner's encrypted record", m.VaultView),
+    Route(
+        "GET",
+        "/v1/events",
+        events.events,
+        "Committed events as server-sent events; an event `gap` tells of loss",
+        m.EventView,
+        media="text/event-stream",
+        query=_EVENTS,
+    ),
+    Route(
+        "POST",
+        "/v1/tx",
+        writes.submit,
+        "Send a signed transaction",
+        m.TxResult,
+        query=_WAIT,
+        body_media=BINARY,
+    ),
+    Route(
+        "PUT",
+        "/v1/artifacts/{sha256}",
+        writes.put_artifact,
+        "Give the peer an artifact",
+        m.ArtifactView,
+        body_media=BINARY,
+        token=True,
+        status=201,
+    ),
+    Route(
+        "POST", "/v1/bot/plan", writes.bot_plan, "Plan a deployment", b.Plan, body=b.PlanRequest, token=True
+    ),
+    Route(
+        "POST", "/v1/bot/deploy", writes.bot_deploy, "Order it", b.Deployed, body=b.DeployRequest, token=True
+    ),
+    Route(
+        "POST",
+        "/v1/bot/cancel",
+        writes.bot_cancel,
+        "Cancel it",
+        b.Cancelled,
+        body=b.CancelRequest,
+        token=True,
+    ),
+    Route("GET", "/v1/bot/status", writes.bot_status, "What the 3bot looks after", b.BotStatus, token=True),
+    Route("GET", "/healthz", reads.healthz, "The process answers", media="text/plain"),
+    Route("GET", "/readyz", reads.readyz, "Caught up, with a BFT quorum", m.Ready),
+    Route("GET", "/metrics", metrics.metrics, "Figures for Prometheus", media="text/plain"),
+)

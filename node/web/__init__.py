@@ -1,0 +1,1 @@
+"""The explorer: plain pages, rendered here, kept live by server-sent events."""
