@@ -96,6 +96,7 @@ class _LinkedPubsub(Pubsub):
 
     admits: Callable[[ID, rpc_pb2.Message], bool]
     links: LinkHost
+    on_malformed: Callable[[str], None]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -112,13 +113,19 @@ class _LinkedPubsub(Pubsub):
         self._judging.add(digest)
         try:
             await super().push_msg(msg_forwarder, msg)
+        except Exception:  # such as a key that does not decode; the library would end with it
+            self.on_malformed(str(msg_forwarder))
         finally:
             self._judging.discard(digest)
 
     async def stream_handler(self, stream: INetStream) -> None:
-        if await self.links.is_stream_of_link(stream):
+        if not await self.links.is_stream_of_link(stream):
+            await stream.reset()
+            return
+        try:
             await super().stream_handler(stream)
-        else:
+        except Exception:  # such as bytes that are no protobuf
+            self.on_malformed(str(stream.muxed_conn.peer_id))
             await stream.reset()
 
     def notify_subscriptions(self, publish_message: rpc_pb2.Message) -> None:
@@ -175,6 +182,7 @@ class Gossip:
         )
         self._pubsub.admits = self._admits
         self._pubsub.links = links
+        self._pubsub.on_malformed = self._malformed
         widen_queues(self._pubsub)
         start_sequence(self._pubsub)
 
@@ -240,12 +248,15 @@ class Gossip:
             return False
         self._allowance[peer_id] = (tokens - 1, now)
         if len(message.topicIDs) != 1 or len(message.data) > GOSSIP_BYTES_MAX:
-            self._board.penalise(peer_id, "gossip.malformed", FAULT_POINTS)
+            self._malformed(peer_id)
             return False
         if self._judging >= GOSSIP_VALIDATING_MAX:
             self._board.standing.count("shed.gossip_in")
             return False
         return True
+
+    def _malformed(self, peer_id: str) -> None:
+        self._board.penalise(peer_id, "gossip.malformed", FAULT_POINTS)
 
     async def _validate(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
         peer_id, topic = str(forwarder), message.topicIDs[0]

@@ -81,13 +81,13 @@ class _HostStream:
 class _HostConnection:
     """A libp2p connection with our two streams."""
 
-    def __init__(self, basic_host: Any, connection: SwarmConn, address: str, *, inbound: bool) -> None:
+    def __init__(self, owner: "Host", connection: SwarmConn, address: str, *, inbound: bool) -> None:
         self.peer_id = str(connection.muxed_conn.peer_id)
         self.address = address
         self.inbound = inbound
         self.connection = connection
         self.closed = trio.Event()
-        self._basic_host = basic_host
+        self._owner = owner
         self._arrived: dict[str, Stream] = {}
         self._changed = trio.Event()
 
@@ -105,7 +105,7 @@ class _HostConnection:
         try:
             stream = await self.connection.new_stream()
             communicator = MultiselectCommunicator(stream)
-            select = self._basic_host.multiselect_client.select_one_of
+            select = self._owner.basic_host.multiselect_client.select_one_of
             stream.set_protocol(await select([TProtocol(protocol)], communicator, _NEGOTIATE_S))
             return stream
         except Exception as error:
@@ -127,6 +127,7 @@ class _HostConnection:
     async def close(self) -> None:
         self.closed.set()
         self.touch()
+        self._owner.forget(self)
         await libp2p_fixes.close_connection(self.connection)
 
 
@@ -175,6 +176,9 @@ class Host:
         self._board.on_link_down = self._link_down
         libp2p_fixes.count_failed_upgrades(
             self._swarm, lambda: self._board.standing.count("fault.connection.handshake")
+        )
+        libp2p_fixes.contain_stream_faults(
+            self._swarm, lambda: self._board.standing.count("fault.stream.failed")
         )
         self._gossip = Gossip(self, self._board, config.topics)
         self._connections: dict[Any, _HostConnection] = {}  # by the library's muxed connection
@@ -258,12 +262,15 @@ class Host:
             raise ConnectFailed(f"dial {address}: no answer in {DIAL_S} s") from error
         except Exception as error:
             raise ConnectFailed(f"dial {address}: {error}") from error
-        ours = _HostConnection(self.basic_host, connection, address, inbound=False)
+        ours = _HostConnection(self, connection, address, inbound=False)
         self._connections[connection.muxed_conn] = ours
         return ours
 
     def _handler_for(self, protocol: str) -> Callable[[INetStream], Any]:
         async def handle(stream: INetStream) -> None:
+            connection = getattr(stream, "swarm_conn", None)
+            if connection is not None:
+                self._connected(connection)  # the peer's first stream may be faster than the notification
             ours = self._connections.get(stream.muxed_conn)
             if ours is None or not ours.arrive(protocol, stream):
                 self._board.standing.count("fault.stream.unexpected")
@@ -275,14 +282,15 @@ class Host:
 
     def _connected(self, connection: SwarmConn) -> None:
         """A connection is secured. Inbound ones become links, or end with the handshake's time-out."""
-        if connection.direction is not Direction.INBOUND or self._nursery is None:
+        is_ours = connection.muxed_conn in self._connections or connection.direction is not Direction.INBOUND
+        if is_ours or connection.is_closed or self._nursery is None:
             return
         peer_id = str(connection.muxed_conn.peer_id)
         muxed: Any = connection.muxed_conn
         remote = muxed.get_remote_address()
         host, port = remote if remote is not None else ("0.0.0.0", 0)
         address = f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{port}/p2p/{peer_id}"
-        ours = _HostConnection(self.basic_host, connection, address, inbound=True)
+        ours = _HostConnection(self, connection, address, inbound=True)
         self._connections[connection.muxed_conn] = ours
         self._nursery.start_soon(self._incoming, ours)
 
@@ -294,10 +302,11 @@ class Host:
             await ours.close()
         else:
             await self._board.incoming(ours)
-        self._forget(ours)
 
-    def _forget(self, ours: _HostConnection) -> None:
+    def forget(self, ours: _HostConnection) -> None:
+        """A connection of ours is being closed."""
         self._connections.pop(ours.connection.muxed_conn, None)
+        self._touch()
 
     # --- links as gossip sees them -------------------------------------------------------------------------
 
@@ -334,7 +343,6 @@ class Host:
         assert isinstance(connection, _HostConnection)
         if self._links.get(link.peer_id, (None,))[0] is link:
             del self._links[link.peer_id]
-        self._forget(connection)
         self._touch()
         self._gossip.link_down(link.peer_id)
 

@@ -9,7 +9,9 @@ leaves the entry. 5. `DigestCache`: the gossip cache ignores the configured mess
 for what is already there. 6. `widen_queues`: 32 messages per peer, then silent loss.
 7. `start_sequence`: sequence numbers are seconds at start, so a restarted peer repeats them and is ignored.
 8. `stop_auto_connector`: with all its watermarks at zero it still dials whom it has heard of, past our bans.
-9. `BoundedGossipSub`: 10 messages a second per topic (own ones too); lists that grow for ever; own messages
+9. `contain_stream_faults`: an exception in any protocol's stream handler (a protobuf error from garbage) ends the
+   whole host.
+10. `BoundedGossipSub`: 10 messages a second per topic (own ones too); lists that grow for ever; own messages
 are not
    sent to peers outside the mesh, so nothing goes out before the first heartbeat.
 """
@@ -73,6 +75,21 @@ def count_failed_upgrades(swarm: Any, on_failure: Callable[[], None]) -> None:
             raise
 
     swarm.upgrade_inbound_raw_conn = counted
+
+
+def contain_stream_faults(swarm: Any, on_failure: Callable[[], None]) -> None:
+    """Resets a stream whose handler failed on foreign bytes, and calls ``on_failure``; the host goes on."""
+    handle = swarm.common_stream_handler
+
+    async def contained(stream: Any) -> None:
+        try:
+            await handle(stream)
+        except Exception:
+            on_failure()
+            with contextlib.suppress(Exception):
+                await stream.reset()
+
+    swarm.common_stream_handler = contained
 
 
 def refuse_taken_port(address: multiaddr.Multiaddr) -> None:

@@ -2,6 +2,10 @@
 
 import contextlib
 import hashlib
+import os
+import pathlib
+import signal
+import sys
 
 import multiaddr
 import pytest
@@ -13,10 +17,14 @@ from libp2p.crypto.x25519 import create_new_key_pair as create_x25519_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.exceptions import StreamFailure
 from libp2p.network.exceptions import SwarmException
+from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
+from libp2p.pubsub.pb import rpc_pb2
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.security.noise.transport import Transport as NoiseTransport
+
+from libp2p.utils.varint import encode_uvarint
 
 from p2p import frames, libp2p_fixes
 from p2p.errors import ConnectFailed, LocalError
@@ -181,6 +189,94 @@ async def test_gossip_starts_again_with_a_reconnected_peer(hosts, wait_until):
         other.seen.gossip.clear()
         await one.stop()
         one = await hosts.start(1, listen=(listen,))
+
+
+def rpc(**fields) -> bytes:
+    body = rpc_pb2.RPC(**fields).SerializeToString()
+    return encode_uvarint(len(body)) + body
+
+
+def gossip_message(**fields) -> rpc_pb2.Message:
+    return rpc_pb2.Message(**{"data": b"x", "topicIDs": ["approvals"], "from_id": b"y", "seqno": b"1", **fields})
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"\x05\xff\xff\xff\xff\xff",
+        b"\xff" * 20,
+        b"\xff\xff\xff\x7f" + bytes(100),
+        rpc(publish=[gossip_message(key=b"\xff\xff", signature=b"z")]),
+        rpc(publish=[gossip_message(from_id=b"", seqno=b"")]),
+        rpc(publish=[gossip_message(topicIDs=["approvals", "transactions"])]),
+        rpc(senderRecord=b"\xff\xff\xff"),
+        rpc(control=rpc_pb2.ControlMessage(ihave=[rpc_pb2.ControlIHave(topicID="approvals", messageIDs=[b"zz"])])),
+    ],
+)
+async def test_garbage_in_gossip_never_ends_the_host(hosts, wait_until, wire):
+    one, other = await hosts.pair()
+    stranger = noise_host(create_new_key_pair(SEED))
+    async with running(stranger):
+        await dial(stranger, one.address)
+        target = ID.from_string(one.id)
+        consensus = await stranger.new_stream(target, [TProtocol(CONSENSUS_PROTOCOL)])
+        await consensus.write(HELLO)
+        await stranger.new_stream(target, [TProtocol(BULK_PROTOCOL)])
+        await wait_until(lambda: len(one.seen.ups) == 2)
+        gossip = await stranger.new_stream(target, [TProtocol("/meshsub/1.1.0")])
+        await gossip.write(wire)
+        await wait_until(lambda: one.net._gossip._pubsub.peer_topics.get("approvals"))
+        for number in range(20):  # whatever it did to one, others still gossip with it
+            other.net.publish("approvals", b"honest %d" % number)
+        await wait_until(lambda: len(one.seen.gossip) >= 1)
+    assert {sender for _, sender, _ in one.seen.gossip} == {other.id}
+    assert one.knows(other)
+
+
+async def test_garbage_on_the_library_s_own_protocols_never_ends_the_host(hosts, wait_until):
+    one, other = await hosts.pair()
+    stranger = noise_host(create_new_key_pair(SEED))
+    async with running(stranger):
+        await dial(stranger, one.address)
+        target = ID.from_string(one.id)
+        for protocol in ("/ipfs/id/push/1.0.0", "/ipfs/ping/1.0.0", "/ipfs/id/1.0.0"):
+            stream = await stranger.new_stream(target, [TProtocol(protocol)])
+            with contextlib.suppress(StreamError):
+                await stream.write(b"\x7f" + b"\xff" * 500)
+            await stream.reset()
+    assert one.net.send(other.id, Lane.CONSENSUS, b"still fine")
+    await wait_until(lambda: other.seen.messages)
+
+
+FROZEN_CHILD = """
+import sys, trio
+from p2p.host import Host, HostConfig
+class Quiet:
+    def hello(self, peer_id): return b"chain-1"
+    def check_hello(self, peer_id, hello): pass
+    def on_up(self, neighbour): print("up", flush=True)
+    def on_down(self, peer_id, reason): pass
+    def on_message(self, peer_id, lane, payload): pass
+trio.run(Host(HostConfig(seed=b"f" * 32, bootstrap=(sys.argv[1],))).run, Quiet())
+"""
+
+
+async def test_a_frozen_process_is_dropped_even_with_full_queues(hosts, wait_until):
+    one = await hosts.start(1)
+    root = pathlib.Path(__file__).parents[2]
+    command = [sys.executable, "-c", FROZEN_CHILD, one.address]
+    child = await trio.lowlevel.open_process(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
+    try:
+        await wait_until(lambda: one.seen.ups, 20)
+        child.send_signal(signal.SIGSTOP)
+        while one.net.send(one.seen.ups[0].peer_id, Lane.BULK, bytes(1_000_000)):
+            await trio.lowlevel.checkpoint()
+        await wait_until(lambda: one.seen.downs)
+        assert one.seen.downs == [(one.seen.ups[0].peer_id, "silent")]
+        await wait_until(lambda: not one.net.basic_host.get_network().connections)
+    finally:
+        child.kill()
+        await child.wait()
 
 
 async def test_forged_origin_of_gossip_is_dropped(hosts, wait_until):

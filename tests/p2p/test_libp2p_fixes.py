@@ -65,6 +65,43 @@ async def test_count_failed_upgrades():
     assert failures == [1]
 
 
+async def test_contain_stream_faults():
+    libp2p_fixes.quiet_logs()
+    listen = [multiaddr.Multiaddr("/ip4/127.0.0.1/tcp/0")]
+    for fixed in (True, False):
+        failures: list[int] = []
+        host = new_host(key_pair=keys(1), listen_addrs=listen)
+
+        async def explode(stream) -> None:
+            raise ValueError("foreign bytes")
+
+        async def session(host=host, fixed=fixed, failures=failures) -> None:
+            swarm, dialler = host.get_network(), new_host(key_pair=keys(2))
+            if fixed:
+                libp2p_fixes.contain_stream_faults(swarm, lambda: failures.append(1))
+            async with host.run(listen_addrs=listen), dialler.run(listen_addrs=[]):
+                try:
+                    await dialler.get_network().dial_addr(host.get_addrs()[0], host.get_id())
+                    await dialler.new_stream(host.get_id(), ["/explode"])
+                    with trio.fail_after(5):
+                        while not failures:
+                            await trio.sleep(0.005)
+                finally:
+                    await libp2p_fixes.close_listeners(swarm)
+                    for network in (dialler.get_network(), swarm):
+                        for connections in list(network.connections.values()):
+                            for connection in list(connections):
+                                await libp2p_fixes.close_connection(connection)
+
+        host.set_stream_handler("/explode", explode)
+        if fixed:
+            await session()
+            assert failures == [1]
+        else:
+            with pytest.RaisesGroup(ValueError, flatten_subgroups=True, allow_unwrapped=True):
+                await session()
+
+
 async def test_refuse_taken_port():
     libp2p_fixes.quiet_logs()
     free = multiaddr.Multiaddr("/ip4/127.0.0.1/tcp/0")
