@@ -7,3 +7,23 @@ from ledger.errors import LocalError
 
 class ConfigError(LocalError):
     """A setting, key file or home that cannot be used. The text says where, which key, which rule."""
+
+
+class ArtifactError(Exception):
+    """Base of what can go wrong with an artifact."""
+
+
+class ArtifactMissing(ArtifactError):
+    """It is not in this store."""
+
+
+class ArtifactFull(ArtifactError):
+    """It does not fit the store's budget, and nothing more may be dropped."""
+
+
+class ArtifactWrong(ArtifactError):
+    """Bytes are not what their name says; nothing of them was kept."""
+
+    def __init__(self, sha256: str, detail: str) -> None:
+        self.sha256 = sha256
+        super().__init__(f"artifact {sha256[:64]}: {detail}")

@@ -38,3 +38,13 @@ ANNOUNCE_EVERY_S: Final = 5.0  # by gossip, for strangers: costs milliseconds of
 # --- events -----------------------------------------------------------------------------------------
 EVENTS_PAGE: Final = 256
 WAITERS_MAX: Final = 10_000
+
+# --- artifacts ---------------------------------------------------------------------------------------
+ARTIFACT_STORE_BYTES_MAX: Final = 8 * 1024 * MIB  # of a peer's disk, unless its settings say otherwise
+ARTIFACT_DIGESTS_MAX: Final = 16_384  # chunk digests in one answer: half a frame, a list for 4 GiB
+ARTIFACT_SOURCES_MAX: Final = 8  # asked at once for one artifact
+ARTIFACT_SOURCE_WINDOW: Final = 3  # chunks under way from one source: below a stream's credit
+ARTIFACT_ASK_S: Final = 10.0  # for one answer
+ARTIFACT_FAILURES_MAX: Final = 3  # in a row, until a source rests
+ARTIFACT_REST_S: Final = 1.0  # until sources that had nothing or did not answer are asked again
+ARTIFACT_FETCHES_MAX: Final = 4  # artifacts fetched at once

@@ -1,0 +1,132 @@
+"""The artifact store: names are earned, budgets hold, what a disk changes is not served, fetches resume."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+
+import pytest
+
+from ledger.limits import CHUNK_BYTES
+from node.artifacts import ArtifactStore
+from node.chunks import chunk_digests, chunks_root
+from node.errors import ArtifactFull, ArtifactMissing, ArtifactWrong
+
+
+def data_of(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def name_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
+def test_what_comes_in_comes_out_again_also_after_reopening(tmp_path: Path, size: int) -> None:
+    data = data_of(size)
+    source = tmp_path / "source"
+    source.write_bytes(data)
+    info = ArtifactStore(tmp_path / "store").add_file(source)
+    store = ArtifactStore(tmp_path / "store")
+    assert info.sha256 == name_of(data)
+    assert store.info(info.sha256) == info
+    assert info.chunks == chunk_digests(source)
+    assert info.root == chunks_root(info.chunks)
+    assert store.path(info.sha256).read_bytes() == data
+    assert b"".join(store.read_chunk(info.sha256, i) for i in range(len(info.chunks))) == data
+    with pytest.raises(ArtifactMissing):
+        store.read_chunk(info.sha256, len(info.chunks))
+
+
+def test_pieces_of_any_size_make_the_same_artifact(tmp_path: Path) -> None:
+    data = data_of(2 * CHUNK_BYTES + 77)
+    store = ArtifactStore(tmp_path)
+    whole = store.add_bytes(data)
+    store.drop(whole.sha256)
+    rng = random.Random(5)
+    pieces, at = [], 0
+    while at < len(data):
+        step = rng.randint(1, CHUNK_BYTES)
+        pieces.append(data[at : at + step])
+        at += step
+    assert store.add_stream(pieces, whole.sha256) == whole
+
+
+def test_bytes_under_a_false_name_leave_nothing_behind(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    with pytest.raises(ArtifactWrong):
+        store.add_stream([b"other bytes"], name_of(b"these bytes"))
+    assert store.names() == ()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_disk_changed_is_never_served(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    name = store.add_bytes(data_of(CHUNK_BYTES + 5)).sha256
+    with (tmp_path / name).open("r+b") as file:
+        file.seek(CHUNK_BYTES + 1)
+        file.write(b"\x00\x01")
+    assert len(store.read_chunk(name, 0)) == CHUNK_BYTES
+    with pytest.raises(ArtifactWrong):
+        store.read_chunk(name, 1)
+    assert not store.has(name)
+
+
+def test_the_budget_holds_and_only_fetched_unpinned_artifacts_make_room(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path, size_bytes_max=3 * CHUNK_BYTES)
+    own = store.add_bytes(data_of(CHUNK_BYTES, 1)).sha256
+    fetched = []
+    for seed in (2, 3):
+        data = data_of(CHUNK_BYTES, seed)
+        part = store.partial(name_of(data), len(data), (hashlib.sha256(data).digest(),))
+        part.write(0, data)
+        part.finish()
+        fetched.append(name_of(data))
+    with store.pinned([fetched[0]]):
+        assert store.fits(CHUNK_BYTES)
+        assert not store.fits(2 * CHUNK_BYTES)
+        with pytest.raises(ArtifactFull):
+            store.make_room(2 * CHUNK_BYTES)
+        assert store.has(own) and store.has(fetched[0])
+    store.add_bytes(data_of(CHUNK_BYTES, 9))
+    assert store.used_bytes <= store.size_bytes_max
+    assert store.has(own)
+    with pytest.raises(ArtifactFull):
+        store.add_bytes(data_of(4 * CHUNK_BYTES, 10))
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_broken_fetch_goes_on_where_it_stopped_and_believes_no_torn_chunk(tmp_path: Path) -> None:
+    data = data_of(4 * CHUNK_BYTES + 1)
+    pieces = [data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES)]
+    chunks = tuple(hashlib.sha256(piece).digest() for piece in pieces)
+    first = ArtifactStore(tmp_path).partial(name_of(data), len(data), chunks)
+    for index in (0, 2, 4):
+        first.write(index, pieces[index])
+    with pytest.raises(ArtifactWrong):
+        first.write(1, pieces[2])
+    with (tmp_path / f"{name_of(data)}.part").open("r+b") as file:  # a write that the crash tore
+        file.seek(2 * CHUNK_BYTES)
+        file.write(b"torn")
+    first.close()
+    store = ArtifactStore(tmp_path)
+    again = store.partial(name_of(data), len(data), chunks)
+    assert again.missing() == [1, 2, 3]
+    assert again.done_bytes == CHUNK_BYTES + 1
+    for index in again.missing():
+        again.write(index, pieces[index])
+    assert again.finish().read_bytes() == data
+    assert store.has(name_of(data))
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == ["", ".cached", ".chunks"]
+
+
+def test_a_list_that_contradicts_the_whole_is_found_out(tmp_path: Path) -> None:
+    data = data_of(10)
+    store = ArtifactStore(tmp_path)
+    part = store.partial(name_of(b"something else"), len(data), (hashlib.sha256(data).digest(),))
+    part.write(0, data)
+    with pytest.raises(ArtifactWrong):
+        part.finish()
+    assert store.names() == ()
+    assert store.used_bytes == 0
