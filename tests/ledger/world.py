@@ -315,6 +315,7 @@ class World:
         role: str,
         decision: str = "granted",
         act: str = "deploy",
+        /,
         **changes: Any,
     ) -> Decide:
         """A signed decision; the comment makes each a document of its own."""
@@ -335,7 +336,7 @@ class World:
         self.ok(STRANGER, self.decide(deployment, BUDGET, "budget"))
         self.ok(EXPERT, self.decide(deployment, EXPERT, "it-expert"))
 
-    def receipt(self, deployment: bytes, name: str, node: Key, status: str, **changes: Any) -> Report:
+    def receipt(self, deployment: bytes, name: str, node: Key, status: str, /, **changes: Any) -> Report:
         """A node's signed receipt for its term, with endpoints and results as they are asked for."""
         record, slot = self.deployment(deployment), self.slot(deployment, name)
         fields: dict[str, Any] = {
