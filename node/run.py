@@ -6,12 +6,15 @@ import logging
 import os
 import sys
 from contextlib import ExitStack
+from functools import partial
 
 import structlog
 import trio
 
 from ledger.genesis import Genesis
 from ledger.store import Store
+from node.api.app import serve_api
+from node.artifacts import ArtifactStore
 from node.config import Settings
 from node.engine import wall_ms
 from node.home import Home, RunInfo, remove_run, start_ticks, write_run
@@ -108,4 +111,14 @@ async def run_peer(home: Home, settings: Settings) -> None:
 
 async def _start_api(nursery: trio.Nursery, peer: Peer, home: Home, settings: Settings) -> str:
     """Start what sits on the peer; returns the API's host:port."""
-    return ""
+    artifacts = ArtifactStore(home.artifacts_dir)
+    serve = partial(
+        serve_api,
+        peer,
+        listen=settings.api.listen,
+        token=home.token(),
+        artifacts=artifacts,
+        hosts=settings.api.hosts,
+    )
+    address: str = await nursery.start(serve)
+    return address

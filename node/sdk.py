@@ -69,7 +69,9 @@ class TxRefused(ClientError):
 
     def __init__(self, result: m.TxResult) -> None:
         self.result = result
-        super().__init__(f"refused: {result.rule}: {result.detail}" if result.detail else f"refused: {result.rule}")
+        super().__init__(
+            f"refused: {result.rule}: {result.detail}" if result.detail else f"refused: {result.rule}"
+        )
 
 
 class Client:
@@ -101,7 +103,9 @@ class Client:
         sent = {"Accept": "application/json", **(headers or {})}
         if token:
             sent["Authorization"] = f"Bearer {self._token()}"
-        connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout_s or self.timeout_s)
+        connection = http.client.HTTPConnection(
+            host.strip("[]"), int(port), timeout=timeout_s or self.timeout_s
+        )
         try:
             connection.request(method, target, body=body, headers=sent)
             answer = connection.getresponse()
@@ -208,7 +212,9 @@ class Client:
 
     def audit(self, deployment: str) -> bytes:
         """The audit file of a deployment."""
-        return self.call("GET", f"/v1/audit/{quote(deployment, safe='')}", timeout_s=max(60.0, self.timeout_s))
+        return self.call(
+            "GET", f"/v1/audit/{quote(deployment, safe='')}", timeout_s=max(60.0, self.timeout_s)
+        )
 
     # --- writes ----------------------------------------------------------------------------------
 
@@ -265,7 +271,10 @@ class Client:
                 "PUT",
                 f"/v1/artifacts/{digest}",
                 body=stream,
-                headers={"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size)},
+                headers={
+                    "Content-Type": "application/octet-stream",
+                    "Content-Length": str(file.stat().st_size),
+                },
                 timeout_s=max(120.0, self.timeout_s),
                 token=True,
             )
@@ -280,7 +289,9 @@ def _decode(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.MsgspecError as error:
-        raise ClientError(f"the peer's answer is not understood ({error}); is it of another version?") from None
+        raise ClientError(
+            f"the peer's answer is not understood ({error}); is it of another version?"
+        ) from None
 
 
 def _problem(status: int, data: bytes) -> m.Problem:

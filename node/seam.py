@@ -93,9 +93,11 @@ class PeerSeam(Protocol):
 
     home: Path
     genesis: Genesis
-    node_key: Key
     store: Store
     network: Network
+
+    @property
+    def node_key(self) -> Key: ...
 
     @property
     def chain_id(self) -> str: ...
