@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ledger.codec import encode
 from ledger.documents import sign_contract, sign_payload
@@ -279,7 +280,7 @@ def outcome(busy: Busy, tx: CheckedTx) -> None:
 @given(st.sampled_from([AUTHOR, CONSUMER, STRANGER, NODES[0]]), BODIES)
 def test_garbage_bodies(busy: Busy, key: Any, body: Body) -> None:
     if isinstance(body, OrderDeployment) and body.contract == PUBLISHED:
-        body = msgspec.structs.replace(body, contract=busy.world.deployment(busy.deployment).contract)
+        body = replace(body, contract=busy.world.deployment(busy.deployment).contract)
     try:
         tx = busy.world.tx(key, body)
     except (Refused, OverflowError):
@@ -346,4 +347,4 @@ def test_documents_with_one_place_changed(busy: Busy, kind: str, path: list[int]
     except (UnicodeEncodeError, OverflowError):
         return
     signer = key if kind != "approval" else NODES[0]
-    outcome(busy, world.tx(key, type(body)(sign_payload(signer, payload))))  # type: ignore[call-arg]
+    outcome(busy, world.tx(key, replace(body, envelope=sign_payload(signer, payload))))
