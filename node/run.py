@@ -7,6 +7,7 @@ import os
 import sys
 from contextlib import ExitStack
 from functools import partial
+from functools import partial
 
 import structlog
 import trio
@@ -15,8 +16,11 @@ from ledger.genesis import Genesis
 from ledger.store import Store
 from node.api.app import serve_api
 from node.artifacts import ArtifactStore
+from node.api.app import serve_api
+from node.artifacts import ArtifactStore
 from node.config import Settings
 from node.engine import wall_ms
+from node.exchange import Exchange
 from node.home import Home, RunInfo, remove_run, start_ticks, write_run
 from node.peer import Identity, Peer
 from node.safety_store import SafetyStore
@@ -112,6 +116,8 @@ async def run_peer(home: Home, settings: Settings) -> None:
 async def _start_api(nursery: trio.Nursery, peer: Peer, home: Home, settings: Settings) -> str:
     """Start what sits on the peer; returns the API's host:port."""
     artifacts = ArtifactStore(home.artifacts_dir)
+    exchange = Exchange(peer.network, artifacts)
+    peer.handlers.methods.update(exchange.methods())
     serve = partial(
         serve_api,
         peer,
