@@ -113,7 +113,7 @@ class _LinkedPubsub(Pubsub):
         self._judging.add(digest)
         try:
             await super().push_msg(msg_forwarder, msg)
-        except Exception:  # such as a key that does not decode; the library would end with it
+        except Exception:  # noqa: BLE001 - such as a key that does not decode; the library would end with it
             self.on_malformed(str(msg_forwarder))
         finally:
             self._judging.discard(digest)
@@ -124,7 +124,7 @@ class _LinkedPubsub(Pubsub):
             return
         try:
             await super().stream_handler(stream)
-        except Exception:  # such as bytes that are no protobuf
+        except Exception:  # noqa: BLE001 - such as bytes that are no protobuf
             self.on_malformed(str(stream.muxed_conn.peer_id))
             await stream.reset()
 
@@ -269,7 +269,7 @@ class Gossip:
         except PeerFault as fault:
             self._board.on_fault(fault)
             return False
-        except Exception as error:  # ours: the library would swallow it, so it is raised out of `run`
+        except Exception as error:  # noqa: BLE001 - ours: the library would swallow it, so it is raised out of `run`
             self._crash = error
             self._crashed.set()
             return False

@@ -10,37 +10,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import multiaddr
 import trio
-from libp2p import new_host
 from libp2p.abc import INetStream
 from libp2p.crypto.ed25519 import create_new_key_pair
-from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
 from libp2p.custom_types import TProtocol
-from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.peer.id import ID
-from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
-from libp2p.rcmgr import Direction, ResourceLimits, new_resource_manager
-from libp2p.rcmgr.connection_limits import ConnectionLimits
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
-from libp2p.security.noise.transport import Transport as NoiseTransport
-from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
-from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.rcmgr import Direction
 
 from p2p import libp2p_fixes
 from p2p.errors import ConnectFailed, LocalError, StreamClosed
 from p2p.frames import BULK_PROTOCOL, CONSENSUS_PROTOCOL
 from p2p.gossip import Gossip
+from p2p.host_parts import HostConnection, build_host, to_multiaddr
 from p2p.ids import peer_id_of, peer_of_address, public_key_of
-from p2p.limits import DIAL_S, HANDSHAKE_S, LINKS_PENDING_MAX, NEIGHBOURS_MAX, READ_BYTES
+from p2p.limits import DIAL_S, NEIGHBOURS_MAX
 from p2p.link import Link, Pace
 from p2p.network import Ban, Handlers, Lane, Neighbour, Started
 from p2p.switchboard import Policy, Switchboard
-from p2p.transport import Connection, Stream
-
-_NEGOTIATE_S = int(HANDSHAKE_S)
-_CONNECTIONS_PER_PEER_MAX = 4  # crossed dials and a restarted peer's old connection
+from p2p.transport import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,78 +45,6 @@ class HostConfig:
     neighbours_max: int = NEIGHBOURS_MAX
     announce: tuple[str, ...] = ()
     pace: Pace = field(default_factory=Pace)
-
-
-class _HostStream:
-    """A libp2p stream; each of the library's many errors is the end of it."""
-
-    def __init__(self, stream: INetStream) -> None:
-        self._stream = stream
-
-    async def read(self) -> bytes:
-        try:
-            return await self._stream.read(READ_BYTES)
-        except Exception as error:
-            raise StreamClosed(type(error).__name__) from error
-
-    async def write(self, data: bytes) -> None:
-        try:
-            await self._stream.write(data)
-        except Exception as error:
-            raise StreamClosed(type(error).__name__) from error
-
-
-class _HostConnection:
-    """A libp2p connection with our two streams."""
-
-    def __init__(self, owner: "Host", connection: SwarmConn, address: str, *, inbound: bool) -> None:
-        self.peer_id = str(connection.muxed_conn.peer_id)
-        self.address = address
-        self.inbound = inbound
-        self.connection = connection
-        self.closed = trio.Event()
-        self._owner = owner
-        self._arrived: dict[str, Stream] = {}
-        self._changed = trio.Event()
-
-    async def stream(self, protocol: str) -> Stream:
-        if not self.inbound:
-            return _HostStream(await self.open(protocol))
-        while protocol not in self._arrived:
-            if self.closed.is_set():
-                raise StreamClosed
-            await self._changed.wait()
-        return self._arrived[protocol]
-
-    async def open(self, protocol: str) -> INetStream:
-        """Opens a stream of that protocol on this very connection; raises StreamClosed."""
-        try:
-            stream = await self.connection.new_stream()
-            communicator = MultiselectCommunicator(stream)
-            select = self._owner.basic_host.multiselect_client.select_one_of
-            stream.set_protocol(await select([TProtocol(protocol)], communicator, _NEGOTIATE_S))
-            return stream
-        except Exception as error:
-            raise StreamClosed(f"{protocol}: {error}") from error
-
-    def arrive(self, protocol: str, stream: INetStream) -> bool:
-        """Takes a stream that the peer opened; False when it is one too many."""
-        if not self.inbound or protocol in self._arrived:
-            return False
-        self._arrived[protocol] = _HostStream(stream)
-        self.touch()
-        return True
-
-    def touch(self) -> None:
-        """Wakes who waits for a stream."""
-        self._changed.set()
-        self._changed = trio.Event()
-
-    async def close(self) -> None:
-        self.closed.set()
-        self.touch()
-        self._owner.forget(self)
-        await libp2p_fixes.close_connection(self.connection)
 
 
 class _Watch:
@@ -155,15 +71,12 @@ class Host:
     """A ``Network`` on libp2p. Raises LocalError for a bad seed, address or topic."""
 
     def __init__(self, config: HostConfig) -> None:
-        libp2p_fixes.quiet_logs()
         if len(config.seed) != 32:
             raise LocalError(f"node key seed: must be 32 bytes, has {len(config.seed)}")
         self._config = config
-        self._listen = [_multiaddr(address) for address in config.listen]
-        self.basic_host = _basic_host(config)
+        self._listen = [to_multiaddr(address) for address in config.listen]
+        self.basic_host = build_host(config.seed, config.listen, config.neighbours_max)
         self._swarm: Any = self.basic_host.get_network()
-        self._swarm.retry_config = RetryConfig(max_retries=0)  # the dial loop of the switchboard does that
-        libp2p_fixes.stop_auto_connector(self._swarm)
         self.peer_id = peer_id_of(create_new_key_pair(config.seed).public_key.to_bytes())
         policy = Policy(
             bootstrap=config.bootstrap,
@@ -181,8 +94,8 @@ class Host:
             self._swarm, lambda: self._board.standing.count("fault.stream.failed")
         )
         self._gossip = Gossip(self, self._board, config.topics)
-        self._connections: dict[Any, _HostConnection] = {}  # by the library's muxed connection
-        self._links: dict[str, tuple[Link, _HostConnection]] = {}
+        self._connections: dict[Any, HostConnection] = {}  # by the library's muxed connection
+        self._links: dict[str, tuple[Link, HostConnection]] = {}
         self._links_changed = trio.Event()
         self._nursery: trio.Nursery | None = None
         for protocol in (CONSENSUS_PROTOCOL, BULK_PROTOCOL):
@@ -221,7 +134,7 @@ class Host:
 
     def add_peer(self, address: str, *, keep: bool) -> None:
         """See ``Network``."""
-        _multiaddr(address)
+        to_multiaddr(address)
         self._board.add_peer(address, keep=keep)
 
     def banned(self) -> tuple[Ban, ...]:
@@ -257,12 +170,12 @@ class Host:
         peer_id = peer_of_address(address)[1]
         try:
             with trio.fail_after(DIAL_S):
-                connection = await self._swarm.dial_addr(_multiaddr(address), ID.from_string(peer_id))
+                connection = await self._swarm.dial_addr(to_multiaddr(address), ID.from_string(peer_id))
         except trio.TooSlowError as error:
             raise ConnectFailed(f"dial {address}: no answer in {DIAL_S} s") from error
         except Exception as error:
             raise ConnectFailed(f"dial {address}: {error}") from error
-        ours = _HostConnection(self, connection, address, inbound=False)
+        ours = HostConnection(self, connection, address, inbound=False)
         self._connections[connection.muxed_conn] = ours
         return ours
 
@@ -290,11 +203,11 @@ class Host:
         remote = muxed.get_remote_address()
         host, port = remote if remote is not None else ("0.0.0.0", 0)
         address = f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{port}/p2p/{peer_id}"
-        ours = _HostConnection(self, connection, address, inbound=True)
+        ours = HostConnection(self, connection, address, inbound=True)
         self._connections[connection.muxed_conn] = ours
         self._nursery.start_soon(self._incoming, ours)
 
-    async def _incoming(self, ours: _HostConnection) -> None:
+    async def _incoming(self, ours: HostConnection) -> None:
         try:
             public_key_of(ours.peer_id)
         except LocalError:
@@ -303,7 +216,7 @@ class Host:
         else:
             await self._board.incoming(ours)
 
-    def forget(self, ours: _HostConnection) -> None:
+    def forget(self, ours: HostConnection) -> None:
         """A connection of ours is being closed."""
         self._connections.pop(ours.connection.muxed_conn, None)
         self._touch()
@@ -333,14 +246,14 @@ class Host:
 
     def _link_up(self, link: Link) -> None:
         connection = link.connection
-        assert isinstance(connection, _HostConnection)
+        assert isinstance(connection, HostConnection)
         self._links[link.peer_id] = (link, connection)
         self._touch()
         self._gossip.link_up(link.peer_id)
 
     def _link_down(self, link: Link) -> None:
         connection = link.connection
-        assert isinstance(connection, _HostConnection)
+        assert isinstance(connection, HostConnection)
         if self._links.get(link.peer_id, (None,))[0] is link:
             del self._links[link.peer_id]
         self._touch()
@@ -349,48 +262,3 @@ class Host:
     def _touch(self) -> None:
         self._links_changed.set()
         self._links_changed = trio.Event()
-
-
-def _multiaddr(address: str) -> multiaddr.Multiaddr:
-    try:
-        return multiaddr.Multiaddr(address)
-    except Exception as error:
-        raise LocalError(f"address {address[:80]!r}: {error}") from error
-
-
-def _basic_host(config: HostConfig) -> Any:
-    """Builds the library's host: noise and yamux only, its own connection keeping switched off, its limits
-    on."""
-    keys = create_new_key_pair(config.seed)
-    noise = NoiseTransport(keys, noise_privkey=create_new_x25519_key_pair().private_key)
-    connections_max = 2 * config.neighbours_max + 2 * LINKS_PENDING_MAX
-    return new_host(
-        key_pair=keys,
-        sec_opt={TProtocol(NOISE_PROTOCOL): noise},
-        muxer_opt={TProtocol(YAMUX_PROTOCOL): Yamux},
-        listen_addrs=[_multiaddr(address) for address in config.listen],
-        resource_manager=new_resource_manager(
-            limits=ResourceLimits(max_connections=connections_max, max_streams=16 * connections_max),
-            connection_limits=ConnectionLimits(
-                max_established_per_peer=_CONNECTIONS_PER_PEER_MAX, max_established_total=connections_max
-            ),
-            enable_metrics=False,
-            enable_memory_limits=False,
-            enable_memory_pooling=False,
-            enable_circuit_breaker=False,
-            enable_graceful_degradation=False,
-        ),
-        connection_config=ConnectionConfig(
-            max_connections=connections_max,
-            min_connections=0,
-            low_watermark=0,
-            high_watermark=connections_max,
-            max_connections_per_peer=_CONNECTIONS_PER_PEER_MAX,
-            dial_timeout=DIAL_S,
-            inbound_upgrade_timeout=HANDSHAKE_S,
-            outbound_upgrade_timeout=HANDSHAKE_S,
-            outbound_stream_protocol_negotiation_timeout=HANDSHAKE_S,
-            inbound_stream_protocol_negotiation_timeout=HANDSHAKE_S,
-        ),
-        disable_identify_address_discovery=True,
-    )

@@ -1,19 +1,20 @@
-"""Every work-round for a fault of libp2p 0.8.1, in one place. Each has a test in
-tests/p2p/test_libp2p_fixes.py that fails when the library no longer needs it.
+"""Every work-round for a fault of libp2p 0.8.1, in one place.
 
-1. `quiet_logs`: the library reports expected events as warnings, some through the root logger.
-2. `count_failed_upgrades`: garbage on the port leaves no trace that a program could count.
-3. `refuse_taken_port`: it listens with SO_REUSEPORT, so a second peer on the same port starts and steals
-connections. 4. `close_connection`: closing can hang on a peer that no longer reads, and a cancelled close
-leaves the entry. 5. `DigestCache`: the gossip cache ignores the configured message id, so every IHAVE asks
-for what is already there. 6. `widen_queues`: 32 messages per peer, then silent loss.
-7. `start_sequence`: sequence numbers are seconds at start, so a restarted peer repeats them and is ignored.
-8. `stop_auto_connector`: with all its watermarks at zero it still dials whom it has heard of, past our bans.
-9. `contain_stream_faults`: an exception in any protocol's stream handler (a protobuf error from garbage) ends the
-   whole host.
-10. `BoundedGossipSub`: 10 messages a second per topic (own ones too); lists that grow for ever; own messages
-are not
-   sent to peers outside the mesh, so nothing goes out before the first heartbeat.
+Each has a test in tests/p2p/test_libp2p_fixes.py that fails when the library no longer needs it.
+
+- `quiet_logs`: the library reports expected events as warnings, some through the root logger.
+- `count_failed_upgrades`: garbage on the port leaves no trace that a program could count.
+- `refuse_taken_port`: it listens with SO_REUSEPORT, so a second peer on a port takes connections.
+- `refuse_taken_port`: it listens with SO_REUSEPORT, so a second peer on a port takes its connections.
+  leaves sockets open and entries behind.
+- `stop_auto_connector`: with all its watermarks at zero it still dials whom it has heard of, past our bans.
+- `contain_stream_faults`: an exception in any protocol's stream handler (a protobuf error from garbage) ends
+  the whole host.
+- `DigestCache`: the gossip cache ignores the configured message id, so each IHAVE asks for what is there.
+- `widen_queues`: 32 messages per peer, then silent loss.
+- `start_sequence`: sequence numbers are seconds at start, so a restarted peer repeats them and is ignored.
+- `BoundedGossipSub`: 10 messages a second per topic (own ones too); lists that grow for ever; own messages do
+  not go to peers outside the mesh, so nothing leaves before the first heartbeat.
 """
 
 import contextlib
@@ -84,7 +85,7 @@ def contain_stream_faults(swarm: Any, on_failure: Callable[[], None]) -> None:
     async def contained(stream: Any) -> None:
         try:
             await handle(stream)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever foreign bytes provoke in the library
             on_failure()
             with contextlib.suppress(Exception):
                 await stream.reset()

@@ -1,5 +1,6 @@
 """One neighbour: a connection with its two channels, the hello, the heartbeat and the requests."""
 
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ import trio
 
 from p2p import frames
 from p2p.channel import Channel
-from p2p.errors import LocalError, PeerFault, PeerGone, Refused, RequestTimeout, StreamClosed, TooManyRequests
-from p2p.frames import Kind, Status
+from p2p.errors import PeerFault, PeerGone, StreamClosed
+from p2p.frames import Kind
 from p2p.limits import (
     BULK_QUEUE_BYTES,
     BULK_QUEUE_FRAMES,
@@ -21,13 +22,10 @@ from p2p.limits import (
     HEARTBEAT_S,
     HEARTBEATS_MISSED_MAX,
     PAYLOAD_BYTES_MAX,
-    REQUESTS_IN_MAX,
-    REQUESTS_OUT_MAX,
 )
 from p2p.network import Lane
+from p2p.ranges import Requests
 from p2p.transport import Connection
-
-_ID_SPACE = 2**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +61,6 @@ class Owner(Protocol):
         """The peer broke a rule of the wire; the link ends."""
 
 
-class _Answer:
-    """One outstanding request: ``done`` is set when status and body are there, or the link ended."""
-
-    __slots__ = ("body", "done", "status")
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.status: Status | None = None
-        self.body = b""
-
-
 class Link:
     """Runs one connection from its handshake to its end. ``run`` returns the reason of the end; it raises
     only for faults of our own (LocalError, a bug in a handler)."""
@@ -87,7 +74,7 @@ class Link:
         self.instance = b""
         self.since_ms = 0
         self.rtt_ms: float | None = None
-        self.dropped = 0
+        self._dropped = 0
         self.ended = trio.Event()
         self.reason = ""
         self.connection = connection
@@ -98,9 +85,7 @@ class Link:
         self._admitted = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._say_goodbye = False
-        self._answers: dict[int, _Answer] = {}
-        self._next_id = 0
-        self._serving = 0
+        self._requests: Requests | None = None
         self._ping_token = 0
         self._ping_at = 0.0
 
@@ -113,6 +98,11 @@ class Link:
     def bytes_out(self) -> int:
         """Bytes written to both streams."""
         return sum(channel.bytes_out for channel in self._channels.values())
+
+    @property
+    def dropped(self) -> int:
+        """Messages that we shed for this peer."""
+        return self._dropped + (self._requests.dropped if self._requests is not None else 0)
 
     @property
     def was_admitted(self) -> bool:
@@ -128,35 +118,14 @@ class Link:
         up."""
         if self.up and self._channels[lane].put(Kind.DATA, payload):
             return True
-        self.dropped += 1
+        self._dropped += 1
         return False
 
     async def request(self, method: str, body: bytes, timeout_s: float) -> bytes:
         """See ``Network.request``."""
-        if not self.up:
+        if not self.up or self._requests is None:
             raise PeerGone(f"peer {self.peer_id} is not connected")
-        if len(self._answers) >= REQUESTS_OUT_MAX:
-            raise TooManyRequests(f"{len(self._answers)} requests outstanding to {self.peer_id}")
-        request_id = self._next_id
-        if not self._channels[Lane.BULK].put(Kind.REQUEST, frames.request_body(request_id, method, body)):
-            self.dropped += 1
-            raise TooManyRequests(f"the queue to {self.peer_id} is full")
-        self._next_id = (request_id + 1) % _ID_SPACE
-        answer = self._answers[request_id] = _Answer()
-        try:
-            with trio.move_on_after(timeout_s):
-                await answer.done.wait()
-        finally:
-            self._answers.pop(request_id, None)
-        if answer.status is Status.OK:
-            return answer.body
-        if answer.status is Status.REFUSED:
-            raise Refused(frames.parse_reason(answer.body))
-        if answer.status is Status.BUSY:
-            raise TooManyRequests(f"peer {self.peer_id} is busy")
-        if answer.done.is_set():
-            raise PeerGone(f"the connection to {self.peer_id} ended: {self.reason}")
-        raise RequestTimeout(f"{method} to {self.peer_id}: no answer in {timeout_s} s")
+        return await self._requests.ask(method, body, timeout_s)
 
     def end(self, reason: str, *, goodbye: bool) -> None:
         """Ends the link soon; the first reason counts. ``goodbye``: tell it to the peer first."""
@@ -166,8 +135,8 @@ class Link:
         self.reason = reason
         self._say_goodbye = goodbye
         self.ended.set()
-        for answer in self._answers.values():
-            answer.done.set()
+        if self._requests is not None:
+            self._requests.end(reason)
 
     async def run(self) -> str:
         """Runs the link; returns the reason of its end."""
@@ -235,6 +204,8 @@ class Link:
         stream = await self.connection.stream(protocol)
         channel = Channel(stream, self.peer_id, queue_bytes=queue_bytes, queue_frames=queue_frames)
         self._channels[lane] = channel
+        if lane is Lane.BULK:
+            self._requests = Requests(self.peer_id, channel, functools.partial(self._owner.serve, self))
         on_frame = self._on_consensus_frame if lane is Lane.CONSENSUS else self._on_bulk_frame
 
         async def read() -> None:
@@ -273,16 +244,16 @@ class Link:
             self._on_common_frame(Lane.CONSENSUS, kind, body)
 
     def _on_bulk_frame(self, kind: Kind, body: bytes) -> None:
+        assert self._requests is not None
+        assert self._nursery is not None
         if kind is Kind.DATA:
             self._on_data(Lane.BULK, body)
         elif kind is Kind.REQUEST:
-            self._on_request(*frames.parse_request(self.peer_id, body))
+            work = self._requests.on_request(body)
+            if work is not None:
+                self._nursery.start_soon(self._guard, work)
         elif kind is Kind.RESPONSE:
-            request_id, status, answer_body = frames.parse_response(self.peer_id, body)
-            answer = self._answers.get(request_id)
-            if answer is not None and not answer.done.is_set():  # else it came after its time-out
-                answer.status, answer.body = status, answer_body
-                answer.done.set()
+            self._requests.on_response(body)
         else:
             self._on_common_frame(Lane.BULK, kind, body)
 
@@ -304,30 +275,3 @@ class Link:
         if len(payload) > PAYLOAD_BYTES_MAX:
             raise PeerFault(self.peer_id, "frame.too_long", f"payload above {PAYLOAD_BYTES_MAX} B")
         self._owner.on_data(self, lane, payload)
-
-    def _on_request(self, request_id: int, method: str, body: bytes) -> None:
-        assert self._nursery is not None
-        if self._serving >= REQUESTS_IN_MAX:
-            busy = frames.response_body(request_id, Status.BUSY, b"")
-            if not self._channels[Lane.BULK].put(Kind.RESPONSE, busy):
-                self.dropped += 1  # the peer asks much and reads nothing: its requests time out
-            return
-        self._serving += 1
-
-        async def answer() -> None:
-            try:
-                await self._answer(request_id, method, body)
-            finally:
-                self._serving -= 1
-
-        self._nursery.start_soon(self._guard, answer)
-
-    async def _answer(self, request_id: int, method: str, body: bytes) -> None:
-        try:
-            status, reply = Status.OK, await self._owner.serve(self, method, body)
-        except Refused as refusal:
-            status, reply = Status.REFUSED, frames.goodbye_body(refusal.reason)
-        if len(reply) > PAYLOAD_BYTES_MAX:
-            raise LocalError(f"answer to {method}: {len(reply)} B, at most {PAYLOAD_BYTES_MAX} B")
-        message = frames.response_body(request_id, status, reply)
-        await self._channels[Lane.BULK].put_when_room(Kind.RESPONSE, message)

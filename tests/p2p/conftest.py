@@ -1,7 +1,7 @@
 """Two worlds for the same tests: hosts on libp2p over loopback, and networks in one process's memory."""
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,8 @@ from nacl.signing import SigningKey
 from p2p.errors import PeerFault, Refused
 from p2p.host import Host, HostConfig
 from p2p.link import Pace
-from p2p.memory import MemoryHub, MemoryNetwork
+from p2p.memory import MemoryNetwork
+from p2p.memory_hub import MemoryHub
 from p2p.network import Lane, Neighbour, Network, Verdict
 from p2p.switchboard import Policy
 
@@ -155,8 +156,8 @@ async def hosts(nursery: trio.Nursery) -> AsyncIterator[World]:
 
 
 @pytest.fixture
-def wait_until() -> Iterator[Callable[..., Awaitable[None]]]:
-    yield until
+def wait_until() -> Callable[..., Awaitable[None]]:
+    return until
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """Addresses, back-off, scores: the plain data behind dialling."""
 
+import pathlib
 import random
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -154,7 +157,9 @@ def test_a_wildcard_address_becomes_the_host_that_we_see() -> None:
     ]
 
 
-@pytest.mark.parametrize("body", [b"\xff", b"nonsense", b"\n", b"a" * 20_000, b"\n".join([address(1).encode()] * 65)])
+@pytest.mark.parametrize(
+    "body", [b"\xff", b"nonsense", b"\n", b"a" * 20_000, b"\n".join([address(1).encode()] * 65)]
+)
 def test_a_malformed_answer_is_the_peer_s_fault(body) -> None:
     with pytest.raises(PeerFault) as caught:
         discovery.parse(peer(1), body, address(1))
@@ -186,3 +191,12 @@ def test_foreign_names_cannot_fill_the_counters() -> None:
         standing.count(f"fault.{number}")
     assert len(standing.counts) <= 513
     assert sum(standing.counts.values()) == 10_000
+
+
+def test_what_clients_need_does_not_import_the_library() -> None:
+    code = (
+        "import sys, p2p.ids, p2p.errors, p2p.limits; print('libp2p' in sys.modules, 'trio' in sys.modules)"
+    )
+    root = pathlib.Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

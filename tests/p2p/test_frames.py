@@ -71,7 +71,11 @@ def parse_any(kind: Kind, body: bytes) -> None:
 
 @given(st.integers(0, 2**32 - 1), st.text("abc/.-1", min_size=1, max_size=64), st.binary(max_size=100))
 def test_requests_round_trip(request_id: int, method: str, body: bytes) -> None:
-    assert frames.parse_request("peer", frames.request_body(request_id, method, body)) == (request_id, method, body)
+    assert frames.parse_request("peer", frames.request_body(request_id, method, body)) == (
+        request_id,
+        method,
+        body,
+    )
 
 
 @given(st.binary(min_size=16, max_size=16), st.binary(max_size=HELLO_BYTES_MAX))

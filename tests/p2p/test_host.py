@@ -1,4 +1,4 @@
-"""What only the real host can get wrong: foreign bytes on the port, foreign identities, the library's ways."""
+"""What only the real host can get wrong: foreign bytes and identities on the port."""
 
 import contextlib
 import hashlib
@@ -23,7 +23,6 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.security.noise.transport import Transport as NoiseTransport
-
 from libp2p.utils.varint import encode_uvarint
 
 from p2p import frames, libp2p_fixes
@@ -95,7 +94,10 @@ async def test_dialling_an_address_with_another_key_behind_it_fails(hosts):
     assert other.knows(one)
 
 
-@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 5_000, b"\xff" * 100_000, b"\x13/multistream/1.0.0\n\x05/abc\n"])
+@pytest.mark.parametrize(
+    "garbage",
+    [b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 5_000, b"\xff" * 100_000, b"\x13/multistream/1.0.0\n\x05/abc\n"],
+)
 async def test_garbage_on_the_port_is_counted_and_harmless(hosts, wait_until, garbage):
     one, other = await hosts.pair()
     stream = await trio.open_tcp_stream(*tcp_of(one.address))
@@ -175,7 +177,7 @@ async def test_gossip_starts_again_with_a_reconnected_peer(hosts, wait_until):
     other = await hosts.start(2)
     other.net.add_peer(one.address, keep=True)
     for round_number in range(3):
-        await wait_until(lambda: one.knows(other) and other.knows(one))
+        await wait_until(lambda one=one: one.knows(other) and other.knows(one))
         with trio.fail_after(20):
             count = 0
             while not one.seen.gossip:
@@ -197,7 +199,9 @@ def rpc(**fields) -> bytes:
 
 
 def gossip_message(**fields) -> rpc_pb2.Message:
-    return rpc_pb2.Message(**{"data": b"x", "topicIDs": ["approvals"], "from_id": b"y", "seqno": b"1", **fields})
+    return rpc_pb2.Message(
+        **{"data": b"x", "topicIDs": ["approvals"], "from_id": b"y", "seqno": b"1", **fields}
+    )
 
 
 @pytest.mark.parametrize(
@@ -210,7 +214,11 @@ def gossip_message(**fields) -> rpc_pb2.Message:
         rpc(publish=[gossip_message(from_id=b"", seqno=b"")]),
         rpc(publish=[gossip_message(topicIDs=["approvals", "transactions"])]),
         rpc(senderRecord=b"\xff\xff\xff"),
-        rpc(control=rpc_pb2.ControlMessage(ihave=[rpc_pb2.ControlIHave(topicID="approvals", messageIDs=[b"zz"])])),
+        rpc(
+            control=rpc_pb2.ControlMessage(
+                ihave=[rpc_pb2.ControlIHave(topicID="approvals", messageIDs=[b"zz"])]
+            )
+        ),
     ],
 )
 async def test_garbage_in_gossip_never_ends_the_host(hosts, wait_until, wire):

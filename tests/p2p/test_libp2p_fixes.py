@@ -1,5 +1,5 @@
-"""Each work-round, and the fault of the library that makes it necessary. A test here that fails after an upgrade of
-libp2p says: look whether this work-round can go."""
+"""Each work-round, and the fault of the library that makes it necessary. A test that fails after an upgrade
+of libp2p says: look whether this work-round can go."""
 
 import hashlib
 import inspect
@@ -38,7 +38,9 @@ def message(data: bytes, seqno: int, sender: bytes = b"origin") -> rpc_pb2.Messa
 
 
 async def test_quiet_logs(caplog):
-    assert "logging.warning(" in inspect.getsource(swarm_connection), "the library still warns by the root logger"
+    assert "logging.warning(" in inspect.getsource(swarm_connection), (
+        "the library still warns by the root logger"
+    )
     libp2p_fixes.quiet_logs()
     with caplog.at_level(logging.DEBUG):
         logging.getLogger("libp2p.network.swarm").error("expected event")
@@ -229,4 +231,6 @@ async def test_bounded_gossipsub():
         router.mesh["t"] = set()
     assert set(library._get_peers_to_send(["t"], peer, peer)) == set()
     assert set(ours._get_peers_to_send(["t"], peer, peer)) == {ID(b"a"), ID(b"b")}
-    assert set(ours._get_peers_to_send(["t"], ID(b"a"), ID(b"c"))) == set(), "others' messages keep to the mesh"
+    assert set(ours._get_peers_to_send(["t"], ID(b"a"), ID(b"c"))) == set(), (
+        "others' messages keep to the mesh"
+    )

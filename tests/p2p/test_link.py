@@ -1,4 +1,4 @@
-"""A peer that does not keep to the wire format, played by hand over a memory connection, against the production link."""
+"""A peer that breaks the wire format, played by hand over a memory connection, against a real link."""
 
 import hashlib
 
@@ -12,7 +12,8 @@ from p2p.errors import StreamClosed
 from p2p.frames import BULK_PROTOCOL, CONSENSUS_PROTOCOL, Decoder, Kind
 from p2p.ids import peer_id_of
 from p2p.link import Pace
-from p2p.memory import MemoryHub, MemoryNetwork, _MemoryTransport
+from p2p.memory import MemoryNetwork
+from p2p.memory_hub import MemoryHub, MemoryTransport
 from p2p.network import Lane
 from p2p.switchboard import Policy
 
@@ -30,7 +31,7 @@ class ByHand:
         self._hub, self._target, self._nursery = hub, target, nursery
 
     async def connect(self, *, bulk: bool = True) -> None:
-        self.connection = await _MemoryTransport(self._hub, self.id).dial(self._target.addresses()[0])
+        self.connection = await MemoryTransport(self._hub, self.id).dial(self._target.addresses()[0])
         self.consensus = await self.connection.stream(CONSENSUS_PROTOCOL)
         self._nursery.start_soon(self._read, self.consensus)
         if bulk:

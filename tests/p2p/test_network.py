@@ -1,13 +1,12 @@
 """The seam's promises, held by both implementations."""
 
+import pytest
 import trio
 import trio.testing
 
 from p2p.errors import LocalError, PeerGone, Refused, RequestTimeout, TooManyRequests
 from p2p.limits import CREDIT_BYTES, PAYLOAD_BYTES_MAX, REQUESTS_OUT_MAX
 from p2p.network import Lane, Verdict
-
-import pytest
 
 
 async def test_two_peers_meet_and_say_hello(world, wait_until):
@@ -26,7 +25,9 @@ async def test_messages_arrive_in_order_on_both_lanes(world, wait_until):
         assert one.net.send(other.id, Lane.CONSENSUS, b"vote %d" % number)
         assert one.net.send(other.id, Lane.BULK, b"batch %d" % number)
     await wait_until(lambda: len(other.seen.messages) == 1_000)
-    votes = [payload for peer, lane, payload in other.seen.messages if lane is Lane.CONSENSUS and peer == one.id]
+    votes = [
+        payload for peer, lane, payload in other.seen.messages if lane is Lane.CONSENSUS and peer == one.id
+    ]
     assert votes == [b"vote %d" % number for number in range(500)]
     batches = [payload for _, lane, payload in other.seen.messages if lane is Lane.BULK]
     assert batches == [b"batch %d" % number for number in range(500)]
@@ -297,9 +298,7 @@ async def test_gossip_reaches_everyone_once(world, wait_until):
     for payload in burst:
         assert first.net.publish("transactions", payload)
     for peer in peers[1:]:
-        await wait_until(
-            lambda peer=peer: {data for _, _, data in peer.seen.gossip}.issuperset(burst), 30
-        )
+        await wait_until(lambda peer=peer: {data for _, _, data in peer.seen.gossip}.issuperset(burst), 30)
     for peer in peers:
         heard = [data for topic, _, data in peer.seen.gossip if topic == "transactions"]
         assert len(heard) == len(set(heard)), "one content is judged once"
@@ -334,6 +333,12 @@ async def test_gossip_has_limits(world):
 
 async def test_a_bad_address_is_refused_at_once(world):
     one = await world.start(1)
-    for address in ("", "/ip4/127.0.0.1/tcp/1", "127.0.0.1:1", "/ip4/127.0.0.1/tcp/1/p2p/abc", "/p2p/" + one.id):
+    for address in (
+        "",
+        "/ip4/127.0.0.1/tcp/1",
+        "127.0.0.1:1",
+        "/ip4/127.0.0.1/tcp/1/p2p/abc",
+        "/p2p/" + one.id,
+    ):
         with pytest.raises(LocalError):
             one.net.add_peer(address, keep=True)
