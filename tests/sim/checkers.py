@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from consensus.messages import Message, Propose, Vote
 from ledger.blocks import ZERO_HASH, decode_header
-from ledger.certificate import VoteKind
+from ledger.certificate import Statement, VoteKind
 from ledger.codec import decode
 from ledger.records import KEY_SUPPLY, Account, Supply
 from tests.sim.disk import Block, record_key, records
@@ -34,6 +34,9 @@ class Checker:
 
     def sent(self, node: SimNode, message: Message) -> None:
         """A consensus message left an honest node."""
+
+    def signed(self, node: SimNode, statement: Statement) -> None:
+        """An honest node signed a vote; it is not on the wire yet, and a crash may keep it from there."""
 
     def committed(self, node: SimNode, block: Block) -> None:
         """A block is durable in a node's store."""
@@ -92,17 +95,15 @@ class EqualState(Checker):
 
 
 class Certificates(Checker):
-    """Each commit's certificate is Final, of a quorum by weight, and all its signers really voted so."""
+    """Each commit's certificate is Final, of a quorum by weight, and all its signers really signed it."""
 
     def __init__(self, world: World, report: Report) -> None:
         super().__init__(world, report)
         self.cast: set[tuple[int, VoteKind, int, bytes]] = set()
         self.seen: set[bytes] = set()
 
-    def sent(self, node: SimNode, message: Message) -> None:
-        if isinstance(message, Vote):
-            s = message.statement
-            self.cast.add((node.member, s.kind, s.view, s.block))
+    def signed(self, node: SimNode, statement: Statement) -> None:
+        self.cast.add((node.member, statement.kind, statement.view, statement.block))
 
     def committed(self, node: SimNode, block: Block) -> None:
         certificate, members = block.certificate, self.world.validators.members
@@ -120,18 +121,22 @@ class Certificates(Checker):
         for i in signers:
             honest = self.world.is_honest(i)
             if honest and (i, VoteKind.FINAL, statement.view, statement.block) not in self.cast:
-                self.complain(f"member {i} never sent its Final of view {statement.view}")
+                self.complain(f"member {i} never signed Final of view {statement.view}")
 
 
 class Promises(Checker):
     """Over all lives of a validator: one Notar and one proposal a view, never Skip and Final; and each vote
-    is durable, with the batches that a Notar names, before it is on the wire. A Notar's parent is certified
-    by votes on the wire, and every view between is skipped by a quorum."""
+    is durable, with the batches that a Notar names, before it is on the wire. A quorum signed Notar for the
+    parent of what a Notar names, and Skip for every view between."""
 
     def __init__(self, world: World, report: Report) -> None:
         super().__init__(world, report)
         self.votes: dict[tuple[int, int, str], bytes] = {}
         self.weight: dict[tuple[VoteKind, int, bytes], dict[int, int]] = {}
+
+    def signed(self, node: SimNode, statement: Statement) -> None:
+        weight = self.world.validators.members[node.member].weight
+        self.weight.setdefault((statement.kind, statement.view, statement.block), {})[node.member] = weight
 
     def sent(self, node: SimNode, message: Message) -> None:
         if isinstance(message, Propose):
@@ -154,15 +159,13 @@ class Promises(Checker):
                 self.complain(f"member {node.member}: Skip and Final in view {view}")
         if not new:
             return
-        weight = self.world.validators.members[node.member].weight
-        self.weight.setdefault((kind, view, block), {})[node.member] = weight
         if view > node.store.tip[0].view:
             self.durable(node, vote)
         if kind is VoteKind.FINAL and not self.reached(VoteKind.NOTAR, view, block):
             self.complain(f"member {node.member}: Final without a Notar certificate in view {view}")
 
     def reached(self, kind: VoteKind, view: int, block: bytes) -> bool:
-        """Is the statement backed by a quorum of votes on the wire? Twins' votes count as cast."""
+        """Did a quorum sign the statement? Twins are counted as if they had."""
         members = self.world.validators.members
         cast = sum(self.weight.get((kind, view, block), {}).values())
         cast += sum(m.weight for i, m in enumerate(members) if not self.world.is_honest(i))

@@ -34,11 +34,12 @@ from consensus.messages import (
 from consensus.verify import Rules, check
 from ledger import keys
 from ledger.blocks import Header, batch_digest, decode_batch, decode_header
-from ledger.certificate import Certificate, Ed25519Scheme, VoteKind
+from ledger.certificate import VOTE_DOMAIN, Certificate, Ed25519Scheme, Statement, VoteKind
 from ledger.codec import decode, encode
 from ledger.errors import PeerFault, Refused
 from ledger.machine import execute
 from ledger.transactions import CheckedTx, decode_tx, verified
+from tests.sim.byzantine import LIARS
 from tests.sim.disk import Block, Disk, Store, batches, certificate_key, certificates, record_key, records
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ class SimNode:
         world = self.world
         sign = self.sign
         config = Config(world.chain_id, world.validators, self.member, world.timing, Ed25519Scheme(), sign)
-        self.core = world.variant.core(config, Chain(header, tip_hash), dict(self.store.roots), final)
+        kind = world.variant.core if world.is_honest(self.member) else LIARS[world.scenario.lie]
+        self.core = kind(config, Chain(header, tip_hash), dict(self.store.roots), final)
         self.core.restore(safety.restore(self.kept_records(), certificates(self.disk), header.view))
         self.rules = Rules(world.chain_id, world.validators, Ed25519Scheme(), self.core.knows)
         self.pool = {d: b for d, b in batches(self.disk).items() if d not in self.store.places}
@@ -123,6 +125,8 @@ class SimNode:
         return records(self.disk)
 
     def sign(self, domain: str, message: bytes) -> bytes:
+        if domain == VOTE_DOMAIN:
+            self.world.signed(self, decode(Statement, message))
         return self.key.sign(domain, self.world.chain_id, message)
 
     def crash(self) -> None:
@@ -165,7 +169,8 @@ class SimNode:
             writes[record_key(record)] = encode(record)
             if record.kind is VoteKind.NOTAR:
                 for digest in decode_header(record.header).batches:
-                    writes[b"b" + digest] = self.pool[digest]
+                    if digest in self.pool:
+                        writes[b"b" + digest] = self.pool[digest]
         for certificate in ready.certificates:
             writes[certificate_key(certificate)] = encode(certificate)
         if ready.records and self.doom == "in_persist":

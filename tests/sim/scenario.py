@@ -27,6 +27,7 @@ class Scenario:
 
     weights: tuple[int, ...]
     twin: int | None  # this member runs twice with one key: Byzantine
+    lie: str  # what its proposals lie about: a key of byzantine.LIARS
     timing: Timing
     faults_end_ms: int
     latency_ms: tuple[int, int]
@@ -83,6 +84,7 @@ def make(seed: int) -> Scenario:
     scenario = Scenario(
         weights=weights,
         twin=twin,
+        lie=rng.choice(("nothing", "nothing", "root", "parent", "height", "time")),
         timing=timing,
         faults_end_ms=rng.randint(8_000, 40_000),
         latency_ms=(1, slow),

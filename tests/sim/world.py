@@ -16,7 +16,7 @@ from consensus.core import Core
 from consensus.messages import Message
 from ledger import keys
 from ledger.blocks import ZERO_HASH, Batch, Header
-from ledger.certificate import ValidatorSet
+from ledger.certificate import Statement, ValidatorSet
 from ledger.codec import encode
 from ledger.errors import PeerFault
 from ledger.genesis import Genesis, GenesisValidator, genesis_state
@@ -245,6 +245,11 @@ class World:
         if self.is_honest(node.member):
             for checker in self.checkers:
                 checker.sent(node, message)
+
+    def signed(self, node: SimNode, statement: Statement) -> None:
+        if self.is_honest(node.member):
+            for checker in self.checkers:
+                checker.signed(node, statement)
 
     def committed(self, node: SimNode, block: Block) -> None:
         if self.log:

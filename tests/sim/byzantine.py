@@ -1,0 +1,58 @@
+"""Cores of a Byzantine member: each lies in its own proposals in one way. Twins of the honest core
+("nothing") already propose and vote twice, as two instances with one key do."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from consensus.core import Core
+from ledger.blocks import Header
+from ledger.codec import sha256
+
+
+class RootLiar(Core):
+    """Claims a state root that is not the one of its state height."""
+
+    def _propose(self) -> None:
+        true, self.roots = self.roots, {height: sha256(root) for height, root in self.roots.items()}
+        super()._propose()
+        self.roots = true
+
+
+class ParentLiar(Core):
+    """Builds on its committed tip, over views that were notarized and never skipped."""
+
+    def _base(self) -> tuple[int, bytes]:
+        return self.chain.tip.view, self.chain.tip_hash
+
+    def _proved(self, header: Header) -> bool:
+        return True
+
+
+class HeightLiar(Core):
+    """Counts the tip one higher than it is when it proposes."""
+
+    def _propose(self) -> None:
+        true = self.chain.tip
+        self.chain.tip = Header(*[getattr(true, f) if f != "height" else true.height + 1 for f in _FIELDS])
+        super()._propose()
+        self.chain.tip = true
+
+
+class TimeLiar(Core):
+    """Its clock goes ten seconds ahead of the others'."""
+
+    def _propose(self) -> None:
+        self._wall_ms += 10_000
+        super()._propose()
+        self._wall_ms -= 10_000
+
+
+_FIELDS: Final = Header.__struct_fields__
+LIARS: Final[dict[str, type[Core]]] = {
+    "nothing": Core,
+    "root": RootLiar,
+    "parent": ParentLiar,
+    "height": HeightLiar,
+    "time": TimeLiar,
+}

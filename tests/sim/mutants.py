@@ -1,0 +1,271 @@
+"""Hand-broken variants. The checkers must catch each within its seeds, or they check nothing.
+
+A core mutant breaks one rule of docs/spec.md, a shell mutant one promise of the shell. `caught_by` names a
+checker that complains; `twin` picks seeds with a Byzantine member and the lie that brings the fault out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from consensus.core import Core
+from consensus.messages import Ready, Record, Send, Status
+from consensus.safety import SafetyState
+from consensus.votes import ViewState
+from ledger.blocks import ZERO_HASH, Header
+from ledger.certificate import Certificate, ValidatorSet, VoteKind
+from ledger.codec import encode
+from ledger.records import Account, key_account
+from tests.sim.disk import Block, record_key
+from tests.sim.node import SimNode
+from tests.sim.scenario import Scenario, make
+from tests.sim.world import Variant
+
+
+class _Reckless(Core):
+    """Casts whatever it is told to, without the asserts of production."""
+
+    def _cast(self, state: ViewState, kind: VoteKind, block: bytes, header: Header | None) -> None:
+        if kind is VoteKind.NOTAR:
+            state.own_notar = block
+        elif kind is VoteKind.FINAL:
+            state.own_final = block
+        else:
+            state.own_skip = True
+        data = header.encode() if header else b""
+        self._out.records.append(Record(kind, state.number, block, data, 0))
+        vote = self._vote(kind, state.number, block)
+        self._out.send.append(Send(None, vote))
+        self._count(vote)
+
+
+class SkipAfterFinal(_Reckless):
+    def _skip(self) -> None:
+        state = self._view(self.frontier)
+        if not state.own_skip and self._now_ms >= self._skip_ms(state):
+            self._cast(state, VoteKind.SKIP, ZERO_HASH, None)
+
+    def _skip_ms(self, state: ViewState) -> int:
+        return super()._skip_ms(state)
+
+    def _wake_ms(self) -> int:
+        return min(super()._wake_ms(), self._skip_ms(self._view(self.frontier)) + 1)
+
+
+class FinalAfterSkip(_Reckless):
+    def _vote_final(self, state: ViewState) -> None:
+        if state.own_final is None and state.notar and state.notar.statement.block == state.own_notar:
+            self._cast(state, VoteKind.FINAL, state.own_notar, None)
+
+
+class FinalUncertified(_Reckless):
+    def _vote_final(self, state: ViewState) -> None:
+        if state.own_notar is not None and state.own_final is None and not state.own_skip:
+            self._cast(state, VoteKind.FINAL, state.own_notar, None)
+
+
+class SecondProposal(_Reckless):
+    def _hold_proposal(self, header: Header) -> None:
+        if header.view > self.final_view and self._view(header.view).proposal_hash != header.hash:
+            state = self._view(header.view)
+            state.proposal, state.proposal_hash, state.own_notar = header, header.hash, None
+            self.chain.add(state.proposal_hash, header)
+
+
+class BatchesNotHeld(Core):
+    def _all_held(self, headers: list[Header]) -> bool:
+        for header in headers:
+            for digest in header.batches:
+                self.batches.setdefault(digest, 1)
+        return True
+
+
+class ParentNotProved(Core):
+    def _proved(self, header: Header) -> bool:
+        return True
+
+
+class RootNotChecked(Core):
+    def _broken_rule(self, header: Header, parent: Header) -> str | None:
+        rule = super()._broken_rule(header, parent)
+        return None if rule == "block.state_root" else rule
+
+
+class HeightNotChecked(Core):
+    def _broken_rule(self, header: Header, parent: Header) -> str | None:
+        rule = super()._broken_rule(header, parent)
+        return None if rule == "block.height" else rule
+
+
+class ForgetsNotarAtRestart(Core):
+    def restore(self, state: SafetyState) -> None:
+        super().restore(replace(state, notar={}, headers={}))
+
+
+class ForgetsFinalAtRestart(_Reckless):
+    def restore(self, state: SafetyState) -> None:
+        super().restore(replace(state, final={}, certificates=[]))
+
+    def _vote_final(self, state: ViewState) -> None:  # so that an early Skip may come between
+        if self.started:
+            super()._vote_final(state)
+
+
+class TimerNeverGrows(Core):
+    def _skip_ms(self, state: ViewState) -> int:
+        final_view, self.final_view = self.final_view, state.number - 1
+        try:
+            return super()._skip_ms(state)
+        finally:
+            self.final_view = final_view
+
+
+class NeverSkips(Core):
+    def _skip(self) -> None:
+        return
+
+    def _wake_ms(self) -> int:
+        return max(super()._wake_ms(), self._now_ms + 10)
+
+
+class NoStandstill(Core):
+    def _answer(self, sender: int, asked: Status) -> None:
+        return
+
+
+class CommitsNotarized(Core):
+    def _hold(self, certificate: Certificate) -> None:
+        super()._hold(certificate)
+        if certificate.statement.kind is VoteKind.NOTAR:
+            self._finalize(certificate)
+
+
+class WeakQuorum(ValidatorSet, frozen=True):
+    @property
+    def quorum(self) -> int:
+        return 2 * self.total // 3
+
+
+class NeverPersists(SimNode):
+    def persist(self, ready: Ready) -> None:
+        return
+
+
+class NeverSyncs(SimNode):
+    def persist(self, ready: Ready) -> None:
+        self.disk.write({record_key(r): encode(r) for r in ready.records}, sync=False)
+
+
+class SendsFirst(SimNode):
+    def carry_out(self, ready: Ready) -> None:
+        self.send(ready)
+        super().carry_out(replace(ready, send=[]))
+
+
+class PersistsNoBatches(SimNode):
+    def persist(self, ready: Ready) -> None:
+        self.disk.write({record_key(r): encode(r) for r in ready.records}, sync=True)
+
+    def hold_batch(self, data: bytes) -> None:
+        super().hold_batch(data)
+        self.disk.log.clear()
+
+
+class ExecutesNewestFirst(SimNode):
+    def execute_next(self, life: int) -> None:
+        self.queue.reverse()
+        super().execute_next(life)
+
+
+class PrunesBeforeCommit(SimNode):
+    def carry_out(self, ready: Ready) -> None:
+        super().carry_out(ready)
+        if ready.prune_view:
+            self.prune(ready.prune_view, ())
+            self.disk.write({}, sync=True)
+
+
+class LosesBlocks(SimNode):
+    def crash(self) -> None:
+        super().crash()
+        if self.store.blocks:
+            self.store.blocks.pop()
+
+
+class MakesMoney(SimNode):
+    def apply(self, header: Header, batch_bytes: tuple[bytes, ...], certificate: Certificate) -> Block:
+        self.store.state.put(key_account(self.world.clients[0].public), encode(Account(10**12)))
+        return super().apply(header, batch_bytes, certificate)
+
+
+class StateDrifts(SimNode):
+    def apply(self, header: Header, batch_bytes: tuple[bytes, ...], certificate: Certificate) -> Block:
+        if self.id == 0 and header.height == 5:
+            batch_bytes = ()
+        return super().apply(header, batch_bytes, certificate)
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A variant, the checkers of which one must complain, and where to look for it."""
+
+    variant: Variant
+    caught_by: tuple[str, ...]
+    twin: str | None = None  # seeds with a Byzantine member of this lie; "" with any
+    slow: bool = False  # links slower than the first timeout
+    seeds: int = 40
+
+
+def _core(name: str, core: type[Core], *caught_by: str, **more: object) -> Mutant:
+    return Mutant(Variant(name, core=core), caught_by, **more)  # type: ignore[arg-type]
+
+
+def _shell(name: str, node: type[SimNode], *caught_by: str, **more: object) -> Mutant:
+    return Mutant(Variant(name, node=node), caught_by, **more)  # type: ignore[arg-type]
+
+
+MUTANTS: Final = (
+    _core("skip_after_final", SkipAfterFinal, "Promises"),
+    _core("final_after_skip", FinalAfterSkip, "Promises"),
+    _core("final_without_notar_certificate", FinalUncertified, "Promises"),
+    _core("accepts_second_proposal", SecondProposal, "Promises", twin="nothing"),
+    _core("notar_without_batches", BatchesNotHeld, "Promises"),
+    _core("parent_not_proved", ParentNotProved, "Promises", twin="parent"),
+    _core("state_root_not_checked", RootNotChecked, "EqualState", twin="root"),
+    _core("height_not_checked", HeightNotChecked, "Agreement", twin="height"),
+    _core("forgets_notar_at_restart", ForgetsNotarAtRestart, "Promises"),
+    _core("forgets_final_at_restart", ForgetsFinalAtRestart, "Promises", seeds=200),
+    _core("timer_never_grows", TimerNeverGrows, "Progress", slow=True),
+    _core("never_skips", NeverSkips, "Progress"),
+    _core("no_standstill", NoStandstill, "Progress"),
+    _core("commits_notarized_blocks", CommitsNotarized, "Certificates"),
+    Mutant(Variant("quorum_minus_one", validators=WeakQuorum), ("Certificates",)),
+    _shell("never_persists", NeverPersists, "Promises"),
+    _shell("never_syncs", NeverSyncs, "Promises"),
+    _shell("sends_before_persist", SendsFirst, "Promises"),
+    _shell("persists_no_batches", PersistsNoBatches, "Promises"),
+    _shell("executes_newest_first", ExecutesNewestFirst, "Agreement"),
+    _shell("prunes_before_commit", PrunesBeforeCommit, "Promises", seeds=200),
+    _shell("loses_blocks", LosesBlocks, "Durability"),
+    _shell("makes_money", MakesMoney, "Money"),
+    _shell("state_drifts", StateDrifts, "EqualState"),
+)
+
+
+def scenarios(mutant: Mutant) -> list[tuple[int, Scenario]]:
+    """Seeds and scenarios in which the mutant must be caught: those of the suite, narrowed to its fault."""
+    found: list[tuple[int, Scenario]] = []
+    for seed in range(10 * mutant.seeds):
+        scenario = make(seed)
+        if (mutant.twin is None) != (scenario.twin is None):
+            continue
+        if mutant.twin is not None:
+            scenario.lie = mutant.twin
+        if mutant.slow:
+            scenario.latency_ms = (300, 400)
+            scenario.timing = replace(scenario.timing, view_timeout_ms=300, alpha_percent=150)
+        found.append((seed, scenario))
+        if len(found) == mutant.seeds:
+            break
+    return found
