@@ -97,16 +97,23 @@ class Cgroups:
     scope: str
 
     def create(self, task_id: str, resources: Resources) -> TaskGroup:
-        """Make the task's group and set its limits. Raises OSError, with nothing left over."""
+        """Make the task's group and set its limits. Raises OSError, with nothing left over.
+
+        A group of that name that is there already is left as it is: FileExistsError.
+        """
         group = self._group(task_id)
+        made: list[Path] = []
         try:
+            if self.version == 2:
+                self._enable()
             for path in sorted(set(group.paths.values())):
-                if self.version == 2:
-                    self._enable(path)
                 path.mkdir(parents=True)
+                made.append(path)
             self._limit(group, resources)
         except OSError:
-            group.remove()
+            for path in made:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
             raise
         return group
 
@@ -119,17 +126,19 @@ class Cgroups:
         return {name: self._group(name) for name in sorted(names)}
 
     def remove_scope(self) -> None:
-        """Remove the scope's and the shared directories where nothing is in them."""
+        """Remove the scope's directories where nothing is in them.
+
+        The shared one above stays: another node may be about to make its own in it.
+        """
         for mount in set(self.mounts.values()):
-            for path in (mount / PARENT / self.scope, mount / PARENT):
-                with contextlib.suppress(OSError):
-                    path.rmdir()
+            with contextlib.suppress(OSError):
+                (mount / PARENT / self.scope).rmdir()
 
     def _group(self, task_id: str) -> TaskGroup:
         paths = {name: mount / PARENT / self.scope / task_id for name, mount in self.mounts.items()}
         return TaskGroup(self.version, paths)
 
-    def _enable(self, path: Path) -> None:
+    def _enable(self) -> None:
         mount = next(iter(self.mounts.values()))
         for above in (mount, mount / PARENT, mount / PARENT / self.scope):
             above.mkdir(exist_ok=True)

@@ -195,7 +195,7 @@ def _check_processes(baseline: Baseline, done: _Check) -> None:
         if privileges is None or mappings is None:
             continue  # it ended just now
         done.processes += 1
-        if privileges.capabilities and not procs.is_zombie(pid):
+        if privileges.capabilities:
             done.drift(f"process {pid}", "no capabilities", f"{privileges.capabilities:x}")
         if privileges.seccomp != _SECCOMP_FILTER or not privileges.no_new_privileges:
             done.drift(f"process {pid}", "seccomp filter and no new privileges", "not so")

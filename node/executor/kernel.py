@@ -19,6 +19,7 @@ MS_SLAVE = 1 << 19
 
 _NS_GET_USERNS = 0xB701
 _PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -58,6 +59,12 @@ def not_dumpable() -> None:
     """Let no process of the same user trace this one or read its memory, prctl(2)."""
     zero = ctypes.c_ulong(0)
     _check(_libc.prctl(_PR_SET_DUMPABLE, zero, zero, zero, zero), "prctl DUMPABLE")
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends, prctl(2)."""
+    zero = ctypes.c_ulong(0)
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), zero, zero, zero), "prctl SUBREAPER")
 
 
 def become(uid: int) -> None:

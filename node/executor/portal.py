@@ -115,7 +115,15 @@ class Portal:
         self._selector.register(control_fd, _READ, None)
 
     def run(self) -> None:
-        """Serve until the control descriptor ends."""
+        """Serve until the control descriptor ends, then close every connection."""
+        try:
+            self._serve()
+        finally:
+            for pair in self._pairs:
+                pair.close()
+            self._selector.close()
+
+    def _serve(self) -> None:
         swept_at_s = time.monotonic()
         while True:
             self._watch_listeners()

@@ -44,15 +44,10 @@ def pid_namespace(pid: int) -> str | None:
 
 
 def members(namespace: str) -> tuple[int, ...]:
-    """Return the processes in the pid namespace of that name, by a walk over all of /proc."""
+    """Return the living processes in the pid namespace of that name, by a walk over all of /proc."""
     numbers = (int(name) for name in os.listdir("/proc") if name.isdigit())
-    return tuple(sorted(pid for pid in numbers if pid_namespace(pid) == namespace))
-
-
-def parent(pid: int) -> int | None:
-    """Return the parent's pid."""
-    text = _read(f"/proc/{pid}/stat")
-    return int(text.rpartition(")")[2].split()[1]) if text else None
+    found = (pid for pid in numbers if pid_namespace(pid) == namespace)
+    return tuple(sorted(pid for pid in found if not is_zombie(pid)))
 
 
 def is_zombie(pid: int) -> bool:

@@ -157,12 +157,15 @@ class _Task:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._init = 0
+        self._init_fd = -1
         self._ring = LogRing(config["log_fd"], config["log_bytes"], config["log_rate_bytes_s"])
         self._log, log_in = os.pipe()
         block_out, self._block = os.pipe()
         self._status, status_in = os.pipe()
         nothing, closed = os.pipe()
         os.close(closed)
+        # Bubblewrap's monitor ends without collecting process 1, and not every host's own first process does.
+        kernel.adopt_orphans()
         self.pid = os.fork()
         if self.pid == 0:
             _become_bwrap(config, nothing, log_in, block_out, status_in)
@@ -173,6 +176,8 @@ class _Task:
         kernel.no_new_privileges()
         deadline_s = time.monotonic() + config["start_timeout_s"]
         self._init = self._child_pid(deadline_s)
+        # Held by descriptor: once it is collected, its number may belong to another process.
+        self._init_fd = os.pidfd_open(self._init)
         self._until_held(deadline_s)
         if config["nproc"] is not None:
             # Only now: the count is per user *namespace*, and this one did not exist before.
@@ -186,6 +191,7 @@ class _Task:
             selector.register(self._log, selectors.EVENT_READ, "log")
             ended = os.pidfd_open(self.pid)
             selector.register(ended, selectors.EVENT_READ, "ended")
+            selector.register(self._init_fd, selectors.EVENT_READ, "orphan")
             pause_s = 0.0
             while True:
                 names = {key.data for key, _ in selector.select(pause_s or None)}
@@ -199,6 +205,9 @@ class _Task:
                 if "ended" in names:
                     selector.unregister(ended)
                     self._report_exit()
+                if "orphan" in names:
+                    selector.unregister(self._init_fd)
+                    self._collect_init(os.WNOHANG)
         self._kill()
 
     def _child_pid(self, deadline_s: float) -> int:
@@ -266,16 +275,24 @@ class _Task:
         os.set_blocking(self._log, True)
         _, status = os.waitpid(self.pid, 0)
         self.pid = 0
+        self._collect_init(os.WNOHANG)
         _say({"event": "exit", "status": os.waitstatus_to_exitcode(status)})
 
     def _kill(self) -> None:
-        for pid in (self._init, self.pid):
-            if pid and self.pid:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
+        if self._init_fd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._init_fd, signal.SIGKILL)
         if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
             self.pid = 0
+        self._collect_init(0)
+
+    def _collect_init(self, flags: int) -> None:
+        """Collect process 1, where its parent, bubblewrap's monitor, has left it to us."""
+        with contextlib.suppress(ChildProcessError):
+            if self._init and os.waitpid(self._init, flags)[0]:
+                self._init = 0
 
 
 def _become_bwrap(config: dict[str, Any], stdin: int, log: int, block: int, status: int) -> NoReturn:
@@ -299,7 +316,7 @@ def _become_bwrap(config: dict[str, Any], stdin: int, log: int, block: int, stat
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         held = ["--block-fd", str(block), "--json-status-fd", str(status)]
         path, *options = config["argv"]
-        os.execv(path, ["bwrap", *held, *options])
+        os.execve(path, ["bwrap", *held, *options], {})
     except (OSError, ValueError) as error:
         os.write(2, f"launcher: {error}\n".encode())
     finally:

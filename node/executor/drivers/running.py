@@ -156,7 +156,7 @@ class Running:
 
     def _exit(self, status: int) -> Exit:
         oom = self._oom()
-        number = -status if status < 0 else status - _SIGNAL_BASE if status > _SIGNAL_BASE else 0
+        number = -status if status < 0 else max(0, status - _SIGNAL_BASE)
         if number:
             reason = "killed at the memory limit" if oom else f"ended by signal {number}"
             return Exit(None, number, oom, reason)

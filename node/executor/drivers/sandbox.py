@@ -258,11 +258,13 @@ class SandboxDriver:
                 await running.portal.close(0)
             if running.launcher is not None:
                 await running.launcher.close(limits.KILL_WITHIN_S / 2)
-            gone = await _remove_group(running)
+            gone = await trio.to_thread.run_sync(_gone, running)
             running.close()
             if gone:
                 records.remove(self._run_dir, running.task_id)
                 self._running.pop(running.task_id, None)
+                if not self._running and self._host is not None and self._host.groups is not None:
+                    self._host.groups.remove_scope()
         if not gone:
             raise ExecutorError(f"task {running.task_id}: processes survived SIGKILL")
 
@@ -311,8 +313,14 @@ def _until_executing(baseline: integrity.Baseline) -> None:
         time.sleep(_POLL_S)
 
 
-async def _remove_group(running: Running) -> bool:
-    if running.group is None:
-        return not procs.members(running.baseline.namespace) if running.baseline is not None else True
-    group = running.group
-    return await trio.to_thread.run_sync(cgroups.remove_within, group, limits.KILL_WITHIN_S / 2)
+def _gone(running: Running) -> bool:
+    """Return True when no process of the task is left, and remove its group. Blocks, within its bound."""
+    within_s = limits.KILL_WITHIN_S / 2
+    if running.group is not None:
+        return cgroups.remove_within(running.group, within_s)
+    deadline_s = time.monotonic() + within_s
+    while running.baseline is not None and procs.members(running.baseline.namespace):
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(_POLL_S)
+    return True

@@ -1,0 +1,126 @@
+"""Groups are found, limited, frozen, killed and removed, in version 1 and 2; a lack is told, not raised."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from node.executor import cgroups, procs
+from node.executor.drivers.base import Resources
+
+RESOURCES = Resources(cpu_millis=250, memory_bytes=64 << 20, disk_bytes=1 << 20, pids=10)
+
+
+def real() -> cgroups.Cgroups:
+    groups, found = cgroups.detect(f"test-{os.getpid()}")
+    if groups is None:
+        pytest.skip(f"no group can be made here: {found}")
+    return groups
+
+
+def fake_v2(top: Path, controllers: str) -> str:
+    """Make a folder that looks like a version 2 hierarchy; return the mounts file that names it."""
+    for folder in (top, top / "gridpact", top / "gridpact/s"):
+        folder.mkdir(exist_ok=True)
+        (folder / "cgroup.subtree_control").touch()
+    (top / "cgroup.controllers").write_text(controllers + "\n")
+    return f"cgroup2 {top} cgroup2 rw,nosuid 0 0\nproc /proc proc rw 0 0\n"
+
+
+def test_v2_limits_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = fake_v2(tmp_path, "cpuset cpu io memory pids")
+    files = ("memory.max", "memory.swap.max", "pids.max", "cpu.max", "cgroup.procs")
+    make = Path.mkdir
+
+    def mkdir(path: Path, *arguments: object, **options: object) -> None:
+        # As the kernel does: a new group comes with its files.
+        make(path, *arguments, **options)  # type: ignore[arg-type]
+        if path.parent.name == "s":
+            for name in files:
+                (path / name).touch()
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    # A group with files in it cannot be removed as the kernel's can; that is all right here.
+    groups, found = cgroups.detect("s", mounts)
+    assert groups is not None and groups.version == 2
+    assert set(found.values()) == {"cgroup v2"}
+    group = groups.create("d.s.1", RESOURCES)
+    path = tmp_path / "gridpact/s/d.s.1"
+    assert (path / "memory.max").read_text() == str(64 << 20)
+    assert (path / "memory.swap.max").read_text() == "0"
+    assert (path / "pids.max").read_text() == "12"
+    assert (path / "cpu.max").read_text() == "25000 100000"
+    assert (tmp_path / "gridpact/s/cgroup.subtree_control").read_text() == "+memory +pids +cpu"
+    assert group.procs_files() == (path / "cgroup.procs",)
+    (path / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
+    assert group.oom_kills() == 2
+    assert "d.s.1" in groups.leftovers()
+
+
+def test_v2_without_our_controllers_is_no_use(tmp_path: Path) -> None:
+    groups, found = cgroups.detect("s", fake_v2(tmp_path, "hugetlb"))
+    assert groups is None
+    assert all(how.startswith("no: ") for how in found.values())
+
+
+def test_no_hierarchy_at_all() -> None:
+    groups, found = cgroups.detect("s", "proc /proc proc rw 0 0\n")
+    assert groups is None
+    assert found["memory"] == "no: this host has no such controller"
+
+
+def test_unwritable_hierarchy_is_told(tmp_path: Path) -> None:
+    mounts = f"cgroup {tmp_path}/none cgroup rw,memory 0 0\ncgroup /proc cgroup rw,pids 0 0\n"
+    groups, found = cgroups.detect("s", mounts)
+    assert groups is None
+    assert found["memory"].startswith("no: ")
+    assert found["pids"].startswith("no: ")
+
+
+def test_real_group_holds_freezes_and_kills() -> None:
+    groups = real()
+    group = groups.create("d.s.1", RESOURCES)
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        with pytest.raises(FileExistsError):
+            groups.create("d.s.1", RESOURCES)
+        for file in group.procs_files():
+            file.write_text(str(child.pid))
+        assert group.pids() == (child.pid,)
+        assert group.remove() is False
+        assert list(groups.leftovers()) == ["d.s.1"]
+        group.freeze(True)
+        assert group.oom_kills() == 0
+        assert cgroups.remove_within(groups.leftovers()["d.s.1"], 2.0)
+        assert child.wait(2) == -9
+        assert groups.leftovers() == {}
+        assert group.remove() is True
+    finally:
+        child.kill()
+        child.wait()
+        cgroups.remove_within(group, 2.0)
+        groups.remove_scope()
+
+
+def test_frozen_group_can_be_killed() -> None:
+    groups = real()
+    group = groups.create("d.s.2", RESOURCES)
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        for file in group.procs_files():
+            file.write_text(str(child.pid))
+        group.freeze(True)
+        started = time.monotonic()
+        group.kill()
+        assert child.wait(2) == -9
+        assert time.monotonic() - started < 2
+        assert procs.start_ticks(child.pid) is None
+    finally:
+        child.kill()
+        child.wait()
+        cgroups.remove_within(group, 2.0)
+        groups.remove_scope()
