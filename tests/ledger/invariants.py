@@ -106,6 +106,7 @@ def check_slots(view: View) -> None:
         if slot.window_closes_ms:
             assert may_be_claimed
         if slot.holder:
+            assert slot.term >= 1
             assert slot.status in ("claimed", "fetching", "verified", "running", "released")
             assert slot.billed_ms >= slot.claimed_ms
             if slot.status != "released":
@@ -147,6 +148,8 @@ def check_step(before: View, after: View) -> None:
         assert new.term >= old.term, "a term went back"
         if new.holder and old.holder and new.term == old.term:
             assert new.holder == old.holder, "another holder in the same term"
+        if new.holder and new.holder != old.holder:
+            assert new.term > old.term, "a new holder without a new term"
         if new.term > old.term:
             assert new.term == old.term + 1
     for deployment, record in before.deployments.items():
