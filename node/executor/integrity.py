@@ -1,8 +1,9 @@
 """Is what runs still what was verified? Takes a record of a sealed root at the start, and compares later.
 
 Everything is read as the workload sees it, through /proc/PID/root, and compared with digests taken from the
-sealed bytes, not from the root itself. What this cannot see: code that a process writes over its own mapped
-pages (through /proc/self/mem), and an attacker who owns the kernel.
+sealed bytes, not from the root itself. Code that a process or a debugger wrote over mapped pages is seen too,
+since such pages are no longer the file's. What this cannot see: what happened and was undone between two
+checks, and an attacker who owns the kernel.
 """
 
 from __future__ import annotations
@@ -208,3 +209,5 @@ def _check_processes(baseline: Baseline, done: _Check) -> None:
             if mapping.device != baseline.device or mapping.inode not in sealed:
                 what = mapping.name or "anonymous memory"
                 done.drift(f"process {pid}", "code of the sealed root only", f"executes {what}")
+            elif mapping.changed:
+                done.drift(f"process {pid}", f"the code of {mapping.name}", "changed in memory")

@@ -12,11 +12,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Mapping:
-    """One executable mapping: device and inode of its file (inode 0: none) and the name /proc shows."""
+    """One executable mapping: device and inode of its file (inode 0: none) and the name /proc shows.
+
+    `changed` means that some of its pages are the process's own copies: code that is not the file's.
+    """
 
     device: tuple[int, int]
     inode: int
     name: str
+    changed: bool
 
 
 @dataclass(frozen=True)
@@ -65,16 +69,28 @@ def is_ending(pid: int) -> bool:
 
 def executable_mappings(pid: int) -> frozenset[Mapping] | None:
     """Return what the process maps with execute permission; None when it has ended."""
-    text = _read(f"/proc/{pid}/maps")
+    text = _read(f"/proc/{pid}/smaps")
     if text is None:
         return None
     found: set[Mapping] = set()
+    current: Mapping | None = None
     for line in text.splitlines():
-        _, permissions, _, device, inode, *name = line.split(None, 5)
-        if "x" in permissions:
-            major, minor = device.split(":")
-            found.add(Mapping((int(major, 16), int(minor, 16)), int(inode), name[0] if name else ""))
+        first, _, rest = line.partition(" ")
+        if not first.endswith(":"):
+            current = _mapping(rest)
+        elif current is not None and first == "Anonymous:":
+            changed = current.inode != 0 and int(rest.split()[0]) > 0
+            found.add(Mapping(current.device, current.inode, current.name, changed))
     return frozenset(found)
+
+
+def _mapping(rest: str) -> Mapping | None:
+    """Return the mapping of a header line without its addresses, or None when it is not executable."""
+    permissions, _, device, inode, *name = rest.split(None, 4)
+    if "x" not in permissions:
+        return None
+    major, minor = device.split(":")
+    return Mapping((int(major, 16), int(minor, 16)), int(inode), name[0] if name else "", False)
 
 
 def mounts(pid: int) -> tuple[str, ...] | None:

@@ -126,6 +126,33 @@ async def test_foreign_process_in_the_sandbox(bench: Bench) -> None:
             await intruder.wait()
 
 
+PATCHER = r"""
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+__attribute__((noinline)) int answer(void) { return 1; }
+int main(void) {
+    int fd = open("/proc/self/mem", O_RDWR);
+    long done = pwrite(fd, "\xc3", 1, (long)&answer);
+    printf(done == 1 ? "patched\n" : "refused\n");
+    fflush(stdout);
+    for (;;) pause();
+}
+"""
+
+
+async def test_code_patched_in_memory(bench: Bench, compile_c: Callable[[str], bytes]) -> None:
+    """No mapping changes its name when a process overwrites its own code; its pages tell."""
+    program = bench.file("/patcher", compile_c(PATCHER), 0o555)
+    async with bench.running(bench.spec(("/patcher",), files=(program,))) as handle:
+        text = await bench.until_logged(handle, "ed\n")
+        attested = await bench.driver.attest(handle)
+        if text == "refused\n":
+            assert attested.ok
+        else:
+            assert [drift.found for drift in attested.drifts] == ["changed in memory"]
+
+
 async def test_recheck_of_10_mb_is_cheap(bench: Bench) -> None:
     data = bench.file("/data/big", os.urandom(10_000_000))
     async with bench.running(bench.shell(IDLE, files=(data,))) as handle:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.executor import probe
+from node.executor import probe, procs
 from node.executor.drivers.base import PortSpec
 from node.executor.errors import ResultRefused, SpecRefused, StartFailed, VerificationFailed
 from node.executor.limits import KILL_WITHIN_S, RESULT_BYTES_MAX
@@ -203,11 +203,13 @@ async def test_stop_finishes_although_cancelled(bench: Bench) -> None:
     script = "trap '' TERM; echo up; while true; do sleep 0.01; done"
     handle = await bench.driver.start(await bench.driver.prepare(bench.shell(script)))
     await bench.until_logged(handle, "up")
-    with trio.move_on_after(0.1):
+    assert handle.baseline is not None
+    namespace = handle.baseline.namespace
+    with trio.move_on_after(0.1) as scope:
         await bench.driver.stop(handle, 60)
-    assert handle.stopped is None
-    await bench.driver.stop(handle, 0)
+    assert scope.cancelled_caught
     assert handle.stopped is not None
+    assert procs.members(namespace) == ()
 
 
 async def test_many_may_wait(bench: Bench) -> None:

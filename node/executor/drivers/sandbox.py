@@ -125,11 +125,14 @@ class SandboxDriver:
         running = _own(handle, Running)
         async with running.stopping:
             if running.stopped is None:
-                if running.exit is None:
-                    running.signal_all()
-                    with trio.move_on_after(grace_s):
-                        await running.wait()
-                await self._take_down(running)
+                try:
+                    if running.exit is None:
+                        running.signal_all()
+                        with trio.move_on_after(grace_s):
+                            await running.wait()
+                finally:
+                    # A cancelled stop gives up its grace, not the stop.
+                    await self._take_down(running)
         assert running.stopped is not None
         return running.stopped
 
@@ -251,13 +254,13 @@ class SandboxDriver:
         """Kill what is left and give everything back. Not cancelled by others; bounded by KILL_WITHIN_S."""
         with trio.CancelScope(shield=True):
             running.kill()
-            with trio.move_on_after(limits.KILL_WITHIN_S):
+            with trio.move_on_after(limits.KILL_WITHIN_S / 2):
                 if running.launcher is not None:
                     await running.wait()
             if running.portal is not None:
                 await running.portal.close(0)
             if running.launcher is not None:
-                await running.launcher.close(limits.KILL_WITHIN_S / 2)
+                await running.launcher.close(limits.KILL_WITHIN_S / 4)
             gone = await trio.to_thread.run_sync(_gone, running)
             running.close()
             if gone:
@@ -315,7 +318,7 @@ def _until_executing(baseline: integrity.Baseline) -> None:
 
 def _gone(running: Running) -> bool:
     """Return True when no process of the task is left, and remove its group. Blocks, within its bound."""
-    within_s = limits.KILL_WITHIN_S / 2
+    within_s = limits.KILL_WITHIN_S / 4
     if running.group is not None:
         return cgroups.remove_within(running.group, within_s)
     deadline_s = time.monotonic() + within_s
