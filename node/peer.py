@@ -161,13 +161,15 @@ class Peer:
             tip = self.store.tip
             note = encode(TipNote(tip.height, tip.time_ms))
             for neighbour in self.network.neighbours():
-                if (
-                    self.engine is None
-                    or neighbour.peer_id not in self.handlers.members
-                    or not tip.height % 16
-                ):
+                if self._wants_tip(neighbour.peer_id, tip.height):
                     self.network.send(neighbour.peer_id, Lane.BULK, note)
             await trio.sleep(TIP_EVERY_S)
+
+    def _wants_tip(self, peer_id: str, height: int) -> bool:
+        """Not those who told us that they hold it, and validators among themselves only now and then."""
+        if self.follower.tips.get(peer_id, 0) >= height:
+            return False
+        return self.engine is None or peer_id not in self.handlers.members or height % 16 == 0
 
     async def _announce(self) -> None:
         """Gossip the newest certified block for strangers; validators only, in turns of height."""
