@@ -124,3 +124,29 @@ def test_frozen_group_can_be_killed() -> None:
         child.wait()
         cgroups.remove_within(group, 2.0)
         groups.remove_scope()
+
+
+def test_v2_freeze_and_kill_on_a_real_hierarchy() -> None:
+    """Version 2's own files, also where its controllers belong to version 1 (a hybrid host)."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    mounts = [Path(line.split()[1]) for line in lines if line.split()[2] == "cgroup2"]
+    path = mounts[0] / f"gridpact-test-{os.getpid()}" if mounts else Path("/")
+    try:
+        path.mkdir()
+    except OSError as error:
+        pytest.skip(f"no version 2 group can be made here: {error}")
+    group = cgroups.TaskGroup(2, {"memory": path})
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        (path / "cgroup.procs").write_text(str(child.pid))
+        group.freeze(True)
+        deadline = time.monotonic() + 2
+        while "frozen 1" not in (path / "cgroup.events").read_text():
+            assert time.monotonic() < deadline
+        assert group.pids() == (child.pid,)
+        assert cgroups.remove_within(group, 2.0)
+        assert child.wait(2) == -9
+    finally:
+        child.kill()
+        child.wait()
+        cgroups.remove_within(group, 2.0)
