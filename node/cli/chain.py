@@ -55,7 +55,7 @@ def peers() -> int:
             peer.score,
             size_text(peer.bytes_in),
             size_text(peer.bytes_out),
-            peer.dropped,
+            str(peer.dropped),
         )
         for peer in found.neighbours
     ]

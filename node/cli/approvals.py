@@ -1,0 +1,250 @@
+"""`gridpact approve`, `reject`, `revoke`: a stakeholder's signature, made here over what was read."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Literal
+
+import msgspec
+from cyclopts import Parameter
+
+from ledger.codec import decode
+from ledger.documents import open_document, sign_approval
+from ledger.light import Trust
+from ledger.manifest import decode_manifest, expand
+from ledger.manifest_types import Manifest, manifest_digest
+from ledger.policy import describe
+from ledger.predicates import ApprovalPredicate
+from ledger.quantities import parse_duration
+from ledger.records import Deployment, key_deployment
+from ledger.transactions import Decide
+from node.amounts import cpu_text, credits_text, size_text, span_text, time_text
+from node.cli.context import EXIT_REJECTED, Failure, current
+from node.cli.output import clean, confirm, emit_facts, say
+from node.cli.query import proved, trust_of
+from node.errors import ConfigError
+from node.sdk import ApiError, Client
+
+Decision = Literal["granted", "rejected", "revoked"]
+Role = Annotated[str, Parameter(name=["--as", "--role"], help="The role to decide in.")]
+KeyName = Annotated[str, Parameter(name="--key", help="Name of your key.")]
+Signoff = Annotated[
+    bool, Parameter(negative="", help="Decide on the sign-off of what ran, not on the deployment.")
+]
+Expires = Annotated[
+    str, Parameter(help="How long it counts, such as 72h (default: as long as the contract says).")
+]
+Comment = Annotated[str, Parameter(help="A word for the record.")]
+Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
+
+_PROOF_WAIT_S = 10.0
+
+
+def approve(
+    deployment: str,
+    /,
+    *,
+    role: Role,
+    key: KeyName,
+    signoff: Signoff = False,
+    expires: Expires = "",
+    comment: Comment = "",
+    yes: Yes = False,
+) -> int:
+    """Sign an approval of a deployment, or its sign-off.
+
+    The manifest is fetched, hashed and compared here; the signature binds exactly those bytes.
+
+    Parameters
+    ----------
+    deployment: Its id, or the first 6 or more digits.
+    """
+    return _decide("granted", deployment, role, key, signoff, expires, comment, yes)
+
+
+def reject(
+    deployment: str,
+    /,
+    *,
+    role: Role,
+    key: KeyName,
+    signoff: Signoff = False,
+    comment: Comment = "",
+    yes: Yes = False,
+) -> int:
+    """Sign a rejection of a deployment.
+
+    Parameters
+    ----------
+    deployment: Its id, or the first 6 or more digits.
+    """
+    return _decide("rejected", deployment, role, key, signoff, "", comment, yes)
+
+
+def revoke(
+    deployment: str,
+    /,
+    *,
+    role: Role,
+    key: KeyName,
+    signoff: Signoff = False,
+    comment: Comment = "",
+    yes: Yes = False,
+) -> int:
+    """Withdraw an approval; what runs by it stops.
+
+    Parameters
+    ----------
+    deployment: Its id, or the first 6 or more digits.
+    """
+    return _decide("revoked", deployment, role, key, signoff, "", comment, yes)
+
+
+def _decide(
+    decision: Decision,
+    ref: str,
+    role: str,
+    key_name: str,
+    signoff: bool,
+    expires: str,
+    comment: str,
+    yes: bool,
+) -> int:
+    key = current.key(key_name)
+    client = current.client()
+    act: Literal["deploy", "signoff"] = "signoff" if signoff else "deploy"
+    deployment, digest, manifest = read_deal(client, ref)
+    expires_ms = 0
+    if expires:
+        expires_ms = time.time_ns() // 1_000_000 + parse_duration(expires) * 1000
+    status = client.status()
+    predicate = ApprovalPredicate(
+        chain_id=status.chain_id,
+        deployment=deployment,
+        act=act,
+        role=role,
+        decision=decision,
+        expires_ms=expires_ms,
+        comment=comment,
+    )
+    if not yes or current.output == "table":
+        say(what_is_signed(manifest, digest, predicate, key.public))
+    confirm("Sign this?", yes)
+    result = client.send(key, Decide(sign_approval(key, predicate, digest)))
+    emit_facts(
+        {
+            "deployment": deployment,
+            "act": act,
+            "role": role,
+            "decision": decision,
+            "tx": result.id,
+            "height": result.height,
+        },
+        (
+            ("deployment", deployment),
+            ("decision", f"{decision} as {role} ({act})"),
+            ("signer", key.public.hex()),
+            ("transaction", result.id),
+            ("final", f"{time_text(result.time_ms)} UTC, height {result.height}"),
+        ),
+    )
+    return 0
+
+
+def read_deal(client: Client, ref: str) -> tuple[str, bytes, Manifest]:
+    """Id, manifest digest and manifest of a deployment, none of it on the peer's word alone.
+
+    The record is proved against the home's genesis, if it has one; the manifest's digest is computed
+    from its bytes; and the manifest is expanded anew from the author's signed contract.
+    """
+    detail = client.deployment(ref)
+    data = client.manifest(detail.manifest_digest)
+    digest = manifest_digest(data)
+    if digest.hex() != detail.manifest_digest:
+        raise Failure(EXIT_REJECTED, "the peer's manifest does not have the digest that it is named by")
+    _check_record(client, detail.id, digest)
+    manifest = decode_manifest(data)
+    contract = open_document(client.contract(manifest.contract).envelope, "contract")
+    if contract.id.hex() != manifest.contract or contract.signer.hex() != manifest.author:
+        raise Failure(
+            EXIT_REJECTED, "the contract is not the one that the manifest names, or not its author's"
+        )
+    source = contract.predicate.contract
+    bound = {role.name: role.keys for role in manifest.roles if _is_bound(source.roles, role.name)}
+    again = expand(
+        source, contract.id, contract.signer, bytes.fromhex(manifest.consumer), manifest.parameters, bound
+    )
+    if again != data:
+        raise Failure(EXIT_REJECTED, "the manifest is not what the author's contract expands to")
+    return detail.id, digest, manifest
+
+
+def _is_bound(roles: object, name: str) -> bool:
+    return any(role.name == name and role.bind == "order" for role in roles)  # type: ignore[attr-defined]
+
+
+def _check_record(client: Client, deployment: str, digest: bytes) -> None:
+    try:
+        trust: Trust = trust_of(None)
+    except ConfigError:
+        say("no genesis in the home: the deployment's record is taken on the peer's word")
+        return
+    key = key_deployment(bytes.fromhex(deployment))
+    deadline = time.monotonic() + _PROOF_WAIT_S
+    while True:  # a header proves a state of some blocks ago: a fresh order takes a moment
+        try:
+            fact = proved(trust, client.query(key, True).proof, key)
+        except ApiError as error:
+            if error.problem.rule != "proof.not_yet" or time.monotonic() > deadline:
+                raise
+        else:
+            if fact.value is not None:
+                break
+            if time.monotonic() > deadline:
+                raise Failure(EXIT_REJECTED, "the ledger's state holds no such deployment")
+        time.sleep(0.2)
+    try:
+        record = decode(Deployment, fact.value)
+    except msgspec.MsgspecError as error:
+        raise Failure(EXIT_REJECTED, f"the proved record is not understood: {error}") from None
+    if record.manifest != digest:
+        raise Failure(EXIT_REJECTED, "the ledger proves another manifest for this deployment")
+
+
+def what_is_signed(manifest: Manifest, digest: bytes, predicate: ApprovalPredicate, signer: bytes) -> str:
+    """What a signature means, in words."""
+    act = "the deployment" if predicate.act == "deploy" else "the sign-off"
+    verb = {"granted": "APPROVE", "rejected": "REJECT", "revoked": "WITHDRAW your approval of"}[
+        predicate.decision
+    ]
+    policy = manifest.policies.deploy if predicate.act == "deploy" else manifest.policies.signoff
+    lines = [
+        f"You {verb} {act} of {manifest.name} {manifest.version} as {predicate.role}",
+        f"  chain       {predicate.chain_id}",
+        f"  deployment  {predicate.deployment}",
+        f"  manifest    {digest.hex()} (hashed here)",
+        f"  your key    {signer.hex()}",
+        f"  author      {manifest.author}",
+        f"  consumer    {manifest.consumer}",
+        f"  parameters  {' '.join(f'{n}={v}' for n, v in manifest.parameters.items()) or '-'}",
+        f"  asked for   {describe(policy)}",
+        f"  costs       at most {credits_text(manifest.terms.budget)} credits "
+        f"in {span_text(manifest.terms.duration_s * 1000)}, {credits_text(manifest.terms.fee)} to the author",
+    ]
+    for workload in manifest.workloads:
+        need = workload.resources
+        where = ", ".join(workload.placement.countries) or "any country"
+        lines.append(
+            f"  runs        {workload.name}: {workload.replicas} x {workload.kind}, {cpu_text(need.cpu_millis)}, "
+            f"{size_text(need.memory_bytes)}, in {where}, each on its own {workload.placement.distinct}"
+        )
+        lines.append(f"              {' '.join(workload.command)}")
+        lines += [
+            f"              {a.path} ({size_text(a.size_bytes)}) sha256 {a.sha256}"
+            for a in workload.artifacts
+        ]
+    if predicate.expires_ms:
+        lines.append(f"  counts until {time_text(predicate.expires_ms)} UTC")
+    if predicate.comment:
+        lines.append(f"  comment     {clean(predicate.comment)}")
+    return "\n".join(lines)

@@ -1,0 +1,87 @@
+"""`gridpact audit`: a deployment's whole life in one file, and its check with no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from node.amounts import credits_text, size_text, time_text
+from node.cli.context import EXIT_OK, EXIT_REJECTED, current
+from node.cli.output import emit, emit_facts, print_table, say
+
+
+def export(deployment: str, /, *, file: Annotated[Path, Parameter(name=["--file", "-f"])]) -> int:
+    """Write a deployment's whole life to one file.
+
+    Parameters
+    ----------
+    deployment: Its id, or the first 6 or more digits.
+    file: Where to.
+    """
+    data = current.client().audit(deployment)
+    file.write_bytes(data)
+    facts = (("file", file), ("size", size_text(len(data))))
+    emit_facts({"file": str(file), "size_bytes": len(data)}, facts)
+    say(f"check it anywhere: gridpact audit verify {file} --genesis genesis.json")
+    return 0
+
+
+def verify(file: Path, /, *, genesis: Path | None = None) -> int:
+    """Check an audit file with nothing but the genesis. No network is used.
+
+    Parameters
+    ----------
+    file: The audit file.
+    genesis: The chain's genesis file (default: the home's).
+    """
+    from ledger.audit import verify as verify_audit
+    from node.home import read_genesis
+
+    trusted = read_genesis(genesis if genesis is not None else current.home().genesis_file)
+    report = verify_audit(file.read_bytes(), trusted)
+    code = EXIT_OK if report.ok else EXIT_REJECTED
+    if current.output != "table":
+        emit(
+            {
+                "ok": report.ok,
+                "rule": report.rule,
+                "detail": report.detail,
+                "checks": report.checks,
+                "facts": report.facts,
+            }
+        )
+        return code
+    rows = [("ok" if check.ok else "FAILED", check.name, check.detail) for check in report.checks]
+    print_table(("", "check", "found"), rows)
+    if not report.ok:
+        say(f"NOT VALID: {report.rule}: {report.detail}")
+        return code
+    facts = report.facts
+    print()
+    print_table(
+        ("height", "time (UTC)", "what", "who", "detail"),
+        [(row.height, time_text(row.time_ms), row.what, row.who[:10], row.detail) for row in facts.timeline],
+    )
+    print()
+    emit_facts(
+        facts,
+        (
+            ("contract", facts.contract),
+            ("deployment", facts.deployment),
+            (
+                "status",
+                f"{facts.status} at height {facts.state_height}, {time_text(facts.state_time_ms)} UTC",
+            ),
+            ("approved", f"{time_text(facts.approved_ms)} UTC"),
+            ("signed off", f"{time_text(facts.signed_off_ms)} UTC" if facts.signed_off_ms else "no"),
+            (
+                "money",
+                f"{credits_text(facts.escrow)} escrowed, {credits_text(facts.spent)} spent, "
+                f"{credits_text(facts.refunded)} refunded, {credits_text(facts.left)} left",
+            ),
+        ),
+    )
+    say(f"VALID: every fact is proved from the genesis of {facts.chain_id}")
+    return code

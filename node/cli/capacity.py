@@ -1,0 +1,95 @@
+"""`gridpact farm` and `gridpact node`: who offers what."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ledger.transactions import RegisterFarm, RegisterNode, WithdrawOffer
+from node.amounts import cpu_text, credits_text, size_text, time_text
+from node.cli.context import EXIT_ERROR, Failure, current
+from node.cli.keys import public_key
+from node.cli.output import emit, say
+from node.cli.tx import print_result
+from node.config import load_settings
+from node.home import read_run
+
+
+def farm_register(name: str, /, *, country: str, key: str) -> int:
+    """Register a farm.
+
+    Parameters
+    ----------
+    name: A new name; it belongs to you from then on.
+    country: ISO 3166-1 alpha-2, such as BE.
+    key: Name of the farmer's key.
+    """
+    return print_result(current.client().send(current.key(key), RegisterFarm(name, country)))
+
+
+def farm_add_node(farm: str, node: str, /, *, country: str, key: str) -> int:
+    """Name a node key as one of a farm's nodes.
+
+    Parameters
+    ----------
+    farm: Your farm.
+    node: The node's public key, 64 hex digits.
+    country: Where the node stands.
+    key: Name of the farmer's key.
+    """
+    body = RegisterNode(farm, public_key(node), country)
+    return print_result(current.client().send(current.key(key), body))
+
+
+def farm_list() -> int:
+    """List the farms."""
+    found = list(current.client().farms())
+    emit(found, ("name", "country", "owner"), [(f.name, f.country, f.owner) for f in found])
+    return 0
+
+
+def node_offer() -> int:
+    """Post the offer of the home's node: its settings, and what its driver enforces here."""
+    from node.offer import make_offer
+    from node.testnet_market import sandbox_fingerprint
+
+    home = current.home()
+    settings = load_settings(home.config_file, os.environ)
+    fingerprint = sandbox_fingerprint()
+    if not fingerprint.usable:
+        raise Failure(EXIT_ERROR, f"this machine cannot isolate workloads: {fingerprint.reason}")
+    info = read_run(home)
+    if info is None or not info.p2p:
+        raise Failure(EXIT_ERROR, "start the node first: its offer names the address where it is reached")
+    offer = make_offer(settings.node, fingerprint, info.p2p[0], time.time_ns() // 1_000_000)
+    missing = [feature.name for feature in fingerprint.features if not feature.enforced]
+    if missing:
+        say(f"not enforced here, and said so in the offer: {', '.join(missing)}")
+    return print_result(current.client().send(home.node_key(), offer))
+
+
+def node_withdraw() -> int:
+    """Withdraw the offer of the home's node; what runs goes on."""
+    return print_result(current.client().send(current.home().node_key(), WithdrawOffer()))
+
+
+def node_list() -> int:
+    """List the nodes and their offers."""
+    found = list(current.client().nodes())
+    rows = [
+        (
+            node.key[:10],
+            node.farm,
+            node.country,
+            f"{cpu_text(node.used_cpu_millis)} of {cpu_text(node.cpu_millis)}",
+            f"{size_text(node.used_memory_bytes)} of {size_text(node.memory_bytes)}",
+            f"{credits_text(node.price.cpu_core_hour)}/core h",
+            node.slots_held,
+            node.broken_leases,
+            f"until {time_text(node.valid_until_ms)}" if node.offering else "no offer",
+        )
+        for node in found
+    ]
+    columns = ("node", "farm", "country", "cpu", "memory", "price", "slots", "broken leases", "offer (UTC)")
+    emit(found, columns, rows)
+    return 0

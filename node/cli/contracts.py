@@ -1,0 +1,180 @@
+"""`gridpact contract`: write, check, build, publish, look up."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ledger.documents import sign_contract
+from ledger.policy import describe
+from ledger.transactions import PublishContract
+from node.amounts import size_text, time_text
+from node.cli.context import EXIT_ERROR, EXIT_USAGE, Failure, current
+from node.cli.output import emit, emit_facts, say
+
+_HERE = Path()
+_BUILD_NAME = "build"
+
+
+def _examples() -> Path:
+    return Path(__file__).resolve().parents[2] / "examples"
+
+
+def init(folder: Path = _HERE, /, *, template: str = "site") -> int:
+    """Write a contract to start from.
+
+    Parameters
+    ----------
+    folder: Where; made when missing.
+    template: site (a service) or mining (a job).
+    """
+    source = _examples() / template
+    if not (source / "contract.yaml").is_file():
+        known = ", ".join(sorted(p.parent.name for p in _examples().glob("*/contract.yaml"))) or "none here"
+        raise Failure(EXIT_USAGE, f"no template {template!r}; there are: {known}")
+    if (folder / "contract.yaml").exists():
+        raise Failure(EXIT_ERROR, f"{folder / 'contract.yaml'} exists; nothing was changed")
+    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(_BUILD_NAME, ".*"))
+    say(f"wrote {folder}; edit contract.yaml, then: gridpact contract validate {folder}")
+    return 0
+
+
+def validate(folder: Path = _HERE, /) -> int:
+    """Check a contract and say what is wrong, and where.
+
+    Parameters
+    ----------
+    folder: Folder of the contract.yaml, or the file itself.
+    """
+    from node.build import read_source
+
+    source = read_source(folder.parent if folder.is_file() else folder)
+    contract = source.contract
+    emit_facts(
+        {"name": contract.name, "version": contract.version, "valid": True},
+        (
+            ("contract", f"{contract.name} {contract.version}: {contract.title}"),
+            ("workloads", ", ".join(f"{w.name} ({w.kind})" for w in contract.workloads)),
+            ("deploy asks for", describe(contract.policies.deploy)),
+            ("sign-off asks for", describe(contract.policies.signoff)),
+            ("valid", "yes"),
+        ),
+    )
+    return 0
+
+
+def build(
+    folder: Path = _HERE, /, *, out: Annotated[Path | None, Parameter(name=["--out", "--build-dir"])] = None
+) -> int:
+    """Hash a contract's artifacts and pin them.
+
+    Parameters
+    ----------
+    folder: Folder of the contract.yaml.
+    out: Where the built contract and its artifacts go (default: FOLDER/build).
+    """
+    from node.build import build as build_contract
+
+    target = out or folder / _BUILD_NAME
+    built = build_contract(folder, target)
+    say(f"built {built.contract.name} {built.contract.version} into {target}")
+    rows = [
+        (a.workload, a.artifact.path, a.artifact.kind, size_text(a.artifact.size_bytes), a.artifact.sha256)
+        for a in built.artifacts
+    ]
+    emit([a.artifact for a in built.artifacts], ("workload", "path", "kind", "size", "sha256"), rows)
+    return 0
+
+
+def publish(
+    folder: Path = _HERE,
+    /,
+    *,
+    key: str,
+    built: Annotated[Path | None, Parameter(name=["--built", "--build-dir"])] = None,
+) -> int:
+    """Sign a built contract and publish it; the peer gets its artifacts.
+
+    Parameters
+    ----------
+    folder: Folder of the contract.yaml; it is built when there is no build yet.
+    key: Name of the author's key.
+    built: Folder of the built contract (default: FOLDER/build).
+    """
+    from node.build import build as build_contract
+    from node.build import load_built
+
+    author = current.key(key)
+    client = current.client()
+    target = built or folder / _BUILD_NAME
+    if not (target / "contract.json").exists():
+        build_contract(folder, target)
+    found = load_built(target)
+    label = f"{found.contract.name}@{found.contract.version}"
+    for artifact in {item.artifact.sha256: item for item in found.artifacts}.values():
+        say(f"giving {artifact.artifact.path} ({size_text(artifact.artifact.size_bytes)}) to the peer")
+        client.put_artifact(artifact.artifact.sha256, artifact.file)
+    result = client.send(author, PublishContract(sign_contract(author, found.contract)))
+    detail = client.contract(label)
+    emit_facts(
+        {
+            "id": detail.id,
+            "name": detail.name,
+            "version": detail.version,
+            "tx": result.id,
+            "height": result.height,
+        },
+        (("contract", label), ("id", detail.id), ("transaction", result.id), ("height", result.height)),
+    )
+    return 0
+
+
+def list_contracts() -> int:
+    """List the published contracts."""
+    found = list(current.client().contracts())
+    rows = [(c.name, c.version, c.title, c.author[:10], time_text(c.time_ms), c.id[:16]) for c in found]
+    emit(found, ("name", "version", "title", "author", "published (UTC)", "id"), rows)
+    return 0
+
+
+def show(ref: str, /) -> int:
+    """Show a published contract.
+
+    Parameters
+    ----------
+    ref: Its id, NAME@VERSION, or NAME for the newest version.
+    """
+    found = current.client().contract(ref)
+    contract = found.contract
+    facts: list[tuple[str, object]] = [
+        ("contract", f"{found.name} {found.version}: {contract.title}"),
+        ("id", found.id),
+        ("author", found.author),
+        ("published", f"{time_text(found.time_ms)} UTC, height {found.height}"),
+        ("about", contract.summary or "-"),
+    ]
+    for parameter in contract.parameters:
+        default = "must be given" if parameter.default is None else f"default {parameter.default}"
+        facts.append((f"parameter {parameter.name}", f"{parameter.type}, {default}. {parameter.description}"))
+    facts += [
+        (f"role {r.name}", "bound by the order" if r.bind == "order" else ", ".join(r.keys))
+        for r in contract.roles
+    ]
+    for workload in contract.workloads:
+        facts.append(
+            (
+                f"workload {workload.name}",
+                f"{workload.kind}, {workload.replicas} replicas, {' '.join(workload.command)}",
+            )
+        )
+        facts += [
+            (f"  artifact {a.path}", f"{size_text(a.size_bytes)} sha256 {a.sha256}")
+            for a in workload.artifacts
+        ]
+    facts.append(("deploy asks for", describe(contract.policies.deploy)))
+    facts.append(("sign-off asks for", describe(contract.policies.signoff)))
+    emit_facts(found, facts)
+    return 0

@@ -1,0 +1,265 @@
+"""`gridpact deploy` and `gridpact deployment`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ledger.parameters import parameters_from_text
+from ledger.transactions import CancelDeployment
+from node.amounts import credits_text, parse_credits, span_text, time_text
+from node.api.bot_seam import Cancelled, CancelRequest, Deployed, DeployRequest, Plan, PlanRequest
+from node.api.models import DeploymentDetail, PolicyView
+from node.cli.context import EXIT_REJECTED, EXIT_USAGE, Failure, current
+from node.cli.keys import public_key
+from node.cli.output import confirm, emit, emit_facts, print_table, say
+
+Pairs = tuple[str, ...]
+Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
+
+
+def deploy(
+    contract: str,
+    /,
+    *,
+    param: Annotated[Pairs, Parameter(name=["--param", "-p"])] = (),
+    role: Annotated[Pairs, Parameter(name=["--role", "-r"])] = (),
+    budget: str = "",
+    plan_only: Annotated[bool, Parameter(negative="")] = False,
+    yes: Yes = False,
+) -> int:
+    """Plan a deployment with the 3bot, then order it.
+
+    Parameters
+    ----------
+    contract: Id, NAME@VERSION, or NAME of a published contract.
+    param: NAME=VALUE, an answer to one of the contract's parameters; may be repeated.
+    role: NAME=KEY[,KEY…], who holds a role that the contract leaves to the order; may be repeated.
+    budget: The most credits to put into escrow; also the contract's parameter "budget", when it has one.
+    plan_only: Show the plan and order nothing.
+    """
+    client = current.client()
+    detail = client.contract(contract)
+    texts = dict(_pair(item, "--param") for item in param)
+    limit = None
+    if budget:
+        limit = parse_credits(budget)
+        if any(p.name == "budget" and p.type == "money" for p in detail.contract.parameters):
+            texts.setdefault("budget", str(limit))
+    request = PlanRequest(
+        contract=detail.id,
+        parameters=parameters_from_text(detail.contract, texts),
+        roles=_roles(role),
+        budget=limit,
+    )
+    plan = client.post("/v1/bot/plan", request, Plan)
+    if current.output == "table":
+        print_plan(plan)
+    if plan_only:
+        if current.output != "table":
+            emit(plan)
+        return 0
+    if plan.missing:
+        raise Failure(EXIT_REJECTED, "it cannot be ordered: " + "; ".join(plan.missing))
+    confirm(f"Order it, and put {credits_text(plan.escrow)} credits into escrow?", yes)
+    order = DeployRequest(
+        contract=request.contract,
+        parameters=request.parameters,
+        roles=request.roles,
+        budget=request.budget,
+        manifest=plan.manifest,
+    )
+    done = client.post("/v1/bot/deploy", order, Deployed, timeout_s=current.timeout_s + 5)
+    emit_facts(
+        done,
+        (
+            ("deployment", done.deployment),
+            ("manifest", done.manifest),
+            ("escrow", f"{credits_text(done.escrow)} credits"),
+            ("ordered", f"{time_text(done.time_ms)} UTC, height {done.height}"),
+        ),
+    )
+    say(f"follow it: gridpact deployment show {done.deployment[:12]}")
+    return 0
+
+
+def _pair(text: str, flag: str) -> tuple[str, str]:
+    name, mark, value = text.partition("=")
+    if not mark or not name:
+        raise Failure(EXIT_USAGE, f"{flag} {text}: NAME=VALUE wanted")
+    return name, value
+
+
+def _roles(items: Pairs) -> dict[str, tuple[str, ...]]:
+    roles: dict[str, tuple[str, ...]] = {}
+    for item in items:
+        name, value = _pair(item, "--role")
+        keys = tuple(public_key(part.strip()).hex() for part in value.split(",") if part.strip())
+        roles[name] = (*roles.get(name, ()), *keys)
+    return roles
+
+
+def print_plan(plan: Plan) -> None:
+    """The plan, for people."""
+    print(f"Plan for {plan.name} {plan.version}, for {span_text(plan.duration_s * 1000)}")
+    rows = [
+        (
+            line.slot,
+            line.node[:10],
+            line.farm,
+            line.country,
+            f"{credits_text(line.rate_hour)} an hour",
+            credits_text(line.cost),
+        )
+        for line in plan.lines
+    ]
+    print_table(("slot", "node", "farm", "country", "price", "cost"), rows)
+    for act, rule in plan.policies.items():
+        print(f"{act} approval: {rule}")
+    for approver in plan.approvers:
+        print(f"  {approver.role}: {', '.join(key[:10] for key in approver.keys)} ({approver.act})")
+    for excluded in plan.excluded:
+        print(
+            f"not {excluded.node[:10]} ({excluded.farm}) for {excluded.workload}: {'; '.join(excluded.reasons)}"
+        )
+    print(
+        f"capacity {credits_text(plan.cost)} + author's fee {credits_text(plan.fee)}; "
+        f"escrow {credits_text(plan.escrow)} of a balance of {credits_text(plan.balance)} credits"
+    )
+    for missing in plan.missing:
+        print(f"missing: {missing}")
+
+
+def list_deployments() -> int:
+    """List the deployments."""
+    found = sorted(current.client().deployments(), key=lambda d: d.ordered_ms)
+    rows = [
+        (
+            d.id[:12],
+            f"{d.name} {d.version}",
+            d.status,
+            f"{d.slots_running} of {d.slots}",
+            time_text(d.ordered_ms),
+            credits_text(d.spent),
+            credits_text(d.escrow),
+        )
+        for d in found
+    ]
+    emit(found, ("deployment", "contract", "status", "running", "ordered (UTC)", "spent", "escrow"), rows)
+    return 0
+
+
+def show(deployment: str, /) -> int:
+    """Show a deployment with its approvals, slots and receipts.
+
+    Parameters
+    ----------
+    deployment: Its id, or the first 6 or more digits.
+    """
+    found = current.client().deployment(deployment)
+    if current.output != "table":
+        emit(found)
+        return 0
+    _print_head(found)
+    if found.approvals:
+        print()
+        rows = [
+            (a.act, a.role, a.decision, a.signer[:10], time_text(a.time_ms), a.comment)
+            for a in found.approvals
+        ]
+        print_table(("act", "role", "decision", "signer", "time (UTC)", "comment"), rows)
+    print()
+    slots = [
+        (
+            s.name,
+            s.status,
+            s.term,
+            s.holder[:10] or "-",
+            f"{s.farm} {s.country}".strip() or "-",
+            " ".join(
+                f"{name}=http://{at}" if name == "http" else f"{name}={at}"
+                for name, at in s.endpoints.items()
+            )
+            or " ".join(f"{path} {digest[:10]}" for path, digest in s.results.items()),
+            s.detail,
+        )
+        for s in found.slots
+    ]
+    print_table(("slot", "status", "term", "node", "farm", "where", "detail"), slots)
+    if found.receipts:
+        print()
+        rows = [
+            (time_text(r.time_ms), r.slot, str(r.term), r.status, r.node[:10], r.receipt.detail)
+            for r in found.receipts
+        ]
+        print_table(("receipt (UTC)", "slot", "term", "status", "node", "detail"), rows)
+    return 0
+
+
+def _print_head(found: DeploymentDetail) -> None:
+    times, manifest = found.timings, found.manifest
+    steps = []
+    for name, at_ms in (
+        ("approved", times.approved_ms),
+        ("claimed", times.claimed_ms),
+        ("running", times.running_ms),
+        ("ended", times.ended_ms),
+        ("signed off", times.signed_off_ms),
+    ):
+        if at_ms:
+            steps.append(f"{name} after {span_text(at_ms - times.ordered_ms)}")
+    emit_facts(
+        found,
+        (
+            ("deployment", found.id),
+            ("contract", f"{manifest.name} {manifest.version} by {found.manifest.author}"),
+            ("consumer", found.consumer),
+            ("manifest", found.manifest_digest),
+            ("parameters", " ".join(f"{name}={value}" for name, value in manifest.parameters.items()) or "-"),
+            (
+                "status",
+                f"{found.status} (wanted: {found.desired})" + (f": {found.reason}" if found.reason else ""),
+            ),
+            ("deploy approval", _policy_text(found.policies.deploy)),
+            ("sign-off", _policy_text(found.policies.signoff)),
+            ("money", f"{credits_text(found.spent)} spent, {credits_text(found.escrow)} in escrow"),
+            ("ordered", f"{time_text(times.ordered_ms)} UTC"),
+            ("then", ", ".join(steps) or "nothing yet"),
+        ),
+    )
+
+
+def _policy_text(policy: PolicyView) -> str:
+    if not policy.asked:
+        return "not asked by the contract"
+    if policy.satisfied:
+        return "satisfied"
+    return ("rejected: " if policy.rejected else "open: ") + "; ".join(policy.reasons)
+
+
+def cancel(deployment: str, /, *, reason: str = "", key: str = "", yes: Yes = False) -> int:
+    """Stop a deployment, settle and refund.
+
+    Parameters
+    ----------
+    deployment: Its id, or the first 6 or more digits.
+    reason: Why, for the record.
+    key: Name of the consumer's key, to cancel without the 3bot.
+    """
+    client = current.client()
+    found = client.deployment(deployment)
+    confirm(f"Stop {found.manifest.name} {found.id[:12]} ({found.status}) for good?", yes)
+    if key:
+        sender = current.key(key)
+        result = client.send(sender, CancelDeployment(bytes.fromhex(found.id), reason))
+        done = Cancelled(deployment=found.id, height=result.height, time_ms=result.time_ms)
+    else:
+        request = CancelRequest(deployment=found.id, reason=reason)
+        done = client.post("/v1/bot/cancel", request, Cancelled, timeout_s=current.timeout_s + 5)
+    facts = (
+        ("deployment", done.deployment),
+        ("cancelled", f"{time_text(done.time_ms)} UTC, height {done.height}"),
+    )
+    emit_facts(done, facts)
+    return 0

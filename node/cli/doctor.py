@@ -1,0 +1,148 @@
+"""`gridpact doctor`: is this machine fit, is this home sound?"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from node.cli.context import EXIT_ERROR, EXIT_OK, current
+from node.cli.output import emit
+from node.config import load_settings, split_host_port
+from node.errors import ConfigError
+from node.home import read_run
+
+_PACKAGES = ("ledger", "consensus", "p2p", "node", "bot")
+_TOOLS = (
+    ("bwrap", "runs workloads"),
+    ("busybox", "the examples' workload"),
+    ("ssh-keygen", "signs approvals, too"),
+)
+_CLOCK_EARLIEST_S = 1_735_689_600  # 2025-01-01: an unset clock is before it
+_DISK_FREE_BYTES = 1 << 30
+
+State = Literal["ok", "warning", "fault"]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One check. Only a fault makes the command fail."""
+
+    check: str
+    state: State
+    detail: str
+
+
+def doctor() -> int:
+    """Check this machine and the home."""
+    checks: tuple[Callable[[], Iterator[Finding]], ...] = (_program, _tools, _machine, _home, _sandbox)
+    found = [finding for check in checks for finding in check()]
+    emit(found, ("state", "check", "found"), [(f.state, f.check, f.detail) for f in found])
+    return EXIT_ERROR if any(f.state == "fault" for f in found) else EXIT_OK
+
+
+def _program() -> Iterator[Finding]:
+    roots = {}
+    for name in _PACKAGES:
+        spec = importlib.util.find_spec(name)
+        where = None if spec is None or not spec.origin else Path(spec.origin).resolve().parents[1]
+        roots[name] = where
+    root = roots["node"]
+    strangers = [f"{name} from {where}" for name, where in roots.items() if where != root]
+    if strangers:
+        yield Finding("packages", "fault", f"not all from {root}: {'; '.join(strangers)}")
+    else:
+        yield Finding("packages", "ok", f"all five from {root}")
+    version = sys.version_info
+    fit = (3, 11) <= (version.major, version.minor) < (3, 13)
+    yield Finding("python", "ok" if fit else "fault", f"{platform.python_version()}, 3.11 or 3.12 wanted")
+
+
+def _tools() -> Iterator[Finding]:
+    for tool, use in _TOOLS:
+        where = shutil.which(tool)
+        yield Finding(
+            tool,
+            "ok" if where else "warning",
+            where or f"missing; it {use}" if tool == "bwrap" else where or "missing",
+        )
+
+
+def _machine() -> Iterator[Finding]:
+    now_s = time.time()
+    text = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now_s))
+    yield Finding("clock", "ok" if now_s > _CLOCK_EARLIEST_S else "fault", text)
+    yield Finding("cores", "ok", str(os.cpu_count()))
+
+
+def _home() -> Iterator[Finding]:
+    home = current.home()
+    if not home.config_file.exists():
+        yield Finding("home", "warning", f"{home.root}: not initialised; gridpact init makes it")
+        return
+    try:
+        settings = load_settings(home.config_file, os.environ)
+        genesis = home.read_genesis()
+        home.node_key()
+        home.token()
+        if "validator" in settings.roles:
+            home.validator_key()
+        if "bot" in settings.roles:
+            home.account_key(settings.bot.account)
+    except ConfigError as error:
+        yield Finding("home", "fault", str(error))
+        return
+    yield Finding(
+        "home", "ok", f"{home.root}: chain {genesis.chain_id}, roles {', '.join(settings.roles) or 'none'}"
+    )
+    mode = stat.S_IMODE(home.config_dir.stat().st_mode)
+    yield Finding(
+        "home rights", "warning" if mode & 0o077 else "ok", f"{home.config_dir} is {mode:04o}, 0700 wanted"
+    )
+    free = shutil.disk_usage(home.root).free
+    yield Finding("disk", "ok" if free > _DISK_FREE_BYTES else "warning", f"{free >> 20} MiB free")
+    running = read_run(home)
+    if running is not None:
+        yield Finding("peer", "ok", f"runs as process {running.pid}, API at {running.api}")
+        return
+    host, port = split_host_port(settings.api.listen)
+    ports = [(host, port)]
+    for address in settings.p2p.listen:
+        _, kind, name, _, number = address.split("/")
+        if kind.startswith("ip"):
+            ports.append((name, int(number)))
+    for name, found in ports:
+        yield _port(name, found)
+
+
+def _port(host: str, port: int) -> Finding:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return Finding("port", "fault", f"{host}:{port}: {error.strerror}")
+    return Finding("port", "ok", f"{host}:{port} is free")
+
+
+def _sandbox() -> Iterator[Finding]:
+    from node.testnet_market import sandbox_fingerprint
+
+    found = sandbox_fingerprint()
+    if not found.usable:
+        yield Finding("sandbox", "warning", f"this machine cannot be a 3node: {found.reason}")
+        return
+    yield Finding("sandbox", "ok", "workloads can be isolated here")
+    for feature in found.features:
+        detail = feature.how if feature.enforced else f"not enforced: {feature.how}"
+        yield Finding(f"  {feature.name}", "ok" if feature.enforced else "warning", detail)
