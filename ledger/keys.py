@@ -6,6 +6,7 @@ shown to people as 64 hex digits.
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Final
 
 from nacl import bindings
@@ -37,6 +38,11 @@ class Key:
     def sign(self, domain: str, chain_id: str, message: bytes) -> bytes:
         """64-byte signature over `message` bound to a domain and a chain."""
         return self.sign_raw(tagged(domain, chain_id, message))
+
+    def derive(self, domain: str) -> bytes:
+        """32 secret bytes for one use, named by `domain`: keyed BLAKE2b (RFC 7693) of it under the seed."""
+        seed = self._secret[:SEED_BYTES]
+        return blake2b(DOMAIN_PREFIX + domain.encode(), digest_size=32, key=seed).digest()
 
     def __repr__(self) -> str:
         return f"Key({self.public.hex()[:8]}…)"

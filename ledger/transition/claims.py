@@ -14,9 +14,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from ledger.errors import Refused
+from ledger.fit import Held, misfits, rank
 from ledger.keys import hash_tagged
 from ledger.limits import (
     CANDIDATES_PER_SLOT_MAX,
@@ -24,16 +23,12 @@ from ledger.limits import (
     LEASE_GUARD_MS,
     LEASE_MS,
 )
-from ledger.manifest import cost, slot_rate
-from ledger.manifest_types import Manifest, Workload
+from ledger.manifest import slot_rate
 from ledger.records import Candidate, Node, key_candidate, key_due, key_node, key_open
-from ledger.transactions import Claim, Price
+from ledger.transactions import Claim
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
 from ledger.transition.slots import close_window, due_rest, use_capacity
-
-# Weighs needs against each other, about as the market prices them: a core, a GiB of memory, a GiB of disk.
-REFERENCE_PRICE: Final = Price(40_000, 10_000, 1_000)
 
 
 def claim(env: Env, body: Claim) -> None:
@@ -62,11 +57,8 @@ def claim(env: Env, body: Claim) -> None:
     deal.emit("slot.candidate", slot=slot.name, term=body.term, node=env.sender.hex())
 
 
-Held = list[tuple[str, Node]]  # slot name and holder, for each held slot of a deployment
-
-
-def _held_by(deal: Deal) -> Held:
-    out: Held = []
+def _held_by(deal: Deal) -> list[tuple[str, Node]]:
+    out: list[tuple[str, Node]] = []
     for name in deal.record.slots:
         holder = deal.slot(name).holder
         if holder:
@@ -76,49 +68,8 @@ def _held_by(deal: Deal) -> Held:
 
 def _check_fit(deal: Deal, name: str, node: Node, held: Held) -> None:
     """[C2]–[C5] Raises Refused("claim.…")."""
-    workload = deal.workload(name)
-    _check_offer(workload, node, deal.env.time_ms)
-    needs = workload.resources
-    if (
-        needs.cpu_millis > node.cpu_millis - node.used_cpu_millis
-        or needs.memory_bytes > node.memory_bytes - node.used_memory_bytes
-        or needs.disk_bytes > node.disk_bytes - node.used_disk_bytes
-    ):
-        raise Refused("claim.capacity", "the node has not enough free for this slot")
-    distinct = workload.placement.distinct
-    if distinct != "none":
-        for other, holder in held:
-            if deal.workload(other).name == workload.name and (
-                holder.key == node.key or (distinct == "farm" and holder.farm == node.farm)
-            ):
-                raise Refused("claim.distinct", f"its {distinct} holds {other} already")
-    duration_ms = deal.manifest.terms.duration_s * 1000
-    share = slot_share(deal.manifest, workload)
-    wanted = cost(slot_rate(workload, node.price), 0, duration_ms)
-    if wanted > share:
-        raise Refused("claim.price", f"{wanted} for the whole term, the slot's share is {share}")
-
-
-def _check_offer(workload: Workload, node: Node, now_ms: int) -> None:
-    """[C2]"""
-    if node.valid_until_ms <= now_ms:
-        raise Refused("claim.offer", "the node has no valid offer")
-    if workload.runtime not in node.runtimes:
-        raise Refused("claim.runtime", f"the node does not offer {workload.runtime}")
-    placement = workload.placement
-    if placement.countries and node.country not in placement.countries:
-        raise Refused("claim.country", f"{node.country}, wanted {', '.join(placement.countries)}")
-    if placement.farms and node.farm not in placement.farms:
-        raise Refused("claim.farm", f"{node.farm}, wanted {', '.join(placement.farms)}")
-
-
-def slot_share(manifest: Manifest, workload: Workload) -> int:
-    """[C5] Micro-credits that one slot of this workload may cost over the whole term."""
-    weights = {w.name: slot_rate(w, REFERENCE_PRICE) for w in manifest.workloads}
-    total = sum(weights[w.name] * w.replicas for w in manifest.workloads)
-    if total == 0:
-        return 0
-    return (manifest.terms.budget - manifest.terms.fee) * weights[workload.name] // total
+    for misfit in misfits(deal.manifest, deal.workload(name), node, held, deal.env.time_ms):
+        raise misfit
 
 
 def select(deal: Deal, name: str) -> None:
@@ -133,7 +84,8 @@ def select(deal: Deal, name: str) -> None:
             _check_fit(deal, name, node, held)
         except Refused:
             continue  # it fitted when it claimed; another slot was faster
-        ranked = _rank(deal, name, node, held), node
+        tie = hash_tagged("select/1", env.seed + deal.id + name.encode() + node.key)
+        ranked = rank(deal.workload(name), node, held, tie), node
         if best is None or ranked[0] < best[0]:
             best = ranked
     close_window(deal, name)
@@ -141,21 +93,6 @@ def select(deal: Deal, name: str) -> None:
         deal.emit("slot.unclaimed", slot=name, term=deal.slot(name).term)
     else:
         _lease(deal, name, best[1])
-
-
-def _rank(deal: Deal, name: str, node: Node, held: Held) -> tuple[int | bytes, ...]:
-    """[C6] Smallest first. The hash makes it a total order: no two nodes share one."""
-    workload = deal.workload(name)
-    needs = workload.resources
-    return (
-        sum(1 for _, holder in held if holder.farm == node.farm),
-        sum(1 for _, holder in held if holder.key == node.key),
-        slot_rate(workload, node.price),
-        node.cpu_millis - node.used_cpu_millis - needs.cpu_millis,
-        node.memory_bytes - node.used_memory_bytes - needs.memory_bytes,
-        node.disk_bytes - node.used_disk_bytes - needs.disk_bytes,
-        hash_tagged("select/1", deal.env.seed + deal.id + name.encode() + node.key),
-    )
 
 
 def _lease(deal: Deal, name: str, node: Node) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from ledger.fit import slot_share
 from ledger.keys import Key
 from ledger.limits import (
     CANDIDATES_PER_SLOT_MAX,
@@ -18,7 +19,6 @@ from ledger.manifest_types import Placement
 from ledger.records import Candidate, key_candidate, key_node
 from ledger.state import write
 from ledger.transactions import Claim, Price, Renew, RenewItem, WithdrawOffer
-from ledger.transition.claims import slot_share
 from tests.ledger.invariants import check
 from tests.ledger.world import (
     BUDGET,
