@@ -376,3 +376,54 @@ def test_any_contract_expands_or_is_refused(data: st.DataObject) -> None:
             continue
         check_manifest(manifest)
         assert all(isinstance(artifact, Artifact) for w in manifest.workloads for artifact in w.artifacts)
+
+
+def test_the_order_of_keys_changes_nothing() -> None:
+    two = ["22" * 32, "11" * 32]
+    assert expanded(roles={**ROLES, "legal": two}) == expanded(roles={**ROLES, "legal": two[::-1]})
+
+
+def test_a_value_within_its_parameter_may_still_be_out_of_the_limits() -> None:
+    wide = (Parameter(name="replicas", type="integer", default=2), *contract().parameters[1:])
+    with pytest.raises(Refused, match=r"contract\.range at workloads\.web\.replicas"):  # by expand itself
+        expand(contract(parameters=wide), b"c" * 32, AUTHOR.public, CONSUMER.public, {"replicas": 65}, ROLES)
+    assert len(slots(expanded(contract(parameters=wide), {"replicas": 64}))) == 64
+
+
+@pytest.mark.parametrize("replicas", [1, 4])
+def test_bounds_are_inclusive(replicas: int) -> None:
+    assert expanded(parameters={"replicas": replicas}).workloads[0].replicas == replicas
+
+
+@pytest.mark.parametrize(
+    ("changes", "good", "bad", "rule"),
+    [
+        ({"pattern": "[a-z]{2,4}"}, "abcd", "abcde", "parameter.pattern"),
+        ({"choices": ("red", "green")}, "green", "blue", "parameter.choices"),
+        ({"min": 3}, "abc", "ab", "parameter.length"),
+    ],
+)
+def test_text_is_held_to_its_parameter(changes: dict[str, Any], good: str, bad: str, rule: str) -> None:
+    asked = Parameter(name="word", type="string", **changes)
+    template = contract(parameters=(*contract().parameters, asked))
+    assert expanded(template, {"word": good}).parameters["word"] == good
+    error = refused(template, parameters={"word": bad})
+    assert (error.rule, error.field) == (rule, "parameters.word")
+
+
+@pytest.mark.parametrize("paths", [("/a", "/a/b"), ("/a/b", "/a")])
+def test_artifacts_never_lie_in_each_other(paths: tuple[str, str]) -> None:
+    more = tuple(msgspec.structs.replace(BUSYBOX, path=path) for path in paths)
+    assert (
+        refused(contract(workloads=(workload(artifacts=(BUSYBOX, *more)),))).rule == "contract.path_overlap"
+    )
+    beside = msgspec.structs.replace(BUSYBOX, path="/bin/busybox2")
+    assert (
+        len(expanded(contract(workloads=(workload(artifacts=(BUSYBOX, beside)),))).workloads[0].artifacts)
+        == 2
+    )
+
+
+def test_a_policy_asks_for_a_bounded_number_of_signatures() -> None:
+    rule = Rule(all=(Rule(role="budget", count=64),) * 5)
+    assert refused(contract(policies=Policies(deploy=rule, signoff=None))).rule == "policy.too_large"

@@ -80,6 +80,13 @@ def test_one_approval_fills_one_place_where_it_helps_most() -> None:
     assert dict(evaluate(rule, both, [grant(A), grant(B)], NOW).used) == {"all[0] it": B, "all[1] budget": A}
 
 
+def test_a_place_that_is_filled_moves_to_make_room() -> None:
+    # `b` goes to A first; then `a`, which A alone can fill, moves it on to B.
+    roles = (role("a", A), role("b", A, B), role("c", B))
+    rule = Rule(all=(Rule(role="b"), Rule(role="a")))
+    assert dict(evaluate(rule, roles, [grant(A), grant(B)], NOW).used) == {"all[0] b": B, "all[1] a": A}
+
+
 def test_a_role_signed_for_is_the_role_that_counts() -> None:
     both = (role("budget", A), role("it", A))
     assert evaluate(Rule(role="budget"), both, [grant(A, "budget")], NOW).satisfied
