@@ -17,14 +17,18 @@ class Chain:
     headers: dict[bytes, Header] = field(default_factory=dict)
     recent: dict[bytes, Header] = field(default_factory=dict)  # committed a short while ago, to answer Fetch
 
-    def add(self, block: bytes, header: Header) -> None:
-        """Keep a header whose hash is `block`. At the bound the oldest by view goes."""
-        if header.view <= self.tip.view or block in self.headers:
-            return
+    def add(self, block: bytes, header: Header) -> bool:
+        """Keep a header whose hash is `block`. At the bound the oldest by view goes. False when it is
+        not above the tip, so of no use."""
+        if header.view <= self.tip.view:
+            return False
+        if block in self.headers:
+            return True
         if len(self.headers) >= HEADERS_MAX:
             oldest = min(self.headers, key=lambda h: self.headers[h].view)
             del self.headers[oldest]
         self.headers[block] = header
+        return True
 
     def get(self, block: bytes) -> Header | None:
         """A header by hash, the tip's too."""

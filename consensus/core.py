@@ -178,9 +178,10 @@ class Core:
                     self._hold(message.final)
                 self._answer(sender, message)
             case Reply():
-                if header is not None and message.digest in self.wants.wants:  # unasked ones would fill the chain
+                # Unasked ones would fill the chain; one that it cannot use stays wanted, at the pace of retries.
+                wanted = header is not None and message.digest in self.wants.wants
+                if wanted and header is not None and self.chain.add(message.digest, header):
                     self.wants.got(message.digest)
-                    self.chain.add(message.digest, header)
             case Fetch():
                 found = self.chain.find(message.digest)
                 if message.kind == "header" and found:  # batches are the shell's to answer: it has the bytes

@@ -46,11 +46,9 @@ class SkipAfterFinal(_Reckless):
         if not state.own_skip and self._now_ms >= self._skip_ms(state):
             self._cast(state, VoteKind.SKIP, ZERO_HASH, None)
 
-    def _skip_ms(self, state: ViewState) -> int:
-        return super()._skip_ms(state)
-
     def _wake_ms(self) -> int:
-        return min(super()._wake_ms(), self._skip_ms(self._view(self.frontier)) + 1)
+        state = self._view(self.frontier)
+        return super()._wake_ms() if state.own_skip else min(super()._wake_ms(), self._skip_ms(state))
 
 
 class FinalAfterSkip(_Reckless):
@@ -226,7 +224,7 @@ def _shell(name: str, node: type[SimNode], *caught_by: str, **more: object) -> M
 
 
 MUTANTS: Final = (
-    _core("skip_after_final", SkipAfterFinal, "Promises"),
+    _core("skip_after_final", SkipAfterFinal, "Promises", slow=True),
     _core("final_after_skip", FinalAfterSkip, "Promises"),
     _core("final_without_notar_certificate", FinalUncertified, "Promises"),
     _core("accepts_second_proposal", SecondProposal, "Promises", twin="nothing"),

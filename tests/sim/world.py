@@ -33,6 +33,7 @@ GENESIS_MS = 1_700_000_000_000
 DOOM_MS = 1_000  # a node that did not reach its crash point by then crashes where it is
 PROBE_MS = 100
 VIOLATIONS_MAX = 20
+EVENTS_MAX = 400_000  # an honest run has a tenth
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,9 @@ class World:
             if not node.up and call.__name__ != "boot":
                 return
         self.result.events += 1
+        if self.result.events == EVENTS_MAX:
+            self.report("Bounded", f"more than {EVENTS_MAX:,} events: a storm")
+            self.stopped = True
         self._trace(node, call.__name__, args)
         try:
             call(*args)

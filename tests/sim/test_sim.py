@@ -1,0 +1,89 @@
+"""A short run of the simulator in every test run; `make sim` has the long one."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from tests.sim.run import main
+from tests.sim.scenario import make, tolerated
+from tests.sim.world import Result, World, run
+
+HERE = pathlib.Path(__file__).parent
+
+
+def regressions() -> list[int]:
+    """Seeds named in regressions.txt."""
+    lines = (HERE / "regressions.txt").read_text().splitlines()
+    return [int(line.split()[0]) for line in lines if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("seed", range(2_000, 2_016))
+def test_seed(seed: int) -> None:
+    """No checker complains, and something was committed."""
+    result = run(seed)
+    assert result.violations == []
+    assert result.height >= 3
+
+
+@pytest.mark.parametrize("seed", regressions())
+def test_regression(seed: int) -> None:
+    """A seed that once found a fault finds none any more."""
+    assert run(seed).violations == []
+
+
+def test_same_seed_same_run() -> None:
+    """Two runs of a seed agree in every event; another seed differs."""
+    first, again, other = run(7), run(7), run(8)
+    assert (first.trace, first.events, first.height) == (again.trace, again.events, again.height)
+    assert first.trace != other.trace
+
+
+def test_real_signatures() -> None:
+    """The same network with Ed25519 everywhere: same messages, same chain length, no complaint."""
+    result, fast = run(4, ed25519=True), run(4)
+    assert result.violations == []
+    assert (result.events, result.height) == (fast.events, fast.height)
+
+
+def test_seeds_cover_the_faults() -> None:
+    """The first hundred scenarios hold every kind of fault, twins with every lie, and uneven weights."""
+    scenarios = [make(seed) for seed in range(200)]
+    kinds = {fault.kind for s in scenarios for fault in s.faults}
+    assert kinds == {"loss", "delay", "duplicate", "split", "oneway", "pause", "crash", "wall", "outage"}
+    assert {s.lie for s in scenarios if s.twin is not None} == {"nothing", "root", "parent", "height", "time"}
+    assert {len(s.weights) for s in scenarios} == {4, 5, 6, 7}
+    assert any(len(set(s.weights)) > 1 for s in scenarios)
+    assert any(s.always_down for s in scenarios)
+
+
+def test_faulty_weight_is_tolerated() -> None:
+    """No scenario has more weight down for ever, or Byzantine, than a third allows."""
+    for seed in range(300):
+        scenario = make(seed)
+        bad = set(scenario.always_down) | ({scenario.twin} if scenario.twin is not None else set())
+        assert 3 * sum(scenario.weights[i] for i in bad) < sum(scenario.weights)
+        assert tolerated(scenario.weights) * 3 < sum(scenario.weights)
+
+
+def test_command_line_reports_a_violation(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clean seeds exit 0 with the table; a violation exits 1 and names the command that replays it."""
+    assert main(["--seed", "4", "--jobs", "1"]) == 0
+    assert "simulated time" in capsys.readouterr().out
+
+    def broken(seed: int, ed25519: bool = False) -> Result:
+        return Result(seed, [("Agreement", "made up")], events=1)
+
+    monkeypatch.setattr("tests.sim.run.run", broken)
+    assert main(["--seed", "9", "--jobs", "1"]) == 1
+    assert "--seed 9 --trace" in capsys.readouterr().out
+
+
+def test_too_many_crashes_halt_and_heal() -> None:
+    """A total outage stops commits for as long as it lasts, loses none, and ends."""
+    seed = next(s for s in range(100) if any(f.kind == "outage" for f in make(s).faults))
+    world = World(seed)
+    result = world.run()
+    assert result.violations == []
+    assert result.faults["crash.outage"] >= 4
