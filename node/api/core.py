@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -94,11 +95,12 @@ def paging(request: Request) -> tuple[str, int]:
 async def body_bytes(request: Request, most: int = BODY_BYTES_MAX) -> bytes:
     """The whole body. Raises ApiProblem 413."""
     parts, count = [], 0
-    async for chunk in request.stream():
-        count += len(chunk)
-        if count > most:
-            raise ApiProblem(413, "http.too_long", f"at most {most} bytes")
-        parts.append(chunk)
+    async with aclosing(request.stream()) as stream:
+        async for chunk in stream:
+            count += len(chunk)
+            if count > most:
+                raise ApiProblem(413, "http.too_long", f"at most {most} bytes")
+            parts.append(chunk)
     return b"".join(parts)
 
 

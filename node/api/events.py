@@ -6,14 +6,15 @@ replays; where that is impossible an event `gap` says which were left out.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import cast
 
 import msgspec
 import trio
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from ledger.errors import Refused
 from node.api import models as m
@@ -39,28 +40,48 @@ async def events(request: Request) -> Response:
         raise ApiProblem(429, "events.too_many", f"{EVENT_CLIENTS_MAX} clients listen", retry_s=RETRY_AFTER_S)
     kind = request.query_params.get("kind", "")
     subject = request.query_params.get("subject", "")
-    stream = _stream(api, after, kind, subject)
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+    return EventStream(api, after, kind, subject)
 
 
-async def _stream(api: Api, after: str | None, kind: str, subject: str) -> AsyncIterator[bytes]:
-    api.event_clients += 1
-    try:
-        # The pump waits for us at each event (a channel without a buffer), so a slow client costs no memory.
-        send, receive = trio.open_memory_channel[Item](0)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_pump, api, after, send)
-            yield b": gridpact events\nretry: 1000\n\n"
-            while True:
-                with trio.move_on_after(HEARTBEAT_S) as silent:
-                    item = await receive.receive()
-                if silent.cancelled_caught:
-                    yield b": still here\n\n"
-                elif (text := _render(item, kind, subject)) is not None:
-                    yield text
-    finally:
-        api.event_clients -= 1
+class EventStream(Response):
+    """The answer, written as events come. Its own ASGI callable: a nursery may not live in a generator."""
+
+    def __init__(self, api: Api, after: str | None, kind: str, subject: str) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(None, headers=headers, media_type="text/event-stream")
+        del self.headers["content-length"]
+        self._api = api
+        self._after = after
+        self._kind = kind
+        self._subject = subject
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._api.event_clients += 1
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            # The pump waits for us at each event (a channel without a buffer): a slow client costs no memory.
+            feed, events_out = trio.open_memory_channel[Item](0)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_pump, self._api, self._after, feed)
+                nursery.start_soon(self._write, events_out, send)
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                nursery.cancel_scope.cancel()
+        finally:
+            self._api.event_clients -= 1
+
+    async def _write(self, events_out: trio.MemoryReceiveChannel[Item], send: Send) -> None:
+        await _send(send, b": gridpact events\nretry: 1000\n\n")
+        while True:
+            text: bytes | None = b": still here\n\n"
+            with trio.move_on_after(HEARTBEAT_S):
+                text = _render(await events_out.receive(), self._kind, self._subject)
+            if text is not None:
+                await _send(send, text)
+
+
+async def _send(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 async def _pump(api: Api, after: str | None, send: trio.MemorySendChannel[Item]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -66,8 +68,9 @@ async def put_artifact(request: Request) -> Response:
         return answer(m.ArtifactView(sha256=digest, size_bytes=held))
     intake = api.artifacts.intake()
     try:
-        async for piece in request.stream():
-            intake.write(piece)
+        async with aclosing(request.stream()) as stream:
+            async for piece in stream:
+                intake.write(piece)
         info = intake.finish(digest)
     except BaseException:
         intake.abort()

@@ -235,8 +235,8 @@ def what_is_signed(manifest: Manifest, digest: bytes, predicate: ApprovalPredica
         need = workload.resources
         where = ", ".join(workload.placement.countries) or "any country"
         lines.append(
-            f"  runs        {workload.name}: {workload.replicas} x {workload.kind}, {cpu_text(need.cpu_millis)}, "
-            f"{size_text(need.memory_bytes)}, in {where}, each on its own {workload.placement.distinct}"
+            f"  runs        {workload.name}: {workload.replicas} x {workload.kind}, "
+            f"{cpu_text(need.cpu_millis)}, {size_text(need.memory_bytes)}, in {where}, each on its own {workload.placement.distinct}"
         )
         lines.append(f"              {' '.join(workload.command)}")
         lines += [

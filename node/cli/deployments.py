@@ -120,9 +120,8 @@ def print_plan(plan: Plan) -> None:
     for approver in plan.approvers:
         print(f"  {approver.role}: {', '.join(key[:10] for key in approver.keys)} ({approver.act})")
     for excluded in plan.excluded:
-        print(
-            f"not {excluded.node[:10]} ({excluded.farm}) for {excluded.workload}: {'; '.join(excluded.reasons)}"
-        )
+        why = "; ".join(excluded.reasons)
+        print(f"not {excluded.node[:10]} ({excluded.farm}) for {excluded.workload}: {why}")
     print(
         f"capacity {credits_text(plan.cost)} + author's fee {credits_text(plan.fee)}; "
         f"escrow {credits_text(plan.escrow)} of a balance of {credits_text(plan.balance)} credits"

@@ -73,7 +73,7 @@ def init(
 
 
 def make_home(home: Home, settings: Settings, genesis: Genesis | None, chain_id: str) -> tuple[str, str]:
-    """Write a home: (peer id, validator key in hex or ""). Raises ConfigError; existing keys are kept out of harm."""
+    """Write a home: (peer id, validator key in hex or ""). Raises ConfigError; no key is overwritten."""
     if home.config_file.exists():
         raise Failure(1, f"{home.root}: initialised already; nothing was changed")
     # Wrong values are told before anything is written.

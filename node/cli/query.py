@@ -53,9 +53,8 @@ def query(
         fact = proved(trust, found.proof, key)
         if fact.value != found.value:
             raise Failure(EXIT_REJECTED, "the proof shows another value than the peer's answer")
-        say(
-            f"proved: {'present' if fact.value is not None else 'absent'} in the state of height {fact.height}"
-        )
+        found_text = "present" if fact.value is not None else "absent"
+        say(f"proved: {found_text} in the state of height {fact.height}")
         found.shown = show_record(key, fact.value)  # from the proved bytes, not from the peer's words
     if current.output != "table":
         emit(found)

@@ -1,0 +1,59 @@
+"""Ways to reach a fake peer's API: in memory for async tests, and over a real port for the client."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import trio
+
+from node.api.app import make_app, serve_api
+from node.api.bot_seam import BotSeam
+from node.artifacts import ArtifactStore
+from tests.node.fake_peer import FakePeer
+
+TOKEN = "a token of the home"
+AUTH = {"Authorization": f"Bearer {TOKEN}"}
+BINARY = {"Content-Type": "application/octet-stream"}
+
+
+@asynccontextmanager
+async def api_client(
+    peer: FakePeer, folder: Path, bot: BotSeam | None = None
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of the application itself."""
+    app = make_app(peer, token=TOKEN, artifacts=ArtifactStore(folder / "artifacts"), bot=bot)
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=True)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        yield client
+
+
+@contextmanager
+def served(peer: FakePeer, folder: Path, bot: BotSeam | None = None) -> Iterator[str]:
+    """host:port of the API on a real port, served by a thread of its own."""
+    started: list[Any] = []
+    up = threading.Event()
+    artifacts = ArtifactStore(folder / "artifacts")
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            serve = partial(serve_api, peer, listen="127.0.0.1:0", token=TOKEN, artifacts=artifacts, bot=bot)
+            address = await nursery.start(serve)
+            started.extend((address, trio.lowlevel.current_trio_token(), nursery.cancel_scope))
+            up.set()
+
+    thread = threading.Thread(target=trio.run, args=(run,), daemon=True)
+    thread.start()
+    assert up.wait(20), "the API did not start"
+    address, token, scope = started
+    try:
+        yield address
+    finally:
+        token.run_sync_soon(scope.cancel)
+        thread.join(20)
+        assert not thread.is_alive()
