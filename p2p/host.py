@@ -74,6 +74,8 @@ class Host:
         if len(config.seed) != 32:
             raise LocalError(f"node key seed: must be 32 bytes, has {len(config.seed)}")
         self._config = config
+        for address in (*config.announce, *config.bootstrap):
+            to_multiaddr(address)
         self._listen = [to_multiaddr(address) for address in config.listen]
         self.basic_host = build_host(config.seed, config.listen, config.neighbours_max)
         self._swarm: Any = self.basic_host.get_network()
@@ -90,9 +92,7 @@ class Host:
         libp2p_fixes.count_failed_upgrades(
             self._swarm, lambda: self._board.standing.count("fault.connection.handshake")
         )
-        libp2p_fixes.contain_stream_faults(
-            self._swarm, lambda: self._board.standing.count("fault.stream.failed")
-        )
+        libp2p_fixes.contain_streams(self._swarm, lambda: self._board.standing.count("fault.stream.failed"))
         self._gossip = Gossip(self, self._board, config.topics)
         self._connections: dict[Any, HostConnection] = {}  # by the library's muxed connection
         self._links: dict[str, tuple[Link, HostConnection]] = {}
@@ -155,8 +155,8 @@ class Host:
             try:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
+                    await nursery.start(self._gossip.run, handlers)  # first: a link that comes up needs it
                     nursery.start_soon(self._board.run, handlers)
-                    await nursery.start(self._gossip.run, handlers)
                     task_status.started(self.addresses())
             finally:
                 await libp2p_fixes.close_listeners(self._swarm)

@@ -5,6 +5,7 @@ as the libp2p specification (peer-ids/peer-ids.md) says for keys of at most 42 b
 """
 
 from p2p.errors import LocalError
+from p2p.limits import ADDRESS_BYTES_MAX
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _INDEX = {letter: number for number, letter in enumerate(_ALPHABET)}
@@ -59,7 +60,8 @@ def peer_of_address(address: str) -> tuple[str, str]:
     Ed25519 one.
     """
     head, mark, peer_id = address.rpartition("/p2p/")
-    if len(address) > 256 or not mark or not head.startswith("/"):
+    is_plain = address.isascii() and address.isprintable() and len(address) <= ADDRESS_BYTES_MAX
+    if not is_plain or not mark or not head.startswith("/"):
         raise LocalError(f"address {address[:80]!r}: must be a multiaddr that ends in /p2p/ID")
     public_key_of(peer_id)
     return head, peer_id

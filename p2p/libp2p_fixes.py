@@ -4,12 +4,12 @@ Each has a test in tests/p2p/test_libp2p_fixes.py that fails when the library no
 
 - `quiet_logs`: the library reports expected events as warnings, some through the root logger.
 - `count_failed_upgrades`: garbage on the port leaves no trace that a program could count.
-- `refuse_taken_port`: it listens with SO_REUSEPORT, so a second peer on a port takes connections.
-- `refuse_taken_port`: it listens with SO_REUSEPORT, so a second peer on a port takes its connections.
+- `refuse_taken_port`: it listens with SO_REUSEPORT, so a second peer takes a port's connections.
+- `close_connection`, `close_listeners`: closing can hang on a peer that no longer reads, and a cancelled close
   leaves sockets open and entries behind.
 - `stop_auto_connector`: with all its watermarks at zero it still dials whom it has heard of, past our bans.
-- `contain_stream_faults`: an exception in any protocol's stream handler (a protobuf error from garbage) ends
-  the whole host.
+- `contain_streams`: an exception in any protocol's stream handler (a protobuf error from garbage) ends the
+  whole host; and one peer may open as many streams as all peers together.
 - `DigestCache`: the gossip cache ignores the configured message id, so each IHAVE asks for what is there.
 - `widen_queues`: 32 messages per peer, then silent loss.
 - `start_sequence`: sequence numbers are seconds at start, so a restarted peer repeats them and is ignored.
@@ -23,7 +23,7 @@ import hashlib
 import logging
 import socket
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -38,7 +38,7 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 
 from p2p.errors import LocalError
-from p2p.limits import CLOSE_S, GOSSIP_PEER_QUEUE_MAX
+from p2p.limits import CLOSE_S, GOSSIP_PEER_QUEUE_MAX, STREAMS_IN_MAX
 
 _DELIVERY_TIMES_KEPT = 16
 
@@ -78,17 +78,29 @@ def count_failed_upgrades(swarm: Any, on_failure: Callable[[], None]) -> None:
     swarm.upgrade_inbound_raw_conn = counted
 
 
-def contain_stream_faults(swarm: Any, on_failure: Callable[[], None]) -> None:
-    """Resets a stream whose handler failed on foreign bytes, and calls ``on_failure``; the host goes on."""
+def contain_streams(swarm: Any, on_failure: Callable[[], None]) -> None:
+    """Resets a stream whose handler failed on foreign bytes, or that is one too many on its connection.
+
+    Each time it calls ``on_failure``, and the host goes on.
+    """
     handle = swarm.common_stream_handler
+    open_streams: Counter[Any] = Counter()
 
     async def contained(stream: Any) -> None:
+        connection = stream.muxed_conn
+        open_streams[connection] += 1
         try:
+            if open_streams[connection] > STREAMS_IN_MAX:
+                raise LocalError("too many streams")
             await handle(stream)
         except Exception:  # noqa: BLE001 - whatever foreign bytes provoke in the library
             on_failure()
             with contextlib.suppress(Exception):
                 await stream.reset()
+        finally:
+            open_streams[connection] -= 1
+            if not open_streams[connection]:
+                del open_streams[connection]
 
     swarm.common_stream_handler = contained
 

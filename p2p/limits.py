@@ -14,6 +14,8 @@ CREDIT_BYTES: Final = 786_432
 # The receiver acknowledges each time that this much was taken in: a sixth of the credit, so the pipe never
 # dries.
 ACK_EVERY_BYTES: Final = 131_072
+# Streams that a peer may hold open to us on one connection: our two, gossip, identify, some being reopened.
+STREAMS_IN_MAX: Final = 16
 # One large read costs the same as a small one.
 READ_BYTES: Final = 262_144
 HELLO_BYTES_MAX: Final = 8_192  # chain id, roles, a key proof; no reason to be longer

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import multiaddr
 import pytest
 import trio
+import trio.testing
 from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.network.config import ConnectionConfig
@@ -23,7 +24,7 @@ from libp2p.pubsub.rpc_queue import RpcQueue
 
 from p2p import libp2p_fixes
 from p2p.errors import LocalError
-from p2p.limits import GOSSIP_PEER_QUEUE_MAX
+from p2p.limits import GOSSIP_PEER_QUEUE_MAX, STREAMS_IN_MAX
 
 PROTOCOL = "/meshsub/1.1.0"
 ROUTER = {"protocols": [PROTOCOL], "degree": 6, "degree_low": 4, "degree_high": 12}
@@ -67,7 +68,7 @@ async def test_count_failed_upgrades():
     assert failures == [1]
 
 
-async def test_contain_stream_faults():
+async def test_contain_streams():
     libp2p_fixes.quiet_logs()
     listen = [multiaddr.Multiaddr("/ip4/127.0.0.1/tcp/0")]
     for fixed in (True, False):
@@ -80,7 +81,7 @@ async def test_contain_stream_faults():
         async def session(host=host, fixed=fixed, failures=failures) -> None:
             swarm, dialler = host.get_network(), new_host(key_pair=keys(2))
             if fixed:
-                libp2p_fixes.contain_stream_faults(swarm, lambda: failures.append(1))
+                libp2p_fixes.contain_streams(swarm, lambda: failures.append(1))
             async with host.run(listen_addrs=listen), dialler.run(listen_addrs=[]):
                 try:
                     await dialler.get_network().dial_addr(host.get_addrs()[0], host.get_id())
@@ -102,6 +103,34 @@ async def test_contain_stream_faults():
         else:
             with pytest.RaisesGroup(ValueError, flatten_subgroups=True, allow_unwrapped=True):
                 await session()
+
+
+async def test_contain_streams_bounds_one_peer():
+    failures: list[int] = []
+    release = trio.Event()
+
+    class Stream:
+        def __init__(self, muxed_conn: str) -> None:
+            self.muxed_conn = muxed_conn
+            self.was_reset = False
+
+        async def reset(self) -> None:
+            self.was_reset = True
+
+    async def wait(stream: Stream) -> None:
+        await release.wait()
+
+    swarm = SimpleNamespace(common_stream_handler=wait)
+    libp2p_fixes.contain_streams(swarm, lambda: failures.append(1))
+    greedy = [Stream("greedy") for _ in range(STREAMS_IN_MAX + 5)]
+    modest = Stream("modest")
+    async with trio.open_nursery() as nursery:
+        for stream in [*greedy, modest]:
+            nursery.start_soon(swarm.common_stream_handler, stream)
+        await trio.testing.wait_all_tasks_blocked()
+        assert sum(stream.was_reset for stream in greedy) == len(failures) == 5
+        assert not modest.was_reset
+        release.set()
 
 
 async def test_refuse_taken_port():
