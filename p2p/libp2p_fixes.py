@@ -5,7 +5,7 @@ Each has a test in tests/p2p/test_libp2p_fixes.py that fails when the library no
 - `quiet_logs`: the library reports expected events as warnings, some through the root logger.
 - `count_failed_upgrades`: garbage on the port leaves no trace that a program could count.
 - `refuse_taken_port`: it listens with SO_REUSEPORT, so a second peer takes a port's connections.
-- `close_connection`, `close_listeners`: closing can hang on a peer that no longer reads, and a cancelled close
+- `close_connection`, `close_listeners`: closing can hang on a peer that reads no more, and a cancelled close
   leaves sockets open and entries behind.
 - `stop_auto_connector`: with all its watermarks at zero it still dials whom it has heard of, past our bans.
 - `contain_streams`: an exception in any protocol's stream handler (a protobuf error from garbage) ends the
