@@ -51,6 +51,7 @@ VAULT_RECORD_BYTES_MAX: Final = 64 * KIB
 RENEW_SLOTS_MAX: Final = 256
 ATTRIBUTES_MAX: Final = 32
 DUE_PER_BLOCK_MAX: Final = 2_000  # timed work executed in one block; the rest waits for the next
+DUE_SLOTS_PER_BLOCK_MAX: Final = 64 * SLOTS_MAX  # slots that it touches: half a second at the worst
 
 CHUNK_BYTES: Final = 256 * KIB  # artifact transfer unit
 

@@ -8,7 +8,7 @@
      or "" when it was applied; so its id never counts again. (Not under the state root: see
      ledger.chain.UNPROVED_PREFIXES.)
 [T3] A refused transaction changes nothing else. An applied one is applied whole.
-[T4] Order in a block: timed work due at the header's time, oldest first, at most DUE_PER_BLOCK_MAX;
+[T4] Order in a block: timed work due at the header's time, oldest first, bounded (W1);
      then the transactions; then ids whose window has passed are forgotten.
 """
 
@@ -25,11 +25,12 @@ from ledger.errors import LocalError, Refused
 from ledger.limits import (
     BLOCK_TXS_MAX,
     DETAIL_CHARS_MAX,
+    DUE_SLOTS_PER_BLOCK_MAX,
     EXPIRY_BLOCKS_MAX,
     SEEN_PRUNED_PER_BLOCK_MAX,
 )
 from ledger.outcome import BlockResult, Event, Receipt, Skipped
-from ledger.records import be, key_seen
+from ledger.records import be, due_parts, key_seen
 from ledger.state import Overlay, Reader, State
 from ledger.transactions import CheckedTx, Tx, VerifiedTx, verified
 from ledger.transition import (
@@ -160,16 +161,25 @@ def execute(state: Reader, header: Header, txs: Sequence[CheckedTx]) -> BlockRes
     return BlockResult(tuple(receipts), tuple(events), block.changes(), tuple(skipped))
 
 
+def next_due_ms(state: Reader) -> int | None:
+    """When the next timed work is due, or None: a leader with nothing else to propose need not wait longer."""
+    first = next(state.scan(timed.DUE_PREFIX, limit=1), None)
+    return None if first is None else due_parts(first[0])[0]
+
+
 def _run_timed(block: Overlay, context: Context) -> list[Event]:
     """[T4] [W1] The timed work of this block."""
     events: list[Event] = []
+    slots = 0
     for key in timed.due_keys(_env(block, context)):
+        if slots >= DUE_SLOTS_PER_BLOCK_MAX:
+            break
         if block.get(key) is None:
             continue  # an entry before it ended what this one was for
         overlay = Overlay(block)
         env = _env(overlay, context)
         try:
-            timed.run_entry(env, key)
+            slots += timed.run_entry(env, key)
         except LocalError:
             raise
         except Exception as error:

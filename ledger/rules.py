@@ -101,7 +101,7 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "order.unknown_contract": "there is no such contract",
     "cancel.ended": "the deployment has ended already",
     "cancel.not_yours": "only the consumer or its bot cancels a deployment",
-    "cancel.reason": "the reason is longer than TEXT_CHARS_MAX",
+    "cancel.reason": "the reason is longer than DETAIL_CHARS_MAX",
     "cancel.unknown_deployment": "there is no such deployment",
     # Approvals and sign-offs.
     "approval.closed": "the deployment is in no state to decide this",

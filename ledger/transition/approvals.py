@@ -15,7 +15,7 @@ from __future__ import annotations
 from ledger.codec import decode
 from ledger.documents import Document, open_document
 from ledger.errors import Refused
-from ledger.limits import APPROVALS_PER_DEPLOYMENT_MAX
+from ledger.limits import APPROVALS_PER_DEPLOYMENT_MAX, DETAIL_CHARS_MAX
 from ledger.policy import Approval, Decision, approval_expiry, evaluate, excluded_signers, roles_of
 from ledger.predicates import ApprovalPredicate
 from ledger.records import ApprovalRecord, key_approval, key_document
@@ -144,7 +144,8 @@ def _judge_signoff(deal: Deal) -> None:
     if decision.satisfied:
         sign_off(deal)
     elif decision.rejected:
-        deal.emit("deployment.signoff_rejected", reason="; ".join(decision.reasons))
+        reason = "; ".join(decision.reasons)[:DETAIL_CHARS_MAX]
+        deal.emit("deployment.signoff_rejected", reason=reason)
 
 
 def evaluate_act(deal: Deal, act: str) -> Decision:

@@ -24,6 +24,7 @@ from ledger.limits import (
     LEASE_MS,
 )
 from ledger.manifest import slot_rate
+from ledger.manifest_types import Workload
 from ledger.records import Candidate, Node, key_candidate, key_due, key_node, key_open
 from ledger.transactions import Claim
 from ledger.transition.deal import Deal
@@ -42,7 +43,7 @@ def claim(env: Env, body: Claim) -> None:
     if env.state.get(key_open(deal.id, body.slot)) is None:
         raise Refused("claim.not_open", f"deployment {deal.record.status}, slot {slot.status}", "slot")
     node = env.need(Node, key_node(env.sender), "claim.unknown_node", "the sender is no registered node")
-    _check_fit(deal, slot.name, node, _held_by(deal))
+    _check_fit(deal, slot.name, node, _held_by(deal, deal.workload(slot.name)))
     key = key_candidate(deal.id, slot.name, env.sender)
     if env.state.get(key) is not None:
         raise Refused("claim.duplicate", "the node is a candidate already")
@@ -57,9 +58,12 @@ def claim(env: Env, body: Claim) -> None:
     deal.emit("slot.candidate", slot=slot.name, term=body.term, node=env.sender.hex())
 
 
-def _held_by(deal: Deal) -> list[tuple[str, Node]]:
+def _held_by(deal: Deal, workload: Workload | None = None) -> list[tuple[str, Node]]:
+    """Held slots of the deployment; of one workload only, when that is all that matters to a claim."""
     out: list[tuple[str, Node]] = []
     for name in deal.record.slots:
+        if workload is not None and deal.workload(name) is not workload:
+            continue
         holder = deal.slot(name).holder
         if holder:
             out.append((name, deal.env.must(Node, key_node(holder))))

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from ledger.errors import Refused
 from ledger.keys import PUBLIC_KEY_BYTES
-from ledger.limits import TEXT_CHARS_MAX
+from ledger.limits import DETAIL_CHARS_MAX
 from ledger.manifest import decode_manifest, slots
 from ledger.manifest_types import Manifest, manifest_digest
 from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_slot
@@ -87,8 +87,8 @@ def _start(deal: Deal, manifest: Manifest) -> None:
 
 def cancel(env: Env, body: CancelDeployment) -> None:
     """[D7] Raises Refused("cancel.…")."""
-    if len(body.reason) > TEXT_CHARS_MAX:
-        raise Refused("cancel.reason", f"at most {TEXT_CHARS_MAX} characters", "reason")
+    if len(body.reason) > DETAIL_CHARS_MAX:
+        raise Refused("cancel.reason", f"at most {DETAIL_CHARS_MAX} characters", "reason")
     deal = Deal.load(env, body.deployment, "cancel.unknown_deployment")
     if env.sender not in (deal.record.consumer, deal.record.bot):
         raise Refused("cancel.not_yours", "only its consumer or its bot may cancel a deployment")

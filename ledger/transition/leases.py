@@ -11,7 +11,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from ledger.errors import LocalError, Refused
-from ledger.limits import LEASE_GUARD_MS, LEASE_MS, RENEW_SLOTS_MAX
+from ledger.limits import LEASE_GUARD_MS, LEASE_MS, NAME_CHARS_MAX, RENEW_SLOTS_MAX
 from ledger.records import Node, Slot, key_due, key_node
 from ledger.transactions import Renew, RenewItem
 from ledger.transition.deal import Deal
@@ -33,7 +33,8 @@ def renew(env: Env, body: Renew) -> None:
             deal, slot = _renewable(env, item)
         except Refused as error:
             refused.append(error)
-            env.emit("lease.refused", item.deployment, slot=item.slot, term=item.term, rule=error.rule)
+            subject, name = item.deployment.hex()[:64], item.slot[:NAME_CHARS_MAX]  # foreign, so bounded
+            env.emit("lease.refused", subject, slot=name, term=item.term, rule=error.rule)
             continue
         _extend(deal, slot)
     if len(refused) == len(body.items):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from ledger.codec import decode
 from ledger.errors import LocalError
+from ledger.limits import DETAIL_CHARS_MAX
 from ledger.records import ApprovalRecord, DeploymentStatus, key_due
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
@@ -44,6 +45,7 @@ def approve(deal: Deal) -> None:
 
 def suspend(deal: Deal, reason: str) -> None:
     """[D4] The deploy policy is not satisfied any more."""
+    reason = reason[:DETAIL_CHARS_MAX]
     deal.set(status="awaiting_approval", reason=reason)
     deal.emit("deployment.suspended", reason=reason)
     for name in deal.record.slots:
@@ -88,6 +90,7 @@ def sign_off(deal: Deal) -> None:
 
 def end(deal: Deal, status: DeploymentStatus, reason: str) -> None:
     """[D6] The last step of a deployment that did not complete by itself."""
+    reason = reason[:DETAIL_CHARS_MAX]
     for name in deal.record.slots:
         release_slot(deal, name)
     clear_approval_dues(deal.env, deal.id)

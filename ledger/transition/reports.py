@@ -17,7 +17,7 @@ from typing import Final
 
 from ledger.documents import Document, open_document
 from ledger.errors import Refused
-from ledger.limits import DETAIL_CHARS_MAX, RECEIPTS_PER_TERM_MAX
+from ledger.limits import ADDRESS_CHARS_MAX, DETAIL_CHARS_MAX, RECEIPTS_PER_TERM_MAX
 from ledger.manifest_types import Workload
 from ledger.predicates import ReceiptPredicate
 from ledger.records import ReceiptRecord, Slot, key_receipt
@@ -96,10 +96,11 @@ def _check_names(env: Env, document: Document[ReceiptPredicate]) -> tuple[Deal, 
 def _check_contents(workload: Workload, predicate: ReceiptPredicate) -> None:
     """[R3]"""
     if predicate.status == "running":
-        missing = [port.name for port in workload.ports if not predicate.endpoints.get(port.name)]
-        if missing or len(predicate.endpoints) != len(workload.ports):
-            names = ", ".join(port.name for port in workload.ports) or "none"
-            raise Refused("report.endpoints", f"exactly these ports wanted: {names}", "endpoints")
+        wanted = {port.name for port in workload.ports}
+        found = predicate.endpoints
+        if set(found) != wanted or any(not 0 < len(at) <= ADDRESS_CHARS_MAX for at in found.values()):
+            names = ", ".join(sorted(wanted)) or "none"
+            raise Refused("report.endpoints", f"an address for exactly these ports: {names}", "endpoints")
     if predicate.status == "succeeded" and set(predicate.results) != set(workload.results):
         names = ", ".join(workload.results) or "none"
         raise Refused("report.results", f"exactly these results wanted: {names}", "results")

@@ -19,13 +19,8 @@ from ledger.transition.escrow import bill
 
 
 def due_rest(deployment: bytes, name: str) -> bytes:
-    """The part of a due key that names a slot; `slot_of_rest` reads it."""
+    """The part of a due key that names a slot."""
     return deployment + b"/" + name.encode()
-
-
-def slot_of_rest(rest: bytes) -> tuple[bytes, str]:
-    """Deployment and slot name of a `due_rest`."""
-    return rest[:32], rest[33:].decode()
 
 
 def open_slot(deal: Deal, name: str) -> None:

@@ -1,7 +1,8 @@
 """Timed work: what the ledger does by itself when block time reaches an entry of `due/`.
 
 [W1] Entries run once, oldest first, at the time of the first block that reaches them. A block runs at
-     most DUE_PER_BLOCK_MAX; the rest waits for the next.
+     most DUE_PER_BLOCK_MAX, and begins no other once they touched DUE_SLOTS_PER_BLOCK_MAX slots; the
+     rest waits for the next.
 [W2] Each entry is all or nothing, and every entry in the state has something to do: what it was for is
      removed together with it. A broken entry is our own fault and stops the process.
 """
@@ -19,26 +20,31 @@ from ledger.transition.deal import Deal
 from ledger.transition.env import Env
 from ledger.transition.leases import lease_over
 from ledger.transition.lifecycle import term_over
-from ledger.transition.slots import slot_of_rest
 
 DUE_PREFIX: Final = b"due/"
 
 
-def run_entry(env: Env, key: bytes) -> None:
-    """[W2] Do what an entry is for, and remove it. Raises LocalError when it makes no sense."""
+def run_entry(env: Env, key: bytes) -> int:
+    """[W2] Do what an entry is for, and remove it; returns how many slots that touched at most.
+
+    Raises LocalError when the entry makes no sense.
+    """
     _, kind, rest = due_parts(key)
+    deal = Deal.of(env, rest[:32])
     if kind == "approval":
         env.state.delete(key)
-        expire_approval(Deal.of(env, rest[:32]), rest[33:])
+        expire_approval(deal, rest[33:])
     elif kind == "duration":
-        term_over(Deal.of(env, rest))
-    elif kind in ("window", "lease"):
-        deployment, name = slot_of_rest(rest)
-        (select if kind == "window" else lease_over)(Deal.of(env, deployment), name)
+        term_over(deal)
+    elif kind == "window":
+        select(deal, rest[33:].decode())
+    elif kind == "lease":
+        lease_over(deal, rest[33:].decode())
     else:
         raise LocalError(f"unknown timed work {kind!r}")
     if env.state.get(key) is not None:
         raise LocalError(f"timed work {key!r} was not removed by what it did")
+    return 1 if kind == "lease" else len(deal.record.slots)
 
 
 def due_keys(env: Env) -> list[bytes]:

@@ -10,10 +10,10 @@ from ledger.keys import Key
 from ledger.limits import (
     CANDIDATES_PER_SLOT_MAX,
     CLAIM_WINDOW_MS,
-    DUE_PER_BLOCK_MAX,
     LEASE_GUARD_MS,
     LEASE_MS,
 )
+from ledger.machine import next_due_ms
 from ledger.manifest import cost, slot_rate
 from ledger.manifest_types import Placement
 from ledger.records import Candidate, key_candidate, key_node
@@ -49,6 +49,7 @@ def test_window_term_and_lease() -> None:
     world.ok(NODES[0], Claim(deployment, "web/0", 1))
     opened_ms = world.now_ms
     assert world.slot(deployment, "web/0").window_closes_ms == opened_ms + CLAIM_WINDOW_MS
+    assert next_due_ms(world.state) == opened_ms + CLAIM_WINDOW_MS
     world.run(step_ms=CLAIM_WINDOW_MS - 1)
     assert world.slot(deployment, "web/0").status == "open"
     world.run(step_ms=1)
@@ -285,22 +286,24 @@ def test_suspension_closes_windows() -> None:
     check(world.state, world.now_ms)
 
 
-def test_timed_work_is_bounded_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """[W1]"""
-    monkeypatch.setattr("ledger.transition.timed.DUE_PER_BLOCK_MAX", 3)
-    assert DUE_PER_BLOCK_MAX > 3
+@pytest.mark.parametrize(
+    ("limit", "value"),
+    [("ledger.transition.timed.DUE_PER_BLOCK_MAX", 3), ("ledger.machine.DUE_SLOTS_PER_BLOCK_MAX", 17)],
+)
+def test_timed_work_is_bounded_and_none_is_lost(
+    limit: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[W1] Three entries a block: by their number, or as each touches a deployment of 8 slots."""
+    monkeypatch.setattr(limit, value)
     world, deployment = approved(contract(job(replicas=8), budget=10**8))
     world.run(*(world.tx(NODES[n % 4], Claim(deployment, f"mine/{n}", 1)) for n in range(8)))
 
-    def held() -> list[bool]:
-        return [bool(world.slot(deployment, f"mine/{n}").holder) for n in range(8)]
+    def held() -> int:
+        return sum(bool(world.slot(deployment, f"mine/{n}").holder) for n in range(8))
 
-    world.run()
-    assert sum(held()) == 3
-    world.run(step_ms=0)
-    assert sum(held()) == 6
-    world.run(step_ms=0)
-    assert all(held())
+    for expected in (3, 6, 8):
+        world.run(step_ms=1_000 if expected == 3 else 0)
+        assert held() == expected
 
 
 def test_claim_prices_hold_for_the_whole_term() -> None:

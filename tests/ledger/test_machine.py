@@ -16,7 +16,7 @@ from ledger.codec import encode
 from ledger.documents import sign_contract, sign_payload
 from ledger.errors import LocalError, Refused
 from ledger.limits import BLOCK_TXS_MAX, EXPIRY_BLOCKS_MAX, VAULT_RECORD_BYTES_MAX
-from ledger.machine import Context, apply, execute
+from ledger.machine import Context, apply, execute, next_due_ms
 from ledger.records import key_seen
 from ledger.state import MemoryState, Overlay
 from ledger.transactions import (
@@ -169,6 +169,10 @@ def test_trying_out_on_an_overlay_changes_nothing() -> None:
     before = world.state.entries()
     assert apply(Overlay(world.state), verified(world.tx(CONSUMER, PAY)), context(world)).ok
     assert world.state.entries() == before
+
+
+def test_nothing_is_due_on_a_quiet_chain() -> None:
+    assert next_due_ms(World().state) is None
 
 
 def test_execute_only_reads_its_state() -> None:

@@ -57,7 +57,7 @@ def a_held_slot_stays_open(deal: Deal, name: str, node: Any) -> None:
     deal.env.state.put(key_open(deal.id, name), b"")
 
 
-def nobody_is_a_neighbour(deal: Deal) -> list[Any]:
+def nobody_is_a_neighbour(deal: Deal, workload: Any = None) -> list[Any]:
     return []
 
 

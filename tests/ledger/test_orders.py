@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from ledger.documents import sign_contract
-from ledger.limits import TEXT_CHARS_MAX
+from ledger.limits import DETAIL_CHARS_MAX
 from ledger.manifest_types import Policies
 from ledger.records import ContractOwner, ContractRecord, key_contract, key_contract_name, key_contract_owner
 from ledger.state import read
@@ -131,7 +131,7 @@ def test_cancel() -> None:
     first, second = world.ordered(contract()), world.running(contract(version="1.0.1"))
     assert world.refused(STRANGER, CancelDeployment(first, "")) == "cancel.not_yours"
     assert world.refused(CONSUMER, CancelDeployment(bytes(32), "")) == "cancel.unknown_deployment"
-    assert world.refused(CONSUMER, CancelDeployment(first, "x" * (TEXT_CHARS_MAX + 1))) == "cancel.reason"
+    assert world.refused(CONSUMER, CancelDeployment(first, "x" * (DETAIL_CHARS_MAX + 1))) == "cancel.reason"
     world.ok(BOT, CancelDeployment(first, "too dear"))
     record = world.deployment(first)
     assert (record.status, record.reason, record.escrow, record.spent) == ("cancelled", "too dear", 0, 0)

@@ -91,7 +91,9 @@ def test_nobody_carries_anothers_receipt() -> None:
     assert world.refused(NODES[1], body) == "report.signer"
 
 
-@pytest.mark.parametrize("endpoints", [{}, {"http": ""}, {"other": "a:1"}, {"http": "a:1", "more": "b:2"}])
+@pytest.mark.parametrize(
+    "endpoints", [{}, {"http": ""}, {"other": "a:1"}, {"http": "a:1", "more": "b:2"}, {"http": "a" * 257}]
+)
 def test_running_names_each_port(endpoints: dict[str, str]) -> None:
     """[R3]"""
     world, deployment, name = claimed()
