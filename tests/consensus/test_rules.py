@@ -293,6 +293,32 @@ def test_rule_5_never_skip_after_own_final() -> None:
     assert all(view != 1 for _, view, _ in votes(bench.wait(60_000), SKIP))
 
 
+def test_rule_5_final_and_timeout_in_one_step() -> None:
+    """The late proposal completes Notar with our own vote after the timeout passed unnoticed (the process
+    was paused): Final is cast in that step, so no Skip."""
+    bench = Bench()
+    block = header(1)
+    for member in (1, 2):
+        bench.receive(member, vote(member, NOTAR, 1, block.hash))
+    bench.now = 5_000
+    ready = bench.receive(1, propose(block))
+    assert votes(ready) == [(NOTAR, 1, block.hash), (FINAL, 1, block.hash)]
+
+
+def test_rule_5_final_of_an_earlier_life_excludes_skip() -> None:
+    """Restored with Final in a view whose certificates were lost: the view is open, and stays without Skip."""
+    from consensus import safety
+    from consensus.messages import Record, Start
+
+    block = header(1)
+    kept = [Record(NOTAR, 1, block.hash, block.encode()), Record(FINAL, 1, block.hash, b"")]
+    bench = Bench(start=False)
+    bench.core.restore(safety.restore(kept, [], 0))
+    bench.step(Start())
+    assert bench.core.frontier == 1
+    assert votes(bench.wait(60_000), SKIP) == []
+
+
 def test_rule_5_skip_is_told_again_to_who_asks() -> None:
     """A lost Skip vote comes back with the answer to a Status."""
     bench = Bench()

@@ -19,7 +19,7 @@ from ledger.codec import encode
 from ledger.records import Account, key_account
 from tests.sim.disk import Block, record_key
 from tests.sim.node import SimNode
-from tests.sim.scenario import Scenario, make
+from tests.sim.scenario import Fault, Scenario, make
 from tests.sim.world import Variant
 
 
@@ -211,7 +211,7 @@ class Mutant:
     variant: Variant
     caught_by: tuple[str, ...]
     twin: str | None = None  # seeds with a Byzantine member of this lie; "" with any
-    slow: bool = False  # links slower than the first timeout
+    hard: str = ""  # "slow": links slower than the first timeout; "outages": many, and slow execution; "pauses"
     seeds: int = 40
 
 
@@ -224,7 +224,7 @@ def _shell(name: str, node: type[SimNode], *caught_by: str, **more: object) -> M
 
 
 MUTANTS: Final = (
-    _core("skip_after_final", SkipAfterFinal, "Promises", slow=True),
+    _core("skip_after_final", SkipAfterFinal, "Promises", hard="pauses"),
     _core("final_after_skip", FinalAfterSkip, "Promises"),
     _core("final_without_notar_certificate", FinalUncertified, "Promises"),
     _core("accepts_second_proposal", SecondProposal, "Promises", twin="nothing"),
@@ -233,8 +233,8 @@ MUTANTS: Final = (
     _core("state_root_not_checked", RootNotChecked, "EqualState", twin="root"),
     _core("height_not_checked", HeightNotChecked, "Agreement", twin="height"),
     _core("forgets_notar_at_restart", ForgetsNotarAtRestart, "Promises"),
-    _core("forgets_final_at_restart", ForgetsFinalAtRestart, "Promises", seeds=200),
-    _core("timer_never_grows", TimerNeverGrows, "Progress", slow=True),
+    _core("forgets_final_at_restart", ForgetsFinalAtRestart, "Promises", hard="outages"),
+    _core("timer_never_grows", TimerNeverGrows, "Progress", hard="slow"),
     _core("never_skips", NeverSkips, "Progress"),
     _core("no_standstill", NoStandstill, "Progress"),
     _core("commits_notarized_blocks", CommitsNotarized, "Certificates"),
@@ -244,7 +244,7 @@ MUTANTS: Final = (
     _shell("sends_before_persist", SendsFirst, "Promises"),
     _shell("persists_no_batches", PersistsNoBatches, "Promises"),
     _shell("executes_newest_first", ExecutesNewestFirst, "Agreement"),
-    _shell("prunes_before_commit", PrunesBeforeCommit, "Promises", seeds=200),
+    _shell("prunes_before_commit", PrunesBeforeCommit, "Promises", hard="outages"),
     _shell("loses_blocks", LosesBlocks, "Durability"),
     _shell("makes_money", MakesMoney, "Money"),
     _shell("state_drifts", StateDrifts, "EqualState"),
@@ -260,9 +260,20 @@ def scenarios(mutant: Mutant) -> list[tuple[int, Scenario]]:
             continue
         if mutant.twin is not None:
             scenario.lie = mutant.twin
-        if mutant.slow:
+        if "slow" in mutant.hard:
             scenario.latency_ms = (300, 400)
             scenario.timing = replace(scenario.timing, view_timeout_ms=300, alpha_percent=150)
+            scenario.faults_end_ms = 5_000
+        if "outages" in mutant.hard:
+            times = range(700, 15_000, 1_100)
+            scenario.faults = [Fault(at, "outage", 100) for at in times]
+            scenario.faults_end_ms, scenario.execute_ms, scenario.batch_every_ms = 16_500, 300, 60
+            scenario.timing = replace(scenario.timing, view_timeout_ms=300, standstill_ms=1_000)
+        if "pauses" in mutant.hard:
+            count = len(scenario.weights)
+            scenario.faults = [Fault(at, "pause", 900, (at // 400 % count,)) for at in range(400, 15_000, 400)]
+            scenario.faults_end_ms, scenario.latency_ms = 16_000, (10, 300)
+            scenario.timing = replace(scenario.timing, view_timeout_ms=300)
         found.append((seed, scenario))
         if len(found) == mutant.seeds:
             break
