@@ -162,7 +162,7 @@ def execute(state: Reader, header: Header, txs: Sequence[CheckedTx]) -> BlockRes
 
 
 def next_due_ms(state: Reader) -> int | None:
-    """When the next timed work is due, or None: a leader with nothing else to propose need not wait longer."""
+    """When the next timed work is due, or None: a leader with nothing else to propose waits no longer."""
     first = next(state.scan(timed.DUE_PREFIX, limit=1), None)
     return None if first is None else due_parts(first[0])[0]
 

@@ -37,7 +37,11 @@ class ContractPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class ApprovalPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A stakeholder's decision on a manifest digest (the subject), bound to one deployment and chain."""
+    """A stakeholder's decision on a manifest digest (the subject), bound to one deployment and chain.
+
+    `made_ms`, the signer's clock, orders the signer's own decisions: one that is carried in late never
+    replaces a newer one. 0: none given, then the order of arrival counts.
+    """
 
     chain_id: str
     deployment: str  # hex id
@@ -46,6 +50,7 @@ class ApprovalPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     decision: Literal["granted", "rejected", "revoked"]
     expires_ms: int = 0  # 0: as long as the policy's validity
     comment: str = ""
+    made_ms: int = 0
 
     def check(self) -> None:
         """Raises Refused(document.field) for a value out of its bounds."""
@@ -53,6 +58,7 @@ class ApprovalPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         _hex(self.deployment, "deployment")
         _text(self.role, NAME_CHARS_MAX, "role")
         _number(self.expires_ms, "expires_ms")
+        _number(self.made_ms, "made_ms")
         _text(self.comment, TEXT_CHARS_MAX, "comment")
 
 

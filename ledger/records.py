@@ -130,6 +130,7 @@ class ApprovalRecord(_Record, frozen=True):
     expires_ms: int
     height: int
     time_ms: int
+    made_ms: int = 0  # the signer's clock, as in the document
 
 
 class Slot(_Record, frozen=True):

@@ -113,6 +113,7 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "approval.not_a_stakeholder": "the signer holds no role of this manifest",
     "approval.not_asked": "the contract asks for no approval of this act",
     "approval.nothing_to_revoke": "only what the signer granted can be revoked",
+    "approval.superseded": "the signer has made a later decision",
     "approval.too_many": "the deployment holds APPROVALS_PER_DEPLOYMENT_MAX decisions",
     "approval.unknown_deployment": "there is no such deployment",
     "approval.unknown_role": "the manifest has no such role",

@@ -3,7 +3,8 @@
 [A1] A decision is a signed document about this chain, this deployment and the exact manifest; anybody may
      carry it in, once.
 [A2] Its signer holds the role that it names, and is not excluded by the policy (author, consumer).
-[A3] The last decision of a signer for an act counts; only what was granted can be revoked.
+[A3] The last decision of a signer for an act counts: one that was made before it (made_ms) is refused, so
+     that nobody can hold a grant back and carry it in after a rejection. Only a grant can be revoked.
 [A4] A grant counts until it expires: its own time, or the policy's validity from its acceptance on.
 [A5] After each decision and each expiry the policy is evaluated: satisfied, the deployment is approved;
      out of reach through rejections, it is rejected; no longer satisfied, it is suspended.
@@ -89,6 +90,8 @@ def _record(deal: Deal, document: Document[ApprovalPredicate], envelope: bytes) 
     former = env.read(ApprovalRecord, key)
     if predicate.decision == "revoked" and (former is None or former.decision != "granted"):
         raise Refused("approval.nothing_to_revoke", "the signer has granted nothing", "decision")
+    if former is not None and predicate.made_ms < former.made_ms:
+        raise Refused("approval.superseded", f"the signer decided later, at {former.made_ms}", "made_ms")
     record = ApprovalRecord(
         signer=document.signer,
         role=predicate.role,
@@ -99,6 +102,7 @@ def _record(deal: Deal, document: Document[ApprovalPredicate], envelope: bytes) 
         expires_ms=approval_expiry(deal.manifest.policies, env.time_ms, predicate.expires_ms),
         height=env.height,
         time_ms=env.time_ms,
+        made_ms=predicate.made_ms,
     )
     if predicate.act == "deploy":
         if former is not None:

@@ -126,6 +126,7 @@ def _decide(
         decision=decision,
         expires_ms=expires_ms,
         comment=comment,
+        made_ms=time.time_ns() // 1_000_000,
     )
     if not yes or current.output == "table":
         say(what_is_signed(manifest, digest, predicate, key.public))

@@ -135,6 +135,18 @@ def test_the_last_decision_counts() -> None:
     assert record.decision == "granted"
 
 
+def test_a_grant_held_back_does_not_replace_a_later_decision() -> None:
+    """[A3]"""
+    world, deployment = awaiting()
+    made_ms = world.now_ms
+    held_back = world.decide(deployment, LEGAL, "legal", made_ms=made_ms)
+    world.ok(LEGAL, world.decide(deployment, LEGAL, "legal", "rejected", made_ms=made_ms + 1))
+    assert world.refused(STRANGER, held_back) == "approval.superseded"
+    undated = world.decide(deployment, LEGAL, "legal")
+    assert world.refused(STRANGER, undated) == "approval.superseded"
+    world.ok(LEGAL, world.decide(deployment, LEGAL, "legal", made_ms=made_ms + 1))
+
+
 def test_rejected_out_of_reach() -> None:
     world, deployment = awaiting()
     before = world.balance(CONSUMER)
