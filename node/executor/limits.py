@@ -82,3 +82,56 @@ ATTEST_PROCESSES_MAX = 4_096
 
 ATTEST_DRIFTS_MAX = 32
 """Differences listed in one attestation; one is enough to stop, some help to explain."""
+
+# --- the executor above the drivers ---------------------------------------------------------------------
+
+LOOK_EVERY_S = 0.05
+"""Between two looks at the ledger: blocks may come faster, and slots are measured in seconds."""
+
+OPENINGS_LOOKED_AT_MAX = 1_024
+"""Open slots read in one look; the others come when these are taken."""
+
+CLAIMS_PENDING_MAX = 64
+"""Claims under way; a node that wants more at once is better served by another farm's."""
+
+TENURES_MAX = 256
+"""Slots held at once: what one renewal may carry (RENEW_SLOTS_MAX)."""
+
+COOL_S = 2.0
+"""A slot that does not fit, or whose approvals do not prove, is looked at again after this."""
+
+COOL_FAILED_S = 30.0
+"""A slot that failed here is left to others for this long."""
+
+GUARD_TICK_S = 0.25
+"""How often lease deadlines and renewals are looked at: small beside K, cheap when idle."""
+
+FETCH_STALLED_S = 120.0
+"""A slot whose artifacts nobody serves for this long is given back."""
+
+FINAL_WAIT_S = 5.0
+"""One wait for a transaction to be final; afterwards the world is looked at and the wait goes on."""
+
+GOODBYE_S = 2.0
+"""For the last receipts when the node stops; the lease tells the rest."""
+
+TX_BLOCKS = 1_000
+"""Until a claim or receipt of ours expires: seconds under full load, minutes when idle."""
+
+ORPHANS_EVERY_S = 5.0
+"""Between two searches for slots that we hold without knowing; each reads all slots."""
+
+OFFER_RETRY_S = 10.0
+"""After an offer that was refused."""
+
+LAST_EXITS_MAX = 64
+"""Ended terms remembered for people."""
+
+FIRST_HEALTHY_S = 15.0
+"""A service may take this long until its first healthy answer, or longer where its own rule allows it."""
+
+FIRST_PROBE_EVERY_S = 0.2
+"""While a service starts: who waits for it should not wait for a whole interval."""
+
+HINTS_MAX = 8
+"""Addresses of other holders that a fetch dials: as many as it asks at once."""

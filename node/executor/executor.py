@@ -1,0 +1,390 @@
+"""The executor of a 3node: watches committed blocks, claims what it can run and prove, keeps its leases.
+
+Each held term is a `Tenure`; here stand what they share: the look at each block, claims, renewals, the
+node's offer, and what is shown. Design section 8.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import structlog
+import trio
+
+from ledger.errors import Refused
+from ledger.manifest import decode_manifest, workload_of
+from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_node, key_slot
+from ledger.records import Node as LedgerNode
+from ledger.state import read
+from ledger.transactions import Claim, Renew, RenewItem
+from node.config import Node
+from node.engine import wall_ms
+from node.exchange import Exchange
+from node.executor.claims import Attempt, Attempts
+from node.executor.decide import Now, Opening, SlotId, held_slots, openings, refusal
+from node.executor.drivers.base import Driver
+from node.executor.drivers.spec import check_spec
+from node.executor.errors import SpecRefused
+from node.executor.lease import RENEW_EVERY_MS
+from node.executor.limits import (
+    CLAIMS_PENDING_MAX,
+    COOL_FAILED_S,
+    COOL_S,
+    GUARD_TICK_S,
+    LAST_EXITS_MAX,
+    LOOK_EVERY_S,
+    OPENINGS_LOOKED_AT_MAX,
+    ORPHANS_EVERY_S,
+    TENURES_MAX,
+)
+from node.executor.offering import Offering
+from node.executor.reporter import Reporter
+from node.executor.sender import Sender
+from node.executor.status import ExecutorStatus, TenureStatus
+from node.executor.task import features, task_spec
+from node.executor.tenure import Tenure, Workshop
+from node.seam import NotFinal, Overloaded, PeerSeam
+
+log = structlog.get_logger("executor")
+
+Metric = tuple[str, dict[str, str], float, str]
+
+
+def boot_ms() -> int:
+    """The clock that leases are counted on: since boot, going on while the machine sleeps."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+class Executor:
+    """See the module. `run` is called once; `status`, `logs` and `metrics` at any time."""
+
+    def __init__(
+        self,
+        peer: PeerSeam,
+        settings: Node,
+        driver: Driver,
+        exchange: Exchange,
+        *,
+        boot_clock_ms: Callable[[], int] = boot_ms,
+        wall_clock_ms: Callable[[], int] = wall_ms,
+    ) -> None:
+        self._peer = peer
+        self._driver = driver
+        self._exchange = exchange
+        self._settings = settings
+        self._boot_ms = boot_clock_ms
+        self._wall_ms = wall_clock_ms
+        self._sender = Sender(peer, peer.node_key)
+        self._me = peer.node_key.public
+        self._shop: Workshop | None = None
+        self._offering: Offering | None = None
+        self._nursery: trio.Nursery | None = None
+        self._tenures: dict[SlotId, Tenure] = {}
+        self._attempts = Attempts()
+        self._cool_until_ms: dict[SlotId, int] = {}
+        self._refused: dict[SlotId, str] = {}
+        self._ended: deque[TenureStatus] = deque(maxlen=LAST_EXITS_MAX)
+        self._orphans_looked_ms: int | None = None
+        self._orphans: set[tuple[SlotId, int]] = set()
+        self._counts: dict[tuple[str, str], int] = {}
+
+    async def run(self) -> None:
+        """Until cancelled; then all workloads are stopped, within bounds, before it returns.
+
+        Raises ExecutorError when leftovers of an earlier run can't be killed: nothing is claimed then.
+        """
+        fingerprint = await trio.to_thread.run_sync(self._driver.fingerprint)
+        killed = await self._driver.recover()  # rule 7: first of all
+        log.info("executor_starts", driver=fingerprint.driver, usable=fingerprint.usable, killed=killed)
+        if not fingerprint.usable:
+            log.error("driver_unusable", driver=fingerprint.driver, reason=fingerprint.reason)
+        self._shop = Workshop(
+            self._peer,
+            self._sender,
+            self._settings,
+            self._driver,
+            fingerprint,
+            self._exchange,
+            self._boot_ms,
+            self._wall_ms,
+        )
+        self._offering = Offering(self._peer, self._sender, self._settings, fingerprint, self._boot_ms)
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._renewals)
+            height = -1
+            while True:
+                height = await self._peer.next_block(height)
+                self._look(nursery)
+                await trio.sleep(LOOK_EVERY_S)
+
+    # ------------------------------------------------------------------ each block
+
+    def _look(self, nursery: trio.Nursery) -> None:
+        """What the newest committed state means for this node."""
+        for tenure in list(self._tenures.values()):
+            tenure.look()
+        self._take_wins(nursery)
+        node = read(self._peer.state, LedgerNode, key_node(self._me))
+        if node is None:
+            return
+        assert self._offering is not None, "made before the first look"
+        if self._offering.due(node):
+            nursery.start_soon(self._offering.post)
+        self._find_orphans(nursery, node)
+        if self._offering.usable and not self._peer.status().catching_up:
+            self._claim_some(nursery)
+
+    def _take_wins(self, nursery: trio.Nursery) -> None:
+        """Claims that the ledger decided."""
+        state = self._peer.state
+        for slot_id, attempt in self._attempts.items():
+            slot = read(state, Slot, key_slot(*slot_id))
+            stored = self._peer.store.tx(attempt.tx)
+            receipt = stored.receipt if stored is not None else None
+            found = attempt.outcome(slot, self._me, receipt, self._peer.height)
+            if found == "pending" or slot_id in self._tenures:
+                continue
+            self._attempts.forget(slot_id)
+            self._count("claims", found)
+            if found == "won":
+                self._begin(nursery, slot_id, attempt)
+            elif found == "refused":
+                self._cool(slot_id, COOL_S, receipt.rule if receipt else "")
+
+    def _begin(self, nursery: trio.Nursery, slot_id: SlotId, attempt: Attempt) -> None:
+        state = self._peer.state
+        record = read(state, Deployment, key_deployment(slot_id[0]))
+        data = state.get(key_manifest(record.manifest)) if record is not None else None
+        if self._shop is None or record is None or data is None:
+            return
+        workload = workload_of(decode_manifest(data), slot_id[1])
+        tenure = Tenure(self._shop, record, workload, slot_id[1], attempt.term, attempt.sent_ms)
+        self._tenures[slot_id] = tenure
+        self._refused.pop(slot_id, None)
+        log.info("slot_won", deployment=slot_id[0].hex()[:16], slot=slot_id[1], term=attempt.term)
+        nursery.start_soon(self._hold, tenure)
+
+    async def _hold(self, tenure: Tenure) -> None:
+        try:
+            await tenure.run()
+        finally:
+            self._tenures.pop(tenure.id, None)
+            self._ended.append(tenure.status())
+            ending = tenure.ending
+            status = ending.status if ending is not None and ending.status is not None else "gone"
+            self._count("ended", status)
+            if status != "gone":
+                cool_s = COOL_FAILED_S if status in ("failed", "quarantined") else COOL_S
+                self._cool(tenure.id, cool_s, f"{status}: {tenure.detail}")
+
+    # ------------------------------------------------------------------ claims
+
+    def _claim_some(self, nursery: trio.Nursery) -> None:
+        peer = self._peer
+        now = Now(peer.state, peer.chain_id, peer.height, peer.time_ms)
+        room = min(CLAIMS_PENDING_MAX, TENURES_MAX - len(self._tenures)) - len(self._attempts)
+        for opening in openings(now, self._skips, OPENINGS_LOOKED_AT_MAX):
+            if room <= 0:
+                return
+            slot_id = (opening.deployment, opening.slot)
+            problem = refusal(now, self._me, opening) or self._unfit(opening)
+            if problem:
+                self._cool(slot_id, COOL_S, problem)
+                continue
+            self._refused.pop(slot_id, None)
+            room -= 1
+            signed = self._sender.sign(Claim(opening.deployment, opening.slot, opening.term))
+            self._attempts.note(slot_id, opening.term, signed, self._boot_ms())
+            nursery.start_soon(self._claim, slot_id, signed.raw)
+
+    def _skips(self, slot_id: SlotId) -> bool:
+        if slot_id in self._tenures or slot_id in self._attempts:
+            return True
+        until_ms = self._cool_until_ms.get(slot_id)
+        if until_ms is not None and until_ms > self._boot_ms():
+            return True
+        self._cool_until_ms.pop(slot_id, None)
+        return False
+
+    def _unfit(self, opening: Opening) -> str:
+        """What only this node knows: its driver, its disk, and its own proof of the approvals."""
+        assert self._shop is not None, "claims come after the start"
+        workload, store = opening.workload, self._exchange.store
+        try:
+            check_spec(
+                task_spec(
+                    opening.deployment,
+                    opening.slot,
+                    opening.term,
+                    workload,
+                    self._settings.listen_host,
+                    lambda digest: store.folder / digest,
+                )
+            )
+        except SpecRefused as error:
+            return f"driver: {error}"
+        missing = {a.sha256: a.size_bytes for a in workload.artifacts if not store.has(a.sha256)}
+        if not store.fits(sum(missing.values())):
+            return f"its artifacts do not fit the {store.size_bytes_max} bytes of this node's store"
+        verdict = self._shop.prove(opening.deployment)
+        return "" if verdict.ok else "not proved: " + "; ".join(verdict.reasons)
+
+    async def _claim(self, slot_id: SlotId, raw: bytes) -> None:
+        try:
+            await self._peer.submit(raw)
+        except Refused as error:
+            self._attempts.forget(slot_id)
+            self._cool(slot_id, COOL_S, f"{error.rule}: {error.detail}")
+        except Overloaded as error:
+            self._attempts.forget(slot_id)
+            self._cool(slot_id, error.retry_s, "overloaded")
+
+    def _cool(self, slot_id: SlotId, cool_s: float, reason: str) -> None:
+        if self._refused.get(slot_id) != reason:
+            log.info("slot_refused", deployment=slot_id[0].hex()[:16], slot=slot_id[1], reason=reason)
+        now_ms = self._boot_ms()
+        self._cool_until_ms[slot_id] = now_ms + int(cool_s * 1000)
+        self._refused[slot_id] = reason
+        if len(self._refused) > OPENINGS_LOOKED_AT_MAX:
+            for old in [k for k, until_ms in self._cool_until_ms.items() if until_ms <= now_ms]:
+                self._cool_until_ms.pop(old, None)
+                self._refused.pop(old, None)
+
+    # ------------------------------------------------------------------ leases
+
+    async def _renewals(self) -> None:
+        """One renewal for all held terms, every third of a lease."""
+        assert self._nursery is not None, "started by run"
+        while True:
+            held = [t for t in self._tenures.values() if t.holds]
+            if any(t.lease.renew_due(self._boot_ms()) for t in held):
+                sent_ms = self._boot_ms()
+                for tenure in held:
+                    tenure.lease = tenure.lease.asked(sent_ms)
+                self._nursery.start_soon(self._renew, held)
+            await trio.sleep(GUARD_TICK_S)
+
+    async def _renew(self, held: list[Tenure]) -> None:
+        """Send until one is taken, or the next is due; what is final counts from when it was sent."""
+        with trio.move_on_after(RENEW_EVERY_MS / 1000):
+            while held := [t for t in held if t.holds]:
+                sent_ms = self._boot_ms()
+                items = tuple(RenewItem(t.id[0], t.id[1], t.term) for t in held)
+                signed = self._sender.sign(Renew(items))
+                try:
+                    await self._peer.submit(signed.raw)
+                    outcome = await self._peer.wait_final(signed.id, RENEW_EVERY_MS / 1000)
+                except Overloaded as error:
+                    await trio.sleep(error.retry_s)
+                    continue
+                except (Refused, NotFinal) as error:
+                    log.warning("renewal_failed", error=str(error), slots=len(items))
+                    return
+                self._count("renewals", "final" if outcome.receipt.ok else "refused")
+                for tenure in held:
+                    slot = read(self._peer.state, Slot, key_slot(*tenure.id))
+                    if (
+                        slot is not None
+                        and (slot.holder, slot.term) == (self._me, tenure.term)
+                        and slot.renewed_ms >= outcome.time_ms
+                    ):
+                        tenure.lease = tenure.lease.renewed(sent_ms)
+                return
+
+    # ------------------------------------------------------------------ slots that we hold without knowing
+
+    def _find_orphans(self, nursery: trio.Nursery, node: LedgerNode) -> None:
+        """Rule 7: terms won by an earlier run of this node are given back at once, and claimed anew."""
+        if node.slots_held <= sum(t.is_held() for t in self._tenures.values()):
+            return
+        now_ms, last_ms = self._boot_ms(), self._orphans_looked_ms
+        if last_ms is not None and now_ms < last_ms + ORPHANS_EVERY_S * 1000:
+            return
+        self._orphans_looked_ms = now_ms
+        for slot in held_slots(self._peer.state, self._me):
+            slot_id = (slot.deployment, slot.name)
+            known = slot_id in self._tenures or slot_id in self._attempts
+            if not known and (slot_id, slot.term) not in self._orphans:
+                self._orphans.add((slot_id, slot.term))
+                nursery.start_soon(self._give_back, slot)
+
+    async def _give_back(self, slot: Slot) -> None:
+        slot_id = (slot.deployment, slot.name)
+        log.info("orphan_released", deployment=slot_id[0].hex()[:16], slot=slot.name, term=slot.term)
+        try:
+            record = read(self._peer.state, Deployment, key_deployment(slot.deployment))
+            if record is not None:
+                await self._orphan_reporter(record, slot).run()
+        finally:
+            self._orphans.discard((slot_id, slot.term))
+
+    def _orphan_reporter(self, record: Deployment, slot: Slot) -> Reporter:
+        def held() -> bool:
+            found = read(self._peer.state, Slot, key_slot(slot.deployment, slot.name))
+            return found is not None and (found.holder, found.term) == (self._me, slot.term)
+
+        facts = {
+            "chain_id": self._peer.chain_id,
+            "deployment": record.id.hex(),
+            "contract": record.contract.hex(),
+            "slot": slot.name,
+            "term": slot.term,
+            "node": self._me.hex(),
+            "driver": self._driver.name,
+        }
+        reporter = Reporter(self._sender, record.manifest, facts, self._wall_ms, held)
+        reporter.tell("released", detail="the node was restarted; nothing of this term runs")
+        return reporter
+
+    # ------------------------------------------------------------------ what is shown
+
+    def status(self) -> ExecutorStatus:
+        """A snapshot for people."""
+        fingerprint = self._shop.fingerprint if self._shop is not None else None
+        offering = self._offering is not None and self._offering.valid
+        return ExecutorStatus(
+            driver=self._driver.name,
+            usable=fingerprint is not None and fingerprint.usable,
+            features=features(fingerprint) if fingerprint is not None else {},
+            offering=offering,
+            slots=[tenure.status() for tenure in self._tenures.values()],
+            ended=list(self._ended),
+            refused={f"{deployment.hex()}/{slot}": why for (deployment, slot), why in self._refused.items()},
+            artifacts_bytes=self._exchange.store.used_bytes,
+        )
+
+    def logs(self, deployment: bytes, slot: str, last_bytes: int) -> bytes | None:
+        """The newest bytes that a running slot wrote; None when this node does not hold it."""
+        tenure = self._tenures.get((deployment, slot))
+        return tenure.logs(last_bytes) if tenure is not None else None
+
+    def metrics(self) -> Sequence[Metric]:
+        """Rows as PeerSeam.metrics gives them."""
+        phases: dict[str, int] = {}
+        for tenure in self._tenures.values():
+            phases[tenure.phase] = phases.get(tenure.phase, 0) + 1
+        now_ms, exchange = self._boot_ms(), self._exchange
+        left = min((t.lease.left_ms(now_ms) for t in self._tenures.values() if t.holds), default=0)
+        checks = sum(t.watched.checks for t in self._tenures.values())
+        rows: list[Metric] = [
+            ("executor_slots", {"phase": phase}, count, "gauge") for phase, count in sorted(phases.items())
+        ]
+        rows += [
+            (f"executor_{what}_total", {"result": result}, count, "counter")
+            for (what, result), count in sorted(self._counts.items())
+        ]
+        rows += [
+            ("executor_lease_left_seconds", {}, left / 1000, "gauge"),
+            ("executor_checks", {}, checks, "gauge"),
+            ("artifacts_bytes", {}, exchange.store.used_bytes, "gauge"),
+            ("artifacts_served_bytes_total", {}, exchange.served_bytes, "counter"),
+            ("artifacts_fetched_bytes_total", {}, exchange.fetched_bytes, "counter"),
+            ("artifacts_liars_total", {}, exchange.liars, "counter"),
+        ]
+        return rows
+
+    def _count(self, what: str, result: str) -> None:
+        self._counts[what, result] = self._counts.get((what, result), 0) + 1

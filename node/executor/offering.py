@@ -1,0 +1,77 @@
+"""The node's offer on the ledger: posted when missing, changed or half worn; a withdrawal is respected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from ledger.records import Node as LedgerNode
+from ledger.transactions import PostOffer
+from node.config import Node
+from node.executor.drivers.base import Fingerprint
+from node.executor.limits import OFFER_RETRY_S
+from node.executor.sender import Sender
+from node.executor.task import best_address
+from node.offer import OFFER_VALID_MS, make_offer
+from node.seam import PeerSeam
+
+log = structlog.get_logger("executor")
+
+_SAME: Final = ("cpu_millis", "memory_bytes", "disk_bytes", "price", "runtimes", "attributes", "address")
+
+
+class Offering:
+    """`due` tells whether to `post`. `valid`: the ledger holds an offer of ours that is not over."""
+
+    def __init__(
+        self,
+        peer: PeerSeam,
+        sender: Sender,
+        settings: Node,
+        fingerprint: Fingerprint,
+        boot_ms: Callable[[], int],
+    ) -> None:
+        self.usable = fingerprint.usable
+        self.valid = False
+        self._peer = peer
+        self._sender = sender
+        self._settings = settings
+        self._fingerprint = fingerprint
+        self._boot_ms = boot_ms
+        self._busy = False
+        self._posted = False
+        self._not_before_ms = 0
+
+    def due(self, node: LedgerNode) -> bool:
+        """Whether the record calls for a new offer."""
+        now_ms = self._peer.time_ms
+        self.valid = node.valid_until_ms > now_ms
+        if not self.usable or self._busy or self._boot_ms() < self._not_before_ms:
+            return False
+        if node.valid_until_ms == 0 and self._posted:
+            return False  # withdrawn by its owner while we run
+        offer = self._offer()
+        if not offer.address:
+            return False
+        same = all(getattr(offer, name) == getattr(node, name) for name in _SAME)
+        return not same or node.valid_until_ms < now_ms + OFFER_VALID_MS // 2
+
+    async def post(self) -> None:
+        """Send the offer once; what is refused is tried again later."""
+        self._busy = True
+        try:
+            sent = await self._sender.deliver(self._offer(), lambda: True)
+        finally:
+            self._busy = False
+        if sent is not None and sent.rule:
+            log.warning("offer_refused", rule=sent.rule, detail=sent.detail)
+            self._not_before_ms = self._boot_ms() + int(OFFER_RETRY_S * 1000)
+        else:
+            self._posted = True
+            log.info("offer_posted")
+
+    def _offer(self) -> PostOffer:
+        address = best_address(self._peer.network.addresses())
+        return make_offer(self._settings, self._fingerprint, address, self._peer.time_ms)

@@ -1,0 +1,51 @@
+"""What an executor shows of itself: for the API, the metrics and people."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Phase = Literal[
+    "claimed", "fetching", "verified", "waiting", "starting", "running", "restarting", "stopping", "ended"
+]
+
+
+class FetchStatus(msgspec.Struct, kw_only=True):
+    """One artifact on its way. `sources`: peers that are giving now; `dropped`: peers that lied, and how."""
+
+    path: str
+    sha256: str
+    bytes_total: int
+    bytes_done: int
+    sources: list[str]
+    dropped: dict[str, str]
+
+
+class TenureStatus(msgspec.Struct, kw_only=True):
+    """One term of one slot on this node. `lease_left_ms` counts to the local stop, not to the ledger's."""
+
+    deployment: str
+    slot: str
+    term: int
+    kind: str
+    phase: Phase
+    lease_left_ms: int
+    checks: int
+    restarts: int
+    endpoints: dict[str, str]
+    fetch: list[FetchStatus]
+    detail: str
+
+
+class ExecutorStatus(msgspec.Struct, kw_only=True):
+    """`refused`: open slots that this node does not claim, "deployment/slot" to the reason."""
+
+    driver: str
+    usable: bool
+    features: dict[str, str]
+    offering: bool
+    slots: list[TenureStatus]
+    ended: list[TenureStatus]
+    refused: dict[str, str]
+    artifacts_bytes: int

@@ -1,0 +1,355 @@
+"""One term of one slot on this node, from the claim that won to the last receipt.
+
+Two tasks share it. `_live` fetches, verifies, starts and watches. `_guard` does nothing but stop: at the
+lease's deadline or when told, at once, whatever `_live` waits for. Every receipt and every task id
+carries slot and term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+import trio
+
+from ledger.manifest_types import Workload
+from ledger.predicates import ReceiptStatus, ResultFile
+from ledger.records import Deployment, Slot, key_deployment, key_node, key_slot
+from ledger.records import Node as LedgerNode
+from ledger.state import read
+from node.config import Node
+from node.errors import ArtifactError, ArtifactFull
+from node.exchange import Exchange, Progress, fetch_all
+from node.executor.decide import SlotId, backoff_s, standing
+from node.executor.drivers.base import Driver, Fingerprint, Handle, TaskSpec
+from node.executor.errors import ExecutorError
+from node.executor.lease import STOP_GRACE_MS, LeaseClock
+from node.executor.limits import FETCH_STALLED_S, GOODBYE_S, GUARD_TICK_S, HINTS_MAX
+from node.executor.reporter import Reporter
+from node.executor.sender import Sender
+from node.executor.status import FetchStatus, Phase, TenureStatus
+from node.executor.task import best_address, endpoint, features, host_of_address, task_spec, wanted
+from node.executor.verify import Case, Verdict, verify
+from node.executor.watch import Watch, Watched
+from node.seam import PeerSeam
+
+log = structlog.get_logger("executor")
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What all tenures of one executor share. `boot_ms`: the boot clock; `wall_ms`: Unix time."""
+
+    peer: PeerSeam
+    sender: Sender
+    settings: Node
+    driver: Driver
+    fingerprint: Fingerprint
+    exchange: Exchange
+    boot_ms: Callable[[], int]
+    wall_ms: Callable[[], int]
+
+    def prove(self, deployment: bytes) -> Verdict:
+        """The node's own proof that a deployment may run now."""
+        peer = self.peer
+        order = peer.store.tx(deployment)
+        return verify(Case(peer.state, peer.chain_id, deployment, order.raw if order else None, peer.time_ms))
+
+    def holders(self, deployment: bytes) -> list[str]:
+        """Addresses of the nodes that hold slots of a deployment: they fetch the same bytes."""
+        state, found = self.peer.state, []
+        record = read(state, Deployment, key_deployment(deployment))
+        for name in record.slots if record else ():
+            slot = read(state, Slot, key_slot(deployment, name))
+            if slot is not None and slot.holder and slot.holder != self.sender.key.public:
+                node = read(state, LedgerNode, key_node(slot.holder))
+                if node is not None and node.address:
+                    found.append(node.address)
+        return sorted(set(found))[:HINTS_MAX]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a term ends. `status` None: nothing is reported, the slot is another's already."""
+
+    status: ReceiptStatus | None
+    detail: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+class Tenure:
+    """See the module. Made when a claim has won; `run` returns when all is over."""
+
+    def __init__(
+        self, shop: Workshop, record: Deployment, workload: Workload, slot: str, term: int, sent_ms: int
+    ) -> None:
+        self.id: SlotId = (record.id, slot)
+        self.term = term
+        self.workload = workload
+        self.lease = LeaseClock.claimed(sent_ms)
+        self.phase: Phase = "claimed"
+        self.detail = ""
+        self.restarts = 0
+        self.watched = Watched()
+        self.ending: Ending | None = None
+        self._shop = shop
+        self._progress = [(artifact, Progress(artifact.size_bytes)) for artifact in workload.artifacts]
+        self._handle: Handle | None = None
+        self._ordered = trio.Event()
+        self._verdict = Verdict(False, ())
+        self._log = log.bind(deployment=record.id.hex()[:16], slot=slot, term=term)
+        node = shop.sender.key.public.hex()
+        facts = {
+            "chain_id": shop.peer.chain_id,
+            "deployment": record.id.hex(),
+            "contract": record.contract.hex(),
+            "slot": slot,
+            "term": term,
+            "node": node,
+            "driver": shop.driver.name,
+            "isolation": features(shop.fingerprint),
+        }
+        self.reporter = Reporter(shop.sender, record.manifest, facts, shop.wall_ms, self.is_held)
+
+    # ------------------------------------------------------------------ from outside
+
+    @property
+    def holds(self) -> bool:
+        """Whether its lease is worth renewing: nothing ended it yet."""
+        return self.ending is None
+
+    def is_held(self) -> bool:
+        """Whether the ledger still names this node as the holder of this term."""
+        return standing(self._shop.peer.state, self._shop.sender.key.public, self.id, self.term)[0] != "gone"
+
+    def look(self) -> None:
+        """A new block: stop at once when the ledger says so (rule 6)."""
+        said, reason = standing(self._shop.peer.state, self._shop.sender.key.public, self.id, self.term)
+        if said != "hold":
+            self.stop(Ending(None if said == "gone" else "released", reason))
+
+    def stop(self, ending: Ending) -> None:
+        """End the term. The first reason counts."""
+        if self.ending is None:
+            self.ending = ending
+            self.detail = ending.detail
+            self._log.info("term_ends", report=ending.status or "none", detail=ending.detail)
+        self._ordered.set()
+
+    def logs(self, last_bytes: int) -> bytes:
+        """The newest bytes of what the workload wrote; empty when it does not run."""
+        return self._shop.driver.logs(self._handle, last_bytes) if self._handle is not None else b""
+
+    def status(self) -> TenureStatus:
+        """For people."""
+        fetch = [
+            FetchStatus(
+                path=artifact.path,
+                sha256=artifact.sha256,
+                bytes_total=progress.bytes_total,
+                bytes_done=progress.bytes_done,
+                sources=sorted(progress.sources),
+                dropped=dict(progress.dropped),
+            )
+            for artifact, progress in self._progress
+        ]
+        return TenureStatus(
+            deployment=self.id[0].hex(),
+            slot=self.id[1],
+            term=self.term,
+            kind=self.workload.kind,
+            phase=self.phase,
+            lease_left_ms=self.lease.left_ms(self._shop.boot_ms()),
+            checks=self.watched.checks,
+            restarts=self.restarts,
+            endpoints=dict(self.watched.endpoints),
+            fetch=fetch,
+            detail=self.detail,
+        )
+
+    # ------------------------------------------------------------------ its life
+
+    async def run(self) -> None:
+        """Until the term is over and said to be. Cancelled, it stops the workload first, within bounds."""
+        done = False
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.reporter.run)
+                with trio.CancelScope() as work:
+                    async with trio.open_nursery() as inner:
+                        inner.start_soon(self._guard, work)
+                        self.stop(await self._live())
+                await self._over()
+                if self.ending is None or self.ending.status is None:
+                    nursery.cancel_scope.cancel()
+            done = True
+        finally:
+            if not done:
+                with trio.CancelScope(shield=True):
+                    self.stop(Ending("released", "the node stops"))
+                    await self._over()
+                    with trio.move_on_after(GOODBYE_S):
+                        await self.reporter.run()
+            self._set("ended")
+
+    async def _guard(self, work: trio.CancelScope) -> None:
+        """Rules 4 and 6: stop at the deadline, or when told."""
+        while not self._ordered.is_set():
+            if self.lease.must_stop(self._shop.boot_ms()):
+                self.stop(Ending("released", "the lease ended before a renewal was final"))
+                break
+            with trio.move_on_after(GUARD_TICK_S):
+                await self._ordered.wait()
+        work.cancel()
+        await self._halt()
+
+    async def _over(self) -> None:
+        """The workload is gone; the last receipt is queued."""
+        await self._halt()
+        self._set("stopping")
+        ending = self.ending
+        if ending is not None and ending.status is not None:
+            self.reporter.tell(
+                ending.status, detail=ending.detail, checks=self.watched.checks, **ending.fields
+            )
+
+    async def _halt(self) -> None:
+        """Stop the workload if there is one. Not cancelled; bounded by the driver. May be repeated."""
+        handle = self._handle
+        if handle is None:
+            return
+        with trio.CancelScope(shield=True):
+            try:
+                await self._shop.driver.stop(handle, STOP_GRACE_MS / 1000)
+            except ExecutorError as error:
+                self._log.critical("workload_survives", error=str(error))
+                self.detail = str(error)
+            if self._handle is handle:
+                self._handle = None
+
+    def _set(self, phase: Phase) -> None:
+        if phase != self.phase:
+            self.phase = phase
+            self._log.info("slot_phase", phase=phase)
+
+    async def _live(self) -> Ending:
+        """All of the workload's life; how it ended."""
+        self._verdict = self._shop.prove(self.id[0])
+        if not self._verdict.ok:
+            return Ending("released", "not proved: " + "; ".join(self._verdict.reasons))
+        store = self._shop.exchange.store
+        with store.pinned([artifact.sha256 for artifact in self.workload.artifacts]):
+            problem = await self._fetch()
+            if problem is not None:
+                return problem
+            try:
+                spec = task_spec(
+                    *self.id, self.term, self.workload, self._shop.settings.listen_host, store.path
+                )
+                return await self._runs(spec)
+            except (ExecutorError, ArtifactError) as error:
+                return Ending("failed", str(error))
+
+    async def _fetch(self) -> Ending | None:
+        """All artifacts, verified, here; None when they are."""
+        self._set("fetching")
+        self.reporter.tell("fetching")
+        wants = [(wanted(artifact), progress) for artifact, progress in self._progress]
+        problem: list[Ending] = []
+
+        async def give_up_stalled() -> None:
+            last = -1
+            while (done := sum(p.bytes_done for _, p in self._progress)) != last:
+                last = done
+                await trio.sleep(FETCH_STALLED_S)
+            problem.append(Ending("released", f"no peer gave the artifacts for {FETCH_STALLED_S:.0f} s"))
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(give_up_stalled)
+            try:
+                await fetch_all(self._shop.exchange, wants, self._shop.holders(self.id[0]))
+            except ArtifactFull as error:
+                problem.append(Ending("released", str(error)))
+            except ArtifactError as error:
+                problem.append(Ending("failed", str(error)))
+            nursery.cancel_scope.cancel()
+        return problem[0] if problem else None
+
+    async def _runs(self, spec: TaskSpec) -> Ending:
+        """Run after run, until it is done, gives up, or is stopped from outside."""
+        artifacts = {a.path: a.sha256 for a in self.workload.artifacts}
+        while True:
+            prepared = await self._shop.driver.prepare(spec)
+            try:
+                if not self.restarts:
+                    self._set("verified")
+                    self.reporter.tell("verified", artifacts=artifacts, approvals=self._verdict.approvals)
+                self._set("waiting")
+                while not self.lease.may_start(self._shop.boot_ms()):  # noqa: ASYNC110 - a clock is no event
+                    await trio.sleep(GUARD_TICK_S)
+                self._verdict = self._shop.prove(self.id[0])  # section 8: again before it starts
+                if not self._verdict.ok:
+                    return Ending("released", "not proved: " + "; ".join(self._verdict.reasons))
+                self._set("starting")
+                self._handle = await self._shop.driver.start(prepared)
+            finally:
+                prepared.close()
+            ending = await self._watch(self._handle, artifacts)
+            if ending.status != "failed":
+                return ending
+            await self._halt()
+            self.restarts += 1
+            if self.restarts > self.workload.restart.attempts:
+                return Ending("failed", f"{ending.detail}; {self.restarts} runs", ending.fields)
+            self._set("restarting")
+            self.detail = ending.detail
+            await trio.sleep(backoff_s(self.restarts))
+
+    async def _watch(self, handle: Handle, artifacts: dict[str, str]) -> Ending:
+        """One run: say that it runs, keep it under watch, collect what it leaves."""
+        public = host_of_address(best_address(self._shop.peer.network.addresses()))
+        self.watched.endpoints = {
+            name: endpoint(host, port, public) for name, (host, port) in handle.ports.items()
+        }
+
+        def running() -> None:
+            self._set("running")
+            self.reporter.tell(
+                "running",
+                endpoints=dict(self.watched.endpoints),
+                checks=self.watched.checks,
+                artifacts=artifacts,
+                approvals=self._verdict.approvals,
+                detail=f"{self.restarts} restarts" if self.restarts else "",
+            )
+
+        watch = Watch(self._shop.driver, handle, self.workload, self.watched, running, self._still_proved)
+        found = await watch.run()
+        if found.exit is None:
+            return Ending(found.status, found.detail)
+        fields: dict[str, Any] = {"exit_code": found.exit.code}
+        if not found.exit.ok or self.workload.kind == "service":
+            tail = self.logs(500).decode(errors="replace").strip()
+            detail = f"{found.exit.reason}; {tail}" if tail else found.exit.reason
+            return Ending("failed", detail, fields)
+        try:
+            results = await self._collect(handle)
+        except ExecutorError as error:
+            return Ending("failed", str(error), fields)
+        return Ending("succeeded", found.exit.reason, {**fields, "results": results, "artifacts": artifacts})
+
+    def _still_proved(self) -> str:
+        """At each re-check of the bytes: is it still approved? "" or the reason why not."""
+        verdict = self._shop.prove(self.id[0])
+        return "" if verdict.ok else "not proved: " + "; ".join(verdict.reasons)
+
+    async def _collect(self, handle: Handle) -> dict[str, ResultFile]:
+        """Results into the artifact store, from where others fetch them by digest. Raises ExecutorError."""
+        found: dict[str, ResultFile] = {}
+        for file in await self._shop.driver.collect(handle):
+            info = await trio.to_thread.run_sync(self._shop.exchange.store.add_bytes, file.data)
+            found[file.path] = ResultFile(sha256=info.sha256, size_bytes=info.size_bytes)
+        return found

@@ -1,0 +1,223 @@
+"""The executor in whole networks, with a driver in memory: claims, receipts, stops, what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+
+from ledger import transactions as t
+from ledger.codec import decode
+from ledger.documents import open_document
+from ledger.predicates import ReceiptPredicate
+from ledger.records import Node, ReceiptRecord, key_node
+from ledger.state import read
+from tests.ledger import world as people
+from tests.node.executor_fixture import PROGRAM, Fleet, artifact_of, fleet, job, service
+from tests.node.network_fixture import until
+
+
+def receipts(net: Fleet, deployment: bytes, slot: str) -> list[ReceiptPredicate]:
+    found = net.first.state.scan(b"receipt/" + deployment + b"/" + slot.encode() + b"/")
+    records = [decode(ReceiptRecord, data) for _, data in list(found)]
+    return [open_document(record.envelope, "receipt").predicate for record in records]
+
+
+async def test_two_replicas_run_on_two_farms_and_tell_what_they_verified(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1", "node2", "node3") as net:
+        deployment = await net.approved(service())
+        await net.until_statuses(deployment, "running", "running")
+        holders = [net.name_of(slot.holder) for slot in net.slots(deployment)]
+        nodes = [read(net.first.state, Node, key_node(slot.holder)) for slot in net.slots(deployment)]
+        assert {node.farm for node in nodes if node} == {"farm-a", "farm-b"}
+        assert net.deployment(deployment).status == "active"
+        for slot, holder in zip(net.slots(deployment), holders, strict=True):
+            told = receipts(net, deployment, slot.name)
+            assert [r.status for r in told[:3]] == ["fetching", "verified", "running"]
+            assert told[1].artifacts == {"/bin/program": artifact_of(PROGRAM).sha256}
+            assert len(told[1].approvals) == 2
+            assert told[1].isolation == {"landlock": "not tried", "namespaces": "enforced"}
+            task = net.drivers[holder].running[0]
+            assert slot.endpoints == {"http": f"127.0.0.1:{task.ports['http'][1]}"}
+            assert task.task_id == f"{deployment.hex()[:32]}.{slot.name.replace('/', '.')}.1"
+            assert net.exchanges[holder].store.has(artifact_of(PROGRAM).sha256)
+            status = net.executors[holder].status().slots[0]
+            assert (status.phase, status.fetch[0].bytes_done) == ("running", len(PROGRAM))
+        await until(
+            lambda: all(r[-1].checks >= 1 for s in ("web/0", "web/1") if (r := receipts(net, deployment, s)))
+        )
+
+
+async def test_a_job_ends_with_results_that_others_fetch_by_digest(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1") as net:
+        deployment = await net.approved(job())
+        await until(lambda: bool(net.drivers["node1"].running))
+        task = net.drivers["node1"].running[0]
+        task.results["/result/words.tsv"] = b"the\t42\n"
+        task.end(0)
+        await net.until_statuses(deployment, "succeeded")
+        assert net.deployment(deployment).status == "completed"
+        digest = net.slot(deployment, "mine/0").results["/result/words.tsv"]
+        last = receipts(net, deployment, "mine/0")[-1]
+        assert (last.exit_code, last.results["/result/words.tsv"].size_bytes) == (0, 7)
+        from node.exchange import Wanted
+
+        path = await net.exchanges["validator0"].fetch(Wanted(digest, 7, None))
+        assert path.read_bytes() == b"the\t42\n"
+        assert not net.drivers["node1"].running
+        await until(lambda: not net.executors["node1"].status().slots)
+
+
+async def test_a_withdrawn_approval_stops_what_runs_and_a_new_one_starts_it_again(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1") as net:
+        deployment = await net.approved(service(replicas=1))
+        await net.until_statuses(deployment, "running")
+        driver = net.drivers["node1"]
+        await net.decide(deployment, people.BUDGET, "budget", "revoked")
+        await until(lambda: not driver.running)
+        await until(lambda: net.slot(deployment, "web/0").holder == b"")
+        assert net.deployment(deployment).status == "awaiting_approval"
+        assert receipts(net, deployment, "web/0")[-1].status == "released"
+        node = read(net.first.state, Node, key_node(net.net.peers["node1"].node_key.public))
+        assert node is not None and node.used_cpu_millis == 0
+        await net.decide(deployment, people.BUDGET, "budget")
+        await net.until_statuses(deployment, "running")
+        assert net.slot(deployment, "web/0").term == 2
+        assert len(driver.tasks) == 2
+
+
+async def test_a_cancelled_deployment_stops(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1") as net:
+        deployment = await net.approved(service(replicas=1))
+        await net.until_statuses(deployment, "running")
+        await net.do(people.CONSUMER, t.CancelDeployment(deployment, "enough"))
+        await until(lambda: not net.drivers["node1"].running)
+        await until(lambda: net.slot(deployment, "web/0").holder == b"")
+        await until(lambda: bool(net.executors["node1"].status().ended))
+        assert "cancelled: enough" in net.executors["node1"].status().ended[0].detail
+
+
+async def test_drifted_bytes_are_stopped_and_the_slot_is_quarantined(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1", "node2") as net:
+        deployment = await net.approved(service(replicas=1, placement=people.Placement(distinct="none")))
+        await net.until_statuses(deployment, "running")
+        first = net.name_of(net.slot(deployment, "web/0").holder)
+        task = net.drivers[first].running[0]
+        task.drift = "b"
+        await until(lambda: any(r.status == "quarantined" for r in receipts(net, deployment, "web/0")))
+        assert task.stopped_s is not None
+        told = next(r for r in receipts(net, deployment, "web/0") if r.status == "quarantined")
+        assert told.detail == "bytes drifted: /bin/program: b, verified was a"
+        await net.until_statuses(deployment, "running")
+        second = net.slot(deployment, "web/0")
+        assert (second.term, second.attempts) == (2, 1)
+        assert net.name_of(second.holder) != first  # who failed leaves it to others for a while
+
+
+async def test_a_service_that_ends_is_restarted_and_given_up_after_its_attempts(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1") as net:
+        deployment = await net.approved(service(replicas=1))  # one restart per term, one more term
+        driver = net.drivers["node1"]
+        await net.until_statuses(deployment, "running")
+        driver.running[0].end(3)
+        await until(lambda: len(driver.tasks) == 2 and bool(driver.running))
+        assert net.slot(deployment, "web/0").term == 1
+        await until(lambda: net.executors["node1"].status().slots[0].phase == "running")
+        driver.running[0].end(3)
+        await until(lambda: net.slot(deployment, "web/0").attempts == 1)
+        last = receipts(net, deployment, "web/0")[-1]
+        assert last.status == "failed"
+        assert last.detail == "ended with code 3; it speaks; 2 runs"
+
+
+async def test_a_node_claims_nothing_that_it_cannot_have_and_says_why(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1") as net:
+        needs = people.ResourcesTemplate(
+            cpu_millis=8_000, memory_bytes=64 << 20, disk_bytes=16 << 20, pids=16
+        )
+        big = await net.approved(service(replicas=1, resources=needs))
+        refused = net.executors["node1"].status
+        await until(lambda: refused().refused.get(f"{big.hex()}/web/0", "").startswith("claim.capacity"))
+        far = await net.approved(
+            service(replicas=1, placement=people.Placement(countries=("JP",))), version="1.0.1"
+        )
+        await until(lambda: refused().refused.get(f"{far.hex()}/web/0", "").startswith("claim.country"))
+        huge = artifact_of(PROGRAM, size_bytes=2 << 30)
+        large = await net.approved(service(replicas=1, artifacts=(huge,)), version="1.0.2")
+        await until(lambda: refused().refused.get(f"{large.hex()}/web/0", "").startswith("driver: "))
+        assert net.drivers["node1"].tasks == []
+        assert {s.term for d in (big, far, large) for s in net.slots(d)} == {0}
+
+
+async def test_the_offer_is_posted_kept_and_a_withdrawal_is_respected(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1") as net:
+        node_key = net.net.peers["node1"].node_key
+
+        def node() -> Node:
+            found = read(net.first.state, Node, key_node(node_key.public))
+            assert found is not None
+            return found
+
+        await until(lambda: node().valid_until_ms > 0)
+        assert node().runtimes == ("sandbox",)
+        assert node().attributes == {"landlock": "not tried", "namespaces": "enforced"}
+        assert node().address.endswith(net.net.peers["node1"].network.peer_id)
+        await net.do(node_key, t.WithdrawOffer())
+        deployment = await net.approved(service(replicas=1))
+        key_text = f"{deployment.hex()}/web/0"
+        await until(
+            lambda: net.executors["node1"].status().refused.get(key_text, "").startswith("claim.offer")
+        )
+        assert node().valid_until_ms == 0
+
+
+async def test_a_stopped_node_ends_its_workloads_and_gives_its_slots_back(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1") as net:
+        deployment = await net.approved(service(replicas=1))
+        await net.until_statuses(deployment, "running")
+        net.scopes["node1"].cancel()
+        await until(lambda: not net.drivers["node1"].running)
+        await net.until_statuses(deployment, "open")
+        assert receipts(net, deployment, "web/0")[-1].detail == "the node stops"
+
+
+async def test_after_a_restart_leftovers_are_killed_before_anything_is_claimed(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1") as net:
+        deployment = await net.approved(service(replicas=1))
+        await net.until_statuses(deployment, "running")
+        driver = net.drivers["node1"]
+        net.crash("node1")
+        driver.calls.clear()
+        driver.leftovers = [driver.tasks[0].task_id]
+        await net.net.start("node1")
+        net.execute("node1")
+        await until(lambda: "start" in driver.calls, 25)
+        assert driver.calls.index("recover") < driver.calls.index("start")
+        assert driver.leftovers == []
+        await net.until_statuses(deployment, "running")
+        assert (
+            net.slot(deployment, "web/0").term == 2
+        )  # given back at once, claimed anew: no lease was broken
+        told = [r for r in receipts(net, deployment, "web/0") if r.status == "released"]
+        assert told[0].term == 1
+
+
+async def test_the_ledger_refuses_a_report_of_a_stale_term(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1") as net:
+        deployment = await net.approved(service(replicas=1))
+        await net.until_statuses(deployment, "running")
+        await net.decide(deployment, people.BUDGET, "budget", "revoked")
+        await until(lambda: net.slot(deployment, "web/0").holder == b"")
+        await net.decide(deployment, people.BUDGET, "budget")
+        await net.until_statuses(deployment, "running")
+        from ledger.documents import sign_receipt
+
+        node_key = net.net.peers["node1"].node_key
+        stale = receipts(net, deployment, "web/0")[2]
+        assert (stale.status, stale.term) == ("running", 1)
+        envelope = sign_receipt(node_key, stale, net.deployment(deployment).manifest)
+        peer = net.first
+        tx = t.Tx(peer.chain_id, node_key.public, peer.height + 100, b"stale...", t.Report(envelope))
+        outcome = await peer.wait_final(await peer.submit(t.sign_tx(node_key, tx)), 20)
+        assert outcome.receipt.rule == "report.stale_term"
+        await trio.lowlevel.checkpoint()
