@@ -280,6 +280,14 @@ class Client:
             )
 
 
+    def fetch_artifact(self, digest: str, size_bytes: int) -> bytes:
+        """An artifact's bytes, which the peer fetches from others first. The caller checks the digest."""
+        path = f"/v1/artifacts/{digest}/fetch"
+        query = {"size": size_bytes, "timeout": self.timeout_s}
+        self.call("POST", path, query=query, token=True, timeout_s=self.timeout_s + 5)
+        return self.call("GET", f"/v1/artifacts/{digest}", timeout_s=max(120.0, self.timeout_s))
+
+
 def tx_id_of(raw: bytes, chain_id: str) -> str:
     """The id of a signed transaction, in hex. Raises Refused."""
     return decode_tx(raw, chain_id).id.hex()

@@ -28,6 +28,7 @@ from node.api.writes import not_here
 from node.artifacts import ArtifactStore
 from node.config import split_host_port
 from node.errors import ArtifactError
+from node.exchange import Exchange
 from node.seam import NotFinal, Overloaded, PeerSeam
 from node.web.pages import web_routes
 from p2p.network import Started
@@ -41,12 +42,13 @@ def make_app(
     token: str,
     artifacts: ArtifactStore,
     bot: BotSeam | None = None,
+    exchange: Exchange | None = None,
     hosts: Iterable[str] = (),
 ) -> Guard:
     """API, explorer and metrics of a peer. `hosts`: further names that it goes by."""
     if not token:
         raise LocalError("the API needs a token")
-    api = Api(peer, token, artifacts, bot)
+    api = Api(peer, token, artifacts, bot, exchange)
     routes: list[BaseRoute] = [StarletteRoute(r.path, r.handler, methods=[r.method]) for r in ROUTES]
     routes.append(StarletteRoute("/openapi.json", openapi))
     routes += web_routes()
@@ -66,12 +68,13 @@ async def serve_api(
     token: str,
     artifacts: ArtifactStore,
     bot: BotSeam | None = None,
+    exchange: Exchange | None = None,
     hosts: Iterable[str] = (),
     task_status: Started = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled. `started` gives host:port. Raises LocalError when it cannot listen."""
     host, _ = split_host_port(listen)
-    app = make_app(peer, token=token, artifacts=artifacts, bot=bot, hosts=[*hosts, host])
+    app = make_app(peer, token=token, artifacts=artifacts, bot=bot, exchange=exchange, hosts=[*hosts, host])
     config = Config()
     config.bind = [listen]
     config.accesslog = None

@@ -15,6 +15,7 @@ from node.api.bot_seam import BotSeam
 from node.api.limits import BODY_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX
 from node.api.problems import ApiProblem
 from node.artifacts import ArtifactStore
+from node.exchange import Exchange
 from node.seam import PeerSeam
 
 T = TypeVar("T")
@@ -22,12 +23,13 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Api:
-    """One peer's API. `bot` is None on peers without one."""
+    """One peer's API. `bot` is None on peers without one, `exchange` where nothing can be fetched."""
 
     peer: PeerSeam
     token: str
     artifacts: ArtifactStore
     bot: BotSeam | None = None
+    exchange: Exchange | None = None
     event_clients: int = 0
     counts: dict[str, int] = field(default_factory=dict)
 

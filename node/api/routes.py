@@ -65,6 +65,11 @@ _WAIT: Final = (
     Query("timeout", "number", "Seconds to wait for finality, at most 300."),
 )
 
+_FETCH: Final = (
+    Query("size", "integer", "Its size in bytes."),
+    Query("timeout", "number", "Seconds to wait for it, at most 300."),
+)
+
 ROUTES: Final = (
     Route("GET", "/v1/status", reads.status, "The peer's status", m.Status),
     Route("GET", "/v1/peers", reads.peers, "Neighbours and bans", m.Peers),
@@ -127,6 +132,15 @@ ROUTES: Final = (
         body_media=BINARY,
         token=True,
         status=201,
+    ),
+    Route(
+        "POST",
+        "/v1/artifacts/{sha256}/fetch",
+        writes.fetch_artifact,
+        "Fetch an artifact from other peers",
+        m.ArtifactView,
+        query=_FETCH,
+        token=True,
     ),
     Route(
         "POST", "/v1/bot/plan", writes.bot_plan, "Plan a deployment", b.Plan, body=b.PlanRequest, token=True

@@ -52,6 +52,7 @@ COMMANDS: Final = (
     ("deploy", "deployments:deploy", "Plan a deployment with the 3bot, then order it."),
     ("deployment list", "deployments:list_deployments", "List the deployments."),
     ("deployment show", "deployments:show", "Show a deployment with its approvals, slots and receipts."),
+    ("deployment results", "results:results", "Fetch and check what a deployment's jobs wrote."),
     ("deployment cancel", "deployments:cancel", "Stop a deployment, settle and refund."),
     ("approve", "approvals:approve", "Sign an approval of a deployment, or its sign-off."),
     ("reject", "approvals:reject", "Sign a rejection of a deployment."),

@@ -1,0 +1,1 @@
+"""Measurements of a running network; `make bench` repeats them all."""
