@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import base64
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -203,6 +207,34 @@ def test_same_blocks_same_bytes() -> None:
     first = live(False)
     assert live(False) == first
     assert live(True) == first
+
+
+HASHED_LIFE = """
+from ledger.codec import encode, sha256
+from tests.ledger.world import NODES, World, contract
+world = World()
+world.add_nodes()
+deployment = world.running(contract())
+world.wait(60_000, step_ms=10_000)
+world.claimed(deployment, "web/0", NODES)
+print(sha256(encode((tuple(world.state.entries().items()), tuple(world.events)))).hex())
+"""
+
+
+def test_same_bytes_in_processes_with_other_hash_seeds(checkout: Path) -> None:
+    """No order of a set or of hashing gets into the state or the events."""
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", HASHED_LIFE],
+            cwd=checkout,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(checkout)},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(found) == 1
+    assert len(found.pop()) == 65
 
 
 def test_receipts_name_their_deployments() -> None:
