@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import ExitStack
 from functools import partial
-from functools import partial
+from importlib import import_module
 
 import structlog
 import trio
@@ -15,12 +15,13 @@ import trio
 from ledger.genesis import Genesis
 from ledger.store import Store
 from node.api.app import serve_api
-from node.artifacts import ArtifactStore
-from node.api.app import serve_api
+from node.api.bot_seam import BotSeam
 from node.artifacts import ArtifactStore
 from node.config import Settings
 from node.engine import wall_ms
 from node.exchange import Exchange
+from node.executor.drivers.sandbox import SandboxDriver
+from node.executor.executor import Executor
 from node.home import Home, RunInfo, remove_run, start_ticks, write_run
 from node.peer import Identity, Peer
 from node.safety_store import SafetyStore
@@ -114,17 +115,38 @@ async def run_peer(home: Home, settings: Settings) -> None:
 
 
 async def _start_api(nursery: trio.Nursery, peer: Peer, home: Home, settings: Settings) -> str:
-    """Start what sits on the peer; returns the API's host:port."""
+    """Start what sits on the peer: artifacts, executor, 3bot, API. Returns the API's host:port."""
     artifacts = ArtifactStore(home.artifacts_dir)
     exchange = Exchange(peer.network, artifacts)
     peer.handlers.methods.update(exchange.methods())
+    if "node" in settings.roles:
+        _start_executor(nursery, peer, home, settings, exchange)
     serve = partial(
         serve_api,
         peer,
         listen=settings.api.listen,
         token=home.token(),
         artifacts=artifacts,
+        bot=_start_bot(nursery, peer, home, settings) if "bot" in settings.roles else None,
+        exchange=exchange,
         hosts=settings.api.hosts,
     )
     address: str = await nursery.start(serve)
     return address
+
+
+def _start_executor(
+    nursery: trio.Nursery, peer: Peer, home: Home, settings: Settings, exchange: Exchange
+) -> None:
+    """The 3node: claims and runs what it has proved to be approved."""
+    driver = SandboxDriver(home.data_dir / "sandbox")
+    executor = Executor(peer, settings.node, driver, exchange)
+    nursery.start_soon(executor.run)
+
+
+def _start_bot(nursery: trio.Nursery, peer: Peer, home: Home, settings: Settings) -> BotSeam:
+    """The 3bot of the configured account. `bot` stands above `node`, so it is loaded by name."""
+    agent = import_module("bot.agent").Agent(peer, home.account_key(settings.bot.account))
+    nursery.start_soon(agent.run)
+    seam: BotSeam = agent
+    return seam
