@@ -43,7 +43,15 @@ from consensus.verify import PROPOSE_DOMAIN
 from consensus.votes import ViewState, count_vote
 from consensus.wants import Wants
 from ledger.blocks import ZERO_HASH, Header
-from ledger.certificate import VOTE_DOMAIN, Certificate, Scheme, Statement, ValidatorSet, VoteKind, vote_message
+from ledger.certificate import (
+    VOTE_DOMAIN,
+    Certificate,
+    Scheme,
+    Statement,
+    ValidatorSet,
+    VoteKind,
+    vote_message,
+)
 from ledger.codec import encode
 from ledger.limits import BLOCK_BATCHES_MAX, BLOCK_TXS_MAX, RECENT_ROOTS, TIME_AHEAD_MS_MAX
 
@@ -178,7 +186,7 @@ class Core:
                     self._hold(message.final)
                 self._answer(sender, message)
             case Reply():
-                # Unasked ones would fill the chain; one that it cannot use stays wanted, at the pace of retries.
+                # Unasked ones would fill the chain; one of no use stays wanted, at the pace of retries.
                 wanted = header is not None and message.digest in self.wants.wants
                 if wanted and header is not None and self.chain.add(message.digest, header):
                     self.wants.got(message.digest)
@@ -258,7 +266,8 @@ class Core:
             assert state.own_notar is None, "one Notar per view"
             state.own_notar = block
         elif kind is VoteKind.FINAL:
-            assert not state.own_skip and state.own_notar == block, "Final excludes Skip"
+            assert not state.own_skip, "Final excludes Skip"
+            assert state.own_notar == block, "Final follows own Notar"
             state.own_final = block
         else:
             assert state.own_final is None, "Skip excludes Final"
@@ -290,7 +299,7 @@ class Core:
 
     def _own_votes(self, above: int) -> list[Vote]:
         """Own votes above a view whose certificates are not there yet, oldest first."""
-        votes = []
+        votes: list[Vote] = []
         for view in sorted(v for v in self.views if v > above):
             state = self.views[view]
             votes.extend(v for v in self._own_votes_of(state) if state.certificate(v.statement.kind) is None)
@@ -318,7 +327,9 @@ class Core:
 
     def _cleared(self, view: int) -> bool:
         state = self.views.get(view)
-        return view <= self.final_view or (state is not None and bool(state.notar or state.skip or state.final))
+        return view <= self.final_view or (
+            state is not None and bool(state.notar or state.skip or state.final)
+        )
 
     def _enter(self) -> None:
         """[1] Enter the smallest view that is not cleared, at once."""
@@ -342,7 +353,7 @@ class Core:
             return
         if not self._all_held([h for _, h in path]):
             return
-        for block, header in path:
+        for _, header in path:
             self._out.commit.append(Commit(header, self.final))
             self._forget_batches(header)
         self.chain.commit(*path[-1])
@@ -385,7 +396,9 @@ class Core:
             return
         parent = self.chain.get(header.parent_hash)
         if parent is None:
-            self.wants.ask("header", header.parent_hash, leader(self.config.validators, header.view), self._now_ms)
+            self.wants.ask(
+                "header", header.parent_hash, leader(self.config.validators, header.view), self._now_ms
+            )
             return
         _, missing = self.chain.path(header.parent_hash)
         if missing is not None:  # the whole way is needed: no batch may stand on it twice

@@ -15,7 +15,15 @@ from consensus.limits import SKIPS_PER_PROPOSAL_MAX, STATUS_VIEWS_MAX
 from consensus.messages import Certified, Fetch, Message, Propose, Received, Reply, Status, Vote
 from ledger import keys
 from ledger.blocks import ZERO_HASH, Header, batch_digest, decode_header
-from ledger.certificate import VOTE_DOMAIN, Certificate, Scheme, Statement, ValidatorSet, VoteKind, vote_message
+from ledger.certificate import (
+    VOTE_DOMAIN,
+    Certificate,
+    Scheme,
+    Statement,
+    ValidatorSet,
+    VoteKind,
+    vote_message,
+)
 from ledger.errors import PeerFault, Refused
 
 PROPOSE_DOMAIN: Final = "propose/1"

@@ -48,7 +48,12 @@ class ViewState:
 
 
 def count_vote(
-    state: ViewState, statement: Statement, voter: int, signature: bytes, validators: ValidatorSet, scheme: Scheme
+    state: ViewState,
+    statement: Statement,
+    voter: int,
+    signature: bytes,
+    validators: ValidatorSet,
+    scheme: Scheme,
 ) -> Certificate | None:
     """Count one verified vote; a new certificate when it completes a quorum.
 

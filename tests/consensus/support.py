@@ -46,7 +46,9 @@ ROOT = sha256(b"root of genesis")
 WALL = 1_700_000_000_000
 GENESIS = Header(CHAIN, 0, 0, 0, 0, ZERO_HASH, WALL, ZERO_HASH, 0, ZERO_HASH, SET.hash, SET.hash, ())
 GENESIS_HASH = sha256(b"genesis")
-TIMING = Timing(view_timeout_ms=1_000, alpha_percent=120, timeout_max_ms=8_000, idle_ms=500, standstill_ms=2_500)
+TIMING = Timing(
+    view_timeout_ms=1_000, alpha_percent=120, timeout_max_ms=8_000, idle_ms=500, standstill_ms=2_500
+)
 NOTAR, SKIP, FINAL = VoteKind.NOTAR, VoteKind.SKIP, VoteKind.FINAL
 
 
@@ -56,14 +58,18 @@ def vote(member: int, kind: VoteKind, view: int, block: bytes = ZERO_HASH, epoch
     return Vote(statement, member, KEYS[member].sign(VOTE_DOMAIN, CHAIN, vote_message(statement)))
 
 
-def certificate(kind: VoteKind, view: int, block: bytes = ZERO_HASH, signers: Iterable[int] = (1, 2, 3)) -> Certificate:
+def certificate(
+    kind: VoteKind, view: int, block: bytes = ZERO_HASH, signers: Iterable[int] = (1, 2, 3)
+) -> Certificate:
     """A certificate with these members' signatures."""
     votes = {i: vote(i, kind, view, block) for i in signers}
     statement = Statement(kind, 0, view, block)
     return Ed25519Scheme().assemble(statement, {i: v.signature for i, v in votes.items()}, len(KEYS))
 
 
-def header(view: int, parent: Header | None = None, batches: Iterable[bytes] = (), **changes: object) -> Header:
+def header(
+    view: int, parent: Header | None = None, batches: Iterable[bytes] = (), **changes: object
+) -> Header:
     """The block of the view's leader on `parent` (None: genesis)."""
     above = parent or GENESIS
     made = Header(

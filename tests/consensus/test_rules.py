@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from consensus.messages import Executed, Propose, Status, Synced
 from consensus.timers import Timing
 from ledger.blocks import ZERO_HASH, decode_header
@@ -213,7 +215,7 @@ def test_rule_3_whole_way_to_the_tip_is_wanted() -> None:
 
 def test_rule_3_broken_blocks_are_refused_by_name() -> None:
     """Each of these can never become right: alarm, Skip at once, no Notar."""
-    broken = {
+    broken: dict[str, dict[str, Any]] = {
         "block.height": {"height": 2},
         "block.time": {"time_ms": WALL - 1},
         "block.validators": {"validators": sha256(b"others")},
@@ -306,7 +308,7 @@ def test_rule_5_final_and_timeout_in_one_step() -> None:
 
 
 def test_rule_5_final_of_an_earlier_life_excludes_skip() -> None:
-    """Restored with Final in a view whose certificates were lost: the view is open, and stays without Skip."""
+    """Restored with Final in a view whose certificates were lost: the view stays without Skip."""
     from consensus import safety
     from consensus.messages import Record, Start
 
@@ -334,7 +336,14 @@ def test_rule_5_skip_is_told_again_to_who_asks() -> None:
 def test_rule_8_timeouts_grow_with_views_since_the_last_final() -> None:
     """T0 · α^k, capped; a Final starts over, a Skip or Notar does not."""
     timing = Timing(view_timeout_ms=1_000, alpha_percent=150, timeout_max_ms=4_000)
-    assert [timing.timeout_ms(v, 0) for v in (1, 2, 3, 4, 5, 50)] == [1_000, 1_500, 2_250, 3_375, 4_000, 4_000]
+    assert [timing.timeout_ms(v, 0) for v in (1, 2, 3, 4, 5, 50)] == [
+        1_000,
+        1_500,
+        2_250,
+        3_375,
+        4_000,
+        4_000,
+    ]
     assert timing.timeout_ms(8, 7) == 1_000
     assert timing.timeout_ms(3, 7) == 1_000
 
@@ -370,7 +379,7 @@ def test_rule_9_final_commits_all_ancestors_in_order() -> None:
 
 
 def test_rule_9_commit_waits_for_bytes_and_fetches_headers() -> None:
-    """A Final certificate of an unknown block: its headers are asked for, its batches too, then all commit."""
+    """A Final certificate of an unknown block: headers and batches are asked for, then all commit."""
     from consensus.messages import Fetch, Reply
 
     bench = Bench()

@@ -11,7 +11,19 @@ from consensus.messages import Ready, Record, Start, Status
 from consensus.safety import restore
 from ledger.blocks import ZERO_HASH
 from ledger.codec import sha256
-from tests.consensus.support import FINAL, NOTAR, SKIP, TIMING, WALL, Bench, certificate, header, propose, vote, votes
+from tests.consensus.support import (
+    FINAL,
+    NOTAR,
+    SKIP,
+    TIMING,
+    WALL,
+    Bench,
+    certificate,
+    header,
+    propose,
+    vote,
+    votes,
+)
 
 BLOCK = header(1)
 OTHER = header(1, time_ms=WALL + 9)
@@ -52,7 +64,9 @@ def test_restored_notar_leads_to_final() -> None:
 def test_restored_skip_excludes_final() -> None:
     """Skip was kept, the certificate for our Notar comes after the restart."""
     bench = Bench()
-    records = bench.receive(1, propose(BLOCK)).records + bench.wait(TIMING.idle_ms + TIMING.view_timeout_ms).records
+    records = (
+        bench.receive(1, propose(BLOCK)).records + bench.wait(TIMING.idle_ms + TIMING.view_timeout_ms).records
+    )
     assert [r.kind for r in records] == [NOTAR, SKIP]
     bench = again(records)
     assert votes(bench.certify(certificate(NOTAR, 1, BLOCK.hash)), FINAL) == []
@@ -78,7 +92,10 @@ def test_records_up_to_the_tip_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("records", "text"),
     [
-        ([Record(NOTAR, 1, BLOCK.hash, BLOCK.encode()), Record(NOTAR, 1, OTHER.hash, OTHER.encode())], "two NOTAR"),
+        (
+            [Record(NOTAR, 1, BLOCK.hash, BLOCK.encode()), Record(NOTAR, 1, OTHER.hash, OTHER.encode())],
+            "two NOTAR",
+        ),
         ([Record(FINAL, 1, BLOCK.hash, b""), Record(FINAL, 1, OTHER.hash, b"")], "two FINAL"),
         ([Record(FINAL, 1, BLOCK.hash, b""), Record(SKIP, 1, ZERO_HASH, b"")], "Skip and Final"),
         ([Record(NOTAR, 1, BLOCK.hash, OTHER.encode())], "not the one voted for"),
@@ -100,7 +117,8 @@ def test_a_damaged_header_is_refused() -> None:
 
 
 EVENTS = st.lists(
-    st.sampled_from(("first", "second", "notar", "notar2", "skip", "final", "wait", "crash", "vote")), max_size=12
+    st.sampled_from(("first", "second", "notar", "notar2", "skip", "final", "wait", "crash", "vote")),
+    max_size=12,
 )
 
 
@@ -108,7 +126,8 @@ EVENTS = st.lists(
 @given(EVENTS)
 def test_no_order_of_events_and_crashes_breaks_a_promise(events: list[str]) -> None:
     """In one view: one Notar, one Final, never Skip and Final, over any number of lives."""
-    bench, kept = Bench(), []
+    bench = Bench()
+    kept: list[Record] = []
     promised: list[tuple[object, int, bytes]] = []
     for event in events:
         ready = Ready()

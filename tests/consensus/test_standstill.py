@@ -12,9 +12,21 @@ from consensus.limits import (
 from consensus.messages import Certified, Fetch, Propose, Reply, Status
 from consensus.standstill import answer, status
 from consensus.votes import ViewState
-from ledger.blocks import ZERO_HASH
+from ledger.blocks import ZERO_HASH, Header
 from ledger.codec import sha256
-from tests.consensus.support import FINAL, NOTAR, SKIP, TIMING, Bench, certificate, header, propose, sent, vote, votes
+from tests.consensus.support import (
+    FINAL,
+    NOTAR,
+    SKIP,
+    TIMING,
+    Bench,
+    certificate,
+    header,
+    propose,
+    sent,
+    vote,
+    votes,
+)
 
 
 def views_with(kind: object, numbers: range) -> dict[int, ViewState]:
@@ -188,7 +200,7 @@ def test_what_is_not_wanted_any_more_is_not_asked_for() -> None:
 def test_memory_is_freed_by_commits() -> None:
     """Views, headers and batches below the tip go."""
     bench = Bench()
-    parent = None
+    parent: Header | None = None
     for view in range(1, 40):
         block = header(view, parent=parent)
         proof = certificate(NOTAR, view - 1, parent.hash) if parent else None
@@ -201,14 +213,16 @@ def test_memory_is_freed_by_commits() -> None:
 
 
 def test_header_of_the_tip_is_told_after_a_restart() -> None:
-    """Regression: with nothing recent in memory, the committed tip can still be fetched; genesis has no header."""
+    """Regression: with nothing recent in memory the tip can still be fetched; genesis has no header."""
     from consensus.chain import Chain
     from tests.consensus.support import GENESIS, GENESIS_HASH
 
     block = header(1)
     bench = Bench()
     bench.core.chain = Chain(block, block.hash)
-    assert sent(bench.receive(2, Fetch("header", block.hash)), Reply) == [Reply("header", block.hash, block.encode())]
+    assert sent(bench.receive(2, Fetch("header", block.hash)), Reply) == [
+        Reply("header", block.hash, block.encode())
+    ]
     bench.core.chain = Chain(GENESIS, GENESIS_HASH)
     assert sent(bench.receive(2, Fetch("header", GENESIS_HASH)), Reply) == []
 

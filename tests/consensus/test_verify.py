@@ -1,4 +1,4 @@
-"""What `verify.check` and `decode_message` refuse, each by the name of its rule; and that nothing else escapes."""
+"""What `verify.check` and `decode_message` refuse, each under its own rule; nothing else escapes."""
 
 from __future__ import annotations
 
@@ -83,28 +83,42 @@ CASES: dict[str, tuple[Message, str]] = {
     "not the leader": (propose(header(1, proposer=KEYS[2].public)), "propose.not_leader"),
     "signature of a proposal": (change(propose(BLOCK), signature=bytes(64)), "propose.signature"),  # type: ignore[dict-item]
     "short signature": (change(propose(BLOCK), signature=b""), "propose.signature"),  # type: ignore[dict-item]
-    "parent of another block": (propose(header(2, parent=BLOCK), certificate(NOTAR, 1, sha256(b"x"))), "propose.parent"),
+    "parent of another block": (
+        propose(header(2, parent=BLOCK), certificate(NOTAR, 1, sha256(b"x"))),
+        "propose.parent",
+    ),
     "skip as parent": (propose(header(2), certificate(SKIP, 1)), "propose.parent"),
     "notar among the skips": (propose(header(2), None, [certificate(NOTAR, 1, HASH)]), "propose.skips"),
     "skip not between": (propose(header(2), None, [certificate(SKIP, 2)]), "propose.skips"),
-    "skip without quorum": (propose(header(2), None, [certificate(SKIP, 1, signers=(1, 2))]), "certificate.no_quorum"),
+    "skip without quorum": (
+        propose(header(2), None, [certificate(SKIP, 1, signers=(1, 2))]),
+        "certificate.no_quorum",
+    ),
     "too many skips": (
-        propose(header(99), None, [certificate(SKIP, 1)] * (SKIPS_PER_PROPOSAL_MAX + 1)), "propose.skips",
+        propose(header(99), None, [certificate(SKIP, 1)] * (SKIPS_PER_PROPOSAL_MAX + 1)),
+        "propose.skips",
     ),
     "another's vote": (vote(2, SKIP, 1), "vote.voter"),
     "vote index out of range": (change(vote(1, SKIP, 1), voter=9), "vote.voter"),  # type: ignore[dict-item]
     "vote signature": (change(vote(1, SKIP, 1), signature=vote(2, SKIP, 1).signature), "vote.signature"),  # type: ignore[dict-item]
     "vote of another view's signature": (
-        change(vote(1, SKIP, 1), signature=vote(1, SKIP, 2).signature), "vote.signature",  # type: ignore[dict-item]
+        change(vote(1, SKIP, 1), signature=vote(1, SKIP, 2).signature),
+        "vote.signature",  # type: ignore[dict-item]
     ),
     "vote epoch": (vote(1, SKIP, 1, epoch=3), "vote.epoch"),
     "vote view 0": (vote(1, SKIP, 0), "vote.shape"),
     "skip that names a block": (vote(1, SKIP, 1, HASH), "vote.shape"),
     "notar of nothing": (vote(1, NOTAR, 1), "vote.shape"),
     "short hash": (vote(1, NOTAR, 1, b"short"), "vote.shape"),
-    "certificate without quorum": (Certified(certificate(FINAL, 1, HASH, signers=(1, 2))), "certificate.no_quorum"),
+    "certificate without quorum": (
+        Certified(certificate(FINAL, 1, HASH, signers=(1, 2))),
+        "certificate.no_quorum",
+    ),
     "status that is not Final": (Status(certificate(NOTAR, 1, HASH), 1, b"", b""), "status.final"),
-    "status without quorum": (Status(certificate(FINAL, 1, HASH, (0, 3)), 1, b"", b""), "certificate.no_quorum"),
+    "status without quorum": (
+        Status(certificate(FINAL, 1, HASH, (0, 3)), 1, b"", b""),
+        "certificate.no_quorum",
+    ),
     "status too long": (Status(None, 1, bytes(129), b""), "status.range"),
     "status at view 0": (Status(None, 0, b"", b""), "status.range"),
     "fetch of a strange kind": (Fetch("secret", HASH), "fetch.shape"),
@@ -171,18 +185,26 @@ def test_other_encodings_are_refused() -> None:
     data = encode_message(Fetch("batch", HASH))
     assert decoding_rule(data + b"\xc0") == "consensus.message.malformed"
     assert decoding_rule(b"") == "consensus.message.malformed"
-    assert decoding_rule(b"\xdc\x00\x03" + data[1:]) == "consensus.message.not_canonical"  # array16 for a fixarray
+    assert (
+        decoding_rule(b"\xdc\x00\x03" + data[1:]) == "consensus.message.not_canonical"
+    )  # array16 for a fixarray
     assert decoding_rule(b"\x94" + data[1:] + b"\xc0") == "consensus.message.malformed"
     assert decoding_rule(encode(["gossip", 1])) == "consensus.message.malformed"
     status = encode_message(Status(None, 5, b"", b""))
     assert decoding_rule(status.replace(b"\x05", b"\xcc\x05", 1)) == "consensus.message.not_canonical"
 
 
-SAMPLES = [encode_message(message) for message in (
-    propose(header(3, parent=BLOCK), certificate(NOTAR, 1, HASH), [certificate(SKIP, 2)]),
-    vote(1, NOTAR, 1, HASH), Certified(certificate(FINAL, 1, HASH)),
-    Status(certificate(FINAL, 1, HASH), 2, b"\x01", b""), Fetch("batch", HASH), Reply("header", HASH, BLOCK.encode()),
-)]
+SAMPLES = [
+    encode_message(message)
+    for message in (
+        propose(header(3, parent=BLOCK), certificate(NOTAR, 1, HASH), [certificate(SKIP, 2)]),
+        vote(1, NOTAR, 1, HASH),
+        Certified(certificate(FINAL, 1, HASH)),
+        Status(certificate(FINAL, 1, HASH), 2, b"\x01", b""),
+        Fetch("batch", HASH),
+        Reply("header", HASH, BLOCK.encode()),
+    )
+]
 
 
 def refuse_or_pass(data: bytes) -> None:
@@ -237,8 +259,11 @@ CERTIFICATES = st.builds(
         st.builds(Fetch, st.text(max_size=8), HASHES),
         st.builds(Reply, st.sampled_from(("header", "batch", "")), HASHES, st.binary(max_size=60)),
         st.builds(
-            Propose, st.just(BLOCK.encode()) | st.binary(max_size=60), st.binary(max_size=70),
-            st.none() | CERTIFICATES, st.lists(CERTIFICATES, max_size=3).map(tuple),
+            Propose,
+            st.just(BLOCK.encode()) | st.binary(max_size=60),
+            st.binary(max_size=70),
+            st.none() | CERTIFICATES,
+            st.lists(CERTIFICATES, max_size=3).map(tuple),
         ),
     )
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from consensus.core import Core
 from ledger.blocks import Header
 from ledger.codec import sha256
@@ -34,7 +36,7 @@ class HeightLiar(Core):
 
     def _propose(self) -> None:
         true = self.chain.tip
-        self.chain.tip = Header(*[getattr(true, f) if f != "height" else true.height + 1 for f in _FIELDS])
+        self.chain.tip = msgspec.structs.replace(true, height=true.height + 1)
         super()._propose()
         self.chain.tip = true
 
@@ -48,7 +50,6 @@ class TimeLiar(Core):
         self._wall_ms -= 10_000
 
 
-_FIELDS: Final = Header.__struct_fields__
 LIARS: Final[dict[str, type[Core]]] = {
     "nothing": Core,
     "root": RootLiar,

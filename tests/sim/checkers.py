@@ -61,7 +61,9 @@ class Agreement(Checker):
     def committed(self, node: SimNode, block: Block) -> None:
         height = block.header.height
         if height > len(self.chain) + 1:
-            self.complain(f"node {node.id} committed height {height} before {len(self.chain) + 1} was by anybody")
+            self.complain(
+                f"node {node.id} committed height {height} before {len(self.chain) + 1} was by anybody"
+            )
         elif height == len(self.chain) + 1:
             parent = self.chain[-1].hash if self.chain else self.world.genesis_hash
             if block.header.parent_hash != parent:
@@ -174,9 +176,15 @@ class Promises(Checker):
     def durable(self, node: SimNode, vote: Vote) -> None:
         statement = vote.statement
         kept = {record_key(r): r for r in records(node.disk)}
-        same = [r for r in kept.values() if (r.kind, r.view, r.block) == (statement.kind, statement.view, statement.block)]
+        same = [
+            r
+            for r in kept.values()
+            if (r.kind, r.view, r.block) == (statement.kind, statement.view, statement.block)
+        ]
         if not same:
-            self.complain(f"member {node.member}: {statement.kind.name} of view {statement.view} is not on disk")
+            self.complain(
+                f"member {node.member}: {statement.kind.name} of view {statement.view} is not on disk"
+            )
             return
         if statement.kind is not VoteKind.NOTAR:
             return
@@ -189,7 +197,9 @@ class Promises(Checker):
             self.complain(f"member {node.member}: Notar in view {header.view}, its parent is not notarized")
         for between in range(parent_view + 1, header.view):
             if not self.reached(VoteKind.SKIP, between, ZERO_HASH):
-                self.complain(f"member {node.member}: Notar in view {header.view} over view {between}, not skipped")
+                self.complain(
+                    f"member {node.member}: Notar in view {header.view} over view {between}, not skipped"
+                )
 
 
 class Durability(Checker):
@@ -289,5 +299,13 @@ class Progress(Checker):
 
 
 ALL: tuple[type[Checker], ...] = (
-    Agreement, EqualState, Certificates, Promises, Durability, Money, Bounded, Alarms, Progress,
+    Agreement,
+    EqualState,
+    Certificates,
+    Promises,
+    Durability,
+    Money,
+    Bounded,
+    Alarms,
+    Progress,
 )

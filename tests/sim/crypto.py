@@ -29,7 +29,8 @@ def fast_signatures(enabled: bool = True) -> Iterator[None]:
     """Within the block, keys sign and verify by hashing (when `enabled`)."""
     real = keys.Key.sign_raw, keys.verify_raw
     if enabled:
-        keys.Key.sign_raw, keys.verify_raw = _sign, _verify  # type: ignore[method-assign]
+        keys.Key.sign_raw = _sign  # type: ignore[assignment,method-assign]
+        keys.verify_raw = _verify
     try:
         yield
     finally:

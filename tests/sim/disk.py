@@ -1,4 +1,4 @@
-"""What a simulated validator keeps: a key-value disk whose unsynced writes may be lost, and the chain's store."""
+"""What a simulated validator keeps: a disk whose unsynced writes may be lost, and the chain's store."""
 
 from __future__ import annotations
 
@@ -109,7 +109,11 @@ class Store:
 
     @property
     def tip(self) -> tuple[Header, bytes]:
-        return (self.blocks[-1].header, self.blocks[-1].hash) if self.blocks else (self.genesis, self.genesis_hash)
+        return (
+            (self.blocks[-1].header, self.blocks[-1].hash)
+            if self.blocks
+            else (self.genesis, self.genesis_hash)
+        )
 
     def commit(
         self, header: Header, batch_bytes: tuple[bytes, ...], certificate: Certificate, result: BlockResult

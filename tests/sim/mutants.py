@@ -211,7 +211,9 @@ class Mutant:
     variant: Variant
     caught_by: tuple[str, ...]
     twin: str | None = None  # seeds with a Byzantine member of this lie; "" with any
-    hard: str = ""  # "slow": links slower than the first timeout; "outages": many, and slow execution; "pauses"
+    hard: str = (
+        ""  # "slow": links slower than the first timeout; "outages": many, and slow execution; "pauses"
+    )
     seeds: int = 40
 
 
@@ -271,7 +273,9 @@ def scenarios(mutant: Mutant) -> list[tuple[int, Scenario]]:
             scenario.timing = replace(scenario.timing, view_timeout_ms=300, standstill_ms=1_000)
         if "pauses" in mutant.hard:
             count = len(scenario.weights)
-            scenario.faults = [Fault(at, "pause", 900, (at // 400 % count,)) for at in range(400, 15_000, 400)]
+            scenario.faults = [
+                Fault(at, "pause", 900, (at // 400 % count,)) for at in range(400, 15_000, 400)
+            ]
             scenario.faults_end_ms, scenario.latency_ms = 16_000, (10, 300)
             scenario.timing = replace(scenario.timing, view_timeout_ms=300)
         found.append((seed, scenario))

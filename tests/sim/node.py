@@ -7,6 +7,7 @@ point. Blocks are executed some time after the core committed them, as a real sh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -24,6 +25,7 @@ from consensus.messages import (
     Propose,
     Ready,
     Received,
+    Record,
     Reply,
     Start,
     Synced,
@@ -45,7 +47,15 @@ from tests.sim.disk import Block, Disk, Store, batches, certificate_key, certifi
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-CRASH_POINTS: Final = ("before_persist", "in_persist", "after_persist", "in_send", "after_send", "before_exec", "after_exec")
+CRASH_POINTS: Final = (
+    "before_persist",
+    "in_persist",
+    "after_persist",
+    "in_send",
+    "after_send",
+    "before_exec",
+    "after_exec",
+)
 RANGE_BLOCKS: Final = 20
 RANGE_AFTER_MS: Final = 400  # behind a Final certificate for this long: ask for a range of blocks
 
@@ -87,7 +97,9 @@ class Clock:
 class SimNode:
     """One instance of a validator. Twins share `member` (and key), not `id`."""
 
-    def __init__(self, world: World, number: int, member: int, key: keys.Key, clock: Clock, store: Store) -> None:
+    def __init__(
+        self, world: World, number: int, member: int, key: keys.Key, clock: Clock, store: Store
+    ) -> None:
         self.world, self.id, self.member, self.key, self.clock = world, number, member, key, clock
         self.store, self.disk = store, Disk()
         self.up = False
@@ -121,7 +133,7 @@ class SimNode:
             self.step(BatchHeld(digest, len(decode_batch(data).txs)))
         self.step(Start())
 
-    def kept_records(self) -> list[safety.Record]:
+    def kept_records(self) -> list[Record]:
         return records(self.disk)
 
     def sign(self, domain: str, message: bytes) -> bytes:
@@ -261,7 +273,7 @@ class SimNode:
         if tag == b"B":
             self.hold_batch(body)
         elif tag == b"R":
-            message = decode(RangeAsk | RangeReply, body)
+            message: RangeAsk | RangeReply = decode(RangeAsk | RangeReply, body)  # type: ignore[arg-type]
             if isinstance(message, RangeAsk):
                 self.answer_range(sender, message.height)
             else:
@@ -317,7 +329,7 @@ class SimNode:
         tip, tip_hash = self.store.tip
         if self.queue or not headers or headers[0].parent_hash != tip_hash:
             return  # meanwhile we went on by ourselves
-        for before, header in zip(headers, headers[1:], strict=False):
+        for before, header in pairwise(headers):
             if header.parent_hash != before.hash:
                 return
         statement = reply.certificate.statement

@@ -1,4 +1,4 @@
-"""`python -m tests.sim.run --seeds 200`: many seeded networks, a table of what happened, exit 1 on a violation."""
+"""`python -m tests.sim.run --seeds 200`: many seeded networks, a table of what happened; 1 on a violation."""
 
 from __future__ import annotations
 

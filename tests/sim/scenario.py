@@ -110,7 +110,9 @@ def _fault(rng: Random, scenario: Scenario, spare: int) -> Fault:
     members = range(len(weights))
     at = rng.randint(200, scenario.faults_end_ms - 500)
     length = rng.randint(200, 5_000)
-    kind = rng.choice(("loss", "delay", "duplicate", "split", "oneway", "pause", "crash", "crash", "crash", "wall"))
+    kind = rng.choice(
+        ("loss", "delay", "duplicate", "split", "oneway", "pause", "crash", "crash", "crash", "wall")
+    )
     match kind:
         case "loss" | "duplicate":
             return Fault(at, kind, length, rate=rng.choice((0.02, 0.1, 0.3, 0.6)))
@@ -123,6 +125,8 @@ def _fault(rng: Random, scenario: Scenario, spare: int) -> Fault:
         case "pause":
             return Fault(at, kind, length, (rng.choice(members),))
         case "wall":
-            return Fault(at, kind, length, (rng.choice(members),), rate=rng.choice((-5_000, -800, 800, 5_000)))
+            return Fault(
+                at, kind, length, (rng.choice(members),), rate=rng.choice((-5_000, -800, 800, 5_000))
+            )
         case _:
             return Fault(at, "crash", length, _few(rng, weights, spare), point=rng.choice(CRASH_POINTS))

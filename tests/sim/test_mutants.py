@@ -17,4 +17,6 @@ def test_mutant_is_caught(mutant: Mutant) -> None:
         if found & set(mutant.caught_by):
             return
         others |= found
-    pytest.fail(f"{mutant.variant.name} survived {mutant.caught_by}; others complained: {sorted(others) or 'none'}")
+    pytest.fail(
+        f"{mutant.variant.name} survived {mutant.caught_by}; others complained: {sorted(others) or 'none'}"
+    )

@@ -67,7 +67,9 @@ def test_faulty_weight_is_tolerated() -> None:
         assert tolerated(scenario.weights) * 3 < sum(scenario.weights)
 
 
-def test_command_line_reports_a_violation(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_line_reports_a_violation(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Clean seeds exit 0 with the table; a violation exits 1 and names the command that replays it."""
     assert main(["--seed", "4", "--jobs", "1"]) == 0
     assert "simulated time" in capsys.readouterr().out

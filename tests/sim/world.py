@@ -96,8 +96,10 @@ class World:
         count = len(scenario.weights)
         own = [keys.Key(bytes([1, i]) * 16) for i in range(count)]
         self.clients = [keys.Key(bytes([2, i]) * 16) for i in range(ACCOUNTS)]
-        named = (GenesisValidator(key=k.public.hex(), weight=w, moniker=f"v{i}")
-                 for i, (k, w) in enumerate(zip(own, scenario.weights, strict=True)))
+        named = (
+            GenesisValidator(key=k.public.hex(), weight=w, moniker=f"v{i}")
+            for i, (k, w) in enumerate(zip(own, scenario.weights, strict=True))
+        )
         genesis = Genesis(
             chain_id=self.chain_id,
             time_ms=GENESIS_MS,
@@ -126,7 +128,9 @@ class World:
         """Progress is owed within this after the faults: exchanges of Status until all hold the same
         certificates, then a turn of every leader at the longest timeout."""
         timing = self.timing
-        return 4 * timing.standstill_ms + (len(self.validators.members) + 2) * (timing.timeout_max_ms + timing.idle_ms)
+        return 4 * timing.standstill_ms + (len(self.validators.members) + 2) * (
+            timing.timeout_max_ms + timing.idle_ms
+        )
 
     def honest(self) -> list[SimNode]:
         return [node for node in self.nodes if self.is_honest(node.member)]
@@ -184,11 +188,15 @@ class World:
             self._crash(node, f"{crash}")
         except Exception as error:  # noqa: BLE001 - a validator must not die of anything: that is a finding
             where = traceback.extract_tb(error.__traceback__)[-1]
-            self.report("Exception", f"node {node.id if node else '-'}: {error!r} at {where.name}:{where.lineno}")
+            self.report(
+                "Exception", f"node {node.id if node else '-'}: {error!r} at {where.name}:{where.lineno}"
+            )
             self.stopped = True
 
     def _trace(self, node: SimNode | None, name: str, args: tuple[Any, ...]) -> None:
-        about = ",".join(str(crc32(a)) if isinstance(a, bytes) else str(a) for a in args if isinstance(a, bytes | int))
+        about = ",".join(
+            str(crc32(a)) if isinstance(a, bytes) else str(a) for a in args if isinstance(a, bytes | int)
+        )
         line = f"{self.now_us} {node.id if node else '-'} {name} {about}"
         self.hash.update(line.encode())
         if self.log:
@@ -230,7 +238,13 @@ class World:
                 elif fault.kind == "duplicate" and copies and self.rng.random() < fault.rate:
                     copies = 2
             for _ in range(copies):
-                self.at(self.now_us + self.rng.randint(low * 1_000, high * 1_000), target, target.receive, node.member, data)
+                self.at(
+                    self.now_us + self.rng.randint(low * 1_000, high * 1_000),
+                    target,
+                    target.receive,
+                    node.member,
+                    data,
+                )
 
     def _lets(self, fault: Fault, source: int, to: int) -> int:
         """Copies that a fault lets pass (a duplicate's second one is added by the caller)."""
@@ -257,7 +271,9 @@ class World:
 
     def committed(self, node: SimNode, block: Block) -> None:
         if self.log:
-            self.log(f"    {node.id} commits {block.header.height} view {block.header.view} {block.hash.hex()[:8]}")
+            self.log(
+                f"    {node.id} commits {block.header.height} view {block.header.view} {block.hash.hex()[:8]}"
+            )
         if self.is_honest(node.member):
             for checker in self.checkers:
                 checker.committed(node, block)
@@ -392,7 +408,19 @@ class World:
 def _genesis_header(validators: ValidatorSet) -> Header:
     """Stands for block 0, which has no header of its own."""
     return Header(
-        "sim", 0, 0, 0, 0, ZERO_HASH, GENESIS_MS, ZERO_HASH, 0, ZERO_HASH, validators.hash, validators.hash, ()
+        "sim",
+        0,
+        0,
+        0,
+        0,
+        ZERO_HASH,
+        GENESIS_MS,
+        ZERO_HASH,
+        0,
+        ZERO_HASH,
+        validators.hash,
+        validators.hash,
+        (),
     )
 
 
