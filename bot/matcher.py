@@ -1,0 +1,117 @@
+"""Where slots would go as the market stands: the ledger's own filters and order, tried out. Pure.
+
+A slot is really given to the best of those who claim it, so a plan names the likely node, no promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ledger.fit import misfits, rank, term_cost
+from ledger.manifest import slot_rate, slots, workload_of
+from ledger.manifest_types import Manifest, Workload
+from ledger.records import Node
+
+
+class Match(Struct, frozen=True):
+    """A slot and its likely node. `rate_hour` and `cost` (for the whole term) in micro-credits."""
+
+    slot: str
+    node: Node
+    rate_hour: int
+    cost: int
+
+
+class Misfit(Struct, frozen=True):
+    """A node that can't take any slot of a workload; `reasons`: each rule with what was found."""
+
+    node: Node
+    workload: str
+    reasons: tuple[str, ...]
+
+
+class Unplaced(Struct, frozen=True):
+    """A slot without a node; `reasons`: "3 nodes: claim.capacity" for each rule, most frequent first."""
+
+    slot: str
+    reasons: tuple[str, ...]
+
+
+class Matching(Struct, frozen=True):
+    """Every slot is in `matches` or in `unplaced`, in the manifest's order."""
+
+    matches: tuple[Match, ...]
+    unplaced: tuple[Unplaced, ...]
+    misfits: tuple[Misfit, ...]
+
+
+def match(manifest: Manifest, nodes: Iterable[Node], now_ms: int) -> Matching:
+    """Give each slot of a new deployment the node that the ledger would rank first, one after the other."""
+    market = {node.key: node for node in sorted(nodes, key=lambda node: node.key)}
+    fitting: dict[str, list[bytes]] = {}
+    unfit: list[Misfit] = []
+    for workload in manifest.workloads:
+        fitting[workload.name] = []
+        for node in market.values():
+            reasons = tuple(str(misfit) for misfit in misfits(manifest, workload, node, (), now_ms))
+            if reasons:
+                unfit.append(Misfit(node, workload.name, reasons))
+            else:
+                fitting[workload.name].append(node.key)
+    matches: list[Match] = []
+    unplaced: list[Unplaced] = []
+    held: list[tuple[str, Node]] = []
+    for slot in slots(manifest):
+        workload = workload_of(manifest, slot)
+        candidates = [market[key] for key in fitting[workload.name]]
+        best = best_node(manifest, workload, candidates, held, now_ms)
+        if best is None:
+            unplaced.append(Unplaced(slot, why_none(manifest, workload, market.values(), held, now_ms)))
+            continue
+        rate = slot_rate(workload, best.price)
+        matches.append(Match(slot, best, rate, term_cost(manifest, rate)))
+        market[best.key] = _used(best, workload)
+        held.append((slot, best))
+    return Matching(tuple(matches), tuple(unplaced), tuple(unfit))
+
+
+def best_node(
+    manifest: Manifest,
+    workload: Workload,
+    nodes: Iterable[Node],
+    held: Sequence[tuple[str, Node]],
+    now_ms: int,
+) -> Node | None:
+    """The node that would get a slot if all that fit claimed it now; None when none fits."""
+    fit = [n for n in nodes if next(misfits(manifest, workload, n, held, now_ms), None) is None]
+    return min(fit, key=lambda node: rank(workload, node, held, node.key), default=None)
+
+
+def why_none(
+    manifest: Manifest,
+    workload: Workload,
+    nodes: Iterable[Node],
+    held: Sequence[tuple[str, Node]],
+    now_ms: int,
+) -> tuple[str, ...]:
+    """What keeps nodes from a slot, counted by rule; ("no node offers capacity",) for an empty market."""
+    counts: dict[str, int] = {}
+    for node in nodes:
+        for misfit in misfits(manifest, workload, node, held, now_ms):
+            counts[misfit.rule] = counts.get(misfit.rule, 0) + 1
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    told = tuple(f"{count} node{'s' if count > 1 else ''}: {rule}" for rule, count in ordered)
+    return told or ("no node offers capacity",)
+
+
+def _used(node: Node, workload: Workload) -> Node:
+    needs = workload.resources
+    return replace(
+        node,
+        used_cpu_millis=node.used_cpu_millis + needs.cpu_millis,
+        used_memory_bytes=node.used_memory_bytes + needs.memory_bytes,
+        used_disk_bytes=node.used_disk_bytes + needs.disk_bytes,
+    )

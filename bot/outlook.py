@@ -1,0 +1,131 @@
+"""How a deployment stands: what it does, in words, and what its consumer should be warned of. Pure, total."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bot.limits import WARN_MS_MAX, WARN_PART
+from bot.matcher import best_node, why_none
+from bot.view import Own, View
+from ledger.manifest import cost
+from ledger.records import Slot
+from ledger.transition.deal import RUNS
+from node.amounts import credits_text
+
+_NAMES_SHOWN: Final = 3
+_BAD_ENDS: Final = ("failed", "expired", "paused", "rejected")
+
+
+def is_settled(own: Own) -> bool:
+    """Ended, and nothing of its money is open any more."""
+    return own.ended and not _awaits_signoff(own)
+
+
+def doing(view: View, own: Own) -> str:
+    """One line for people. It changes only when something happened."""
+    record = own.record
+    if record.status == "awaiting_approval":
+        needs = "; ".join(own.judge("deploy", view.time_ms).reasons)
+        what = "stopped, an approval was withdrawn or ran out" if record.approved_ms else "waits for approval"
+        return f"{what}: {needs}"
+    if record.status in RUNS:
+        return _slots_text(own)
+    if _awaits_signoff(own):
+        return f"done, waits for sign-off: {'; '.join(own.judge('signoff', view.time_ms).reasons)}"
+    return f"{record.status}: {record.reason}" if record.reason else record.status
+
+
+def _awaits_signoff(own: Own) -> bool:
+    record = own.record
+    return record.status == "completed" and not record.signed_off_ms and bool(record.ends_ms)
+
+
+def _slots_text(own: Own) -> str:
+    groups: dict[str, list[Slot]] = {}
+    for slot in own.slots:
+        groups.setdefault(_stage(slot), []).append(slot)
+    parts = []
+    for stage in ("running", "succeeded", "starting", "placed again", "waiting for a node", "stopping"):
+        slots = groups.get(stage)
+        if slots:
+            parts.append(f"{len(slots)} of {len(own.slots)} {stage}{_names(stage, slots)}")
+    return "; ".join(parts)
+
+
+def _stage(slot: Slot) -> str:
+    if slot.status in ("running", "succeeded"):
+        return slot.status
+    if slot.status == "open":
+        return "placed again" if slot.term else "waiting for a node"
+    return "starting" if slot.status in ("claimed", "fetching", "verified") else "stopping"
+
+
+def _names(stage: str, slots: list[Slot]) -> str:
+    """Which ones, for those that somebody may want to look after."""
+    if stage != "placed again":
+        return ""
+    shown = [f"{slot.name} as term {slot.term + 1}" for slot in slots[:_NAMES_SHOWN]]
+    more = f" and {len(slots) - _NAMES_SHOWN} more" if len(slots) > _NAMES_SHOWN else ""
+    return f" ({', '.join(shown)}{more})"
+
+
+def warnings(view: View, own: Own) -> dict[str, str]:
+    """What holds now and should not: reason by kind."""
+    record, now = own.record, view.time_ms
+    found: dict[str, str] = {}
+    if record.status in _BAD_ENDS:
+        found["ended"] = f"{record.status}: {record.reason}"
+    elif record.status == "awaiting_approval" and not record.approved_ms:
+        validity_ms = own.manifest.policies.validity_s * 1000
+        if record.ends_ms - now <= _lead_ms(validity_ms):
+            found["approval_wait"] = "the wait for approval is nearly over; then the order expires"
+    elif record.status in RUNS:
+        found |= _capacity(view, own)
+        found |= _money(own, now)
+        if record.ends_ms - now <= _lead_ms(own.manifest.terms.duration_s * 1000):
+            found["term_ends"] = "its term is nearly over"
+        lead_ms = _lead_ms(own.manifest.policies.validity_s * 1000)
+        ahead = own.judge("deploy", min(now + lead_ms, max(record.ends_ms - 1, now)))
+        if not ahead.satisfied:
+            found["approval_ends"] = f"an approval runs out soon; then it {'; '.join(ahead.reasons)}"
+    return found
+
+
+def _lead_ms(total_ms: int) -> int:
+    return min(total_ms // WARN_PART, WARN_MS_MAX)
+
+
+def _capacity(view: View, own: Own) -> dict[str, str]:
+    """[B5] One open slot stands for all of its workload."""
+    found: dict[str, str] = {}
+    nodes = {node.key: node for node in view.nodes}
+    held = [(slot.name, nodes[slot.holder]) for slot in own.slots if slot.holder in nodes]
+    workloads = {workload.name: workload for workload in own.manifest.workloads}
+    looked_at: set[str] = set()
+    for slot in own.slots:
+        name = slot.name.partition("/")[0]
+        workload = workloads.get(name)
+        if slot.status != "open" or slot.window_closes_ms or workload is None or name in looked_at:
+            continue
+        looked_at.add(name)
+        if best_node(own.manifest, workload, view.nodes, held, view.time_ms) is None:
+            why = "; ".join(why_none(own.manifest, workload, view.nodes, held, view.time_ms))
+            found[f"no_capacity.{name}"] = f"no node fits {slot.name}: {why}"
+    return found
+
+
+def _money(own: Own, now_ms: int) -> dict[str, str]:
+    """Slots that are held must be paid up to the end from what is left; the fee is kept back until paid."""
+    record = own.record
+    kept = 0 if record.fee_paid else own.manifest.terms.fee
+    need = sum(
+        cost(slot.rate_hour, max(slot.billed_ms, slot.claimed_ms), record.ends_ms)
+        for slot in own.slots
+        if slot.holder and slot.status != "released"
+    )
+    left = record.escrow - kept
+    # Each held slot may round up once more than the sum of its whole term does.
+    if need <= left + len(own.slots):
+        return {}
+    short = credits_text(need - left)
+    return {"budget_low": f"the escrow will not last to the end of the term: {short} credits short"}

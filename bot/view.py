@@ -1,0 +1,174 @@
+"""What the 3bot sees: a plain snapshot of committed state, built once and then only read.
+
+`bot.matcher`, `bot.planner` and `bot.policy` work on these structs alone, so each decision can be
+repeated from its view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+
+from bot.limits import MARKET_NODES_MAX
+from ledger.codec import decode
+from ledger.contract_types import Contract
+from ledger.documents import open_document
+from ledger.errors import LocalError, Refused
+from ledger.keys import public_key_from_hex
+from ledger.manifest import decode_manifest
+from ledger.manifest_types import Manifest
+from ledger.policy import Approval, Decision, evaluate, excluded_signers
+from ledger.records import (
+    Account,
+    ApprovalRecord,
+    ContractOwner,
+    ContractRecord,
+    Deployment,
+    Node,
+    Slot,
+    key_account,
+    key_contract,
+    key_contract_name,
+    key_contract_owner,
+    key_deployment,
+    key_manifest,
+    key_slot,
+)
+from ledger.state import Reader, read
+from ledger.transition.deal import ENDED, RUNS
+
+_NODES: Final = b"node/"
+_DEPLOYMENTS: Final = b"deployment/"
+
+
+class Own(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment that this bot looks after. `approvals`: of both acts."""
+
+    record: Deployment
+    manifest: Manifest
+    slots: tuple[Slot, ...]
+    approvals: tuple[ApprovalRecord, ...]
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more is to be decided but the sign-off of what completed."""
+        return self.record.status in ENDED
+
+    def judge(self, act: str, at_ms: int) -> Decision:
+        """What the act's policy says at a time, as the ledger will."""
+        policies = self.manifest.policies
+        rule = policies.deploy if act == "deploy" else policies.signoff
+        given = [
+            Approval(a.signer, (a.role,), a.decision, a.expires_ms, a.time_ms)
+            for a in self.approvals
+            if a.act == act
+        ]
+        author, consumer = bytes.fromhex(self.manifest.author), bytes.fromhex(self.manifest.consumer)
+        excluded = excluded_signers(policies, author, consumer)
+        return evaluate(rule, self.manifest.roles, given, at_ms, excluded)
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """Committed state at one height. `nodes`: the market, when a slot of ours is open; else none."""
+
+    height: int
+    time_ms: int
+    account: bytes
+    balance: int
+    own: tuple[Own, ...]
+    nodes: tuple[Node, ...] = ()
+
+
+class Template(msgspec.Struct, frozen=True):
+    """A published contract."""
+
+    id: bytes
+    author: bytes
+    contract: Contract
+
+
+def build_view(
+    state: Reader, height: int, time_ms: int, account: bytes, deployments: Iterable[bytes]
+) -> View:
+    """The snapshot. Deployments that the state does not hold are left out."""
+    own = tuple(x for x in (_own(state, id_) for id_ in deployments) if x is not None)
+    wanted = any(o.record.status in RUNS and any(s.status == "open" for s in o.slots) for o in own)
+    return View(
+        height=height,
+        time_ms=time_ms,
+        account=account,
+        balance=balance_of(state, account),
+        own=own,
+        nodes=market(state) if wanted else (),
+    )
+
+
+def balance_of(state: Reader, account: bytes) -> int:
+    """Micro-credits of an account; 0 when there is none."""
+    found = read(state, Account, key_account(account))
+    return 0 if found is None else found.balance
+
+
+def market(state: Reader) -> tuple[Node, ...]:
+    """Nodes that have an offer (perhaps expired) or hold slots, of the first MARKET_NODES_MAX."""
+    found = (decode(Node, data) for _, data in state.scan(_NODES, limit=MARKET_NODES_MAX))
+    return tuple(node for node in found if node.valid_until_ms or node.slots_held)
+
+
+def own_deployments(state: Reader, account: bytes) -> tuple[bytes, ...]:
+    """Ids of all that name this account as their bot and have not ended: its own orders first, then the
+    oldest. Walks over all deployments there are."""
+    records = (decode(Deployment, data) for _, data in state.scan(_DEPLOYMENTS))
+    mine = [record for record in records if record.bot == account and record.status not in ENDED]
+    mine.sort(key=lambda record: (record.consumer != account, record.ordered_ms, record.id))
+    return tuple(record.id for record in mine)
+
+
+def is_own(state: Reader, deployment: bytes, account: bytes) -> bool:
+    """True when a deployment names this account as its bot."""
+    record = read(state, Deployment, key_deployment(deployment))
+    return record is not None and record.bot == account
+
+
+def find_contract(state: Reader, ref: str) -> Template:
+    """By id in hex, NAME@VERSION, or NAME (its newest). Raises Refused("contract.unknown")."""
+    try:
+        id_: bytes | None = public_key_from_hex(ref, "contract")
+    except Refused:
+        name, mark, version = ref.partition("@")
+        if not mark:
+            owner = read(state, ContractOwner, key_contract_owner(name))
+            version = "" if owner is None else owner.latest
+        id_ = state.get(key_contract_name(name, version)) if version else None
+    record = None if id_ is None else read(state, ContractRecord, key_contract(id_))
+    if record is None:
+        raise Refused("contract.unknown", f"no contract {ref[:100]!r} is published", "contract")
+    return Template(record.id, record.author, open_document(record.envelope, "contract").predicate.contract)
+
+
+def _own(state: Reader, deployment: bytes) -> Own | None:
+    record = read(state, Deployment, key_deployment(deployment))
+    if record is None:
+        return None
+    manifest = state.get(key_manifest(record.manifest))
+    slots = tuple(read(state, Slot, key_slot(deployment, name)) for name in record.slots)
+    if manifest is None or None in slots:
+        raise LocalError(f"the state holds deployment {deployment.hex()} without its manifest or slots")
+    approvals = tuple(
+        decode(ApprovalRecord, data) for _, data in state.scan(b"approval/" + deployment + b"/")
+    )
+    return Own(
+        record=record,
+        manifest=_manifest(manifest),
+        slots=tuple(slot for slot in slots if slot is not None),
+        approvals=approvals,
+    )
+
+
+@lru_cache(maxsize=256)
+def _manifest(data: bytes) -> Manifest:
+    """Decoding checks every rule of a manifest, and a view is built for each block."""
+    return decode_manifest(data)
