@@ -385,7 +385,7 @@ class Listener:
                 fields = dict(
                     line.split(": ", 1) for line in text.strip().splitlines() if not line.startswith(":")
                 )
-                if "event" in fields:
+                if "data" in fields:
                     return fields
 
 
@@ -408,9 +408,9 @@ async def test_events_come_in_order_and_replay_from_an_id(peer: FakePeer, tmp_pa
         for amount in (1, 2, 3):
             peer.block(peer.world.tx(CONSUMER, Transfer(AUTHOR.public, amount)).raw)
         seen = [await live.next() for _ in range(3)]
-        assert [event["event"] for event in seen] == ["transfer"] * 3
-        amounts = [msgspec.json.decode(e["data"], type=m.EventView).fields["amount"] for e in seen]
-        assert amounts == [1, 2, 3]
+        shown = [msgspec.json.decode(event["data"], type=m.EventView) for event in seen]
+        assert [(event.kind, event.fields["amount"]) for event in shown] == [("transfer", n) for n in (1, 2, 3)]
+        assert [event.id for event in shown] == [event["id"] for event in seen]
         again = Listener(app, headers=((b"last-event-id", seen[0]["id"].encode()),))
         nursery.start_soon(again.run)
         assert [(await again.next())["id"] for _ in range(2)] == [seen[1]["id"], seen[2]["id"]]
