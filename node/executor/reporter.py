@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from ledger.limits import TEXT_CHARS_MAX
 from ledger.predicates import ReceiptPredicate, ReceiptStatus
 from ledger.transactions import Report
 from node.executor.sender import Sender
+from node.seam import Overloaded
 
 log = structlog.get_logger("executor")
 
@@ -56,6 +58,14 @@ class Reporter:
             await self._send(predicate)
             if predicate.status == "succeeded" or predicate.status in _GIVES_UP or not self.held():
                 return
+
+    async def goodbye(self) -> None:
+        """Send what waits once, without waiting for more than an answer: the node stops."""
+        for predicate in self._queue:
+            with contextlib.suppress(Refused, Overloaded):
+                envelope = sign_receipt(self.sender.key, predicate, self.manifest)
+                await self.sender.peer.submit(self.sender.sign(Report(envelope)).raw)
+        self._queue.clear()
 
     async def _send(self, predicate: ReceiptPredicate) -> None:
         about = {"slot": predicate.slot, "term": predicate.term, "status": predicate.status}

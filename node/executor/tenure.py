@@ -77,6 +77,7 @@ class Ending:
     status: ReceiptStatus | None
     detail: str
     fields: dict[str, Any] = field(default_factory=dict)
+    by_ledger: bool = False  # it was taken from us, by no fault of this node
 
 
 class Tenure:
@@ -128,7 +129,7 @@ class Tenure:
         """A new block: stop at once when the ledger says so (rule 6)."""
         said, reason = standing(self._shop.peer.state, self._shop.sender.key.public, self.id, self.term)
         if said != "hold":
-            self.stop(Ending(None if said == "gone" else "released", reason))
+            self.stop(Ending(None if said == "gone" else "released", reason, by_ledger=True))
 
     def stop(self, ending: Ending) -> None:
         """End the term. The first reason counts."""
@@ -191,7 +192,7 @@ class Tenure:
                     self.stop(Ending("released", "the node stops"))
                     await self._over()
                     with trio.move_on_after(GOODBYE_S):
-                        await self.reporter.run()
+                        await self.reporter.goodbye()
             self._set("ended")
 
     async def _guard(self, work: trio.CancelScope) -> None:

@@ -95,6 +95,7 @@ class FakeTask:
     ended: trio.Event = field(default_factory=trio.Event)
     exit: Exit | None = None
     drift: str = ""
+    started_s: float = field(default_factory=trio.current_time)
     stopped_s: float | None = None
     results: dict[str, bytes] = field(default_factory=dict)
 
@@ -201,6 +202,7 @@ class Fleet:
     executors: dict[str, Executor] = field(default_factory=dict)
     exchanges: dict[str, Exchange] = field(default_factory=dict)
     scopes: dict[str, trio.CancelScope] = field(default_factory=dict)
+    gone: dict[str, trio.Event] = field(default_factory=dict)
     salt: int = 0
 
     @property
@@ -233,18 +235,24 @@ class Fleet:
         self.executors[name] = made
         scope = self.scopes[name] = trio.CancelScope()
 
+        gone = self.gone[name] = trio.Event()
+
         async def run() -> None:
             with scope:
                 await made.run()
+            gone.set()
 
         self.net.nursery.start_soon(run)
         return made
 
-    def crash(self, name: str) -> None:
+    async def crash(self, name: str) -> None:
         """The node is gone: its network first, so that nobody hears a word, then all else."""
+        peer_id = self.net.peers[name].network.peer_id
         self.net.stop(name)
+        await until(lambda: self.net.hub.find(peer_id) is None)
         self.scopes.pop(name).cancel()
         self.executors.pop(name)
+        await self.gone[name].wait()
 
     # ------------------------------------------------------------------ the ledger
 

@@ -186,7 +186,7 @@ async def test_after_a_restart_leftovers_are_killed_before_anything_is_claimed(t
         deployment = await net.approved(service(replicas=1))
         await net.until_statuses(deployment, "running")
         driver = net.drivers["node1"]
-        net.crash("node1")
+        await net.crash("node1")
         driver.calls.clear()
         driver.leftovers = [driver.tasks[0].task_id]
         await net.net.start("node1")

@@ -1,0 +1,101 @@
+"""Leases: for all clocks within their rates, the workload is gone before the ledger frees the slot."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.limits import BLOCK_IDLE_MS, CLOCK_RATE_PERCENT, KILL_MS, LEASE_GUARD_MS, LEASE_MS
+from node.executor.lease import RENEW_EVERY_MS, START_LEFT_MS, STOP_GRACE_MS, LeaseClock
+from node.executor.limits import GUARD_TICK_S, KILL_WITHIN_S
+
+RATES = st.integers(100 - CLOCK_RATE_PERCENT, 100 + CLOCK_RATE_PERCENT).map(lambda p: Fraction(p, 100))
+
+
+def local(real_ms: Fraction, rate: Fraction, start_ms: int) -> Fraction:
+    """What a clock of this rate shows at a real time."""
+    return start_ms + real_ms * rate
+
+
+@given(
+    node_rate=RATES,
+    ledger_rate=RATES,
+    boot_start_ms=st.integers(0, 10**12),
+    sent_real_ms=st.lists(st.integers(0, 10 * LEASE_MS), min_size=1, max_size=12),
+    delays_ms=st.lists(st.integers(0, 5 * LEASE_MS), min_size=12, max_size=12),
+    lost=st.lists(st.booleans(), min_size=12, max_size=12),
+    unheard=st.lists(st.booleans(), min_size=12, max_size=12),
+)
+def test_the_local_stop_precedes_the_ledgers_free_time(
+    node_rate: Fraction,
+    ledger_rate: Fraction,
+    boot_start_ms: int,
+    sent_real_ms: list[int],
+    delays_ms: list[int],
+    lost: list[bool],
+    unheard: list[bool],
+) -> None:
+    """Rules 3 to 5. Claims and renewals are sent, lost, late, and final without being heard of. At no real
+    time is the slot free on the ledger while its former holder may still run it."""
+    sends = sorted(sent_real_ms)
+    clock: LeaseClock | None = None
+    free_ledger: Fraction | None = None
+    for number, sent in enumerate(sends):
+        if number and lost[number]:
+            continue  # never reached the ledger
+        final_real = Fraction(sent + delays_ms[number])
+        final_ledger = final_real * ledger_rate
+        if free_ledger is not None and final_ledger >= free_ledger:
+            break  # the slot was freed: this renewal is refused
+        free_ledger = final_ledger + LEASE_MS + LEASE_GUARD_MS
+        if number and unheard[number]:
+            continue  # the ledger gave more than the node knows: only safer
+        sent_boot = int(local(Fraction(sent), node_rate, boot_start_ms))
+        clock = LeaseClock.claimed(sent_boot) if clock is None else clock.renewed(sent_boot)
+    assert clock is not None and free_ledger is not None
+    stopped_real = (clock.deadline_ms - boot_start_ms + KILL_MS) / node_rate
+    assert stopped_real < free_ledger / ledger_rate
+
+
+def test_the_guard_is_what_the_design_asks_for() -> None:
+    rate = Fraction(CLOCK_RATE_PERCENT, 100)
+    least = 2 * rate * LEASE_MS / (1 - rate) + KILL_MS + 2 * BLOCK_IDLE_MS + 1_000
+    assert least <= LEASE_GUARD_MS
+
+
+def test_the_stop_fits_into_k() -> None:
+    """Noticing, SIGTERM's grace, and the driver's kill."""
+    assert GUARD_TICK_S * 1000 + STOP_GRACE_MS + KILL_WITHIN_S * 1000 <= KILL_MS
+
+
+@given(st.integers(0, 10**15), st.lists(st.integers(0, 10 * LEASE_MS), max_size=20))
+def test_a_deadline_never_moves_back_and_asking_alone_gains_nothing(start_ms: int, steps: list[int]) -> None:
+    clock = LeaseClock.claimed(start_ms)
+    for step in steps:
+        before = clock
+        clock = clock.asked(start_ms + step)
+        assert clock.deadline_ms == before.deadline_ms
+        clock = clock.renewed(start_ms + step)
+        assert clock.deadline_ms == max(before.deadline_ms, start_ms + step + LEASE_MS)
+        assert clock.asked_ms >= before.asked_ms
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "start", "stop", "renew"),
+    [
+        (0, True, False, False),
+        (RENEW_EVERY_MS - 1, True, False, False),
+        (RENEW_EVERY_MS, True, False, True),
+        (LEASE_MS - START_LEFT_MS, True, False, True),
+        (LEASE_MS - START_LEFT_MS + 1, False, False, True),
+        (LEASE_MS - 1, False, False, True),
+        (LEASE_MS, False, True, True),
+        (10 * LEASE_MS, False, True, True),
+    ],
+)
+def test_what_may_be_done_at_which_age(age_ms: int, start: bool, stop: bool, renew: bool) -> None:
+    clock, now_ms = LeaseClock.claimed(5_000), 5_000 + age_ms
+    assert (clock.may_start(now_ms), clock.must_stop(now_ms), clock.renew_due(now_ms)) == (start, stop, renew)
