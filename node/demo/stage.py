@@ -43,15 +43,15 @@ class Stage:
 
     def found(self, text: str) -> None:
         """Something that was seen to hold."""
-        self.console.print(f"    [green]✓[/] {escape(text)}")
+        self.console.print(f"    [green]✓[/] {escape(text)}", soft_wrap=True)
 
     def refused(self, text: str) -> None:
         """Something that had to be refused, and was."""
-        self.console.print(f"    [green]✓[/] [yellow]refused:[/] {escape(text)}")
+        self.console.print(f"    [green]✓[/] [yellow]refused:[/] {escape(text)}", soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A line of output worth reading."""
-        self.console.print(f"      [dim]{escape(text)}[/]")
+        self.console.print(f"      [dim]{escape(text)}[/]", soft_wrap=True)
 
     def run(
         self, *words: str, fails: int | None = None, shown: bool = True
@@ -61,13 +61,7 @@ class Stage:
             self.console.print(f"    [dim]$[/] [blue]gridpact {escape(shlex.join(words))}[/]", soft_wrap=True)
         command = [sys.executable, "-m", "node.cli.main", *words]
         done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.PIPE,
-            env=self.environment(),
-            timeout=180,
-            input="",
+            command, capture_output=True, text=True, input="", env=self.environment(), timeout=180
         )
         with (self.folder / "commands.log").open("a") as log:
             log.write(

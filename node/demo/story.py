@@ -137,7 +137,7 @@ class Story:
         node = self.name_of(victim["holder"])
         self.stage.run("testnet", "stop", node, "--kill")
         self.stage.run("testnet", "stop", "v4", "--kill")
-        self.stage.run("tx", "transfer", "--key", "consumer", "--to", "author", "--amount", "0.1")
+        self.stage.run("tx", "transfer", "author", "0.1", "--key", "consumer", "--yes")
         self.stage.found("commits go on with three of four validators")
         what = f"{victim['name']} is claimed again elsewhere with a higher term, and runs"
         self.stage.until(what, lambda: self.moved(victim), 90)
