@@ -165,6 +165,8 @@ class Core:
         state = self._status()
         self._out.send.append(Send(None, state))
         own = self.views.get(self.frontier)
+        if own:  # the crash may have come between keeping and sending them
+            self._out.send.extend(Send(None, vote) for vote in self._own_votes_of(own))
         if own and own.own_notar and own.proposal and self._leads(self.frontier):
             self._send_proposal(own.proposal)  # [2] the same block again, never another
 
@@ -200,10 +202,11 @@ class Core:
         last = self.answered_ms.get(sender)
         if last is not None and self._now_ms < last + ANSWER_EVERY_MS:
             return
-        self.answered_ms[sender] = self._now_ms
         base = max(asked.final.statement.view if asked.final else 0, self.final_view)
-        for reply in answer(self.views, self.final, asked, self._own_votes(base)):
-            self._out.send.append(Send(sender, reply))
+        replies = answer(self.views, self.final, asked, self._own_votes(base))
+        self._out.send.extend(Send(sender, reply) for reply in replies)
+        if replies:
+            self.answered_ms[sender] = self._now_ms
 
     def _hold_proposal(self, header: Header) -> None:
         if not self.final_view < header.view <= self.frontier + VIEW_WINDOW:

@@ -61,6 +61,13 @@ def test_restored_notar_leads_to_final() -> None:
     assert votes(ready, FINAL) == [(FINAL, 1, BLOCK.hash)]
 
 
+def test_restored_votes_of_the_open_view_are_sent_at_start() -> None:
+    """The crash may have come after they were kept and before they were sent."""
+    bench = again(Bench().receive(1, propose(BLOCK)).records)
+    assert votes(bench.last) == [(NOTAR, 1, BLOCK.hash)]
+    assert bench.last.records == []
+
+
 def test_restored_skip_excludes_final() -> None:
     """Skip was kept, the certificate for our Notar comes after the restart."""
     bench = Bench()
