@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from ledger.errors import Refused
+from ledger.limits import LEASE_MS
 from ledger.manifest import decode_manifest, workload_of
 from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_node, key_slot
 from ledger.records import Node as LedgerNode
@@ -27,7 +28,6 @@ from node.executor.decide import Now, Opening, SlotId, held_slots, openings, ref
 from node.executor.drivers.base import Driver
 from node.executor.drivers.spec import check_spec
 from node.executor.errors import SpecRefused
-from node.executor.lease import RENEW_EVERY_MS
 from node.executor.limits import (
     CLAIMS_PENDING_MAX,
     COOL_FAILED_S,
@@ -268,15 +268,15 @@ class Executor:
             await trio.sleep(GUARD_TICK_S)
 
     async def _renew(self, held: list[Tenure]) -> None:
-        """Send until one is taken, or the next is due; what is final counts from when it was sent."""
-        with trio.move_on_after(RENEW_EVERY_MS / 1000):
+        """Send one, and count it from when it was sent once it is final, be that after the next one."""
+        with trio.move_on_after(LEASE_MS / 1000):
             while held := [t for t in held if t.holds]:
                 sent_ms = self._boot_ms()
                 items = tuple(RenewItem(t.id[0], t.id[1], t.term) for t in held)
                 signed = self._sender.sign(Renew(items))
                 try:
                     await self._peer.submit(signed.raw)
-                    outcome = await self._peer.wait_final(signed.id, RENEW_EVERY_MS / 1000)
+                    outcome = await self._peer.wait_final(signed.id, LEASE_MS / 1000)
                 except Overloaded as error:
                     await trio.sleep(error.retry_s)
                     continue

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+import pytest
 import trio
 
 from ledger import transactions as t
 from ledger.codec import decode
-from ledger.documents import open_document
+from ledger.documents import open_document, sign_receipt
+from ledger.limits import CHUNK_BYTES
 from ledger.predicates import ReceiptPredicate
-from ledger.records import Node, ReceiptRecord, key_node
-from ledger.state import read
+from ledger.records import Deployment, Node, ReceiptRecord, key_deployment, key_node, key_open
+from ledger.state import Overlay, read, write
+from node.exchange import CHUNK, Wanted
+from node.executor.tenure import Workshop
+from node.executor.verify import Verdict
+from node.peer import Peer
 from tests.ledger import world as people
 from tests.node.executor_fixture import PROGRAM, Fleet, artifact_of, fleet, job, service
 from tests.node.network_fixture import until
@@ -60,8 +67,6 @@ async def test_a_job_ends_with_results_that_others_fetch_by_digest(tmp_path: Pat
         digest = net.slot(deployment, "mine/0").results["/result/words.tsv"]
         last = receipts(net, deployment, "mine/0")[-1]
         assert (last.exit_code, last.results["/result/words.tsv"].size_bytes) == (0, 7)
-        from node.exchange import Wanted
-
         path = await net.exchanges["validator0"].fetch(Wanted(digest, 7, None))
         assert path.read_bytes() == b"the\t42\n"
         assert not net.drivers["node1"].running
@@ -210,8 +215,6 @@ async def test_the_ledger_refuses_a_report_of_a_stale_term(tmp_path: Path) -> No
         await until(lambda: net.slot(deployment, "web/0").holder == b"")
         await net.decide(deployment, people.BUDGET, "budget")
         await net.until_statuses(deployment, "running")
-        from ledger.documents import sign_receipt
-
         node_key = net.net.peers["node1"].node_key
         stale = receipts(net, deployment, "web/0")[2]
         assert (stale.status, stale.term) == ("running", 1)
@@ -220,4 +223,80 @@ async def test_the_ledger_refuses_a_report_of_a_stale_term(tmp_path: Path) -> No
         tx = t.Tx(peer.chain_id, node_key.public, peer.height + 100, b"stale...", t.Report(envelope))
         outcome = await peer.wait_final(await peer.submit(t.sign_tx(node_key, tx)), 20)
         assert outcome.receipt.rule == "report.stale_term"
-        await trio.lowlevel.checkpoint()
+
+
+class Deceived:
+    """A peer whose committed state says "approved" of a deployment that nobody approved."""
+
+    def __init__(self, peer: Peer, deployment: bytes) -> None:
+        self._peer = peer
+        self._deployment = deployment
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._peer, name)
+
+    @property
+    def state(self) -> Overlay:
+        forged = Overlay(self._peer.state)
+        record = read(forged, Deployment, key_deployment(self._deployment))
+        assert record is not None
+        if record.status == "awaiting_approval":
+            approved = msgspec.structs.replace(record, status="approved", approved_ms=1)
+            write(forged, key_deployment(self._deployment), approved)
+            for name in record.slots:
+                forged.put(key_open(self._deployment, name), b"")
+        return forged
+
+
+@pytest.mark.parametrize("proves", [True, False])
+async def test_a_forged_status_moves_no_node_that_proves_the_approvals_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proves: bool
+) -> None:
+    async with fleet(tmp_path, "node1", executors=False) as net:
+        peer = net.net.peers["node1"]
+        deployment = await net.order(people.contract(service(replicas=1), budget=50_000_000))
+        await net.decide(deployment, people.EXPERT, "it-expert")  # one of the two that are asked
+        await until(lambda: peer.state.get(key_deployment(deployment)) is not None)
+        if not proves:  # the check itself is checked: without it, the node does claim
+            monkeypatch.setattr(Workshop, "prove", lambda shop, which: Verdict(True, ()))
+        net.net.peers["node1"] = Deceived(peer, deployment)  # type: ignore[assignment]
+        executor = net.execute("node1")
+        key_text = f"{deployment.hex()}/web/0"
+        wanted = "not proved: needs 1 of role budget" if proves else "claim.not_open"
+        await until(lambda: executor.status().refused.get(key_text, "").startswith(wanted))
+        claims = [s for s in peer.store.history(deployment) if isinstance(body_of(peer, s), t.Claim)]
+        assert claims == []
+        assert net.drivers["node1"].tasks == []
+
+
+def body_of(peer: Peer, tx: bytes) -> t.Body:
+    stored = peer.store.tx(tx)
+    assert stored is not None
+    return t.decode_tx(stored.raw, peer.chain_id).tx.body
+
+
+async def test_a_source_that_tampers_is_dropped_and_the_fetch_completes_from_another(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1") as net:
+        net.share("validator1", PROGRAM)
+        lied = 0
+
+        async def lie(peer_id: str, body: bytes) -> bytes:
+            nonlocal lied
+            lied += 1
+            await trio.lowlevel.checkpoint()
+            return bytes(CHUNK_BYTES)
+
+        honest = net.first.handlers.methods[CHUNK]
+
+        async def late(peer_id: str, body: bytes) -> bytes:
+            while not lied:
+                await trio.sleep(0.01)
+            return await honest(peer_id, body)
+
+        net.net.peers["validator1"].handlers.methods[CHUNK] = lie
+        net.first.handlers.methods[CHUNK] = late
+        deployment = await net.approved(service(replicas=1))
+        await net.until_statuses(deployment, "running")
+        fetch = net.executors["node1"].status().slots[0].fetch[0]
+        assert fetch.dropped == {net.net.peers["validator1"].network.peer_id: "artifact.chunk"}
+        assert fetch.bytes_done == len(PROGRAM)
