@@ -1,0 +1,212 @@
+"""`python -m scripts.docs`: writes the generated parts of the documents (`make docs`); tests hold them current."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+from ledger.contract_rules import CONTRACT_RULES
+from node.api.routes import ROUTES
+from node.cli.commands import COMMANDS
+from node.config import KEYS
+from scripts.marked import filled, names, table
+from scripts.spec_rules import numbered_table, refusals_table
+
+ROOT = Path(__file__).resolve().parent.parent
+HOUSE = ("ledger", "consensus", "p2p", "node", "bot")
+
+# Structs of the wire and the state by block: their fields are shown in order, as they are encoded.
+STRUCTS = {
+    "transactions": ("ledger/transactions.py", ("Tx", "SignedTx", "Price", "RenewItem", "+_Body")),
+    "records": ("ledger/records.py", ("+_Record",)),
+    "blocks": ("ledger/blocks.py", ("Header", "Batch")),
+    "certificates": (
+        "ledger/certificate.py",
+        ("Validator", "ValidatorSet", "Statement", "Certificate"),
+    ),
+    "proofs": ("ledger/light.py", ("FinalityProof", "QueryProof")),
+    "tree-proofs": ("ledger/tree.py", ("Proof",)),
+    "inclusion": ("ledger/inclusion.py", ("Inclusion",)),
+    "predicates": (
+        "ledger/predicates.py",
+        ("ContractPredicate", "ApprovalPredicate", "ReceiptPredicate", "ResultFile", "Usage"),
+    ),
+    "manifest": (
+        "ledger/manifest_types.py",
+        (
+            "Manifest",
+            "Workload",
+            "Artifact",
+            "Resources",
+            "Port",
+            "Health",
+            "Restart",
+            "Placement",
+            "Rule",
+            "Role",
+            "Policies",
+            "Terms",
+        ),
+    ),
+    "consensus-messages": ("consensus/messages.py", ("+_Message",)),
+    "bulk-messages": ("node/wire.py", ("Hello", "BatchPush", "TxPush", "TipNote", "RangeRequest", "Announcement")),
+    "artifact-messages": ("node/exchange.py", ("InfoRequest", "InfoAnswer", "ChunkRequest")),
+    "stored-blocks": ("ledger/stored.py", ("StoredBlock",)),
+    "audit-file": ("ledger/audit_file.py", ("AuditFile", "AuditBlock", "AuditTx", "AuditRecord")),
+}
+LIMITS = {
+    "ledger-limits": "ledger/limits.py",
+    "consensus-limits": "consensus/limits.py",
+    "network-limits": "p2p/limits.py",
+}
+
+
+def structs_table(root: Path, file: str, wanted: tuple[str, ...]) -> str:
+    """Return name, tag, fields and meaning of structs; `+Base` means all that derive from it."""
+    source = (root / file).read_text(encoding="utf-8")
+    rows = []
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        bases = {ast.unparse(base) for base in node.bases}
+        if node.name not in wanted and not any(f"+{base}" in wanted for base in bases):
+            continue
+        tag = next((ast.literal_eval(k.value) for k in node.keywords if k.arg == "tag"), "")
+        fields = [_field(item) for item in node.body if isinstance(item, ast.AnnAssign)]
+        text = " ".join((ast.get_docstring(node) or "").split())
+        shown = f"`{node.name}`" + (f" `{tag}`" if tag else "")
+        rows.append((shown, "<br>".join(fields) or "none", text))
+    return table(("struct and tag", "fields, in order", "what it is"), rows)
+
+
+def _field(item: ast.AnnAssign) -> str:
+    default = ""
+    if item.value is not None and "msgspec.field" not in ast.unparse(item.value):
+        default = f" = {ast.unparse(item.value)}"
+    name = ast.unparse(item.target)
+    if item.value is not None and "msgspec.field" in ast.unparse(item.value):
+        name = re.findall(r"name='([^']+)'", ast.unparse(item.value))[0]
+    return f"`{name}: {ast.unparse(item.annotation)}{default}`"
+
+
+def limits_table(root: Path, file: str) -> str:
+    """Return name, value and reason of each limit of a file."""
+    lines = (root / file).read_text(encoding="utf-8").splitlines()
+    rows, above = [], ""
+    for line in lines:
+        if line.startswith("#"):
+            above = f"{above} {line.strip('# -')}".strip()
+            continue
+        found = re.match(r"([A-Z][A-Z0-9_]*)(?:: Final)?\s*=\s*([^#]+?)\s*(?:#\s*(.*))?$", line)
+        if found and found[1] not in ("KIB", "MIB"):
+            value = found[2] if found[2] != "(" else "see the file"
+            rows.append((f"`{found[1]}`", f"`{value}`", found[3] or above))
+        if not line.strip():
+            above = ""
+    return table(("limit", "value", "why"), rows)
+
+
+def house_table(root: Path) -> str:
+    """Return every file of the five folders with the first sentence of its docstring."""
+    parts = []
+    for folder in HOUSE:
+        rows = []
+        for file in sorted((root / folder).rglob("*.py"), key=lambda f: (f.parent.as_posix(), f.name)):
+            text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "(no docstring)"
+            first = " ".join(text.split("\n\n")[0].split())
+            rows.append((f"`{file.relative_to(root).as_posix()}`", first))
+        parts.append(f"### {folder}\n\n" + table(("file", "what it is for"), rows))
+    return "\n\n".join(parts)
+
+
+def config_table() -> str:
+    """Return every setting with its variable, default and meaning."""
+    rows = []
+    for key in KEYS:
+        default = ", ".join(key.default) if key.is_list else str(key.default)
+        rows.append((f"`{key.name}`", f"`{key.env}`", f"`{default}`" if default else "", key.description))
+    return table(("key and flag", "variable", "default", "meaning"), rows)
+
+
+def metrics_table(root: Path) -> str:
+    """Return every metric that the peer, its API or its executor names in code."""
+    rows = set()
+    for file in ("node/peer.py", "node/api/metrics.py", "node/executor/executor.py", "bot/agent.py"):
+        if not (root / file).is_file():
+            continue
+        for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Tuple) or len(node.elts) != 4:
+                continue
+            name, labels, _, kind = node.elts
+            if not (isinstance(name, ast.Constant) and isinstance(kind, ast.Constant)):
+                continue
+            if kind.value in ("counter", "gauge"):
+                shown = ", ".join(_labels(labels))
+                rows.add((f"`gridpact_{name.value}`", str(kind.value), shown, f"`{file}`"))
+    return table(("metric", "kind", "labels", "from"), sorted(rows))
+
+
+def _labels(node: ast.expr) -> list[str]:
+    if not isinstance(node, ast.Dict):
+        return []
+    return [f"`{key.value}`" for key in node.keys if isinstance(key, ast.Constant)]
+
+
+def routes_table() -> str:
+    """Return every resource of the API."""
+    rows = [
+        (f"`{r.method} {r.path}`", r.text, ", ".join(f"`{q.name}`" for q in r.query), "yes" if r.token else "")
+        for r in ROUTES
+    ]
+    return table(("resource", "what", "query", "needs the token"), rows)
+
+
+def commands_table() -> str:
+    """Return every command in one line."""
+    return table(("command", "what it does"), [(f"`gridpact {w}`", text) for w, _, text in COMMANDS])
+
+
+def contract_errors_table() -> str:
+    """Return the rules that a contract's author may meet."""
+    return table(("rule", "what is wrong"), [(f"`{rule}`", text) for rule, text in CONTRACT_RULES.items()])
+
+
+def blocks(root: Path) -> dict[str, str]:
+    """Return every generated part by its name."""
+    found = {name: structs_table(root, file, wanted) for name, (file, wanted) in STRUCTS.items()}
+    found |= {name: limits_table(root, file) for name, file in LIMITS.items()}
+    found |= {
+        "rules": numbered_table(root),
+        "refusals": refusals_table(root),
+        "house": house_table(root),
+        "config": config_table(),
+        "metrics": metrics_table(root),
+        "routes": routes_table(),
+        "commands": commands_table(),
+        "contract-errors": contract_errors_table(),
+    }
+    return found
+
+
+def documents(root: Path) -> list[Path]:
+    """Return the Markdown files that hold generated parts."""
+    files = [*root.glob("*.md"), *(root / "docs").rglob("*.md")]
+    return sorted(file for file in files if names(file.read_text(encoding="utf-8")))
+
+
+def main() -> int:
+    """Write what is not current; say which documents changed."""
+    made = blocks(ROOT)
+    for file in documents(ROOT):
+        old = file.read_text(encoding="utf-8")
+        new = filled(old, made)
+        if new != old:
+            file.write_text(new, encoding="utf-8")
+            print(f"wrote {file.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
