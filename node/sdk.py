@@ -1,4 +1,4 @@
-"""A small synchronous client of a peer's API, for the command line and for programs. Never imports libp2p or trio.
+"""A small synchronous client of a peer's API, for the command line and programs; no libp2p, no trio.
 
 Errors carry the exit code that a command ends with.
 """
@@ -113,7 +113,7 @@ class Client:
         except TimeoutError:
             raise TimedOut(f"{self.address}: no answer in time to {method} {path}") from None
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(f"{self.address}: {error or type(error).__name__}") from None
+            raise Unreachable(f"{self.address}: {str(error) or type(error).__name__}") from None
         finally:
             connection.close()
         if answer.status >= 300:
@@ -278,7 +278,6 @@ class Client:
                 timeout_s=max(120.0, self.timeout_s),
                 token=True,
             )
-
 
     def fetch_artifact(self, digest: str, size_bytes: int) -> bytes:
         """An artifact's bytes, which the peer fetches from others first. The caller checks the digest."""

@@ -1,4 +1,4 @@
-"""The program's version, where a client can read it without a package lookup. A test holds it to pyproject."""
+"""The program's version, where a client reads it without a package lookup. A test compares it."""
 
 from typing import Final
 

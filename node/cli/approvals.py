@@ -38,6 +38,7 @@ Comment = Annotated[str, Parameter(help="A word for the record.")]
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
 
 _PROOF_WAIT_S = 10.0
+_APART = {"none": "anywhere", "node": "each on another node", "farm": "each on another farm"}
 
 
 def approve(
@@ -237,7 +238,8 @@ def what_is_signed(manifest: Manifest, digest: bytes, predicate: ApprovalPredica
         where = ", ".join(workload.placement.countries) or "any country"
         lines.append(
             f"  runs        {workload.name}: {workload.replicas} x {workload.kind}, "
-            f"{cpu_text(need.cpu_millis)}, {size_text(need.memory_bytes)}, in {where}, each on its own {workload.placement.distinct}"
+            f"{cpu_text(need.cpu_millis)}, {size_text(need.memory_bytes)}, in {where}, "
+            f"{_APART[workload.placement.distinct]}"
         )
         lines.append(f"              {' '.join(workload.command)}")
         lines += [

@@ -409,7 +409,9 @@ async def test_events_come_in_order_and_replay_from_an_id(peer: FakePeer, tmp_pa
             peer.block(peer.world.tx(CONSUMER, Transfer(AUTHOR.public, amount)).raw)
         seen = [await live.next() for _ in range(3)]
         shown = [msgspec.json.decode(event["data"], type=m.EventView) for event in seen]
-        assert [(event.kind, event.fields["amount"]) for event in shown] == [("transfer", n) for n in (1, 2, 3)]
+        assert [(event.kind, event.fields["amount"]) for event in shown] == [
+            ("transfer", n) for n in (1, 2, 3)
+        ]
         assert [event.id for event in shown] == [event["id"] for event in seen]
         again = Listener(app, headers=((b"last-event-id", seen[0]["id"].encode()),))
         nursery.start_soon(again.run)

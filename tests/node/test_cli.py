@@ -1,0 +1,442 @@
+"""The command line, run as a user would: against a real API port of a fake peer with the real machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger.codec import sha256
+from ledger.errors import Refused
+from ledger.transactions import Transfer
+from node.api import bot_seam as b
+from node.cli.commands import COMMANDS, app
+from node.cli.main import main
+from node.home import write_secret
+from node.version import VERSION
+from tests.ledger.world import (
+    AUTHOR,
+    BUDGET,
+    CHAIN_ID,
+    CONSUMER,
+    EXPERT,
+    FARMERS,
+    LEGAL,
+    NODES,
+    RICH,
+    STRANGER,
+    contract,
+    key_of,
+)
+from tests.node.api_fixture import TOKEN, served
+from tests.node.fake_peer import FakePeer
+
+PEOPLE = {
+    "author": AUTHOR,
+    "consumer": CONSUMER,
+    "it-expert": EXPERT,
+    "legal": LEGAL,
+    "budget": BUDGET,
+    "stranger": STRANGER,
+    "farmer": FARMERS[0],
+}
+SEEDS = {"farmer": "farmer a"}
+
+
+class FakeBot:
+    """Answers as a 3bot would; orders are real."""
+
+    def __init__(self, peer: FakePeer) -> None:
+        self.peer = peer
+        self.missing: list[str] = []
+        self.asked: list[b.PlanRequest] = []
+
+    async def plan(self, request: b.PlanRequest) -> b.Plan:
+        self.asked.append(request)
+        line = b.PlanLine(
+            slot="web/0", node="ab" * 32, farm="farm-a", country="BE", rate_hour=20_000, cost=480_000
+        )
+        return b.Plan(
+            contract=request.contract,
+            name="site",
+            version="1.0.0",
+            manifest="cd" * 32,
+            lines=[line],
+            excluded=[b.Excluded(node="ef" * 32, farm="farm-b", workload="web", reasons=["stands in NL"])],
+            approvers=[b.Approver(act="deploy", role="budget", keys=[BUDGET.public.hex()])],
+            policies={"deploy": "role budget", "signoff": "none"},
+            missing=self.missing,
+            rate_hour=20_000,
+            cost=480_000,
+            fee=100_000,
+            escrow=2_000_000,
+            balance=RICH,
+            duration_s=86_400,
+        )
+
+    async def deploy(self, request: b.DeployRequest) -> b.Deployed:
+        if request.manifest != "cd" * 32:
+            raise Refused("bot.plan_changed", "the market moved")
+        deployment = self.peer.world.order(contract(), bytes.fromhex(request.contract))
+        return b.Deployed(
+            deployment=deployment.hex(), manifest=request.manifest, escrow=2_000_000, height=1, time_ms=1
+        )
+
+    async def cancel(self, request: b.CancelRequest) -> b.Cancelled:
+        return b.Cancelled(deployment=request.deployment, height=9, time_ms=9)
+
+    async def status(self) -> b.BotStatus:
+        return b.BotStatus(account="", balance=0, vault_version=0, watched=[])
+
+
+class Shell:
+    """Runs commands and gives exit code, stdout and stderr."""
+
+    def __init__(self, api: str, home: Path, capsys: pytest.CaptureFixture[str], peer: FakePeer) -> None:
+        self.globals = ["--api", api, "--home", str(home)]
+        self.home = home
+        self.capsys = capsys
+        self.peer = peer
+
+    def run(self, *words: str) -> tuple[int, str, str]:
+        self.capsys.readouterr()
+        code = main([*words, *self.globals])
+        out, err = self.capsys.readouterr()
+        return code, out, err
+
+    def ok(self, *words: str) -> str:
+        code, out, err = self.run(*words)
+        assert code == 0, (words, out, err)
+        return out
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.ok(*words, "-o", "json"))
+
+
+@pytest.fixture
+def peer() -> FakePeer:
+    return FakePeer()
+
+
+@pytest.fixture
+def bot(peer: FakePeer) -> FakeBot:
+    return FakeBot(peer)
+
+
+@pytest.fixture
+def shell(
+    peer: FakePeer, bot: FakeBot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Shell]:
+    home = tmp_path / "home"
+    keys = home / "config" / "keys"
+    keys.mkdir(parents=True, mode=0o700)
+    for name in PEOPLE:
+        write_secret(keys / name, sha256(SEEDS.get(name, name).encode()).hex())
+        assert key_of(SEEDS.get(name, name)).public == PEOPLE[name].public
+    write_secret(home / "config" / "api_token", TOKEN + "\n")
+    (home / "config" / "genesis.json").write_bytes(peer.genesis.encode())
+    with served(peer, tmp_path, bot) as address:
+        yield Shell(address, home, capsys, peer)
+
+
+def test_status_for_people_and_for_programs(shell: Shell) -> None:
+    assert "fake (validator, observer)" in shell.ok("status")
+    found = shell.json("status")
+    assert found["chain_id"] == CHAIN_ID
+    line = shell.ok("-o", "jsonl", "status")
+    assert json.loads(line) == found | {"ready": True}
+    assert "12D3KooWBad" in shell.ok("peers")
+    assert [v["moniker"] for v in shell.json("validators")["members"]] == ["v0", "v1", "v2", "v3"]
+
+
+def test_global_flags_stand_before_or_after(shell: Shell) -> None:
+    before = [*shell.globals, "-o", "json", "validators"]
+    assert main(before) == 0
+    first = shell.capsys.readouterr().out
+    assert first == shell.ok("validators", "--output=json")
+
+
+def test_exit_codes_tell_what_happened(shell: Shell, tmp_path: Path) -> None:
+    assert shell.run("nonsense")[0] == 2
+    assert shell.run("tx", "transfer", "author")[0] == 2
+    assert shell.run("status", "-o", "xml")[0] == 2
+    assert main(["status", "--api", "127.0.0.1:1", "--home", str(tmp_path)]) == 3
+    assert main(["status", "--home", str(tmp_path / "none")]) == 3
+    assert shell.run("tx", "transfer", "author", "1", "--from", "nobody", "-y")[0] == 1
+    assert shell.run("tx", "transfer", "author", "lots", "--from", "consumer", "-y")[0] == 2
+    assert shell.run("tx", "transfer", "author", "999999999", "--from", "consumer", "-y")[0] == 4
+    assert shell.run("deployment", "show", "ab" * 32)[0] == 1
+    shell.peer.final = False
+    wait = ("tx", "transfer", "author", "1", "--from", "consumer", "-y", "--timeout", "0.2")
+    assert shell.run(*wait)[0] == 6
+    shell.peer.last_final_ms = 1  # nothing was final for a long time
+    code, _, err = shell.run(*wait)
+    assert code == 5
+    assert "quorum" in err
+
+
+def test_a_transfer_is_made_shown_and_proved(shell: Shell) -> None:
+    done = shell.json("tx", "transfer", "author", "1.5", "--from", "consumer", "-y")
+    assert done["ok"]
+    assert "money.to_oneself" in shell.run("tx", "transfer", "consumer", "1", "--from", "consumer", "-y")[2]
+    assert shell.json("tx", "show", done["id"])["body"]["amount"] == 1_500_000
+    for _ in range(3):
+        shell.peer.block()
+    path = f"account/{AUTHOR.public.hex()}"
+    code, out, err = shell.run("query", path, "--verify")
+    assert code == 0
+    assert str(RICH + 1_500_000) in out
+    assert "proved: present" in err
+    assert "proved: absent" in shell.run("query", "farm/none", "--verify")[2]
+    assert shell.run("query", "é")[0] == 2
+
+
+def test_a_proof_for_another_genesis_is_refused(shell: Shell, tmp_path: Path) -> None:
+    for _ in range(3):
+        shell.peer.block()
+    from msgspec.structs import replace
+
+    validators = shell.peer.genesis.validators
+    other = replace(shell.peer.genesis, validators=validators[:1])
+    file = tmp_path / "other.json"
+    file.write_bytes(other.encode())
+    code, _, err = shell.run("query", "supply", "--verify", "--genesis", str(file))
+    assert code == 4
+    assert "light." in err
+
+
+def test_a_signed_transaction_travels_by_file(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "tx"
+    shell.ok("tx", "transfer", "author", "2", "--from", "consumer", "-y", "--out", str(file))
+    assert shell.peer.height == 0
+    assert shell.json("tx", "send", str(file))["ok"]
+    assert shell.peer.world.balance(AUTHOR) == RICH + 2_000_000
+
+
+def test_keys_are_made_listed_shown_and_taken_over(shell: Shell, tmp_path: Path) -> None:
+    made = shell.json("keys", "new", "fresh")
+    assert shell.json("keys", "show", "fresh") == made
+    assert made in shell.json("keys", "list")
+    source = shell.home / "config" / "keys" / "fresh"
+    assert shell.json("keys", "import", "again", "-f", str(source))["public"] == made["public"]
+    assert shell.run("keys", "new", "fresh")[0] == 1
+    assert shell.run("keys", "new", "../fresh")[0] == 1
+    source.chmod(0o644)
+    assert shell.run("keys", "show", "fresh")[0] == 1
+
+
+def test_a_contract_from_template_to_notary(shell: Shell, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shell.ok("contract", "init", str(folder), "--template", "mining")
+    assert shell.run("contract", "init", str(folder))[0] == 1
+    assert shell.json("contract", "validate", str(folder))["name"] == "mining"
+    shell.ok("contract", "build", str(folder))
+    shell.ok("contract", "publish", str(folder), "--key", "author")
+    assert [c["name"] for c in shell.json("contract", "list")] == ["mining"]
+    assert "deploy asks for" in shell.ok("contract", "show", "mining")
+    code, _, err = shell.run("contract", "publish", str(folder), "--key", "author")
+    assert code == 4
+    assert "contract." in err
+    text = (folder / "contract.yaml").read_text()
+    (folder / "contract.yaml").write_text(text.replace("version:", "versoin:", 1))
+    code, _, err = shell.run("contract", "validate", str(folder))
+    assert code == 4
+    assert "contract.yaml:" in err
+    assert "versoin" in err
+
+
+def test_deploy_shows_the_plan_then_orders(shell: Shell, bot: FakeBot) -> None:
+    shell.peer.world.publish(contract())
+    code, out, err = shell.run("deploy", "site", "--plan-only", "--budget", "3")
+    assert code == 0
+    assert "role budget" in out
+    assert "stands in NL" in out
+    assert bot.asked[-1].budget == 3_000_000
+    assert shell.run("deploy", "site")[0] == 2  # nobody to ask
+    assert shell.run("deploy", "site", "--param", "x=1", "--yes")[0] == 4
+    assert shell.run("deploy", "site", "--param", "x", "--yes")[0] == 2
+    assert shell.json("deployment", "list") == []
+    bot.missing = ["no node in BE"]
+    code, _, err = shell.run("deploy", "site", "--yes")
+    assert code == 4
+    assert "no node in BE" in err
+    bot.missing = []
+    done = shell.json("deploy", "site", "--yes", "--role", "legal=legal," + EXPERT.public.hex())
+    assert bot.asked[-1].roles == {"legal": (LEGAL.public.hex(), EXPERT.public.hex())}
+    assert [d["id"] for d in shell.json("deployment", "list")] == [done["deployment"]]
+    assert "Nothing" not in shell.ok("deployment", "show", done["deployment"][:8])
+
+
+def ordered(shell: Shell) -> str:
+    deployment = shell.peer.world.ordered(contract()).hex()
+    for _ in range(3):
+        shell.peer.block()
+    return deployment
+
+
+def test_stakeholders_approve_and_strangers_do_not(shell: Shell) -> None:
+    deployment = ordered(shell)
+    short = deployment[:10]
+    code, _, err = shell.run("approve", short, "--as", "legal", "--key", "stranger", "--yes")
+    assert code == 4
+    assert "approval.not_a_stakeholder" in err
+    code, _, err = shell.run("approve", short, "--as", "legal", "--key", "budget", "--yes")
+    assert "approval.wrong_role" in err
+    code, _, err = shell.run(
+        "approve", short, "--as", "budget", "--key", "budget", "--comment", "fine", "--yes"
+    )
+    assert code == 0
+    assert "You APPROVE the deployment of site 1.0.0 as budget" in err
+    assert shell.peer.world.deployment(bytes.fromhex(deployment)).manifest.hex() in err
+    assert shell.peer.world.deployment(bytes.fromhex(deployment)).status == "awaiting_approval"
+    shell.ok("approve", short, "--as", "legal", "--key", "legal", "--expires", "1000d", "--yes")
+    assert shell.peer.world.deployment(bytes.fromhex(deployment)).status == "approved"
+    assert shell.run("approve", short, "--as", "legal", "--key", "legal")[0] == 2  # nobody to ask
+    shell.ok("revoke", short, "--as", "legal", "--key", "legal", "--yes")
+    assert shell.peer.world.deployment(bytes.fromhex(deployment)).status == "awaiting_approval"
+    shell.ok("reject", short, "--as", "budget", "--key", "budget", "--yes")
+    assert shell.peer.world.deployment(bytes.fromhex(deployment)).status == "rejected"
+
+
+def test_a_manifest_that_is_not_the_contracts_is_not_signed(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that lies about the manifest is found out before anything is signed."""
+    from node.sdk import Client
+
+    deployment = ordered(shell)
+    real = Client.manifest
+    monkeypatch.setattr(
+        Client, "manifest", lambda self, digest: real(self, digest).replace(b"serve", b"steal")
+    )
+    code, _, err = shell.run("approve", deployment, "--as", "budget", "--key", "budget", "--yes")
+    assert code == 4
+    assert "digest" in err
+    assert not shell.json("deployment", "show", deployment)["approvals"]
+
+
+def test_a_record_that_the_genesis_does_not_prove_is_not_signed(shell: Shell) -> None:
+    from msgspec.structs import replace
+
+    deployment = ordered(shell)
+    genesis = shell.peer.genesis
+    other = replace(genesis, validators=genesis.validators[:1])
+    (shell.home / "config" / "genesis.json").write_bytes(other.encode())
+    code, _, err = shell.run("approve", deployment, "--as", "budget", "--key", "budget", "--yes")
+    assert code == 4
+    assert "light." in err
+
+
+def test_farms_and_nodes_are_registered_and_listed(shell: Shell) -> None:
+    shell.ok("farm", "register", "farm-a", "--country", "BE", "--key", "farmer")
+    assert shell.run("farm", "register", "farm-a", "--country", "BE", "--key", "author")[0] == 4
+    node = NODES[0].public.hex()
+    shell.ok("farm", "add-node", "farm-a", node, "--country", "BE", "--key", "farmer")
+    assert [f["name"] for f in shell.json("farm", "list")] == ["farm-a"]
+    assert [(n["key"], n["offering"]) for n in shell.json("node", "list")] == [(node, False)]
+    assert "no offer" in shell.ok("node", "list")
+
+
+def test_cancel_by_bot_or_by_the_consumers_own_key(shell: Shell) -> None:
+    deployment = ordered(shell)
+    assert shell.json("deployment", "cancel", deployment, "--yes")["height"] == 9
+    shell.ok("deployment", "cancel", deployment, "--key", "consumer", "--reason", "done", "--yes")
+    assert shell.json("deployment", "show", deployment)["status"] == "cancelled"
+
+
+def test_an_audit_file_is_checked_with_no_network(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell.peer.world.add_nodes()
+    deployment = shell.peer.world.running(contract()).hex()
+    for _ in range(3):
+        shell.peer.block()
+    file = tmp_path / "life.audit"
+    shell.ok("audit", "export", deployment, "-f", str(file))
+    monkeypatch.setattr("socket.socket.connect", None)
+    code, out, err = shell.run("audit", "verify", str(file))
+    assert code == 0, err
+    assert "VALID" in err
+    assert "ordered" in out
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    code, out, err = shell.run("audit", "verify", str(file))
+    assert code == 4
+    assert "NOT VALID" in err
+
+
+def test_foreign_text_cannot_drive_the_terminal(shell: Shell) -> None:
+    from msgspec.structs import replace
+
+    shell.peer.world.publish(replace(contract(), title="a site", summary="plain"))
+    receipt = shell.peer.world.do(CONSUMER, Transfer(AUTHOR.public, 1))
+    assert receipt.ok
+    from node.cli.output import clean
+
+    assert (
+        clean("\x1b[2Jgone\r\n\u202e") == "\N{REPLACEMENT CHARACTER}[2Jgone" + "\N{REPLACEMENT CHARACTER}" * 3
+    )
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str], checkout: Path) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gridpact {VERSION}\n"
+    assert main([]) == 0
+    help_text = capsys.readouterr().out
+    for words, _, _ in COMMANDS:
+        assert words.split()[0] in help_text
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())
+    assert project["project"]["version"] == VERSION
+
+
+def test_every_command_loads_and_has_a_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, _, text in COMMANDS:
+        assert main([*words.split(), "--help"]) == 0
+        assert text.split(",")[0].split(" and ")[0].rstrip(".")[:20] in capsys.readouterr().out.replace(
+            "\n", " "
+        )
+    assert app["status"] is not None
+
+
+def test_client_commands_import_neither_libp2p_nor_trio(checkout: Path) -> None:
+    code = (
+        "import sys; from node.cli.main import main; code = main(['status', '--api', '127.0.0.1:1']);"
+        "assert code == 3, code;"
+        "bad = {'libp2p', 'trio', 'plyvel', 'starlette', 'hypercorn', 'rich'} & set(sys.modules);"
+        "assert not bad, bad"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_written_reference_is_current(checkout: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/cli_docs.py", "--check"], cwd=checkout, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_home_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = tmp_path / "peer"
+    assert main(["init", "--home", str(home), "--chain-id", "one", "--moniker", "m", "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["roles"] == ["validator"]
+    before = {file: file.read_bytes() for file in home.rglob("*") if file.is_file()}
+    assert main(["init", "--home", str(home), "--chain-id", "two"]) == 1
+    assert before == {file: file.read_bytes() for file in home.rglob("*") if file.is_file()}
+    genesis = home / "config" / "genesis.json"
+    joined = tmp_path / "node"
+    words = ["init", "--home", str(joined), "--genesis", str(genesis), "--role", "node"]
+    assert main(words) == 1  # a node says where it stands
+    assert not joined.exists()
+    assert main([*words, "--farm", "alpha", "--country", "BE"]) == 0
+    assert (joined / "config" / "genesis.json").read_bytes() == genesis.read_bytes()
+    assert not (joined / "config" / "validator_key").exists()
+    assert main(["init", "--home", str(tmp_path / "x"), "--genesis", str(genesis), "--chain-id", "two"]) == 2
