@@ -26,6 +26,7 @@ from consensus.messages import (
     Fetch,
     Message,
     Propose,
+    Record,
     Reply,
     Start,
     Status,
@@ -45,7 +46,7 @@ class Network:
 
     def __init__(self) -> None:
         self.members = [Bench(me, start=False) for me in range(4)]
-        self.kept: list[list[safety.Record]] = [[] for _ in range(4)]
+        self.kept: list[list[Record]] = [[] for _ in range(4)]
         self.down: set[int] = set()
         self.queue: list[tuple[int, int, Message]] = []
         self.names: dict[bytes, str] = {}
@@ -79,7 +80,7 @@ class Network:
             source, to, message = self.queue.pop(0)
             if to not in self.down:
                 self.members[to].now = self.now
-                self.report(to, lambda bench, s=source, m=message: bench.receive(s, m))  # type: ignore[misc]
+                self.report(to, lambda bench, s=source, m=message: bench.receive(s, m))
 
     def do_drop(self, source: str, to: str) -> None:
         def hit(item: tuple[int, int, Message]) -> bool:
@@ -93,7 +94,7 @@ class Network:
         while True:
             due = [(b.last.wake_ms, b.me) for b in self.members if b.me not in self.down and b.last.wake_ms]
             at, me = min(due, default=(until + 1, 0))
-            if at is None or at > until:
+            if at > until:
                 break
             self.now = max(self.now, at)
             self.step(me, Tick())
@@ -168,7 +169,8 @@ class Network:
 
 def play(text: str) -> str:
     """The text with the output that the commands give now; comments stay."""
-    network, out = Network(), []
+    network = Network()
+    out: list[str] = []
     for line in text.splitlines():
         if line.startswith("#") or (not line and out and out[-1] != ""):
             out.append(line)

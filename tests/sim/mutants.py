@@ -193,7 +193,7 @@ class LosesBlocks(SimNode):
 
 class MakesMoney(SimNode):
     def apply(self, header: Header, batch_bytes: tuple[bytes, ...], certificate: Certificate) -> Block:
-        self.store.state.put(key_account(self.world.clients[0].public), encode(Account(10**12)))
+        self.store.state.put(key_account(self.world.clients.keys[0].public), encode(Account(10**12)))
         return super().apply(header, batch_bytes, certificate)
 
 

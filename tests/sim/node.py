@@ -7,10 +7,7 @@ point. Blocks are executed some time after the core committed them, as a real sh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Final
-
-import msgspec
 
 from consensus import safety
 from consensus.chain import Chain
@@ -28,7 +25,6 @@ from consensus.messages import (
     Record,
     Reply,
     Start,
-    Synced,
     Tick,
     decode_message,
     encode_message,
@@ -43,6 +39,7 @@ from ledger.machine import execute
 from ledger.transactions import CheckedTx, decode_tx, verified
 from tests.sim.byzantine import LIARS
 from tests.sim.disk import Block, Disk, Store, batches, certificate_key, certificates, record_key, records
+from tests.sim.ranges import Ranges
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -56,25 +53,10 @@ CRASH_POINTS: Final = (
     "before_exec",
     "after_exec",
 )
-RANGE_BLOCKS: Final = 20
-RANGE_AFTER_MS: Final = 400  # behind a Final certificate for this long: ask for a range of blocks
 
 
 class CrashNow(Exception):
     """The node reached the crash point that the plan named."""
-
-
-class RangeAsk(msgspec.Struct, array_like=True, frozen=True, tag="range_ask"):
-    """Committed blocks from a height on, please."""
-
-    height: int
-
-
-class RangeReply(msgspec.Struct, array_like=True, frozen=True, tag="range"):
-    """Blocks (encoded header, batches) and a Final certificate that names the last."""
-
-    blocks: tuple[tuple[bytes, tuple[bytes, ...]], ...]
-    certificate: Certificate
 
 
 @dataclass(slots=True)
@@ -111,14 +93,14 @@ class SimNode:
         self.pool: dict[bytes, bytes] = {}
         self.queue: list[Commit] = []
         self.wake_us: int | None = None
-        self.behind_since_us: int | None = None
+        self.ranges = Ranges(self)
 
     # ------------------------------------------------------------------ start and crash
 
     def boot(self) -> None:
         """Start from what is on the disk and in the store."""
         self.up, self.life, self.doom = True, self.life + 1, None
-        self.queue, self.wake_us, self.behind_since_us = [], None, None
+        self.queue, self.wake_us, self.ranges = [], None, Ranges(self)
         header, tip_hash = self.store.tip
         final = self.store.blocks[-1].certificate if self.store.blocks else None
         world = self.world
@@ -206,14 +188,14 @@ class SimNode:
         members = range(len(self.world.validators.members)) if to is None else (to,)
         for member in members:
             if member != self.member:
-                self.world.send(self, member, data)
+                self.world.faults.send(self, member, data)
 
     def tick(self, life: int) -> None:
         if life != self.life or self.wake_us is None or self.wake_us > self.world.now_us:
             return  # of an earlier life, or an earlier wake came instead
         self.wake_us = None
         self.step(Tick())
-        self.maybe_range()
+        self.ranges.maybe_ask()
 
     # ------------------------------------------------------------------ execution
 
@@ -273,11 +255,7 @@ class SimNode:
         if tag == b"B":
             self.hold_batch(body)
         elif tag == b"R":
-            message: RangeAsk | RangeReply = decode(RangeAsk | RangeReply, body)  # type: ignore[arg-type]
-            if isinstance(message, RangeAsk):
-                self.answer_range(sender, message.height)
-            else:
-                self.take_range(message)
+            self.ranges.receive(sender, body)
         else:
             try:
                 event = check(self.rules, sender, decode_message(str(sender), data))
@@ -297,51 +275,7 @@ class SimNode:
             self.hold_batch(message.data)
             return
         self.step(event)
-        self.maybe_range()
-
-    def maybe_range(self) -> None:
-        """Ask somebody for blocks when a Final certificate has been out of reach for a while."""
-        final, now_us = self.core.final, self.world.now_us
-        if final is None or final.statement.view <= self.core.chain.tip.view or self.queue:
-            self.behind_since_us = None
-        elif self.behind_since_us is None:
-            self.behind_since_us = now_us
-        elif now_us - self.behind_since_us > RANGE_AFTER_MS * 1_000:
-            self.behind_since_us = now_us
-            others = [m for m in range(len(self.world.validators.members)) if m != self.member]
-            self.post(self.world.rng.choice(others), b"R" + encode(RangeAsk(self.store.height + 1)))
-
-    def answer_range(self, to: int, height: int) -> None:
-        if not 0 < height <= self.store.height:
-            return
-        last = min(self.store.height, height + RANGE_BLOCKS - 1)
-        while self.store.blocks[last - 1].certificate.statement.block != self.store.blocks[last - 1].hash:
-            if last == self.store.height:
-                return
-            last += 1
-        blocks = self.store.blocks[height - 1 : last]
-        reply = RangeReply(tuple((b.header.encode(), b.batches) for b in blocks), blocks[-1].certificate)
-        self.post(to, b"R" + encode(reply))
-
-    def take_range(self, reply: RangeReply) -> None:
-        """Verify links, batches and the certificate; then commit block by block."""
-        headers = [decode_header(data) for data, _ in reply.blocks]
-        tip, tip_hash = self.store.tip
-        if self.queue or not headers or headers[0].parent_hash != tip_hash:
-            return  # meanwhile we went on by ourselves
-        for before, header in pairwise(headers):
-            if header.parent_hash != before.hash:
-                return
-        statement = reply.certificate.statement
-        if statement.kind is not VoteKind.FINAL or statement.block != headers[-1].hash:
-            return
-        Ed25519Scheme().verify(self.world.chain_id, self.world.validators, reply.certificate)
-        for header, (_, data) in zip(headers, reply.blocks, strict=True):
-            if self.queue or tuple(batch_digest(b) for b in data) != header.batches:
-                return  # the core found the rest by itself, or the peer sent other batches
-            self.apply(header, data, reply.certificate)
-            self.step(Synced(header, reply.certificate))
-            self.step(Executed(header.height, self.store.roots[header.height]))
+        self.ranges.maybe_ask()
 
 
 def decode_batch_txs(data: bytes, chain_id: str) -> list[CheckedTx]:

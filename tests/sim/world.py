@@ -15,22 +15,21 @@ from zlib import crc32
 from consensus.core import Core
 from consensus.messages import Message
 from ledger import keys
-from ledger.blocks import ZERO_HASH, Batch, Header
+from ledger.blocks import ZERO_HASH, Header
 from ledger.certificate import Statement, ValidatorSet
-from ledger.codec import encode
 from ledger.errors import PeerFault
 from ledger.genesis import Genesis, GenesisValidator, genesis_state
-from ledger.limits import EXPIRY_BLOCKS_DEFAULT
-from ledger.transactions import CheckedTx, Transfer, Tx, sign_tx
+from ledger.transactions import CheckedTx
 from tests.sim.checkers import ALL, Bounded, Checker, Progress
+from tests.sim.clients import Clients
 from tests.sim.crypto import fast_signatures
 from tests.sim.disk import Block, Store
+from tests.sim.faults import Faults
 from tests.sim.node import Clock, CrashNow, SimNode, decode_batch_txs
-from tests.sim.scenario import Fault, Scenario, make, tolerated
+from tests.sim.scenario import Scenario, make
 
 ACCOUNTS = 6
 GENESIS_MS = 1_700_000_000_000
-DOOM_MS = 1_000  # a node that did not reach its crash point by then crashes where it is
 PROBE_MS = 100
 VIOLATIONS_MAX = 20
 EVENTS_MAX = 400_000  # an honest run has a tenth
@@ -82,11 +81,9 @@ class World:
         self.heap: list[tuple[int, int, SimNode | None, Callable[..., None], tuple[Any, ...]]] = []
         self.sequence = 0
         self.hash = blake2b(digest_size=16)
-        self.active: list[Fault] = []
         self.calm = False
         self.stopped = False
         self.cache: dict[bytes, list[CheckedTx]] = {}
-        self.sent_txs: list[bytes] = []
 
     # ------------------------------------------------------------------ building
 
@@ -95,7 +92,7 @@ class World:
         self.timing = timing
         count = len(scenario.weights)
         own = [keys.Key(bytes([1, i]) * 16) for i in range(count)]
-        self.clients = [keys.Key(bytes([2, i]) * 16) for i in range(ACCOUNTS)]
+        self.faults, self.clients = Faults(self), Clients(self, ACCOUNTS)
         named = (
             GenesisValidator(key=k.public.hex(), weight=w, moniker=f"v{i}")
             for i, (k, w) in enumerate(zip(own, scenario.weights, strict=True))
@@ -104,7 +101,7 @@ class World:
             chain_id=self.chain_id,
             time_ms=GENESIS_MS,
             validators=tuple(named),
-            accounts={k.public.hex(): 1_000_000 for k in self.clients},
+            accounts={k.public.hex(): 1_000_000 for k in self.clients.keys},
         )
         self.validators = self.variant.validators(0, genesis.validator_set.members)
         self.genesis_hash = genesis.hash
@@ -159,9 +156,9 @@ class World:
             if node.member not in self.scenario.always_down:
                 self.at(0, node, node.boot)
         for fault in self.scenario.faults:
-            self.at(fault.at_ms * 1_000, None, self._fault, fault)
+            self.at(fault.at_ms * 1_000, None, self.faults.begin, fault)
         self.at(self.scenario.faults_end_ms * 1_000, None, self._heal)
-        self._client()
+        self.clients.hand_in()
 
     def at(self, time_us: int, node: SimNode | None, call: Callable[..., None], *args: Any) -> None:
         """Something to do at a time; for a node, only when it is not paused then."""
@@ -185,7 +182,7 @@ class World:
             call(*args)
         except CrashNow as crash:
             assert node is not None
-            self._crash(node, f"{crash}")
+            self.faults.crash(node, f"{crash}")
         except Exception as error:  # noqa: BLE001 - a validator must not die of anything: that is a finding
             where = traceback.extract_tb(error.__traceback__)[-1]
             self.report(
@@ -222,40 +219,6 @@ class World:
         delay_us = self.rng.randint(0, self.scenario.execute_ms * 1_000)
         self.at(max(self.now_us + delay_us, node.execute_us), node, node.execute_next, node.life)
         node.execute_us = max(self.now_us + delay_us, node.execute_us)
-
-    def send(self, node: SimNode, to: int, data: bytes) -> None:
-        """Bytes from a node to a member, whatever the links do to them."""
-        for target in self.nodes:
-            if target.member != to:
-                continue
-            self.result.messages += 1
-            low, high = self.scenario.latency_ms
-            copies = 1
-            for fault in self.active:
-                copies = min(copies, self._lets(fault, node.member, to)) if copies else 0
-                if fault.kind == "delay":
-                    high += int(fault.rate)
-                elif fault.kind == "duplicate" and copies and self.rng.random() < fault.rate:
-                    copies = 2
-            for _ in range(copies):
-                self.at(
-                    self.now_us + self.rng.randint(low * 1_000, high * 1_000),
-                    target,
-                    target.receive,
-                    node.member,
-                    data,
-                )
-
-    def _lets(self, fault: Fault, source: int, to: int) -> int:
-        """Copies that a fault lets pass (a duplicate's second one is added by the caller)."""
-        match fault.kind:
-            case "loss":
-                return int(self.rng.random() >= fault.rate)
-            case "split":
-                return int((source in fault.who) == (to in fault.who))
-            case "oneway":
-                return int((source, to) != fault.who)
-        return 2
 
     def observe(self, node: SimNode, message: Message) -> None:
         if self.log:
@@ -295,70 +258,14 @@ class World:
             found = self.cache[data] = decode_batch_txs(data, self.chain_id)
         return found
 
-    # ------------------------------------------------------------------ faults
-
-    def _fault(self, fault: Fault) -> None:
-        until_us = self.now_us + fault.for_ms * 1_000
-        self.result.faults[fault.kind] += 1
-        match fault.kind:
-            case "crash":
-                for member in fault.who:
-                    self._doom(self.nodes[member], fault.point, until_us)
-            case "outage":
-                for node in self.nodes:
-                    if node.up:
-                        self._crash(node, "outage")
-                        self.at(until_us + self.rng.randint(0, 1_000_000), None, self._boot, node)
-            case "pause":
-                self.nodes[fault.who[0]].paused_until_us = until_us
-            case "wall":
-                node = self.nodes[fault.who[0]]
-                node.clock.wall_ms += int(fault.rate)
-                self.at(until_us, None, self._wall_back, node, int(fault.rate))
-            case _:
-                self.active.append(fault)
-                self.at(until_us, None, self._over, fault)
-
-    def _over(self, fault: Fault) -> None:
-        if fault in self.active:
-            self.active.remove(fault)
-
-    def _wall_back(self, node: SimNode, by_ms: int) -> None:
-        node.clock.wall_ms -= by_ms
-
-    def _doom(self, node: SimNode, point: str, until_us: int) -> None:
-        """Crash at a named point, as long as no more weight than tolerated is down."""
-        weights = self.scenario.weights
-        down = {n.member for n in self.nodes if not n.up or n.doom or not self.is_honest(n.member)}
-        if not node.up or node.doom or sum(weights[m] for m in down | {node.member}) > tolerated(weights):
-            return
-        node.doom = point
-        self.at(self.now_us + DOOM_MS * 1_000, None, self._force, node, node.life)
-        self.at(until_us + DOOM_MS * 1_000, None, self._boot, node)
-
-    def _force(self, node: SimNode, life: int) -> None:
-        if node.up and node.doom and node.life == life:
-            self._crash(node, "anywhere")
-
-    def _crash(self, node: SimNode, where: str) -> None:
-        self.result.faults[f"crash.{where}"] += 1
-        node.crash()
-        if self.is_honest(node.member):
-            for checker in self.checkers:
-                checker.crashed(node)
-
-    def _boot(self, node: SimNode) -> None:
-        if not node.up:
-            self.at(self.now_us, node, node.boot)
-
     def _heal(self) -> None:
         """The faults end: links are clean, all restart but those that are down for ever."""
         self.calm = True
-        self.active.clear()
+        self.faults.active.clear()
         for node in self.nodes:
             node.doom, node.paused_until_us = None, min(node.paused_until_us, self.now_us)
             if node.member not in self.scenario.always_down:
-                self._boot(node)
+                self.faults.boot(node)
         self.progress.heal()
         self.at(self.now_us + PROBE_MS * 1_000, None, self._probe, self.now_us)
 
@@ -373,36 +280,6 @@ class World:
             self.stopped = True
         else:
             self.at(self.now_us + PROBE_MS * 1_000, None, self._probe, since_us)
-
-    # ------------------------------------------------------------------ clients
-
-    def _client(self) -> None:
-        """Hand a batch to somebody who is up; it streams it to all."""
-        up = [node for node in self.nodes if node.up and node.paused_until_us <= self.now_us]
-        if up and (not self.calm or len(self.progress.submitted) < 5):
-            node = self.rng.choice(up)
-            data = encode(Batch(tuple(self._transfer(node) for _ in range(self.rng.randint(1, 3)))))
-            self.at(self.now_us, node, self._submit, node, data)
-        mean_us = self.scenario.batch_every_ms * 1_000
-        self.at(self.now_us + self.rng.randint(mean_us // 4, mean_us * 2), None, self._client)
-
-    def _submit(self, node: SimNode, data: bytes) -> None:
-        node.hold_batch(data)
-        if self.calm and self.is_honest(node.member):
-            self.progress.submitted.update(d for d, b in node.pool.items() if b == data)
-        node.post(None, b"B" + data)
-
-    def _transfer(self, node: SimNode) -> bytes:
-        """A signed transfer: sometimes one sent before, sometimes of more than there is."""
-        if self.sent_txs and self.rng.random() < 0.1:
-            return self.rng.choice(self.sent_txs[-50:])
-        sender, to = self.rng.sample(self.clients, 2)
-        amount = self.rng.choice((1, 500, 70_000, 10**9))
-        expires = node.store.height + EXPIRY_BLOCKS_DEFAULT
-        salt = len(self.sent_txs).to_bytes(8, "big")
-        raw = sign_tx(sender, Tx(self.chain_id, sender.public, expires, salt, Transfer(to.public, amount)))
-        self.sent_txs.append(raw)
-        return raw
 
 
 def _genesis_header(validators: ValidatorSet) -> Header:
