@@ -125,11 +125,13 @@ class Market:
             await self.net.nursery.start(run)
         return agent
 
-    def kill(self, name: str) -> None:
-        """The bot's process dies, its disk with it."""
+    async def kill(self, name: str) -> None:
+        """The bot's process dies, its disk with it. Returns when it is gone."""
+        peer_id = self.net.peers[name].network.peer_id
         self.scopes.pop(name).cancel()
         self.net.stop(name)
         self.net.stores.pop(name)
+        await until(lambda: self.net.hub.find(peer_id) is None)
 
     # What is on the ledger.
 
@@ -168,9 +170,11 @@ class Market:
         await until(lambda: self.slot(id_, slot).term == term)
         assert self.slot(id_, slot).holder == node.public
 
-    async def report(self, id_: str, slot: str, node: Key, *statuses: str, **changes: Any) -> None:
+    async def report(self, id_: str, slot: str, node: Key, *statuses: str) -> None:
+        """Receipts in this order."""
         for status in statuses:
             record = self.deployment(id_)
+            ports = {"http": "127.0.0.1:8080"} if status == "running" else {}
             fields: dict[str, Any] = {
                 "chain_id": CHAIN_ID,
                 "deployment": id_,
@@ -180,11 +184,9 @@ class Market:
                 "node": node.public.hex(),
                 "status": status,
                 "time_ms": self.peer.time_ms,
-                "endpoints": {"http": "127.0.0.1:8080"}
-                if status == "running" and slot.startswith("web")
-                else {},
+                "endpoints": ports,
             }
-            document = sign_receipt(node, ReceiptPredicate(**(fields | changes)), record.manifest)
+            document = sign_receipt(node, ReceiptPredicate(**fields), record.manifest)
             await self.ok(node, Report(document))
 
     async def run(self, id_: str, slot: str, node: Key) -> None:

@@ -20,7 +20,6 @@ from tests.bot.bot_fixture import (
     CONSUMER,
     NODES,
     ROLES,
-    doing,
     example,
     market,
     order,
@@ -63,7 +62,7 @@ async def test_an_empty_disk_goes_on_where_the_bot_stopped(site: Contract) -> No
         await says(agent, done.deployment, "waits for approval")
         await saved(agent, lambda memory: len(memory.watches) == 1 and not memory.intents)
         before = agent.memory
-        trade.kill("bot")
+        await trade.kill("bot")
         again = await trade.bot("bot")
         await until(lambda: again.memory == before)
         await trade.approve(done.deployment)
@@ -133,7 +132,7 @@ async def test_an_order_that_was_begun_is_made_once_by_the_successor(site: Contr
         agent._ring()
         await saved(agent, lambda memory: memory.intents and memory.intents[0].id == intent.id)
         assert not list(trade.peer.state.scan(b"deployment/"))  # remembered, never sent
-        trade.kill("bot")
+        await trade.kill("bot")
         again = await trade.bot("bot")
         await says(again, intent.id.hex(), "waits for approval")
         assert again.memory.intents == ()
@@ -148,7 +147,6 @@ async def test_a_withdrawn_approval_is_told(site: Contract) -> None:
         await trade.run(id_, "web/0", NODES["n0"])
         await trade.decide(id_, BUDGET, "budget", "revoked")
         await says(agent, id_, "an approval was withdrawn or ran out: needs 1 of role budget")
-        await says(agent, id_, doing(agent, id_))
 
 
 async def test_a_record_that_another_program_put_stops_the_bot_loudly(site: Contract) -> None:
