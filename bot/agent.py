@@ -17,6 +17,7 @@ from bot.limits import (
     ORDER_EXPIRY_BLOCKS,
     RETRY_S_MAX,
     SAVE_TRIES_MAX,
+    START_WAIT_S,
     SUBMIT_TRIES_MAX,
     WATCHED_MAX,
 )
@@ -24,7 +25,7 @@ from bot.memory import Intent, Memory, Watch, at_rest, merged
 from bot.planner import Draft, make_plan
 from bot.policy import Action, Cancel, Note, Order, Remember, Warn, decide
 from bot.vault import NAME, Vault
-from bot.view import balance_of, build_view, find_contract, is_own, market, own_deployments
+from bot.view import balance_of, build_view, find_contract, is_own, is_settled, market, own_deployments
 from ledger.codec import decode, encode
 from ledger.errors import Refused
 from ledger.keys import Key, public_key_from_hex
@@ -70,6 +71,7 @@ class Agent:
         self._saved = Memory()  # what that record holds, at rest
         self._known: set[bytes] = set()  # deployments to look at, beside those in memory
         self._bell = trio.Event()
+        self._ready = trio.Event()
 
     # ------------------------------------------------------------------ life
 
@@ -80,6 +82,7 @@ class Agent:
         log.info(
             "bot_up", account=self.key.public.hex(), vault=self.version, watched=len(self.memory.watches)
         )
+        self._ready.set()
         task_status.started(None)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._discover)
@@ -137,7 +140,7 @@ class Agent:
         view = build_view(peer.state, peer.height, peer.time_ms, self.key.public, ids)
         for action in decide(view, memory):
             self._act(action, nursery)
-        self._known = {own.record.id for own in view.own if not own.ended}
+        self._known = {own.record.id for own in view.own if not is_settled(own.record)}
 
     def _act(self, action: Action, nursery: trio.Nursery) -> None:
         match action:
@@ -232,7 +235,15 @@ class Agent:
         """See BotSeam.plan."""
         return (await self._draft(request)).plan
 
+    async def _loaded(self) -> None:
+        """Returns once the bot knows the chain and its own state. Raises Refused("bot.starting")."""
+        with trio.move_on_after(START_WAIT_S):
+            await self._ready.wait()
+            return
+        raise Refused("bot.starting", "the bot still catches up with the chain")
+
     async def _draft(self, request: PlanRequest) -> Draft:
+        await self._loaded()
         state = self.peer.state
         template = find_contract(state, request.contract)
         balance, nodes, now_ms = balance_of(state, self.key.public), market(state), self.peer.time_ms
@@ -289,6 +300,7 @@ class Agent:
         if len(request.reason) > TEXT_CHARS_MAX:
             raise Refused("cancel.reason", f"at most {TEXT_CHARS_MAX} characters", "reason")
         deployment = public_key_from_hex(request.deployment, "deployment")
+        await self._loaded()
         record = read(self.peer.state, Deployment, key_deployment(deployment))
         if record is None:
             raise Refused("cancel.unknown_deployment", f"no deployment {request.deployment}", "deployment")

@@ -6,7 +6,7 @@ from typing import Final
 
 from bot.limits import WARN_MS_MAX, WARN_PART
 from bot.matcher import best_node, why_none
-from bot.view import Own, View
+from bot.view import Own, View, awaits_signoff
 from ledger.manifest import cost
 from ledger.records import Slot
 from ledger.transition.deal import RUNS
@@ -14,11 +14,6 @@ from node.amounts import credits_text
 
 _NAMES_SHOWN: Final = 3
 _BAD_ENDS: Final = ("failed", "expired", "paused", "rejected")
-
-
-def is_settled(own: Own) -> bool:
-    """Ended, and nothing of its money is open any more."""
-    return own.ended and not _awaits_signoff(own)
 
 
 def doing(view: View, own: Own) -> str:
@@ -30,14 +25,9 @@ def doing(view: View, own: Own) -> str:
         return f"{what}: {needs}"
     if record.status in RUNS:
         return _slots_text(own)
-    if _awaits_signoff(own):
+    if awaits_signoff(record):
         return f"done, waits for sign-off: {'; '.join(own.judge('signoff', view.time_ms).reasons)}"
     return f"{record.status}: {record.reason}" if record.reason else record.status
-
-
-def _awaits_signoff(own: Own) -> bool:
-    record = own.record
-    return record.status == "completed" and not record.signed_off_ms and bool(record.ends_ms)
 
 
 def _slots_text(own: Own) -> str:

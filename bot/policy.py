@@ -25,8 +25,8 @@ from bot.limits import (
     WATCHED_MAX,
 )
 from bot.memory import Intent, Memory, Watch
-from bot.outlook import doing, is_settled, warnings
-from bot.view import Own, View
+from bot.outlook import doing, warnings
+from bot.view import Own, View, is_settled
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -101,9 +101,9 @@ def _intents(view: View, memory: Memory, actions: list[Action]) -> list[Intent]:
 def _chosen(view: View, memory: Memory) -> list[Own]:
     """[B2] What is watched, in the order of the memory. What was settled before we knew it is not."""
     known = {watch.deployment for watch in memory.watches}
-    live = [own for own in view.own if not is_settled(own)]
+    live = [own for own in view.own if not is_settled(own.record)]
     live.sort(key=lambda own: (own.record.consumer != view.account, own.record.ordered_ms, own.record.id))
-    settled = [own for own in view.own if is_settled(own) and own.record.id in known]
+    settled = [own for own in view.own if is_settled(own.record) and own.record.id in known]
     settled.sort(key=lambda own: (own.record.ended_ms, own.record.id))
     chosen = {own.record.id: own for own in (*settled[-ENDED_KEPT_MAX:], *live[:WATCHED_MAX])}
     return sorted(chosen.values(), key=lambda own: (own.record.ordered_ms, own.record.id))

@@ -118,11 +118,21 @@ def market(state: Reader) -> tuple[Node, ...]:
     return tuple(node for node in found if node.valid_until_ms or node.slots_held)
 
 
+def awaits_signoff(record: Deployment) -> bool:
+    """A completed job whose escrow is kept until somebody signs off, or its term is over."""
+    return record.status == "completed" and not record.signed_off_ms and bool(record.ends_ms)
+
+
+def is_settled(record: Deployment) -> bool:
+    """Ended, and nothing of its money is open any more."""
+    return record.status in ENDED and not awaits_signoff(record)
+
+
 def own_deployments(state: Reader, account: bytes) -> tuple[bytes, ...]:
-    """Ids of all that name this account as their bot and have not ended: its own orders first, then the
+    """Ids of all that name this account as their bot and are not settled: its own orders first, then the
     oldest. Walks over all deployments there are."""
     records = (decode(Deployment, data) for _, data in state.scan(_DEPLOYMENTS))
-    mine = [record for record in records if record.bot == account and record.status not in ENDED]
+    mine = [record for record in records if record.bot == account and not is_settled(record)]
     mine.sort(key=lambda record: (record.consumer != account, record.ordered_ms, record.id))
     return tuple(record.id for record in mine)
 

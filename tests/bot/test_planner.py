@@ -1,4 +1,4 @@
-"""Plans: the same numbers and nodes as the ledger's later choice and bills, and clear words for what is missing."""
+"""Plans: the same nodes and numbers as the ledger's later choice and bill; clear words for what is amiss."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ from tests.ledger.world import (
     service,
 )
 
-ROLES = {
-    role: (key.public.hex(),) for role, key in (("it-expert", EXPERT), ("legal", LEGAL), ("budget", BUDGET))
-}
+HOLDERS = {"it-expert": EXPERT, "legal": LEGAL, "budget": BUDGET}
+ROLES = {role: (key.public.hex(),) for role, key in HOLDERS.items()}
 
 
 def opened(prices: tuple[int, ...] = (40_000, 40_010, 40_020, 40_030)) -> World:
