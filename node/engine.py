@@ -238,6 +238,11 @@ class Engine:
             return
         finally:
             self._opening -= 1
+        if skipped := batch.count - len(batch.txs):
+            # Counted, nobody is blamed: a validator that was asked passes on what another made.
+            self.counters.faults["batch.no_transaction"] = (
+                self.counters.faults.get("batch.no_transaction", 0) + skipped
+            )
         self._inbox.append((member, batch))
         self._bell.set()
 

@@ -98,6 +98,7 @@ class Exchange:
     served_bytes: int = 0
     fetched_bytes: int = 0
     liars: int = 0
+    changed_on_disk: int = 0  # our own artifacts that were no longer what their name says
     under_way: dict[str, Progress] = field(default_factory=dict)
     _locks: dict[str, trio.Lock] = field(default_factory=dict)
     _limit: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(ARTIFACT_FETCHES_MAX))
@@ -125,6 +126,7 @@ class Exchange:
         except ArtifactMissing:
             raise Refused("artifact.unknown", "not here") from None
         except ArtifactWrong as error:
+            self.changed_on_disk += 1
             log.error("artifact_changed_on_disk", error=str(error))
             raise Refused("artifact.unknown", "no longer here") from None
         self.served_bytes += len(data)
@@ -170,6 +172,16 @@ class Exchange:
                     self.network.add_peer(address, keep=False)
             except NetworkError as error:
                 log.info("bad_hint", address=address[:120], error=str(error)[:120])
+
+    def metrics(self) -> Sequence[tuple[str, dict[str, str], float, str]]:
+        """Rows as PeerSeam.metrics gives them."""
+        return [
+            ("artifacts_bytes", {}, self.store.used_bytes, "gauge"),
+            ("artifacts_served_bytes_total", {}, self.served_bytes, "counter"),
+            ("artifacts_fetched_bytes_total", {}, self.fetched_bytes, "counter"),
+            ("artifacts_liars_total", {}, self.liars, "counter"),
+            ("artifacts_changed_on_disk_total", {}, self.changed_on_disk, "counter"),
+        ]
 
     def blame(self, peer_id: str, rule: str, progress: Progress) -> None:
         """A source lied: counted, penalised, not asked again in this fetch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -66,6 +66,8 @@ class Peer:
     started_ms: int = field(default_factory=wall_ms)
     last_final_ms: int = 0
     alarms: list[str] = field(default_factory=list)
+    sources: list[Callable[[], Sequence[Metric]]] = field(default_factory=list)  # of what sits here
+    refused_final: dict[str, int] = field(default_factory=dict)  # rule -> final transactions that broke it
     _waiters: dict[bytes, list[trio.Event]] = field(default_factory=dict)
     _tip_bell: trio.Event = field(default_factory=trio.Event)
 
@@ -143,6 +145,9 @@ class Peer:
 
     def _committed(self, done: Committed) -> None:
         ids = tuple(receipt.id for receipt in done.result.receipts)
+        for receipt in done.result.receipts:
+            if not receipt.ok:
+                self.refused_final[receipt.rule] = self.refused_final.get(receipt.rule, 0) + 1
         self.mempool.committed(done.header, ids)
         self.outbox.final(ids)
         self.follower.committed()
@@ -311,6 +316,8 @@ class Peer:
         ]
         rows += [("p2p_events_total", {"kind": k}, v, "counter") for k, v in self.network.stats().items()]
         rows += [("refused_total", {"rule": k}, v, "counter") for k, v in self.handlers.refused.items()]
+        rows += [("ledger_refused_total", {"rule": k}, v, "counter") for k, v in self.refused_final.items()]
+        rows += [row for source in self.sources for row in source()]
         if self.engine is not None:
             counters = self.engine.counters
             rows.append(("consensus_view", {}, self.engine.core.frontier, "gauge"))

@@ -119,6 +119,7 @@ async def _start_api(nursery: trio.Nursery, peer: Peer, home: Home, settings: Se
     artifacts = ArtifactStore(home.artifacts_dir)
     exchange = Exchange(peer.network, artifacts)
     peer.handlers.methods.update(exchange.methods())
+    peer.sources.append(exchange.metrics)
     if "node" in settings.roles:
         _start_executor(nursery, peer, home, settings, exchange)
     serve = partial(
@@ -141,6 +142,7 @@ def _start_executor(
     """The 3node: claims and runs what it has proved to be approved."""
     driver = SandboxDriver(home.data_dir / "sandbox")
     executor = Executor(peer, settings.node, driver, exchange)
+    peer.sources.append(executor.metrics)
     nursery.start_soon(executor.run)
 
 

@@ -7,6 +7,7 @@ own host name point here (DNS rebinding). So names that are not ours are refused
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,11 +19,14 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 class Guard:
-    """ASGI middleware. `requests` counts answers by status, `running` what is under way."""
+    """ASGI middleware. `requests` counts answers by status, `running` what is under way, `count` refusals."""
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, hosts: frozenset[str], count: Callable[[str], None] = lambda name: None
+    ) -> None:
         self._app = app
         self._hosts = hosts | frozenset(LOCAL_NAMES)
+        self._count = count
         self.requests: Counter[int] = Counter()
         self.running = 0
 
@@ -45,6 +49,7 @@ class Guard:
         try:
             problem = self._check(scope)
             if problem is not None:
+                self._count(f"refused.{problem.problem.rule}")
                 await problem_response(problem.problem)(scope, receive, counted)
             else:
                 await self._app(scope, receive, counted)

@@ -97,4 +97,6 @@ def problem_response(problem: Problem) -> Response:
 
 async def on_error(request: Request, error: Exception) -> Response:
     """Exception handler of the application."""
-    return problem_response(problem_of(error))
+    problem = problem_of(error)
+    request.app.state.api.count(f"refused.{problem.rule}")
+    return problem_response(problem)

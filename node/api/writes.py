@@ -42,7 +42,6 @@ async def submit(request: Request) -> Response:
         id_ = await api.peer.submit(raw)
     except Refused as error:
         if error.rule != "tx.duplicate":
-            api.count(f"refused.{error.rule}")
             raise
         id_ = decode_tx(raw, api.peer.chain_id).id
     if wait != "final":

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from ledger.errors import LocalError
 from ledger.genesis import Genesis, GenesisValidator
-from node.cli.context import EXIT_USAGE, Failure, current
+from node.cli.context import EXIT_ERROR, EXIT_USAGE, Failure, current
 from node.cli.output import emit_facts, say
 from node.config import KEYS, P2P, Bot, Node, Role, Settings, load_settings, template
 from node.home import Home, create_key, load_key, read_genesis, write_atomic, write_secret
+from p2p.errors import LocalError as NetworkError
 from p2p.ids import peer_id_of
 
 if TYPE_CHECKING:
@@ -139,8 +141,22 @@ def _start(**flags: Any) -> int:
             await run_peer(home, settings)
             nursery.cancel_scope.cancel()
 
-    trio.run(until_stopped)
+    try:
+        trio.run(until_stopped)
+    except BaseExceptionGroup as group:
+        # Nurseries wrap what ends them; a person wants the words in it, not the wrapping.
+        ours, others = group.split((LocalError, NetworkError))
+        if ours is None or others is not None:
+            raise
+        raise Failure(EXIT_ERROR, "; ".join(str(leaf) for leaf in _leaves(ours))) from None
     return 0
+
+
+def _leaves(errors: BaseExceptionGroup[Any]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in errors.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
 
 
 def _with_flags(function: Callable[..., int]) -> Callable[..., int]:

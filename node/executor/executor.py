@@ -366,7 +366,7 @@ class Executor:
         phases: dict[str, int] = {}
         for tenure in self._tenures.values():
             phases[tenure.phase] = phases.get(tenure.phase, 0) + 1
-        now_ms, exchange = self._boot_ms(), self._exchange
+        now_ms = self._boot_ms()
         left = min((t.lease.left_ms(now_ms) for t in self._tenures.values() if t.holds), default=0)
         checks = sum(t.watched.checks for t in self._tenures.values())
         rows: list[Metric] = [
@@ -379,10 +379,6 @@ class Executor:
         rows += [
             ("executor_lease_left_seconds", {}, left / 1000, "gauge"),
             ("executor_checks", {}, checks, "gauge"),
-            ("artifacts_bytes", {}, exchange.store.used_bytes, "gauge"),
-            ("artifacts_served_bytes_total", {}, exchange.served_bytes, "counter"),
-            ("artifacts_fetched_bytes_total", {}, exchange.fetched_bytes, "counter"),
-            ("artifacts_liars_total", {}, exchange.liars, "counter"),
         ]
         return rows
 
