@@ -13,6 +13,7 @@ from consensus.messages import Message, Propose, Vote
 from ledger.blocks import ZERO_HASH, decode_header
 from ledger.certificate import Statement, VoteKind
 from ledger.codec import decode
+from ledger.limits import TIME_AHEAD_MS_MAX
 from ledger.records import KEY_SUPPLY, Account, Supply
 from tests.sim.disk import Block, record_key, records
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tests.sim.node import SimNode
     from tests.sim.world import World
 
+CLOCK_ERROR_MS_MAX = 6_500  # a scenario's offset, its worst fault of a wall clock, and a drift of 1 %
 Report = Callable[[str, str], None]  # (checker, what)
 
 
@@ -237,6 +239,19 @@ class Money(Checker):
             self.complain(f"node {node.id}, height {block.header.height}: {sum(held)} held, supply {supply}")
 
 
+class BlockTime(Checker):
+    """Block times never go back, and are ahead by no more than the rule and the worst honest clock allow."""
+
+    def committed(self, node: SimNode, block: Block) -> None:
+        time_ms = block.header.time_ms
+        blocks = node.store.blocks
+        if len(blocks) > 1 and time_ms < blocks[-2].header.time_ms:
+            self.complain(f"the time of block {block.header.height} is before its parent's")
+        ahead_ms = time_ms - self.world.wall_ms
+        if ahead_ms > TIME_AHEAD_MS_MAX + CLOCK_ERROR_MS_MAX:
+            self.complain(f"block {block.header.height} is {ahead_ms} ms ahead of time")
+
+
 class Bounded(Checker):
     """Nothing runs away: consensus messages per node and second, and what a core keeps in memory."""
 
@@ -305,6 +320,7 @@ ALL: tuple[type[Checker], ...] = (
     Promises,
     Durability,
     Money,
+    BlockTime,
     Bounded,
     Alarms,
     Progress,

@@ -96,6 +96,13 @@ class HeightNotChecked(Core):
         return None if rule == "block.height" else rule
 
 
+class TimeNotChecked(Core):
+    def _notarize(self, state: ViewState) -> None:
+        wall_ms, self._wall_ms = self._wall_ms, 1 << 60
+        super()._notarize(state)
+        self._wall_ms = wall_ms
+
+
 class ForgetsNotarAtRestart(Core):
     def restore(self, state: SafetyState) -> None:
         super().restore(replace(state, notar={}, headers={}))
@@ -234,6 +241,7 @@ MUTANTS: Final = (
     _core("parent_not_proved", ParentNotProved, "Promises", twin="parent"),
     _core("state_root_not_checked", RootNotChecked, "EqualState", twin="root"),
     _core("height_not_checked", HeightNotChecked, "Agreement", twin="height"),
+    _core("time_not_checked", TimeNotChecked, "BlockTime", twin="time"),
     _core("forgets_notar_at_restart", ForgetsNotarAtRestart, "Promises"),
     _core("forgets_final_at_restart", ForgetsFinalAtRestart, "Promises", hard="outages"),
     _core("timer_never_grows", TimerNeverGrows, "Progress", hard="slow"),

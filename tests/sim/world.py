@@ -129,6 +129,11 @@ class World:
             timing.timeout_max_ms + timing.idle_ms
         )
 
+    @property
+    def wall_ms(self) -> int:
+        """True Unix time."""
+        return GENESIS_MS + 1_000 + self.now_us // 1_000
+
     def honest(self) -> list[SimNode]:
         return [node for node in self.nodes if self.is_honest(node.member)]
 
