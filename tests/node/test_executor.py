@@ -75,7 +75,7 @@ async def test_a_job_ends_with_results_that_others_fetch_by_digest(tmp_path: Pat
 
 async def test_a_withdrawn_approval_stops_what_runs_and_a_new_one_starts_it_again(tmp_path: Path) -> None:
     async with fleet(tmp_path, "node1") as net:
-        deployment = await net.approved(service(replicas=1))
+        deployment = await net.approved(service(replicas=1, recheck_s=3_600))  # the block alone tells
         await net.until_statuses(deployment, "running")
         driver = net.drivers["node1"]
         await net.decide(deployment, people.BUDGET, "budget", "revoked")
