@@ -59,6 +59,20 @@ def span_text(milliseconds: int) -> str:
     return " ".join(parts[:2])
 
 
+def value_text(kind: str, value: str | int | bool) -> str:
+    """A contract parameter's value by its type: "5 credits", "1 d", "64 MiB"; others as they are."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        if kind == "money":
+            return f"{credits_text(value)} credits"
+        if kind == "duration":
+            return span_text(value * 1000)
+        if kind == "size":
+            return size_text(value)
+    return str(value)
+
+
 def time_text(time_ms: int) -> str:
     """UTC to the second, "2026-01-31 12:00:05"; "-" for 0 (not yet)."""
     if time_ms <= 0:

@@ -14,7 +14,6 @@ import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -253,27 +252,24 @@ def start_peer(net: Testnet, peer: TestnetPeer) -> None:
     env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH", ""))))
     command = [sys.executable, "-P", "-m", "node.cli.main", "start", "--home", peer.home]
     log = os.open(home.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    silence, speaker = os.pipe()
+    os.close(speaker)  # nobody types to a peer
     try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env=env,
-            cwd=peer.home,
-            start_new_session=True,
-        )
+        # No Popen object: the peer outlives this program, and nothing here waits for it.
+        actions = [
+            (os.POSIX_SPAWN_DUP2, source, target) for source, target in ((silence, 0), (log, 1), (log, 2))
+        ]
+        pid = os.posix_spawn(command[0], command, env, file_actions=actions, setsid=True)
     finally:
         os.close(log)
-    if process.stdin is not None:
-        process.stdin.close()  # nobody types to a peer
-    _children.append(process)
-    peer.pid = process.pid
-    peer.start_ticks = start_ticks(process.pid) or 0
+        os.close(silence)
+    _children.add(pid)
+    peer.pid = pid
+    peer.start_ticks = start_ticks(pid) or 0
     save_testnet(net)
 
 
-_children: Final[list[subprocess.Popen[bytes]]] = []  # so that they are reaped when they end before us
+_children: Final[set[int]] = set()  # so that they are reaped when they end before us
 
 
 def wait_ready(net: Testnet, names: Iterable[str], timeout_s: float, say: Say) -> None:
@@ -358,9 +354,9 @@ def _wait_gone(peers: list[TestnetPeer], timeout_s: float) -> bool:
 
 
 def _reap() -> None:
-    for process in list(_children):
-        if process.poll() is not None:
-            _children.remove(process)
+    for pid in list(_children):
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            _children.discard(pid)
 
 
 def client_of(peer: TestnetPeer, timeout_s: float = 30.0) -> Client:

@@ -33,7 +33,8 @@ def render() -> str:
     """The whole page."""
     rows = [f"| `{flag}` | `{variable}` | {text} |" for flag, (variable, text) in GLOBAL_FLAGS.items()]
     keys = [f"| `--{key.name}` | `{key.env}` | {key.description} |" for key in KEYS]
-    settings = "\n## Settings\n\nEach is a flag of `gridpact start`, a variable, and a key of `config/config.toml`.\n\n"
+    settings = "\n## Settings\n\n"
+    settings += "Each is a flag of `gridpact start`, a variable, and a key of `config/config.toml`.\n\n"
     settings += "| flag | variable | meaning |\n|---|---|---|\n" + "\n".join(keys)
     settings += f"\n\nThe defaults, as `gridpact init` writes them:\n\n```toml\n{template(Settings())}```\n\n"
     commands = app.generate_docs(output_format="markdown", heading_level=2)

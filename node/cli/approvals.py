@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
@@ -18,7 +19,7 @@ from ledger.predicates import ApprovalPredicate
 from ledger.quantities import parse_duration
 from ledger.records import Deployment, key_deployment
 from ledger.transactions import Decide
-from node.amounts import cpu_text, credits_text, size_text, span_text, time_text
+from node.amounts import cpu_text, credits_text, size_text, span_text, time_text, value_text
 from node.cli.context import EXIT_REJECTED, Failure, current
 from node.cli.output import clean, confirm, emit_facts, say
 from node.cli.query import proved, trust_of
@@ -114,7 +115,8 @@ def _decide(
     key = current.key(key_name)
     client = current.client()
     act: Literal["deploy", "signoff"] = "signoff" if signoff else "deploy"
-    deployment, digest, manifest = read_deal(client, ref)
+    deal = read_deal(client, ref)
+    deployment, digest = deal.id, deal.digest
     expires_ms = 0
     if expires:
         expires_ms = time.time_ns() // 1_000_000 + parse_duration(expires) * 1000
@@ -130,7 +132,7 @@ def _decide(
         made_ms=time.time_ns() // 1_000_000,
     )
     if not yes or current.output == "table":
-        say(what_is_signed(manifest, digest, predicate, key.public))
+        say(what_is_signed(deal, predicate, key.public))
     confirm("Sign this?", yes)
     result = client.send(key, Decide(sign_approval(key, predicate, digest)))
     emit_facts(
@@ -153,8 +155,18 @@ def _decide(
     return 0
 
 
-def read_deal(client: Client, ref: str) -> tuple[str, bytes, Manifest]:
-    """Id, manifest digest and manifest of a deployment, none of it on the peer's word alone.
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """What there is to decide on. `types`: of the contract's parameters."""
+
+    id: str
+    digest: bytes
+    manifest: Manifest
+    types: dict[str, str]
+
+
+def read_deal(client: Client, ref: str) -> Deal:
+    """A deployment and its manifest, none of it on the peer's word alone.
 
     The record is proved against the home's genesis, if it has one; the manifest's digest is computed
     from its bytes; and the manifest is expanded anew from the author's signed contract.
@@ -178,7 +190,9 @@ def read_deal(client: Client, ref: str) -> tuple[str, bytes, Manifest]:
     )
     if again != data:
         raise Failure(EXIT_REJECTED, "the manifest is not what the author's contract expands to")
-    return detail.id, digest, manifest
+    return Deal(
+        detail.id, digest, manifest, {parameter.name: parameter.type for parameter in source.parameters}
+    )
 
 
 def _is_bound(roles: object, name: str) -> bool:
@@ -213,22 +227,24 @@ def _check_record(client: Client, deployment: str, digest: bytes) -> None:
         raise Failure(EXIT_REJECTED, "the ledger proves another manifest for this deployment")
 
 
-def what_is_signed(manifest: Manifest, digest: bytes, predicate: ApprovalPredicate, signer: bytes) -> str:
+def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> str:
     """What a signature means, in words."""
+    manifest = deal.manifest
     act = "the deployment" if predicate.act == "deploy" else "the sign-off"
     verb = {"granted": "APPROVE", "rejected": "REJECT", "revoked": "WITHDRAW your approval of"}[
         predicate.decision
     ]
     policy = manifest.policies.deploy if predicate.act == "deploy" else manifest.policies.signoff
+    answers = [f"{n}: {value_text(deal.types.get(n, ''), v)}" for n, v in manifest.parameters.items()]
     lines = [
         f"You {verb} {act} of {manifest.name} {manifest.version} as {predicate.role}",
         f"  chain       {predicate.chain_id}",
         f"  deployment  {predicate.deployment}",
-        f"  manifest    {digest.hex()} (hashed here)",
+        f"  manifest    {deal.digest.hex()} (hashed here)",
         f"  your key    {signer.hex()}",
         f"  author      {manifest.author}",
         f"  consumer    {manifest.consumer}",
-        f"  parameters  {' '.join(f'{n}={v}' for n, v in manifest.parameters.items()) or '-'}",
+        f"  parameters  {', '.join(answers) or '-'}",
         f"  asked for   {describe(policy)}",
         f"  costs       at most {credits_text(manifest.terms.budget)} credits "
         f"in {span_text(manifest.terms.duration_s * 1000)}, {credits_text(manifest.terms.fee)} to the author",

@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Route
 from ledger import records as r
 from ledger.codec import decode
 from ledger.policy import describe
-from node.amounts import cpu_text, credits_text, size_text, span_text, time_text
+from node.amounts import cpu_text, credits_text, size_text, span_text, time_text, value_text
 from node.api import block_views, deployment_views, views
 from node.api import models as m
 from node.api.core import api_of, number
@@ -136,6 +136,10 @@ async def deployment(request: Request) -> Response:
         for key in role.keys:
             roles.setdefault(key, []).append(role.name)
     policies = found.manifest.policies
+    types = {parameter.name: parameter.type for parameter in contract.parameters}
+    answers = {
+        name: value_text(types.get(name, ""), value) for name, value in found.manifest.parameters.items()
+    }
     return _render(
         request,
         "deployment.html",
@@ -146,6 +150,7 @@ async def deployment(request: Request) -> Response:
         roles=roles,
         asked={"deploy": describe(policies.deploy), "signoff": describe(policies.signoff)},
         receipts=list(reversed(found.receipts)),
+        answers=answers,
     )
 
 

@@ -1,0 +1,48 @@
+"""Amounts as people read and write them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.quantities import QuantityError
+from node.amounts import cpu_text, credits_text, parse_credits, size_text, span_text, time_text, value_text
+
+
+@pytest.mark.parametrize(
+    ("text", "micro"),
+    [("1.5", 1_500_000), ("1", 1_000_000), ("0.000001", 1), ("2.5 credits", 2_500_000), (" 3 ", 3_000_000)],
+)
+def test_credits_have_six_decimals(text: str, micro: int) -> None:
+    assert parse_credits(text) == micro
+
+
+@pytest.mark.parametrize("text", ["", "1.0000001", "-1", "1e3", "one", "1,5", "٣"])
+def test_other_amounts_are_refused(text: str) -> None:
+    with pytest.raises(QuantityError):
+        parse_credits(text)
+
+
+@given(st.integers(0, 2**53 - 1))
+def test_what_is_shown_reads_back(micro: int) -> None:
+    assert parse_credits(credits_text(micro).replace(",", "")) == micro
+
+
+def test_shown_for_people() -> None:
+    assert credits_text(1_234_500_000) == "1,234.5"
+    assert [size_text(n) for n in (12, 1 << 10, 3 << 19, 5 << 30)] == ["12 B", "1 KiB", "1.5 MiB", "5 GiB"]
+    assert [cpu_text(n) for n in (1000, 250, 2000, 0)] == ["1 core", "0.25 cores", "2 cores", "0 cores"]
+    spans = (340, 1_400, 20_000, 180_000, 7_500_000, 259_200_000)
+    assert [span_text(ms) for ms in spans] == ["340 ms", "1.4 s", "20 s", "3 min", "2 h 5 min", "3 d"]
+    assert time_text(0) == "-"
+    assert time_text(1_700_000_000_000) == "2023-11-14 22:13:20"
+
+
+def test_parameters_are_shown_by_their_type() -> None:
+    assert value_text("money", 5_000_000) == "5 credits"
+    assert value_text("duration", 86_400) == "1 d"
+    assert value_text("size", 64 << 20) == "64 MiB"
+    assert value_text("integer", 2) == "2"
+    assert value_text("boolean", True) == "true"
+    assert value_text("country", "BE") == "BE"
