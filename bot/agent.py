@@ -7,41 +7,30 @@ from contextlib import aclosing
 import structlog
 import trio
 from msgspec.structs import replace
-from nacl.utils import random
 
+from bot.keeper import Keeper
 from bot.limits import (
-    FINAL_WAIT_S,
+    CANCEL_EXPIRY_BLOCKS,
     INTENTS_MAX,
     KNOWN_MAX,
     LOOK_EVERY_S,
     ORDER_EXPIRY_BLOCKS,
-    RETRY_S_MAX,
-    SAVE_TRIES_MAX,
     START_WAIT_S,
-    SUBMIT_TRIES_MAX,
     WATCHED_MAX,
 )
-from bot.memory import Intent, Memory, Watch, at_rest, merged
+from bot.memory import Intent, Memory, Watch
 from bot.planner import Draft, make_plan
 from bot.policy import Action, Cancel, Note, Order, Remember, Warn, decide
-from bot.vault import NAME, Vault
+from bot.vault import Vault
 from bot.view import balance_of, build_view, find_contract, is_own, is_settled, market, own_deployments
+from bot.wallet import Wallet
 from ledger.codec import decode, encode
 from ledger.errors import Refused
 from ledger.keys import Key, public_key_from_hex
 from ledger.limits import TEXT_CHARS_MAX
 from ledger.records import Deployment, key_deployment
 from ledger.state import read
-from ledger.transactions import (
-    Body,
-    CancelDeployment,
-    OrderDeployment,
-    PutVault,
-    Tx,
-    decode_tx,
-    sign_tx,
-    tx_id,
-)
+from ledger.transactions import CancelDeployment, OrderDeployment, Tx, tx_id
 from ledger.transition.deal import ENDED
 from node.api.bot_seam import (
     BotStatus,
@@ -64,23 +53,26 @@ class Agent:
 
     def __init__(self, peer: PeerSeam, account_key: Key) -> None:
         self.peer = peer
-        self.key = account_key
-        self.memory = Memory()
-        self.vault = Vault(account_key, peer.chain_id)
-        self.version = 0  # of the record that `memory` includes
-        self._saved = Memory()  # what that record holds, at rest
+        self.account = account_key.public
+        self.wallet = Wallet(peer, account_key)
+        self.keeper = Keeper(peer, self.wallet, Vault(account_key, peer.chain_id))
         self._known: set[bytes] = set()  # deployments to look at, beside those in memory
         self._bell = trio.Event()
         self._ready = trio.Event()
+
+    @property
+    def memory(self) -> Memory:
+        """What it remembers now."""
+        return self.keeper.memory
 
     # ------------------------------------------------------------------ life
 
     async def run(self, *, task_status: Started = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled; `started` once its state is loaded. Raises VaultError when that does not open."""
         await self._caught_up()
-        self._recall()
+        self.keeper.recall()
         log.info(
-            "bot_up", account=self.key.public.hex(), vault=self.version, watched=len(self.memory.watches)
+            "bot_up", account=self.account.hex(), vault=self.keeper.version, watched=len(self.memory.watches)
         )
         self._ready.set()
         task_status.started(None)
@@ -90,7 +82,7 @@ class Agent:
             while True:
                 bell = self._bell
                 self._look(nursery)
-                await self._save()
+                await self.keeper.save()
                 await trio.sleep(LOOK_EVERY_S)
                 await bell.wait()
 
@@ -111,14 +103,14 @@ class Agent:
     async def _discover(self) -> None:
         """Deployments that name this bot, whoever ordered them, also while it was away."""
         height = self.peer.height
-        self._learn(own_deployments(self.peer.state, self.key.public))
+        self._learn(own_deployments(self.peer.state, self.account))
         async with aclosing(self.peer.events(f"{height}.0")) as events:  # type: ignore[type-var]
             async for item in events:
                 if isinstance(item, Gap):
-                    self._learn(own_deployments(self.peer.state, self.key.public))
+                    self._learn(own_deployments(self.peer.state, self.account))
                 elif item.event.kind == "deployment.ordered":
                     deployment = bytes.fromhex(item.event.subject)
-                    if is_own(self.peer.state, deployment, self.key.public):
+                    if is_own(self.peer.state, deployment, self.account):
                         self._learn((deployment,))
 
     def _learn(self, deployments: tuple[bytes, ...]) -> None:
@@ -133,11 +125,11 @@ class Agent:
     # ------------------------------------------------------------------ look, decide, act
 
     def _look(self, nursery: trio.Nursery) -> None:
-        self._recall()
+        self.keeper.recall()
         peer, memory = self.peer, self.memory
         ids = dict.fromkeys((*(w.deployment for w in memory.watches), *(i.id for i in memory.intents)))
         ids |= dict.fromkeys(sorted(self._known))
-        view = build_view(peer.state, peer.height, peer.time_ms, self.key.public, ids)
+        view = build_view(peer.state, peer.height, peer.time_ms, self.account, ids)
         for action in decide(view, memory):
             self._act(action, nursery)
         self._known = {own.record.id for own in view.own if not is_settled(own.record)}
@@ -145,15 +137,15 @@ class Agent:
     def _act(self, action: Action, nursery: trio.Nursery) -> None:
         match action:
             case Remember(memory):
-                self.memory = memory
+                self.keeper.memory = memory
             case Note(deployment, status, doing):
                 log.info("deployment", id=deployment.hex(), status=status, doing=doing)
             case Warn(deployment, kind, reason):
                 log.warning("deployment_warning", id=deployment.hex(), kind=kind, reason=reason)
             case Order(intent):
                 nursery.start_soon(self._order_again, intent)
-            case Cancel(deployment, reason, expires):
-                nursery.start_soon(self._cancel_again, deployment, reason, expires)
+            case Cancel(deployment, reason):
+                nursery.start_soon(self._cancel_again, deployment, reason)
 
     async def _order_again(self, intent: Intent) -> None:
         """Carry on with an order that another process of this bot began."""
@@ -165,69 +157,23 @@ class Agent:
     async def _order(self, intent: Intent) -> TxOutcome:
         """Raises Refused when it can't become final any more; then the intent is forgotten."""
         try:
-            outcome = await self._send(sign_tx(self.key, decode(Tx, intent.payload)))
+            outcome = await self.wallet.send(decode(Tx, intent.payload))
             if not outcome.receipt.ok:
                 raise Refused(outcome.receipt.rule, outcome.receipt.detail)
         except Refused:
-            self.memory = self.memory.without_intent(intent.id)
+            self.keeper.memory = self.memory.without_intent(intent.id)
             raise
         return outcome
 
-    async def _cancel_again(self, deployment: bytes, reason: str, expires: int) -> None:
+    async def _cancel_again(self, deployment: bytes, reason: str) -> None:
         try:
-            outcome = await self._send(self._sign(CancelDeployment(deployment, reason), expires))
+            body = CancelDeployment(deployment, reason)
+            outcome = await self.wallet.send(self.wallet.make(body, CANCEL_EXPIRY_BLOCKS))
         except (Refused, Overloaded, NotFinal) as error:
             log.warning("cancel_failed", id=deployment.hex(), error=str(error))
             return
         if not outcome.receipt.ok:
             log.warning("cancel_refused", id=deployment.hex(), rule=outcome.receipt.rule)
-
-    def _sign(self, body: Body, expires: int) -> bytes:
-        return sign_tx(self.key, Tx(self.peer.chain_id, self.key.public, expires, random(8), body))
-
-    async def _send(self, raw: bytes) -> TxOutcome:
-        """Submit and wait until it is final. Raises Refused, Overloaded, NotFinal."""
-        id_ = decode_tx(raw, self.peer.chain_id).id
-        for attempt in range(SUBMIT_TRIES_MAX):
-            try:
-                await self.peer.submit(raw)
-                break
-            except Refused as error:
-                if error.rule != "tx.duplicate":
-                    raise
-                break  # it is final already
-            except Overloaded as error:
-                if attempt + 1 == SUBMIT_TRIES_MAX:
-                    raise
-                await trio.sleep(min(error.retry_s * 2**attempt, RETRY_S_MAX))
-        return await self.peer.wait_final(id_, FINAL_WAIT_S)
-
-    # ------------------------------------------------------------------ the vault
-
-    def _recall(self) -> None:
-        """Take in what the notary holds, if it is newer: ours of a former life, or another bot's."""
-        if self.vault.version(self.peer.state) > self.version:
-            self.version, self._saved = self.vault.load(self.peer.state)
-            self.memory = merged(self.memory, self._saved)
-
-    async def _save(self) -> None:
-        """Put the memory on the notary unless it is there. What fails now is tried at the next look."""
-        for _ in range(SAVE_TRIES_MAX):
-            self._recall()
-            wanted = at_rest(self.memory)
-            if wanted == self._saved:
-                return
-            version = self.version + 1
-            try:
-                body = PutVault(NAME, version, self.vault.seal(wanted, version))
-                outcome = await self._send(self._sign(body, self.peer.height + ORDER_EXPIRY_BLOCKS))
-            except (Refused, Overloaded, NotFinal) as error:
-                log.warning("vault_not_saved", version=version, error=str(error))
-                return
-            if outcome.receipt.ok:
-                self.version, self._saved = version, wanted
-            else:  # somebody else wrote this version: merge, and try the next
-                log.info("vault_conflict", version=version, rule=outcome.receipt.rule)
 
     # ------------------------------------------------------------------ the seam
 
@@ -246,10 +192,10 @@ class Agent:
         await self._loaded()
         state = self.peer.state
         template = find_contract(state, request.contract)
-        balance, nodes, now_ms = balance_of(state, self.key.public), market(state), self.peer.time_ms
+        balance, nodes, now_ms = balance_of(state, self.account), market(state), self.peer.time_ms
         # In a thread: a large market must not hold up the peer.
         return await trio.to_thread.run_sync(
-            make_plan, template, request, self.key.public, balance, nodes, now_ms
+            make_plan, template, request, self.account, balance, nodes, now_ms
         )
 
     async def deploy(self, request: DeployRequest) -> Deployed:
@@ -287,12 +233,12 @@ class Agent:
             escrow=draft.plan.escrow,
             bot=b"",
         )
-        expires = self.peer.height + ORDER_EXPIRY_BLOCKS
-        payload = encode(Tx(self.peer.chain_id, self.key.public, expires, random(8), body))
-        intent = Intent(tx_id(payload), draft.plan.name, expires, payload, sent=True)
+        tx = self.wallet.make(body, ORDER_EXPIRY_BLOCKS)
+        payload = encode(tx)
+        intent = Intent(tx_id(payload), draft.plan.name, tx.expires, payload, sent=True)
         memory = self.memory.with_intent(intent)
-        self.vault.seal(at_rest(memory), self.version + 1)  # it must fit
-        self.memory = memory
+        self.keeper.check_fits(memory)
+        self.keeper.memory = memory
         return intent
 
     async def cancel(self, request: CancelRequest) -> Cancelled:
@@ -304,17 +250,17 @@ class Agent:
         record = read(self.peer.state, Deployment, key_deployment(deployment))
         if record is None:
             raise Refused("cancel.unknown_deployment", f"no deployment {request.deployment}", "deployment")
-        if self.key.public not in (record.consumer, record.bot):
+        if self.account not in (record.consumer, record.bot):
             raise Refused("cancel.not_yours", "only its consumer or its bot may cancel a deployment")
         if record.status in ENDED:
             raise Refused("cancel.ended", f"it is {record.status}")
-        expires = self.peer.height + ORDER_EXPIRY_BLOCKS
+        tx = self.wallet.make(CancelDeployment(deployment, request.reason), CANCEL_EXPIRY_BLOCKS)
         watch = self.memory.watch(deployment) or Watch(deployment, "", "", "", 0)
         # Remembered first: should this process end now, its successor cancels.
-        wish = replace(watch, cancel=request.reason, asked_until=expires, tries=1)
-        self.memory = self.memory.with_watch(wish)
+        wish = replace(watch, cancel=request.reason, asked_until=tx.expires, tries=1)
+        self.keeper.memory = self.memory.with_watch(wish)
         self._ring()
-        outcome = await self._send(self._sign(CancelDeployment(deployment, request.reason), expires))
+        outcome = await self.wallet.send(tx)
         if not outcome.receipt.ok:
             raise Refused(outcome.receipt.rule, outcome.receipt.detail)
         return Cancelled(deployment=request.deployment, height=outcome.height, time_ms=outcome.time_ms)
@@ -322,9 +268,9 @@ class Agent:
     async def status(self) -> BotStatus:
         """See BotSeam.status."""
         return BotStatus(
-            account=self.key.public.hex(),
-            balance=balance_of(self.peer.state, self.key.public),
-            vault_version=self.version,
+            account=self.account.hex(),
+            balance=balance_of(self.peer.state, self.account),
+            vault_version=self.keeper.version,
             watched=[
                 Watched(
                     deployment=watch.deployment.hex(),

@@ -27,4 +27,5 @@ FINAL_WAIT_S: Final = 30.0
 START_WAIT_S: Final = 10.0  # a request waits so long for a bot that is still starting
 SUBMIT_TRIES_MAX: Final = 5  # while validators are overloaded
 RETRY_S_MAX: Final = 5.0
+SAVE_EXPIRY_BLOCKS: Final = 200  # a newer memory follows soon
 SAVE_TRIES_MAX: Final = 4  # another bot of the same owner may write in between

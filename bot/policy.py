@@ -36,11 +36,10 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Cancel(msgspec.Struct, frozen=True):
-    """Ask the ledger to cancel, by a transaction that expires at `expires`."""
+    """Ask the ledger to cancel, by a transaction that expires after CANCEL_EXPIRY_BLOCKS."""
 
     deployment: bytes
     reason: str
-    expires: int
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -121,8 +120,8 @@ def _watch(view: View, own: Own, memory: Memory, actions: list[Action]) -> Watch
     found = warnings(view, own)
     if watch.cancel is not None and not own.ended:
         if view.height > watch.asked_until and watch.tries < CANCEL_TRIES_MAX:
+            actions.append(Cancel(record.id, watch.cancel))
             until = view.height + CANCEL_EXPIRY_BLOCKS
-            actions.append(Cancel(record.id, watch.cancel, until))
             watch = replace(watch, asked_until=until, tries=watch.tries + 1)
         elif view.height > watch.asked_until:
             found["cancel_stuck"] = f"it was asked {watch.tries} times to stop, and is still {record.status}"

@@ -16,10 +16,10 @@ from ledger.contract_types import Contract
 from ledger.documents import sign_approval, sign_contract, sign_receipt
 from ledger.keys import Key
 from ledger.limits import MIB
-from ledger.manifest import decode_manifest
+from ledger.manifest import decode_manifest, workload_of
 from ledger.manifest_types import Manifest
 from ledger.outcome import Receipt
-from ledger.predicates import ApprovalPredicate, ReceiptPredicate
+from ledger.predicates import ApprovalPredicate, ReceiptPredicate, ResultFile
 from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_slot
 from ledger.state import read
 from ledger.transactions import (
@@ -152,9 +152,9 @@ class Market:
 
     # What people and nodes do.
 
-    async def decide(
-        self, id_: str, signer: Key, role: str, decision: str = "granted", act: str = "deploy"
-    ) -> None:
+    async def decide(self, id_: str, signer: Key, role: str, decision: str = "granted") -> None:
+        """A signed decision; "signoff" grants a sign-off, the others are about the deploy act."""
+        act, decision = ("signoff", "granted") if decision == "signoff" else ("deploy", decision)
         fields: dict[str, Any] = {"act": act, "role": role, "decision": decision}
         predicate = ApprovalPredicate(chain_id=CHAIN_ID, deployment=id_, **fields)
         await self.ok(signer, Decide(sign_approval(signer, predicate, self.deployment(id_).manifest)))
@@ -175,6 +175,8 @@ class Market:
         for status in statuses:
             record = self.deployment(id_)
             ports = {"http": "127.0.0.1:8080"} if status == "running" else {}
+            found = workload_of(self.manifest(id_), slot).results
+            results = {path: ResultFile(sha256="33" * 32, size_bytes=10) for path in found}
             fields: dict[str, Any] = {
                 "chain_id": CHAIN_ID,
                 "deployment": id_,
@@ -184,7 +186,8 @@ class Market:
                 "node": node.public.hex(),
                 "status": status,
                 "time_ms": self.peer.time_ms,
-                "endpoints": ports,
+                "endpoints": ports if slot.startswith("web") else {},
+                "results": results if status == "succeeded" else {},
             }
             document = sign_receipt(node, ReceiptPredicate(**fields), record.manifest)
             await self.ok(node, Report(document))
@@ -217,7 +220,7 @@ async def says(agent: Agent, id_: str, text: str) -> None:
 
 async def saved(agent: Agent, holds: Callable[[Any], bool]) -> None:
     """Wait until the record on the notary, opened, holds this."""
-    await until(lambda: holds(agent.vault.load(agent.peer.state)[1]))
+    await until(lambda: holds(agent.keeper.vault.load(agent.peer.state)[1]))
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from node.api.bot_seam import CancelRequest, DeployRequest, PlanRequest
 from tests.bot.bot_fixture import (
     BUDGET,
     CONSUMER,
+    EXPERT,
     NODES,
     ROLES,
     example,
@@ -90,6 +91,23 @@ async def test_a_lost_slot_is_told_and_warned_of_until_it_is_placed_again(site: 
         await until(lambda: (w := agent.memory.watch(bytes.fromhex(id_))) is not None and w.warned == ())
         await trade.run(id_, "web/0", NODES["n2"])
         await says(agent, id_, "1 of 1 running")
+
+
+async def test_a_job_from_plan_to_settled_sign_off(checkout: Path, tmp_path: Path) -> None:
+    async with market(example(checkout / "examples/mining", tmp_path)) as trade:
+        agent = await trade.bot("bot")
+        before = (await agent.status()).balance
+        id_ = (await order(agent, "mining", top="10", budget="2 credits")).deployment
+        assert (await agent.status()).balance == before - 2_000_000
+        assert trade.manifest(id_).workloads[0].environment == {"TOP": "10"}
+        await trade.approve(id_)
+        await trade.run(id_, "mine/0", NODES["n0"])
+        await trade.report(id_, "mine/0", NODES["n0"], "succeeded")
+        await says(agent, id_, "done, waits for sign-off: needs 1 of role it-expert")
+        await trade.decide(id_, EXPERT, "it-expert", "signoff")
+        await says(agent, id_, "completed")
+        await until(lambda: agent.memory.watches[0].doing == "completed")
+        assert (await agent.status()).balance == before - trade.deployment(id_).spent
 
 
 async def test_what_cannot_be_ordered_is_refused_before_anything_is_sent(site: Contract) -> None:

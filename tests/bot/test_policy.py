@@ -177,10 +177,10 @@ def test_each_action_has_its_reason(view: View, memory: Memory) -> None:
             case Order(intent):
                 assert intent in memory.intents
                 assert not intent.sent and intent.id not in by_id and intent.expires > view.height
-            case Cancel(deployment, reason, expires):
+            case Cancel(deployment, reason):
                 watch = memory.watch(deployment)
                 assert watch is not None and watch.cancel == reason
-                assert watch.asked_until < view.height < expires
+                assert watch.asked_until < view.height
                 assert any(not own.ended for own in view.own if own.record.id == deployment)
             case Note(deployment, status, doing):
                 watch = memory.watch(deployment)
