@@ -17,6 +17,7 @@ import hashlib
 import os
 import re
 import secrets
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ class ArtifactStore:
     def __init__(self, folder: Path, size_bytes_max: int = ARTIFACT_STORE_BYTES_MAX) -> None:
         self.folder = folder
         self.size_bytes_max = size_bytes_max
+        self._lock = threading.RLock()  # callers hash and sync in threads
         self._pins: Counter[str] = Counter()
         self._open_parts: set[str] = set()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -55,11 +57,13 @@ class ArtifactStore:
     @property
     def used_bytes(self) -> int:
         """Bytes of artifacts and of those on their way."""
-        return sum(self._sizes.values()) + sum(self._parts.values())
+        with self._lock:
+            return sum(self._sizes.values()) + sum(self._parts.values())
 
     def names(self) -> tuple[str, ...]:
         """sha256 of each artifact held."""
-        return tuple(self._sizes)
+        with self._lock:
+            return tuple(self._sizes)
 
     def has(self, sha256: str) -> bool:
         """Whether it is here, verified."""
@@ -139,19 +143,21 @@ class ArtifactStore:
         """
         if len(chunks) != chunk_count(size_bytes):
             raise ArtifactWrong(sha256, f"{len(chunks)} chunk digests for {size_bytes} bytes")
-        if sha256 in self._open_parts:
-            raise ArtifactWrong(sha256, "it is being fetched already")
-        held = self._parts.get(sha256, 0)
-        self._open_parts.add(sha256)
+        with self._lock:
+            if sha256 in self._open_parts:
+                raise ArtifactWrong(sha256, "it is being fetched already")
+            self._open_parts.add(sha256)
 
         def closed(left: bool) -> None:
-            self._open_parts.discard(sha256)
-            if not left:
-                self._parts.pop(sha256, None)
+            with self._lock:
+                self._open_parts.discard(sha256)
+                if not left:
+                    self._parts.pop(sha256, None)
 
         try:
-            self.make_room(size_bytes - held)
-            self._parts[sha256] = size_bytes
+            with self._lock:
+                self.make_room(size_bytes - self._parts.get(sha256, 0))
+                self._parts[sha256] = size_bytes
             adopt = functools.partial(self._adopt, cached=True)
             return Partial(self.folder, sha256, size_bytes, chunks, adopt, closed)
         except BaseException:
@@ -164,39 +170,46 @@ class ArtifactStore:
     def pinned(self, names: Iterable[str]) -> Iterator[None]:
         """These are not dropped to make room meanwhile."""
         held = tuple(names)
-        self._pins.update(held)
+        with self._lock:
+            self._pins.update(held)
         try:
             yield
         finally:
-            self._pins.subtract(held)
+            with self._lock:
+                self._pins.subtract(held)
+                self._pins += Counter()  # forget those at zero
 
     def make_room(self, size_bytes: int) -> None:
         """Drop what was fetched and used longest ago until so much fits. Raises ArtifactFull."""
-        if size_bytes <= 0 or self.used_bytes + size_bytes <= self.size_bytes_max:
-            return
-        for name in [name for name in self._parts if name not in self._open_parts]:
-            self._drop_part(name)
-        for name in sorted(self._cached(), key=self._used_at):
-            if self.used_bytes + size_bytes <= self.size_bytes_max:
+        with self._lock:
+            if size_bytes <= 0 or self._room() >= size_bytes:
                 return
-            self.drop(name)
-        if self.used_bytes + size_bytes <= self.size_bytes_max:
-            return
-        raise ArtifactFull(
-            f"{size_bytes} bytes do not fit: {self.used_bytes} of {self.size_bytes_max} are used"
-        )
+            for name in [name for name in self._parts if name not in self._open_parts]:
+                self._drop_part(name)
+            for name in sorted(self._cached(), key=self._used_at):
+                if self._room() >= size_bytes:
+                    return
+                self.drop(name)
+            if self._room() < size_bytes:
+                used = self.used_bytes
+                raise ArtifactFull(f"{size_bytes} bytes do not fit: {used} of {self.size_bytes_max} are used")
+
+    def _room(self) -> int:
+        return self.size_bytes_max - self.used_bytes
 
     def fits(self, size_bytes: int) -> bool:
         """Whether so much would fit, after dropping what may be dropped."""
-        spare = sum(self._sizes[name] for name in self._cached())
-        spare += sum(size for name, size in self._parts.items() if name not in self._open_parts)
-        return self.used_bytes - spare + size_bytes <= self.size_bytes_max
+        with self._lock:
+            spare = sum(self._sizes[name] for name in self._cached())
+            spare += sum(size for name, size in self._parts.items() if name not in self._open_parts)
+            return self._room() + spare >= size_bytes
 
     def drop(self, sha256: str) -> None:
         """Forget an artifact; one that is not here is fine."""
-        self._sizes.pop(sha256, None)
-        for path in (self.folder / sha256, self._chunks_file(sha256), self._cached_file(sha256)):
-            path.unlink(missing_ok=True)
+        with self._lock:
+            self._sizes.pop(sha256, None)
+            for path in (self.folder / sha256, self._chunks_file(sha256), self._cached_file(sha256)):
+                path.unlink(missing_ok=True)
 
     def _cached(self) -> list[str]:
         return [n for n in self._sizes if self._pins[n] <= 0 and self._cached_file(n).exists()]
@@ -217,26 +230,27 @@ class ArtifactStore:
         self, sha256: str, bytes_file: Path, size_bytes: int, chunks: Sequence[bytes], *, cached: bool
     ) -> Path:
         """Give verified, synced bytes their name: list first, name last, then the folder is synced."""
-        if sha256 in self._sizes:
-            bytes_file.unlink(missing_ok=True)
-            if not cached:
-                self._cached_file(sha256).unlink(missing_ok=True)
+        with self._lock:
+            if sha256 in self._sizes:
+                bytes_file.unlink(missing_ok=True)
+                if not cached:
+                    self._cached_file(sha256).unlink(missing_ok=True)
+                return self.folder / sha256
+            list_tmp = self.folder / f"{secrets.token_hex(8)}.tmp"
+            with list_tmp.open("xb") as file:
+                file.write(b"".join(chunks))
+                sync(file)
+            os.replace(list_tmp, self._chunks_file(sha256))
+            if cached:
+                self._cached_file(sha256).touch()
+            os.replace(bytes_file, self.folder / sha256)
+            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+            self._sizes[sha256] = size_bytes
             return self.folder / sha256
-        list_tmp = self.folder / f"{secrets.token_hex(8)}.tmp"
-        with list_tmp.open("xb") as file:
-            file.write(b"".join(chunks))
-            sync(file)
-        os.replace(list_tmp, self._chunks_file(sha256))
-        if cached:
-            self._cached_file(sha256).touch()
-        os.replace(bytes_file, self.folder / sha256)
-        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-        self._sizes[sha256] = size_bytes
-        return self.folder / sha256
 
     def _drop_part(self, sha256: str) -> None:
         self._parts.pop(sha256, None)

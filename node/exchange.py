@@ -206,6 +206,7 @@ class _Fetch:
         self._asked: set[str] = set()  # at work, or at rest until the next round
         self._listed: set[str] = set()  # gave the list that is being fetched
         self._failed: ArtifactError | None = None
+        self._opening = trio.Lock()
 
     async def run(self) -> None:
         try:
@@ -243,7 +244,7 @@ class _Fetch:
         """All that one source gives."""
         info = await self._info(peer_id)
         try:
-            if info is None or not self._begin(info):
+            if info is None or not await self._begin(info):
                 return
         except (ArtifactError, OSError) as error:
             self._failed = error if isinstance(error, ArtifactError) else ArtifactFull(str(error))
@@ -293,13 +294,17 @@ class _Fetch:
             return None
         return ArtifactInfo(wanted.sha256, wanted.size_bytes, chunks)
 
-    def _begin(self, info: ArtifactInfo) -> bool:
+    async def _begin(self, info: ArtifactInfo) -> bool:
         """Open the partial file with the first list. False for a source with another, unsigned list."""
-        if self._partial is None:
-            self._partial = self._exchange.store.partial(info.sha256, info.size_bytes, info.chunks)
-            self._todo = self._partial.missing()[::-1]
-            self._progress.bytes_done = self._partial.done_bytes
-        return self._partial.chunks == info.chunks
+        async with self._opening:
+            if self._partial is None:
+                opened = await trio.to_thread.run_sync(
+                    self._exchange.store.partial, info.sha256, info.size_bytes, info.chunks
+                )
+                self._partial = opened
+                self._todo = opened.missing()[::-1]
+                self._progress.bytes_done = opened.done_bytes
+            return self._partial.chunks == info.chunks
 
     async def _take(self, peer_id: str, source: trio.CancelScope) -> None:
         """Chunk after chunk from one source, until none is left or the source fails."""

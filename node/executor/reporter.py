@@ -39,7 +39,9 @@ class Reporter:
 
     def tell(self, status: ReceiptStatus, **fields: Any) -> None:
         """Queue a receipt. What gives the slot up goes first: what was not sent yet no longer matters."""
-        fields["detail"] = str(fields.get("detail", ""))[:TEXT_CHARS_MAX]
+        # What a workload named or wrote may be no text; a receipt is.
+        detail = str(fields.get("detail", "")).encode(errors="replace").decode()
+        fields["detail"] = detail[:TEXT_CHARS_MAX]
         predicate = ReceiptPredicate(**self.facts, status=status, time_ms=self.wall_ms(), **fields)
         if status in _GIVES_UP:
             self._queue.clear()

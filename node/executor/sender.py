@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
@@ -13,6 +14,9 @@ from ledger.keys import Key
 from ledger.transactions import Body, Tx, decode_tx, sign_tx
 from node.executor.limits import FINAL_WAIT_S, TX_BLOCKS
 from node.seam import NotFinal, Overloaded, PeerSeam, TxOutcome
+
+_OUT_OF_STEP: Final = ("tx.expired", "tx.expires_too_far")
+"""This peer is far behind, or ahead of whom it asked: signed anew when it has moved on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,9 @@ class Sender:
                 await trio.sleep(error.retry_s)
                 continue
             except Refused as error:
-                if error.rule == "tx.duplicate":
-                    continue  # an answer of ours was lost; sign anew, the ledger tells a repetition
+                if error.rule in _OUT_OF_STEP:
+                    await trio.sleep(1.0)
+                    continue
                 return Sent(error.rule, error.detail, None)
             if outcome is not None:
                 return Sent(outcome.receipt.rule, outcome.receipt.detail, outcome)

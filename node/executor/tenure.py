@@ -250,7 +250,7 @@ class Tenure:
                     *self.id, self.term, self.workload, self._shop.settings.listen_host, store.path
                 )
                 return await self._runs(spec)
-            except (ExecutorError, ArtifactError) as error:
+            except (ExecutorError, ArtifactError, OSError) as error:
                 return Ending("failed", str(error))
 
     async def _fetch(self) -> Ending | None:

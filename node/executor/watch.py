@@ -126,7 +126,10 @@ class Watch:
         host = reachable_host(host)
         if health.http_path is None:
             return await tcp_open(host, port, health.timeout_s)
-        return await http_get(host, port, health.http_path, health.timeout_s)
+        try:
+            return await http_get(host, port, health.http_path, health.timeout_s)
+        except ValueError as error:  # a path that contracts may name, but HTTP can't say
+            return Health(False, str(error))
 
     # ------------------------------------------------------------------ bytes and approvals
 

@@ -135,6 +135,30 @@ async def test_a_service_that_ends_is_restarted_and_given_up_after_its_attempts(
         assert last.detail == "ended with code 3; it speaks; 2 runs"
 
 
+@pytest.mark.parametrize("path", ["/index.html", "/é"])
+async def test_a_service_that_never_answers_is_never_called_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Also where HTTP cannot even say the path: a contract is no way to end a node."""
+    monkeypatch.setattr("node.executor.watch.FIRST_HEALTHY_S", 0.5)
+    health = people.Health(port="http", http_path=path, interval_s=1, failures=1)
+    async with fleet(tmp_path, "node1") as net:
+        deployment = await net.approved(service(replicas=1, health=health))
+        driver = net.drivers["node1"]
+        await until(lambda: len(driver.tasks) == 2, 40)  # restarted once, as it never became healthy
+        assert net.statuses(deployment) == ["verified"]
+        assert driver.tasks[0].stopped_s is not None
+        assert all(told.status != "running" for told in receipts(net, deployment, "web/0"))
+
+
+async def test_a_workload_whose_names_are_no_text_does_not_end_the_node(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1") as net:
+        deployment = await net.approved(service(replicas=1))
+        await net.until_statuses(deployment, "running")
+        net.drivers["node1"].running[0].drift = "\udcff"  # how Python shows a byte that is no UTF-8
+        await until(lambda: any(r.status == "quarantined" for r in receipts(net, deployment, "web/0")))
+
+
 async def test_a_node_claims_nothing_that_it_cannot_have_and_says_why(tmp_path: Path) -> None:
     async with fleet(tmp_path, "node1") as net:
         needs = people.ResourcesTemplate(
