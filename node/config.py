@@ -8,7 +8,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_type_hints
@@ -16,12 +16,13 @@ from typing import Annotated, Any, Final, Literal, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from ledger.quantities import QuantityError, parse_country, parse_cpu, parse_size
+from ledger.quantities import QuantityError
 from ledger.transactions import Price
 from node.amounts import parse_credits
+from node.config_rules import RULES
+from node.config_rules import split_host_port as split_host_port
 from node.errors import ConfigError
 from p2p.errors import LocalError as AddressError
-from p2p.ids import peer_of_address
 
 Role = Literal["validator", "node", "bot"]
 Texts = tuple[str, ...]
@@ -237,7 +238,7 @@ def _build(values: Mapping[str, tuple[Any, str]]) -> Settings:
             checked = msgspec.convert(value, key.type)
         except msgspec.ValidationError as error:
             raise ConfigError(f"{where}: {name}: {str(error).replace('`', '')}") from None
-        rule = _RULES.get(name)
+        rule = RULES.get(name)
         try:
             if rule is not None:
                 rule(checked)
@@ -251,72 +252,6 @@ def _build(values: Mapping[str, tuple[Any, str]]) -> Settings:
     settings = msgspec.convert(table, Settings)
     _check_together(settings, {name: where for name, (_, where) in values.items()})
     return settings
-
-
-def split_host_port(text: str) -> tuple[str, int]:
-    """("127.0.0.1", 27657) of "127.0.0.1:27657"; "[::1]:80" for IPv6. Raises ValueError."""
-    host, mark, port = text.rpartition(":")
-    if not mark or not host or not port.isdecimal() or int(port) > 65_535:
-        raise ValueError("host:port wanted, such as 127.0.0.1:27657")
-    return host.strip("[]"), int(port)
-
-
-def _check_moniker(text: str) -> None:
-    if not 1 <= len(text) <= 64 or not text.isprintable():
-        raise ValueError("1 to 64 printable characters wanted")
-
-
-def _check_roles(roles: Texts) -> None:
-    if len(set(roles)) != len(roles):
-        raise ValueError("a role is named twice")
-
-
-def _check_listen(addresses: Texts) -> None:
-    if not addresses:
-        raise ValueError("at least one address wanted")
-    for address in addresses:
-        if not re.fullmatch(r"/(ip4|ip6|dns4|dns6|dns)/[^/]{1,100}/tcp/[0-9]{1,5}", address):
-            raise ValueError(f"{address[:80]!r}: a multiaddr such as /ip4/127.0.0.1/tcp/27656 wanted")
-
-
-def _check_peers(addresses: Texts) -> None:
-    for address in addresses:
-        peer_of_address(address)
-
-
-def _check_neighbours(count: int) -> None:
-    if not 1 <= count <= 64:
-        raise ValueError(f"1 to 64 wanted, found {count}")
-
-
-def _check_country(text: str) -> None:
-    if text:
-        parse_country(text)
-
-
-def _check_name(text: str) -> None:
-    if text and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text):
-        raise ValueError("1 to 64 letters, digits, '-', '_' and '.' wanted")
-
-
-_RULES: Final[dict[str, Callable[[Any], object]]] = {
-    "moniker": _check_moniker,
-    "roles": _check_roles,
-    "p2p.listen": _check_listen,
-    "p2p.bootstrap": _check_peers,
-    "p2p.persistent_peers": _check_peers,
-    "p2p.neighbours_max": _check_neighbours,
-    "api.listen": split_host_port,
-    "node.farm": _check_name,
-    "node.country": _check_country,
-    "node.cpu": parse_cpu,
-    "node.memory": parse_size,
-    "node.disk": parse_size,
-    "node.price_cpu": parse_credits,
-    "node.price_memory": parse_credits,
-    "node.price_disk": parse_credits,
-    "bot.account": _check_name,
-}
 
 
 def _check_together(settings: Settings, sources: Mapping[str, str]) -> None:

@@ -5,13 +5,22 @@ Keys, ids and digests are lower-case hex, times Unix ms, money micro-credits, si
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
 from ledger.contract_types import Contract
 from ledger.manifest_types import Manifest
 from ledger.predicates import ReceiptPredicate
+from node.api.chain_models import AccountView as AccountView
+from node.api.chain_models import BlockDetail as BlockDetail
+from node.api.chain_models import BlockSummary as BlockSummary
+from node.api.chain_models import BlockTx as BlockTx
+from node.api.chain_models import EventView as EventView
+from node.api.chain_models import GapView as GapView
+from node.api.chain_models import QueryView as QueryView
+from node.api.chain_models import TxResult as TxResult
+from node.api.chain_models import TxView as TxView
 
 T = TypeVar("T")
 
@@ -289,106 +298,6 @@ class FarmView(msgspec.Struct, kw_only=True):
     name: str
     owner: str
     country: str
-
-
-class BlockSummary(msgspec.Struct, kw_only=True):
-    height: int
-    hash: str
-    time_ms: int
-    view: int
-    proposer: str
-    moniker: str
-    txs: int
-    certified: bool
-
-
-class BlockTx(msgspec.Struct, kw_only=True):
-    id: str
-    kind: str
-    sender: str
-    ok: bool
-    rule: str
-
-
-class BlockDetail(msgspec.Struct, kw_only=True):
-    """`signers`: who is behind the Final certificate that names it; empty when a later one covers it."""
-
-    height: int
-    hash: str
-    time_ms: int
-    epoch: int
-    view: int
-    parent_hash: str
-    proposer: str
-    moniker: str
-    state_height: int
-    state_root: str
-    batches: list[str]
-    signers: list[str]
-    size_bytes: int
-    txs: list[BlockTx]
-
-
-class EventView(msgspec.Struct, kw_only=True):
-    """Also the data of an SSE event."""
-
-    id: str
-    height: int
-    time_ms: int
-    kind: str
-    subject: str
-    fields: dict[str, str | int]
-
-
-class GapView(msgspec.Struct, kw_only=True):
-    """Data of the SSE event `gap`: events from `first` to before `next` were not sent."""
-
-    first: str
-    next: str
-
-
-class TxView(msgspec.Struct, kw_only=True):
-    """A final transaction. `body` shows it decoded; `raw` is what was signed and sent, base64."""
-
-    id: str
-    height: int
-    time_ms: int
-    ok: bool
-    rule: str
-    detail: str
-    sender: str
-    kind: str
-    body: dict[str, Any]
-    events: list[EventView]
-    raw: bytes
-
-
-class TxResult(msgspec.Struct, kw_only=True):
-    """`sent`: form checked. `accepted`: kept here until final or expired. `final`: see ok and rule."""
-
-    id: str
-    state: Literal["sent", "accepted", "final"]
-    height: int = 0
-    time_ms: int = 0
-    ok: bool = False
-    rule: str = ""
-    detail: str = ""
-
-
-class AccountView(msgspec.Struct, kw_only=True):
-    key: str
-    balance: int
-
-
-class QueryView(msgspec.Struct, kw_only=True):
-    """`value`: the record's bytes, base64, null when absent. `shown`: the same for people.
-    `proof`: an encoded QueryProof, base64, when asked; `height` is the state's that it shows."""
-
-    key: str
-    value: bytes | None
-    shown: Any
-    height: int
-    proof: bytes | None = None
 
 
 class VaultView(msgspec.Struct, kw_only=True):

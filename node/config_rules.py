@@ -1,0 +1,79 @@
+"""Rules of single settings. Each raises ValueError (or the error of what it asks) saying what is wanted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from ledger.quantities import parse_country, parse_cpu, parse_size
+from node.amounts import parse_credits
+from p2p.ids import peer_of_address
+
+Texts = tuple[str, ...]
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """("127.0.0.1", 27657) of "127.0.0.1:27657"; "[::1]:80" for IPv6. Raises ValueError."""
+    host, mark, port = text.rpartition(":")
+    if not mark or not host or not port.isdecimal() or int(port) > 65_535:
+        raise ValueError("host:port wanted, such as 127.0.0.1:27657")
+    return host.strip("[]"), int(port)
+
+
+def _check_moniker(text: str) -> None:
+    if not 1 <= len(text) <= 64 or not text.isprintable():
+        raise ValueError("1 to 64 printable characters wanted")
+
+
+def _check_roles(roles: Texts) -> None:
+    if len(set(roles)) != len(roles):
+        raise ValueError("a role is named twice")
+
+
+def _check_listen(addresses: Texts) -> None:
+    if not addresses:
+        raise ValueError("at least one address wanted")
+    for address in addresses:
+        if not re.fullmatch(r"/(ip4|ip6|dns4|dns6|dns)/[^/]{1,100}/tcp/[0-9]{1,5}", address):
+            raise ValueError(f"{address[:80]!r}: a multiaddr such as /ip4/127.0.0.1/tcp/27656 wanted")
+
+
+def _check_peers(addresses: Texts) -> None:
+    for address in addresses:
+        peer_of_address(address)
+
+
+def _check_neighbours(count: int) -> None:
+    if not 1 <= count <= 64:
+        raise ValueError(f"1 to 64 wanted, found {count}")
+
+
+def _check_country(text: str) -> None:
+    if text:
+        parse_country(text)
+
+
+def _check_name(text: str) -> None:
+    if text and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text):
+        raise ValueError("1 to 64 letters, digits, '-', '_' and '.' wanted")
+
+
+RULES: Final[dict[str, Callable[[Any], object]]] = {
+    "moniker": _check_moniker,
+    "roles": _check_roles,
+    "p2p.listen": _check_listen,
+    "p2p.bootstrap": _check_peers,
+    "p2p.persistent_peers": _check_peers,
+    "p2p.neighbours_max": _check_neighbours,
+    "api.listen": split_host_port,
+    "node.farm": _check_name,
+    "node.country": _check_country,
+    "node.cpu": parse_cpu,
+    "node.memory": parse_size,
+    "node.disk": parse_size,
+    "node.price_cpu": parse_credits,
+    "node.price_memory": parse_credits,
+    "node.price_disk": parse_credits,
+    "bot.account": _check_name,
+}
