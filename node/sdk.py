@@ -107,7 +107,10 @@ class Client:
             host.strip("[]"), int(port), timeout=timeout_s or self.timeout_s
         )
         try:
-            connection.request(method, target, body=body, headers=sent)
+            try:
+                connection.request(method, target, body=body, headers=sent)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # it may have answered and hung up before it heard all, such as 413: the answer says why
             answer = connection.getresponse()
             data = answer.read(_ANSWER_BYTES_MAX)
         except TimeoutError:
