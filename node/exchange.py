@@ -7,6 +7,7 @@ bad answer; the others go on. What was fetched is served to others, too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,7 @@ from node.limits import (
     ARTIFACT_DIGESTS_MAX,
     ARTIFACT_FAILURES_MAX,
     ARTIFACT_FETCHES_MAX,
+    ARTIFACT_IDLE_REST_S,
     ARTIFACT_REST_S,
     ARTIFACT_SOURCE_WINDOW,
     ARTIFACT_SOURCES_MAX,
@@ -203,7 +205,7 @@ class _Fetch:
         self._progress = progress
         self._partial: Partial | None = None
         self._todo: list[int] = []
-        self._asked: set[str] = set()  # at work, or at rest until the next round
+        self._asked_again_s: dict[str, float] = {}  # at work: never; had nothing: when its rest is over
         self._listed: set[str] = set()  # gave the list that is being fetched
         self._failed: ArtifactError | None = None
         self._opening = trio.Lock()
@@ -218,13 +220,13 @@ class _Fetch:
 
     async def _round(self) -> None:
         """Ask all who may have it, at most ARTIFACT_SOURCES_MAX at once; then rest a little."""
-        self._asked.clear()
+        self._asked_again_s.clear()
         with trio.CancelScope() as done:
             async with trio.open_nursery() as nursery:
                 while True:
                     busy = len(nursery.child_tasks)
                     for peer_id in self._fresh()[: ARTIFACT_SOURCES_MAX - busy]:
-                        self._asked.add(peer_id)
+                        self._asked_again_s[peer_id] = math.inf
                         nursery.start_soon(self._use, peer_id, done)
                     if not nursery.child_tasks:
                         break
@@ -238,13 +240,22 @@ class _Fetch:
 
     def _fresh(self) -> list[str]:
         known = (neighbour.peer_id for neighbour in self._exchange.network.neighbours())
-        return [p for p in known if p not in self._asked and p not in self._progress.dropped]
+        now_s = trio.current_time()
+        return [
+            p for p in known if self._asked_again_s.get(p, 0) <= now_s and p not in self._progress.dropped
+        ]
 
     async def _use(self, peer_id: str, done: trio.CancelScope) -> None:
-        """All that one source gives."""
+        """All that one source gives; then it rests, longer when it had nothing."""
         info = await self._info(peer_id)
+        if info is not None:
+            await self._take_from(peer_id, info, done)
+        rest_s = ARTIFACT_REST_S if info is not None else ARTIFACT_IDLE_REST_S
+        self._asked_again_s[peer_id] = trio.current_time() + rest_s
+
+    async def _take_from(self, peer_id: str, info: ArtifactInfo, done: trio.CancelScope) -> None:
         try:
-            if info is None or not await self._begin(info):
+            if not await self._begin(info):
                 return
         except (ArtifactError, OSError) as error:
             self._failed = error if isinstance(error, ArtifactError) else ArtifactFull(str(error))

@@ -46,5 +46,6 @@ ARTIFACT_SOURCES_MAX: Final = 8  # asked at once for one artifact
 ARTIFACT_SOURCE_WINDOW: Final = 3  # chunks under way from one source: below a stream's credit
 ARTIFACT_ASK_S: Final = 10.0  # for one answer
 ARTIFACT_FAILURES_MAX: Final = 3  # in a row, until a source rests
-ARTIFACT_REST_S: Final = 1.0  # until sources that had nothing or did not answer are asked again
+ARTIFACT_REST_S: Final = 1.0  # until sources are asked again when none gives any more
+ARTIFACT_IDLE_REST_S: Final = 5.0  # the same while another source gives
 ARTIFACT_FETCHES_MAX: Final = 4  # artifacts fetched at once

@@ -348,6 +348,7 @@ class Executor:
         return ExecutorStatus(
             driver=self._driver.name,
             usable=fingerprint is not None and fingerprint.usable,
+            reason=fingerprint.reason if fingerprint is not None else "not started yet",
             features=features(fingerprint) if fingerprint is not None else {},
             offering=offering,
             slots=[tenure.status() for tenure in self._tenures.values()],

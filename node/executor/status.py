@@ -43,6 +43,7 @@ class ExecutorStatus(msgspec.Struct, kw_only=True):
 
     driver: str
     usable: bool
+    reason: str  # why it is not usable
     features: dict[str, str]
     offering: bool
     slots: list[TenureStatus]

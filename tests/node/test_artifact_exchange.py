@@ -74,7 +74,7 @@ async def hosts(folder: Path, count: int) -> AsyncIterator[list[Host]]:
             for other in made:
                 network.add_peer(f"/memory/0/p2p/{other.network.peer_id}", keep=True)
             made.append(host)
-        await until(lambda: all(len(host.network.neighbours()) == count - 1 for host in made))
+        await until(lambda: all(len(host.network.neighbours()) == count - 1 for host in made), 60)
         yield made
         nursery.cancel_scope.cancel()
 
@@ -196,6 +196,29 @@ async def test_a_result_is_fetched_by_digest_alone_and_a_false_one_is_refused(tm
             nursery.start_soon(me.exchange.fetch, Wanted(name_of(data), len(data), None), progress)
             await until(lambda: progress.dropped == {liar.network.peer_id: "artifact.whole"})
             honest.exchange.store.add_bytes(data)
+        assert me.exchange.store.path(name_of(data)).read_bytes() == data
+
+
+async def test_a_source_that_gets_it_later_joins_a_fetch_under_way(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    mock_clock.rate = 20.0
+    data = data_of(30 * CHUNK_BYTES)
+    async with hosts(tmp_path, 3) as (me, slow, late):
+        slow.exchange.store.add_bytes(data)
+        honest = slow.methods[CHUNK]
+
+        async def slowly(peer_id: str, body: bytes) -> bytes:
+            await trio.sleep(4)
+            return await honest(peer_id, body)
+
+        slow.methods[CHUNK] = slowly
+        progress = Progress(0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(me.exchange.fetch, wanted_of(data), progress)
+            await until(lambda: progress.bytes_done > 0, 300)
+            late.exchange.store.add_bytes(data)
+        assert late.asked[CHUNK] > slow.asked[CHUNK]
         assert me.exchange.store.path(name_of(data)).read_bytes() == data
 
 
