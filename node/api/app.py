@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Iterable
 from typing import Final
 
@@ -75,17 +77,35 @@ async def serve_api(
     """Serve until cancelled. `started` gives host:port. Raises LocalError when it cannot listen."""
     host, _ = split_host_port(listen)
     app = make_app(peer, token=token, artifacts=artifacts, bot=bot, exchange=exchange, hosts=[*hosts, host])
+    listener = _listen(listen)
+    address = listener.getsockname()
+    handle = listener.detach()  # the server owns and closes it from here on
     config = Config()
-    config.bind = [listen]
+    config.bind = [f"fd://{handle}"]
     config.accesslog = None
     config.loglevel = "WARNING"
     config.include_server_header = False
     config.h11_max_incomplete_size = HEADER_BYTES_MAX
     config.graceful_timeout = 1.0
     logging.getLogger("hypercorn.error").propagate = False  # it has a handler of its own
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hypercorn_serve, app, config)
+        os.set_inheritable(handle, False)  # the server made it so; no workload may ever get hold of it
+        task_status.started(
+            f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+        )
+
+
+def _listen(listen: str) -> socket.socket:
+    """A listening socket. Raises LocalError. Ours, because the server leaks its own when it cannot bind."""
+    host, port = split_host_port(listen)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        async with trio.open_nursery() as nursery:
-            binds = await nursery.start(hypercorn_serve, app, config)
-            task_status.started(binds[0].removeprefix("http://"))
-    except* OSError as errors:
-        raise LocalError(f"{listen}: the API cannot listen there: {errors.exceptions[0]}") from None
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind((host, port))
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise LocalError(f"{listen}: the API cannot listen there: {error.strerror or error}") from error
+    return listener

@@ -421,9 +421,9 @@ async def test_events_come_in_order_and_replay_from_an_id(peer: FakePeer, tmp_pa
         again = Listener(app, headers=((b"last-event-id", seen[0]["id"].encode()),))
         nursery.start_soon(again.run)
         assert [(await again.next())["id"] for _ in range(2)] == [seen[1]["id"], seen[2]["id"]]
-        filtered = Listener(app, "/v1/events?after=0.0&kind=farm&subject=x")
+        filtered = Listener(app, f"/v1/events?after=0.0&kind=trans&subject={shown[2].subject}")
         nursery.start_soon(filtered.run)
-        await trio.testing.wait_all_tasks_blocked()
+        assert (await filtered.next())["id"] == seen[2]["id"]
         nursery.cancel_scope.cancel()
     assert app._app.state.api.event_clients == 0
 

@@ -181,3 +181,26 @@ def test_following_a_log_ends_with_its_peer(
     assert time.monotonic() - started < 10
     assert "first" in capsys.readouterr().out
     assert os.getpid() != process.pid
+
+
+def test_a_taken_port_is_told_in_one_line(net: t.Testnet, capfd: pytest.CaptureFixture[str]) -> None:
+    """A started peer's faults come out of nested task groups; a person gets the one that counts."""
+    peer = net.peer("bot1")
+    for taken in (int(peer.p2p.split("/")[4]), int(peer.api.rpartition(":")[2])):
+        with socket.socket() as holder:
+            holder.bind(("127.0.0.1", taken))
+            holder.listen()
+            command = [
+                sys.executable,
+                "-m",
+                "node.cli.main",
+                "start",
+                "--home",
+                peer.home,
+                "--log.level",
+                "error",
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1, done.stderr
+        assert "Traceback" not in done.stderr
+        assert str(taken) in done.stderr
