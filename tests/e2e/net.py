@@ -170,7 +170,7 @@ class Net:
         return {name: (status.height, status.state_root) for name, status in found.items()}
 
     def until_equal(self, *names: str, timeout_s: float = 30.0) -> tuple[int, str]:
-        """One height and one root on all these peers. They are asked one after the other: it may take tries."""
+        """One height and one root on all these peers. They are asked one by one, so it may take tries."""
 
         def equal() -> tuple[int, str] | None:
             try:

@@ -96,7 +96,10 @@ def test_too_long_bodies_are_cut_off(net: Net) -> None:
     before = net.figure("v1", "api_refused_total", "http.too_long")
     with pytest.raises(ApiError) as refused:
         client.call(
-            "POST", "/v1/tx", body=bytes(TX_BYTES_MAX + 1), headers={"Content-Type": "application/octet-stream"}
+            "POST",
+            "/v1/tx",
+            body=bytes(TX_BYTES_MAX + 1),
+            headers={"Content-Type": "application/octet-stream"},
         )
     assert (refused.value.status, refused.value.problem.rule) == (413, "http.too_long")
 

@@ -1,0 +1,282 @@
+"""Bad bytes on the port and bad peers: refused by name, counted, and the peer that got them goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+
+import multiaddr
+import pytest
+import trio
+from libp2p import new_host
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.network.exceptions import SwarmException
+from libp2p.peer.id import ID
+from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
+
+from ledger.blocks import Batch, Header, header_hash
+from ledger.certificate import Certificate, Statement, VoteKind
+from ledger.codec import decode, encode
+from ledger.keys import Key
+from ledger.stored import StoredBlock
+from ledger.transactions import Transfer
+from node.api.models import BlockDetail
+from node.exchange import ChunkRequest, InfoAnswer
+from node.home import read_genesis
+from node.sdk import ApiError
+from node.wire import BatchPush, RangeRequest, TxPush
+from p2p import libp2p_fixes
+from p2p.network import Lane
+from tests.e2e.intruder import Intruder, at_work, counted, soon
+from tests.e2e.net import Net
+
+EVENTS = "p2p_events_total"
+
+
+def port_of(net: Net, name: str) -> int:
+    return int(net.peer(name).p2p.split("/")[4])
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 100_000, b"\x13/multistream/1.0.0\n\x05/abc\n"],
+    ids=["http", "noise", "multistream"],
+)
+async def test_garbage_on_the_port(net: Net, garbage: bytes) -> None:
+    async with counted(net, "v1", EVENTS, "fault.connection.handshake"):
+        stream = await trio.open_tcp_stream("127.0.0.1", port_of(net, "v1"))
+        async with stream:
+            try:
+                await stream.send_all(garbage)
+                await stream.send_eof()
+            except trio.BrokenResourceError:
+                pass  # it has hung up already
+
+
+async def test_a_plaintext_dial_under_a_validators_name(net: Net) -> None:
+    keys = create_new_key_pair(bytes.fromhex(net.home("v2").node_key_file.read_text().strip()))
+    impostor = new_host(key_pair=keys, sec_opt={TProtocol(PLAINTEXT_PROTOCOL_ID): InsecureTransport(keys)})
+    impostor.get_network().retry_config.max_retries = 0
+    target = net.peer("v1")
+    async with impostor.run(listen_addrs=[]):
+        async with counted(net, "v1", EVENTS, "fault.connection.handshake"):
+            with pytest.raises(SwarmException):
+                await impostor.get_network().dial_addr(
+                    multiaddr.Multiaddr(target.p2p), ID.from_string(target.peer_id)
+                )
+        for connections in list(impostor.get_network().connections.values()):
+            for connection in list(connections):
+                await libp2p_fixes.close_connection(connection)
+
+
+async def test_a_too_long_frame(net: Net) -> None:
+    async with at_work(Intruder(net)) as intruder:
+        stream = await intruder.raw_stream("v1")
+        async with counted(net, "v1", EVENTS, "fault.frame.too_long"):
+            await stream.write(b"\x7f\xff\xff\xff\x02")
+
+
+async def test_a_frame_of_no_known_kind(net: Net) -> None:
+    async with at_work(Intruder(net)) as intruder:
+        stream = await intruder.raw_stream("node1")
+        async with counted(net, "node1", EVENTS, "fault.frame.unknown_kind"):
+            await stream.write(b"\x00\x00\x00\x02\x7e\x00")
+
+
+async def test_a_hello_of_another_chain(net: Net) -> None:
+    async with at_work(Intruder(net, chain_id="another")) as intruder:
+        async with counted(net, "v1", EVENTS, "fault.hello.foreign_chain"):
+            await intruder.raw_stream("v1")
+        assert net.figure("v1", "refused_total", "hello.foreign_chain") >= 1
+    assert intruder.host.peer_id not in {n.peer_id for n in net.api("v1").peers().neighbours}
+
+
+async def test_a_false_proof_of_a_validator_key(net: Net) -> None:
+    """The proof of v2's key, given by somebody whose node key it does not name."""
+    intruder = Intruder(net, validator=Key(secrets.token_bytes(32)))
+    false = Intruder(net, seed=secrets.token_bytes(32), validator=intruder.validator)
+    intruder.hello = false.hello  # type: ignore[method-assign]
+    async with at_work(intruder), counted(net, "v1", EVENTS, "fault.hello.proof"):
+        await intruder.raw_stream("v1")
+
+
+async def test_consensus_and_batches_from_a_peer_that_is_no_validator(net: Net) -> None:
+    async with at_work(Intruder(net)) as intruder:
+        target = await intruder.meet("v1")
+        async with counted(net, "v1", EVENTS, "fault.consensus.not_a_validator"):
+            assert intruder.host.send(target, Lane.CONSENSUS, b"a vote, says the stranger")
+        async with counted(net, "v1", EVENTS, "fault.bulk.not_a_validator"):
+            assert intruder.host.send(target, Lane.BULK, encode(BatchPush(encode(Batch((b"x",))))))
+        async with counted(net, "v1", "refused_total", "bulk.malformed"):
+            assert intruder.host.send(target, Lane.BULK, b"\xc1 garbage")
+        async with counted(net, "v1", "refused_total", "tx.malformed"):
+            assert intruder.host.send(target, Lane.BULK, encode(TxPush(b"no transaction")))
+
+
+async def test_five_faults_and_the_peer_is_banned(net: Net) -> None:
+    async with at_work(Intruder(net)) as intruder:
+        target = await intruder.meet("v2")
+        async with counted(net, "v2", EVENTS, "banned"):
+            for _ in range(5):
+                intruder.host.send(target, Lane.CONSENSUS, b"x")
+        await soon("the link ends", lambda: intruder.downs)
+        banned = {ban.peer_id: ban.rule for ban in net.api("v2").peers().banned}
+        assert banned[intruder.host.peer_id] == "consensus.not_a_validator"
+
+
+@pytest.mark.parametrize(
+    ("rule", "answer"),
+    [
+        ("range.malformed", b"no blocks"),
+        ("header.malformed", encode((StoredBlock(b"no header", (), b""),))),
+    ],
+)
+@pytest.mark.parametrize("name", ["v3", "node2"])
+async def test_a_lying_range_answer(net: Net, name: str, rule: str, answer: bytes) -> None:
+    liar = Intruder(net, height=1_000_000, answers={"blocks": lambda body: answer})
+    async with at_work(liar):
+        async with counted(net, name, EVENTS, f"fault.{rule}"):
+            lies = net.figure(name, "sync_lies_total")
+            await liar.meet(name)
+            await soon("the lie is told", lambda: "blocks" in liar.asked)
+        assert net.figure(name, "sync_lies_total") > lies
+    root = net.until_equal(name, "v1")
+    assert root[0] < 1_000_000
+
+
+async def test_a_forged_block(net: Net) -> None:
+    """A child of the tip, well formed in all, whose certificate nobody signed."""
+    genesis = read_genesis(net.folder / "genesis.json")
+    members = genesis.validator_set
+
+    def forge(body: bytes) -> bytes:
+        parent = net.api().get(f"/v1/blocks/{decode(RangeRequest, body).first - 1}", BlockDetail)
+        header = encode(
+            Header(
+                chain_id=genesis.chain_id,
+                epoch=0,
+                height=parent.height + 1,
+                view=parent.view + 1,
+                parent_view=parent.view,
+                parent_hash=bytes.fromhex(parent.hash),
+                time_ms=parent.time_ms + 1,
+                proposer=members.members[0].key,
+                state_height=parent.state_height,
+                state_root=bytes.fromhex(parent.state_root),
+                validators=members.hash,
+                next_validators=members.hash,
+                batches=(),
+            )
+        )
+        final = Statement(VoteKind.FINAL, 0, parent.view + 1, header_hash(header))
+        return encode((StoredBlock(header, (), encode(Certificate(final, b"\x0f", (bytes(64),) * 4))),))
+
+    liar = Intruder(net, height=1_000_000, answers={"blocks": forge})
+    async with at_work(liar), counted(net, "node3", EVENTS, "fault.certificate.signature"):
+        await liar.meet("node3")
+    net.until_equal("node3", "v1")
+
+
+async def test_a_validator_that_sends_garbage(net: Net) -> None:
+    """v4's keys in other hands: its batches and messages are refused, the other three go on without it."""
+    net.stop("v4")
+    home = net.home("v4")
+    twin = Intruder(
+        net,
+        seed=bytes.fromhex(home.node_key_file.read_text().strip()),
+        validator=home.validator_key(),
+        height=0,
+    )
+    try:
+        async with at_work(twin):
+            target = await twin.meet("v1")
+            good = net.api().sign(net.key("author"), Transfer(net.key("legal").public, 1))
+            entries = encode(Batch((b"no transaction", good[:-1] + b"\0")))
+            async with counted(net, "v1", "consensus_faults_total", "batch.no_transaction"):
+                assert twin.host.send(target, Lane.BULK, encode(BatchPush(entries)))
+            async with counted(net, "v1", "consensus_faults_total", "batch.malformed"):
+                assert twin.host.send(target, Lane.BULK, encode(BatchPush(b"\xc1 no batch")))
+            async with counted(net, "v1", "consensus_faults_total", "consensus.message.malformed"):
+                assert twin.host.send(target, Lane.CONSENSUS, b"\xc1 no message")
+    finally:
+        net.start("v4")
+    net.until_equal("v1", "v2", "v3", "v4")
+    assert net.api().account(net.key("legal").public).balance == 0
+
+
+# ---------------------------------------------------------------------- artifacts
+
+
+async def test_a_source_whose_disk_was_tampered_with_gives_nothing(net: Net) -> None:
+    data = secrets.token_bytes(700_000)
+    digest = hashlib.sha256(data).hexdigest()
+    file = net.home("v1").artifacts_dir / digest
+    put(net, "v1", data)
+    with file.open("r+b") as stream:
+        stream.seek(300_000)
+        byte = stream.read(1)
+        stream.seek(300_000)
+        stream.write(bytes([byte[0] ^ 1]))
+    async with counted(net, "v1", "artifacts_changed_on_disk_total", ""):
+        with pytest.raises(ApiError) as refused:
+            await trio.to_thread.run_sync(fetch, net, "bot1", digest, len(data), 4)
+        assert refused.value.problem.rule == "artifact.not_found"
+    with pytest.raises(ApiError) as refused:
+        net.api("bot1").call("GET", f"/v1/artifacts/{digest}")
+    assert refused.value.status == 404
+    put(net, "v2", data)  # an honest source: what came so far is used, and the whole is right
+    fetch(net, "bot1", digest, len(data), 20)
+    assert net.api("bot1").call("GET", f"/v1/artifacts/{digest}") == data
+
+
+async def test_a_source_that_lies_is_dropped_and_an_honest_one_used(net: Net) -> None:
+    data = secrets.token_bytes(600_000)
+    digest = hashlib.sha256(data).hexdigest()
+    chunks = [data[at : at + 262_144] for at in range(0, len(data), 262_144)]
+    listed = b"".join(hashlib.sha256(chunk).digest() for chunk in chunks)
+
+    def chunk(body: bytes) -> bytes:
+        good = chunks[decode(ChunkRequest, body).index]
+        return good[:-1] + bytes([good[-1] ^ 1])
+
+    liar = Intruder(
+        net,
+        answers={
+            "artifact/info": lambda body: encode(InfoAnswer(len(data), listed)),
+            "artifact/chunk": chunk,
+        },
+    )
+    async with at_work(liar):
+        await liar.meet("node1")
+        fetching = threading.Thread(target=fetch, args=(net, "node1", digest, len(data), 30))
+        async with counted(net, "node1", "artifacts_liars_total", ""):
+            fetching.start()
+            await soon("the liar is asked", lambda: "artifact/chunk" in liar.asked)
+        assert net.figure("node1", EVENTS, "fault.artifact.chunk") >= 1
+        put(net, "v1", data)
+        await trio.to_thread.run_sync(fetching.join, 30)
+    assert net.api("node1").call("GET", f"/v1/artifacts/{digest}") == data
+
+
+def test_an_upload_under_another_name_keeps_nothing(net: Net) -> None:
+    client, before = net.api(), net.figure("v1", "api_refused_total", "artifact.digest")
+    files = sorted(net.home("v1").artifacts_dir.rglob("*"))
+    with pytest.raises(ApiError) as refused:
+        client.call("PUT", f"/v1/artifacts/{'0' * 64}", body=b"other bytes", token=True)
+    assert (refused.value.status, refused.value.problem.rule) == (400, "artifact.digest")
+    assert net.figure("v1", "api_refused_total", "artifact.digest") == before + 1
+    assert sorted(net.home("v1").artifacts_dir.rglob("*")) == files
+
+
+def put(net: Net, name: str, data: bytes) -> None:
+    digest = hashlib.sha256(data).hexdigest()
+    net.api(name).call("PUT", f"/v1/artifacts/{digest}", body=data, token=True)
+
+
+def fetch(net: Net, name: str, digest: str, size: int, timeout_s: int) -> None:
+    query = {"size": size, "timeout": timeout_s}
+    net.api(name).call(
+        "POST", f"/v1/artifacts/{digest}/fetch", query=query, token=True, timeout_s=timeout_s + 5
+    )
