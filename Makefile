@@ -1,7 +1,7 @@
 # What can be done here: `make help`. Everything runs in .venv, which `make setup` makes from the locks.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo sim bench lock clean
+.PHONY: help setup lint test demo sim bench docs lock clean
 python := .venv/bin/python
 SEEDS ?= 200
 
@@ -28,6 +28,10 @@ sim: setup ## the simulator over SEEDS=200 seeds
 
 bench: setup ## measure, print the figures
 	@$(python) -m bench.run
+
+docs: setup ## write the parts of docs/ that are made from the code
+	@$(python) -m scripts.docs
+	@$(python) scripts/cli_docs.py
 
 lock: ## write the hashed locks from pyproject.toml (needs uv; UPGRADE=1 takes the newest versions)
 	@scripts/lock.sh
