@@ -9,11 +9,14 @@ import pytest
 from bot.agent import Agent
 from bot.errors import VaultError
 from bot.vault import NAME
+from bot.view import find_contract
 from ledger.contract_types import Contract
 from ledger.errors import Refused
+from ledger.manifest import expand
+from ledger.manifest_types import manifest_digest
 from ledger.records import VaultRecord, key_vault
 from ledger.state import read
-from ledger.transactions import PutVault, WithdrawOffer
+from ledger.transactions import OrderDeployment, PutVault, WithdrawOffer
 from node.api.bot_seam import CancelRequest, DeployRequest, PlanRequest
 from tests.bot.bot_fixture import (
     BUDGET,
@@ -155,6 +158,22 @@ async def test_an_order_that_was_begun_is_made_once_by_the_successor(site: Contr
         await says(again, intent.id.hex(), "waits for approval")
         assert again.memory.intents == ()
         assert len(list(trade.peer.state.scan(b"deployment/"))) == 1
+
+
+async def test_orders_that_name_the_bot_are_found_whoever_made_them_and_whenever(site: Contract) -> None:
+    async with market(site) as trade:
+        early = await trade.bot("bot", EXPERT)  # plans for an account that the orders below do not belong to
+        template = find_contract(trade.peer.state, "site")
+        data = expand(site, template.id, template.author, CONSUMER.public, {}, ROLES)
+        body = OrderDeployment(template.id, {}, ROLES, manifest_digest(data), 5_000_000, EXPERT.public)
+        first = (await trade.ok(CONSUMER, body)).id.hex()
+        await says(early, first, "waits for approval")  # seen as it happened
+        await trade.kill("bot")
+        second = (await trade.ok(CONSUMER, body)).id.hex()
+        late = await trade.bot("bot", EXPERT)
+        await says(late, second, "waits for approval")  # found at the start
+        await late.cancel(CancelRequest(deployment=second))
+        assert trade.deployment(second).status == "cancelled"
 
 
 async def test_a_withdrawn_approval_is_told(site: Contract) -> None:

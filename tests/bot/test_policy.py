@@ -14,7 +14,7 @@ from bot.memory import Intent, Memory, Watch
 from bot.policy import Action, Cancel, Note, Order, Remember, Warn, decide
 from bot.view import Own, View, build_view, own_deployments
 from ledger.limits import LEASE_GUARD_MS, LEASE_MS
-from ledger.manifest import decode_manifest, expand
+from ledger.manifest import cost, decode_manifest, expand
 from ledger.manifest_types import Manifest, Policies
 from ledger.records import ApprovalRecord, Deployment, DeploymentStatus, Node, Slot, SlotStatus
 from ledger.transactions import CancelDeployment, Price, Renew, RenewItem, WithdrawOffer
@@ -320,6 +320,21 @@ def test_an_escrow_that_will_not_last_is_warned_of() -> None:
     found = [a for a in decide(replace(view, own=(poor,)), life.memory) if isinstance(a, Warn)]
     assert [warning.kind for warning in found] == ["budget_low"]
     assert "credits short" in found[0].reason
+
+
+def test_the_fee_is_kept_back_until_it_is_paid() -> None:
+    world = World()
+    world.add_nodes()
+    deployment = world.ordered(contract())
+    world.approve(deployment)
+    world.claimed(deployment, "web/0", [NODES[0]])
+    view = build_view(world.state, world.height, world.now_ms, CONSUMER.public, (deployment,))
+    held = view.own[0]
+    need = cost(held.slots[0].rate_hour, held.slots[0].claimed_ms, held.record.ends_ms)
+    for fee_paid, kinds in ((True, []), (False, ["budget_low"])):
+        record = replace(held.record, escrow=need + 1_000, fee_paid=fee_paid)
+        actions = decide(replace(view, own=(replace(held, record=record),)), Memory())
+        assert [action.kind for action in actions if isinstance(action, Warn)] == kinds
 
 
 def test_a_wish_to_cancel_is_asked_for_until_it_is_done() -> None:
