@@ -1,4 +1,4 @@
-"""`python -m scripts.docs`: writes the generated parts of the documents (`make docs`); tests hold them current."""
+"""`make docs`: writes the generated parts of the documents. tests/test_docs.py holds them current."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ STRUCTS = {
         ),
     ),
     "consensus-messages": ("consensus/messages.py", ("+_Message",)),
-    "bulk-messages": ("node/wire.py", ("Hello", "BatchPush", "TxPush", "TipNote", "RangeRequest", "Announcement")),
+    "bulk-messages": (
+        "node/wire.py",
+        ("Hello", "BatchPush", "TxPush", "TipNote", "RangeRequest", "Announcement"),
+    ),
     "artifact-messages": ("node/exchange.py", ("InfoRequest", "InfoAnswer", "ChunkRequest")),
     "stored-blocks": ("ledger/stored.py", ("StoredBlock",)),
     "audit-file": ("ledger/audit_file.py", ("AuditFile", "AuditBlock", "AuditTx", "AuditRecord")),
@@ -157,7 +160,12 @@ def _labels(node: ast.expr) -> list[str]:
 def routes_table() -> str:
     """Return every resource of the API."""
     rows = [
-        (f"`{r.method} {r.path}`", r.text, ", ".join(f"`{q.name}`" for q in r.query), "yes" if r.token else "")
+        (
+            f"`{r.method} {r.path}`",
+            r.text,
+            ", ".join(f"`{q.name}`" for q in r.query),
+            "yes" if r.token else "",
+        )
         for r in ROUTES
     ]
     return table(("resource", "what", "query", "needs the token"), rows)

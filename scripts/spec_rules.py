@@ -15,8 +15,11 @@ from ledger.rules import RULES
 from scripts.marked import table
 
 PACKAGES = ("ledger", "consensus", "node", "bot")
+AUDITS = ("ledger/audit_checks.py", "ledger/audit_approvals.py")  # they check rules, and hold none
 TESTS_SHOWN = 2
-_NUMBERED = re.compile(r"^\[([A-Z][0-9]+)\] (.+?)(?=^\[[A-Z][0-9]+\] |^\S(?!\[)|\Z)", re.MULTILINE | re.DOTALL)
+_NUMBERED = re.compile(
+    r"^\[([A-Z][0-9]+)\] (.+?)(?=^\[[A-Z][0-9]+\] |^\S(?!\[)|\Z)", re.MULTILINE | re.DOTALL
+)
 _MENTION = re.compile(r"\[([A-Z])([0-9]+)\](?:[–-]\[\1([0-9]+)\])?")
 _FAMILIES = ("too_long", "malformed", "not_canonical")
 _ALSO_A_FILE = "contract.yaml"  # in tests nearly always the file's name, not the rule
@@ -100,9 +103,7 @@ def pieces(root: Path, folder: str) -> Iterator[Piece]:
 
 def strings(node: ast.AST) -> set[str]:
     """Return every string constant below a node."""
-    return {
-        n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)
-    }
+    return {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
 
 
 def mentions(text: str) -> set[str]:
@@ -131,18 +132,21 @@ def numbered_table(root: Path) -> str:
     rows = []
     for number, (text, file) in sorted(numbered(root).items(), key=lambda item: _order(item[0])):
         inside = [p for p in code if p.name and number in mentions(p.text)]
-        places = [p.name for p in inside if p.file == file]
-        places += [f"{p.file}:{p.name}" for p in inside if p.file != file and not p.file.startswith("ledger/audit")]
+        own = [p.name for p in inside if p.file == file]
+        others = [f"{p.file}:{p.name}" for p in inside if p.file != file and p.file not in AUDITS]
+        places = [f"{file}:{own[0]}" if own else file, *own[1:], *others]
         held = [f"{p.file}::{p.name}" for p in tests if _may_hold(p, number) and number in mentions(p.text)]
         held = list(dict.fromkeys([*HELD_BY.get(number, ()), *held]))
-        where = f"{file}:{', '.join(places)}" if places else file
-        rows.append((f"**{number}**", text, f"`{where}`", _tests(held)))
+        where = ", ".join(f"`{place}`" for place in places)
+        rows.append((f"**{number}**", text, where, _tests(held)))
     return table(("rule", "what holds", "where", "held by"), rows)
 
 
 def refusals_table(root: Path) -> str:
     """Return the table of the names by which the ledger refuses."""
-    code = [piece for package in ("ledger",) for piece in pieces(root, package) if "rules.py" not in piece.file]
+    code = [
+        piece for package in ("ledger",) for piece in pieces(root, package) if "rules.py" not in piece.file
+    ]
     words = [(piece, strings(piece.node)) for piece in code]
     tests = _tests_by_rule(root)
     rows = []
@@ -152,7 +156,9 @@ def refusals_table(root: Path) -> str:
         if not places and suffix in _FAMILIES:
             places = [p for p, found in words if family in found and "decode_exact" in p.text]
         shown = list(dict.fromkeys(f"{p.file}:{p.name}" if p.name else p.file for p in places))
-        rows.append((f"`{rule}`", text, f"`{', '.join(shown[:2])}`" if shown else "", _tests(tests.get(rule, []))))
+        rows.append(
+            (f"`{rule}`", text, ", ".join(f"`{place}`" for place in shown[:2]), _tests(tests.get(rule, [])))
+        )
     return table(("rule", "what is refused", "where", "held by"), rows)
 
 
