@@ -68,6 +68,16 @@ HELD_BY = {
         "tests/ledger/test_capacity.py::test_vault_versions",
         "tests/ledger/test_capacity.py::test_vault_bounds",
     ),
+    "B1": ("tests/bot/test_agent.py::test_an_order_that_was_begun_is_made_once_by_the_successor",),
+    "B2": (
+        "tests/bot/test_policy.py::test_a_flood_of_orders_that_name_the_bot_is_bounded_and_own_ones_come_first",
+    ),
+    "B3": (
+        "tests/bot/test_policy.py::test_the_life_of_a_service",
+        "tests/bot/test_policy.py::test_approvals_that_run_out_and_the_end_of_the_term",
+    ),
+    "B4": ("tests/bot/test_policy.py::test_a_wish_to_cancel_is_asked_for_until_it_is_done",),
+    "B5": ("tests/bot/test_policy.py::test_a_lost_lease_and_no_node_for_it",),
     "W2": ("tests/ledger/test_claims.py::test_timed_work_is_bounded_and_none_is_lost",),
 }
 
