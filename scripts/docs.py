@@ -13,6 +13,7 @@ from node.cli.commands import COMMANDS
 from node.config import KEYS
 from scripts.marked import filled, names, table
 from scripts.spec_rules import numbered_table, refusals_table
+from scripts.vectors import vectors_table
 
 ROOT = Path(__file__).resolve().parent.parent
 HOUSE = ("ledger", "consensus", "p2p", "node", "bot")
@@ -194,6 +195,7 @@ def blocks(root: Path) -> dict[str, str]:
         "routes": routes_table(),
         "commands": commands_table(),
         "contract-errors": contract_errors_table(),
+        "vectors": vectors_table(),
     }
     return found
 
