@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
@@ -13,12 +14,13 @@ from ledger.codec import decode, decode_exact, encode
 from ledger.errors import Refused
 from ledger.keys import Key
 from ledger.light import decode_certificate
+from ledger.transactions import VerifiedTx
 from node.engine import Engine
 from node.follower import Follower
-from node.limits import RANGE_BYTES_MAX
 from node.mempool import Mempool
 from node.notary import Notary
 from node.outbox import topic_kind
+from node.ranges import answer_batch, answer_range
 from node.seam import Overloaded
 from node.wire import (
     HELLO_DOMAIN,
@@ -26,7 +28,6 @@ from node.wire import (
     Announcement,
     BatchPush,
     Hello,
-    RangeRequest,
     TipNote,
     TxPush,
     check_hello,
@@ -42,6 +43,8 @@ from p2p.network import Lane, Neighbour, Verdict
 log = structlog.get_logger("peer")
 
 Serve = Callable[[str, bytes], Awaitable[bytes]]
+# What an honest peer may bring when one of the two is behind.
+LATE: Final = frozenset(("tx.duplicate", "tx.expired", "tx.expires_too_far", "announce.late"))
 
 
 @dataclass(slots=True)
@@ -84,7 +87,7 @@ class PeerHandlers:
         try:
             check_hello(hello, genesis.chain_id, genesis.hash, peer_id, self.peer_id)
         except Refused as error:
-            self._count(error.rule)
+            self.count(error.rule)
             raise PeerFault(peer_id, error.rule, error.detail) from None
 
     def on_up(self, neighbour: Neighbour) -> None:
@@ -93,19 +96,28 @@ class PeerHandlers:
         self.hellos[neighbour.peer_id] = hello
         log.info("neighbour_up", peer=neighbour.peer_id, moniker=hello.moniker, roles=hello.roles)
         member = is_member(hello, self.notary.validators.members)
-        if member is not None:
+        if self.engine is not None and member == self.engine.me:
+            # Two processes with one key vote against each other. It may also be a replay by a former holder
+            # of the other node key, so it is an alarm, not the end; and never is it a validator to us.
+            self.engine.alarm("validator_key_twice")
+        elif member is not None:
             self.members[neighbour.peer_id] = member
-            if self.engine is not None and member != self.engine.me:
+            if self.engine is not None:
                 self.engine.connected(member, neighbour.peer_id)
-        self.follower.told(neighbour.peer_id, hello.height)
+        self.follower.came(neighbour.peer_id, hello.height)
 
     def on_down(self, peer_id: str, reason: str) -> None:
         """A neighbour is gone."""
         log.info("neighbour_down", peer=peer_id, reason=reason)
         self.hellos.pop(peer_id, None)
         self.follower.gone(peer_id)
-        if self.members.pop(peer_id, None) is not None and self.engine is not None:
-            self.engine.disconnected(peer_id)
+        member = self.members.pop(peer_id, None)
+        if member is None or self.engine is None:
+            return
+        self.engine.disconnected(peer_id)
+        other = next((peer for peer, its in self.members.items() if its == member), None)
+        if other is not None and member not in self.engine.peers:
+            self.engine.connected(member, other)  # a validator that moved to another node key, for a while
 
     # ------------------------------------------------------------------ messages
 
@@ -121,7 +133,7 @@ class PeerHandlers:
         try:
             self._bulk(peer_id, payload)
         except Refused as error:
-            self._count(error.rule)
+            self.count(error.rule)
             raise PeerFault(peer_id, error.rule, error.detail) from None
 
     def _bulk(self, peer_id: str, payload: bytes) -> None:
@@ -138,20 +150,24 @@ class PeerHandlers:
                 try:
                     self.accept(raw)
                 except Overloaded:
-                    self._count("overloaded")
+                    self.count("overloaded")
+                except Refused as error:
+                    if error.rule not in LATE:
+                        raise
+                    self.count(error.rule)
 
-    def accept(self, raw: bytes) -> bytes:
-        """Check a transaction; a validator queues it. Returns its id. Raises Refused, Overloaded."""
-        try:
-            tx = self.mempool.check(raw, self.notary.next_context)
-            if self.notary.store.tx(tx.id) is not None:
-                raise Refused("tx.duplicate", "final already")
-        except Refused as error:
-            self._count(error.rule)
-            raise
+    def accept(self, raw: bytes) -> VerifiedTx:
+        """Check a transaction; a validator queues it. Raises Refused, Overloaded."""
+        tx = self._checked(raw)
+        self._queue(tx)
+        return tx
+
+    def _checked(self, raw: bytes) -> VerifiedTx:
+        return self.mempool.check(raw, self.notary.next_context, self.notary.store.state.get)
+
+    def _queue(self, tx: VerifiedTx) -> None:
         if self.engine is not None and self.mempool.add(tx, self.now_ms()):
             self.engine.wake()
-        return tx.id
 
     # ------------------------------------------------------------------ requests
 
@@ -159,31 +175,26 @@ class PeerHandlers:
         """Answer a request. Raises RequestRefused with "rule: detail"."""
         try:
             if method == "blocks":
-                return self._blocks(body)
+                return answer_range(self.notary.store, body)
+            if method == "batch":
+                return answer_batch(self.notary.store, body)
             if method == "tx":
                 return self._take_tx(body)
             if method in self.methods:
                 return await self.methods[method](peer_id, body)
         except Refused as error:
-            self._count(error.rule)
+            self.count(error.rule)
             raise RequestRefused(f"{error.rule}: {error.detail}"[:200]) from None
         except Overloaded as error:
-            self._count("overloaded")
+            self.count("overloaded")
             raise RequestRefused(f"overloaded: retry in {error.retry_s:.0f} s") from None
         raise RequestRefused(f"request.method: {method[:40]!r} is not known here")
-
-    def _blocks(self, body: bytes) -> bytes:
-        request = decode_exact(RangeRequest, body, "range", 64)
-        if request.first < 1:
-            raise Refused("range.first", "heights start at 1", "first")
-        size = min(max(request.size_bytes_max, 1), RANGE_BYTES_MAX)
-        return encode(self.notary.store.blocks(request.first, size))
 
     def _take_tx(self, body: bytes) -> bytes:
         if self.engine is None:
             raise Refused("tx.not_a_validator", "this peer does not vote")
         try:
-            return self.accept(body)
+            return self.accept(body).id
         except Refused as error:
             if error.rule == "tx.duplicate":
                 return b""  # a re-send of what is final: all is well
@@ -197,15 +208,15 @@ class PeerHandlers:
         try:
             if topic_name == topic(chain_id, "blocks"):
                 return self._announced(peer_id, payload)
-            tx = self.mempool.check(payload, self.notary.next_context)
+            tx = self._checked(payload)
             if topic(chain_id, topic_kind(tx)) != topic_name:
                 raise Refused("gossip.topic", "this transaction belongs to another topic")
-            self.accept(payload)
+            self._queue(tx)
         except Refused as error:
-            late = error.rule in ("tx.duplicate", "tx.expired", "tx.expires_too_far", "announce.late")
-            self._count(f"gossip.{error.rule}")
-            return Verdict.IGNORE if late else Verdict.REJECT
+            self.count(f"gossip.{error.rule}")
+            return Verdict.IGNORE if error.rule in LATE else Verdict.REJECT
         except Overloaded:
+            self.count("overloaded")
             return Verdict.IGNORE
         return Verdict.ACCEPT
 
@@ -222,5 +233,6 @@ class PeerHandlers:
         self.follower.told(peer_id, header.height)
         return Verdict.ACCEPT
 
-    def _count(self, rule: str) -> None:
+    def count(self, rule: str) -> None:
+        """A broken rule, for metrics."""
         self.refused[rule] = self.refused.get(rule, 0) + 1

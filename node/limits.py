@@ -12,26 +12,43 @@ BATCH_SEAL_MS: Final = 4  # … or this old: small beside a view, long enough to
 MEMPOOL_BYTES_MAX: Final = 64 * MIB  # uncommitted batches and transactions held in memory
 MEMPOOL_TXS_MAX: Final = 100_000
 MEMPOOL_MAKER_BYTES_MAX: Final = 16 * MIB  # uncommitted batches of one validator: one cannot fill it for all
-VERIFIED_MAX: Final = 50_000  # ids of transactions whose signature was checked, so it is checked once
+# Pending and batched transactions of one account: one client cannot fill the pool for all others.
+MEMPOOL_SENDER_TXS_MAX: Final = 10_000
+MEMPOOL_SENDER_BYTES_MAX: Final = 8 * MIB
+VERIFIED_MAX: Final = 50_000  # transactions whose signature was checked, so it is checked once …
+VERIFIED_BYTES_MAX: Final = 32 * MIB  # … and their bytes: one may be 128 KiB
 OVERLOAD_RETRY_S: Final = 1.0
 
 # --- outbox: transactions of our own, re-sent until final or expired -------------------------------
 OUTBOX_TXS_MAX: Final = 4_096
 OUTBOX_RESEND_S: Final = 2.0
 OUTBOX_ASK_S: Final = 3.0  # for a validator's first answer
-OUTBOX_VALIDATORS: Final = 2  # told at once; another on each re-send
+OUTBOX_ASKED_MAX: Final = 4  # validators asked for a first answer; one of them on each re-send
+OUTBOX_RESENDS_AT_ONCE: Final = 16  # a validator that stalls holds up these, not all
+OUTBOX_SENDER_TXS_MAX: Final = 1_024  # of one account
 
 # --- engine ---------------------------------------------------------------------------------------
-ENGINE_INBOX_MAX: Final = 8_192  # beyond it messages are dropped: the protocol lives with loss
-ENGINE_DRAIN_MAX: Final = 256  # handled before others get the loop again
-VERIFY_THREAD_TXS: Final = 64  # fewer signatures are checked in place: a thread hop costs three of them
+# Messages of one validator; beyond, its own are dropped: the protocol lives with loss.
+INBOX_MEMBER_MAX: Final = 1_024
+INBOX_MEMBER_BYTES_MAX: Final = 4 * MIB  # four of the largest proposals
+ENGINE_DRAIN_MAX: Final = 256  # messages handled before others get the loop again …
+ENGINE_DRAIN_MS: Final = 25  # … or for so long: a proposal may bring hundreds of signatures
+BATCHES_OPENING_MAX: Final = 16  # batches of one validator that are being checked: 8 MiB at the most
+FETCH_ANSWERS_MAX: Final = 64  # batches sent to one validator in FETCH_ANSWERS_MS: what a core wants at once
+FETCH_ANSWERS_MS: Final = 250
+# Shorter batches (some 64 transactions) are checked in place: a thread hop costs three signatures.
+VERIFY_THREAD_BYTES: Final = 12_800
 
 # --- following --------------------------------------------------------------------------------------
 TIP_EVERY_S: Final = 0.03  # announcements to one's neighbours are coalesced to this
 RANGE_BYTES_MAX: Final = 768 * 1024  # one answer fits a frame with room
 RANGE_TIMEOUT_S: Final = 10.0
 FOLLOW_STALLED_S: Final = 1.5  # a validator fetches blocks only when consensus brought none for so long
-FOLLOW_BACKOFF_S: Final = 0.25
+FOLLOW_BACKOFF_S: Final = 0.25  # until a peer that did not deliver is asked again; doubles …
+FOLLOW_BACKOFF_MAX_S: Final = 30.0  # … up to this
+RANGE_HURRY_S: Final = 3.0  # for an answer when another peer could be asked instead
+RANGE_BATCHES_AT_ONCE: Final = 8  # of one big block, fetched apart: 4 MiB at the most
+TIP_VALIDATORS_EVERY_S: Final = 1.0  # consensus tells validators of blocks; this is for who missed it all
 FAULT_POINTS: Final = 25  # a lie: four of them and the peer is banned
 ANNOUNCE_EVERY_S: Final = 5.0  # by gossip, for strangers: costs milliseconds of CPU per peer
 

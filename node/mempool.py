@@ -1,4 +1,4 @@
-"""Transactions and batches that wait to become final, bounded by bytes, count and maker. Pure.
+"""Transactions and batches that wait to become final, bounded by bytes, count, sender and maker. Pure.
 
 A validator bundles what it accepts into batches; proposals name batches by digest. A signature is
 checked once: ids of checked transactions are remembered for execution.
@@ -6,24 +6,28 @@ checked once: ids of checked transactions are remembered for execution.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from ledger.blocks import Batch, Header, batch_digest, decode_batch
+from ledger.blocks import Batch, Header, decode_batch
 from ledger.codec import encode
 from ledger.errors import Refused
+from ledger.inclusion import txs_digest
 from ledger.limits import BATCH_TXS_MAX
 from ledger.machine import Context, check_window
-from ledger.transactions import CheckedTx, VerifiedTx, decode_tx, verified
+from ledger.records import key_seen
+from ledger.transactions import CheckedTx, VerifiedTx, decode_tx
+from node.known import KnownTxs
 from node.limits import (
     BATCH_SEAL_BYTES,
     BATCH_SEAL_MS,
     MEMPOOL_BYTES_MAX,
     MEMPOOL_MAKER_BYTES_MAX,
+    MEMPOOL_SENDER_BYTES_MAX,
+    MEMPOOL_SENDER_TXS_MAX,
     MEMPOOL_TXS_MAX,
     OVERLOAD_RETRY_S,
-    VERIFIED_MAX,
 )
 from node.seam import Overloaded
 
@@ -32,74 +36,89 @@ _BATCH_OVERHEAD: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class HeldBatch:
-    """A batch with its decodable transactions. `count` counts all entries, as blocks are bounded by it."""
+    """A batch and its signed transactions. `count` counts all entries, as blocks are bounded by it."""
 
     data: bytes
-    txs: tuple[CheckedTx, ...]
+    digest: bytes
+    txs: tuple[VerifiedTx, ...]
     count: int
-    maker: int
+
+    @property
+    def is_spoiled(self) -> bool:
+        """Has it entries that no honest validator bundles: of another chain, malformed, not signed?"""
+        return len(self.txs) < self.count
 
 
-def open_batch(
-    data: bytes, chain_id: str, known: dict[bytes, VerifiedTx] | OrderedDict[bytes, VerifiedTx]
-) -> HeldBatch:
-    """Decode a batch and check each signature that is not known yet. Raises Refused for a malformed batch.
+def open_batch(data: bytes, chain_id: str, verify: Callable[[CheckedTx], VerifiedTx]) -> HeldBatch:
+    """Decode a batch and check each signature. Raises Refused for a malformed batch.
 
     Entries that are no transactions of this chain are left out: execution skips them anyway (T1).
     May run in a thread.
     """
     batch = decode_batch(data)
-    txs: list[CheckedTx] = []
+    txs: list[VerifiedTx] = []
     for raw in batch.txs:
         try:
-            checked = decode_tx(raw, chain_id)
-            txs.append(known.get(checked.id) or verified(checked))
+            txs.append(verify(decode_tx(raw, chain_id)))
         except Refused:
             continue
-    return HeldBatch(data, tuple(txs), len(batch.txs), -1)
+    return HeldBatch(data, txs_digest(batch.txs), tuple(txs), len(batch.txs))
+
+
+@dataclass(slots=True)
+class Usage:
+    """What one sender's transactions take."""
+
+    txs: int = 0
+    size_bytes: int = 0
 
 
 @dataclass(slots=True)
 class Mempool:
-    """See the module."""
+    """See the module. `places` counts where a transaction waits: pending, and in each batch that has it."""
 
     chain_id: str
-    verified: OrderedDict[bytes, VerifiedTx] = field(default_factory=OrderedDict)
+    known: KnownTxs = field(default_factory=KnownTxs)
     pending: list[VerifiedTx] = field(default_factory=list)
     pending_bytes: int = 0
     pending_since_ms: int = 0
-    ids: set[bytes] = field(default_factory=set)  # pending or in a held batch
+    places: dict[bytes, int] = field(default_factory=dict)
+    senders: dict[bytes, Usage] = field(default_factory=dict)
     batches: dict[bytes, HeldBatch] = field(default_factory=dict)
+    makers: dict[bytes, int] = field(default_factory=dict)  # digest -> who brought it
     size_bytes: int = 0
     by_maker: dict[int, int] = field(default_factory=dict)
-    refused: dict[str, int] = field(default_factory=dict)  # by rule, for metrics
 
-    def check(self, raw: bytes, context: Context) -> VerifiedTx:
-        """Form, window and signature of a transaction. Raises Refused."""
+    def check(self, raw: bytes, context: Context, record: Callable[[bytes], bytes | None]) -> VerifiedTx:
+        """Form, window, replay and signature of a transaction, cheapest first. Raises Refused.
+
+        `record` reads the state; it knows each executed transaction for as long as its window is open [T2].
+        """
         checked = decode_tx(raw, self.chain_id)
         check_window(checked.tx, context)
-        return self.verified.get(checked.id) or self.remember(verified(checked))
+        if record(key_seen(checked.tx.expires, checked.id)) is not None:
+            raise Refused("tx.duplicate", "final already")
+        return self.known.remember(self.known.verify(checked))
 
     def add(self, tx: VerifiedTx, now_ms: int) -> bool:
         """Queue a checked transaction for the next batch. False: held already. Raises Overloaded."""
-        if tx.id in self.ids:
+        if tx.id in self.places:
             return False
-        if len(self.ids) >= MEMPOOL_TXS_MAX or self.size_bytes + len(tx.raw) > MEMPOOL_BYTES_MAX:
+        size = len(tx.raw)
+        if len(self.places) >= MEMPOOL_TXS_MAX or self.size_bytes + size > MEMPOOL_BYTES_MAX:
+            raise Overloaded(OVERLOAD_RETRY_S)
+        used = self.senders.get(tx.tx.sender)
+        if used is not None and (
+            used.txs >= MEMPOOL_SENDER_TXS_MAX or used.size_bytes + size > MEMPOOL_SENDER_BYTES_MAX
+        ):
             raise Overloaded(OVERLOAD_RETRY_S)
         if not self.pending:
             self.pending_since_ms = now_ms
-        self.ids.add(tx.id)
         self.pending.append(tx)
-        self.pending_bytes += len(tx.raw)
-        self.size_bytes += len(tx.raw)
+        self.pending_bytes += size
+        self.size_bytes += size
+        self._enter(tx)
         return True
-
-    def remember(self, tx: VerifiedTx) -> VerifiedTx:
-        """Keep a checked transaction, so that its signature is not checked again."""
-        self.verified[tx.id] = tx
-        while len(self.verified) > VERIFIED_MAX:
-            self.verified.popitem(last=False)
-        return tx
 
     def seal_due_ms(self) -> int | None:
         """When the pending transactions should go out as a batch; None: nothing pending."""
@@ -108,8 +127,8 @@ class Mempool:
         full = self.pending_bytes >= BATCH_SEAL_BYTES or len(self.pending) >= BATCH_TXS_MAX
         return self.pending_since_ms + (0 if full else BATCH_SEAL_MS)
 
-    def seal(self, maker: int) -> tuple[bytes, HeldBatch] | None:
-        """The next batch of pending transactions, held from now on: its digest and itself."""
+    def seal(self, maker: int) -> HeldBatch | None:
+        """The next batch of pending transactions, held from now on."""
         if not self.pending:
             return None
         taken: list[VerifiedTx] = []
@@ -120,58 +139,95 @@ class Mempool:
             taken.append(tx)
             size += len(tx.raw) + _BATCH_OVERHEAD
         del self.pending[: len(taken)]
-        raw_bytes = sum(len(tx.raw) for tx in taken)
-        self.pending_bytes -= raw_bytes
-        self.size_bytes -= raw_bytes
-        data = encode(Batch(tuple(tx.raw for tx in taken)))
-        batch = HeldBatch(data, tuple(taken), len(taken), maker)
-        digest = batch_digest(data)
-        self._hold(digest, batch)
-        return digest, batch
+        self.pending_bytes -= _size(taken)
+        self.size_bytes -= _size(taken)
+        raws = tuple(tx.raw for tx in taken)
+        batch = HeldBatch(encode(Batch(raws)), txs_digest(raws), tuple(taken), len(taken))
+        self._hold(batch, maker)
+        for tx in taken:
+            self._leave(tx)
+        return batch
 
-    def hold(self, batch: HeldBatch, maker: int, wanted: bool) -> bytes | None:
-        """Keep another's opened batch. Returns its digest; None when it is held already or its maker
-        holds too much (unless consensus asked for it). Raises nothing: a full pool sheds batches."""
-        digest = batch_digest(batch.data)
+    def hold(self, batch: HeldBatch, maker: int, *, wanted: bool) -> bool:
+        """Keep another's opened batch. False when it is held already or its maker holds too much
+        (unless consensus asked for it). Raises nothing: a full pool sheds batches."""
         size = len(batch.data)
-        if digest in self.batches:
-            return None
+        if batch.digest in self.batches:
+            return False
         if not wanted:
             if self.size_bytes + size > MEMPOOL_BYTES_MAX:
-                return None
+                return False
             if self.by_maker.get(maker, 0) + size > MEMPOOL_MAKER_BYTES_MAX:
-                return None
-        self._hold(digest, HeldBatch(batch.data, batch.txs, batch.count, maker))
+                return False
         for tx in batch.txs:
-            if isinstance(tx, VerifiedTx):
-                self.remember(tx)
-        return digest
+            self.known.remember(tx)
+        self._hold(batch, maker)
+        self._unqueue({tx.id for tx in batch.txs})  # they wait in this batch from now on
+        return True
 
-    def _hold(self, digest: bytes, batch: HeldBatch) -> None:
-        self.batches[digest] = batch
+    def _hold(self, batch: HeldBatch, maker: int) -> None:
+        self.batches[batch.digest] = batch
+        self.makers[batch.digest] = maker
         self.size_bytes += len(batch.data)
-        self.by_maker[batch.maker] = self.by_maker.get(batch.maker, 0) + len(batch.data)
-        self.ids.update(tx.id for tx in batch.txs)
+        self.by_maker[maker] = self.by_maker.get(maker, 0) + len(batch.data)
+        for tx in batch.txs:
+            self._enter(tx)
 
     def committed(self, header: Header, executed: tuple[bytes, ...]) -> None:
-        """Forget the batches of a final block, and the transactions that it executed."""
+        """Forget the batches of a final block, and the transactions that it executed or skipped."""
         done = set(executed)
         for digest in header.batches:
             batch = self.batches.pop(digest, None)
-            if batch is not None:
-                self.size_bytes -= len(batch.data)
-                self.by_maker[batch.maker] -= len(batch.data)
-                done.update(tx.id for tx in batch.txs)
-        self.ids -= done
+            if batch is None:
+                continue
+            maker, size = self.makers.pop(digest), len(batch.data)
+            self.size_bytes -= size
+            self.by_maker[maker] -= size
+            if not self.by_maker[maker]:
+                del self.by_maker[maker]
+            for tx in batch.txs:
+                self._leave(tx)
+            done.update(tx.id for tx in batch.txs)
         for id_ in done:
-            self.verified.pop(id_, None)
-        if self.pending and not done.isdisjoint(tx.id for tx in self.pending):
-            kept = [tx for tx in self.pending if tx.id not in done]
-            dropped = sum(len(tx.raw) for tx in self.pending) - sum(len(tx.raw) for tx in kept)
-            self.pending, self.pending_bytes = kept, self.pending_bytes - dropped
-            self.size_bytes -= dropped
+            self.known.forget(id_)
+        self._unqueue(done)
+
+    def _unqueue(self, ids: set[bytes]) -> None:
+        """Take these out of what is pending."""
+        if not self.pending or ids.isdisjoint(tx.id for tx in self.pending):
+            return
+        gone = [tx for tx in self.pending if tx.id in ids]
+        self.pending = [tx for tx in self.pending if tx.id not in ids]
+        size = _size(gone)
+        self.pending_bytes -= size
+        self.size_bytes -= size
+        for tx in gone:
+            self._leave(tx)
+
+    def _enter(self, tx: VerifiedTx) -> None:
+        places = self.places.get(tx.id, 0)
+        self.places[tx.id] = places + 1
+        if not places:
+            used = self.senders.setdefault(tx.tx.sender, Usage())
+            used.txs += 1
+            used.size_bytes += len(tx.raw)
+
+    def _leave(self, tx: VerifiedTx) -> None:
+        self.places[tx.id] -= 1
+        if self.places[tx.id]:
+            return
+        del self.places[tx.id]
+        used = self.senders[tx.tx.sender]
+        used.txs -= 1
+        used.size_bytes -= len(tx.raw)
+        if not used.txs:
+            del self.senders[tx.tx.sender]
 
     @property
     def tx_count(self) -> int:
         """Transactions that wait."""
-        return len(self.ids)
+        return len(self.places)
+
+
+def _size(txs: Iterable[CheckedTx]) -> int:
+    return sum(len(tx.raw) for tx in txs)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import structlog
+
 from ledger.blocks import Header, batch_digest, decode_batch, decode_header, header_hash
 from ledger.certificate import Certificate, Scheme, ValidatorSet, VoteKind
 from ledger.codec import decode, encode
@@ -18,9 +20,11 @@ from ledger.light import decode_certificate
 from ledger.machine import Context, execute
 from ledger.outcome import BlockResult
 from ledger.store import Store
-from ledger.stored import StoredBlock
+from ledger.stored import StoredBlock, Tip
 from ledger.subjects import commit_data
 from ledger.transactions import VerifiedTx, decode_tx, verified
+
+log = structlog.get_logger("notary")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class Notary:
     validators: ValidatorSet
     scheme: Scheme
     on_commit: list[Callable[[Committed], None]] = field(default_factory=list)
+    wrong_roots: int = 0  # certified headers whose state root is not ours
 
     @classmethod
     def open(cls, genesis: Genesis, store: Store, scheme: Scheme) -> Notary:
@@ -96,8 +101,15 @@ class Notary:
         known: Mapping[bytes, VerifiedTx],
     ) -> Committed:
         """Execute and store the tip's child. `certificate` (verified by the caller) finalizes it or a
-        descendant; `known` are transactions checked before. Raises LocalError: the peer must stop."""
-        txs = self._transactions(batches, known)
+        descendant; `known` are transactions checked before. Raises LocalError: the peer must stop.
+
+        A quorum's state root that is not ours is an alarm: one of us has executed wrongly, and nothing
+        that this peer shows can be proved any more."""
+        ours = self.store.root(header.state_height)
+        if ours is not None and ours != header.state_root:
+            self.wrong_roots += 1
+            log.error("state_root_differs", height=header.state_height, count=self.wrong_roots)
+        txs = self.transactions(batches, known)
         result = execute(self.store.state, header, txs)
         block_hash = header.hash
         names_it = encode(certificate) if certificate.statement.block == block_hash else None
@@ -107,8 +119,9 @@ class Notary:
             listener(done)
         return done
 
-    def _transactions(self, batches: Sequence[bytes], known: Mapping[bytes, VerifiedTx]) -> list[VerifiedTx]:
-        """All transactions that are signed, in block order. Others are skipped by all peers alike (T1)."""
+    def transactions(self, batches: Sequence[bytes], known: Mapping[bytes, VerifiedTx]) -> list[VerifiedTx]:
+        """All transactions that are signed, in block order. Others are skipped by all peers alike (T1).
+        Raises Refused for bytes that are no batch. May run in a thread."""
         txs: list[VerifiedTx] = []
         for data in batches:
             for raw in decode_batch(data).txs:
@@ -120,12 +133,12 @@ class Notary:
                     continue
         return txs
 
-    def check_range(self, blocks: Sequence[StoredBlock]) -> list[tuple[Header, Certificate]]:
-        """Headers of foreign blocks that follow the tip, each with the certificate that covers it.
+    def check_range(self, blocks: Sequence[StoredBlock], tip: Tip) -> list[tuple[Header, Certificate]]:
+        """Headers of foreign blocks that follow `tip`, each with the certificate that covers it.
 
-        Raises Refused("range.…"): all are proved, or none is used.
+        A block without batches may name some: they are fetched and checked by digest later. Reads nothing
+        that changes, so it may run in a thread. Raises Refused: all are proved, or none is used.
         """
-        tip = self.store.tip
         parent, height = tip.hash, tip.height
         found: list[tuple[Header, bytes]] = []
         for block in blocks:
@@ -134,7 +147,7 @@ class Notary:
                 raise Refused("range.foreign", f"height {header.height}: another chain or validator set")
             if header.height != height + 1 or header.parent_hash != parent:
                 raise Refused("range.order", f"height {header.height} does not follow {height}")
-            if tuple(batch_digest(data) for data in block.batches) != header.batches:
+            if block.batches and tuple(batch_digest(data) for data in block.batches) != header.batches:
                 raise Refused("range.batches", f"height {header.height}: not the batches of the header")
             parent, height = header_hash(block.header), header.height
             found.append((header, parent))

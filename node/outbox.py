@@ -6,22 +6,35 @@ validator swallows is sent once more, so an accepted transaction is lost only wi
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import re
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 import trio
 
 from ledger.errors import Refused
+from ledger.limits import DETAIL_CHARS_MAX
 from ledger.transactions import CheckedTx, Decide, PublishContract, VerifiedTx
-from node.limits import OUTBOX_ASK_S, OUTBOX_RESEND_S, OUTBOX_TXS_MAX, OUTBOX_VALIDATORS, OVERLOAD_RETRY_S
+from node.limits import (
+    OUTBOX_ASK_S,
+    OUTBOX_ASKED_MAX,
+    OUTBOX_RESEND_S,
+    OUTBOX_RESENDS_AT_ONCE,
+    OUTBOX_SENDER_TXS_MAX,
+    OUTBOX_TXS_MAX,
+    OVERLOAD_RETRY_S,
+)
 from node.seam import Overloaded
 from p2p.errors import Refused as PeerRefused
 from p2p.errors import RequestError
 from p2p.network import Network
 
 log = structlog.get_logger("outbox")
+
+_RULE: Final = re.compile(r"(tx|request)(\.[a-z0-9_]{1,40}){1,2}")
 
 
 def topic_kind(tx: CheckedTx) -> str:
@@ -41,65 +54,105 @@ class Entry:
 
 @dataclass(slots=True)
 class Outbox:
-    """`validators` gives the peer ids of connected validators, best first; `publish` gossips."""
+    """`validators` gives the peer ids of connected validators; `publish` gossips; `faulty_max` tells how
+    many validators may lie: one refusal more than that is the word of an honest one."""
 
     network: Network
     validators: Callable[[], list[str]]
     publish: Callable[[str, bytes], bool]
     height: Callable[[], int]
+    faulty_max: Callable[[], int]
     entries: OrderedDict[bytes, Entry] = field(default_factory=OrderedDict)
+    _senders: Counter[bytes] = field(default_factory=Counter)
 
     async def submit(self, tx: VerifiedTx) -> None:
-        """Tell validators, wait for a first answer. Raises Refused when one refuses it, Overloaded when
-        all that answered are. With no validator in reach it is gossiped and kept."""
-        if len(self.entries) >= OUTBOX_TXS_MAX:
+        """Tell validators until one takes it. Raises Refused when more refuse it than may lie, Overloaded
+        when all that answered are. With no validator in reach it is gossiped and kept."""
+        if tx.id in self.entries:
+            return
+        if len(self.entries) >= OUTBOX_TXS_MAX or self._senders[tx.tx.sender] >= OUTBOX_SENDER_TXS_MAX:
             raise Overloaded(OVERLOAD_RETRY_S)
-        entry = self.entries.setdefault(tx.id, Entry(tx))
+        entry = self.entries[tx.id] = Entry(tx)
+        self._senders[tx.tx.sender] += 1
         self.publish(topic_kind(tx), tx.raw)
+        refusals: list[Refused] = []
         overloaded = False
-        for peer_id in self.validators()[:OUTBOX_VALIDATORS]:
+        for peer_id in self._in_turn(tx)[:OUTBOX_ASKED_MAX]:
             entry.tries += 1
             try:
                 await self.network.request(peer_id, "tx", tx.raw, OUTBOX_ASK_S)
                 return
             except PeerRefused as error:
-                rule, _, detail = error.reason.partition(": ")
-                if rule == "overloaded":
+                refusal = _refusal(error.reason)
+                if refusal is None:
                     overloaded = True
                     continue
-                self.entries.pop(tx.id, None)
-                raise Refused(rule, detail) from None
+                refusals.append(refusal)
+                if len(refusals) > self.faulty_max():
+                    self._drop(tx.id)
+                    raise refusal from None
             except RequestError:
                 continue
-        if overloaded:
-            self.entries.pop(tx.id, None)
+        if overloaded and not refusals:
+            self._drop(tx.id)
             raise Overloaded(OVERLOAD_RETRY_S)
+
+    def _in_turn(self, tx: VerifiedTx) -> list[str]:
+        """Validators in an order of the transaction's own, so that no one of them is everybody's first."""
+        validators = self.validators()
+        start = tx.id[0] % len(validators) if validators else 0
+        return validators[start:] + validators[:start]
+
+    def _drop(self, id_: bytes) -> None:
+        entry = self.entries.pop(id_, None)
+        if entry is None:
+            return
+        sender = entry.tx.tx.sender
+        self._senders[sender] -= 1
+        if not self._senders[sender]:
+            del self._senders[sender]
 
     def final(self, ids: tuple[bytes, ...]) -> None:
         """These are final: done."""
         for id_ in ids:
-            self.entries.pop(id_, None)
+            self._drop(id_)
 
     async def run(self) -> None:
         """Re-send what is not final yet, to another validator each time. Until cancelled."""
         while True:
             await trio.sleep(OUTBOX_RESEND_S)
             height = self.height()
-            for id_, entry in list(self.entries.items()):
-                if entry.tx.tx.expires <= height:
-                    self.entries.pop(id_, None)
-                    log.info("tx_expired", tx=id_.hex())
-                    continue
-                await self._resend(entry)
+            room = trio.Semaphore(OUTBOX_RESENDS_AT_ONCE)
+            async with trio.open_nursery() as nursery:
+                for id_, entry in list(self.entries.items()):
+                    if entry.tx.tx.expires <= height:
+                        self._drop(id_)
+                        log.info("tx_expired", tx=id_.hex())
+                        continue
+                    await room.acquire()
+                    nursery.start_soon(self._resend, entry, room)
 
-    async def _resend(self, entry: Entry) -> None:
-        validators = self.validators()
-        if not validators:
-            self.publish(topic_kind(entry.tx), entry.tx.raw)
-            return
-        peer_id = validators[entry.tries % len(validators)]
-        entry.tries += 1
+    async def _resend(self, entry: Entry, room: trio.Semaphore) -> None:
         try:
+            validators = self._in_turn(entry.tx)
+            if entry.tx.id not in self.entries:
+                return  # final by now
+            if not validators:
+                self.publish(topic_kind(entry.tx), entry.tx.raw)
+                return
+            peer_id = validators[entry.tries % len(validators)]
+            entry.tries += 1
             await self.network.request(peer_id, "tx", entry.tx.raw, OUTBOX_ASK_S)
         except RequestError as error:
-            log.debug("resend_failed", peer=peer_id, error=str(error))
+            log.debug("resend_failed", error=str(error))
+        finally:
+            room.release()
+
+
+def _refusal(reason: str) -> Refused | None:
+    """A validator's answer "rule: detail" as a refusal; None when it is overloaded. Foreign text: a rule
+    becomes a label of metrics, so only what looks like one of ours is taken."""
+    rule, _, detail = reason.partition(": ")
+    if rule == "overloaded":
+        return None
+    return Refused(rule if _RULE.fullmatch(rule) else "tx.refused", detail[:DETAIL_CHARS_MAX])

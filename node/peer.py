@@ -12,18 +12,25 @@ import structlog
 import trio
 
 from ledger.blocks import Header
-from ledger.certificate import Ed25519Scheme, ValidatorSet
+from ledger.certificate import Certificate, Ed25519Scheme, ValidatorSet
 from ledger.codec import decode, encode
 from ledger.errors import Refused
 from ledger.genesis import Genesis
 from ledger.keys import Key
 from ledger.state import Reader
 from ledger.store import Store
-from node.engine import Engine, now_ms, wall_ms
+from node.clock import now_ms, wall_ms
+from node.engine import Engine
 from node.event_log import EventLog
 from node.follower import Follower
 from node.handlers import PeerHandlers
-from node.limits import ANNOUNCE_EVERY_S, TIP_EVERY_S, WAITERS_MAX
+from node.limits import (
+    ANNOUNCE_EVERY_S,
+    OVERLOAD_RETRY_S,
+    TIP_EVERY_S,
+    TIP_VALIDATORS_EVERY_S,
+    WAITERS_MAX,
+)
 from node.mempool import Mempool
 from node.notary import Committed, Notary
 from node.outbox import Outbox
@@ -65,10 +72,11 @@ class Peer:
     event_log: EventLog
     started_ms: int = field(default_factory=wall_ms)
     last_final_ms: int = 0
-    alarms: list[str] = field(default_factory=list)
     sources: list[Callable[[], Sequence[Metric]]] = field(default_factory=list)  # of what sits here
     refused_final: dict[str, int] = field(default_factory=dict)  # rule -> final transactions that broke it
     _waiters: dict[bytes, list[trio.Event]] = field(default_factory=dict)
+    _waiting: int = 0  # in all of them
+    _validators_told_ms: int = 0
     _tip_bell: trio.Event = field(default_factory=trio.Event)
 
     @classmethod
@@ -87,11 +95,11 @@ class Peer:
         engine = _engine(notary, mempool, safety, network, identity.validator_key)
         event_log = EventLog(store)
 
-        def synced(header: Header, certificate: object) -> None:
+        def synced(header: Header, certificate: Certificate) -> None:
             if engine is not None:
-                engine.synced(header, certificate)  # type: ignore[arg-type]
+                engine.synced(header, certificate)
 
-        follower = Follower(notary, network, engine is not None, synced, lambda: dict(mempool.verified))
+        follower = Follower(notary, network, engine is not None, synced, mempool.known.txs)
         handlers = PeerHandlers(
             peer_id=network.peer_id,
             moniker=identity.moniker,
@@ -108,6 +116,7 @@ class Peer:
             validators=lambda: sorted(handlers.members),
             publish=lambda kind, raw: network.publish(topic(genesis.chain_id, kind), raw),
             height=lambda: store.tip.height,
+            faulty_max=lambda: (len(notary.validators.members) - 1) // 3,
         )
         peer = cls(
             home,
@@ -165,16 +174,21 @@ class Peer:
             self._tip_bell = trio.Event()
             tip = self.store.tip
             note = encode(TipNote(tip.height, tip.time_ms))
+            to_validators = self._tells_validators()
             for neighbour in self.network.neighbours():
-                if self._wants_tip(neighbour.peer_id, tip.height):
-                    self.network.send(neighbour.peer_id, Lane.BULK, note)
+                peer_id = neighbour.peer_id
+                if self.follower.holds(peer_id, tip.height):
+                    continue
+                if to_validators or peer_id not in self.handlers.members:
+                    self.network.send(peer_id, Lane.BULK, note)
             await trio.sleep(TIP_EVERY_S)
 
-    def _wants_tip(self, peer_id: str, height: int) -> bool:
-        """Not those who told us that they hold it, and validators among themselves only now and then."""
-        if self.follower.tips.get(peer_id, 0) >= height:
+    def _tells_validators(self) -> bool:
+        """Validators hear of blocks by consensus, so they tell each other of tips only now and then."""
+        if self.engine is not None and now_ms() - self._validators_told_ms < TIP_VALIDATORS_EVERY_S * 1000:
             return False
-        return self.engine is None or peer_id not in self.handlers.members or height % 16 == 0
+        self._validators_told_ms = now_ms()
+        return True
 
     async def _announce(self) -> None:
         """Gossip the newest certified block for strangers; validators only, in turns of height."""
@@ -222,12 +236,12 @@ class Peer:
 
     async def submit(self, raw: bytes) -> bytes:
         """See PeerSeam.submit."""
-        tx = self.mempool.check(raw, self.notary.next_context)
-        if self.store.tx(tx.id) is not None:
-            raise Refused("tx.duplicate", "final already")
+        try:
+            tx = self.handlers.accept(raw)
+        except Refused as error:
+            self.handlers.count(error.rule)
+            raise
         if self.engine is not None:
-            if self.mempool.add(tx, now_ms()):
-                self.engine.wake()
             await trio.lowlevel.checkpoint()
         else:
             await self.outbox.submit(tx)
@@ -237,14 +251,16 @@ class Peer:
         """See PeerSeam.wait_final."""
         if (found := self._outcome(tx)) is not None:
             return found
-        if len(self._waiters) >= WAITERS_MAX:
-            raise Overloaded(1.0)
+        if self._waiting >= WAITERS_MAX:
+            raise Overloaded(OVERLOAD_RETRY_S)
         waiter = trio.Event()
         self._waiters.setdefault(tx, []).append(waiter)
+        self._waiting += 1
         try:
             with trio.move_on_after(timeout_s):
                 await waiter.wait()
         finally:
+            self._waiting -= 1
             waiting = self._waiters.get(tx)
             if waiting is not None and waiter in waiting:
                 waiting.remove(waiter)
@@ -297,8 +313,12 @@ class Peer:
             mempool_txs=self.mempool.tx_count if engine else len(self.outbox.entries),
             mempool_bytes=self.mempool.size_bytes,
             started_ms=self.started_ms,
-            alarms=tuple(engine.counters.alarms) if engine else (),
+            alarms=self._alarms(),
         )
+
+    def _alarms(self) -> tuple[str, ...]:
+        ours = ("state_root_differs",) if self.notary.wrong_roots else ()
+        return (*ours, *self.engine.counters.alarms) if self.engine else ours
 
     def metrics(self) -> Sequence[Metric]:
         """See PeerSeam.metrics. Names follow cometbft where there is one."""
@@ -312,6 +332,7 @@ class Peer:
             ("mempool_size_bytes", {}, self.mempool.size_bytes, "gauge"),
             ("sync_blocks_fetched_total", {}, self.follower.fetched_blocks, "counter"),
             ("sync_lies_total", {}, self.follower.lies, "counter"),
+            ("state_root_differs_total", {}, self.notary.wrong_roots, "counter"),
             ("outbox_txs", {}, len(self.outbox.entries), "gauge"),
         ]
         rows += [("p2p_events_total", {"kind": k}, v, "counter") for k, v in self.network.stats().items()]

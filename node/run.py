@@ -12,13 +12,14 @@ from importlib import import_module
 import structlog
 import trio
 
+from ledger.errors import LocalError
 from ledger.genesis import Genesis
 from ledger.store import Store
 from node.api.app import serve_api
 from node.api.bot_seam import BotSeam
 from node.artifacts import ArtifactStore
+from node.clock import wall_ms
 from node.config import Settings
-from node.engine import wall_ms
 from node.exchange import Exchange
 from node.executor.drivers.sandbox import SandboxDriver
 from node.executor.executor import Executor
@@ -62,11 +63,7 @@ def open_peer(home: Home, settings: Settings, resources: ExitStack) -> Peer:
     resources.callback(store.close)
     safety = None
     if validator is not None:
-        # A validator that voted before must have its memory: only a chain that is empty here may begin one.
-        fresh = store.is_empty or store.tip.height == 0
-        safety = SafetyStore.open(
-            home.data_dir / "sign_state", genesis.chain_id, validator.public, create=fresh
-        )
+        safety = open_sign_state(home, store, validator.public)
         resources.callback(safety.close)
     seed = bytes.fromhex(home.node_key_file.read_text().strip())
     network = _host(home, settings, genesis, seed)
@@ -75,6 +72,26 @@ def open_peer(home: Home, settings: Settings, resources: ExitStack) -> Peer:
     for address in settings.p2p.persistent_peers:
         network.add_peer(address, keep=True)
     return peer
+
+
+def open_sign_state(home: Home, store: Store, validator: bytes) -> SafetyStore:
+    """What this validator key promised. Made once; later it must be there, even when the chain is fetched
+    anew: a validator without its memory could vote twice. Raises LocalError saying what to do.
+
+    That it was made stands beside the key, apart from the data that people move away to start again.
+    """
+    made = home.validator_key_file.with_name(f"{home.validator_key_file.name}.{validator.hex()[:16]}.signs")
+    path = home.data_dir / "sign_state"
+    voted = made.exists() or not (store.is_empty or store.tip.height == 0)
+    if voted and not (path / "CURRENT").exists():
+        raise LocalError(
+            f"{path}: the sign state of this validator key is gone. Without it the key could vote twice. "
+            f"Put it back from where it was moved; or use a new key; or, if all validators of the chain "
+            f"stood still since it was lost, remove {made}."
+        )
+    safety = SafetyStore.open(path, store.chain_id, validator, create=True)
+    made.touch(mode=0o600)
+    return safety
 
 
 def _host(home: Home, settings: Settings, genesis: Genesis, seed: bytes) -> Host:

@@ -24,6 +24,7 @@ _RECORD = b"v/"
 _CERTIFICATE = b"c/"
 _BATCH = b"b/"
 _USES = b"u/"  # view + digest: which batches a voted header of that view needs
+_FLOOR = b"f/view"  # votes up to this view were forgotten: that far the chain must be, to vote again
 
 
 @dataclass(slots=True)
@@ -46,6 +47,12 @@ class SafetyStore:
         wanted = {digest for header in state.headers.values() for digest in header.batches}
         found = ((digest, self.kv.get(_BATCH + digest)) for digest in wanted)
         return state, {digest: data for digest, data in found if data is not None}
+
+    @property
+    def floor(self) -> int:
+        """The highest view whose votes were forgotten, because its block was committed; 0: none."""
+        found = self.kv.get(_FLOOR)
+        return 0 if found is None else int.from_bytes(found, "big")
 
     def persist(self, ready: Ready, batch: Callable[[bytes], bytes | None]) -> None:
         """Write what `ready` promises, synced if it holds votes; drop what it prunes."""
@@ -75,7 +82,8 @@ class SafetyStore:
         deletes.extend(uses)
         deletes.extend(_BATCH + digest for digest in batches)
         if deletes:
-            self.kv.write({}, deletes, sync=False)
+            floor = max(view, self.floor)
+            self.kv.write({_FLOOR: be(floor)}, deletes, sync=False)
 
     def close(self) -> None:
         """Idempotent."""

@@ -51,6 +51,8 @@ def check_hello(data: bytes, chain_id: str, genesis: bytes, speaker: str, hearer
         raise Refused("hello.foreign_chain", f"chain {hello.chain_id[:32]!r} or another genesis")
     if len(hello.moniker) > 64 or len(hello.roles) > 8 or any(len(r) > 32 for r in hello.roles):
         raise Refused("hello.shape", "moniker or roles too long")
+    if not all(text.isprintable() for text in (hello.moniker, *hello.roles)) or hello.height < 0:
+        raise Refused("hello.shape", "moniker or roles not printable, or a height below 0")
     if hello.validator:
         message = hello_message(speaker, hearer)
         if not keys.verify(hello.validator, HELLO_DOMAIN, chain_id, message, hello.proof):

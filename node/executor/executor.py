@@ -21,7 +21,7 @@ from ledger.records import Node as LedgerNode
 from ledger.state import read
 from ledger.transactions import Claim, Renew, RenewItem
 from node.config import Node
-from node.engine import wall_ms
+from node.clock import wall_ms
 from node.exchange import Exchange
 from node.executor.claims import Attempt, Attempts
 from node.executor.decide import Now, Opening, SlotId, held_slots, openings, refusal
