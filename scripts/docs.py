@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from ledger.contract_rules import CONTRACT_RULES
 from node.api.routes import ROUTES
-from node.cli.commands import COMMANDS
 from node.config import KEYS
 from scripts.marked import filled, names, table
 from scripts.spec_rules import numbered_table, refusals_table
@@ -96,19 +96,22 @@ def _field(item: ast.AnnAssign) -> str:
 
 
 def limits_table(root: Path, file: str) -> str:
-    """Return name, value and reason of each limit of a file."""
+    """Return name, value and reason of each limit of a file. A comment above is that of the next limit."""
     lines = (root / file).read_text(encoding="utf-8").splitlines()
-    rows, above = [], ""
+    module = import_module(file.removesuffix(".py").replace("/", "."))
+    rows: list[tuple[str, ...]] = []
+    above: list[str] = []
     for line in lines:
+        if line.startswith("# ---"):
+            continue
         if line.startswith("#"):
-            above = f"{above} {line.strip('# -')}".strip()
+            above.append(line.strip("# "))
             continue
         found = re.match(r"([A-Z][A-Z0-9_]*)(?:: Final)?\s*=\s*([^#]+?)\s*(?:#\s*(.*))?$", line)
         if found and found[1] not in ("KIB", "MIB"):
-            value = found[2] if found[2] != "(" else "see the file"
-            rows.append((f"`{found[1]}`", f"`{value}`", found[3] or above))
-        if not line.strip():
-            above = ""
+            value = found[2] if found[2] != "(" else str(vars(module)[found[1]])
+            rows.append((f"`{found[1]}`", f"`{value}`", found[3] or " ".join(above)))
+        above = []
     return table(("limit", "value", "why"), rows)
 
 
@@ -172,11 +175,6 @@ def routes_table() -> str:
     return table(("resource", "what", "query", "needs the token"), rows)
 
 
-def commands_table() -> str:
-    """Return every command in one line."""
-    return table(("command", "what it does"), [(f"`gridpact {w}`", text) for w, _, text in COMMANDS])
-
-
 def contract_errors_table() -> str:
     """Return the rules that a contract's author may meet."""
     return table(("rule", "what is wrong"), [(f"`{rule}`", text) for rule, text in CONTRACT_RULES.items()])
@@ -193,7 +191,6 @@ def blocks(root: Path) -> dict[str, str]:
         "config": config_table(),
         "metrics": metrics_table(root),
         "routes": routes_table(),
-        "commands": commands_table(),
         "contract-errors": contract_errors_table(),
         "vectors": vectors_table(),
     }
