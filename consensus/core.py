@@ -8,10 +8,6 @@ keys sign through a function, what must be kept or sent is in the Ready.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
-from consensus.chain import Chain
 from consensus.leader import leader
 from consensus.limits import ANSWER_EVERY_MS, SKIPS_PER_PROPOSAL_MAX, VIEW_WINDOW
 from consensus.messages import (
@@ -27,7 +23,6 @@ from consensus.messages import (
     Propose,
     Ready,
     Received,
-    Record,
     Reply,
     Send,
     Start,
@@ -36,88 +31,23 @@ from consensus.messages import (
     Tick,
     Vote,
 )
-from consensus.safety import SafetyState
 from consensus.standstill import answer, status
-from consensus.timers import Timing
+from consensus.state import Config, CoreState, Signer
 from consensus.verify import PROPOSE_DOMAIN
-from consensus.votes import ViewState, count_vote
-from consensus.wants import Wants
+from consensus.votes import ViewState
 from ledger.blocks import ZERO_HASH, Header
 from ledger.certificate import (
-    VOTE_DOMAIN,
     Certificate,
-    Scheme,
-    Statement,
-    ValidatorSet,
     VoteKind,
-    vote_message,
 )
 from ledger.codec import encode
 from ledger.limits import BLOCK_BATCHES_MAX, BLOCK_TXS_MAX, RECENT_ROOTS, TIME_AHEAD_MS_MAX
 
-Signer = Callable[[str, bytes], bytes]  # (domain, message) -> signature under the chain id
 
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """What a core is born with. `me` is the own member index."""
-
-    chain_id: str
-    validators: ValidatorSet
-    me: int
-    timing: Timing
-    scheme: Scheme
-    sign: Signer
-
-
-@dataclass(slots=True)
-class Core:
+class Core(CoreState):
     """One validator's consensus. Not thread-safe; `knows` alone may be read from another thread."""
 
-    config: Config
-    chain: Chain
-    roots: dict[int, bytes]  # state root by executed height
-    final: Certificate | None  # highest Final certificate seen; its view is `final_view`
-    views: dict[int, ViewState] = field(default_factory=dict)
-    batches: dict[bytes, int] = field(default_factory=dict)  # held and not committed: digest -> txs
-    frontier: int = 1
-    final_view: int = 0
-    executed: int = 0
-    wants: Wants = field(init=False)
-    standstill_ms: int = 0
-    answered_ms: dict[int, int] = field(default_factory=dict)  # last answer to a member's Status
-    started: bool = False
-    _now_ms: int = 0
-    _wall_ms: int = 0
-    _out: Ready = field(default_factory=Ready)
-
-    def __post_init__(self) -> None:
-        self.wants = Wants(self.config.me, len(self.config.validators.members))
-        self.final_view = self.chain.tip.view
-        if self.final is not None and self.final.statement.view > self.chain.tip.view:
-            self._view(self.final.statement.view).hold(self.final)  # a base for proposals [2]
-            self.final_view = self.final.statement.view
-        self.frontier = self.final_view + 1
-        self.executed = max(self.roots, default=0)
-
-    def restore(self, state: SafetyState) -> None:
-        """Take back what an earlier run promised. Before Start."""
-        for block, header in state.headers.items():
-            self.chain.add(block, header)
-        for view, block in state.notar.items():
-            self._view(view).own_notar = block
-            if block in state.headers:
-                self._view(view).proposal, self._view(view).proposal_hash = state.headers[block], block
-        for view, block in state.final.items():
-            self._view(view).own_final = block
-        for view in state.skip:
-            self._view(view).own_skip = True
-        for certificate in state.certificates:
-            self._hold(certificate)
-        for state_of_view in self.views.values():
-            for vote in self._own_votes_of(state_of_view):
-                self._count(vote)
-        self._out = Ready()  # all of this is on disk already
+    __slots__ = ()
 
     # ------------------------------------------------------------------ the one entry
 
@@ -133,8 +63,9 @@ class Core:
                 self.wants.got(digest)
             case BatchDropped(digest):
                 self.batches.pop(digest, None)
-            case Executed(height, root):
+            case Executed(height, root, due_ms):
                 self._executed(height, root)
+                self.due_ms = due_ms
             case Synced(header, certificate):
                 self._synced(header, certificate)
             case Joined(member):
@@ -148,22 +79,13 @@ class Core:
             self._out.wake_ms = self._wake_ms()
         return self._out
 
-    def knows(self, statement: Statement) -> bool:
-        """True when a certificate of this statement brings nothing new, so need not be verified."""
-        if statement.view <= self.final_view:
-            return True
-        state = self.views.get(statement.view)
-        held = state.certificate(statement.kind) if state else None
-        return held is not None and held.statement == statement
-
     # ------------------------------------------------------------------ events
 
     def _start(self) -> None:
         self.started = True
         self.standstill_ms = self._now_ms + self.config.timing.standstill_ms
         self._enter()  # past what the restored certificates clear
-        state = self._status()
-        self._out.send.append(Send(None, state))
+        self._out.send.append(Send(None, self._status()))
         own = self.views.get(self.frontier)
         if own:  # the crash may have come between keeping and sending them
             self._out.send.extend(Send(None, vote) for vote in self._own_votes_of(own))
@@ -232,82 +154,6 @@ class Core:
             self._finalize(certificate)
             self._prune()
 
-    # ------------------------------------------------------------------ certificates and votes
-
-    def _view(self, number: int) -> ViewState:
-        state = self.views.get(number)
-        if state is None:
-            state = self.views[number] = ViewState(number)
-        return state
-
-    def _hold(self, certificate: Certificate) -> None:
-        """Take a verified certificate of any view above the last Final [10]."""
-        statement = certificate.statement
-        if statement.view <= self.final_view or not self._view(statement.view).hold(certificate):
-            return
-        self._out.certificates.append(certificate)
-        if statement.kind is VoteKind.FINAL:
-            self._finalize(certificate)
-
-    def _finalize(self, certificate: Certificate) -> None:
-        """[1] [9] A Final certificate clears its view and all before; progress restarts the timers."""
-        if certificate.statement.view > (self.final.statement.view if self.final else 0):
-            self.final = certificate
-            self.final_view = max(self.final_view, certificate.statement.view)
-            self.standstill_ms = self._now_ms + self.config.timing.standstill_ms
-
-    def _count(self, vote: Vote) -> None:
-        state = self._view(vote.statement.view)
-        config = self.config
-        made = count_vote(state, vote.statement, vote.voter, vote.signature, config.validators, config.scheme)
-        if made is not None:
-            self._hold(made)
-
-    def _cast(self, state: ViewState, kind: VoteKind, block: bytes, header: Header | None) -> None:
-        """Promise, keep, send, and count our own vote."""
-        if kind is VoteKind.NOTAR:
-            assert state.own_notar is None, "one Notar per view"
-            state.own_notar = block
-        elif kind is VoteKind.FINAL:
-            assert not state.own_skip, "Final excludes Skip"
-            assert state.own_notar == block, "Final follows own Notar"
-            state.own_final = block
-        else:
-            assert state.own_final is None, "Skip excludes Final"
-            state.own_skip = True
-        data = header.encode() if header else b""
-        self._out.records.append(Record(kind, state.number, block, data, self.config.validators.epoch))
-        vote = self._vote(kind, state.number, block)
-        self._out.send.append(Send(None, vote))
-        self._count(vote)
-
-    def _vote(self, kind: VoteKind, view: int, block: bytes) -> Vote:
-        """An own vote, cast now or before: signed once."""
-        statement = Statement(kind, self.config.validators.epoch, view, block)
-        state = self.views.get(view)
-        signed = state.signatures.get((kind, block), {}).get(self.config.me) if state else None
-        if signed is not None:
-            return Vote(statement, self.config.me, signed)
-        return Vote(statement, self.config.me, self.config.sign(VOTE_DOMAIN, vote_message(statement)))
-
-    def _own_votes_of(self, state: ViewState) -> list[Vote]:
-        votes = []
-        if state.own_notar is not None:
-            votes.append(self._vote(VoteKind.NOTAR, state.number, state.own_notar))
-        if state.own_final is not None:
-            votes.append(self._vote(VoteKind.FINAL, state.number, state.own_final))
-        if state.own_skip:
-            votes.append(self._vote(VoteKind.SKIP, state.number, ZERO_HASH))
-        return votes
-
-    def _own_votes(self, above: int) -> list[Vote]:
-        """Own votes above a view whose certificates are not there yet, oldest first."""
-        votes: list[Vote] = []
-        for view in sorted(v for v in self.views if v > above):
-            state = self.views[view]
-            votes.extend(v for v in self._own_votes_of(state) if state.certificate(v.statement.kind) is None)
-        return votes
-
     # ------------------------------------------------------------------ progress
 
     def _advance(self) -> None:
@@ -327,12 +173,6 @@ class Core:
             self.standstill_ms = self._now_ms + self.config.timing.standstill_ms
             self._out.send.append(Send(None, self._status()))
         self._out.send.extend(self.wants.due(self._now_ms))
-
-    def _cleared(self, view: int) -> bool:
-        state = self.views.get(view)
-        return view <= self.final_view or (
-            state is not None and bool(state.notar or state.skip or state.final)
-        )
 
     def _enter(self) -> None:
         """[1] Enter the smallest view that is not cleared, at once."""
@@ -362,21 +202,6 @@ class Core:
         self.chain.commit(*path[-1])
         self._prune()
 
-    def _prune(self) -> None:
-        self._out.prune_view = self.chain.tip.view
-        self.views = {n: s for n, s in self.views.items() if n > self.chain.tip.view}
-
-    def _forget_batches(self, header: Header) -> None:
-        for digest in header.batches:
-            self.batches.pop(digest, None)
-            self.wants.got(digest)
-
-    def _all_held(self, headers: list[Header]) -> bool:
-        missing = [(d, h) for h in headers for d in h.batches if d not in self.batches]
-        for digest, header in missing:
-            self.wants.ask("batch", digest, leader(self.config.validators, header.view), self._now_ms)
-        return not missing
-
     # ------------------------------------------------------------------ proposals and votes
 
     def _proved(self, header: Header) -> bool:
@@ -399,9 +224,8 @@ class Core:
             return
         parent = self.chain.get(header.parent_hash)
         if parent is None:
-            self.wants.ask(
-                "header", header.parent_hash, leader(self.config.validators, header.view), self._now_ms
-            )
+            hint = leader(self.config.validators, header.view)
+            self.wants.ask("header", header.parent_hash, hint, self._now_ms)
             return
         _, missing = self.chain.path(header.parent_hash)
         if missing is not None:  # the whole way is needed: no batch may stand on it twice
@@ -415,11 +239,9 @@ class Core:
             state.refused = True
             self._out.alarms.append(rule)
             return
-        if not held:
-            return
-        if header.time_ms > self._wall_ms + TIME_AHEAD_MS_MAX or header.state_height > self.executed:
-            return  # may become true in time
-        self._cast(state, VoteKind.NOTAR, state.proposal_hash, header)
+        early = header.time_ms > self._wall_ms + TIME_AHEAD_MS_MAX or header.state_height > self.executed
+        if held and not early:  # both may become true in time
+            self._cast(state, VoteKind.NOTAR, state.proposal_hash, header)
 
     def _broken_rule(self, header: Header, parent: Header) -> str | None:
         """Name of the rule that can never come true for this block, or None."""
@@ -470,9 +292,6 @@ class Core:
         used = sum(len(h.batches) for h in self.chain.headers.values())
         return len(self.batches) > used or bool(self._fresh(self._base()))
 
-    def _leads(self, view: int) -> bool:
-        return leader(self.config.validators, view) == self.config.me
-
     def _base(self) -> tuple[int, bytes]:
         """[2] The highest notarized (or final) view with Skip for every view between it and the frontier."""
         for view in range(self.frontier - 1, self.chain.tip.view, -1):
@@ -511,7 +330,8 @@ class Core:
             return
         batches = self._fresh(base)
         assert state.entered_ms is not None
-        if not batches and self._now_ms < state.entered_ms + self.config.timing.idle_ms:
+        is_due = self.due_ms is not None and parent.time_ms < self.due_ms <= self._wall_ms
+        if not batches and not is_due and self._now_ms < state.entered_ms + self.config.timing.idle_ms:
             return
         height = min(self.executed, parent.height)
         root = self.roots.get(height)
@@ -567,6 +387,8 @@ class Core:
             idle = state.entered_ms + self.config.timing.idle_ms
             if idle > self._now_ms:
                 times.append(idle)
+            if self.due_ms is not None and self.due_ms > self._wall_ms:
+                times.append(self._now_ms + self.due_ms - self._wall_ms)
         for waiting in self.views.values():
             header = waiting.proposal
             if header and waiting.own_notar is None and header.time_ms > self._wall_ms + TIME_AHEAD_MS_MAX:

@@ -131,10 +131,12 @@ class BatchDropped:
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """A committed block was executed; its state root is known."""
+    """A committed block was executed; its state root is known. `due_ms`: block time from which the
+    ledger has timed work (a claim window closes, a lease ends), None for none."""
 
     height: int
     root: bytes
+    due_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -414,3 +414,17 @@ def test_rule_13_work_ends_the_wait_at_once() -> None:
     bench.wait(100)
     (proposal,) = sent(bench.hold(B1), Propose)
     assert decode_header(proposal.header).batches == (B1,)
+
+
+def test_rule_13_timed_work_of_the_ledger_ends_the_wait_when_it_is_due() -> None:
+    """A claim window that closes in 120 ms is not kept waiting for the idle block; once only."""
+    bench = Bench(me=1)
+    bench.step(Executed(0, ROOT, WALL + bench.now + 120))
+    due = bench.now + 120
+    ready = bench.wait(119)
+    assert not sent(ready, Propose)
+    assert bench.last.wake_ms == due
+    (proposal,) = sent(bench.wait(1), Propose)
+    found = decode_header(proposal.header)
+    assert found.batches == ()
+    assert found.time_ms == WALL + due

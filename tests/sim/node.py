@@ -35,7 +35,7 @@ from ledger.blocks import Header, batch_digest, decode_batch, decode_header
 from ledger.certificate import VOTE_DOMAIN, Certificate, Ed25519Scheme, Statement, VoteKind
 from ledger.codec import decode, encode
 from ledger.errors import PeerFault, Refused
-from ledger.machine import execute
+from ledger.machine import execute, next_due_ms
 from ledger.transactions import CheckedTx, decode_tx, verified
 from tests.sim.byzantine import LIARS
 from tests.sim.disk import Block, Disk, Store, batches, certificate_key, certificates, record_key, records
@@ -208,7 +208,11 @@ class SimNode:
         found = [self.batch(digest) for digest in commit.header.batches]
         self.apply(commit.header, tuple(b for b in found if b is not None), commit.certificate)
         self.point("after_exec")
-        self.step(Executed(commit.header.height, self.store.roots[commit.header.height]))
+        self.executed(commit.header.height)
+
+    def executed(self, height: int) -> None:
+        """Tell the core of an executed block, as the engine does."""
+        self.step(Executed(height, self.store.roots[height], next_due_ms(self.store.state)))
 
     def apply(self, header: Header, batch_bytes: tuple[bytes, ...], certificate: Certificate) -> Block:
         txs = self.transactions(batch_bytes)

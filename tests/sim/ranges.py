@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from consensus.messages import Executed, Synced
+from consensus.messages import Synced
 from ledger.blocks import batch_digest, decode_header
 from ledger.certificate import Certificate, Ed25519Scheme, VoteKind
 from ledger.codec import decode, encode
@@ -94,4 +94,4 @@ class Ranges:
                 return  # the core found the rest by itself, or the peer sent other batches
             self.node.apply(header, data, reply.certificate)
             self.node.step(Synced(header, reply.certificate))
-            self.node.step(Executed(header.height, self.node.store.roots[header.height]))
+            self.node.executed(header.height)
