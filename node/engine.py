@@ -34,6 +34,7 @@ from ledger.certificate import Certificate
 from ledger.codec import encode
 from ledger.errors import LocalError, PeerFault, Refused
 from ledger.keys import Key
+from ledger.machine import next_due_ms
 from node.batch_desk import BatchDesk
 from node.clock import now_ms, wall_ms
 from node.inbox import Inbox
@@ -200,7 +201,7 @@ class Engine:
             self._step(Synced(header, certificate))
             root = self.notary.store.root(header.height)
             if root is not None:  # older roots are forgotten; the next block's will do
-                self._step(Executed(header.height, root))
+                self._step(Executed(header.height, root, next_due_ms(self.notary.store.state)))
 
     def _message(self, member: int, payload: bytes) -> None:
         self.counters.received += 1
@@ -273,7 +274,7 @@ class Engine:
             if len(present) != len(batches):
                 raise LocalError(f"block {header.height} is to be committed, but a batch of it is not held")
             done = self.notary.commit(header, commit.certificate, present, self.mempool.known.txs)
-            queue.append(Executed(header.height, done.root))
+            queue.append(Executed(header.height, done.root, next_due_ms(self.notary.store.state)))
         if ready.prune_view:
             self.safety.prune(ready.prune_view)
 
