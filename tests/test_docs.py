@@ -86,8 +86,8 @@ def anchors(text: str) -> set[str]:
 def exists(named: str, document: Path) -> bool:
     """True for a path from the root, from the document's folder or docs/, or under tests/."""
     bases = (ROOT, document.parent, ROOT / "docs", ROOT / "tests")
-    if "/" not in named and any(ROOT.glob(f"*/{named}")):
-        return True  # a name that several folders have, such as limits.py
+    if "/" not in named and any((*ROOT.glob(f"*/{named}"), *ROOT.glob(f"tests/*/{named}"))):
+        return True  # a name that several folders have, such as limits.py, or a test's without its folder
     return any((base / named).exists() for base in bases)
 
 
@@ -99,8 +99,9 @@ def missing_paths(text: str, document: Path) -> Iterator[str]:
 
 def missing_tests(text: str) -> Iterator[str]:
     for file, name in TEST.findall(text):
-        where = ROOT / "tests" / file.removeprefix("tests/")
-        if not where.is_file() or name not in functions(where):
+        short = file.removeprefix("tests/")
+        places = [ROOT / "tests" / short] if "/" in short else [*ROOT.glob(f"tests/**/{short}")]
+        if not any(where.is_file() and name in functions(where) for where in places):
             yield f"{file}::{name}"
 
 
