@@ -138,20 +138,19 @@ def config_table() -> str:
 
 
 def metrics_table(root: Path) -> str:
-    """Return every metric that the peer, its API or its executor names in code."""
+    """Return every metric that code names, as a tuple (name, labels, value, "counter" or "gauge")."""
     rows = set()
-    for file in ("node/peer.py", "node/api/metrics.py", "node/executor/executor.py", "bot/agent.py"):
-        if not (root / file).is_file():
-            continue
-        for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
+    for file in (*(root / "node").rglob("*.py"), *(root / "bot").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Tuple) or len(node.elts) != 4:
                 continue
             name, labels, _, kind = node.elts
             if not (isinstance(name, ast.Constant) and isinstance(kind, ast.Constant)):
                 continue
             if kind.value in ("counter", "gauge"):
+                where = file.relative_to(root).as_posix()
                 shown = ", ".join(_labels(labels))
-                rows.add((f"`gridpact_{name.value}`", str(kind.value), shown, f"`{file}`"))
+                rows.add((f"`gridpact_{name.value}`", str(kind.value), shown, f"`{where}`"))
     return table(("metric", "kind", "labels", "from"), sorted(rows))
 
 
