@@ -34,6 +34,7 @@ class Intruder:
     chain_id: str = ""
     height: int = 0
     validator: Key | None = None
+    topics: tuple[str, ...] = ()
     answers: dict[str, Serve] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     ups: list[str] = field(default_factory=list)
@@ -41,7 +42,7 @@ class Intruder:
     host: Host = field(init=False)
 
     def __post_init__(self) -> None:
-        self.host = Host(HostConfig(seed=self.seed))
+        self.host = Host(HostConfig(seed=self.seed, topics=self.topics))
 
     # ------------------------------------------------------------------ Handlers
 

@@ -26,7 +26,7 @@ from node.api.models import BlockDetail
 from node.exchange import ChunkRequest, InfoAnswer
 from node.home import read_genesis
 from node.sdk import ApiError
-from node.wire import BatchPush, RangeRequest, TxPush
+from node.wire import BatchPush, RangeRequest, TxPush, topic
 from p2p import libp2p_fixes
 from p2p.network import Lane
 from tests.e2e.intruder import Intruder, at_work, counted, soon
@@ -194,7 +194,7 @@ async def test_a_validator_that_sends_garbage(net: Net) -> None:
             target = await twin.meet("v1")
             good = net.api().sign(net.key("author"), Transfer(net.key("legal").public, 1))
             entries = encode(Batch((b"no transaction", good[:-1] + b"\0")))
-            async with counted(net, "v1", "consensus_faults_total", "batch.no_transaction"):
+            async with counted(net, "v1", "consensus_faults_total", "batch.entries"):
                 assert twin.host.send(target, Lane.BULK, encode(BatchPush(entries)))
             async with counted(net, "v1", "consensus_faults_total", "batch.malformed"):
                 assert twin.host.send(target, Lane.BULK, encode(BatchPush(b"\xc1 no batch")))
@@ -280,3 +280,18 @@ def fetch(net: Net, name: str, digest: str, size: int, timeout_s: int) -> None:
     net.api(name).call(
         "POST", f"/v1/artifacts/{digest}/fetch", query=query, token=True, timeout_s=timeout_s + 5
     )
+
+
+async def test_gossip_that_no_honest_peer_passes_on(net: Net) -> None:
+    genesis = read_genesis(net.folder / "genesis.json")
+    name = topic(genesis.chain_id, "transactions")
+    async with at_work(Intruder(net, topics=(name,))) as intruder:
+        await intruder.meet("node2")
+        async with counted(net, "node2", "refused_total", "gossip.tx.malformed"):
+            with trio.fail_after(20):
+                number = 0
+                while not net.figure("node2", "refused_total", "gossip.tx.malformed"):
+                    number += 1  # published before the topic's mesh stands, it reaches nobody
+                    intruder.host.publish(name, b"no transaction %d" % number)
+                    await trio.sleep(0.2)
+        assert net.figure("node2", EVENTS, f"fault.gossip.{name}") >= 1
