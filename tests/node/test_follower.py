@@ -1,0 +1,273 @@
+"""Range sync against neighbours that lie, stall, boast or fall silent; and blocks larger than a frame."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+import trio
+
+from ledger.codec import decode, encode
+from ledger.kv import MemoryKv
+from ledger.stored import StoredBlock
+from node import follower as module
+from node.follower import Follower
+from node.limits import RANGE_BYTES_MAX
+from node.notary import Notary
+from node.ranges import answer_batch, answer_range
+from node.wire import RangeRequest
+from p2p.errors import RequestTimeout
+from p2p.limits import PAYLOAD_BYTES_MAX
+from tests.node.final_chain import batch_of, extend, new_notary, transfer_tx
+from tests.node.network_fixture import key, until
+from tests.node.scripted_network import Answer, ScriptedNetwork
+
+
+def source_of(blocks: int) -> Notary:
+    notary = new_notary()
+    for n in range(blocks):
+        extend(notary, batch_of(transfer_tx(n)))
+    return notary
+
+
+def honest(notary: Notary) -> Answer:
+    async def answer(method: str, body: bytes) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return (answer_range if method == "blocks" else answer_batch)(notary.store, body)
+
+    return answer
+
+
+def saying(data: bytes) -> Answer:
+    async def answer(method: str, body: bytes) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return data
+
+    return answer
+
+
+async def stalling(method: str, body: bytes) -> bytes:
+    await trio.sleep(0.05)
+    raise RequestTimeout("no answer")
+
+
+@asynccontextmanager
+async def following(answers: dict[str, Answer], *, patient: bool = False) -> AsyncIterator[Follower]:
+    network = ScriptedNetwork(answers=answers)
+    found = Follower(new_notary(), network, patient, lambda header, certificate: None, {})
+    found.notary.on_commit.append(lambda done: found.committed())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(found.run)
+        yield found
+        nursery.cancel_scope.cancel()
+
+
+def asked(found: Follower, peer_id: str) -> int:
+    network = found.network
+    assert isinstance(network, ScriptedNetwork)
+    return sum(peer == peer_id for peer, _, _ in network.asked)
+
+
+def changed(source: Notary, change: Callable[[list[StoredBlock]], object]) -> bytes:
+    blocks = list(source.store.blocks(1, RANGE_BYTES_MAX))
+    change(blocks)
+    return encode(tuple(blocks))
+
+
+def other_batch(blocks: list[StoredBlock]) -> None:
+    blocks[1] = msgspec.structs.replace(blocks[1], batches=(batch_of(transfer_tx(99)),))
+
+
+def no_certificate(blocks: list[StoredBlock]) -> None:
+    blocks[-1] = msgspec.structs.replace(blocks[-1], certificate=b"")
+
+
+def others_certificate(blocks: list[StoredBlock]) -> None:
+    blocks[-1] = msgspec.structs.replace(blocks[-1], certificate=blocks[0].certificate)
+
+
+def broken_signature(blocks: list[StoredBlock]) -> None:
+    last = blocks[-1].certificate
+    blocks[-1] = msgspec.structs.replace(blocks[-1], certificate=last[:-1] + bytes([last[-1] ^ 1]))
+
+
+LIES = {
+    "range.batches": other_batch,
+    "range.certificate": no_certificate,
+    "certificate.signature": broken_signature,
+    "range.order": lambda blocks: blocks.pop(0),
+    "header.malformed": lambda blocks: blocks.insert(0, StoredBlock(b"x", (), b"")),
+}
+
+
+@pytest.mark.parametrize("rule", LIES)
+async def test_a_lie_is_penalised_and_nothing_of_its_range_is_used(rule: str) -> None:
+    source = source_of(3)
+    lie = changed(source, LIES[rule])
+    async with following({"liar": saying(lie)}) as found:
+        found.came("liar", 3)
+        network = found.network
+        assert isinstance(network, ScriptedNetwork)
+        await until(lambda: bool(network.penalties))
+        assert network.penalties[0] == ("liar", rule)
+        assert found.notary.store.tip.height == 0
+        network.answers["honest"] = honest(source)
+        found.came("honest", 3)
+        await until(lambda: found.notary.store.tip.height == 3)
+        assert found.notary.store.tip.root == source.store.tip.root
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x91\x05", encode((StoredBlock(b"", (b"",), b""),))])
+async def test_garbage_is_a_lie_and_never_the_end_of_the_peer(garbage: bytes) -> None:
+    async with following({"liar": saying(garbage)}) as found:
+        found.came("liar", 2**60)
+        await until(lambda: found.lies >= 1)
+
+
+async def test_another_blocks_certificate_is_a_lie() -> None:
+    lie = changed(source_of(3), others_certificate)
+    async with following({"liar": saying(lie)}) as found:
+        found.came("liar", 3)
+        await until(lambda: found.lies >= 1)
+        assert found.notary.store.tip.height == 0
+
+
+async def test_a_boaster_is_found_out_and_no_more_believed() -> None:
+    """One neighbour that announces 2**60 must not make a peer look as if it were catching up for ever."""
+    source = source_of(3)
+    async with following({"boaster": saying(encode(())), "honest": honest(source)}) as found:
+        found.came("honest", 3)
+        found.came("boaster", 2**60)
+        await until(lambda: found.notary.store.tip.height == 3)
+        await until(lambda: found.best_height == 3)
+        for _ in range(50):
+            found.told("boaster", 2**60)
+            await trio.lowlevel.checkpoint()
+        assert found.best_height == 3
+        assert asked(found, "boaster") <= 3
+
+
+async def test_who_stalls_rests_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FOLLOW_BACKOFF_S", 0.02)
+    async with following({"staller": stalling}) as found:
+        found.came("staller", 5)
+        began_s = trio.current_time()
+        await until(lambda: asked(found, "staller") == 4)
+        assert trio.current_time() - began_s >= 3 * 0.05 + (1 + 2 + 4) * 0.02
+        assert found.best_height == 0
+
+
+async def test_those_who_deliver_are_asked_before_those_who_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RANGE_BYTES_MAX", 1)  # a block at a time
+    source = source_of(30)
+    async with following({"staller": stalling, "honest": honest(source)}) as found:
+        found.came("staller", 30)
+        found.came("honest", 30)
+        await until(lambda: found.notary.store.tip.height == 30)
+        assert asked(found, "staller") <= 2
+
+
+async def test_a_validator_leaves_blocks_to_consensus_while_it_brings_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "FOLLOW_STALLED_S", 0.2)
+    source = source_of(3)
+    async with following({"peer": honest(source)}, patient=True) as found:
+        found.committed()
+        began_s = trio.current_time()
+        found.came("peer", 3)
+        await until(lambda: found.notary.store.tip.height == 3)
+        assert trio.current_time() - began_s >= 0.2 - 0.01
+
+
+async def test_a_validator_far_behind_does_not_wait() -> None:
+    source = source_of(module._NEAR + 1)
+    async with following({"peer": honest(source)}, patient=True) as found:
+        found.committed()
+        found.came("peer", source.store.tip.height)
+        await until(lambda: found.notary.store.tip.height >= 1, timeout_s=module.FOLLOW_STALLED_S - 0.5)
+
+
+async def test_words_of_strangers_and_of_those_who_left_are_dropped() -> None:
+    async with following({}) as found:
+        found.told("stranger", 9)
+        found.came("guest", 9)
+        found.gone("guest")
+        found.told("guest", 9)
+        assert found.best_height == 0
+        assert not found.holds("guest", 1)
+
+
+async def test_a_told_height_wakes_a_sleeping_follower_each_time() -> None:
+    source = source_of(1)
+    async with following({"peer": honest(source)}) as found:
+        found.came("peer", 0)
+        for height in range(1, 20):
+            found.told("peer", height)
+            await until(lambda height=height: found.notary.store.tip.height == height, 5)
+            extend(source, batch_of(transfer_tx(1000 + height)))
+
+
+async def test_commits_of_a_long_range_let_others_run() -> None:
+    source = source_of(400)
+    async with following({"peer": honest(source)}) as found:
+        heights = set()
+        found.came("peer", 400)
+        with trio.fail_after(20):
+            while found.notary.store.tip.height < 400:
+                heights.add(found.notary.store.tip.height)
+                await trio.lowlevel.checkpoint()
+        assert len(heights) > 200
+
+
+def big_block_source() -> Notary:
+    """One block of 20 batches of 100 KB: twice a frame."""
+    notary = new_notary()
+    senders = [key(f"sender{i}") for i in range(20)]
+    extend(notary, batch_of(transfer_tx(0)))
+    extend(notary, *(batch_of(transfer_tx(1, sender=s, padding=100_000)) for s in senders))
+    extend(notary, batch_of(transfer_tx(2)))
+    return notary
+
+
+async def test_a_block_larger_than_a_frame_is_fetched_in_parts() -> None:
+    source = big_block_source()
+    for first in (1, 2, 3):
+        data = answer_range(source.store, encode(RangeRequest(first, RANGE_BYTES_MAX)))
+        assert 0 < len(data) < PAYLOAD_BYTES_MAX
+    async with following({"peer": honest(source)}) as found:
+        found.came("peer", 3)
+        await until(lambda: found.notary.store.tip.height == 3)
+        assert found.notary.store.tip.root == source.store.tip.root
+        assert len(found.notary.store.receipts(2)) == 20
+
+
+async def test_a_big_blocks_batch_is_checked_against_its_digest() -> None:
+    source = big_block_source()
+    truth = honest(source)
+
+    async def lie(method: str, body: bytes) -> bytes:
+        return batch_of(transfer_tx(7)) if method == "batch" else await truth(method, body)
+
+    async with following({"liar": lie}) as found:
+        found.came("liar", 3)
+        await until(lambda: found.lies >= 1)
+        assert found.notary.store.tip.height == 1
+
+
+def test_an_answer_never_cuts_a_run_without_certificates_and_fits_a_frame() -> None:
+    notary = new_notary(MemoryKv())
+    for n in range(12):
+        extend(notary, batch_of(transfer_tx(n, sender=key(f"s{n}"), padding=100_000)))
+    kv = notary.store._kv
+    for height in range(2, 12):
+        kv.write({}, [b"c" + height.to_bytes(8, "big")])
+    data = answer_range(notary.store, encode(RangeRequest(2, RANGE_BYTES_MAX)))
+    assert len(data) < PAYLOAD_BYTES_MAX
+    blocks = decode(tuple[StoredBlock, ...], data)
+    assert len(blocks) == 11
+    assert blocks[-1].certificate
+    assert blocks[0].batches
+    assert not blocks[-1].batches
