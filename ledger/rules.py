@@ -81,6 +81,7 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "farm.country": "a country is two capital letters (ISO 3166-1 alpha-2)",
     "farm.exists": "the farm's name is taken",
     "farm.name": "a farm's name is up to 64 of a-z, 0-9, '-' and '_'",
+    "node.consent": "the node key did not sign that it joins this farm",
     "node.exists": "the node key belongs to a farm already",
     "node.key": "a node key is 32 bytes",
     "node.not_your_farm": "the farm belongs to another key",

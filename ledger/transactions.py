@@ -45,11 +45,12 @@ class RegisterFarm(_Body, frozen=True, tag="farm.register"):
 
 
 class RegisterNode(_Body, frozen=True, tag="node.register"):
-    """The farm's owner names a node key as one of its nodes."""
+    """The farm's owner names a node key as one of its nodes, which that key has signed, too."""
 
     farm: str
     node: bytes
     country: str
+    consent: bytes  # see ledger.consent
 
 
 class Price(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):

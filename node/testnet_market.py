@@ -6,7 +6,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from ledger.keys import Key, public_key_from_hex
+from ledger.consent import sign_consent
+from ledger.keys import Key
 from ledger.limits import OFFER_VALID_MS_MAX
 from ledger.transactions import Body, RegisterFarm, RegisterNode
 from node.config import load_settings
@@ -34,7 +35,7 @@ def open_market(net: Testnet, timeout_s: float, say: Say) -> None:
     farms = [(name, country) for name, country in FARMS if name in wanted and name not in known_farms]
     _send(client, [(key_of(net, f"farmer-{n}"), RegisterFarm(n, c)) for n, c in farms])
     fresh = [peer for peer in nodes if peer.node_key not in known_nodes]
-    _send(client, [(key_of(net, f"farmer-{p.farm}"), _register(p)) for p in fresh])
+    _send(client, [_register(net, peer) for peer in fresh])
     offers = [p for p in nodes if p.node_key not in known_nodes or not known_nodes[p.node_key].offering]
     now_ms = time.time_ns() // 1_000_000
     _send(client, [_offer(peer, fingerprint, now_ms) for peer in offers])
@@ -49,8 +50,10 @@ def sandbox_fingerprint() -> Fingerprint:
         return SandboxDriver(Path(folder)).fingerprint()
 
 
-def _register(peer: TestnetPeer) -> RegisterNode:
-    return RegisterNode(peer.farm, public_key_from_hex(peer.node_key, "node_key"), peer.country)
+def _register(net: Testnet, peer: TestnetPeer) -> tuple[Key, Body]:
+    farmer, node = key_of(net, f"farmer-{peer.farm}"), Home(Path(peer.home)).node_key()
+    consent = sign_consent(node, net.chain_id, peer.farm, farmer.public, peer.country)
+    return farmer, RegisterNode(peer.farm, node.public, peer.country, consent)
 
 
 def _offer(peer: TestnetPeer, fingerprint: Fingerprint, now_ms: int) -> tuple[Key, Body]:

@@ -1,7 +1,8 @@
 """Farms, nodes and offers.
 
 [F1] A farm name is unique and belongs to its first registrant.
-[F2] A farm's owner names node keys; a node key belongs to one farm for good.
+[F2] A farm's owner names node keys, each with that key's signed consent; a node key belongs to one farm
+     for good.
 [F3] A node's offer replaces its former one, never below what its slots use, for at most OFFER_VALID_MS_MAX.
 [F4] A withdrawn or expired offer gets no new slot; running slots go on.
 """
@@ -13,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from ledger.consent import NodeConsent, consents
 from ledger.errors import Refused
 from ledger.keys import PUBLIC_KEY_BYTES
 from ledger.limits import (
@@ -60,6 +62,9 @@ def register_node(env: Env, body: RegisterNode) -> None:
     _check_country(body.country)
     if env.state.get(key_node(body.node)) is not None:
         raise Refused("node.exists", "this node key belongs to a farm already", "node")
+    wanted = NodeConsent(body.farm, farm.owner, body.country)
+    if not consents(body.node, env.chain_id, wanted, body.consent):
+        raise Refused("node.consent", "not the node key's signature over farm, owner and country", "consent")
     node = Node(body.node, body.farm, body.country, 0, 0, 0, 0, 0, 0, _NO_PRICE, (), {}, "", 0, 0, 0)
     env.write(key_node(body.node), node)
     env.emit("node.registered", body.node, farm=body.farm, country=body.country)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 
+from ledger.consent import sign_consent
 from ledger.transactions import RegisterFarm, RegisterNode, WithdrawOffer
 from node.amounts import cpu_text, credits_text, size_text, time_text
-from node.cli.context import EXIT_ERROR, Failure, current
+from node.cli.context import EXIT_ERROR, EXIT_USAGE, Failure, current
 from node.cli.keys import public_key
-from node.cli.output import emit, say
+from node.cli.output import emit, emit_facts, say
 from node.cli.tx import print_result
 from node.config import load_settings
 from node.home import read_run
@@ -27,17 +28,22 @@ def farm_register(name: str, /, *, country: str, key: str) -> int:
     return print_result(current.client().send(current.key(key), RegisterFarm(name, country)))
 
 
-def farm_add_node(farm: str, node: str, /, *, country: str, key: str) -> int:
-    """Name a node key as one of a farm's nodes.
+def farm_add_node(farm: str, node: str, /, *, country: str, consent: str, key: str) -> int:
+    """Name a node key as one of a farm's nodes, with that node's consent.
 
     Parameters
     ----------
     farm: Your farm.
     node: The node's public key, 64 hex digits.
-    country: Where the node stands.
+    country: Where the node stands, as in its consent.
+    consent: What `gridpact node consent` says in the node's home, 128 hex digits.
     key: Name of the farmer's key.
     """
-    body = RegisterNode(farm, public_key(node), country)
+    try:
+        signature = bytes.fromhex(consent)
+    except ValueError:
+        raise Failure(EXIT_USAGE, "--consent: hex digits wanted, as node consent shows them") from None
+    body = RegisterNode(farm, public_key(node), country, signature)
     return print_result(current.client().send(current.key(key), body))
 
 
@@ -45,6 +51,35 @@ def farm_list() -> int:
     """List the farms."""
     found = list(current.client().farms())
     emit(found, ("name", "country", "owner"), [(f.name, f.country, f.owner) for f in found])
+    return 0
+
+
+def node_consent(*, farm: str, owner: str, country: str = "") -> int:
+    """Sign, in the node's home, that this node joins a farm; its owner needs that to add it.
+
+    Parameters
+    ----------
+    farm: The farm's name.
+    owner: The farmer's public key, 64 hex digits, or the name of a key here.
+    country: Where the node stands (default: the home's node.country).
+    """
+    home = current.home()
+    where = country or load_settings(home.config_file, os.environ).node.country
+    if not where:
+        raise Failure(EXIT_USAGE, "--country: wanted, because the home's node.country is empty")
+    node, farmer = home.node_key(), public_key(owner)
+    consent = sign_consent(node, home.read_genesis().chain_id, farm, farmer, where)
+    facts = {
+        "farm": farm,
+        "owner": farmer.hex(),
+        "country": where,
+        "node": node.public.hex(),
+        "consent": consent.hex(),
+    }
+    emit_facts(facts, list(facts.items()))
+    say(
+        f"the farm's owner: gridpact farm add-node {farm} NODE --country {where} --consent CONSENT --key NAME"
+    )
     return 0
 
 

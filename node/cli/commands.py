@@ -60,6 +60,7 @@ COMMANDS: Final = (
     ("farm register", "capacity:farm_register", "Register a farm."),
     ("farm add-node", "capacity:farm_add_node", "Name a node key as one of a farm's nodes."),
     ("farm list", "capacity:farm_list", "List the farms."),
+    ("node consent", "capacity:node_consent", "Sign that the home's node joins a farm."),
     ("node offer", "capacity:node_offer", "Post the offer of the home's node."),
     ("node withdraw", "capacity:node_withdraw", "Withdraw the offer of the home's node."),
     ("node list", "capacity:node_list", "List the nodes and their offers."),

@@ -30,7 +30,6 @@ from ledger.transactions import (
     Price,
     PublishContract,
     RegisterFarm,
-    RegisterNode,
     Report,
     Tx,
     sign_tx,
@@ -38,6 +37,7 @@ from ledger.transactions import (
 from node.api.bot_seam import Deployed, DeployRequest, PlanRequest
 from node.build import build
 from node.peer import Peer
+from tests.ledger.world import register_node
 from tests.node.network_fixture import CHAIN_ID, RICH, World, key, until, world
 
 VALIDATORS = ["validator0", "validator1", "validator2", "validator3"]
@@ -86,7 +86,8 @@ class Market:
         for farm in ("alpha", "beta"):
             await self.ok(key(f"farmer {farm}"), RegisterFarm(farm, "BE"))
         for name, node in NODES.items():
-            await self.ok(key(f"farmer {FARMS[name]}"), RegisterNode(FARMS[name], node.public, "BE"))
+            farmer = key(f"farmer {FARMS[name]}")
+            await self.ok(farmer, register_node(node, farmer, FARMS[name], "BE", CHAIN_ID))
             await self.offer(name)
         for contract in contracts:
             await self.ok(AUTHOR, PublishContract(sign_contract(AUTHOR, contract)))

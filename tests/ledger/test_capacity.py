@@ -3,13 +3,14 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from ledger.keys import Key
 from ledger.limits import CAPACITY_MAX, OFFER_VALID_MS_MAX, PRICE_MAX, VAULT_NAMES_MAX, VAULT_RECORD_BYTES_MAX
-from ledger.records import Farm, VaultRecord, key_farm, key_vault
+from ledger.records import Farm, Node, VaultRecord, key_farm, key_node, key_vault
 from ledger.state import read
-from ledger.transactions import Price, PutVault, RegisterFarm, RegisterNode, WithdrawOffer
-from tests.ledger.world import BOT, FARMERS, NODES, STRANGER, World, contract
+from ledger.transactions import Price, PutVault, RegisterFarm, WithdrawOffer
+from tests.ledger.world import BOT, FARMERS, NODES, STRANGER, World, contract, register_node
 
 
 def test_a_farm_belongs_to_its_first_registrant() -> None:
@@ -30,19 +31,49 @@ def test_countries(country: str) -> None:
     world = World()
     assert world.refused(FARMERS[0], RegisterFarm("farm-a", country)) == "farm.country"
     world.ok(FARMERS[0], RegisterFarm("farm-a", "BE"))
-    assert world.refused(FARMERS[0], RegisterNode("farm-a", NODES[0].public, country)) == "farm.country"
+    asked = register_node(NODES[0], FARMERS[0], "farm-a", country)
+    assert world.refused(FARMERS[0], asked) == "farm.country"
 
 
 def test_a_node_key_belongs_to_one_farm() -> None:
     world = World()
     for farmer, name in zip(FARMERS, ("farm-a", "farm-b"), strict=True):
         world.ok(farmer, RegisterFarm(name, "BE"))
-    assert world.refused(FARMERS[1], RegisterNode("farm-a", NODES[0].public, "BE")) == "node.not_your_farm"
-    assert world.refused(FARMERS[0], RegisterNode("farm-c", NODES[0].public, "BE")) == "node.unknown_farm"
-    assert world.refused(FARMERS[0], RegisterNode("farm-a", b"short", "BE")) == "node.key"
-    world.ok(FARMERS[0], RegisterNode("farm-a", NODES[0].public, "FR"))
-    assert world.node(NODES[0]).country == "FR"
-    assert world.refused(FARMERS[1], RegisterNode("farm-b", NODES[0].public, "BE")) == "node.exists"
+    node, good = NODES[0], register_node(NODES[0], FARMERS[0], "farm-a", "FR")
+    assert world.refused(FARMERS[1], good) == "node.not_your_farm"
+    unknown = register_node(node, FARMERS[0], "farm-c", "FR")
+    assert world.refused(FARMERS[0], unknown) == "node.unknown_farm"
+    assert world.refused(FARMERS[0], replace(good, node=b"short")) == "node.key"
+    world.ok(FARMERS[0], good)
+    assert world.node(node).country == "FR"
+    assert world.refused(FARMERS[0], good) == "node.exists"
+    other = register_node(node, FARMERS[1], "farm-b", "FR")
+    assert world.refused(FARMERS[1], other) == "node.exists"
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"consent": b""},
+        {"consent": bytes(64)},
+        {"country": "NL"},
+        {"node": NODES[1].public},
+        {"consent": register_node(STRANGER, FARMERS[0], "farm-a", "BE").consent},
+        {"consent": register_node(NODES[0], FARMERS[1], "farm-a", "BE").consent},
+        {"consent": register_node(NODES[0], FARMERS[0], "farm-b", "BE").consent},
+        {"consent": register_node(NODES[0], FARMERS[0], "farm-a", "BE", "other-chain").consent},
+    ],
+    ids=["none", "zeros", "country", "node", "signer", "owner", "farm", "chain"],
+)
+def test_nobody_takes_a_node_without_its_word(lie: dict[str, Any]) -> None:
+    """A farmer who saw a node key can't lock its owner out by naming it first."""
+    world = World()
+    for farmer, name in zip(FARMERS, ("farm-a", "farm-b"), strict=True):
+        world.ok(farmer, RegisterFarm(name, "BE"))
+    good = register_node(NODES[0], FARMERS[0], "farm-a", "BE")
+    assert world.refused(FARMERS[0], replace(good, **lie)) == "node.consent"
+    assert read(world.state, Node, key_node(NODES[0].public)) is None
+    world.ok(FARMERS[0], good)
 
 
 def test_offer_replaces_and_withdraws() -> None:

@@ -260,7 +260,7 @@ BODIES: st.SearchStrategy[Body] = st.one_of(
     st.builds(Transfer, KEYS, NUMBERS),
     st.builds(PublishContract, BLOBS),
     st.builds(RegisterFarm, TEXTS, TEXTS),
-    st.builds(RegisterNode, TEXTS, KEYS, TEXTS),
+    st.builds(RegisterNode, TEXTS, KEYS, TEXTS, BLOBS),
     st.builds(
         PostOffer,
         NUMBERS,

@@ -11,6 +11,7 @@ from typing import Any
 
 from ledger.blocks import Header
 from ledger.codec import sha256
+from ledger.consent import sign_consent
 from ledger.contract_types import (
     Contract,
     ContractRole,
@@ -93,6 +94,12 @@ POLICIES = Policies(deploy=DEPLOY, signoff=SIGNOFF)
 SHELL = Artifact(
     path="/bin/sh", kind="file", sha256="11" * 32, size_bytes=4096, chunks="22" * 32, executable=True
 )
+
+
+def register_node(node: Key, farmer: Key, farm: str, country: str, chain_id: str = CHAIN_ID) -> RegisterNode:
+    """A node joins a farm, and has signed that it does."""
+    consent = sign_consent(node, chain_id, farm, farmer.public, country)
+    return RegisterNode(farm, node.public, country, consent)
 
 
 def service(**changes: Any) -> WorkloadTemplate:
@@ -274,7 +281,7 @@ class World:
             self.ok(farmer, RegisterFarm(farm, country))
         for node in nodes:
             which = NODES.index(node) // 2
-            self.ok(FARMERS[which], RegisterNode(FARMS[which][0], node.public, FARMS[which][1]))
+            self.ok(FARMERS[which], register_node(node, FARMERS[which], *FARMS[which]))
             self.ok(node, self.offer(price=price))
 
     def offer(self, **changes: Any) -> PostOffer:

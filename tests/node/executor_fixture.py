@@ -272,8 +272,8 @@ class Fleet:
             await self.do(farmer, t.RegisterFarm(farm, country))
         for name in names:
             farm, country = people.FARMS[FARM_OF[name]]
-            node = self.net.peers[name].node_key.public
-            await self.do(people.FARMERS[FARM_OF[name]], t.RegisterNode(farm, node, country))
+            node, farmer = self.net.peers[name].node_key, people.FARMERS[FARM_OF[name]]
+            await self.do(farmer, people.register_node(node, farmer, farm, country, CHAIN_ID))
 
     async def order(self, source: Contract) -> bytes:
         """Publish and order; the deployment's id."""

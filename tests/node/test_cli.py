@@ -337,7 +337,20 @@ def test_farms_and_nodes_are_registered_and_listed(shell: Shell) -> None:
     shell.ok("farm", "register", "farm-a", "--country", "BE", "--key", "farmer")
     assert shell.run("farm", "register", "farm-a", "--country", "BE", "--key", "author")[0] == 4
     node = NODES[0].public.hex()
-    shell.ok("farm", "add-node", "farm-a", node, "--country", "BE", "--key", "farmer")
+    write_secret(shell.home / "config" / "node_key", sha256(b"node 0").hex())
+    (shell.home / "config" / "config.toml").write_text("")
+    asked = ("node", "consent", "--farm", "farm-a", "--owner", "farmer")
+    assert shell.run(*asked)[0] == 2  # the settings name no country
+    said = shell.json(*asked, "--country", "BE")
+    assert (said["node"], said["owner"]) == (node, FARMERS[0].public.hex())
+    (shell.home / "config" / "config.toml").write_text('[node]\ncountry = "BE"\n')
+    assert shell.json(*asked) == said
+    add = ("farm", "add-node", "farm-a", node, "--key", "farmer", "--country")
+    assert shell.run(*add, "BE", "--consent", "no hex")[0] == 2
+    code, _, err = shell.run(*add, "NL", "--consent", said["consent"])
+    assert code == 4
+    assert "node.consent" in err
+    shell.ok(*add, "BE", "--consent", said["consent"])
     assert [f["name"] for f in shell.json("farm", "list")] == ["farm-a"]
     assert [(n["key"], n["offering"]) for n in shell.json("node", "list")] == [(node, False)]
     assert "no offer" in shell.ok("node", "list")
