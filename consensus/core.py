@@ -41,7 +41,7 @@ from ledger.certificate import (
     VoteKind,
 )
 from ledger.codec import encode
-from ledger.limits import BLOCK_BATCHES_MAX, BLOCK_TXS_MAX, RECENT_ROOTS, TIME_AHEAD_MS_MAX
+from ledger.limits import BLOCK_TXS_MAX, RECENT_ROOTS, TIME_AHEAD_MS_MAX
 
 
 class Core(CoreState):
@@ -93,6 +93,7 @@ class Core(CoreState):
             self._send_proposal(own.proposal)  # [2] the same block again, never another
 
     def _receive(self, sender: int, message: Message, header: Header | None) -> None:
+        self.relay.heard(sender, message)
         match message:
             case Propose():
                 for certificate in (message.parent, *message.skips):
@@ -172,6 +173,7 @@ class Core(CoreState):
         if self._now_ms >= self.standstill_ms:  # [7]
             self.standstill_ms = self._now_ms + self.config.timing.standstill_ms
             self._out.send.append(Send(None, self._status()))
+        self._out.send.extend(self.relay.due(self._now_ms, self.final_view))  # [6]
         self._out.send.extend(self.wants.due(self._now_ms))
 
     def _enter(self) -> None:
@@ -285,37 +287,6 @@ class Core(CoreState):
         late = entered + timing.idle_ms + timeout
         return late if state.work_ms is None else min(late, state.work_ms + timeout)
 
-    def _work(self) -> bool:
-        """Is anything held that the chain above the tip does not hold yet?"""
-        if not self.batches:
-            return False
-        used = sum(len(h.batches) for h in self.chain.headers.values())
-        return len(self.batches) > used or bool(self._fresh(self._base()))
-
-    def _base(self) -> tuple[int, bytes]:
-        """[2] The highest notarized (or final) view with Skip for every view between it and the frontier."""
-        for view in range(self.frontier - 1, self.chain.tip.view, -1):
-            state = self.views.get(view)
-            certificate = (state.notar or state.final) if state else None
-            if certificate is not None:
-                return view, certificate.statement.block
-        return self.chain.tip.view, self.chain.tip_hash
-
-    def _fresh(self, base: tuple[int, bytes]) -> list[bytes]:
-        """Batches held that no block from the tip to `base` names, in order of arrival, bounded."""
-        path, _ = self.chain.path(base[1])
-        used = {digest for _, header in path for digest in header.batches}
-        chosen: list[bytes] = []
-        txs = 0
-        for digest, count in self.batches.items():
-            if digest in used:
-                continue
-            if len(chosen) >= BLOCK_BATCHES_MAX or (chosen and txs + count > BLOCK_TXS_MAX):
-                break
-            chosen.append(digest)
-            txs += count
-        return chosen
-
     def _propose(self) -> None:
         """[2] [13] Lead: build on the base as soon as there is work, or after the idle wait."""
         state = self._view(self.frontier)
@@ -379,8 +350,7 @@ class Core(CoreState):
         """When something will be due if nothing else happens."""
         state = self._view(self.frontier)
         times = [self.standstill_ms]
-        if (fetch := self.wants.wake_ms()) is not None:
-            times.append(fetch)
+        times += [ms for ms in (self.wants.wake_ms(), self.relay.wake_ms()) if ms is not None]
         if not state.own_skip and state.own_final is None:
             times.append(self._skip_ms(state))
         if self._leads(self.frontier) and state.own_notar is None and state.entered_ms is not None:

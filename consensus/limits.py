@@ -17,6 +17,11 @@ ANSWER_EVERY_MS: Final = 200  # to one peer: a Status is small, the answer is no
 
 # Headers wanted at once while following parent links; further behind, range sync takes over.
 WANTS_MAX: Final = 64
+# A certificate is relayed to members that have not shown within this time that they hold it: some
+# round trips of a wide network, and short beside a view's timeout.
+RELAY_AFTER_MS: Final = 300
+RELAYS_MAX: Final = 1_024  # certificates that wait
+
 FETCH_GRACE_MS: Final = 100  # for a batch named before it arrived
 FETCH_RETRY_MS: Final = 250  # doubles per try, another peer each time
 FETCH_RETRY_MAX_MS: Final = 4_000

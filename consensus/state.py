@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from consensus.chain import Chain
 from consensus.leader import leader
 from consensus.messages import Ready, Record, Send, Vote
+from consensus.relay import Relay
 from consensus.safety import SafetyState
 from consensus.timers import Timing
 from consensus.votes import ViewState, count_vote
@@ -26,6 +27,7 @@ from ledger.certificate import (
     VoteKind,
     vote_message,
 )
+from ledger.limits import BLOCK_BATCHES_MAX, BLOCK_TXS_MAX
 
 Signer = Callable[[str, bytes], bytes]  # (domain, message) -> signature under the chain id
 
@@ -57,6 +59,7 @@ class CoreState:
     executed: int = 0
     due_ms: int | None = None  # when the executed state has timed work
     wants: Wants = field(init=False)
+    relay: Relay = field(init=False)
     standstill_ms: int = 0
     answered_ms: dict[int, int] = field(default_factory=dict)  # last answer to a member's Status
     started: bool = False
@@ -65,7 +68,8 @@ class CoreState:
     _out: Ready = field(default_factory=Ready)
 
     def __post_init__(self) -> None:
-        self.wants = Wants(self.config.me, len(self.config.validators.members))
+        size = len(self.config.validators.members)
+        self.wants, self.relay = Wants(self.config.me, size), Relay(self.config.me, size)
         self.final_view = self.chain.tip.view
         if self.final is not None and self.final.statement.view > self.chain.tip.view:
             self._view(self.final.statement.view).hold(self.final)  # a base for proposals [2]
@@ -114,6 +118,7 @@ class CoreState:
         if statement.view <= self.final_view or not self._view(statement.view).hold(certificate):
             return
         self._out.certificates.append(certificate)
+        self.relay.add(certificate, self._now_ms)  # [6]
         if statement.kind is VoteKind.FINAL:
             self._finalize(certificate)
 
@@ -201,3 +206,36 @@ class CoreState:
     def _prune(self) -> None:
         self._out.prune_view = self.chain.tip.view
         self.views = {n: s for n, s in self.views.items() if n > self.chain.tip.view}
+
+    # ------------------------------------------------------------------ what could be proposed
+
+    def _work(self) -> bool:
+        """Is anything held that the chain above the tip does not hold yet?"""
+        if not self.batches:
+            return False
+        used = sum(len(h.batches) for h in self.chain.headers.values())
+        return len(self.batches) > used or bool(self._fresh(self._base()))
+
+    def _base(self) -> tuple[int, bytes]:
+        """[2] The highest notarized (or final) view with Skip for every view between it and the frontier."""
+        for view in range(self.frontier - 1, self.chain.tip.view, -1):
+            state = self.views.get(view)
+            certificate = (state.notar or state.final) if state else None
+            if certificate is not None:
+                return view, certificate.statement.block
+        return self.chain.tip.view, self.chain.tip_hash
+
+    def _fresh(self, base: tuple[int, bytes]) -> list[bytes]:
+        """Batches held that no block from the tip to `base` names, in order of arrival, bounded."""
+        path, _ = self.chain.path(base[1])
+        used = {digest for _, header in path for digest in header.batches}
+        chosen: list[bytes] = []
+        txs = 0
+        for digest, count in self.batches.items():
+            if digest in used:
+                continue
+            if len(chosen) >= BLOCK_BATCHES_MAX or (chosen and txs + count > BLOCK_TXS_MAX):
+                break
+            chosen.append(digest)
+            txs += count
+        return chosen

@@ -11,6 +11,7 @@ from typing import Final
 
 from consensus.core import Core
 from consensus.messages import Ready, Record, Send, Status
+from consensus.relay import Relay
 from consensus.safety import SafetyState
 from consensus.votes import ViewState
 from ledger.blocks import ZERO_HASH, Header
@@ -40,7 +41,19 @@ class _Reckless(Core):
         self._count(vote)
 
 
+class _NoRelay(Relay):
+    def due(self, now_ms: int, final_view: int) -> list[Send]:
+        self.waiting.clear()
+        return []
+
+
 class SkipAfterFinal(_Reckless):
+    """Without relay: it soon brings the Notar certificate that a restarted voter of Final has lost."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.relay = _NoRelay(self.config.me, len(self.config.validators.members))
+
     def _skip(self) -> None:
         state = self._view(self.frontier)
         if not state.own_skip and self._now_ms >= self._skip_ms(state):
