@@ -45,7 +45,9 @@ def all_ids(notary: Notary) -> list[str]:
     return [format_event_id(number) for number, _ in notary.store.events(0, 10_000)]
 
 
-async def test_replay_from_any_id_gives_what_follows_once_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_replay_from_any_id_gives_what_follows_once_and_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "EVENTS_PAGE", 3)
     found, notary = log_of(6)
     ids = all_ids(notary)
@@ -55,7 +57,9 @@ async def test_replay_from_any_id_gives_what_follows_once_and_in_order(monkeypat
         assert [event.id for event in events if isinstance(event, NumberedEvent)] == ids[start + 1 :]
 
 
-async def test_a_reader_misses_nothing_that_is_committed_while_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reader_misses_nothing_that_is_committed_while_it_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "EVENTS_PAGE", 2)
     found, notary = log_of(1)
     wanted_blocks, taken = 20, []
@@ -76,6 +80,7 @@ async def test_from_now_on_leaves_out_the_past() -> None:
     found, notary = log_of(2)
     before = all_ids(notary)
     async with trio.open_nursery() as nursery:
+
         async def later() -> None:
             await trio.testing.wait_all_tasks_blocked()
             more(notary, 7)

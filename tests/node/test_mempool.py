@@ -1,4 +1,4 @@
-"""The mempool: its sums are exact after any history, nobody fills it for others, forged copies block nothing."""
+"""The mempool: exact sums after any history, nobody fills it for others, forged copies block nothing."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.blocks import Header, batch_digest
+from ledger.codec import encode
 from ledger.errors import Refused
 from ledger.keys import Key
 from ledger.limits import EXPIRY_BLOCKS_MAX
 from ledger.machine import Context
 from ledger.records import key_seen
 from ledger.transactions import CheckedTx, SignedTx, VerifiedTx, decode_tx, verified
-from ledger.codec import encode
-from node import known, mempool as module
+from node import known
+from node import mempool as module
 from node.known import KnownTxs
 from node.mempool import Mempool, open_batch
 from node.seam import Overloaded
@@ -128,7 +129,9 @@ def test_one_sender_cannot_fill_the_pool_with_few_large_ones(monkeypatch: pytest
 def test_a_full_pool_refuses_and_a_maker_has_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MEMPOOL_MAKER_BYTES_MAX", 1_000)
     pool = Mempool(CHAIN_ID)
-    held = [open_batch(batch_of(*(tx(10 * n + i).raw for i in range(3))), CHAIN_ID, verified) for n in range(3)]
+    held = [
+        open_batch(batch_of(*(tx(10 * n + i).raw for i in range(3))), CHAIN_ID, verified) for n in range(3)
+    ]
     assert pool.hold(held[0], 1, wanted=False)
     assert not pool.hold(held[1], 1, wanted=False)
     assert pool.hold(held[1], 2, wanted=False)

@@ -1,4 +1,4 @@
-"""Sign state: what was promised comes back, what is in the chain's past goes, and a crash between loses nothing."""
+"""Sign state: promises come back, those of the chain's past go, a crash between loses nothing."""
 
 from __future__ import annotations
 
@@ -118,5 +118,3 @@ def test_another_keys_memory_is_refused(tmp_path: Path) -> None:
     open_sign_state(home, store_at(0), key("validator0").public).close()
     with pytest.raises(LocalError, match="belongs to"):
         open_sign_state(home, store_at(0), key("validator1").public)
-
-
