@@ -1,4 +1,4 @@
-"""Hellos: proofs are of one pair of peers, bad shapes are refused by rule; foreign bytes raise Refused only."""
+"""Hellos: proofs are of one pair of peers, bad shapes are refused; foreign bytes raise Refused only."""
 
 from __future__ import annotations
 
