@@ -49,7 +49,7 @@ class Key:
 
 
 def tagged(domain: str, chain_id: str, message: bytes) -> bytes:
-    """What is signed: prefix, domain, NUL, chain id, NUL, message. No tag contains NUL, so it is injective."""
+    """What is signed: prefix, domain, NUL, chain id, NUL, message. No tag has a NUL: injective."""
     return DOMAIN_PREFIX + domain.encode() + b"\0" + chain_id.encode() + b"\0" + message
 
 

@@ -24,7 +24,7 @@ def results(deployment: str, /, *, out: Path) -> int:
     found = client.deployment(deployment)
     wanted = wanted_results(found)
     if not wanted:
-        raise Failure(EXIT_ERROR, f"no job of {found.manifest.name} {found.id[:12]} has ended with results yet")
+        raise Failure(EXIT_ERROR, f"no job of {found.id[:12]} has ended with results yet")
     several = len({slot for slot, _, _ in wanted}) > 1
     rows = []
     for slot, path, result in wanted:

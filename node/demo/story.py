@@ -117,8 +117,8 @@ class Story:
             raise DemoFailed("the replicas share a farm")
         receipt = next(r["receipt"] for r in shown["receipts"] if r["status"] == "running")
         self.stage.found(
-            f"signed receipt: {len(receipt['artifacts'])} artifacts and {len(receipt['approvals'])} approvals "
-            f"verified by the node itself, driver {receipt['driver']}"
+            f"signed receipt: {len(receipt['artifacts'])} artifacts and "
+            f"{len(receipt['approvals'])} approvals verified by the node itself, driver {receipt['driver']}"
         )
         self.stage.note(", ".join(k for k, v in receipt["isolation"].items() if v == "enforced"))
         self.stage.until("the bytes were re-checked while running", self.rechecked, 60)

@@ -1,4 +1,4 @@
-"""Whole peers in one process, over the in-memory network and stores: production code but for bytes and disk."""
+"""Whole peers in one process over in-memory network and stores: production code but for wire and disk."""
 
 from __future__ import annotations
 
@@ -106,7 +106,8 @@ async def until(holds: Callable[[], bool], timeout_s: float = 15.0) -> None:
 
 def transfer(peer: Peer, amount: int, salt: int, sender: Key = RICH, to: Key = POOR) -> bytes:
     """A signed transfer that expires 500 blocks from the peer's height."""
-    tx = t.Tx(CHAIN_ID, sender.public, peer.height + 500, salt.to_bytes(8, "big"), t.Transfer(to.public, amount))
+    body = t.Transfer(to.public, amount)
+    tx = t.Tx(CHAIN_ID, sender.public, peer.height + 500, salt.to_bytes(8, "big"), body)
     return t.sign_tx(sender, tx)
 
 

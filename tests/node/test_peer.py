@@ -40,7 +40,8 @@ async def test_an_observer_submits_and_proves_with_genesis_alone() -> None:
         outcome = await peer.wait_final(tx, 10)
         await peer.next_block(outcome.height + 1)
         key = key_account(POOR.public)
-        fact = verify_query(Trust(net.genesis.chain_id, net.genesis.validator_set), peer.store.prove(key).encode())
+        trust = Trust(net.genesis.chain_id, net.genesis.validator_set)
+        fact = verify_query(trust, peer.store.prove(key).encode())
         assert fact.value == peer.state.get(key)
         assert fact.height >= outcome.height
 
