@@ -53,12 +53,18 @@ class Load:
 
     def _send(self, name: str) -> None:
         while not self._over.is_set():
+            client = self.net.api(name)
             try:
-                result = self.net.api(name).send(self.sender, Transfer(self.to.public, 1))
+                raw = client.sign(self.sender, Transfer(self.to.public, 1))
+            except ClientError:
+                self._over.wait(0.2)  # it is down: nothing was sent
+                continue
+            try:
+                result = client.submit(raw)
             except ClientError:
                 self.unanswered += 1
-                self._over.wait(0.2)
                 continue
+            assert result.ok, result
             if result.state == "final":
                 self.final[result.id] = result.height
 
