@@ -21,6 +21,15 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
     made = Net.up(tmp_path_factory.mktemp("net"), validators=4, nodes=3, bots=1)
     yield made
     made.down()
+    check_logs(made)
+
+
+def check_logs(net: Net) -> None:
+    """Whatever was sent to it, no peer met an error that it did not expect."""
+    for peer in net.net.peers:
+        log = net.home(peer.name).log_file.read_text(errors="replace")
+        at = log.find("Traceback")
+        assert at < 0, f"{peer.name}: {log[max(0, at - 500) : at + 3_000]}"
 
 
 @pytest.fixture
@@ -35,6 +44,8 @@ def small(tmp_path: Path) -> Iterator[Callable[..., Net]]:
     yield make
     for one in made:
         one.down()
+    for one in made:
+        check_logs(one)
 
 
 @pytest.fixture(scope="session")
