@@ -23,11 +23,12 @@ from ledger.keys import Key
 from ledger.stored import StoredBlock
 from ledger.transactions import Transfer
 from node.api.models import BlockDetail
-from node.exchange import ChunkRequest, InfoAnswer
+from node.exchange import ChunkRequest, InfoAnswer, InfoRequest
 from node.home import read_genesis
 from node.sdk import ApiError
 from node.wire import BatchPush, RangeRequest, TxPush, topic
 from p2p import libp2p_fixes
+from p2p.errors import Refused
 from p2p.network import Lane
 from tests.e2e.intruder import Intruder, at_work, counted, soon
 from tests.e2e.net import Net
@@ -295,3 +296,29 @@ async def test_gossip_that_no_honest_peer_passes_on(net: Net) -> None:
                     intruder.host.publish(name, b"no transaction %d" % number)
                     await trio.sleep(0.2)
         assert net.figure("node2", EVENTS, f"fault.gossip.{name}") >= 1
+
+
+async def test_requests_that_make_no_sense(net: Net) -> None:
+    """Each is refused with its rule; none is answered, none ends the peer."""
+    data = secrets.token_bytes(1_000)
+    put(net, "v1", data)
+    held = hashlib.sha256(data).digest()
+    requests = [
+        ("blocks", b"\xc1", "range.malformed"),
+        ("blocks", encode(RangeRequest(0, 1_000)), "range.first"),
+        ("blocks", encode(RangeRequest(-1, 1_000)), "range.first"),
+        ("tx", b"\xc1", "tx.malformed"),
+        ("artifact/info", b"\xc1", "artifact.malformed"),
+        ("artifact/info", encode(InfoRequest(b"../../etc/passwd", 0)), "artifact.unknown"),
+        ("artifact/info", encode(InfoRequest(held, -1)), "artifact.range"),
+        ("artifact/chunk", encode(ChunkRequest(held, -1)), "artifact."),
+        ("artifact/chunk", encode(ChunkRequest(held, 2**62)), "artifact."),
+        ("no/such", b"", "request.method"),
+    ]
+    async with at_work(Intruder(net)) as intruder:
+        target = await intruder.meet("v1")
+        async with counted(net, "v1", "refused_total", "artifact.malformed"):
+            for method, body, rule in requests:
+                with pytest.raises(Refused) as refused:
+                    await intruder.host.request(target, method, body, 10.0)
+                assert refused.value.reason.startswith(rule), (method, body)
