@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,7 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consensus.leader import leader
-from consensus.messages import Fetch, Message, Ready, Record, Vote, decode_message, encode_message
+from consensus.messages import (
+    Commit,
+    Event,
+    Fetch,
+    Message,
+    Ready,
+    Record,
+    Send,
+    Tick,
+    Vote,
+    decode_message,
+    encode_message,
+)
 from ledger.blocks import batch_digest
 from ledger.certificate import VOTE_DOMAIN, Ed25519Scheme, Statement, VoteKind, vote_message
 from ledger.kv import MemoryKv
@@ -43,12 +55,15 @@ class CrashingKv(MemoryKv):
         self.writes = 0
         self.dies_at = 0
         self.dies_after = False
+        self.on_write: Callable[[list[bytes]], object] = lambda deletes: None
 
     def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = (), sync: bool = True) -> None:
         self.writes += 1
         if self.writes == self.dies_at and not self.dies_after:
             raise Crash
+        deletes = list(deletes)
         super().write(puts, deletes, sync)
+        self.on_write(deletes)
         if self.writes == self.dies_at:
             raise Crash
 
@@ -167,6 +182,35 @@ async def test_nothing_is_sent_before_what_it_promises_is_on_disk() -> None:
         nursery.start_soon(rig.engine.run)
         await until(lambda: bool(checked) and checked[-1] >= 2)  # its Notar, and Skip when nobody answers
         nursery.cancel_scope.cancel()
+
+
+class OneStep:
+    """A core that asks for everything at once, then for nothing."""
+
+    def __init__(self, ready: Ready) -> None:
+        self.readies = [ready]
+
+    def step(self, event: Event, now_ms: int, wall_ms: int) -> Ready:
+        return self.readies.pop() if self.readies else Ready()
+
+
+def test_persist_then_send_then_commit_then_prune() -> None:
+    rig, trace = Rig(), []
+    header = next_header(rig.notary, [])
+    vote = Vote(Statement(VoteKind.NOTAR, 0, 1, header.hash), 0, bytes(64))
+    ready = Ready(
+        records=[Record(VoteKind.NOTAR, 1, header.hash, header.encode())],
+        send=[Send(1, vote)],
+        commit=[Commit(header, certificate(header))],
+        prune_view=1,
+    )
+    rig.engine.core = OneStep(ready)  # type: ignore[assignment]
+    rig.engine.peers[1] = "peer1"
+    rig.votes.on_write = lambda deletes: trace.append("prune" if deletes else "persist")
+    rig.network.on_send = lambda: trace.append("send")
+    rig.notary.on_commit.append(lambda done: trace.append("commit"))
+    rig.engine._step(Tick())
+    assert trace == ["persist", "send", "commit", "prune"]
 
 
 async def test_it_does_not_vote_before_its_chain_is_where_its_votes_were_forgotten() -> None:

@@ -257,6 +257,15 @@ async def test_a_big_blocks_batch_is_checked_against_its_digest() -> None:
         assert found.notary.store.tip.height == 1
 
 
+def test_certified_blocks_go_whole_as_many_as_fit() -> None:
+    notary = new_notary()
+    for n in range(12):
+        extend(notary, batch_of(transfer_tx(n, sender=key(f"s{n}"), padding=100_000)))
+    blocks = decode(tuple[StoredBlock, ...], answer_range(notary.store, encode(RangeRequest(1, 450_000))))
+    assert len(blocks) == 4
+    assert all(block.batches and block.certificate for block in blocks)
+
+
 def test_an_answer_never_cuts_a_run_without_certificates_and_fits_a_frame() -> None:
     notary = new_notary(MemoryKv())
     for n in range(12):

@@ -69,6 +69,7 @@ def test_the_floor_is_the_highest_view_whose_votes_were_forgotten() -> None:
         store.persist(notar(header(view)), lambda _: None)
     store.prune(5)
     assert store.floor == 5
+    store.persist(Ready(certificates=[certificate(header(2))]), lambda _: None)
     store.prune(2)  # an older copy of the chain is being fetched again
     assert store.floor == 5
     store.prune(9)
