@@ -13,6 +13,7 @@ FILES = (
     "test_bad_files.py",
     "test_bad_transactions.py",
     "test_bad_peers.py",
+    "test_bad_sources.py",
     "test_withdraw.py",
     "test_kill.py",
 )
