@@ -19,6 +19,8 @@ from node.executor.drivers.base import Resources
 
 PARENT = "gridpact"
 LIMITS = ("memory", "pids", "cpu")
+_V1_ONLY = ("freezer", "cpuacct")
+"""Controllers that version 2 has no more: it freezes and counts CPU time in every group."""
 _PERIOD_US = 100_000
 _POLL_S = 0.005
 _OWN_PIDS = 2
@@ -74,6 +76,22 @@ class TaskGroup:
                 if key == "oom_kill":
                     return int(value)
         return 0
+
+    def usage(self) -> tuple[int | None, int | None]:
+        """Return CPU time in ms and the highest memory in bytes, None for what the kernel does not count.
+
+        Memory is all that is charged to the group: also what stands in its scratch.
+        """
+        any_path = next(iter(self.paths.values()))
+        if self.version == 2:
+            cpu_us = _number(any_path / "cpu.stat", "usage_usec")
+            return (None if cpu_us is None else cpu_us // 1000), _number(any_path / "memory.peak")
+        cpu_ns = memory = None
+        if "cpuacct" in self.paths:
+            cpu_ns = _number(self.paths["cpuacct"] / "cpuacct.usage")
+        if "memory" in self.paths:
+            memory = _number(self.paths["memory"] / "memory.max_usage_in_bytes")
+        return (None if cpu_ns is None else cpu_ns // 1_000_000), memory
 
     def remove(self) -> bool:
         """Remove the group; False while a process is still in it."""
@@ -170,7 +188,8 @@ def detect(scope: str, mounts_text: str | None = None) -> tuple[Cgroups | None, 
     """Find the hierarchies and try each by making and removing a group in it.
 
     Returns the groups to use (None when no limit can be set), and for each of memory, pids, cpu and freezer
-    how it is enforced or, after "no: ", why not. `mounts_text` stands for /proc/self/mounts in tests.
+    (in version 1 also cpuacct, which only counts) how it is done or, after "no: ", why not.
+    `mounts_text` stands for /proc/self/mounts in tests.
     """
     text = Path("/proc/self/mounts").read_text() if mounts_text is None else mounts_text
     unified, legacy = _mounts(text)
@@ -180,9 +199,7 @@ def detect(scope: str, mounts_text: str | None = None) -> tuple[Cgroups | None, 
     candidates = legacy
     if version == 2 and unified is not None:
         candidates = dict.fromkeys(_v2_controllers(unified), unified)
-    for name in (*LIMITS, "freezer"):
-        if version == 2 and name == "freezer":
-            continue
+    for name in LIMITS if version == 2 else (*LIMITS, *_V1_ONLY):
         if name not in candidates:
             found[name] = "no: this host has no such controller"
             continue
@@ -214,7 +231,7 @@ def _mounts(text: str) -> tuple[Path | None, dict[str, Path]]:
         if kind == "cgroup2":
             unified = unified or Path(target)
         elif kind == "cgroup":
-            for name in {*LIMITS, "freezer"} & set(options.split(",")):
+            for name in {*LIMITS, *_V1_ONLY} & set(options.split(",")):
                 legacy.setdefault(name, Path(target))
     return unified, legacy
 
@@ -236,6 +253,16 @@ def _try(cgroups: Cgroups) -> str | None:
     except OSError as error:
         return f"{error.strerror} ({error.filename})"
     group.remove()
+    return None
+
+
+def _number(path: Path, name: str = "") -> int | None:
+    """Return the number in a file, or that after `name` in one of its lines; None when it is not there."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in path.read_text().splitlines():
+            key, _, value = line.rpartition(" ")
+            if key == name:
+                return int(value)
     return None
 
 

@@ -20,8 +20,8 @@ from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_n
 from ledger.records import Node as LedgerNode
 from ledger.state import read
 from ledger.transactions import Claim, Renew, RenewItem
-from node.config import Node
 from node.clock import wall_ms
+from node.config import Node
 from node.exchange import Exchange
 from node.executor.claims import Attempt, Attempts
 from node.executor.decide import Now, Opening, SlotId, held_slots, openings, refusal

@@ -92,7 +92,7 @@ def take(init_pid: int, files: Mapping[str, Expected], mounted: frozenset[str]) 
 def check_files(baseline: Baseline) -> tuple[Drift, ...]:
     """Return how the files differ from the verified bytes; for use before the workload is let go."""
     done = _Check()
-    _check_files(baseline, done)
+    _check_files(baseline, done, _root(baseline))
     return tuple(done.drifts)
 
 
@@ -113,7 +113,7 @@ def check(baseline: Baseline) -> Attestation:
     started = time.perf_counter()
     done = _Check()
     if not _ended(baseline):
-        _check_files(baseline, done)
+        _check_files(baseline, done, _root(baseline))
         _check_processes(baseline, done)
     # A task that ends loses its mounts and mappings one by one, which must not be taken for drift.
     ended = _ended(baseline)
@@ -130,13 +130,26 @@ def check(baseline: Baseline) -> Attestation:
     )
 
 
+def check_ended(baseline: Baseline, root: str) -> Attestation:
+    """Return whether the files of an ended task still are the verified ones, read below `root`: another
+    mount of the same sealed file system. Blocks while hashing."""
+    started = time.perf_counter()
+    done = _Check()
+    _check_files(baseline, done, root)
+    took_ms = (time.perf_counter() - started) * 1000
+    return Attestation(not done.drifts, True, tuple(done.drifts), done.files, done.size_bytes, 0, 0, took_ms)
+
+
 def _ended(baseline: Baseline) -> bool:
     pid = baseline.init_pid
     return procs.start_ticks(pid) != baseline.init_start_ticks or procs.is_ending(pid)
 
 
-def _check_files(baseline: Baseline, done: _Check) -> None:
-    root = f"/proc/{baseline.init_pid}/root"
+def _root(baseline: Baseline) -> str:
+    return f"/proc/{baseline.init_pid}/root"
+
+
+def _check_files(baseline: Baseline, done: _Check, root: str) -> None:
     for path, expected in baseline.files.items():
         done.files += 1
         _check_file(root, path, expected, baseline, done)

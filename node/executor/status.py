@@ -33,6 +33,8 @@ class TenureStatus(msgspec.Struct, kw_only=True):
     lease_left_ms: int
     checks: int
     restarts: int
+    cpu_ms: int  # usage, as of the last re-check
+    memory_bytes_max: int
     endpoints: dict[str, str]
     fetch: list[FetchStatus]
     detail: str

@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from ledger.manifest_types import Workload
-from ledger.predicates import ReceiptStatus, ResultFile
+from ledger.predicates import ReceiptStatus, ResultFile, Usage
 from ledger.records import Deployment, Slot, key_deployment, key_node, key_slot
 from ledger.records import Node as LedgerNode
 from ledger.state import read
@@ -32,7 +32,7 @@ from node.executor.sender import Sender
 from node.executor.status import FetchStatus, Phase, TenureStatus
 from node.executor.task import best_address, endpoint, features, host_of_address, task_spec, wanted
 from node.executor.verify import Case, Verdict, verify
-from node.executor.watch import Watch, Watched
+from node.executor.watch import Watch, Watched, drift_text
 from node.seam import PeerSeam
 
 log = structlog.get_logger("executor")
@@ -165,6 +165,8 @@ class Tenure:
             lease_left_ms=self.lease.left_ms(self._shop.boot_ms()),
             checks=self.watched.checks,
             restarts=self.restarts,
+            cpu_ms=self.watched.used.cpu_ms,
+            memory_bytes_max=self.watched.used.memory_bytes_max,
             endpoints=dict(self.watched.endpoints),
             fetch=fetch,
             detail=self.detail,
@@ -213,7 +215,11 @@ class Tenure:
         ending = self.ending
         if ending is not None and ending.status is not None:
             self.reporter.tell(
-                ending.status, detail=ending.detail, checks=self.watched.checks, **ending.fields
+                ending.status,
+                detail=ending.detail,
+                checks=self.watched.checks,
+                usage=self._usage(),
+                **ending.fields,
             )
 
     async def _halt(self) -> None:
@@ -227,8 +233,14 @@ class Tenure:
             except ExecutorError as error:
                 self._log.critical("workload_survives", error=str(error))
                 self.detail = str(error)
+            used = await self._shop.driver.usage(handle)
             if self._handle is handle:
                 self._handle = None
+                self.watched.run_over(used)
+
+    def _usage(self) -> Usage:
+        used = self.watched.used
+        return Usage(cpu_ms=used.cpu_ms, memory_bytes_max=used.memory_bytes_max)
 
     def _set(self, phase: Phase) -> None:
         if phase != self.phase:
@@ -322,6 +334,7 @@ class Tenure:
                 "running",
                 endpoints=dict(self.watched.endpoints),
                 checks=self.watched.checks,
+                usage=self._usage(),
                 artifacts=artifacts,
                 approvals=self._verdict.approvals,
                 detail=f"{self.restarts} restarts" if self.restarts else "",
@@ -332,6 +345,12 @@ class Tenure:
         if found.exit is None:
             return Ending(found.status, found.detail)
         fields: dict[str, Any] = {"exit_code": found.exit.code}
+        if self.workload.kind == "job":
+            # Also of a job that ended before its first re-check, the receipt says that the bytes were seen.
+            last = await self._shop.driver.attest_ended(handle)
+            if not last.ok:
+                return Ending("quarantined", drift_text(last), fields)
+            self.watched.checks += 1
         if not found.exit.ok or self.workload.kind == "service":
             tail = self.logs(500).decode(errors="replace").strip()
             detail = f"{found.exit.reason}; {tail}" if tail else found.exit.reason

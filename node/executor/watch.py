@@ -10,7 +10,7 @@ import trio
 from ledger.manifest_types import Workload
 from ledger.predicates import ReceiptStatus
 from node.executor.decide import report_checks
-from node.executor.drivers.base import Attestation, Driver, Exit, Handle
+from node.executor.drivers.base import Attestation, Driver, Exit, Handle, Usage
 from node.executor.errors import ExecutorError
 from node.executor.limits import FIRST_HEALTHY_S, FIRST_PROBE_EVERY_S
 from node.executor.probe import Health, http_get, tcp_open
@@ -19,10 +19,21 @@ from node.executor.task import reachable_host
 
 @dataclass(slots=True)
 class Watched:
-    """What a term has seen so far, over all its runs."""
+    """What a term has seen so far, over all its runs. `usage` is that of the runs that are over."""
 
     checks: int = 0
     endpoints: dict[str, str] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    usage_now: Usage = field(default_factory=Usage)  # of the run that goes on, at the last look
+
+    @property
+    def used(self) -> Usage:
+        """The term's usage so far."""
+        return self.usage.then(self.usage_now)
+
+    def run_over(self, usage: Usage) -> None:
+        """A run has ended and used that."""
+        self.usage, self.usage_now = self.usage.then(usage), Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +87,20 @@ class Watch:
             self._found = found
         self._over.set()
 
-    def _tell(self) -> None:
+    async def _tell(self) -> None:
+        await self._measure()
         self._told_s = trio.current_time()
         self._told_checks = self._watched.checks
         self._tell_running()
+
+    async def _measure(self) -> None:
+        self._watched.usage_now = await self._driver.usage(self._handle)
 
     async def _until_exit(self) -> None:
         ended = await self._driver.wait(self._handle)
         if not self._runs and ended.ok:
             self._runs = True
-            self._tell()  # so short a job that nothing was said of it yet
+            await self._tell()  # so short a job that nothing was said of it yet
         self._end(Found("failed", ended.reason, ended))
 
     # ------------------------------------------------------------------ health
@@ -100,7 +115,7 @@ class Watch:
                 self._end(Found("failed", f"not healthy within {within_s:.0f} s: {last}"))
                 return
         self._runs = True
-        self._tell()
+        await self._tell()
         failures = 0
         while health is not None:
             await trio.sleep(health.interval_s)
@@ -145,6 +160,7 @@ class Watch:
                     self._end(Found("quarantined", drift_text(attestation)))
                     return
                 self._watched.checks += 1
+            await self._measure()  # without groups, what a process held is known only while it lives
             problem = self._still_proved()
             if problem:
                 self._end(Found("released", problem))
@@ -152,7 +168,7 @@ class Watch:
             now_s = trio.current_time()
             since_ms, age_ms = (int((now_s - s) * 1000) for s in (self._told_s, self._started_s))
             if self._runs and report_checks(self._watched.checks, self._told_checks, since_ms, age_ms):
-                self._tell()
+                await self._tell()
             await trio.sleep(self._workload.recheck_s)
 
 

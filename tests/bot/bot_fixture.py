@@ -115,6 +115,8 @@ class Market:
         """A 3bot on a peer that runs."""
         peer = self.net.peers[name]
         await until(lambda: len(peer.handlers.members) == len(VALIDATORS))
+        tip = self.peer.height  # what was told to be final must be there before it is asked for
+        await until(lambda: peer.height >= tip)
         agent = Agent(peer, account)
         scope = self.scopes[name] = trio.CancelScope()
 

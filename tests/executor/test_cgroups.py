@@ -58,6 +58,11 @@ def test_v2_limits_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert group.procs_files() == (path / "cgroup.procs",)
     (path / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
     assert group.oom_kills() == 2
+    assert group.usage() == (None, None)
+    (path / "cpu.stat").write_text("usage_usec 2500999\nuser_usec 2000000\n")
+    assert group.usage() == (2_500, None)  # a kernel before 5.19 counts no peak
+    (path / "memory.peak").write_text("1048576\n")
+    assert group.usage() == (2_500, 1_048_576)
     assert "d.s.1" in groups.leftovers()
 
 

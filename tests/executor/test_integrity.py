@@ -13,6 +13,7 @@ from node.executor import kernel, procs
 from node.executor.drivers.base import Attestation
 from node.executor.drivers.launcher import ROOT
 from node.executor.drivers.running import Running
+from node.executor.errors import ExecutorError
 
 from .conftest import Bench, make_tar
 
@@ -65,6 +66,41 @@ async def test_ended_task_is_no_good(bench: Bench) -> None:
         attested = await bench.driver.attest(handle)
         assert attested.ended and not attested.ok
         assert attested.drifts == ()
+
+
+async def test_bytes_of_an_ended_task_are_still_there(bench: Bench) -> None:
+    tree = bench.tree("/data", make_tar({"a": b"1" * 10_000, "sub/b": b"2"}))
+    async with bench.running(bench.shell("exit 0", trees=(tree,))) as handle:
+        await bench.driver.wait(handle)
+        attested = await bench.driver.attest_ended(handle)
+        assert attested.ok and attested.ended
+        assert (attested.files_checked, attested.drifts) == (3, ())
+    with pytest.raises(ExecutorError, match="not ended by itself"):
+        await bench.driver.attest_ended(handle)
+
+
+async def test_a_running_task_has_no_last_check(bench: Bench) -> None:
+    async with bench.running(bench.shell(IDLE)) as handle:
+        with pytest.raises(ExecutorError, match="not ended by itself"):
+            await bench.driver.attest_ended(handle)
+
+
+@needs_root
+async def test_changed_bytes_of_an_ended_task(bench: Bench) -> None:
+    tree = bench.tree("/data", make_tar({"a": b"honest"}))
+    async with bench.running(bench.shell("exit 0", trees=(tree,))) as handle:
+        await bench.driver.wait(handle)
+
+        def tamper() -> None:
+            kernel.mount("none", ROOT, "none", kernel.MS_REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV)
+            with open(f"{ROOT}/data/a", "r+b") as file:
+                file.write(b"hijack")
+
+        assert handle.launcher is not None
+        as_host_root(handle.launcher.pid, tamper)
+        attested = await bench.driver.attest_ended(handle)
+        assert where(attested) == ["/data/a"]
+        assert not attested.ok
 
 
 @needs_root

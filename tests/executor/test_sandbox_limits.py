@@ -28,6 +28,20 @@ int main(void) {
 """
 
 
+HOLD = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+int main(void) {
+    volatile char *block = malloc(48 << 20); // or the compiler leaves it out
+    for (unsigned i = 0; i < 48 << 20; i += 4096) block[i] = 1;
+    printf("held\n");
+    fflush(stdout);
+    for (volatile unsigned i = 0;; i++) block[i % (48 << 20)]++;
+}
+"""
+
+
 async def test_memory_hog_is_killed(bench: Bench, compile_c: Callable[[str], bytes]) -> None:
     hog = bench.file("/hog", compile_c(HOG), 0o555)
     spec = bench.spec(("/hog",), files=(hog,), resources=replace(RESOURCES, memory_bytes=64 << 20))
@@ -96,6 +110,42 @@ async def test_cpu_is_bounded(bench: Bench) -> None:
         with trio.fail_after(10):
             while not _throttled(stat):
                 await trio.sleep(0.05)
+
+
+async def test_usage_of_a_busy_loop_and_of_memory_is_told(
+    bench: Bench, compile_c: Callable[[str], bytes]
+) -> None:
+    """By cgroups as root, from /proc otherwise; it stays known when the task was stopped."""
+    holder = bench.file("/hold", compile_c(HOLD), 0o555)
+    async with bench.running(bench.spec(("/hold",), files=(holder,))) as handle:
+        await bench.until_logged(handle, "held")
+        before = await bench.driver.usage(handle)
+        assert 48 << 20 <= before.memory_bytes_max < 80 << 20, before
+        with trio.fail_after(20):
+            while (now := await bench.driver.usage(handle)).cpu_ms < before.cpu_ms + 300:
+                await trio.sleep(0.05)
+        assert now.cpu_ms < 20_000
+        await bench.driver.stop(handle, 0)
+        last = await bench.driver.usage(handle)
+        assert last.cpu_ms >= now.cpu_ms and last.memory_bytes_max >= now.memory_bytes_max
+
+
+async def test_usage_counts_processes_that_have_ended(bench: Bench) -> None:
+    """Also when all have, the first among them, as with a job that is over."""
+    script = "(i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done); echo done"
+    async with bench.running(bench.shell(script)) as handle:
+        with trio.fail_after(30):
+            await bench.driver.wait(handle)
+        used = await bench.driver.usage(handle)
+        assert used.cpu_ms >= 50, used
+
+
+async def test_an_idle_task_uses_little(bench: Bench) -> None:
+    async with bench.running(bench.shell("echo up; sleep 60")) as handle:
+        await bench.until_logged(handle, "up")
+        used = await bench.driver.usage(handle)
+        assert used.cpu_ms < 1_000
+        assert 0 < used.memory_bytes_max < 32 << 20
 
 
 def _throttled(stat: Path) -> bool:

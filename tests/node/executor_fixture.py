@@ -38,6 +38,7 @@ from node.executor.drivers.base import (
     Liveness,
     ResultFile,
     TaskSpec,
+    Usage,
 )
 from node.executor.errors import ResultRefused, VerificationFailed
 from node.executor.executor import Executor
@@ -98,6 +99,7 @@ class FakeTask:
     started_s: float = field(default_factory=trio.current_time)
     stopped_s: float | None = None
     results: dict[str, bytes] = field(default_factory=dict)
+    used: Usage = field(default_factory=lambda: Usage(100, 1 << 20))
 
     def end(self, code: int = 0) -> None:
         if self.exit is None:
@@ -161,6 +163,10 @@ class FakeDriver:
     def logs(self, handle: Any, last_bytes: int) -> bytes:
         return b"it speaks"[-last_bytes:]
 
+    async def usage(self, handle: Any) -> Usage:
+        await trio.lowlevel.checkpoint()
+        return handle.used  # type: ignore[no-any-return]
+
     async def collect(self, handle: Any) -> tuple[ResultFile, ...]:
         await trio.lowlevel.checkpoint()
         found = []
@@ -190,6 +196,10 @@ class FakeDriver:
         await trio.lowlevel.checkpoint()
         drifts = (Drift("/bin/program", "a", handle.drift),) if handle.drift else ()
         return Attestation(not drifts, handle.exit is not None, drifts, 1, 1, 1, 1, 0.1)
+
+    async def attest_ended(self, handle: Any) -> Attestation:
+        assert handle.exit is not None and handle.stopped_s is None
+        return await self.attest(handle)
 
 
 @dataclass

@@ -12,12 +12,14 @@ from ledger import transactions as t
 from ledger.codec import decode
 from ledger.documents import open_document, sign_receipt
 from ledger.limits import CHUNK_BYTES
-from ledger.predicates import ReceiptPredicate
+from ledger.predicates import ReceiptPredicate, Usage
 from ledger.records import Deployment, Node, ReceiptRecord, key_deployment, key_node, key_open
 from ledger.state import Overlay, read, write
 from node.exchange import CHUNK, Wanted
+from node.executor.drivers.base import Usage as DriverUsage
 from node.executor.tenure import Workshop
 from node.executor.verify import Verdict
+from node.executor.watch import Watch
 from node.peer import Peer
 from tests.ledger import world as people
 from tests.node.executor_fixture import PROGRAM, Fleet, artifact_of, fleet, job, service
@@ -28,6 +30,11 @@ def receipts(net: Fleet, deployment: bytes, slot: str) -> list[ReceiptPredicate]
     found = net.first.state.scan(b"receipt/" + deployment + b"/" + slot.encode() + b"/")
     records = [decode(ReceiptRecord, data) for _, data in list(found)]
     return [open_document(record.envelope, "receipt").predicate for record in records]
+
+
+async def no_recheck(watch: Watch) -> None:
+    """In place of a watch's re-checks: a job that ends before the first."""
+    await trio.sleep_forever()
 
 
 async def test_two_replicas_run_on_two_farms_and_tell_what_they_verified(tmp_path: Path) -> None:
@@ -67,10 +74,57 @@ async def test_a_job_ends_with_results_that_others_fetch_by_digest(tmp_path: Pat
         digest = net.slot(deployment, "mine/0").results["/result/words.tsv"]
         last = receipts(net, deployment, "mine/0")[-1]
         assert (last.exit_code, last.results["/result/words.tsv"].size_bytes) == (0, 7)
+        assert last.usage == Usage(cpu_ms=100, memory_bytes_max=1 << 20)
         path = await net.exchanges["validator0"].fetch(Wanted(digest, 7, None))
         assert path.read_bytes() == b"the\t42\n"
         assert not net.drivers["node1"].running
         await until(lambda: not net.executors["node1"].status().slots)
+
+
+async def test_a_job_that_ends_at_once_still_tells_of_a_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.executor.watch.Watch._recheck", no_recheck)
+    async with fleet(tmp_path, "node1") as net:
+        deployment = await net.approved(job(results=()))
+        await until(lambda: bool(net.drivers["node1"].running))
+        net.drivers["node1"].running[0].end(0)
+        await net.until_statuses(deployment, "succeeded")
+        assert receipts(net, deployment, "mine/0")[-1].checks == 1
+
+
+async def test_a_job_whose_bytes_drifted_before_its_end_gives_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.executor.watch.Watch._recheck", no_recheck)
+    async with fleet(tmp_path, "node1") as net:
+        deployment = await net.approved(job())
+        await until(lambda: bool(net.drivers["node1"].running))
+        task = net.drivers["node1"].running[0]
+        task.results["/result/words.tsv"] = b"a lie"
+        task.drift = "b"
+        task.end(0)
+        await until(lambda: receipts(net, deployment, "mine/0")[-1].status == "quarantined")
+        told = receipts(net, deployment, "mine/0")[-1]
+        assert (told.detail, told.results) == ("bytes drifted: /bin/program: b, verified was a", {})
+
+
+async def test_usage_of_all_runs_of_a_term_is_told(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1") as net:
+        deployment = await net.approved(service(replicas=1))
+        driver = net.drivers["node1"]
+        await net.until_statuses(deployment, "running")
+        driver.running[0].used = DriverUsage(700, 5 << 20)
+        driver.running[0].end(3)
+        await until(lambda: len(driver.tasks) == 2 and bool(driver.running))
+        await until(lambda: receipts(net, deployment, "web/0")[-1].usage.cpu_ms == 800)
+        told = receipts(net, deployment, "web/0")[-1]
+        assert (told.status, told.usage.memory_bytes_max) == ("running", 5 << 20)
+        status = net.executors["node1"].status().slots[0]
+        assert (status.cpu_ms, status.memory_bytes_max) == (800, 5 << 20)
+        await net.do(people.CONSUMER, t.CancelDeployment(deployment, "enough"))
+        await until(lambda: receipts(net, deployment, "web/0")[-1].status == "released")
+        assert receipts(net, deployment, "web/0")[-1].usage == told.usage
 
 
 async def test_a_withdrawn_approval_stops_what_runs_and_a_new_one_starts_it_again(tmp_path: Path) -> None:

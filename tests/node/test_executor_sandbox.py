@@ -14,6 +14,7 @@ from tests.executor.conftest import BUSYBOX, make_tar, needs_sandbox
 from tests.ledger import world as people
 from tests.node.executor_fixture import artifact_of, fleet, job, service
 from tests.node.network_fixture import until
+from tests.node.test_executor import receipts
 
 PAGE = b"<!doctype html><title>site</title><p>it works</p>"
 
@@ -68,6 +69,9 @@ async def test_a_site_answers_and_a_job_gives_its_result(tmp_path: Path, driver:
         text = f"{len(PAGE)}\n".encode()
         path = await net.exchanges["validator0"].fetch(Wanted(digest, len(text), None))
         assert path.read_bytes() == text
+        last = receipts(net, deployment, "mine/0")[-1]
+        assert last.checks >= 1
+        assert last.usage.memory_bytes_max > 0
         assert executor.status().features["seccomp"] == "enforced"
         await net.decide(deployment, people.BUDGET, "budget", "revoked")
         await until(lambda: net.slot(deployment, "web/0").holder == b"", 20)

@@ -128,6 +128,18 @@ class Liveness:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """CPU time used so far, and the most memory held at one time; 0 where the host cannot tell."""
+
+    cpu_ms: int = 0
+    memory_bytes_max: int = 0
+
+    def then(self, later: Usage) -> Usage:
+        """Return the usage of two runs, one after the other."""
+        return Usage(self.cpu_ms + later.cpu_ms, max(self.memory_bytes_max, later.memory_bytes_max))
+
+
+@dataclass(frozen=True)
 class ResultFile:
     """One collected result: its path inside, its bytes, and their size and sha256 hex digest."""
 
@@ -150,7 +162,8 @@ class Drift:
 class Attestation:
     """A recheck of a running task. `ok` means that it runs and nothing drifted; counts say what was seen.
 
-    `ended` means that the task ended before or while it was looked at: no verdict, and no drift.
+    `ended` means that the task ended before or while it was looked at: no verdict, and no drift, but where
+    `attest_ended` made it.
     """
 
     ok: bool
@@ -225,6 +238,10 @@ class Driver(Protocol):
         """Return the newest `last_bytes` of stdout and stderr, at most the ring's size."""
         ...
 
+    async def usage(self, handle: Handle) -> Usage:
+        """Return what the task used since its start; after `stop`, what it used in all."""
+        ...
+
     async def collect(self, handle: Handle) -> tuple[ResultFile, ...]:
         """Return the result files that the specification names; between `start` and `stop` only.
 
@@ -245,4 +262,11 @@ class Driver(Protocol):
 
     async def attest(self, handle: Handle) -> Attestation:
         """Recheck the running bytes, mappings, mounts and privileges against those at the start."""
+        ...
+
+    async def attest_ended(self, handle: Handle) -> Attestation:
+        """Recheck the bytes alone, after the command has ended and before `stop`: are they what ran?
+
+        `ended` is True, `ok` means no drift. Raises ExecutorError when it was stopped or never ended.
+        """
         ...

@@ -13,7 +13,7 @@ import trio
 
 from node.executor import procs
 from node.executor.cgroups import TaskGroup
-from node.executor.drivers.base import Exit, Liveness, TaskSpec
+from node.executor.drivers.base import Exit, Liveness, TaskSpec, Usage
 from node.executor.drivers.process import Helper
 from node.executor.errors import ExecutorError, StartFailed
 from node.executor.integrity import Baseline
@@ -37,6 +37,7 @@ class Running:
         self.init_fd = -1
         self.log_fd = os.memfd_create("log", os.MFD_CLOEXEC)
         self.errors_fd = os.memfd_create("errors", os.MFD_CLOEXEC)
+        self.used = Usage()
         self.exit: Exit | None = None
         self.stopped: Exit | None = None
         self.stopping = trio.Lock()
@@ -104,6 +105,23 @@ class Running:
         inside = [pid for pid in pids if pid != baseline.init_pid and not procs.is_zombie(pid)]
         reason = "running" if inside else "no process left"
         return Liveness(bool(inside), len(inside), served, reason if served else "the portal has ended")
+
+    def measure(self) -> None:
+        """Bring `used` up to date: from the group, else from /proc. Blocks for a few milliseconds."""
+        cpu_ms, memory_bytes = self.group.usage() if self.group is not None else (None, None)
+        baseline, launcher = self.baseline, self.launcher
+        if baseline is not None and launcher is not None and (cpu_ms is None or memory_bytes is None):
+            alive = procs.start_ticks(baseline.init_pid) == baseline.init_start_ticks
+            pids = {*procs.members(baseline.namespace), *((baseline.init_pid,) if alive else ())}
+            if cpu_ms is None:
+                # Those that ended are in the figures of who collected them, at last the launcher.
+                cpu_ms = sum(map(procs.cpu_ms, pids)) + procs.collected_cpu_ms(launcher.pid)
+            if memory_bytes is None:
+                memory_bytes = sum(map(procs.memory_peak_bytes, pids))
+        # Never less than before: processes end between two reads.
+        self.used = Usage(
+            max(self.used.cpu_ms, cpu_ms or 0), max(self.used.memory_bytes_max, memory_bytes or 0)
+        )
 
     def logs(self, last_bytes: int) -> bytes:
         """Return the newest bytes of the ring."""

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import trio
 
 from node.executor import cgroups, integrity, limits, procs
-from node.executor.drivers import bwrap, records, seccomp, trial
+from node.executor.drivers import bwrap, launcher, records, seccomp, trial
 from node.executor.drivers.artifacts import SealedTask, seal_task
 from node.executor.drivers.base import (
     Attestation,
@@ -32,6 +32,7 @@ from node.executor.drivers.base import (
     Prepared,
     ResultFile,
     TaskSpec,
+    Usage,
 )
 from node.executor.drivers.process import Helper, python_argv, start_helper
 from node.executor.drivers.results import collect_results
@@ -113,6 +114,13 @@ class SandboxDriver:
         """See `Driver.logs`."""
         return _own(handle, Running).logs(last_bytes)
 
+    async def usage(self, handle: Handle) -> Usage:
+        """See `Driver.usage`."""
+        running = _own(handle, Running)
+        if running.stopped is None:
+            await trio.to_thread.run_sync(running.measure)
+        return running.used
+
     async def collect(self, handle: Handle) -> tuple[ResultFile, ...]:
         """See `Driver.collect`."""
         running = _own(handle, Running)
@@ -147,6 +155,14 @@ class SandboxDriver:
         if running.baseline is None:
             raise ExecutorError(f"task {running.task_id} is not running")
         return await trio.to_thread.run_sync(integrity.check, running.baseline)
+
+    async def attest_ended(self, handle: Handle) -> Attestation:
+        """See `Driver.attest_ended`. Reads through the launcher, which outlives the workload."""
+        running = _own(handle, Running)
+        if running.baseline is None or running.launcher is None or running.exit is None:
+            raise ExecutorError(f"task {running.task_id} has not ended by itself")
+        root = f"/proc/{running.launcher.pid}/root{launcher.ROOT}"
+        return await trio.to_thread.run_sync(integrity.check_ended, running.baseline, root)
 
     def _examined(self) -> trial.Host:
         if self._host is None:
@@ -259,6 +275,8 @@ class SandboxDriver:
                     await running.wait()
             if running.portal is not None:
                 await running.portal.close(0)
+            # All are dead, but the group and the launcher, which know the figures, are still there.
+            await trio.to_thread.run_sync(running.measure)
             if running.launcher is not None:
                 await running.launcher.close(limits.KILL_WITHIN_S / 4)
             gone = await trio.to_thread.run_sync(_gone, running)
