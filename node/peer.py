@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import structlog
@@ -13,7 +11,7 @@ import trio
 
 from ledger.blocks import Header
 from ledger.certificate import Certificate, Ed25519Scheme, ValidatorSet
-from ledger.codec import decode, encode
+from ledger.codec import decode
 from ledger.errors import Refused
 from ledger.genesis import Genesis
 from ledger.keys import Key
@@ -25,23 +23,20 @@ from node.event_log import EventLog
 from node.follower import Follower
 from node.handlers import PeerHandlers
 from node.limits import (
-    ANNOUNCE_EVERY_S,
     OVERLOAD_RETRY_S,
-    TIP_EVERY_S,
-    TIP_VALIDATORS_EVERY_S,
     WAITERS_MAX,
 )
 from node.mempool import Mempool
 from node.notary import Committed, Notary
 from node.outbox import Outbox
+from node.peer_view import Metric, metrics_of, status_of
 from node.safety_store import SafetyStore
 from node.seam import Gap, NotFinal, NumberedEvent, Overloaded, PeerStatus, TxOutcome
-from node.wire import Announcement, TipNote, topic
-from p2p.network import Lane, Network, Started
+from node.teller import Teller
+from node.wire import topic
+from p2p.network import Network, Started
 
 log = structlog.get_logger("peer")
-
-Metric = tuple[str, dict[str, str], float, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +65,13 @@ class Peer:
     handlers: PeerHandlers
     outbox: Outbox
     event_log: EventLog
+    teller: Teller
     started_ms: int = field(default_factory=wall_ms)
     last_final_ms: int = 0
     sources: list[Callable[[], Sequence[Metric]]] = field(default_factory=list)  # of what sits here
     refused_final: dict[str, int] = field(default_factory=dict)  # rule -> final transactions that broke it
     _waiters: dict[bytes, list[trio.Event]] = field(default_factory=dict)
     _waiting: int = 0  # in all of them
-    _validators_told_ms: int = 0
-    _tip_bell: trio.Event = field(default_factory=trio.Event)
 
     @classmethod
     def assemble(
@@ -131,6 +125,7 @@ class Peer:
             handlers,
             outbox,
             event_log,
+            Teller(network, store, genesis.chain_id, follower, handlers, engine),
         )
         notary.on_commit.append(peer._committed)
         return peer
@@ -145,8 +140,7 @@ class Peer:
                 nursery.start_soon(self.engine.run)
             nursery.start_soon(self.follower.run)
             nursery.start_soon(self.outbox.run)
-            nursery.start_soon(self._tell_tips)
-            nursery.start_soon(self._announce)
+            nursery.start_soon(self.teller.run)
             task_status.started(addresses)
 
     async def _run_network(self, *, task_status: Started) -> None:
@@ -165,42 +159,7 @@ class Peer:
             for waiter in self._waiters.pop(id_, ()):
                 waiter.set()
         self.event_log.tick()
-        self._tip_bell.set()
-
-    async def _tell_tips(self) -> None:
-        """Tell all neighbours of new final blocks, coalesced."""
-        while True:
-            await self._tip_bell.wait()
-            self._tip_bell = trio.Event()
-            tip = self.store.tip
-            note = encode(TipNote(tip.height, tip.time_ms))
-            to_validators = self._tells_validators()
-            for neighbour in self.network.neighbours():
-                peer_id = neighbour.peer_id
-                if self.follower.holds(peer_id, tip.height):
-                    continue
-                if to_validators or peer_id not in self.handlers.members:
-                    self.network.send(peer_id, Lane.BULK, note)
-            await trio.sleep(TIP_EVERY_S)
-
-    def _tells_validators(self) -> bool:
-        """Validators hear of blocks by consensus, so they tell each other of tips only now and then."""
-        if self.engine is not None and now_ms() - self._validators_told_ms < TIP_VALIDATORS_EVERY_S * 1000:
-            return False
-        self._validators_told_ms = now_ms()
-        return True
-
-    async def _announce(self) -> None:
-        """Gossip the newest certified block for strangers; validators only, in turns of height."""
-        while True:
-            await trio.sleep(ANNOUNCE_EVERY_S)
-            height = self.store.tip.height
-            certificate, header = self.store.certificate(height), self.store.header(height)
-            if self.engine is None or certificate is None or header is None:
-                continue
-            if decode(Header, header).proposer == self.engine.key.public:
-                payload = encode(Announcement(header, certificate))
-                self.network.publish(topic(self.chain_id, "blocks"), payload)
+        self.teller.committed()
 
     # ------------------------------------------------------------------ the seam
 
@@ -290,69 +249,11 @@ class Peer:
 
     def status(self) -> PeerStatus:
         """See PeerSeam.status."""
-        tip = self.store.tip
-        best = self.follower.best_height
-        engine = self.engine
-        return PeerStatus(
-            chain_id=self.chain_id,
-            moniker=self.identity.moniker,
-            roles=self.identity.roles,
-            peer_id=self.network.peer_id,
-            addresses=self.network.addresses(),
-            version=version("gridpact"),
-            height=tip.height,
-            block_time_ms=tip.time_ms,
-            block_hash=tip.hash.hex(),
-            state_root=tip.root.hex(),
-            view=engine.core.frontier if engine else 0,
-            catching_up=best > tip.height + 2,
-            best_height=best,
-            last_final_ms=self.last_final_ms,
-            neighbours=len(self.network.neighbours()),
-            validators_connected=len(self.handlers.members),
-            mempool_txs=self.mempool.tx_count if engine else len(self.outbox.entries),
-            mempool_bytes=self.mempool.size_bytes,
-            started_ms=self.started_ms,
-            alarms=self._alarms(),
-        )
-
-    def _alarms(self) -> tuple[str, ...]:
-        ours = ("state_root_differs",) if self.notary.wrong_roots else ()
-        return (*ours, *self.engine.counters.alarms) if self.engine else ours
+        return status_of(self)
 
     def metrics(self) -> Sequence[Metric]:
-        """See PeerSeam.metrics. Names follow cometbft where there is one."""
-        tip = self.store.tip
-        rows: list[Metric] = [
-            ("consensus_height", {}, tip.height, "gauge"),
-            ("consensus_latest_block_age_seconds", {}, max(0.0, time.time() - tip.time_ms / 1000), "gauge"),
-            ("consensus_validators", {}, len(self.validators.members), "gauge"),
-            ("p2p_peers", {}, len(self.network.neighbours()), "gauge"),
-            ("mempool_txs", {}, self.mempool.tx_count, "gauge"),
-            ("mempool_size_bytes", {}, self.mempool.size_bytes, "gauge"),
-            ("sync_blocks_fetched_total", {}, self.follower.fetched_blocks, "counter"),
-            ("sync_lies_total", {}, self.follower.lies, "counter"),
-            ("state_root_differs_total", {}, self.notary.wrong_roots, "counter"),
-            ("outbox_txs", {}, len(self.outbox.entries), "gauge"),
-        ]
-        rows += [("p2p_events_total", {"kind": k}, v, "counter") for k, v in self.network.stats().items()]
-        rows += [("refused_total", {"rule": k}, v, "counter") for k, v in self.handlers.refused.items()]
-        rows += [("ledger_refused_total", {"rule": k}, v, "counter") for k, v in self.refused_final.items()]
-        rows += [row for source in self.sources for row in source()]
-        if self.engine is not None:
-            counters = self.engine.counters
-            rows.append(("consensus_view", {}, self.engine.core.frontier, "gauge"))
-            rows.append(("consensus_steps_total", {}, counters.steps, "counter"))
-            rows.append(("consensus_dropped_total", {}, counters.dropped, "counter"))
-            rows.append(("consensus_messages_sent_total", {}, counters.sent, "counter"))
-            rows.append(("consensus_messages_received_total", {}, counters.received, "counter"))
-            rows += [
-                ("consensus_faults_total", {"rule": k}, v, "counter") for k, v in counters.faults.items()
-            ]
-            rows += [
-                ("consensus_alarms_total", {"rule": k}, v, "counter") for k, v in counters.alarms.items()
-            ]
-        return rows
+        """See PeerSeam.metrics."""
+        return metrics_of(self)
 
 
 def _engine(

@@ -1,0 +1,79 @@
+"""How a peer looks from outside: its status for people and probes, its metrics for machines."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from node.seam import PeerStatus
+
+if TYPE_CHECKING:
+    from node.peer import Peer
+
+Metric = tuple[str, dict[str, str], float, str]
+
+
+def status_of(peer: Peer) -> PeerStatus:
+    """A snapshot. See PeerSeam.status."""
+    tip = peer.store.tip
+    best = peer.follower.best_height
+    engine = peer.engine
+    return PeerStatus(
+        chain_id=peer.chain_id,
+        moniker=peer.identity.moniker,
+        roles=peer.identity.roles,
+        peer_id=peer.network.peer_id,
+        addresses=peer.network.addresses(),
+        version=version("gridpact"),
+        height=tip.height,
+        block_time_ms=tip.time_ms,
+        block_hash=tip.hash.hex(),
+        state_root=tip.root.hex(),
+        view=engine.core.frontier if engine else 0,
+        catching_up=best > tip.height + 2,
+        best_height=best,
+        last_final_ms=peer.last_final_ms,
+        neighbours=len(peer.network.neighbours()),
+        validators_connected=len(peer.handlers.members),
+        mempool_txs=peer.mempool.tx_count if engine else len(peer.outbox.entries),
+        mempool_bytes=peer.mempool.size_bytes,
+        started_ms=peer.started_ms,
+        alarms=_alarms(peer),
+    )
+
+
+def _alarms(peer: Peer) -> tuple[str, ...]:
+    ours = ("state_root_differs",) if peer.notary.wrong_roots else ()
+    return (*ours, *peer.engine.counters.alarms) if peer.engine else ours
+
+
+def metrics_of(peer: Peer) -> list[Metric]:
+    """See PeerSeam.metrics. Names follow cometbft where there is one."""
+    tip = peer.store.tip
+    rows: list[Metric] = [
+        ("consensus_height", {}, tip.height, "gauge"),
+        ("consensus_latest_block_age_seconds", {}, max(0.0, time.time() - tip.time_ms / 1000), "gauge"),
+        ("consensus_validators", {}, len(peer.validators.members), "gauge"),
+        ("p2p_peers", {}, len(peer.network.neighbours()), "gauge"),
+        ("mempool_txs", {}, peer.mempool.tx_count, "gauge"),
+        ("mempool_size_bytes", {}, peer.mempool.size_bytes, "gauge"),
+        ("sync_blocks_fetched_total", {}, peer.follower.fetched_blocks, "counter"),
+        ("sync_lies_total", {}, peer.follower.lies, "counter"),
+        ("state_root_differs_total", {}, peer.notary.wrong_roots, "counter"),
+        ("outbox_txs", {}, len(peer.outbox.entries), "gauge"),
+    ]
+    rows += [("p2p_events_total", {"kind": k}, v, "counter") for k, v in peer.network.stats().items()]
+    rows += [("refused_total", {"rule": k}, v, "counter") for k, v in peer.handlers.refused.items()]
+    rows += [("ledger_refused_total", {"rule": k}, v, "counter") for k, v in peer.refused_final.items()]
+    rows += [row for source in peer.sources for row in source()]
+    if peer.engine is not None:
+        counters = peer.engine.counters
+        rows.append(("consensus_view", {}, peer.engine.core.frontier, "gauge"))
+        rows.append(("consensus_steps_total", {}, counters.steps, "counter"))
+        rows.append(("consensus_dropped_total", {}, counters.dropped, "counter"))
+        rows.append(("consensus_messages_sent_total", {}, counters.sent, "counter"))
+        rows.append(("consensus_messages_received_total", {}, counters.received, "counter"))
+        rows += [("consensus_faults_total", {"rule": k}, v, "counter") for k, v in counters.faults.items()]
+        rows += [("consensus_alarms_total", {"rule": k}, v, "counter") for k, v in counters.alarms.items()]
+    return rows
