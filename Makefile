@@ -1,9 +1,10 @@
 # What can be done here: `make help`. Everything runs in .venv, which `make setup` makes from the locks.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo sim bench docs lock clean
+.PHONY: help setup lint test demo sim twins bench docs lock clean
 python := .venv/bin/python
 SEEDS ?= 200
+SHAPES ?= wn,nw
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
@@ -25,6 +26,9 @@ demo: setup ## a whole network on this machine, start to finish; KEEP=1 leaves i
 
 sim: setup ## the simulator over SEEDS=200 seeds
 	@$(python) -m tests.sim.run --seeds $(SEEDS)
+
+twins: setup ## every small scenario with a Byzantine twin; SHAPES=nnn takes three rounds (half an hour)
+	@$(python) -m tests.sim.twins --shapes $(SHAPES)
 
 bench: setup ## measure, print the figures
 	@$(python) -m bench.run

@@ -1,9 +1,10 @@
 """`python -m tests.sim.twins`: every small scenario with one Byzantine twin, none left to chance.
 
-A scenario is a leader for each of the first views and, for each round, (partition of the first two hops, when
-timeouts come, partition of the hops after). All of them are run, but those that only rename honest members or
-swap the twins. Scenarios with the same beginning share it; when a beginning leads to a state that another led to
-already, all that can follow was run, and is counted as such.
+A scenario is a leader for each of the first views and, for each round, a partition of each of its three
+hops (proposals; Notar votes; Final and Skip votes) and when timeouts come. After the rounds all is healed,
+and all must go on. Every scenario of a shape is run, but those that only rename honest members or swap the
+twins; scenarios with the same beginning share it. A shape is a letter for each round: n (narrow: one
+partition), w (wide: it may change once within the round).
 """
 
 from __future__ import annotations
@@ -27,16 +28,14 @@ from ledger.certificate import ValidatorSet
 from tests.sim.twins_net import TIMING, TOGETHER, Groups, Net, Violation, validators
 
 VIOLATIONS_MAX: Final = 5
-SEEN_MAX: Final = 300_000  # states remembered per process: bounds its memory
 
 
 class Round(NamedTuple):
-    """What the network does in one round. `timeouts`: "early" before Notar votes arrive, "late" after Final
-    votes did, "none"."""
+    """What the network does in one round: a partition for each hop. `timeouts`: "early" before Notar votes
+    arrive, "late" after Final votes did, "none"."""
 
-    first: Groups
+    hops: tuple[Groups, Groups, Groups]
     timeouts: str
-    then: Groups
 
 
 Script = tuple[tuple[int, ...], tuple[Round, ...]]  # leaders of views 1.., rounds
@@ -58,15 +57,25 @@ def partitions(groups_max: int) -> list[Groups]:
     return found
 
 
+TIMEOUTS: Final = ("none", "early", "late")
+
+
 def narrow(groups_max: int = 2) -> list[Round]:
     """Rounds with one partition."""
-    return [Round(p, t, p) for p in partitions(groups_max) for t in ("none", "early", "late")]
+    return [Round((p, p, p), t) for p in partitions(groups_max) for t in TIMEOUTS]
 
 
 def wide(groups_max: int = 2) -> list[Round]:
-    """Rounds that may change their partition in the middle."""
+    """Rounds that may change their partition before or after Notar votes arrive."""
     split = partitions(groups_max)
-    return [Round(p, t, q) for p in split for t in ("none", "early", "late") for q in split]
+    changes = [(p, p, q) for p in split for q in split] + [(p, q, q) for p in split for q in split if p != q]
+    return [Round(hops, t) for hops in changes for t in TIMEOUTS]
+
+
+def shaped(shape: str, groups_max: int = 2) -> list[list[Round]]:
+    """The kinds of each round of a shape."""
+    kinds = {"n": narrow(groups_max), "w": wide(groups_max)}
+    return [kinds[letter] for letter in shape]
 
 
 # ---------------------------------------------------------------------- symmetry
@@ -100,10 +109,9 @@ def renamed(groups: Groups, by: Renaming) -> Groups:
 def one_of_each(rounds: Iterable[Round], alike: list[Renaming]) -> Iterator[tuple[Round, list[Renaming]]]:
     """One round of those that a renaming turns into each other, with the renamings that it leaves."""
     for one in rounds:
-        images = [(renamed(one.first, by), renamed(one.then, by)) for by in alike]
-        here = (one.first, one.then)
-        if here == min(images):
-            yield one, [by for by, image in zip(alike, images, strict=True) if image == here]
+        images = [tuple(renamed(groups, by) for groups in one.hops) for by in alike]
+        if one.hops == min(images):
+            yield one, [by for by, image in zip(alike, images, strict=True) if image == one.hops]
 
 
 def leader_orders(count: int) -> list[tuple[int, ...]]:
@@ -148,81 +156,72 @@ class Cast:
 
 @dataclass(slots=True)
 class Found:
-    """Of a search. `scenarios` were covered by running `rounds` rounds and healing `healed` states."""
+    """Of a search: scenarios run to their end, rounds run for them, seconds of CPU."""
 
     scenarios: int = 0
     rounds: int = 0
-    healed: int = 0
+    cpu_s: float = 0.0
     violations: list[tuple[str, str, Script]] = field(default_factory=list)
 
     def add(self, other: Found) -> None:
         self.scenarios += other.scenarios
         self.rounds += other.rounds
-        self.healed += other.healed
+        self.cpu_s += other.cpu_s
         self.violations += other.violations
 
 
 def play(net: Net, one: Round) -> None:
     """A round: whoever leads proposes, then three hops, with timeouts where the round has them."""
+    proposals, notars, finals = one.hops
     net.tick(TIMING.idle_ms)
-    net.deliver(one.first)
+    net.deliver(proposals)
     if one.timeouts == "early":
         net.tick(TIMING.view_timeout_ms + TIMING.idle_ms)
-    net.deliver(one.first)
-    net.deliver(one.then)
+    net.deliver(notars)
+    net.deliver(finals)
     if one.timeouts == "late":
         net.tick(TIMING.view_timeout_ms + TIMING.idle_ms)
-        net.deliver(one.then)
+        net.deliver(finals)
 
 
 class Search:
     """All scenarios with these leaders."""
 
-    def __init__(self, cast: Cast, leaders: tuple[int, ...], rounds: list[Round], stop_at: int = VIOLATIONS_MAX):
-        self.cast, self.leaders, self.rounds, self.stop_at = cast, leaders, rounds, stop_at
+    def __init__(
+        self, cast: Cast, leaders: tuple[int, ...], kinds: list[list[Round]], stop_at: int = VIOLATIONS_MAX
+    ) -> None:
+        self.cast, self.leaders, self.kinds, self.stop_at = cast, leaders, kinds, stop_at
         self.found = Found()
-        self.seen: dict[object, int] = {}  # state and depth -> scenarios below it
 
     def run(self, part: int = 0, parts: int = 1) -> Found:
         """Search; with `parts`, each part-th of the first rounds only."""
+        began_s = time.process_time()
         with led_by(self.leaders):
             net = Net(self.cast.core, self.cast.twin, validators(self.cast.validators))
-            firsts = list(one_of_each(self.rounds, renamings(self.leaders)))
+            firsts = list(one_of_each(self.kinds[0], renamings(self.leaders)))
             for one, alike in firsts[part::parts]:
-                self.found.scenarios += self._after(net, (), one, alike)
+                self._after(net, (), one, alike)
+        self.found.cpu_s = time.process_time() - began_s
         return self.found
 
-    def _after(self, net: Net, before: tuple[Round, ...], one: Round, alike: list[Renaming]) -> int:
+    def _after(self, net: Net, before: tuple[Round, ...], one: Round, alike: list[Renaming]) -> None:
         if len(self.found.violations) >= self.stop_at:
-            return 0
+            return
         script = (*before, one)
         net = net.clone()
         self.found.rounds += 1
         try:
             play(net, one)
-            key = (len(script), len(alike), net.key())
-            known = self.seen.get(key) if len(alike) == 1 else None
-            if known is not None:
-                return known
-            if len(script) == len(self.leaders):
-                self.found.healed += 1
-                net.heal()
-                count = 1
-            else:
-                nexts = one_of_each(self.rounds, alike)
-                count = sum(self._after(net, script, following, left) for following, left in nexts)
+            if len(script) < len(self.kinds):
+                for following, left in one_of_each(self.kinds[len(script)], alike):
+                    self._after(net, script, following, left)
+                return
+            net.heal()
         except Violation as violation:
-            self._complain(*violation.args, script)
-            return 1
+            self.found.violations.append((*violation.args, (self.leaders, script)))
         except AssertionError as error:  # an invariant of the core
-            self._complain("Assertion", str(error), script)
-            return 1
-        if len(self.seen) < SEEN_MAX:
-            self.seen[key] = count
-        return count
-
-    def _complain(self, check: str, what: str, script: tuple[Round, ...]) -> None:
-        self.found.violations.append((check, what, (self.leaders, script)))
+            self.found.violations.append(("Assertion", str(error), (self.leaders, script)))
+        self.found.scenarios += 1
 
 
 def replay(script: Script, cast: Cast = Cast()) -> Net:
@@ -236,39 +235,49 @@ def replay(script: Script, cast: Cast = Cast()) -> Net:
     return net
 
 
-def _job(job: tuple[tuple[int, ...], bool, int, int, int]) -> Found:
-    leaders, is_wide, groups, part, parts = job
-    return Search(Cast(), leaders, wide(groups) if is_wide else narrow(groups)).run(part, parts)
+def _job(job: tuple[tuple[int, ...], str, int, int, int]) -> Found:
+    leaders, shape, groups, part, parts = job
+    return Search(Cast(), leaders, shaped(shape, groups)).run(part, parts)
 
 
-def main(argv: list[str]) -> int:
-    """Exit code: 0 clean, 1 violations (printed with their scripts)."""
-    parser = argparse.ArgumentParser(prog="python -m tests.sim.twins", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, and leaders, enumerated")
-    parser.add_argument("--groups", type=int, default=2, help="groups that a partition may have")
-    parser.add_argument("--wide", action="store_true", help="partitions may change within a round")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
-    asked = parser.parse_args(argv)
-    parts = 8
-    orders = leader_orders(asked.rounds)
-    jobs = [(order, asked.wide, asked.groups, part, parts) for order in orders for part in range(parts)]
-    total, began_s = Found(), time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(asked.jobs) as pool:
-        for found in pool.imap_unordered(_job, jobs):
-            total.add(found)
-    passed_s = time.monotonic() - began_s
-    kinds = len(wide(asked.groups) if asked.wide else narrow(asked.groups))
-    print(f"leaders x rounds     {len(orders)} orders of leaders, {kinds} kinds of round, {asked.rounds} rounds")
-    print(f"scenarios            {total.scenarios:,} (equal ones left out)")
-    print(f"run                  {total.rounds:,} rounds; {total.healed:,} end states healed until all went on")
-    print(f"wall time            {passed_s:.1f} s, {asked.jobs} processes")
-    print(f"scenarios per second {total.scenarios / passed_s:,.0f}")
-    print(f"scenarios per day    {total.scenarios / passed_s * 86_400 / 1e6:,.1f} million")
+def _report(shapes: list[str], groups: int, total: Found, passed_s: float, processes: int) -> None:
+    per_core = total.scenarios / total.cpu_s
+    cores = os.cpu_count() or 1
+    print(f"shapes               {', '.join(shapes)}; partitions into at most {groups} groups")
+    print(f"scenarios            {total.scenarios:,} ({total.rounds:,} rounds; equal scenarios left out)")
+    print(f"wall time            {passed_s:.1f} s, {processes} processes, {total.cpu_s:.1f} s of CPU")
+    print(
+        f"scenarios per second {total.scenarios / passed_s:,.0f} now; {per_core:,.0f} per core when it is free"
+    )
+    print(f"scenarios per day    {per_core * cores * 86_400 / 1e6:,.1f} million on {cores} free cores")
     print(f"violations           {len(total.violations)}")
     for check, what, (leaders, rounds) in total.violations[:VIOLATIONS_MAX]:
         print(f"\n{check}: {what}\n  leaders {leaders}")
         for one in rounds:
             print(f"  {one}")
+
+
+def main(argv: list[str]) -> int:
+    """Exit code: 0 clean, 1 violations (printed with their scripts)."""
+    parser = argparse.ArgumentParser(prog="python -m tests.sim.twins", description=__doc__)
+    parser.add_argument(
+        "--shapes", default="wn,nw", help="wn,nw: two rounds, one of them wide; nnn: three; …"
+    )
+    parser.add_argument("--groups", type=int, default=2, help="groups that a partition may have")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    asked = parser.parse_args(argv)
+    parts, shapes = 8, asked.shapes.split(",")
+    jobs = [
+        (order, shape, asked.groups, part, parts)
+        for shape in shapes
+        for order in leader_orders(len(shape))
+        for part in range(parts)
+    ]
+    total, began_s = Found(), time.monotonic()
+    with multiprocessing.get_context("spawn").Pool(asked.jobs) as pool:
+        for found in pool.imap_unordered(_job, jobs):
+            total.add(found)
+    _report(shapes, asked.groups, total, time.monotonic() - began_s, asked.jobs)
     return 1 if total.violations else 0
 
 

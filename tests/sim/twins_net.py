@@ -1,23 +1,36 @@
-"""Five pure cores on a bench for Twins (Bano et al., "Twins: BFT Systems Made Robust", 2020): members T, A, B, C
-of equal weight, of which T runs twice with one key. No heap, no bytes, no signatures: messages go hop by hop
-through a partition that the script names, and time moves when the script says so.
+"""Five pure cores on a bench for Twins (Bano et al., "Twins: BFT Systems Made Robust", 2020).
 
-What is checked, at once: nobody commits another block at a height; no two Notar or Final certificates of a view
-name different blocks, none is Skip and Final; no honest member casts two votes of a kind in a view, Skip and
-Final, or Final without a Notar certificate that a quorum signed.
+Members T, A, B, C of equal weight, of which T runs twice with one key. No heap, no bytes, no signatures:
+messages go hop by hop through a partition that the script names, and time moves when the script says so.
+
+What is checked, at once: nobody commits another block at a height; no two Notar or Final certificates of a
+view name different blocks, none is Skip and Final; no honest member casts two votes of a kind in a view,
+Skip and Final, Final for what it did not vote Notar for, Final without a Notar certificate that a quorum
+signed, or Notar for a block whose parent no quorum notarized, or over a view that no quorum skipped. The
+twin may have signed anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from operator import attrgetter
 from typing import Any, Final
 
 from consensus.chain import Chain
 from consensus.core import Config, Core
-from consensus.messages import Event, Executed, Message, Propose, Ready, Received, Reply, Send, Start, Tick, Vote
-from consensus.state import CoreState
+from consensus.messages import (
+    Event,
+    Executed,
+    Message,
+    Propose,
+    Ready,
+    Received,
+    Reply,
+    Send,
+    Start,
+    Tick,
+    Vote,
+)
 from consensus.timers import Timing
 from ledger.blocks import ZERO_HASH, Header, decode_header
 from ledger.certificate import Certificate, Statement, Validator, ValidatorSet, VoteKind
@@ -28,7 +41,7 @@ WALL_MS: Final = 1_700_000_000_000
 MEMBER: Final = (0, 0, 1, 2, 3)  # of each instance: T, its twin, A, B, C
 HONEST: Final = (2, 3, 4)
 TOGETHER: Final = (0, 0, 0, 0, 0)
-# No standstill and no growth within a script, so that what a round means does not depend on those before.
+# No standstill and no growth within a script: what a round means does not depend on those before.
 TIMING: Final = Timing(
     view_timeout_ms=1_000, alpha_percent=100, timeout_max_ms=1_000, idle_ms=100, standstill_ms=30_000
 )
@@ -101,13 +114,14 @@ def clone(value: Any) -> Any:
 class Net:
     """The state of one scenario. `now_ms` and the messages in flight move by the script's calls."""
 
-    __slots__ = ("certified", "committed", "cores", "flying", "now_ms", "votes", "wake_ms")
+    __slots__ = ("blocks", "certified", "committed", "cores", "flying", "now_ms", "votes", "wake_ms")
 
     def __init__(self, core: type[Core], twin: type[Core], members: ValidatorSet) -> None:
         self.now_ms = 0
         self.wake_ms = [0] * len(MEMBER)  # as each core said last
         self.flying: list[tuple[int, int | None, Message]] = []
         self.committed: dict[int, bytes] = {}
+        self.blocks: dict[bytes, Header] = {}  # that were proposed
         self.certified: dict[tuple[VoteKind, int], bytes] = {}
         self.votes: dict[tuple[VoteKind, int, int], bytes] = {}  # kind, view, member: first vote
         none = Header(
@@ -126,6 +140,7 @@ class Net:
         """A copy that goes its own way."""
         fresh: Net = object.__new__(Net)
         fresh.now_ms, fresh.flying = self.now_ms, self.flying.copy()
+        fresh.blocks = self.blocks.copy()
         fresh.committed, fresh.certified = self.committed.copy(), self.certified.copy()
         fresh.votes, fresh.wake_ms = self.votes.copy(), self.wake_ms.copy()
         fresh.cores = [clone(core) for core in self.cores]
@@ -188,7 +203,10 @@ class Net:
         for certificate in ready.certificates:
             self._certified(certificate)
         for send in ready.send:
-            if type(send.message) is Vote:
+            if type(send.message) is Propose:
+                header = _decoded(send.message.header)
+                self.blocks[header.hash] = header
+            elif type(send.message) is Vote:
                 self._voted(instance, send)
         for commit in ready.commit:
             block = commit.header.hash
@@ -213,65 +231,32 @@ class Net:
         kind, view, block = _NAMED(send.message.statement)
         member = MEMBER[instance]
         first = self.votes.setdefault((kind, view, member), block)
-        if instance not in HONEST or kind is VoteKind.NOTAR:
-            if instance in HONEST and first != block:
-                raise Violation("Promises", f"two Notar of {member} in view {view}")
+        if instance not in HONEST:
+            return
+        if first != block:
+            raise Violation("Promises", f"two {kind.name} of {member} in view {view}")
+        if kind is VoteKind.NOTAR:
+            self._notarized(member, view, block)
             return
         other = VoteKind.FINAL if kind is VoteKind.SKIP else VoteKind.SKIP
-        if first != block or (other, view, member) in self.votes:
-            raise Violation("Promises", f"{kind.name} of {member} in view {view} breaks its word")
-        if kind is VoteKind.FINAL:
-            signed = sum(self.votes.get((VoteKind.NOTAR, view, m)) == block for m in (1, 2, 3))
-            if signed < 2:  # the twin may have signed anything
-                raise Violation("Promises", f"Final of {member} in view {view} without a Notar certificate")
+        if (other, view, member) in self.votes:
+            raise Violation("Promises", f"Skip and Final of {member} in view {view}")
+        if kind is VoteKind.FINAL and self.votes.get((VoteKind.NOTAR, view, member)) != block:
+            raise Violation("Promises", f"Final of {member} in view {view} without its own Notar")
+        if kind is VoteKind.FINAL and not self._signed(VoteKind.NOTAR, view, block):
+            raise Violation("Promises", f"Final of {member} in view {view} without a Notar certificate")
 
-    # ------------------------------------------------------------------ one name for equal states
+    def _notarized(self, member: int, view: int, block: bytes) -> None:
+        header = self.blocks[block]
+        if header.parent_view and not self._signed(VoteKind.NOTAR, header.parent_view, header.parent_hash):
+            raise Violation("Promises", f"Notar of {member} in view {view}, the parent is not notarized")
+        for between in range(header.parent_view + 1, view):
+            if not self._signed(VoteKind.SKIP, between, ZERO_HASH):
+                raise Violation("Promises", f"Notar of {member} in view {view} over view {between}")
 
-    def key(self) -> tuple[object, ...]:
-        """Equal for states from which the same follows."""
-        return (
-            self.now_ms,
-            frozenset(self.committed.items()),
-            frozenset(self.certified.items()),
-            frozenset(self.votes.items()),
-            tuple(map(_core_key, self.cores)),
-            tuple((sender, to, _message_key(message)) for sender, to, message in self.flying),
-        )
+    def _signed(self, kind: VoteKind, view: int, block: bytes) -> bool:
+        """Did a quorum of three sign it, the twin taken for granted?"""
+        return sum(self.votes.get((kind, view, member)) == block for member in (1, 2, 3)) >= 2
 
 
 _NAMED = attrgetter("kind", "view", "block")
-
-
-def _core_key(core: CoreState) -> tuple[object, ...]:
-    views: Sequence[object] = [
-        (
-            view.number,
-            view.proposal_hash,
-            view.entered_ms,
-            view.work_ms,
-            view.refused,
-            view.own_notar,
-            view.own_final,
-            view.own_skip,
-            tuple(c and c.statement.block for c in (view.notar, view.skip, view.final)),
-            frozenset((key, frozenset(votes)) for key, votes in view.signatures.items()),
-        )
-        for view in core.views.values()
-    ]
-    return (
-        core.frontier,
-        core.final_view,
-        core.final and core.final.statement.block,
-        core.chain.tip_hash,
-        core.executed,
-        core.standstill_ms,
-        frozenset(core.chain.headers),
-        frozenset(core.wants.wants),
-        frozenset(views),
-    )
-
-
-def _message_key(message: Message) -> object:
-    if type(message) is Vote:
-        return message.statement
-    return message.header if type(message) is Propose else message
