@@ -121,6 +121,7 @@ def to_multiaddr(address: str) -> multiaddr.Multiaddr:
 def build_host(seed: bytes, listen: Sequence[str], neighbours_max: int) -> Any:
     """Returns the library's host: noise and yamux alone, limits on, its own keeping of connections off."""
     libp2p_fixes.quiet_logs()
+    libp2p_fixes.batch_window_updates()
     keys = create_new_key_pair(seed)
     noise = NoiseTransport(keys, noise_privkey=create_new_x25519_key_pair().private_key)
     connections_max = 2 * neighbours_max + 2 * LINKS_PENDING_MAX

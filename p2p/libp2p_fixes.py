@@ -10,6 +10,7 @@ Each has a test in tests/p2p/test_libp2p_fixes.py that fails when the library no
 - `stop_auto_connector`: with all its watermarks at zero it still dials whom it has heard of, past our bans.
 - `contain_streams`: an exception in any protocol's stream handler (a protobuf error from garbage) ends the
   whole host; and one peer may open as many streams as all peers together.
+- `batch_window_updates`: yamux sends a window update for each small read, so each message costs two.
 - `DigestCache`: the gossip cache ignores the configured message id, so each IHAVE asks for what is there.
 - `widen_queues`: 32 messages per peer, then silent loss.
 - `start_sequence`: sequence numbers are seconds at start, so a restarted peer repeats them and is ignored.
@@ -36,6 +37,7 @@ from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.mcache import CacheEntry, MessageCache
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
+from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from p2p.errors import LocalError
 from p2p.limits import CLOSE_S, GOSSIP_PEER_QUEUE_MAX, STREAMS_IN_MAX
@@ -62,6 +64,26 @@ def stop_auto_connector(swarm: Any) -> None:
 
     swarm.auto_connector.maybe_connect = nothing
     swarm.auto_connector.run_background_task = nothing
+
+
+def batch_window_updates() -> None:
+    """Makes yamux streams release their window when half of it was read, not at each small read; once for the
+    whole process."""
+    library = YamuxStream._auto_tune_and_send_window_update
+    if hasattr(library, "library"):
+        return
+
+    async def batched(stream: YamuxStream, *, bytes_read: int = 0) -> None:
+        held = len(stream.conn.stream_buffers.get(stream.stream_id, b""))
+        threshold = stream._grow_threshold()
+        slack = stream.target_recv_window - (stream.recv_window + held)
+        if slack < threshold and stream._pending_recv_release + bytes_read < threshold:
+            stream._pending_recv_release += bytes_read
+            return
+        await library(stream, bytes_read=bytes_read)
+
+    batched.library = library  # type: ignore[attr-defined]
+    YamuxStream._auto_tune_and_send_window_update = batched  # type: ignore[method-assign,assignment]
 
 
 def count_failed_upgrades(swarm: Any, on_failure: Callable[[], None]) -> None:

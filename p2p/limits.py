@@ -37,6 +37,7 @@ REQUESTS_IN_MAX: Final = 64  # served at once for one peer; beyond it the peer h
 # --- time --------------------------------------------------------------------------------------------------
 HEARTBEAT_S: Final = 2.5  # the library never notices a silent peer; design: 2-3 s
 HEARTBEATS_MISSED_MAX: Final = 3
+HEARTBEATS_PER_RTT: Final = 8  # a peer that talks anyway is pinged for its round trip every 20 s only
 HANDSHAKE_S: Final = 8.0  # from a connection to both streams and both hellos; a busy machine needs seconds
 DIAL_S: Final = 8.0
 CLOSE_S: Final = 2.0  # the library's disconnect can hang

@@ -21,6 +21,7 @@ from p2p.limits import (
     HANDSHAKE_S,
     HEARTBEAT_S,
     HEARTBEATS_MISSED_MAX,
+    HEARTBEATS_PER_RTT,
     PAYLOAD_BYTES_MAX,
 )
 from p2p.network import Lane
@@ -218,15 +219,19 @@ class Link:
         return channel
 
     async def _heartbeat(self, consensus: Channel) -> None:
-        """Pings, and counts ticks without a word. Ticks, not time: when this process itself slept, nobody is
-        silent."""
-        heard, missed = self.bytes_in, 0
+        """Pings who was quiet (others now and then, for the round trip), and counts ticks without a word.
+        Ticks, not time: when this process itself slept, nobody is silent."""
+        heard, missed, ticks = self.bytes_in, 0, 0
+        is_quiet = True
         while True:
-            self._ping_token = (self._ping_token + 1) % 2**64
-            self._ping_at = trio.current_time()
-            consensus.put_control(Kind.PING, frames.number_body(self._ping_token))
+            if is_quiet or ticks % HEARTBEATS_PER_RTT == 0:
+                self._ping_token = (self._ping_token + 1) % 2**64
+                self._ping_at = trio.current_time()
+                consensus.put_control(Kind.PING, frames.number_body(self._ping_token))
             await trio.sleep(self._pace.heartbeat_s)
-            missed = missed + 1 if self.bytes_in == heard else 0
+            ticks += 1
+            is_quiet = self.bytes_in == heard
+            missed = missed + 1 if is_quiet else 0
             heard = self.bytes_in
             if missed >= HEARTBEATS_MISSED_MAX:
                 self.end("silent", goodbye=False)

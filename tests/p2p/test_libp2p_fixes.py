@@ -21,6 +21,7 @@ from libp2p.pubsub.mcache import MessageCache
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
+from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from p2p import libp2p_fixes
 from p2p.errors import LocalError
@@ -263,3 +264,51 @@ async def test_bounded_gossipsub():
     assert set(ours._get_peers_to_send(["t"], ID(b"a"), ID(b"c"))) == set(), (
         "others' messages keep to the mesh"
     )
+
+
+async def small_reads(updates: list[int]) -> None:
+    """100 small messages from one host to another; each window update of the reader is noted."""
+    got = trio.Event()
+    left = [100]
+
+    async def read(stream):
+        muxed = stream.muxed_stream
+        library = muxed.send_window_update
+
+        async def send(increment, **options):
+            updates.append(increment)
+            await library(increment, **options)
+
+        muxed.send_window_update = send
+        while left[0]:
+            await stream.read(1)
+            left[0] -= 1
+        got.set()
+
+    hosts = [new_host(key_pair=keys(n), muxer_preference="YAMUX") for n in (7, 8)]
+    address = multiaddr.Multiaddr("/ip4/127.0.0.1/tcp/0")
+    async with hosts[0].run(listen_addrs=[address]), hosts[1].run(listen_addrs=[address]):
+        hosts[0].set_stream_handler("/small/1", read)
+        dialled = await hosts[1].get_network().dial_addr(hosts[0].get_addrs()[0], hosts[0].get_id())
+        stream = await hosts[1].new_stream(hosts[0].get_id(), ["/small/1"])
+        for _ in range(100):
+            await stream.write(b"x")
+        with trio.fail_after(10):
+            await got.wait()
+        for end in (dialled, *hosts[0].get_network().get_connections(hosts[1].get_id())):
+            await libp2p_fixes.close_connection(end)
+
+
+async def test_batch_window_updates(monkeypatch):
+    """Fault: an update for each small read. With the work-round none, until half the window was read."""
+    libp2p_fixes.quiet_logs()
+    batched = YamuxStream._auto_tune_and_send_window_update
+    library = getattr(batched, "library", batched)
+    monkeypatch.setattr(YamuxStream, "_auto_tune_and_send_window_update", library)
+    before: list[int] = []
+    await small_reads(before)
+    assert len(before) >= 50, "the library now batches window updates by itself"
+    libp2p_fixes.batch_window_updates()
+    after: list[int] = []
+    await small_reads(after)
+    assert after == []
