@@ -137,8 +137,9 @@ async def _start_api(nursery: trio.Nursery, peer: Peer, home: Home, settings: Se
     exchange = Exchange(peer.network, artifacts)
     peer.handlers.methods.update(exchange.methods())
     peer.sources.append(exchange.metrics)
+    executor = None
     if "node" in settings.roles:
-        _start_executor(nursery, peer, home, settings, exchange)
+        executor = _start_executor(nursery, peer, home, settings, exchange)
     serve = partial(
         serve_api,
         peer,
@@ -147,6 +148,7 @@ async def _start_api(nursery: trio.Nursery, peer: Peer, home: Home, settings: Se
         artifacts=artifacts,
         bot=_start_bot(nursery, peer, home, settings) if "bot" in settings.roles else None,
         exchange=exchange,
+        slots=executor.status if executor is not None else None,
         hosts=settings.api.hosts,
     )
     address: str = await nursery.start(serve)
@@ -155,12 +157,13 @@ async def _start_api(nursery: trio.Nursery, peer: Peer, home: Home, settings: Se
 
 def _start_executor(
     nursery: trio.Nursery, peer: Peer, home: Home, settings: Settings, exchange: Exchange
-) -> None:
+) -> Executor:
     """The 3node: claims and runs what it has proved to be approved."""
     driver = SandboxDriver(home.data_dir / "sandbox")
     executor = Executor(peer, settings.node, driver, exchange)
     peer.sources.append(executor.metrics)
     nursery.start_soon(executor.run)
+    return executor
 
 
 def _start_bot(nursery: trio.Nursery, peer: Peer, home: Home, settings: Settings) -> BotSeam:

@@ -193,6 +193,10 @@ class Client:
         """All registered nodes."""
         return self.items("/v1/nodes", m.NodeView)
 
+    def node_slots(self) -> m.ExecutorStatus:
+        """What the 3node that is asked holds and does. Raises ClientError on a peer that is none."""
+        return self.get("/v1/node/slots", m.ExecutorStatus)
+
     def farms(self) -> Iterator[m.FarmView]:
         """All farms."""
         return self.items("/v1/farms", m.FarmView)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -31,6 +31,7 @@ from node.artifacts import ArtifactStore
 from node.config import split_host_port
 from node.errors import ArtifactError
 from node.exchange import Exchange
+from node.executor.status import ExecutorStatus
 from node.seam import NotFinal, Overloaded, PeerSeam
 from node.web.pages import web_routes
 from p2p.network import Started
@@ -45,12 +46,13 @@ def make_app(
     artifacts: ArtifactStore,
     bot: BotSeam | None = None,
     exchange: Exchange | None = None,
+    slots: Callable[[], ExecutorStatus] | None = None,
     hosts: Iterable[str] = (),
 ) -> Guard:
     """API, explorer and metrics of a peer. `hosts`: further names that it goes by."""
     if not token:
         raise LocalError("the API needs a token")
-    api = Api(peer, token, artifacts, bot, exchange)
+    api = Api(peer, token, artifacts, bot, exchange, slots)
     routes: list[BaseRoute] = [StarletteRoute(r.path, r.handler, methods=[r.method]) for r in ROUTES]
     routes.append(StarletteRoute("/openapi.json", openapi))
     routes += web_routes()
@@ -71,12 +73,16 @@ async def serve_api(
     artifacts: ArtifactStore,
     bot: BotSeam | None = None,
     exchange: Exchange | None = None,
+    slots: Callable[[], ExecutorStatus] | None = None,
     hosts: Iterable[str] = (),
     task_status: Started = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled. `started` gives host:port. Raises LocalError when it cannot listen."""
     host, _ = split_host_port(listen)
-    app = make_app(peer, token=token, artifacts=artifacts, bot=bot, exchange=exchange, hosts=[*hosts, host])
+    names = [*hosts, host]
+    app = make_app(
+        peer, token=token, artifacts=artifacts, bot=bot, exchange=exchange, slots=slots, hosts=names
+    )
     listener = _listen(listen)
     address = listener.getsockname()
     handle = listener.detach()  # the server owns and closes it from here on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from node.api.limits import BODY_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX
 from node.api.problems import ApiProblem
 from node.artifacts import ArtifactStore
 from node.exchange import Exchange
+from node.executor.status import ExecutorStatus
 from node.seam import PeerSeam
 
 T = TypeVar("T")
@@ -23,13 +25,15 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Api:
-    """One peer's API. `bot` is None on peers without one, `exchange` where nothing can be fetched."""
+    """One peer's API. `bot` is None on peers without one, `exchange` where nothing can be fetched, `slots`
+    (what its executor says) on peers that are no 3node."""
 
     peer: PeerSeam
     token: str
     artifacts: ArtifactStore
     bot: BotSeam | None = None
     exchange: Exchange | None = None
+    slots: Callable[[], ExecutorStatus] | None = None
     event_clients: int = 0
     counts: dict[str, int] = field(default_factory=dict)
 

@@ -21,6 +21,7 @@ from node.api.chain_models import GapView as GapView
 from node.api.chain_models import QueryView as QueryView
 from node.api.chain_models import TxResult as TxResult
 from node.api.chain_models import TxView as TxView
+from node.executor.status import ExecutorStatus as ExecutorStatus
 
 T = TypeVar("T")
 

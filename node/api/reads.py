@@ -12,7 +12,7 @@ from ledger import records as r
 from node.api import block_views, deployment_views, views
 from node.api import models as m
 from node.api.core import answer, api_of, choice, digest_of, number, paging
-from node.api.problems import ApiProblem
+from node.api.problems import ApiProblem, not_found
 from node.api.show import state_key
 
 _HEIGHT_MAX = 1 << 53
@@ -63,6 +63,13 @@ async def nodes(request: Request) -> Response:
         return views.node_view(peer, record)
 
     return answer(views.page(peer, b"node/", r.Node, make, cursor, limit))
+
+
+async def node_slots(request: Request) -> Response:
+    slots = api_of(request).slots
+    if slots is None:
+        raise not_found("this peer is no 3node: it holds no slots", "node.none")
+    return answer(slots())
 
 
 async def farms(request: Request) -> Response:

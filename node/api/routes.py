@@ -88,6 +88,7 @@ ROUTES: Final = (
     ),
     Route("GET", "/v1/deployments/{id}", reads.deployment, "By id or its first digits", m.DeploymentDetail),
     Route("GET", "/v1/nodes", reads.nodes, "3nodes and their offers", m.Page[m.NodeView], query=_PAGING),
+    Route("GET", "/v1/node/slots", reads.node_slots, "What this 3node holds and does", m.ExecutorStatus),
     Route("GET", "/v1/farms", reads.farms, "Farms", m.Page[m.FarmView], query=_PAGING),
     Route(
         "GET",

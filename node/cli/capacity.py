@@ -108,6 +108,37 @@ def node_withdraw() -> int:
     return print_result(current.client().send(current.home().node_key(), WithdrawOffer()))
 
 
+def node_slots() -> int:
+    """Show what the 3node that is asked holds: slots, phase, bytes fetched, checks, usage, lease."""
+    found = current.client().node_slots()
+    rows = []
+    for held in found.slots:
+        done, total = (sum(getattr(f, name) for f in held.fetch) for name in ("bytes_done", "bytes_total"))
+        rows.append(
+            (
+                held.deployment[:10],
+                held.slot,
+                held.term,
+                held.phase,
+                f"{size_text(done)} of {size_text(total)}",
+                held.checks,
+                held.restarts,
+                f"{held.cpu_ms / 1000:.1f} s",
+                size_text(held.memory_bytes_max),
+                f"{held.lease_left_ms / 1000:.0f} s",
+                " ".join(f"{name}={where}" for name, where in held.endpoints.items()) or held.detail,
+            )
+        )
+    columns = ("deployment", "slot", "term", "phase", "fetched", "checks", "restarts", "cpu", "memory")
+    emit(found, (*columns, "lease left", "where"), rows)
+    if current.output == "table":
+        say(f"driver {found.driver}: " + ("usable" if found.usable else f"not usable: {found.reason}"))
+        say("offers capacity" if found.offering else "offers no capacity")
+        for slot, reason in found.refused.items():
+            say(f"does not claim {slot[:10]}…{slot[64:]}: {reason}")
+    return 0
+
+
 def node_list() -> int:
     """List the nodes and their offers."""
     found = list(current.client().nodes())

@@ -63,6 +63,7 @@ COMMANDS: Final = (
     ("node consent", "capacity:node_consent", "Sign that the home's node joins a farm."),
     ("node offer", "capacity:node_offer", "Post the offer of the home's node."),
     ("node withdraw", "capacity:node_withdraw", "Withdraw the offer of the home's node."),
+    ("node slots", "capacity:node_slots", "Show what the 3node that is asked holds and does."),
     ("node list", "capacity:node_list", "List the nodes and their offers."),
     ("audit export", "audit:export", "Write a deployment's whole life to one file."),
     ("audit verify", "audit:verify", "Check an audit file with nothing but the genesis."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,26 +15,63 @@ import trio
 from node.api.app import make_app, serve_api
 from node.api.bot_seam import BotSeam
 from node.artifacts import ArtifactStore
+from node.executor.status import ExecutorStatus, FetchStatus, TenureStatus
 from tests.node.fake_peer import FakePeer
 
 TOKEN = "a token of the home"
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
+Slots = Callable[[], ExecutorStatus]
 BINARY = {"Content-Type": "application/octet-stream"}
+
+
+def slots_status() -> ExecutorStatus:
+    """What the executor of a 3node with one slot says."""
+    fetch = FetchStatus(
+        path="/a", sha256="ab" * 32, bytes_total=4096, bytes_done=1024, sources=[], dropped={}
+    )
+    held = TenureStatus(
+        deployment="cd" * 32,
+        slot="web/0",
+        term=3,
+        kind="service",
+        phase="fetching",
+        lease_left_ms=17_400,
+        checks=5,
+        restarts=1,
+        cpu_ms=1_500,
+        memory_bytes_max=2 << 20,
+        endpoints={"http": "127.0.0.1:4000"},
+        fetch=[fetch],
+        detail="",
+    )
+    return ExecutorStatus(
+        driver="sandbox",
+        usable=True,
+        reason="",
+        features={"seccomp": "enforced"},
+        offering=True,
+        slots=[held],
+        ended=[],
+        refused={f"{'ef' * 32}/web/1": "claim.country: elsewhere"},
+        artifacts_bytes=1024,
+    )
 
 
 @asynccontextmanager
 async def api_client(
-    peer: FakePeer, folder: Path, bot: BotSeam | None = None
+    peer: FakePeer, folder: Path, bot: BotSeam | None = None, slots: Slots | None = None
 ) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of the application itself."""
-    app = make_app(peer, token=TOKEN, artifacts=ArtifactStore(folder / "artifacts"), bot=bot)
+    app = make_app(peer, token=TOKEN, artifacts=ArtifactStore(folder / "artifacts"), bot=bot, slots=slots)
     transport = httpx2.ASGITransport(app=app, raise_app_exceptions=True)
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield client
 
 
 @contextmanager
-def served(peer: FakePeer, folder: Path, bot: BotSeam | None = None) -> Iterator[str]:
+def served(
+    peer: FakePeer, folder: Path, bot: BotSeam | None = None, slots: Slots | None = None
+) -> Iterator[str]:
     """host:port of the API on a real port, served by a thread of its own."""
     started: list[Any] = []
     up = threading.Event()
@@ -42,7 +79,9 @@ def served(peer: FakePeer, folder: Path, bot: BotSeam | None = None) -> Iterator
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:
-            serve = partial(serve_api, peer, listen="127.0.0.1:0", token=TOKEN, artifacts=artifacts, bot=bot)
+            serve = partial(
+                serve_api, peer, listen="127.0.0.1:0", token=TOKEN, artifacts=artifacts, bot=bot, slots=slots
+            )
             address = await nursery.start(serve)
             started.extend((address, trio.lowlevel.current_trio_token(), nursery.cancel_scope))
             up.set()

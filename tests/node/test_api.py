@@ -27,7 +27,7 @@ from node.api.openapi import make_openapi
 from node.api.routes import ROUTES, Route
 from node.seam import Gap
 from tests.ledger.world import AUTHOR, BUDGET, CONSUMER, EXPERT, NODES, RICH, STRANGER, contract
-from tests.node.api_fixture import AUTH, BINARY, api_client
+from tests.node.api_fixture import AUTH, BINARY, api_client, slots_status
 from tests.node.fake_peer import FakePeer
 
 # The test client does not close a body that the application refused to read; ours is not at fault.
@@ -88,6 +88,17 @@ async def test_lists_come_in_pages(peer: FakePeer, tmp_path: Path) -> None:
         problem(await client.get("/v1/nodes?limit=0"), 400, "query.number")
         problem(await client.get("/v1/nodes?limit=201"), 400, "query.number")
         problem(await client.get("/v1/nodes?cursor=zz"), 400, "query.cursor")
+
+
+async def test_a_3node_says_what_it_holds_and_others_that_they_are_none(
+    peer: FakePeer, tmp_path: Path
+) -> None:
+    async with api_client(peer, tmp_path) as client:
+        problem(await client.get("/v1/node/slots"), 404, "node.none")
+    async with api_client(peer, tmp_path, slots=slots_status) as client:
+        answer = await client.get("/v1/node/slots")
+        assert answer.status_code == 200
+        assert msgspec.json.decode(answer.content, type=m.ExecutorStatus) == slots_status()
 
 
 async def test_a_deployment_is_shown_whole(peer: FakePeer, tmp_path: Path) -> None:

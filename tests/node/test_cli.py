@@ -34,7 +34,7 @@ from tests.ledger.world import (
     contract,
     key_of,
 )
-from tests.node.api_fixture import TOKEN, served
+from tests.node.api_fixture import TOKEN, served, slots_status
 from tests.node.fake_peer import FakePeer
 
 PEOPLE = {
@@ -354,6 +354,22 @@ def test_farms_and_nodes_are_registered_and_listed(shell: Shell) -> None:
     assert [f["name"] for f in shell.json("farm", "list")] == ["farm-a"]
     assert [(n["key"], n["offering"]) for n in shell.json("node", "list")] == [(node, False)]
     assert "no offer" in shell.ok("node", "list")
+
+
+def test_a_3nodes_slots_are_shown_and_asked_of_others_it_is_an_error(
+    shell: Shell, peer: FakePeer, tmp_path: Path
+) -> None:
+    code, _, err = shell.run("node", "slots")
+    assert code == 1
+    assert "no 3node" in err
+    with served(peer, tmp_path / "node", slots=slots_status) as address:
+        asked = ["node", "slots", "--home", str(shell.home), "--api", address]
+        assert main(asked) == 0
+        out, err = shell.capsys.readouterr()
+        assert "web/0" in out and "1 KiB of 4 KiB" in out and "17 s" in out
+        assert "does not claim efefefefef…/web/1: claim.country: elsewhere" in err
+        assert main([*asked, "-o", "json"]) == 0
+        assert json.loads(shell.capsys.readouterr().out)["slots"][0]["lease_left_ms"] == 17_400
 
 
 def test_cancel_by_bot_or_by_the_consumers_own_key(shell: Shell) -> None:
