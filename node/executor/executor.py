@@ -131,10 +131,11 @@ class Executor:
         if node is None:
             return
         assert self._offering is not None, "made before the first look"
-        if self._offering.due(node):
+        current = not self._peer.status().catching_up  # else the record may be older than a withdrawal
+        if self._offering.due(node) and current:
             nursery.start_soon(self._offering.post)
         self._find_orphans(nursery, node)
-        if self._offering.usable and not self._peer.status().catching_up:
+        if self._offering.usable and current:
             self._claim_some(nursery)
 
     def _take_wins(self, nursery: trio.Nursery) -> None:

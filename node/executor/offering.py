@@ -1,4 +1,5 @@
-"""The node's offer on the ledger: posted when missing, changed or half worn; a withdrawal is respected."""
+"""The node's offer on the ledger, whoever posted it: posted anew when missing, changed or half worn; a
+withdrawal holds until somebody posts an offer by hand (`gridpact node offer`)."""
 
 from __future__ import annotations
 
@@ -41,7 +42,6 @@ class Offering:
         self._fingerprint = fingerprint
         self._boot_ms = boot_ms
         self._busy = False
-        self._posted = False
         self._not_before_ms = 0
 
     def due(self, node: LedgerNode) -> bool:
@@ -50,8 +50,8 @@ class Offering:
         self.valid = node.valid_until_ms > now_ms
         if not self.usable or self._busy or self._boot_ms() < self._not_before_ms:
             return False
-        if node.valid_until_ms == 0 and self._posted:
-            return False  # withdrawn by its owner while we run
+        if node.valid_until_ms == 0 and node.runtimes:
+            return False  # there was one, and its owner withdrew it: no restart undoes that
         offer = self._offer()
         if not offer.address:
             return False
@@ -69,7 +69,6 @@ class Offering:
             log.warning("offer_refused", rule=sent.rule, detail=sent.detail)
             self._not_before_ms = self._boot_ms() + int(OFFER_RETRY_S * 1000)
         else:
-            self._posted = True
             log.info("offer_posted")
 
     def _offer(self) -> PostOffer:

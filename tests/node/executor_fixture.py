@@ -202,6 +202,12 @@ class FakeDriver:
         return await self.attest(handle)
 
 
+def node_settings(**changes: Any) -> NodeSettings:
+    """What a node of the fleet offers."""
+    fields = {"farm": "x", "country": "BE", "cpu": "4", "memory": "4GiB", "disk": "10GiB"}
+    return NodeSettings(**(fields | changes))
+
+
 @dataclass
 class Fleet:
     """Peers, and the executors among them."""
@@ -237,7 +243,7 @@ class Fleet:
             driver = self.drivers.setdefault(name, FakeDriver())
         made = Executor(
             peer,
-            NodeSettings(farm="x", country="BE", cpu="4", memory="4GiB", disk="10GiB", **settings),
+            node_settings(**settings),
             driver,
             exchange,
             boot_clock_ms=lambda: int(trio.current_time() * 1000),

@@ -1,0 +1,97 @@
+"""The executor keeps the node's offer on the ledger as it should be, whoever posted it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from ledger import transactions as t
+from ledger.records import Node, key_node
+from ledger.state import read
+from node.executor.task import best_address
+from node.offer import OFFER_VALID_MS, make_offer
+from tests.node.executor_fixture import FakeDriver, Fleet, fleet, node_settings
+from tests.node.network_fixture import until
+
+
+def node(net: Fleet) -> Node:
+    """The record of node1."""
+    found = read(net.first.state, Node, key_node(net.net.peers["node1"].node_key.public))
+    assert found is not None
+    return found
+
+
+async def post(net: Fleet, valid_ms: int = OFFER_VALID_MS, **settings: Any) -> t.PostOffer:
+    """An offer by hand, as `testnet up` and `node offer` post it."""
+    peer = net.net.peers["node1"]
+    address = best_address(peer.network.addresses())
+    made = make_offer(node_settings(**settings), FakeDriver().fingerprint(), address, net.first.time_ms)
+    offer = replace(made, valid_until_ms=net.first.time_ms + valid_ms)
+    await net.do(peer.node_key, offer)
+    tip = net.first.height
+    await until(lambda: peer.height >= tip)  # a node that is a block behind would post one, too
+    return offer
+
+
+async def offers(net: Fleet) -> int:
+    """How many were posted, all looked at that are on their way: some blocks later."""
+    height = net.net.peers["node1"].height
+    await until(lambda: net.executors["node1"].status().offering)
+    await until(lambda: net.net.peers["node1"].height >= height + 4)
+    return sum(event.kind == "offer.posted" for _, event in net.first.store.events(0, 1_000))
+
+
+async def test_an_offer_that_holds_is_left_alone(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1", executors=False) as net:
+        offer = await post(net)
+        net.execute("node1")
+        assert await offers(net) == 1
+        assert node(net).valid_until_ms == offer.valid_until_ms
+
+
+async def test_an_offer_by_hand_is_renewed_before_it_ends(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1", executors=False) as net:
+        offer = await post(net, valid_ms=OFFER_VALID_MS // 2 - 1)
+        net.execute("node1")
+        await until(lambda: node(net).valid_until_ms > offer.valid_until_ms)
+        assert node(net).valid_until_ms >= offer.valid_until_ms + OFFER_VALID_MS // 2
+        assert await offers(net) == 2
+
+
+async def test_an_offer_that_ended_while_the_node_was_away_is_posted_anew(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1", executors=False) as net:
+        offer = await post(net, valid_ms=1_000)
+        await until(lambda: net.first.time_ms > offer.valid_until_ms)
+        net.execute("node1")
+        await until(lambda: node(net).valid_until_ms > net.first.time_ms)
+
+
+async def test_changed_settings_are_offered_after_a_restart(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1") as net:
+        await until(lambda: node(net).valid_until_ms > 0)
+        before = node(net)
+        net.scopes["node1"].cancel()
+        await net.gone["node1"].wait()
+        net.execute("node1", price_cpu="0.02", cpu="3")
+        await until(lambda: node(net).cpu_millis == 3_000)
+        assert node(net).price.cpu_core_hour == 20_000 != before.price.cpu_core_hour
+        assert await offers(net) == 2
+
+
+async def test_a_withdrawal_holds_whoever_posted_and_after_a_restart(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1", executors=False) as net:
+        await post(net)
+        net.execute("node1")
+        assert await offers(net) == 1
+        await net.do(net.net.peers["node1"].node_key, t.WithdrawOffer())
+        await until(lambda: not net.executors["node1"].status().offering)
+        net.scopes["node1"].cancel()
+        await net.gone["node1"].wait()
+        net.execute("node1", price_cpu="0.02")
+        height = net.first.height
+        await until(lambda: net.first.height >= height + 5)
+        assert node(net).valid_until_ms == 0
+        await post(net, price_cpu="0.03")  # by hand: the owner wants it again, and the settings count
+        await until(lambda: node(net).price.cpu_core_hour == 20_000)
