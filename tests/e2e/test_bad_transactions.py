@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from ledger.codec import encode
+from ledger.consent import sign_consent
 from ledger.documents import sign_approval, sign_receipt
 from ledger.keys import Key
 from ledger.limits import EXPIRY_BLOCKS_MAX, TX_BYTES_MAX
@@ -24,6 +25,7 @@ from ledger.transactions import (
     Decide,
     OrderDeployment,
     PublishContract,
+    RegisterNode,
     Renew,
     RenewItem,
     Report,
@@ -157,6 +159,15 @@ def test_an_overspent_balance(net: Net) -> None:
     balance = net.api().account(author.public).balance
     refused_by_all(net, "money.insufficient", author, Transfer(OTHER.public, balance + 1))
     assert net.api().account(OTHER.public).balance == 0
+
+
+def test_a_node_that_did_not_sign_that_it_joins(net: Net) -> None:
+    """A farmer names somebody else's node, or shows what that signed for another farm."""
+    farmer, other = net.key("farmer-alpha"), net.key("farmer-beta")
+    elsewhere = sign_consent(OTHER, net.net.chain_id, "beta", other.public, "CH")
+    for consent in (b"", elsewhere):
+        refused_by_all(net, "node.consent", farmer, RegisterNode("alpha", OTHER.public, "CH", consent))
+    assert OTHER.public.hex() not in {node.key for node in net.api().nodes()}
 
 
 def order(net: Net, contract: str, sender: Key, **changes: Any) -> OrderDeployment:
