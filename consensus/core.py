@@ -33,13 +33,9 @@ from consensus.messages import (
 )
 from consensus.standstill import answer, status
 from consensus.state import Config, CoreState, Signer
-from consensus.verify import PROPOSE_DOMAIN
 from consensus.votes import ViewState
 from ledger.blocks import ZERO_HASH, Header
-from ledger.certificate import (
-    Certificate,
-    VoteKind,
-)
+from ledger.certificate import PROPOSE_DOMAIN, Certificate, VoteKind
 from ledger.codec import encode
 from ledger.limits import BLOCK_TXS_MAX, RECENT_ROOTS, TIME_AHEAD_MS_MAX
 
@@ -100,8 +96,10 @@ class Core(CoreState):
                     if certificate is not None:
                         self._hold(certificate)
                 if header is not None:
+                    self._accuse(self.watch.proposal(header, message, self.frontier))
                     self._hold_proposal(header)
             case Vote():
+                self._accuse(self.watch.vote(message, self.frontier))
                 if self.final_view < message.statement.view <= self.frontier + VIEW_WINDOW:  # [10]
                     self._count(message)
             case Certified():
@@ -180,6 +178,7 @@ class Core(CoreState):
         """[1] Enter the smallest view that is not cleared, at once."""
         while self._cleared(self.frontier):
             self.frontier += 1
+        self.watch.forget(self.frontier)
         state = self._view(self.frontier)
         if state.entered_ms is None:
             state.entered_ms = self._now_ms

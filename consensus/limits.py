@@ -8,6 +8,10 @@ from typing import Final
 # certificates that move the frontier too (rule 10).
 VIEW_WINDOW: Final = 64
 
+# Statements are remembered this far below the frontier for comparison with later ones (rule 11): a second
+# instance of a validator may be late by an outage, and with 128 validators this is under 20 MiB.
+EVIDENCE_VIEWS: Final = 64
+
 # Certificates embedded in one proposal, or sent in one answer to a Status: with 128 validators a
 # certificate is under 6 KiB, so an answer stays well under one frame. The rest follows next time.
 SKIPS_PER_PROPOSAL_MAX: Final = 64

@@ -14,6 +14,7 @@ from ledger.blocks import Header
 from ledger.certificate import Certificate, Statement, VoteKind
 from ledger.codec import decode_exact, encode
 from ledger.errors import PeerFault, Refused
+from ledger.evidence import Evidence
 
 
 class _Message(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -194,4 +195,5 @@ class Ready:
     send: list[Send] = field(default_factory=list)
     commit: list[Commit] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
+    evidence: list[Evidence] = field(default_factory=list)  # [11] at most one piece per member and life
     wake_ms: int | None = None

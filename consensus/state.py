@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from consensus.chain import Chain
+from consensus.evidence import Watch
 from consensus.leader import leader
 from consensus.messages import Ready, Record, Send, Vote
 from consensus.relay import Relay
@@ -27,6 +28,7 @@ from ledger.certificate import (
     VoteKind,
     vote_message,
 )
+from ledger.evidence import Evidence
 from ledger.limits import BLOCK_BATCHES_MAX, BLOCK_TXS_MAX
 
 Signer = Callable[[str, bytes], bytes]  # (domain, message) -> signature under the chain id
@@ -60,6 +62,7 @@ class CoreState:
     due_ms: int | None = None  # when the executed state has timed work
     wants: Wants = field(init=False)
     relay: Relay = field(init=False)
+    watch: Watch = field(init=False)
     standstill_ms: int = 0
     answered_ms: dict[int, int] = field(default_factory=dict)  # last answer to a member's Status
     started: bool = False
@@ -70,6 +73,7 @@ class CoreState:
     def __post_init__(self) -> None:
         size = len(self.config.validators.members)
         self.wants, self.relay = Wants(self.config.me, size), Relay(self.config.me, size)
+        self.watch = Watch(self.config.validators, self.config.me)
         self.final_view = self.chain.tip.view
         if self.final is not None and self.final.statement.view > self.chain.tip.view:
             self._view(self.final.statement.view).hold(self.final)  # a base for proposals [2]
@@ -95,6 +99,7 @@ class CoreState:
             for vote in self._own_votes_of(state_of_view):
                 self._count(vote)
         self._out = Ready()  # all of this is on disk already
+        self.watch.accused.clear()  # nobody was told
 
     def knows(self, statement: Statement) -> bool:
         """True when a certificate of this statement brings nothing new, so need not be verified."""
@@ -118,6 +123,7 @@ class CoreState:
         if statement.view <= self.final_view or not self._view(statement.view).hold(certificate):
             return
         self._out.certificates.append(certificate)
+        self._accuse(*self.watch.certificate(certificate, self.frontier))
         self.relay.add(certificate, self._now_ms)  # [6]
         if statement.kind is VoteKind.FINAL:
             self._finalize(certificate)
@@ -135,6 +141,10 @@ class CoreState:
         made = count_vote(state, vote.statement, vote.voter, vote.signature, config.validators, config.scheme)
         if made is not None:
             self._hold(made)
+
+    def _accuse(self, *found: Evidence | None) -> None:
+        """[11] Hand out evidence of equivocation."""
+        self._out.evidence.extend(one for one in found if one is not None)
 
     def _cast(self, state: ViewState, kind: VoteKind, block: bytes, header: Header | None) -> None:
         """Promise, keep, send, and count our own vote."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from consensus.leader import leader
 from consensus.limits import SKIPS_PER_PROPOSAL_MAX, STATUS_VIEWS_MAX
@@ -16,6 +15,7 @@ from consensus.messages import Certified, Fetch, Message, Propose, Received, Rep
 from ledger import keys
 from ledger.blocks import ZERO_HASH, Header, batch_digest, decode_header
 from ledger.certificate import (
+    PROPOSE_DOMAIN,
     VOTE_DOMAIN,
     Certificate,
     Scheme,
@@ -25,8 +25,6 @@ from ledger.certificate import (
     vote_message,
 )
 from ledger.errors import PeerFault, Refused
-
-PROPOSE_DOMAIN: Final = "propose/1"
 
 
 @dataclass(frozen=True, slots=True)

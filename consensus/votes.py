@@ -58,7 +58,7 @@ def count_vote(
     """Count one verified vote; a new certificate when it completes a quorum.
 
     Only a voter's first vote of each kind counts in a view: a second, different one is
-    equivocation (evidence comes with rule 11) and could at most help one block too many.
+    equivocation (rule 11, consensus.evidence) and could at most help one block too many.
     """
     kind = statement.kind
     if kind is VoteKind.SKIP and statement.block != ZERO_HASH:

@@ -87,6 +87,7 @@ class Certificate(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_f
 
 
 VOTE_DOMAIN: Final = "vote/1"
+PROPOSE_DOMAIN: Final = "propose/1"  # over the hash of a proposed header
 
 
 def vote_message(statement: Statement) -> bytes:
@@ -134,3 +135,13 @@ def certificate_signers(certificate: Certificate, size: int) -> Sequence[int]:
     if len(signers) != len(certificate.signatures) or (signers and signers[-1] >= size):
         raise Refused("certificate.malformed", "bitmap and signatures do not match")
     return signers
+
+
+def single_signatures(certificate: Certificate, size: int) -> dict[int, bytes]:
+    """The voters' own signatures by member index, of a verified certificate for a set of `size` members;
+    empty when its scheme has aggregated them."""
+    try:
+        signers = certificate_signers(certificate, size)
+    except Refused:
+        return {}
+    return dict(zip(signers, certificate.signatures, strict=True))

@@ -43,6 +43,7 @@ from ledger.transition import (
     money,
     reports,
     timed,
+    validators,
     vault,
 )
 from ledger.transition.env import Env
@@ -63,6 +64,7 @@ _HANDLERS: Final[dict[type[Any], Callable[[Env, Any], None]]] = {
     t.Renew: leases.renew,
     t.Report: reports.report,
     t.PutVault: vault.put_vault,
+    t.ReportEvidence: validators.report_evidence,
 }
 
 

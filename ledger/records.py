@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from ledger.evidence import TwoProposals, TwoVotes
 from ledger.transactions import Price
 
 DeploymentStatus = Literal[
@@ -196,6 +197,15 @@ class Bill(_Record, frozen=True):
     amount: int
 
 
+class Offence(_Record, frozen=True):
+    """Why a validator is suspended, and since which block. `validator`: its key."""
+
+    validator: bytes
+    evidence: TwoVotes | TwoProposals
+    height: int
+    time_ms: int
+
+
 class Supply(_Record, frozen=True):
     """All micro-credits that exist: set at genesis, constant. Checked by the money tests."""
 
@@ -273,6 +283,10 @@ def key_bill(deployment: bytes, slot: str, term: int, number: int) -> bytes:
 
 def key_vault(owner: bytes, name: str) -> bytes:
     return b"vault/" + owner + b"/" + name.encode()
+
+
+def key_offence(validator: bytes) -> bytes:
+    return b"offence/" + validator
 
 
 def key_due(time_ms: int, kind: str, rest: bytes) -> bytes:

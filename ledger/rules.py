@@ -158,6 +158,17 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "vault.too_long": "a record is longer than VAULT_RECORD_BYTES_MAX",
     "vault.too_many": "the owner holds VAULT_NAMES_MAX records",
     "vault.version": "the version is not the former + 1",
+    # Evidence against validators (ledger.evidence).
+    "evidence.compatible": "an honest validator may cast both votes",
+    "evidence.epoch": "a statement is of another epoch than the validator set",
+    "evidence.foreign_chain": "a header is of another chain",
+    "evidence.known": "the validator is suspended already",
+    "evidence.not_a_validator": "the accused key is not in the validator set",
+    "evidence.same": "both statements are the same",
+    "evidence.signature": "a statement is not signed by the accused validator",
+    "evidence.signers": "two proposals by different leaders",
+    "evidence.views": "the statements are of different views",
+    "evidence.vote": "a vote has a view of at least 1 and names a block, Skip none",
     # The store's answers, and proofs for those who hold genesis alone (ledger.chain, ledger.light).
     "proof.not_yet": "no final header proves a state that is still held; the next blocks will",
     "proof.unproved": "replay guards are not under the state root",

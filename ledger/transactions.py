@@ -15,6 +15,7 @@ import msgspec
 from ledger import keys
 from ledger.codec import decode_exact, encode
 from ledger.errors import Refused
+from ledger.evidence import TwoProposals, TwoVotes
 from ledger.limits import TX_BYTES_MAX
 
 TX_DOMAIN: Final = "tx/1"
@@ -143,6 +144,12 @@ class PutVault(_Body, frozen=True, tag="vault.put"):
     ciphertext: bytes
 
 
+class ReportEvidence(_Body, frozen=True, tag="evidence.report"):
+    """Proof that a validator signed two statements of which an honest one signs one. Anybody may carry it."""
+
+    evidence: TwoVotes | TwoProposals
+
+
 Body = (
     Transfer
     | PublishContract
@@ -157,6 +164,7 @@ Body = (
     | Renew
     | Report
     | PutVault
+    | ReportEvidence
 )
 
 

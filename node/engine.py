@@ -33,8 +33,10 @@ from ledger.blocks import Header
 from ledger.certificate import Certificate
 from ledger.codec import encode
 from ledger.errors import LocalError, PeerFault, Refused
+from ledger.evidence import accused, offence_name
 from ledger.keys import Key
 from ledger.machine import next_due_ms
+from node.accuser import Accuser
 from node.batch_desk import BatchDesk
 from node.clock import now_ms, wall_ms
 from node.inbox import Inbox
@@ -42,6 +44,7 @@ from node.limits import ENGINE_DRAIN_MAX, ENGINE_DRAIN_MS, FAULT_POINTS
 from node.mempool import HeldBatch, Mempool, open_batch
 from node.notary import Notary
 from node.safety_store import SafetyStore
+from node.seam import Overloaded
 from node.voter import make_core
 from node.wire import BatchPush
 from p2p.network import Lane, Network
@@ -73,6 +76,7 @@ class Engine:
     me: int
     core: Core = field(init=False)
     desk: BatchDesk = field(init=False)
+    accuser: Accuser = field(init=False)
     counters: Counters = field(default_factory=Counters)
     peers: dict[int, str] = field(default_factory=dict)
     _inbox: Inbox = field(default_factory=Inbox)
@@ -84,6 +88,7 @@ class Engine:
     def __post_init__(self) -> None:
         self.core = make_core(self.notary, self.key, self.me)
         self.desk = BatchDesk(self.mempool, self.notary.store, self._fault, self.wake)
+        self.accuser = Accuser(self.mempool.chain_id, self.key)
 
     # ------------------------------------------------------------------ called by others
 
@@ -189,6 +194,8 @@ class Engine:
             self._message(*waiting)
             if now_ms() >= until_ms:
                 break
+        store = self.notary.store
+        self.accuser.report(store.state, store.tip.height, self._submit)
         due = self.mempool.seal_due_ms()
         while due is not None and now_ms() >= due:
             self._seal()
@@ -236,6 +243,16 @@ class Engine:
         if self.mempool.hold(batch, member, wanted=wanted):
             self._step(BatchHeld(batch.digest, batch.count))
 
+    def _submit(self, raw: bytes) -> bool:
+        """Queue an own transaction. False when the mempool does not take it now."""
+        try:
+            tx = self.mempool.check(raw, self.notary.next_context, self.notary.store.state.get)
+            self.mempool.add(tx, now_ms())
+        except (Overloaded, Refused) as error:
+            log.warning("own_tx_not_taken", reason=str(error))
+            return False
+        return True
+
     def _seal(self) -> None:
         sealed = self.mempool.seal(self.me)
         if sealed is None:
@@ -259,6 +276,9 @@ class Engine:
             for send in ready.send:
                 self._send(send)
             self._commit(ready, queue)
+            for evidence in ready.evidence:
+                log.error("equivocation", by=accused(evidence).hex(), what=offence_name(evidence))
+                self.accuser.found(evidence)
             for alarm in ready.alarms:
                 self.alarm(alarm)
             wake_ms = ready.wake_ms

@@ -36,6 +36,8 @@ ENGINE_DRAIN_MS: Final = 25  # … or for so long: a proposal may bring hundreds
 BATCHES_OPENING_MAX: Final = 16  # batches of one validator that are being checked: 8 MiB at the most
 FETCH_ANSWERS_MAX: Final = 64  # batches sent to one validator in FETCH_ANSWERS_MS: what a core wants at once
 FETCH_ANSWERS_MS: Final = 250
+# A report of evidence that is not final by then is made anew: above what a validator waits for its turn.
+EVIDENCE_EXPIRY_BLOCKS: Final = 500
 # Shorter batches (some 64 transactions) are checked in place: a thread hop costs three signatures.
 VERIFY_THREAD_BYTES: Final = 12_800
 

@@ -6,6 +6,7 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from ledger.records import key_offence
 from node.seam import PeerStatus
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ def _alarms(peer: Peer) -> tuple[str, ...]:
     return (*ours, *peer.engine.counters.alarms) if peer.engine else ours
 
 
+def _suspended(peer: Peer) -> int:
+    """How many validators in force have an offence on the ledger."""
+    return sum(peer.state.get(key_offence(v.key)) is not None for v in peer.validators.members)
+
+
 def metrics_of(peer: Peer) -> list[Metric]:
     """See PeerSeam.metrics. Names follow cometbft where there is one."""
     tip = peer.store.tip
@@ -55,6 +61,7 @@ def metrics_of(peer: Peer) -> list[Metric]:
         ("consensus_height", {}, tip.height, "gauge"),
         ("consensus_latest_block_age_seconds", {}, max(0.0, time.time() - tip.time_ms / 1000), "gauge"),
         ("consensus_validators", {}, len(peer.validators.members), "gauge"),
+        ("consensus_byzantine_validators", {}, _suspended(peer), "gauge"),
         ("p2p_peers", {}, len(peer.network.neighbours()), "gauge"),
         ("mempool_txs", {}, peer.mempool.tx_count, "gauge"),
         ("mempool_size_bytes", {}, peer.mempool.size_bytes, "gauge"),
@@ -70,6 +77,8 @@ def metrics_of(peer: Peer) -> list[Metric]:
     if peer.engine is not None:
         counters = peer.engine.counters
         rows.append(("consensus_view", {}, peer.engine.core.frontier, "gauge"))
+        duplicates = peer.engine.core.watch.duplicates
+        rows.append(("consensus_duplicate_vote_total", {}, duplicates, "counter"))
         rows.append(("consensus_steps_total", {}, counters.steps, "counter"))
         rows.append(("consensus_dropped_total", {}, counters.dropped, "counter"))
         rows.append(("consensus_messages_sent_total", {}, counters.sent, "counter"))

@@ -27,6 +27,7 @@ STRUCTS = {
         "ledger/certificate.py",
         ("Validator", "ValidatorSet", "Statement", "Certificate"),
     ),
+    "evidence": ("ledger/evidence.py", ("+_Part",)),
     "proofs": ("ledger/light.py", ("FinalityProof", "QueryProof")),
     "tree-proofs": ("ledger/tree.py", ("Proof",)),
     "inclusion": ("ledger/inclusion.py", ("Inclusion",)),

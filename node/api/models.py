@@ -101,9 +101,13 @@ class Peers(msgspec.Struct, kw_only=True):
 
 
 class ValidatorView(msgspec.Struct, kw_only=True):
+    """`suspended_height`: since which block evidence of equivocation against it is on the ledger; null: none.
+    The record under `offence/KEY` holds the evidence."""
+
     key: str
     weight: int
     moniker: str
+    suspended_height: int | None = None
 
 
 class Validators(msgspec.Struct, kw_only=True):

@@ -23,6 +23,7 @@ _RECORDS: Final[dict[bytes, Any]] = {
     b"deployment": r.Deployment,
     b"farm": r.Farm,
     b"node": r.Node,
+    b"offence": r.Offence,
     b"receipt": r.ReceiptRecord,
     b"slot": r.Slot,
     b"supply": r.Supply,

@@ -87,8 +87,21 @@ def validators(peer: PeerSeam) -> m.Validators:
         epoch=found.epoch,
         total=found.total,
         quorum=found.quorum,
-        members=[m.ValidatorView(key=v.key.hex(), weight=v.weight, moniker=v.moniker) for v in found.members],
+        members=[
+            m.ValidatorView(
+                key=v.key.hex(),
+                weight=v.weight,
+                moniker=v.moniker,
+                suspended_height=_suspended_height(peer, v.key),
+            )
+            for v in found.members
+        ],
     )
+
+
+def _suspended_height(peer: PeerSeam, validator: bytes) -> int | None:
+    offence = read(peer.state, r.Offence, r.key_offence(validator))
+    return None if offence is None else offence.height
 
 
 def contract_of(record: r.ContractRecord) -> Contract:

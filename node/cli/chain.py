@@ -65,8 +65,11 @@ def peers() -> int:
 
 
 def validators() -> int:
-    """Show the validators in force."""
+    """Show the validators in force, and since when one is suspended for voting twice."""
     found = current.client().validators()
-    rows = [(member.moniker, member.key, member.weight) for member in found.members]
-    emit(found, ("name", "key", "weight"), rows)
+    rows = [
+        (v.moniker, v.key, v.weight, "-" if v.suspended_height is None else v.suspended_height)
+        for v in found.members
+    ]
+    emit(found, ("name", "key", "weight", "suspended since height"), rows)
     return 0

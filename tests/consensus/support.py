@@ -24,10 +24,11 @@ from consensus.messages import (
     encode_message,
 )
 from consensus.timers import Timing
-from consensus.verify import PROPOSE_DOMAIN, Rules, check
+from consensus.verify import Rules, check
 from ledger import keys
 from ledger.blocks import ZERO_HASH, Header
 from ledger.certificate import (
+    PROPOSE_DOMAIN,
     VOTE_DOMAIN,
     Certificate,
     Ed25519Scheme,
