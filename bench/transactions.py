@@ -64,6 +64,21 @@ def measure(net: Testnet, rate_per_s: int, seconds: int) -> dict[str, Any]:
     }
 
 
+def first_final(net: Testnet, timeout_s: float) -> None:
+    """Returns when the first transaction is final on a network that is just starting."""
+    client, key = client_of(net.peers[0]), key_of(net, "consumer")
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            raw = _transfer(net.chain_id, key, client.status().height + EXPIRY_BLOCKS_DEFAULT)
+            client.submit(raw, wait="final", timeout_s=timeout_s)
+            return
+        except ClientError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
 def _transfer(chain_id: str, key: Key, expires: int) -> bytes:
     to = key.public[:31] + bytes([key.public[31] ^ 1])
     return sign_tx(key, Tx(chain_id, key.public, expires, secrets.token_bytes(8), Transfer(to, 1)))
