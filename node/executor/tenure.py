@@ -347,7 +347,10 @@ class Tenure:
         fields: dict[str, Any] = {"exit_code": found.exit.code}
         if self.workload.kind == "job":
             # Also of a job that ended before its first re-check, the receipt says that the bytes were seen.
-            last = await self._shop.driver.attest_ended(handle)
+            try:
+                last = await self._shop.driver.attest_ended(handle)
+            except ExecutorError as error:
+                return Ending("failed", f"{found.exit.reason}; {error}", fields)
             if not last.ok:
                 return Ending("quarantined", drift_text(last), fields)
             self.watched.checks += 1

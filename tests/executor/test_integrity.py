@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -77,6 +78,18 @@ async def test_bytes_of_an_ended_task_are_still_there(bench: Bench) -> None:
         assert (attested.files_checked, attested.drifts) == (3, ())
     with pytest.raises(ExecutorError, match="not ended by itself"):
         await bench.driver.attest_ended(handle)
+
+
+async def test_bytes_that_went_with_the_launcher_are_no_drift(bench: Bench) -> None:
+    async with bench.running(bench.shell("echo up; exit 0")) as handle:
+        await bench.driver.wait(handle)
+        assert handle.launcher is not None
+        os.kill(handle.launcher.pid, signal.SIGKILL)
+        with trio.fail_after(5):
+            while not procs.is_ending(handle.launcher.pid):
+                await trio.sleep(0.01)
+        with pytest.raises(ExecutorError, match="launcher has ended"):
+            await bench.driver.attest_ended(handle)
 
 
 async def test_a_running_task_has_no_last_check(bench: Bench) -> None:

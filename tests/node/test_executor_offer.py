@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from ledger.records import Node, key_node
 from ledger.state import read
 from node.executor.task import best_address
 from node.offer import OFFER_VALID_MS, make_offer
+from node.peer import Peer
+from node.seam import PeerStatus
 from tests.node.executor_fixture import FakeDriver, Fleet, fleet, node_settings
 from tests.node.network_fixture import until
 
@@ -78,6 +81,33 @@ async def test_changed_settings_are_offered_after_a_restart(tmp_path: Path) -> N
         await until(lambda: node(net).cpu_millis == 3_000)
         assert node(net).price.cpu_core_hour == 20_000 != before.price.cpu_core_hour
         assert await offers(net) == 2
+
+
+class Behind:
+    """A peer that is catching up, until it is told otherwise."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self.behind = True
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._peer, name)
+
+    def status(self) -> PeerStatus:
+        self.asked += 1
+        return dataclasses.replace(self._peer.status(), catching_up=self.behind)
+
+
+async def test_nothing_is_offered_while_the_record_may_be_an_old_one(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1", executors=False) as net:
+        behind = Behind(net.net.peers["node1"])
+        net.net.peers["node1"] = behind  # type: ignore[assignment]
+        net.execute("node1")
+        await until(lambda: behind.asked >= 5)
+        assert node(net).valid_until_ms == 0
+        behind.behind = False
+        await until(lambda: node(net).valid_until_ms > 0)
 
 
 async def test_a_withdrawal_holds_whoever_posted_and_after_a_restart(tmp_path: Path) -> None:

@@ -162,7 +162,11 @@ class SandboxDriver:
         if running.baseline is None or running.launcher is None or running.exit is None:
             raise ExecutorError(f"task {running.task_id} has not ended by itself")
         root = f"/proc/{running.launcher.pid}/root{launcher.ROOT}"
-        return await trio.to_thread.run_sync(integrity.check_ended, running.baseline, root)
+        found = await trio.to_thread.run_sync(integrity.check_ended, running.baseline, root)
+        if not found.ok and procs.is_ending(running.launcher.pid):
+            # The mounts went with it: that is no drift.
+            raise ExecutorError(f"task {running.task_id}: its launcher has ended, and the bytes with it")
+        return found
 
     def _examined(self) -> trial.Host:
         if self._host is None:
