@@ -145,14 +145,26 @@ def metrics_table(root: Path) -> str:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Tuple) or len(node.elts) != 4:
                 continue
-            name, labels, _, kind = node.elts
-            if not (isinstance(name, ast.Constant) and isinstance(kind, ast.Constant)):
-                continue
-            if kind.value in ("counter", "gauge"):
+            first, labels, _, kind = node.elts
+            name = _metric_name(first)
+            if name and isinstance(kind, ast.Constant) and kind.value in ("counter", "gauge"):
                 where = file.relative_to(root).as_posix()
                 shown = ", ".join(_labels(labels))
-                rows.add((f"`gridpact_{name.value}`", str(kind.value), shown, f"`{where}`"))
+                rows.add((f"`gridpact_{name}`", str(kind.value), shown, f"`{where}`"))
     return table(("metric", "kind", "labels", "from"), sorted(rows))
+
+
+def _metric_name(node: ast.expr) -> str:
+    """The name as text; what code fills in stands in capitals; "" when it is none."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if not isinstance(node, ast.JoinedStr):
+        return ""
+    parts = (
+        part.value if isinstance(part, ast.Constant) else ast.unparse(part).strip("f'\"{}").upper()
+        for part in node.values
+    )
+    return "".join(str(part) for part in parts)
 
 
 def _labels(node: ast.expr) -> list[str]:
