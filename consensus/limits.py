@@ -9,7 +9,7 @@ from typing import Final
 VIEW_WINDOW: Final = 64
 
 # Statements are remembered this far below the frontier for comparison with later ones (rule 11): a second
-# instance of a validator may be late by an outage, and with 128 validators this is under 20 MiB.
+# instance of a validator may be late by an outage. With 128 validators it is some 20 MiB at the most.
 EVIDENCE_VIEWS: Final = 64
 
 # Certificates embedded in one proposal, or sent in one answer to a Status: with 128 validators a

@@ -279,6 +279,7 @@ class Engine:
             for evidence in ready.evidence:
                 log.error("equivocation", by=accused(evidence).hex(), what=offence_name(evidence))
                 self.accuser.found(evidence)
+                self.alarm("equivocation")
             for alarm in ready.alarms:
                 self.alarm(alarm)
             wake_ms = ready.wake_ms

@@ -56,15 +56,15 @@ class World:
     scopes: dict[str, trio.CancelScope] = field(default_factory=dict)
     stores: dict[str, MemoryKv] = field(default_factory=dict)
 
-    async def start(self, name: str) -> Peer:
-        """Start, or restart on what its stores hold."""
+    async def start(self, name: str, votes_as: str = "") -> Peer:
+        """Start, or restart on what its stores hold. `votes_as`: with the validator key of another."""
         validator = name.startswith("validator")
         node_key = key(f"node-{name}")
         topics = tuple(topic(CHAIN_ID, kind) for kind in TOPIC_KINDS)
         network = MemoryNetwork(self.hub, node_key.public, Policy(), topics)
         store = Store(self.stores.setdefault(name, MemoryKv()), CHAIN_ID)
         safety = SafetyStore(self.stores.setdefault(name + "/safety", MemoryKv())) if validator else None
-        identity = Identity(name, (), node_key, key(name) if validator else None)
+        identity = Identity(name, (), node_key, key(votes_as or name) if validator else None)
         peer = Peer.assemble(Path("."), self.genesis, identity, store, safety, network)
         scope = trio.CancelScope()
 

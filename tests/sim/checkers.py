@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from consensus.messages import Message, Propose, Vote
+from consensus.messages import Message, Propose, Received, Vote
 from ledger.blocks import ZERO_HASH, decode_header
 from ledger.certificate import Statement, VoteKind
 from ledger.codec import decode
@@ -36,6 +36,9 @@ class Checker:
 
     def sent(self, node: SimNode, message: Message) -> None:
         """A consensus message left an honest node."""
+
+    def heard(self, node: SimNode, event: Received) -> None:
+        """A checked message reaches the core of an honest node."""
 
     def signed(self, node: SimNode, statement: Statement) -> None:
         """An honest node signed a vote; it is not on the wire yet, and a crash may keep it from there."""

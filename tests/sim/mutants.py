@@ -20,6 +20,7 @@ from ledger.codec import encode
 from ledger.records import Account, key_account
 from tests.sim.disk import Block, record_key
 from tests.sim.node import SimNode
+from tests.sim.offences import AnyTwoVotes, BelievesUnsigned, NeverReports
 from tests.sim.scenario import Fault, Scenario, make
 from tests.sim.world import Variant
 
@@ -271,6 +272,9 @@ MUTANTS: Final = (
     _shell("loses_blocks", LosesBlocks, "Durability"),
     _shell("makes_money", MakesMoney, "Money"),
     _shell("state_drifts", StateDrifts, "EqualState"),
+    _shell("compatible_votes_are_an_offence", AnyTwoVotes, "NoFalseEvidence"),
+    _shell("evidence_needs_no_signature", BelievesUnsigned, "NoFalseEvidence", twin="nothing"),
+    _shell("never_reports_evidence", NeverReports, "Offences", twin="nothing"),
 )
 
 

@@ -31,12 +31,13 @@ from consensus.messages import (
 )
 from consensus.verify import Rules, check
 from ledger import keys
-from ledger.blocks import Header, batch_digest, decode_batch, decode_header
+from ledger.blocks import Batch, Header, batch_digest, decode_batch, decode_header
 from ledger.certificate import VOTE_DOMAIN, Certificate, Ed25519Scheme, Statement, VoteKind
 from ledger.codec import decode, encode
 from ledger.errors import PeerFault, Refused
 from ledger.machine import execute, next_due_ms
 from ledger.transactions import CheckedTx, decode_tx, verified
+from node.accuser import Accuser
 from tests.sim.byzantine import LIARS
 from tests.sim.disk import Block, Disk, Store, batches, certificate_key, certificates, record_key, records
 from tests.sim.ranges import Ranges
@@ -101,6 +102,7 @@ class SimNode:
         """Start from what is on the disk and in the store."""
         self.up, self.life, self.doom = True, self.life + 1, None
         self.queue, self.wake_us, self.ranges = [], None, Ranges(self)
+        self.accuser = Accuser(self.world.chain_id, self.key)
         header, tip_hash = self.store.tip
         final = self.store.blocks[-1].certificate if self.store.blocks else None
         world = self.world
@@ -142,6 +144,9 @@ class SimNode:
         for alarm in ready.alarms:
             self.world.alarm(self, alarm)
         self.carry_out(ready)
+        for found in ready.evidence:
+            self.accuser.found(found)
+        self.accuser.report(self.store.state, self.store.height, self.submit)
         if ready.wake_ms is not None:
             at = max(self.world.now_us + 1_000, self.clock.when_us(ready.wake_ms))
             if self.wake_us is None or at < self.wake_us or self.wake_us <= self.world.now_us:
@@ -248,6 +253,16 @@ class SimNode:
         self.disk.write({b"b" + digest: data}, sync=False)
         self.step(BatchHeld(digest, len(self.world.decoded(data))))
 
+    def submit(self, raw: bytes) -> bool:
+        """An own transaction, handed in as a batch of its own."""
+        self.world.at(self.world.now_us, self, self.hand_in, encode(Batch((raw,))))
+        return True
+
+    def hand_in(self, data: bytes) -> None:
+        """Hold a batch and stream it to all."""
+        self.hold_batch(data)
+        self.post(None, b"B" + data)
+
     def batch(self, digest: bytes) -> bytes | None:
         return self.pool.get(digest) or self.store.batch(digest)
 
@@ -278,6 +293,7 @@ class SimNode:
         if isinstance(message, Reply) and message.kind == "batch":
             self.hold_batch(message.data)
             return
+        self.world.heard(self, event)
         self.step(event)
         self.ranges.maybe_ask()
 

@@ -6,9 +6,10 @@ import pathlib
 
 import pytest
 
+from tests.sim.offences import Forger
 from tests.sim.run import main
 from tests.sim.scenario import make, tolerated
-from tests.sim.world import Result, World, run
+from tests.sim.world import Result, Variant, World, run
 
 HERE = pathlib.Path(__file__).parent
 
@@ -65,6 +66,27 @@ def test_faulty_weight_is_tolerated() -> None:
         bad = set(scenario.always_down) | ({scenario.twin} if scenario.twin is not None else set())
         assert 3 * sum(scenario.weights[i] for i in bad) < sum(scenario.weights)
         assert tolerated(scenario.weights) * 3 < sum(scenario.weights)
+
+
+def test_twins_are_found_out() -> None:
+    """Seeds whose twins double-voted visibly: every honest node records them, and them alone."""
+    seen = 0
+    for seed in (s for s in range(60) if make(s).twin is not None):
+        world = World(seed)
+        assert world.run().violations == []
+        seen += any(found == {world.scenario.twin} for found in world.offences.seen.values())
+        if seen >= 3:
+            return
+    pytest.fail("no twin was seen to vote twice")
+
+
+def test_forged_accusations_are_refused() -> None:
+    """A Byzantine member carries in votes that are compatible, and some that nobody signed."""
+    for seed in [s for s in range(60) if make(s).twin is not None][:3]:
+        world = World(seed, Variant("forger", node=Forger))
+        assert world.run().violations == []
+        refused = {value for node in world.honest() for _, value in node.store.state.scan(b"seen/")}
+        assert {b"evidence.compatible", b"evidence.signature"} <= refused
 
 
 def test_command_line_reports_a_violation(

@@ -6,8 +6,8 @@ messages go hop by hop through a partition that the script names, and time moves
 What is checked, at once: nobody commits another block at a height; no two Notar or Final certificates of a
 view name different blocks, none is Skip and Final; no honest member casts two votes of a kind in a view,
 Skip and Final, Final for what it did not vote Notar for, Final without a Notar certificate that a quorum
-signed, or Notar for a block whose parent no quorum notarized, or over a view that no quorum skipped. The
-twin may have signed anything.
+signed, or Notar for a block whose parent no quorum notarized, or over a view that no quorum skipped. No
+honest core finds evidence against an honest member. The twin may have signed anything.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ from consensus.timers import Timing
 from ledger.blocks import ZERO_HASH, Header, decode_header
 from ledger.certificate import Certificate, Statement, Validator, ValidatorSet, VoteKind
 from ledger.codec import sha256
+from ledger.evidence import accused
 
 CHAIN: Final = "twins"
 WALL_MS: Final = 1_700_000_000_000
 MEMBER: Final = (0, 0, 1, 2, 3)  # of each instance: T, its twin, A, B, C
 HONEST: Final = (2, 3, 4)
+TWIN: Final = sha256(b"T")  # its key
 TOGETHER: Final = (0, 0, 0, 0, 0)
 # No standstill and no growth within a script: what a round means does not depend on those before.
 TIMING: Final = Timing(
@@ -212,6 +214,8 @@ class Net:
             block = commit.header.hash
             if self.committed.setdefault(commit.header.height, block) != block:
                 raise Violation("Agreement", f"two blocks at height {commit.header.height}")
+        if instance in HONEST and any(accused(found) != TWIN for found in ready.evidence):
+            raise Violation("Evidence", f"instance {instance} accuses an honest member")
 
     def _certified(self, certificate: Certificate) -> None:
         kind, view, block = _NAMED(certificate.statement)

@@ -13,7 +13,7 @@ from typing import Any
 from zlib import crc32
 
 from consensus.core import Core
-from consensus.messages import Message
+from consensus.messages import Message, Received
 from ledger import keys
 from ledger.blocks import ZERO_HASH, Header
 from ledger.certificate import Statement, ValidatorSet
@@ -26,6 +26,7 @@ from tests.sim.crypto import fast_signatures
 from tests.sim.disk import Block, Store
 from tests.sim.faults import Faults
 from tests.sim.node import Clock, CrashNow, SimNode, decode_batch_txs
+from tests.sim.offences import NoFalseEvidence, Offences
 from tests.sim.scenario import Scenario, make
 
 ACCOUNTS = 6
@@ -116,8 +117,9 @@ class World:
             clock = Clock(scenario.rates_ppm[member], self.rng.randint(0, 10**6), GENESIS_MS + 1_000 + offset)
             store = Store.create(_genesis_header(self.validators), genesis.hash, state)
             self.nodes.append(self.variant.node(self, number, member, own[member], clock, store))
-        self.checkers: list[Checker] = [kind(self, self.report) for kind in ALL]
+        self.checkers: list[Checker] = [kind(self, self.report) for kind in (*ALL, NoFalseEvidence, Offences)]
         self.progress = next(c for c in self.checkers if isinstance(c, Progress))
+        self.offences = next(c for c in self.checkers if isinstance(c, Offences))
         self.bounded = next(c for c in self.checkers if isinstance(c, Bounded))
 
     @property
@@ -232,6 +234,11 @@ class World:
             for checker in self.checkers:
                 checker.sent(node, message)
 
+    def heard(self, node: SimNode, event: Received) -> None:
+        if self.is_honest(node.member):
+            for checker in self.checkers:
+                checker.heard(node, event)
+
     def signed(self, node: SimNode, statement: Statement) -> None:
         if self.is_honest(node.member):
             for checker in self.checkers:
@@ -276,12 +283,13 @@ class World:
 
     def _probe(self, since_us: int) -> None:
         passed_ms = (self.now_us - since_us) // 1_000
-        missing = self.progress.missing()
+        late: Progress | Offences = self.progress if self.progress.missing() else self.offences
+        missing = late.missing()
         if missing is None and passed_ms > 1_000:
             self.result.heal_ms = passed_ms
             self.stopped = True
         elif passed_ms > self.heal_bound_ms:
-            self.progress.complain(f"{passed_ms} ms after the faults ended: {missing}")
+            late.complain(f"{passed_ms} ms after the faults ended: {missing}")
             self.stopped = True
         else:
             self.at(self.now_us + PROBE_MS * 1_000, None, self._probe, since_us)
