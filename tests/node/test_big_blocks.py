@@ -1,4 +1,4 @@
-"""A block larger than a network frame: validators agree on it, and a late observer gets it over the network."""
+"""A block larger than a network frame: validators agree on it, a late observer gets it over the network."""
 
 from __future__ import annotations
 
