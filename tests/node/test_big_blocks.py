@@ -1,4 +1,4 @@
-"""A block larger than a network frame: validators agree on it, a late observer gets it over the network."""
+"""Blocks larger than a frame: final on validators, and fetched in parts by an observer that comes late."""
 
 from __future__ import annotations
 
