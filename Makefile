@@ -1,14 +1,14 @@
 # What can be done here: `make help`. Everything runs in .venv, which `make setup` makes from the locks.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo sim twins bench docs lock clean
+.PHONY: help setup lint test demo sim twins mutants crash bench docs lock clean
 python := .venv/bin/python
 SEEDS ?= 200
 SHAPES ?= wn,nw
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
-		printf '  make %-7s %s\n' "$$name" "$$text"; done
+		printf '  make %-8s %s\n' "$$name" "$$text"; done
 
 setup: ## make .venv (and, as root, install missing Debian packages); at once when nothing changed
 	@scripts/setup.sh
@@ -29,6 +29,12 @@ sim: setup ## the simulator over SEEDS=200 seeds
 
 twins: setup ## every small scenario with a Byzantine twin; SHAPES=nnn takes three rounds (half an hour)
 	@$(python) -m tests.sim.twins --shapes $(SHAPES)
+
+mutants: setup ## break the product in over 100 named ways; each must be noticed; ONLY= picks by name (15 minutes)
+	@$(python) -m tests.mutants.run --only "$(ONLY)"
+
+crash: setup ## kill a validator of a real network at each point at which it persists something (3 minutes)
+	@$(python) -m tests.e2e.crash --only "$(ONLY)"
 
 bench: setup ## measure, print the figures
 	@$(python) -m bench.run

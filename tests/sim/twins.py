@@ -245,10 +245,8 @@ def _report(shapes: list[str], groups: int, total: Found, passed_s: float, proce
     cores = os.cpu_count() or 1
     print(f"shapes               {', '.join(shapes)}; partitions into at most {groups} groups")
     print(f"scenarios            {total.scenarios:,} ({total.rounds:,} rounds; equal scenarios left out)")
-    print(f"wall time            {passed_s:.1f} s, {processes} processes, {total.cpu_s:.1f} s of CPU")
-    print(
-        f"scenarios per second {total.scenarios / passed_s:,.0f} now; {per_core:,.0f} per core when it is free"
-    )
+    print(f"wall time            {passed_s:.1f} s, {processes} processes, {total.cpu_s:.0f} s of CPU")
+    print(f"scenarios per second {total.scenarios / passed_s:,.0f}; {per_core:,.0f} on a free core")
     print(f"scenarios per day    {per_core * cores * 86_400 / 1e6:,.1f} million on {cores} free cores")
     print(f"violations           {len(total.violations)}")
     for check, what, (leaders, rounds) in total.violations[:VIOLATIONS_MAX]:

@@ -1,0 +1,306 @@
+"""`python -m tests.e2e.crash`: a validator of a real network under load is killed at each point at which it
+persists something, and started again.
+
+After each death, from copies of what it left on the disk: both stores open; the chain is a prefix of the
+others'; its sign state contradicts neither itself nor any vote that an earlier life sent; no vote that was
+sent is missing in it. At the end: one state root on all, and every transaction that anybody was told to be
+final.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from consensus.messages import Record
+from ledger.blocks import decode_header
+from ledger.codec import decode
+from ledger.store import Store
+from node.home import start_ticks
+from node.safety_store import SafetyStore
+from node.sdk import ClientError
+from node.testnet import init_testnet
+from tests.e2e.net import ROOT, Net, until
+from tests.e2e.test_kill import Load
+
+VICTIM: Final = "v4"
+OTHERS: Final = ("v1", "v2", "v3")
+DEATH_S: Final = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Where to die, the how-manieth time, and what brings the peer there: "" its work, "stop" a SIGTERM,
+    "artifact" an upload."""
+
+    name: str
+    times: int = 1
+    by: str = ""
+
+
+def _both(name: str, times: int = 1, by: str = "") -> tuple[Point, Point]:
+    return Point(f"{name}.before", times, by), Point(f"{name}.after", times, by)
+
+
+# The first ones need a home that was never started, so they come in this order.
+FIRST: Final = (
+    *_both("store.owner", 1),
+    *_both("store.begin"),
+    *_both("store.owner", 2),  # of the sign state
+    *_both("sign_state.made"),
+)
+LATER: Final = (
+    *_both("safety.persist", 3),
+    *_both("engine.send", 7),
+    *_both("notary.commit", 2),
+    *_both("store.commit", 4),
+    *_both("safety.prune", 3),
+    *_both("run.sync"),
+    *_both("run.rename"),
+    *_both("book.sync"),
+    *_both("book.rename"),
+    *_both("artifact.sync", 1, "artifact"),
+    *_both("artifact.list.rename", 1, "artifact"),
+    *_both("artifact.rename", 1, "artifact"),
+    *_both("artifact.folder.sync", 1, "artifact"),
+    *_both("safety.close", 1, "stop"),
+    *_both("store.close", 1, "stop"),
+)
+SHORT: Final = (
+    Point("safety.persist.after", 5),
+    Point("store.commit.before", 3),
+    Point("safety.prune.after", 4),
+)
+
+
+@dataclass
+class Campaign:
+    """One network and its victim."""
+
+    net: Net
+    folder: Path
+    load: Load
+    covered: list[str] = field(default_factory=list)
+    lives: int = 0
+    votes: dict[tuple[str, int], str] = field(default_factory=dict)  # that were sent, in all lives
+    tips: dict[int, str] = field(default_factory=dict)  # that the victim once had on disk
+
+    @property
+    def votes_file(self) -> Path:
+        return self.folder / "votes"
+
+    def start(self, point: Point | None) -> subprocess.Popen[bytes]:
+        """The victim with a point to die at."""
+        home, peer = self.net.home(VICTIM), self.net.peer(VICTIM)
+        env = {k: v for k, v in os.environ.items() if not k.startswith("GRIDPACT_")}
+        env |= {"PYTHONPATH": str(ROOT), "CRASH_VOTES": str(self.votes_file)}
+        if point is not None:
+            env["CRASH_POINT"] = f"{point.name}:{point.times}"
+        command = [sys.executable, "-P", str(ROOT / "tests/e2e/crash_peer.py"), "start", "--home", peer.home]
+        with home.log_file.open("ab") as log:
+            process = subprocess.Popen(
+                command, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            )
+        assert process.stdin is not None
+        process.stdin.close()  # nobody types to a peer
+        peer.pid, peer.start_ticks = process.pid, start_ticks(process.pid) or 0
+        self.lives += 1
+        return process
+
+    def die(self, point: Point) -> None:
+        """One life, which ends at the point."""
+        process = self.start(point)
+        try:
+            if point.by:
+                until(f"{VICTIM} is up", lambda: self._is_up(process), DEATH_S)
+            if point.by == "stop":
+                process.send_signal(signal.SIGTERM)
+            elif point.by == "artifact":
+                self._upload()
+            self._await(process, point)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            self.net.peer(VICTIM).pid = 0
+        self.check()
+        self.covered.append(point.name)
+
+    def _await(self, process: subprocess.Popen[bytes], point: Point) -> None:
+        until(f"{VICTIM} reaches {point.name}", lambda: process.poll() is not None, DEATH_S)
+        said = self.net.log(VICTIM, 15)
+        assert process.returncode == -signal.SIGKILL, f"{point.name}: ended with {process.returncode}\n{said}"
+
+    def _is_up(self, process: subprocess.Popen[bytes]) -> bool:
+        assert process.poll() is None, self.net.log(VICTIM, 15)
+        return self.net.api(VICTIM).is_ready()
+
+    def _upload(self) -> None:
+        data = f"life {self.lives}".encode() * 40_000
+        file = self.folder / "upload"
+        file.write_bytes(data)
+        try:
+            self.net.api(VICTIM).put_artifact(sha256(data).hexdigest(), file)
+        except (ClientError, OSError):
+            pass  # it died of it
+
+    # ------------------------------------------------------------------ what is left
+
+    def check(self) -> None:
+        """See the module. Works on copies: opening a store writes to it."""
+        data = self.net.home(VICTIM).data_dir
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            tip_view = self._check_chain(data / "store", Path(folder) / "store")
+            self._check_votes(data / "sign_state", Path(folder) / "sign_state", tip_view)
+        self._check_artifacts(data / "artifacts")
+
+    def _check_chain(self, source: Path, copy: Path) -> int:
+        if not source.exists():
+            return 0
+        shutil.copytree(source, copy)
+        genesis = self.net.home(VICTIM).read_genesis()
+        store = Store.open(copy, genesis.chain_id, genesis.hash)
+        try:
+            if store.is_empty:
+                return 0
+            tip = store.tip
+            assert tip.height >= max(self.tips, default=0), "a block that was on disk is gone"
+            self.tips[tip.height] = tip.root.hex()
+            if tip.height:
+                block = self._block(tip.height)
+                assert block["hash"] == tip.hash.hex(), f"another block at height {tip.height}"
+                assert store.block(tip.height) is not None and store.block(tip.height + 1) is None
+            return tip.view
+        finally:
+            store.close()
+
+    def _block(self, height: int) -> dict[str, object]:
+        def there() -> dict[str, object] | None:
+            try:
+                found: dict[str, object] = json.loads(self.net.api("v1").call("GET", f"/v1/blocks/{height}"))
+            except ClientError:
+                return None
+            return found
+
+        found = until(f"v1 has height {height}", there)
+        assert found is not None
+        return found
+
+    def _check_votes(self, source: Path, copy: Path, tip_view: int) -> None:
+        sent = self.sent()
+        if not (source / "CURRENT").exists():
+            assert not sent, "votes were sent, and there is no sign state"
+            return
+        shutil.copytree(source, copy)
+        key, genesis = self.net.home(VICTIM).validator_key(), self.net.home(VICTIM).read_genesis()
+        safety = SafetyStore.open(copy, genesis.chain_id, key.public, create=True)
+        try:
+            safety.load(tip_view)  # raises when its records contradict each other
+            kept = [decode(Record, data) for _, data in safety.kv.scan(b"v/")]
+            known = {(record.kind.name, record.view): record.block.hex() for record in kept}
+            for record in kept:
+                assert not record.header or decode_header(record.header).hash == record.block
+            above = max(tip_view, safety.floor)
+            for (kind, view), block in sent.items():
+                if view > above:
+                    assert known.get((kind, view)) == block, f"{kind} of view {view} was sent and not kept"
+        finally:
+            safety.close()
+
+    def sent(self) -> dict[tuple[str, int], str]:
+        """What all lives sent; two of a kind in a view, or Skip and Final, are a double vote."""
+        votes: dict[tuple[str, int], str] = {}
+        if not self.votes_file.exists():
+            return votes
+        for line in self.votes_file.read_text().splitlines():
+            kind, *rest = line.split()
+            if kind == "PROPOSE":
+                continue
+            view, block = int(rest[0]), rest[1]
+            assert votes.setdefault((kind, view), block) == block, f"two {kind} in view {view}"
+        both = {v for kind, v in votes if kind == "SKIP"} & {v for kind, v in votes if kind == "FINAL"}
+        assert not both, f"Skip and Final in views {sorted(both)}"
+        return votes
+
+    def _check_artifacts(self, folder: Path) -> None:
+        for file in folder.glob("*") if folder.exists() else ():
+            if len(file.name) == 64:
+                assert sha256(file.read_bytes()).hexdigest() == file.name, f"{file.name} is torn"
+                assert file.with_name(f"{file.name}.chunks").exists(), f"{file.name} has no list"
+
+    def finish(self) -> None:
+        """It comes up once more and is as the others; nothing that anybody was told is lost."""
+        process = self.start(None)
+        try:
+            until(f"{VICTIM} is up", lambda: self._is_up(process), DEATH_S)
+            self.load.until_final(10)
+            self.load.__exit__()
+            self.net.until_equal(*OTHERS, VICTIM)
+            self.load.check(*OTHERS, VICTIM)
+            self._check_roots()
+            assert self.net.api(VICTIM).status().alarms == []
+        finally:
+            process.terminate()
+            process.wait(20)
+        self.check()
+        self.votes = self.sent()
+
+    def _check_roots(self) -> None:
+        """Each state that a death left behind is the one that a later certified header names."""
+        tip = self.net.api("v1").status().height
+        named: dict[int, str] = {}
+        for height in range(max(1, min(self.tips, default=0)), tip + 1):
+            block = self._block(height)
+            named[int(str(block["state_height"]))] = str(block["state_root"])
+        for height, root in self.tips.items():
+            assert named.get(height, root) == root, f"another state at height {height}"
+
+
+def run(folder: Path, points: Sequence[Point], say: bool = False) -> Campaign:
+    """Die at each of these points. Raises AssertionError saying what was wrong."""
+    net = Net(folder / "net", init_testnet(folder / "net", "crash", validators=4, nodes=0, bots=0))
+    try:
+        net.start(*OTHERS)
+        with Load(net, ("v1", "v2"), net.key("author")) as load:
+            campaign = Campaign(net, folder, load)
+            for point in points:
+                began_s = time.monotonic()
+                campaign.die(point)
+                if say:
+                    print(f"{point.name:<28} {time.monotonic() - began_s:5.1f} s", flush=True)
+            campaign.finish()
+        return campaign
+    finally:
+        net.down()
+
+
+def main(argv: list[str]) -> int:
+    """Exit code: 0 when every point was reached and nothing was wrong; a fault is raised."""
+    parser = argparse.ArgumentParser(prog="python -m tests.e2e.crash", description=__doc__)
+    parser.add_argument("--only", default="", help="points whose name holds this text")
+    asked = parser.parse_args(argv)
+    points = [point for point in (*FIRST, *LATER) if asked.only in point.name]
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="gridpact-crash-") as folder:
+        campaign = run(Path(folder), points, say=True)
+    print(f"points covered {len(campaign.covered)} of {len(points)}, lives {campaign.lives}")
+    print(f"votes sent in all lives {len(campaign.votes)}, double votes 0")
+    print(f"final transactions {len(campaign.load.final)}, lost 0")
+    print(f"wall time {time.monotonic() - began_s:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,682 @@
+"""Hand-broken copies of the product, each one replaced piece of source, with the tests that must notice.
+
+`old` stands exactly once in `file`; where the code moves on, the runner says that an entry is out of date.
+Faults of others that apply here are marked with where they happened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+CONSENSUS: Final = ("tests/consensus",)
+VERIFY: Final = ("tests/consensus/test_verify.py",)
+TWINS: Final = ("tests/sim/test_twins.py::test_two_rounds_of_twins",)
+CLAIMS: Final = ("tests/ledger/test_claims.py",)
+MONEY: Final = ("tests/ledger/test_money.py",)
+APPROVALS: Final = ("tests/ledger/test_approvals.py",)
+REPORTS: Final = ("tests/ledger/test_reports.py",)
+MACHINE: Final = ("tests/ledger/test_machine.py",)
+STORE: Final = ("tests/ledger/test_store.py",)
+SAFETY: Final = (
+    "tests/node/test_safety_store.py",
+    "tests/consensus/test_safety.py",
+    "tests/consensus/test_first_counts.py",
+)
+ENGINE: Final = ("tests/node/test_engine.py", "tests/node/test_safety_store.py")
+MEMPOOL: Final = ("tests/node/test_mempool.py",)
+LEASE: Final = ("tests/node/test_lease.py",)
+EXECUTOR: Final = ("tests/node/test_executor_verify.py",)
+ARTIFACTS: Final = ("tests/node/test_artifacts.py",)
+CONFIG: Final = ("tests/node/test_config.py", "tests/node/test_durable_files.py")
+LIGHT: Final = ("tests/ledger/test_light.py", "tests/ledger/test_tree.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One fault: in `file`, `old` becomes `new`; one of `tests` must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    told_of: str = ""  # whose fault it was before
+
+
+_M = Mutant
+_CORE, _STATE = "consensus/core.py", "consensus/state.py"
+_CLAIMS, _LEASES = "ledger/transition/claims.py", "ledger/transition/leases.py"
+_ESCROW, _MONEY = "ledger/transition/escrow.py", "ledger/transition/money.py"
+_APPROVALS, _REPORTS = "ledger/transition/approvals.py", "ledger/transition/reports.py"
+_LIFE, _SLOTS = "ledger/transition/lifecycle.py", "ledger/transition/slots.py"
+_CHAIN, _MACHINE = "ledger/chain.py", "ledger/machine.py"
+_SAFETY, _ENGINE = "node/safety_store.py", "node/engine.py"
+_POOL, _LEASE, _PROOF = "node/mempool.py", "node/executor/lease.py", "node/executor/verify.py"
+_CHECK, _FILES = "consensus/verify.py", "node/artifact_files.py"
+
+MUTANTS: Final = (
+    # ---- consensus
+    _M(
+        "ancestors_in_the_wrong_order",
+        "consensus/chain.py",
+        "        steps.reverse()\n",
+        "",
+        CONSENSUS,
+        "hotstuff, commit()",
+    ),
+    _M(
+        "timer_starts_anew_with_each_view",
+        "consensus/timers.py",
+        "range(max(0, view - final_view - 1))",
+        "range(0)",
+        CONSENSUS,
+        "TON Simplex.md 4.2",
+    ),
+    _M(
+        "restart_forgets_certificates",
+        _STATE,
+        "        for certificate in state.certificates:\n            self._hold(certificate)\n",
+        "",
+        SAFETY,
+        "Radix, timeout certificate ignored at restart",
+    ),
+    _M(
+        "parent_need_not_be_notarized",
+        _CORE,
+        "            if header.parent_hash not in blocks:\n                return False\n",
+        "",
+        CONSENSUS,
+    ),
+    _M(
+        "gaps_need_not_be_skipped",
+        _CORE,
+        "return all(state is not None and state.skip is not None for state in between)",
+        "return True or list(between)",
+        CONSENSUS,
+    ),
+    _M(
+        "second_proposal_replaces_the_first",
+        _CORE,
+        "if state.proposal is None:  # [3]",
+        "if state.own_notar is None or True:  # [3]",
+        CONSENSUS,
+    ),
+    _M(
+        "batches_need_not_be_held",
+        _CORE,
+        "        if held and not early:",
+        "        if not early:",
+        CONSENSUS,
+    ),
+    _M(
+        "time_may_be_far_ahead",
+        _CORE,
+        "early = header.time_ms > self._wall_ms + TIME_AHEAD_MS_MAX or",
+        "early =",
+        CONSENSUS,
+    ),
+    _M("height_is_not_checked", _CORE, "header.height != parent.height + 1", "False", CONSENSUS),
+    _M("time_may_go_back", _CORE, "if header.time_ms < parent.time_ms:", "if False:", CONSENSUS),
+    _M(
+        "state_root_is_not_checked",
+        _CORE,
+        "self.roots.get(header.state_height) != header.state_root",
+        "False",
+        CONSENSUS,
+    ),
+    _M(
+        "a_batch_may_be_named_twice",
+        _CORE,
+        "if any(digest in earlier.batches for _, earlier in above for digest in header.batches):",
+        "if False and above:",
+        CONSENSUS,
+    ),
+    _M(
+        "final_without_own_notar",
+        _CORE,
+        "if state.notar.statement.block == state.own_notar:",
+        "if state.own_notar:",
+        (*CONSENSUS, *TWINS),
+    ),
+    _M(
+        "final_after_skip",
+        _CORE,
+        "state.own_final is not None or state.own_skip or state.notar is None:",
+        "state.own_final is not None or state.notar is None:",
+        CONSENSUS,
+    ),
+    _M(
+        "skip_after_final",
+        _CORE,
+        "if state.own_skip or state.own_final is not None:\n            return\n        if state.refused",
+        "if state.own_skip:\n            return\n        if state.refused",
+        CONSENSUS,
+    ),
+    _M("skip_before_the_timeout", _CORE, "self._now_ms >= self._skip_ms(state)", "True", CONSENSUS),
+    _M(
+        "standstill_is_never_noticed",
+        _CORE,
+        "if self._now_ms >= self.standstill_ms:  # [7]",
+        "if False:  # [7]",
+        (*CONSENSUS, *TWINS),
+    ),
+    _M(
+        "votes_of_any_view_are_kept",
+        _CORE,
+        "if self.final_view < message.statement.view <= self.frontier + VIEW_WINDOW:",
+        "if self.final_view < message.statement.view:",
+        CONSENSUS,
+    ),
+    _M(
+        "final_leaves_the_frontier",
+        _STATE,
+        "return view <= self.final_view or (",
+        "return (",
+        (*CONSENSUS, *TWINS),
+    ),
+    _M(
+        "one_voter_counts_for_two_blocks",
+        "consensus/votes.py",
+        "    if state.voted.setdefault((kind, voter), statement.block) != statement.block:\n"
+        "        return None\n",
+        "",
+        (*CONSENSUS, *TWINS),
+    ),
+    _M(
+        "quorum_minus_one",
+        "ledger/certificate.py",
+        "return 2 * self.total // 3 + 1",
+        "return 2 * self.total // 3",
+        (*TWINS, *CONSENSUS),
+    ),
+    _M(
+        "quorum_counts_heads_not_weight",
+        "consensus/votes.py",
+        "sum(validators.members[i].weight for i in votes) < validators.quorum",
+        "len(votes) < 2 * len(validators.members) // 3 + 1",
+        ("tests/consensus", "tests/sim/test_sim.py"),
+    ),
+    _M(
+        "memory_is_never_pruned",
+        _STATE,
+        "        self.views = {n: s for n, s in self.views.items() if n > self.chain.tip.view}\n",
+        "",
+        CONSENSUS,
+    ),
+    _M(
+        "answers_are_not_limited_in_rate",
+        _CORE,
+        "if last is not None and self._now_ms < last + ANSWER_EVERY_MS:",
+        "if False:",
+        CONSENSUS,
+    ),
+    _M(
+        "unasked_replies_are_taken",
+        _CORE,
+        "wanted = header is not None and message.digest in self.wants.wants",
+        "wanted = header is not None",
+        CONSENSUS,
+    ),
+    _M(
+        "restored_notar_is_forgotten",
+        _STATE,
+        "            self._view(view).own_notar = block\n",
+        "            pass\n",
+        SAFETY,
+    ),
+    _M(
+        "contradicting_records_are_taken",
+        "consensus/safety.py",
+        "    if both:\n",
+        "    if False:\n",
+        SAFETY,
+    ),
+    # ---- what peers send
+    _M(
+        "certificate_is_not_checked",
+        _CHECK,
+        "    rules.scheme.verify(rules.chain_id, rules.validators, certificate)\n",
+        "",
+        VERIFY,
+    ),
+    _M(
+        "vote_signature_is_not_checked",
+        _CHECK,
+        "if not keys.verify_raw(rules.validators.members[sender].key, signed, message.signature):",
+        "if False and signed:",
+        VERIFY,
+    ),
+    _M(
+        "anybody_may_propose",
+        _CHECK,
+        "if rules.validators.members[leader(rules.validators, header.view)].key != header.proposer:",
+        "if False:",
+        VERIFY,
+    ),
+    _M("a_vote_for_another_counts", _CHECK, "if message.voter != sender:", "if False:", VERIFY),
+    _M(
+        "certificate_of_too_few",
+        "ledger/certificate.py",
+        "if sum(validators.members[i].weight for i in signers) < validators.quorum:",
+        "if not signers:",
+        (*VERIFY, *LIGHT),
+    ),
+    _M(
+        "skip_proofs_of_other_views",
+        _CHECK,
+        "or not header.parent_view < statement.view < header.view:",
+        "or False:",
+        VERIFY,
+    ),
+    _M(
+        "reply_may_be_other_bytes",
+        _CHECK,
+        "    if header.hash != message.digest:\n",
+        "    if False:\n",
+        VERIFY,
+    ),
+    # ---- claims and leases
+    _M("stale_term_is_taken", _CLAIMS, "if body.term != slot.term + 1:", "if False:", CLAIMS),
+    _M(
+        "term_is_used_again",
+        _CLAIMS,
+        "term=deal.slot(name).term + 1,",
+        "term=max(1, deal.slot(name).term),",
+        CLAIMS,
+    ),
+    _M(
+        "closed_slots_can_be_claimed",
+        _CLAIMS,
+        "if env.state.get(key_open(deal.id, body.slot)) is None:",
+        "if False:",
+        CLAIMS,
+    ),
+    _M(
+        "a_node_is_a_candidate_twice",
+        _CLAIMS,
+        "    if env.state.get(key) is not None:\n",
+        "    if False:\n",
+        CLAIMS,
+    ),
+    _M(
+        "selection_does_not_check_again",
+        _CLAIMS,
+        "            _check_fit(deal, name, node, held)\n        except",
+        "            pass\n        except",
+        CLAIMS,
+    ),
+    _M(
+        "lease_without_guard",
+        _CLAIMS,
+        "lease_until_ms = now + LEASE_MS + LEASE_GUARD_MS",
+        "lease_until_ms = now + LEASE_MS",
+        CLAIMS,
+    ),
+    _M(
+        "capacity_is_not_checked",
+        "ledger/fit.py",
+        "needs.cpu_millis > node.cpu_millis",
+        "0 > node.cpu_millis",
+        CLAIMS,
+    ),
+    _M("replicas_share_a_node", "ledger/fit.py", 'if distinct != "none":', "if False:", CLAIMS),
+    _M("price_is_not_capped", "ledger/fit.py", "if wanted > share:", "if False:", CLAIMS),
+    _M("offers_never_end", "ledger/fit.py", "if node.valid_until_ms <= now_ms:", "if False:", CLAIMS),
+    _M("anybody_renews", _LEASES, "if slot.holder != env.sender:", "if False:", CLAIMS),
+    _M("renewal_with_an_old_term", _LEASES, "if item.term != slot.term:", "if False:", CLAIMS),
+    _M(
+        "the_old_lease_still_ends",
+        _LEASES,
+        '    env.state.delete(key_due(slot.lease_until_ms, "lease", rest))\n',
+        "",
+        CLAIMS,
+    ),
+    _M(
+        "released_slots_are_free_at_once",
+        _SLOTS,
+        '        deal.set_slot(name, status="released", endpoints={})\n',
+        '        deal.set_slot(name, status="released", endpoints={}, holder=b"")\n',
+        APPROVALS,
+    ),
+    _M("stale_reports_count", _REPORTS, "if predicate.term != slot.term:", "if False:", REPORTS),
+    _M("anybody_reports", _REPORTS, "if slot.holder != env.sender:", "if False:", REPORTS),
+    _M(
+        "any_status_follows_any",
+        _REPORTS,
+        'if status not in _NEXT.get(slot.status, ()) or (status == "succeeded" and workload.kind != "job"):',
+        "if False:",
+        REPORTS,
+    ),
+    _M(
+        "attempts_have_no_end",
+        _REPORTS,
+        "if slot.attempts > workload.restart.attempts:",
+        "if False:",
+        REPORTS,
+    ),
+    # ---- money
+    _M("balances_may_be_negative", _MONEY, "if balance < amount:", "if False:", MONEY),
+    _M("negative_transfers", _MONEY, "if not 0 < body.amount <= AMOUNT_MAX:", "if False:", MONEY),
+    _M(
+        "credit_replaces_the_balance",
+        _MONEY,
+        "Account(amount + (0 if found is None else found.balance))",
+        "Account(amount)",
+        MONEY,
+    ),
+    _M("refund_leaves_the_escrow", _ESCROW, "        deal.set(escrow=0)\n", "", MONEY),
+    _M("fee_is_paid_twice", _ESCROW, "    deal.set(fee_paid=True)\n", "", MONEY),
+    _M(
+        "the_kept_fee_is_spent",
+        _ESCROW,
+        "kept = 0 if deal.record.fee_paid else deal.manifest.terms.fee",
+        "kept = 0",
+        (*MONEY, "tests/ledger/test_machine_properties.py"),
+    ),
+    _M(
+        "billed_past_the_end",
+        _ESCROW,
+        "    until_ms = min(until_ms, deal.record.ends_ms)\n",
+        "",
+        (*MONEY, "tests/ledger/test_orders.py", *REPORTS),
+    ),
+    _M(
+        "unpaid_deployments_run_on",
+        _LEASES,
+        "    if not bill(deal, slot.name, env.time_ms):",
+        "    if bill(deal, slot.name, env.time_ms) is None:",
+        MONEY,
+    ),
+    # ---- approvals
+    _M("excluded_signers_count", _APPROVALS, "if signer in _excluded(deal):", "if False:", APPROVALS),
+    _M("wrong_role_counts", _APPROVALS, "    if role not in held:\n", "    if False:\n", APPROVALS),
+    _M(
+        "approval_of_another_manifest",
+        _APPROVALS,
+        "if document.subject != deal.record.manifest:",
+        "if False:",
+        APPROVALS,
+    ),
+    _M(
+        "a_document_counts_again",
+        _APPROVALS,
+        "if env.state.get(key_document(deal.id, document.id)) is not None:",
+        "if False:",
+        APPROVALS,
+    ),
+    _M(
+        "an_older_grant_beats_a_rejection",
+        _APPROVALS,
+        "if former is not None and predicate.made_ms < former.made_ms:",
+        "if False:",
+        APPROVALS,
+    ),
+    _M(
+        "revocation_changes_nothing",
+        _APPROVALS,
+        "    elif not waiting:\n        suspend(",
+        "    elif False:\n        suspend(",
+        APPROVALS,
+    ),
+    _M(
+        "grants_never_expire",
+        "ledger/policy.py",
+        "(not approval.expires_ms or approval.expires_ms > now_ms)",
+        "True",
+        (*APPROVALS, "tests/ledger/test_policy.py"),
+    ),
+    _M(
+        "suspended_slots_run_on",
+        _LIFE,
+        'deal.emit("deployment.suspended", reason=reason)\n    for name in deal.record.slots:\n'
+        "        release_slot(deal, name)\n",
+        'deal.emit("deployment.suspended", reason=reason)\n',
+        APPROVALS,
+    ),
+    # ---- the state machine
+    _M(
+        "a_transaction_counts_twice",
+        _MACHINE,
+        "    if state.get(seen) is not None:\n",
+        "    if False:\n",
+        MACHINE,
+    ),
+    _M("expired_transactions_count", _MACHINE, "if tx.expires < context.height:", "if False:", MACHINE),
+    _M(
+        "far_expiry_is_taken",
+        _MACHINE,
+        "if tx.expires > context.height + EXPIRY_BLOCKS_MAX:",
+        "if False:",
+        MACHINE,
+    ),
+    _M(
+        "refused_halfway_stays",
+        _MACHINE,
+        "    overlay = Overlay(state)\n    env = _env(overlay, context, tx.tx.sender, tx.id)",
+        "    overlay = Overlay(state)\n    env = _env(state, context, tx.tx.sender, tx.id)  # type: ignore",
+        MACHINE,
+    ),
+    _M(
+        "replay_ids_go_too_early",
+        _MACHINE,
+        "if key >= _SEEN + be(height + 1):",
+        "if key >= _SEEN + be(height + 9):",
+        MACHINE,
+    ),
+    # ---- the chain on disk
+    _M(
+        "any_block_is_committed",
+        _CHAIN,
+        "if header.height != tip.height + 1 or header.parent_hash != tip.hash:",
+        "if False:",
+        STORE,
+    ),
+    _M(
+        "commit_is_two_writes",
+        _CHAIN,
+        "            self._kv.write(puts, deletes, sync=True)\n",
+        "            tip_only = {_TIP: puts.pop(_TIP)}\n            self._kv.write(tip_only, (), sync=True)\n"
+        "            self._kv.write(puts, deletes, sync=True)\n",
+        (*ENGINE, *STORE),
+        "any store that writes its tip first",
+    ),
+    _M(
+        "commit_is_not_synced",
+        _CHAIN,
+        "            self._kv.write(puts, deletes, sync=True)\n",
+        "            self._kv.write(puts, deletes, sync=False)\n",
+        (*STORE, *ENGINE),
+    ),
+    _M(
+        "torn_store_is_opened",
+        _CHAIN,
+        "        if root != tip.root or (tip.height and",
+        "        if False and (tip.height and",
+        STORE,
+    ),
+    _M(
+        "failed_write_moves_the_reader",
+        _CHAIN,
+        "            self._window.pop()\n",
+        "            pass\n",
+        STORE,
+    ),
+    _M(
+        "sums_of_tables_are_not_checked",
+        "ledger/store.py",
+        "reverse=reverse, verify_checksums=True)",
+        "reverse=reverse)",
+        ("tests/ledger/test_torn_store.py",),
+    ),
+    _M("foreign_store_is_opened", "ledger/store.py", "if found_owner != owner.encode():", "if False:", STORE),
+    _M(
+        "newer_format_is_opened",
+        "ledger/store.py",
+        "if found_format != str(format_).encode():",
+        "if False:",
+        STORE,
+    ),
+    # ---- sign state and engine
+    _M("persist_is_forgotten", _ENGINE, "if ready.records or ready.certificates:", "if False:", ENGINE),
+    _M("votes_are_not_synced", _SAFETY, "sync=bool(ready.records))", "sync=False)", ENGINE),
+    _M(
+        "sent_before_it_is_on_disk",
+        _ENGINE,
+        "            if ready.records or ready.certificates:\n",
+        "            for send in ready.send:\n                self._send(send)\n"
+        "            if ready.records or ready.certificates:\n",
+        ENGINE,
+    ),
+    _M(
+        "pruned_before_commit",
+        _ENGINE,
+        "            self._commit(ready, queue)\n",
+        "            if ready.prune_view:\n                self.safety.prune(ready.prune_view)\n"
+        "            self._commit(ready, queue)\n",
+        ENGINE,
+    ),
+    _M(
+        "skip_and_final_share_a_place",
+        _SAFETY,
+        "puts[_RECORD + be(record.view) + bytes([record.kind])] = encode(record)",
+        "puts[_RECORD + be(record.view)] = encode(record)",
+        ENGINE,
+    ),
+    _M(
+        "batches_of_votes_are_not_kept",
+        _SAFETY,
+        "                        puts[_BATCH + digest] = data\n",
+        "                        pass\n",
+        ENGINE,
+    ),
+    _M("the_floor_is_not_kept", _SAFETY, "floor = max(view, self.floor)", "floor = 0", SAFETY),
+    _M(
+        "votes_with_an_older_chain",
+        _ENGINE,
+        "            if self.notary.store.tip.view >= floor:\n                return\n",
+        "            return\n",
+        ENGINE,
+    ),
+    # ---- mempool
+    _M("sender_quota_is_gone", _POOL, "used.txs >= MEMPOOL_SENDER_TXS_MAX", "False", MEMPOOL),
+    _M("pool_has_no_end", _POOL, "if len(self.places) >= MEMPOOL_TXS_MAX or", "if", MEMPOOL),
+    _M(
+        "maker_share_is_gone",
+        _POOL,
+        "if self.by_maker.get(maker, 0) + size > MEMPOOL_MAKER_BYTES_MAX:",
+        "if False:",
+        MEMPOOL,
+    ),
+    _M("pending_is_bundled_twice", _POOL, "        del self.pending[: len(taken)]\n", "", MEMPOOL),
+    _M(
+        "replays_are_queued",
+        _POOL,
+        "        if tx.id in self.places:\n            return False\n",
+        "",
+        MEMPOOL,
+    ),
+    _M(
+        "final_transactions_are_queued",
+        _POOL,
+        "if record(key_seen(checked.tx.expires, checked.id)) is not None:",
+        "if False:",
+        MEMPOOL,
+    ),
+    _M(
+        "committed_bytes_are_still_counted",
+        _POOL,
+        "            self.size_bytes -= size\n            self.by_maker",
+        "            self.by_maker",
+        MEMPOOL,
+    ),
+    # ---- executor
+    _M(
+        "starts_with_little_lease",
+        _LEASE,
+        "return self.left_ms(now_ms) >= START_LEFT_MS",
+        "return True",
+        LEASE,
+    ),
+    _M(
+        "runs_past_its_lease",
+        _LEASE,
+        "return self.left_ms(now_ms) <= 0",
+        "return self.left_ms(now_ms) <= -9000",
+        LEASE,
+    ),
+    _M(
+        "asking_moves_the_deadline",
+        _LEASE,
+        "return LeaseClock(self.deadline_ms, max(self.asked_ms, sent_ms))",
+        "return LeaseClock(sent_ms + LEASE_MS, max(self.asked_ms, sent_ms))",
+        LEASE,
+    ),
+    _M(
+        "status_of_the_ledger_is_believed",
+        _PROOF,
+        "    if not decision.satisfied:\n",
+        "    if False:\n",
+        EXECUTOR,
+    ),
+    _M("order_signature_is_not_checked", _PROOF, "    if not verify_tx(tx):\n", "    if False:\n", EXECUTOR),
+    _M("expansion_is_not_checked", _PROOF, "    if expanded != data:\n", "    if False:\n", EXECUTOR),
+    _M(
+        "forged_approval_records_are_believed",
+        _PROOF,
+        "        if problem:\n",
+        "        if False:\n",
+        EXECUTOR,
+    ),
+    # ---- files and proofs
+    _M(
+        "chunks_are_not_checked",
+        _FILES,
+        "if hashlib.sha256(data).digest() != self.chunks[index]:",
+        "if False:",
+        ARTIFACTS,
+    ),
+    _M(
+        "torn_chunks_are_believed",
+        _FILES,
+        "self._map[index] = hashlib.sha256(data).digest() == self.chunks[index]",
+        "self._map[index] = bool(data)",
+        ARTIFACTS,
+    ),
+    _M(
+        "the_whole_is_not_checked",
+        _FILES,
+        "if self.missing() or whole.hexdigest() != self.sha256:",
+        "if self.missing():",
+        ARTIFACTS,
+    ),
+    _M(
+        "rename_without_a_synced_folder",
+        "node/home.py",
+        "        os.replace(fresh, file)\n        sync_folder(file.parent)\n",
+        "        os.replace(fresh, file)\n",
+        CONFIG,
+        "CometBFT, rename without fsync of the directory",
+    ),
+    _M(
+        "renamed_before_it_is_synced",
+        "node/home.py",
+        "            os.fsync(stream.fileno())\n        os.replace(fresh, file)\n",
+        "        os.replace(fresh, file)\n",
+        CONFIG,
+    ),
+    _M(
+        "state_proof_is_not_checked",
+        "ledger/light.py",
+        "if not tree.verify(header.state_root, proof.key, proof.value, proof.proof):",
+        "if False:",
+        LIGHT,
+    ),
+    _M(
+        "notar_proves_finality",
+        "ledger/light.py",
+        "if statement.kind is not VoteKind.FINAL:",
+        "if False:",
+        LIGHT,
+    ),
+)
