@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ledger import evidence as module
@@ -103,25 +105,25 @@ NO_OFFENCES: tuple[tuple[str, Evidence], ...] = (
 )
 
 
-@pytest.mark.parametrize(("name", "given"), OFFENCES, ids=lambda x: x if isinstance(x, str) else "")
-def test_offences(name: str, given: Evidence) -> None:
+@pytest.mark.parametrize(("name", "shown"), OFFENCES, ids=lambda x: x if isinstance(x, str) else "")
+def test_offences(name: str, shown: Evidence) -> None:
     """Each is proved by the set alone, and names its offender."""
-    assert check_evidence(CHAIN_ID, SET, given) == 2
-    assert accused(given) == BAD.public
-    assert offence_name(given) == name
+    assert check_evidence(CHAIN_ID, SET, shown) == 2
+    assert accused(shown) == BAD.public
+    assert offence_name(shown) == name
 
 
-@pytest.mark.parametrize(("rule", "given"), NO_OFFENCES, ids=lambda x: x if isinstance(x, str) else "")
-def test_no_offences(rule: str, given: Evidence) -> None:
+@pytest.mark.parametrize(("rule", "shown"), NO_OFFENCES, ids=lambda x: x if isinstance(x, str) else "")
+def test_no_offences(rule: str, shown: Evidence) -> None:
     with pytest.raises(Refused) as refusal:
-        check_evidence(CHAIN_ID, SET, given)
+        check_evidence(CHAIN_ID, SET, shown)
     assert refusal.value.rule == rule
 
 
 def test_evidence_of_another_chain_proves_nothing() -> None:
-    for _, given in OFFENCES:
+    for _, shown in OFFENCES:
         with pytest.raises(Refused, match=r"evidence\.(signature|foreign_chain)"):
-            check_evidence("other", SET, given)
+            check_evidence("other", SET, shown)
 
 
 # Rules 3 to 5: what one honest validator may have signed in one view, whatever happened.
@@ -144,9 +146,9 @@ def evidence_is_exact() -> None:
     for first, second in itertools.product(every, repeat=2):
         is_honest = any({first, second} <= history for history in HONEST)
         for view in (5, 6):
-            given = votes(vote(*first), vote(*second, view=view))
+            shown = votes(vote(*first), vote(*second, view=view))
             try:
-                check_evidence(CHAIN_ID, SET, given)
+                check_evidence(CHAIN_ID, SET, shown)
                 is_proof = True
             except Refused:
                 is_proof = False
@@ -155,15 +157,15 @@ def evidence_is_exact() -> None:
 
 def forged_proves_nothing() -> None:
     """Whoever lacks the key proves nothing: each true piece with one signature of somebody else."""
-    for _, given in OFFENCES:
+    for _, shown in OFFENCES:
         for part in ("first", "second"):
-            forged = replace(given, **{part: replace(getattr(given, part), signature=bytes(64))})
+            forged = replace(shown, **{part: replace(getattr(shown, part), signature=bytes(64))})
             try:
                 check_evidence(CHAIN_ID, SET, forged)
             except Refused as error:
                 assert error.rule == "evidence.signature"
             else:
-                raise AssertionError(f"{offence_name(given)}: forged {part} was believed")
+                raise AssertionError(f"{offence_name(shown)}: forged {part} was believed")
 
 
 def test_honest_votes_are_never_evidence_and_all_others_are() -> None:
@@ -214,24 +216,49 @@ def world() -> World:
     return made
 
 
-@pytest.mark.parametrize(("name", "given"), OFFENCES, ids=lambda x: x if isinstance(x, str) else "")
-def test_a_report_suspends_once(world: World, name: str, given: Evidence) -> None:
+@pytest.mark.parametrize(("name", "shown"), OFFENCES, ids=lambda x: x if isinstance(x, str) else "")
+def test_a_report_suspends_once(world: World, name: str, shown: Evidence) -> None:
     """[V2] Carried in by an account without a balance."""
-    receipt = world.ok(STRANGER, ReportEvidence(given))
+    receipt = world.ok(STRANGER, ReportEvidence(shown))
     assert [(e.kind, e.subject, e.fields["offence"]) for e in receipt.events] == [
         ("validator.suspended", BAD.public.hex(), name)
     ]
     offence = read(world.state, Offence, key_offence(BAD.public))
-    assert offence == Offence(BAD.public, given, world.height, world.now_ms)
-    assert world.refused(STRANGER, ReportEvidence(given)) == "evidence.known"
+    assert offence == Offence(BAD.public, shown, world.height, world.now_ms)
+    assert world.refused(STRANGER, ReportEvidence(shown)) == "evidence.known"
     other = votes(vote(NOTAR, A, view=9), vote(NOTAR, B, view=9))
     assert world.refused(STRANGER, ReportEvidence(other)) == "evidence.known"
     assert read(world.state, Offence, key_offence(BAD.public)) == offence
 
 
-@pytest.mark.parametrize(("rule", "given"), NO_OFFENCES, ids=lambda x: x if isinstance(x, str) else "")
-def test_what_proves_nothing_is_refused_whole(world: World, rule: str, given: Evidence) -> None:
-    assert world.refused(STRANGER, ReportEvidence(given)) == rule
+@pytest.mark.parametrize(("rule", "shown"), NO_OFFENCES, ids=lambda x: x if isinstance(x, str) else "")
+def test_what_proves_nothing_is_refused_whole(world: World, rule: str, shown: Evidence) -> None:
+    assert world.refused(STRANGER, ReportEvidence(shown)) == rule
+
+
+NUMBERS = st.sampled_from([0, 1, 5, 6, -1, 2**63, 2**64 - 1, -(2**63)])
+BYTES = st.sampled_from([b"", A, B, ZERO_HASH, BAD.public, bytes(64), block(1).header, block(2).header[:-1]])
+SIGNED_VOTES = st.builds(
+    SignedVote, st.builds(Statement, st.sampled_from(VoteKind), NUMBERS, NUMBERS, BYTES), BYTES
+) | st.sampled_from([vote(NOTAR, A), vote(NOTAR, B), vote(SKIP), vote(FINAL, A)])
+SIGNED_HEADERS = st.builds(SignedHeader, BYTES, BYTES) | st.sampled_from([block(1), block(2)])
+
+
+@settings(max_examples=300)
+@given(
+    st.builds(TwoVotes, BYTES, SIGNED_VOTES, SIGNED_VOTES)
+    | st.builds(TwoProposals, SIGNED_HEADERS, SIGNED_HEADERS)
+)
+def test_garbage_is_refused_by_name(shown: Evidence) -> None:
+    """Whatever decodes gets a receipt; what is applied names the one key that signed something here."""
+    made = World()
+    made.state.put(KEY_VALIDATORS, encode(SET))
+    receipt = made.do(STRANGER, ReportEvidence(shown))
+    if receipt.ok:
+        assert [key for key, _ in made.state.scan(b"offence/")] == [key_offence(BAD.public)]
+    else:
+        assert receipt.rule.startswith(("evidence.", "header."))
+        assert list(made.state.scan(b"offence/")) == []
 
 
 def test_each_offender_has_a_record_of_its_own(world: World) -> None:
