@@ -13,20 +13,24 @@ CONSENSUS: Final = ("tests/consensus",)
 VERIFY: Final = ("tests/consensus/test_verify.py",)
 TWINS: Final = ("tests/sim/test_twins.py::test_two_rounds_of_twins",)
 CLAIMS: Final = ("tests/ledger/test_claims.py",)
-MONEY: Final = ("tests/ledger/test_money.py",)
+MONEY: Final = ("tests/ledger/test_money.py", "tests/ledger/test_money_bounds.py")
 APPROVALS: Final = ("tests/ledger/test_approvals.py",)
 REPORTS: Final = ("tests/ledger/test_reports.py",)
 MACHINE: Final = ("tests/ledger/test_machine.py",)
-STORE: Final = ("tests/ledger/test_store.py",)
+STORE: Final = ("tests/ledger/test_store.py", "tests/ledger/test_synced_writes.py")
 SAFETY: Final = (
     "tests/node/test_safety_store.py",
     "tests/consensus/test_safety.py",
     "tests/consensus/test_first_counts.py",
 )
-ENGINE: Final = ("tests/node/test_engine.py", "tests/node/test_safety_store.py")
-MEMPOOL: Final = ("tests/node/test_mempool.py",)
+ENGINE: Final = (
+    "tests/node/test_narrow_gaps.py",
+    "tests/node/test_engine.py",
+    "tests/node/test_safety_store.py",
+)
+MEMPOOL: Final = ("tests/node/test_mempool.py", "tests/node/test_narrow_gaps.py")
 LEASE: Final = ("tests/node/test_lease.py",)
-EXECUTOR: Final = ("tests/node/test_executor_verify.py",)
+EXECUTOR: Final = ("tests/node/test_executor_verify.py", "tests/node/test_narrow_gaps.py")
 ARTIFACTS: Final = ("tests/node/test_artifacts.py",)
 CONFIG: Final = ("tests/node/test_config.py", "tests/node/test_durable_files.py")
 LIGHT: Final = ("tests/ledger/test_light.py", "tests/ledger/test_tree.py")
