@@ -139,9 +139,10 @@ def in_process() -> tuple[int, list[str]]:
     """The variants that are classes: how many were killed, and which survived."""
     with tempfile.TemporaryDirectory(prefix="gridpact-mutants-") as folder:
         tree = copy_tree(Path(folder))
-        wanted = ("-v", "-k", "mutant or caught")
+        wanted = ("-vv", "-k", "mutant or caught")
         done = run_tests(tree, IN_PROCESS, *wanted)
     passed = re.findall(r"^(\S+\[\S+\]) PASSED", done.stdout, re.MULTILINE)
+    assert passed, f"nothing was run: {done.stdout[-500:]}{done.stderr[-500:]}"
     for name in passed:
         print(f"{name.partition('[')[2].rstrip(']'):<40}           {name.partition('[')[0]}")
     return len(passed), _FAILED.findall(done.stdout)
