@@ -38,6 +38,7 @@ from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import Manifest, manifest_digest
 from ledger.predicates import ApprovalPredicate, ContractPredicate, ReceiptPredicate
 from ledger.records import Deployment, key_deployment, key_manifest
+from ledger.retention import lives
 from ledger.state import read
 from ledger.stored import StoredTx
 from ledger.transactions import Decide, OrderDeployment, PublishContract, Report, decode_tx, verify_tx
@@ -46,8 +47,8 @@ from ledger.transactions import Decide, OrderDeployment, PublishContract, Report
 def export(store: Chain, deployment: bytes) -> bytes:
     """The file's bytes, as of the state that the newest final header proves.
 
-    Raises Refused("audit.unknown_deployment" | "audit.too_long" | "proof.not_yet"), LocalError when the
-    store misses a block (pruned, or damaged).
+    Raises Refused("audit.unknown_deployment" | "audit.pruned" | "audit.too_long" | "proof.not_yet"),
+    LocalError when the store misses a block.
     """
     anchor, view = store.anchor()
     found = view.get(key_deployment(deployment))
@@ -57,6 +58,10 @@ def export(store: Chain, deployment: bytes) -> bytes:
     data = store.state.get(key_manifest(record.manifest)) if record else None
     if record is None or data is None:
         raise LocalError(f"the store is damaged: deployment {deployment.hex()} has no manifest")
+    order = store.tx(deployment)
+    if order is None or (order.height < store.first_height and not lives(record)):
+        # Parts of it may be left, where blocks hold transactions of others that live.
+        raise Refused("audit.pruned", f"it has ended, and blocks below {store.first_height} are gone here")
     ids = [*store.history(record.contract)[:1], *store.history(deployment)]
     placed = [tx for tx in (_stored(store, id_) for id_ in ids) if tx.height <= view.height]
     documents = []

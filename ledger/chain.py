@@ -6,7 +6,9 @@ One block is one atomic write. Namespaces (one byte, then the key):
   t  tx id → where it stands                 r  height → receipts        e  event id → event
   d  deployment or contract, height, number → tx id      s  state                    n  state tree nodes
   R  height → state root (the last RECENT_ROOTS)
-Retention (a later issue) will delete b, h, B, c, t, r, e, d below a height; s, n and R never need them.
+  k  height of a dropped block that was kept for audits → its finality
+  u  batch digest, height: also this block names the batch (noted from the second on)
+ledger.retention deletes from b, h, B, c, t, r, e, d, k, u below a height; s, n and R never need them.
 """
 
 from __future__ import annotations
@@ -24,12 +26,13 @@ from ledger.light import FINALITY_PATH_MAX, FinalityProof, QueryProof
 from ledger.limits import RECENT_ROOTS
 from ledger.outcome import Event, Receipt
 from ledger.records import be
+from ledger.retention import EVENTS_PER_BLOCK_MAX as EVENTS_PER_BLOCK_MAX
+from ledger.retention import Retention
 from ledger.stored import CommitData, StoredBlock, StoredTx, Tip, TxPlace
 from ledger.views import SavedUndo, StateReader, StateView, Window
 
 STATE_CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
 NODE_CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
-EVENTS_PER_BLOCK_MAX: Final = 1 << 20  # an event's id is height * this + number
 UNDO_SAVED_BYTES_MAX: Final = 16 * 1024 * 1024  # more is not worth a slow stop
 
 _TIP: Final = b"m/tip"
@@ -53,6 +56,7 @@ class Chain:
         self._nodes = ReadCache(kv, b"n", NODE_CACHE_BYTES_MAX)
         self._window = Window(self._state.get, self._nodes.get)
         self.state = StateReader(kv, self._state)
+        self.retention = Retention(kv)
         tip = kv.get(_TIP)
         self._tip = None if tip is None else decode(Tip, tip)
         self._closed = False
@@ -74,6 +78,11 @@ class Chain:
             raise LocalError("the store is empty: the genesis state was not written")
         return self._tip
 
+    @property
+    def first_height(self) -> int:
+        """From here on every block is held whole; 1 when nothing was dropped."""
+        return self.retention.first_height
+
     def begin(self, genesis_hash: bytes, writes: Mapping[bytes, bytes], time_ms: int) -> bytes:
         """Write block 0, the genesis state. Returns its root. Raises LocalError if there is a chain."""
         if self._tip is not None:
@@ -93,6 +102,8 @@ class Chain:
         hash_ = header_hash(header_bytes)
         puts: dict[bytes, bytes] = {b"b" + height: header_bytes, b"h" + hash_: height}
         for digest, batch in zip(data.header.batches, data.batches, strict=True):
+            if self._kv.get(b"B" + digest) is not None:
+                puts[b"u" + digest + height] = b""
             puts[b"B" + digest] = batch
         if data.certificate is not None:
             puts[b"c" + height] = data.certificate
@@ -188,7 +199,7 @@ class Chain:
     # --- blocks ----------------------------------------------------------------------------------
 
     def header(self, height: int) -> bytes | None:
-        """The encoded header at a height, 1 or more."""
+        """The encoded header at a height, 1 or more; below `first_height` of few blocks only."""
         return self._kv.get(b"b" + be(height)) if height > 0 else None
 
     def height_of(self, hash_: bytes) -> int | None:
@@ -205,8 +216,9 @@ class Chain:
         return self._kv.get(b"c" + be(height)) if height > 0 else None
 
     def block(self, height: int) -> StoredBlock | None:
-        """The block at a height, or None. Raises LocalError when a part is missing."""
-        header = self.header(height)
+        """The block at a height; None above the tip and below `first_height`. Raises LocalError when a part
+        is missing."""
+        header = self.header(height) if height >= self.first_height else None
         if header is None:
             return None
         batches = []
@@ -242,6 +254,8 @@ class Chain:
         header = self.header(height)
         if header is None:
             return None
+        if height < self.first_height:
+            return self.retention.finality(height)
         for key, certificate in self._kv.scan(b"c", b"c" + be(height), 1):
             last = int.from_bytes(key[1:], "big")
             if last - height > FINALITY_PATH_MAX:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from sortedcontainers import SortedDict
 
@@ -30,6 +30,17 @@ class Kv(Protocol):
 
     def close(self) -> None:
         """Idempotent."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A Kv that takes room on a disk."""
+
+    def size_bytes(self, prefix: bytes) -> int:
+        """Roughly what the pairs under `prefix` take; what was deleted counts until `compact`."""
+
+    def compact(self, prefix: bytes) -> None:
+        """Give back the room of what was deleted under `prefix`. Takes long: call it in a thread."""
 
 
 def prefix_end(prefix: bytes) -> bytes | None:

@@ -209,6 +209,7 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "audit.order": "blocks or transactions are out of order, repeated or empty",
     "audit.order_record": "the deployment's record is not what was ordered",
     "audit.payee": "a bill was paid to another than the holder's farmer",
+    "audit.pruned": "the deployment has ended, and this peer no longer holds its blocks",
     "audit.receipt_approvals": "a receipt names an approval that was never given",
     "audit.receipt_record": "a receipt differs from its record",
     "audit.receipt_signer": "a receipt was signed by another than its sender",

@@ -12,7 +12,8 @@ import plyvel
 
 from ledger.chain import Chain
 from ledger.errors import LocalError
-from ledger.kv import Kv, MemoryKv, prefix_end
+from ledger.kv import Kv, Measured, MemoryKv, prefix_end
+from ledger.retention import HISTORY
 
 FORMAT: Final = 1  # of the chain's layout; a store with a higher number was written by a newer program
 _FORMAT_KEY: Final = b"m/format"
@@ -135,6 +136,20 @@ class KeyValue:
         except (plyvel.Error, RuntimeError) as error:
             raise LocalError(_explain(self._path, error)) from error
 
+    def size_bytes(self, prefix: bytes) -> int:
+        """As Measured.size_bytes, of the table files: the newest _WRITE_BUFFER_BYTES are not in it."""
+        try:
+            return self._db.approximate_size(prefix, prefix_end(prefix) or b"\xff" * 9)  # type: ignore[no-any-return]
+        except (plyvel.Error, RuntimeError) as error:
+            raise LocalError(_explain(self._path, error)) from error
+
+    def compact(self, prefix: bytes) -> None:
+        """As Measured.compact."""
+        try:
+            self._db.compact_range(start=prefix, stop=prefix_end(prefix))
+        except (plyvel.Error, RuntimeError) as error:
+            raise LocalError(_explain(self._path, error)) from error
+
     def close(self) -> None:
         """Idempotent."""
         self._db.close()
@@ -157,6 +172,16 @@ def _explain(path: Path, error: Exception) -> str:
 
 class Store(Chain):
     """The chain on disk. See ledger.chain for what it holds and answers."""
+
+    def history_bytes(self) -> int:
+        """Roughly what the blocks and their indexes take on the disk; 0 in memory."""
+        return sum(map(self._kv.size_bytes, HISTORY)) if isinstance(self._kv, Measured) else 0
+
+    def compact_history(self) -> None:
+        """Give back the room of dropped blocks. Takes long, and may run in a thread beside commits."""
+        if isinstance(self._kv, Measured):
+            for namespace in HISTORY:
+                self._kv.compact(namespace)
 
     @classmethod
     def open(cls, path: Path, chain_id: str, genesis_hash: bytes, *, create: bool = True) -> Store:
