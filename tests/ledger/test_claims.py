@@ -306,6 +306,17 @@ def test_timed_work_is_bounded_and_none_is_lost(
         assert held() == expected
 
 
+def test_a_lease_that_ended_is_not_renewed_even_before_it_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more timed work than a block does, a lease may have ended and still be there."""
+    world, deployment = approved()
+    world.claimed(deployment, "web/0", [NODES[0]])
+    until_ms = world.slot(deployment, "web/0").lease_until_ms
+    monkeypatch.setattr("ledger.transition.timed.DUE_PER_BLOCK_MAX", 0)
+    world.run(step_ms=until_ms - world.now_ms)
+    assert world.slot(deployment, "web/0").holder == NODES[0].public
+    assert world.refused(NODES[0], Renew((RenewItem(deployment, "web/0", 1),))) == "renew.lapsed"
+
+
 def test_claim_prices_hold_for_the_whole_term() -> None:
     """A later, dearer offer changes nothing for a slot that is held."""
     world, deployment = approved()
