@@ -140,7 +140,10 @@ class SimNode:
     def step(self, event: Event) -> None:
         """One event through the core, its Ready carried out."""
         mono_ms, wall_ms = self.clock.now(self.world.now_us)
-        ready = self.core.step(event, mono_ms, wall_ms)
+        coverage, core = self.world.result.coverage, self.core
+        frontier = coverage.before(core, event)
+        ready = core.step(event, mono_ms, wall_ms)
+        coverage.after(core, event, ready, frontier)
         for alarm in ready.alarms:
             self.world.alarm(self, alarm)
         self.carry_out(ready)

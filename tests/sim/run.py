@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
+from tests.sim.coverage import Coverage
 from tests.sim.world import Result, World, run
 
 
@@ -72,6 +73,10 @@ def main(argv: list[str]) -> int:
     else:
         results = list(_results(seeds, arguments.jobs, arguments.ed25519))
     print(_table(results, time.monotonic() - started))
+    coverage = Coverage()
+    for result in results:
+        coverage.add(result.coverage)
+    print(coverage.table())
     bad = sorted((r for r in results if r.violations), key=lambda r: r.seed)
     for result in bad:
         print(f"\nseed {result.seed}: replay with  python -m tests.sim.run --seed {result.seed} --trace")

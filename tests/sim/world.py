@@ -22,6 +22,7 @@ from ledger.genesis import Genesis, GenesisValidator, genesis_state
 from ledger.transactions import CheckedTx
 from tests.sim.checkers import ALL, Bounded, Checker, Progress
 from tests.sim.clients import Clients
+from tests.sim.coverage import Coverage
 from tests.sim.crypto import fast_signatures
 from tests.sim.disk import Block, Store
 from tests.sim.faults import Faults
@@ -58,6 +59,7 @@ class Result:
     heal_ms: int = 0  # from the end of the faults until progress was shown
     height: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    coverage: Coverage = field(default_factory=Coverage)
     trace: str = ""
 
 
@@ -260,6 +262,7 @@ class World:
 
     def fault(self, node: SimNode, sender: int, fault: PeerFault) -> None:
         """A message was refused: nobody honest may have sent it."""
+        self.result.coverage.refusals[fault.rule] += 1
         if self.is_honest(sender) and self.is_honest(node.member):
             self.report("PeerFault", f"node {node.id} refused member {sender}: {fault}")
 
