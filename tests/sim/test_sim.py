@@ -7,8 +7,8 @@ import pathlib
 
 import pytest
 
-from tests.sim.offences import Forger
 from tests.sim.coverage import Coverage
+from tests.sim.offences import Forger
 from tests.sim.run import main
 from tests.sim.scenario import make, tolerated
 from tests.sim.world import Result, Variant, World, run
