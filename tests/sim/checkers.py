@@ -15,7 +15,7 @@ from ledger.certificate import Statement, VoteKind
 from ledger.codec import decode
 from ledger.limits import TIME_AHEAD_MS_MAX
 from ledger.records import KEY_SUPPLY, Account, Supply
-from tests.sim.disk import Block, record_key, records
+from tests.sim.disk import Block, holds_batch, record_key, records
 
 if TYPE_CHECKING:
     from tests.sim.node import SimNode
@@ -195,7 +195,7 @@ class Promises(Checker):
             return
         header = decode_header(same[0].header)
         for digest in header.batches:
-            if b"b" + digest not in node.disk.durable and digest not in node.store.places:
+            if not holds_batch(node.disk, digest) and digest not in node.store.places:
                 self.complain(f"member {node.member}: Notar in view {header.view}, its batch is not on disk")
         parent_view, parent = header.parent_view, header.parent_hash
         if parent_view and not self.reached(VoteKind.NOTAR, parent_view, parent):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
@@ -10,30 +10,36 @@ from consensus.messages import Record
 from ledger import tree
 from ledger.blocks import Header
 from ledger.certificate import Certificate
-from ledger.codec import decode, encode
+from ledger.codec import decode
+from ledger.kv import MemoryKv
 from ledger.limits import RECENT_ROOTS
 from ledger.outcome import BlockResult
 from ledger.state import MemoryState
 
 Writes = Mapping[bytes, bytes | None]
 UNPROVED = b"seen/"  # as in ledger.chain: the replay guard is not under the root
+_RECORD, _BATCH = b"v/", b"b/"  # as in node.safety_store
 
 
-class Disk:
-    """A log of atomic writes over durable pairs, as LevelDB behaves.
+class Disk(MemoryKv):
+    """A Kv as LevelDB behaves: a log of atomic writes over durable pairs. What is read is all of it.
 
     A sync makes the log so far durable. A crash keeps a random prefix of the unsynced log; the write at the
     tear is dropped whole, as its checksum fails.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.durable: dict[bytes, bytes] = {}
         self.log: list[Writes] = []
         self.lost = 0  # writes that crashes took
+        self.is_stuck = False  # power fails within a write: its sync does not come to an end
 
-    def write(self, writes: Writes, sync: bool) -> None:
-        self.log.append(writes)
-        if sync:
+    def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = (), sync: bool = True) -> None:
+        deletes = tuple(deletes)
+        super().write(puts, deletes, sync)
+        self.log.append({**dict.fromkeys(deletes), **puts})
+        if sync and not self.is_stuck:
             self._settle(len(self.log))
 
     def crash(self, rng: Random) -> None:
@@ -41,6 +47,8 @@ class Disk:
         self.lost += len(self.log) - kept
         self._settle(kept)
         self.log.clear()
+        self.is_stuck = False
+        super().write(self.durable, [key for key, _ in self.scan(b"") if key not in self.durable])
 
     def _settle(self, count: int) -> None:
         for writes in self.log[:count]:
@@ -54,24 +62,17 @@ class Disk:
 
 def record_key(record: Record) -> bytes:
     """Where an own vote is kept: one place per view and kind."""
-    return b"r" + record.view.to_bytes(8, "big") + bytes([record.kind])
-
-
-def certificate_key(certificate: Certificate) -> bytes:
-    return b"c" + certificate.statement.view.to_bytes(8, "big") + bytes([certificate.statement.kind])
+    return _RECORD + record.view.to_bytes(8, "big") + bytes([record.kind])
 
 
 def records(disk: Disk) -> list[Record]:
     """All own votes that are durable."""
-    return [decode(Record, v) for k, v in sorted(disk.durable.items()) if k[:1] == b"r"]
+    return [decode(Record, v) for k, v in sorted(disk.durable.items()) if k[:2] == _RECORD]
 
 
-def certificates(disk: Disk) -> list[Certificate]:
-    return [decode(Certificate, v) for k, v in sorted(disk.durable.items()) if k[:1] == b"c"]
-
-
-def batches(disk: Disk) -> dict[bytes, bytes]:
-    return {k[1:]: v for k, v in disk.durable.items() if k[:1] == b"b"}
+def holds_batch(disk: Disk, digest: bytes) -> bool:
+    """Is a batch durable beside the votes that name it?"""
+    return _BATCH + digest in disk.durable
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +145,3 @@ class Store:
             else:
                 self.nodes[path] = node
         return root
-
-
-def encoded(record: Record | Certificate) -> bytes:
-    """As kept on the disk."""
-    return encode(record)

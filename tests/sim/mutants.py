@@ -186,10 +186,6 @@ class PersistsNoBatches(SimNode):
     def persist(self, ready: Ready) -> None:
         self.disk.write({record_key(r): encode(r) for r in ready.records}, sync=True)
 
-    def hold_batch(self, data: bytes) -> None:
-        super().hold_batch(data)
-        self.disk.log.clear()
-
 
 class ExecutesNewestFirst(SimNode):
     def execute_next(self, life: int) -> None:
@@ -201,7 +197,7 @@ class PrunesBeforeCommit(SimNode):
     def carry_out(self, ready: Ready) -> None:
         super().carry_out(ready)
         if ready.prune_view:
-            self.prune(ready.prune_view, ())
+            self.prune(ready.prune_view)
             self.disk.write({}, sync=True)
 
 

@@ -1,4 +1,5 @@
-"""The simulated shell of one validator: production Core and ledger over a simulated disk, pool and clock.
+"""The simulated shell of one validator: production Core, sign state and ledger over a
+simulated disk, pool and clock.
 
 It carries a Ready out in the stated order (persist, send, commit). Every step on the way is a named crash
 point. Blocks are executed some time after the core committed them, as a real shell may do.
@@ -9,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from consensus import safety
 from consensus.chain import Chain
 from consensus.core import Config, Core
 from consensus.messages import (
@@ -22,7 +22,6 @@ from consensus.messages import (
     Propose,
     Ready,
     Received,
-    Record,
     Reply,
     Start,
     Tick,
@@ -31,15 +30,16 @@ from consensus.messages import (
 )
 from consensus.verify import Rules, check
 from ledger import keys
-from ledger.blocks import Batch, Header, batch_digest, decode_batch, decode_header
-from ledger.certificate import VOTE_DOMAIN, Certificate, Ed25519Scheme, Statement, VoteKind
+from ledger.blocks import Batch, Header, batch_digest, decode_batch
+from ledger.certificate import VOTE_DOMAIN, Certificate, Ed25519Scheme, Statement
 from ledger.codec import decode, encode
 from ledger.errors import PeerFault, Refused
 from ledger.machine import execute, next_due_ms
 from ledger.transactions import CheckedTx, decode_tx, verified
 from node.accuser import Accuser
+from node.safety_store import SafetyStore
 from tests.sim.byzantine import LIARS
-from tests.sim.disk import Block, Disk, Store, batches, certificate_key, certificates, record_key, records
+from tests.sim.disk import Block, Disk, Store
 from tests.sim.ranges import Ranges
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class SimNode:
     ) -> None:
         self.world, self.id, self.member, self.key, self.clock = world, number, member, key, clock
         self.store, self.disk = store, Disk()
+        self.safety = SafetyStore(self.disk)
         self.up = False
         self.life = 0  # counts starts: timers of an earlier life are void
         self.doom: str | None = None
@@ -110,15 +111,15 @@ class SimNode:
         config = Config(world.chain_id, world.validators, self.member, world.timing, Ed25519Scheme(), sign)
         kind = world.variant.core if world.is_honest(self.member) else LIARS[world.scenario.lie]
         self.core = kind(config, Chain(header, tip_hash), dict(self.store.roots), final)
-        self.core.restore(safety.restore(self.kept_records(), certificates(self.disk), header.view))
+        promised, kept = self.safety.load(header.view)
+        if self.safety.floor > header.view:
+            world.report("Promises", f"node {self.id} would vote where it has forgotten its votes")
+        self.core.restore(promised)
         self.rules = Rules(world.chain_id, world.validators, Ed25519Scheme(), self.core.knows)
-        self.pool = {d: b for d, b in batches(self.disk).items() if d not in self.store.places}
+        self.pool = {d: b for d, b in kept.items() if d not in self.store.places}
         for digest, data in self.pool.items():
             self.step(BatchHeld(digest, len(decode_batch(data).txs)))
         self.step(Start())
-
-    def kept_records(self) -> list[Record]:
-        return records(self.disk)
 
     def sign(self, domain: str, message: bytes) -> bytes:
         if domain == VOTE_DOMAIN:
@@ -165,21 +166,12 @@ class SimNode:
             self.world.execute_later(self)
 
     def persist(self, ready: Ready) -> None:
-        writes: dict[bytes, bytes | None] = {}
-        for record in ready.records:
-            self.point("before_persist")
-            writes[record_key(record)] = encode(record)
-            if record.kind is VoteKind.NOTAR:
-                for digest in decode_header(record.header).batches:
-                    if digest in self.pool:
-                        writes[b"b" + digest] = self.pool[digest]
-        for certificate in ready.certificates:
-            writes[certificate_key(certificate)] = encode(certificate)
-        if ready.records and self.doom == "in_persist":
-            self.disk.write(writes, sync=False)
-            raise CrashNow("in_persist")
-        self.disk.write(writes, sync=bool(ready.records))
         if ready.records:
+            self.point("before_persist")
+        self.disk.is_stuck = bool(ready.records) and self.doom == "in_persist"
+        self.safety.persist(ready, self.pool.get)
+        if ready.records:
+            self.point("in_persist")
             self.point("after_persist")
 
     def send(self, ready: Ready) -> None:
@@ -228,19 +220,15 @@ class SimNode:
         for digest in header.batches:
             self.pool.pop(digest, None)
         self.world.committed(self, block)
-        self.prune(header.view, header.batches)
+        self.prune(header.view)
         return block
 
     def transactions(self, batch_bytes: tuple[bytes, ...]) -> list[CheckedTx]:
         return [tx for data in batch_bytes for tx in self.world.decoded(data)]
 
-    def prune(self, view: int, digests: tuple[bytes, ...]) -> None:
+    def prune(self, view: int) -> None:
         """After the commit is durable, what it settles may go."""
-        gone: dict[bytes, bytes | None] = {b"b" + digest: None for digest in digests}
-        for key in self.disk.durable:
-            if key[:1] in (b"r", b"c") and int.from_bytes(key[1:9], "big") <= view:
-                gone[key] = None
-        self.disk.write(gone, sync=False)
+        self.safety.prune(view)
 
     # ------------------------------------------------------------------ batches
 
@@ -253,7 +241,6 @@ class SimNode:
         if digest in self.pool or digest in self.store.places:
             return
         self.pool[digest] = data
-        self.disk.write({b"b" + digest: data}, sync=False)
         self.step(BatchHeld(digest, len(self.world.decoded(data))))
 
     def submit(self, raw: bytes) -> bool:
