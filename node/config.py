@@ -84,6 +84,14 @@ class Bot(_Section, frozen=True):
     ] = ""
 
 
+class Store(_Section, frozen=True):
+    """What the peer keeps on its disk."""
+
+    size_mib_max: Annotated[
+        int, Meta(description="MiB of block history kept, 16 or more; the oldest blocks go. 0 keeps all.")
+    ] = 0
+
+
 class Log(_Section, frozen=True):
     """What the peer writes to stderr."""
 
@@ -106,6 +114,7 @@ class Settings(_Section, frozen=True):
     api: Api = Api()
     node: Node = Node()
     bot: Bot = Bot()
+    store: Store = Store()
     log: Log = Log()
 
 
@@ -127,7 +136,9 @@ class ConfigKey:
         return isinstance(self.default, tuple)
 
 
-_SECTIONS: Final[dict[str, type[_Section]]] = {"p2p": P2P, "api": Api, "node": Node, "bot": Bot, "log": Log}
+_SECTIONS: Final[dict[str, type[_Section]]] = {
+    "p2p": P2P, "api": Api, "node": Node, "bot": Bot, "store": Store, "log": Log
+}  # fmt: skip
 
 
 def _keys_of(struct: type[_Section], prefix: str) -> list[ConfigKey]:

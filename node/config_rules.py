@@ -49,6 +49,11 @@ def _check_neighbours(count: int) -> None:
         raise ValueError(f"1 to 64 wanted, found {count}")
 
 
+def _check_history(size_mib: int) -> None:
+    if size_mib and not 16 <= size_mib <= 1 << 24:  # a write buffer is 16 MiB: less cannot be measured
+        raise ValueError(f"0, or 16 to {1 << 24} wanted, found {size_mib}")
+
+
 def _check_country(text: str) -> None:
     if text:
         parse_country(text)
@@ -76,4 +81,5 @@ RULES: Final[dict[str, Callable[[Any], object]]] = {
     "node.price_memory": parse_credits,
     "node.price_disk": parse_credits,
     "bot.account": _check_name,
+    "store.size_mib_max": _check_history,
 }

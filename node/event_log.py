@@ -62,6 +62,10 @@ class EventLog:
             last = newest
         while True:
             bell = self._bell
+            held = self.store.first_height * EVENTS_PER_BLOCK_MAX - 1
+            if self.store.first_height > 1 and last < held:
+                yield Gap(format_event_id(last), format_event_id(held))  # those blocks were dropped
+                last = held
             page = self.store.events(last, EVENTS_PAGE)
             for number, event in page:
                 height = number // EVENTS_PER_BLOCK_MAX

@@ -33,7 +33,7 @@ from node.limits import (
     VERIFY_THREAD_BYTES,
 )
 from node.notary import Notary
-from node.ranges import check_batch, decode_range, missing_batches
+from node.ranges import check_batch, decode_range, held_from, missing_batches
 from node.wire import RangeRequest
 from p2p.errors import RequestError
 from p2p.network import Network
@@ -50,6 +50,7 @@ class _Source:
     told: int = 0
     failures: int = 0
     rest_until_s: float = 0.0
+    first: int = 0  # the first height that it holds, when it has refused older ones
     used: int = 0  # number of the last request to it, so that all get their turn
 
 
@@ -102,6 +103,14 @@ class Follower:
         told = (source.told for source in self._sources.values() if not source.failures)
         return max(self.notary.store.tip.height, *told, 0)
 
+    @property
+    def is_too_old(self) -> bool:
+        """True when all that are ahead have dropped the next block: only an older peer, or a copy of a
+        newer store, helps."""
+        height = self.notary.store.tip.height
+        ahead = [source.first for source in self._sources.values() if source.told > height]
+        return bool(ahead) and min(ahead) > height + 1
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:
@@ -118,7 +127,7 @@ class Follower:
     def _wait_s(self) -> float:
         """How long nothing is to be fetched, unless somebody tells of more; 0: fetch now."""
         height, now_s = self.notary.store.tip.height, time.monotonic()
-        ahead = [source for source in self._sources.values() if source.told > height]
+        ahead = [s for s in self._sources.values() if s.told > height and s.first <= height + 1]
         if not ahead:
             return 3600.0
         if self.patient and self.best_height < height + _NEAR:
@@ -133,7 +142,7 @@ class Follower:
         ready = [
             (source.failures, source.used, peer_id)
             for peer_id, source in self._sources.items()
-            if source.told > height and source.rest_until_s <= now_s
+            if source.told > height and source.first <= height + 1 and source.rest_until_s <= now_s
         ]
         return min(ready)[2] if ready else None
 
@@ -165,11 +174,21 @@ class Follower:
                 await self._commit(peer_id, timeout_s, block, header, certificate)
         except RequestError as error:
             log.debug("range_failed", peer=peer_id, error=str(error))
+            self._lacks(peer_id, held_from(str(error)))
             return self.notary.store.tip.height > tip.height
         except Refused as error:
             self._lied(peer_id, error)
             return False
         return True
+
+    def _lacks(self, peer_id: str, first: int) -> None:
+        """A peer dropped the blocks that we want (`first`: held from there on; 0: it did not say so)."""
+        source = self._sources.get(peer_id)
+        if source is None or first == 0:
+            return
+        source.first = first
+        if self.is_too_old:
+            log.error("blocks_gone", height=self.notary.store.tip.height + 1, held_from=first)
 
     async def _commit(
         self, peer_id: str, timeout_s: float, block: StoredBlock, header: Header, certificate: Certificate

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from ledger.limits import EXPIRY_BLOCKS_MAX, RECENT_ROOTS
+
 MIB: Final = 1024 * 1024
 
 # --- mempool ------------------------------------------------------------------------------------
@@ -53,6 +55,13 @@ RANGE_BATCHES_AT_ONCE: Final = 8  # of one big block, fetched apart: 4 MiB at th
 TIP_VALIDATORS_EVERY_S: Final = 1.0  # consensus tells validators of blocks; this is for who missed it all
 FAULT_POINTS: Final = 25  # a lie: four of them and the peer is banned
 ANNOUNCE_EVERY_S: Final = 5.0  # by gossip, for strangers: costs milliseconds of CPU per peer
+
+# --- retention ---------------------------------------------------------------------------------------
+# Never dropped: the replay window, which a peer that comes with a state needs, and roots that headers name.
+PRUNE_KEEP_BLOCKS: Final = EXPIRY_BLOCKS_MAX + 2 * RECENT_ROOTS
+PRUNE_EVERY_BLOCKS: Final = 200  # a second under load, minutes when idle
+PRUNE_TO_PERCENT: Final = 90  # of the budget: each compaction rewrites what stays
+PRUNE_KEPT_PER_ROUND: Final = 2_000  # blocks kept for audits, looked at again
 
 # --- events -----------------------------------------------------------------------------------------
 EVENTS_PAGE: Final = 256

@@ -28,6 +28,7 @@ def status_of(peer: Peer) -> PeerStatus:
         addresses=peer.network.addresses(),
         version=version("gridpact"),
         height=tip.height,
+        first_height=peer.store.first_height,
         block_time_ms=tip.time_ms,
         block_hash=tip.hash.hex(),
         state_root=tip.root.hex(),
@@ -45,7 +46,9 @@ def status_of(peer: Peer) -> PeerStatus:
 
 
 def _alarms(peer: Peer) -> tuple[str, ...]:
-    ours = ("state_root_differs",) if peer.notary.wrong_roots else ()
+    ours: tuple[str, ...] = ("state_root_differs",) if peer.notary.wrong_roots else ()
+    if peer.follower.is_too_old:
+        ours = (*ours, "blocks_gone")
     return (*ours, *peer.engine.counters.alarms) if peer.engine else ours
 
 

@@ -6,6 +6,9 @@ of them is asked for by its digest (method "batch"), so that a block may be larg
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from ledger.blocks import Header, batch_digest
 from ledger.codec import decode, decode_exact, encode
 from ledger.errors import Refused
@@ -14,6 +17,8 @@ from ledger.store import Store
 from ledger.stored import StoredBlock
 from node.limits import RANGE_BYTES_MAX
 from node.wire import RangeRequest
+
+HELD_FROM: Final = "blocks are held from height "  # then the height: the follower reads it
 
 _BLOCK_OVERHEAD_BYTES = 16 + 5 * 64  # msgpack's, of one block with the most batches
 
@@ -27,6 +32,8 @@ def answer_range(store: Store, body: bytes) -> bytes:
     request = decode_exact(RangeRequest, body, "range", 64)
     if request.first < 1:
         raise Refused("range.first", "heights start at 1", "first")
+    if request.first < store.first_height:
+        raise Refused("range.pruned", f"{HELD_FROM}{store.first_height}", "first")
     left = min(max(request.size_bytes_max, 1), RANGE_BYTES_MAX)
     found: list[StoredBlock] = []
     certified = 0
@@ -53,6 +60,12 @@ def answer_batch(store: Store, body: bytes) -> bytes:
     if data is None:
         raise Refused("range.batch", "no such batch in a final block")
     return data
+
+
+def held_from(refusal: str) -> int:
+    """The first height that a peer holds by its refusal `range.pruned`; 0 when it is another refusal."""
+    found = re.search(rf"range\.pruned: {HELD_FROM}([0-9]{{1,15}})", refusal)
+    return int(found[1]) if found else 0
 
 
 def decode_range(data: bytes) -> tuple[StoredBlock, ...]:

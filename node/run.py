@@ -24,7 +24,9 @@ from node.exchange import Exchange
 from node.executor.drivers.sandbox import SandboxDriver
 from node.executor.executor import Executor
 from node.home import Home, RunInfo, remove_run, start_ticks, write_run
+from node.limits import MIB
 from node.peer import Identity, Peer
+from node.pruner import Pruner
 from node.safety_store import SafetyStore
 from node.wire import TOPIC_KINDS, topic
 from p2p.host import Host, HostConfig
@@ -115,6 +117,7 @@ async def run_peer(home: Home, settings: Settings) -> None:
         resources.callback(remove_run, home)
         async with trio.open_nursery() as nursery:
             addresses = await nursery.start(peer.run)
+            _start_pruner(nursery, peer, settings)
             api = await _start_api(nursery, peer, home, settings)
             write_run(
                 home,
@@ -129,6 +132,14 @@ async def run_peer(home: Home, settings: Settings) -> None:
                 ),
             )
             log.info("peer_up", moniker=settings.moniker, peer=peer.network.peer_id, api=api, p2p=addresses)
+
+
+def _start_pruner(nursery: trio.Nursery, peer: Peer, settings: Settings) -> None:
+    """Where the history has a budget."""
+    if settings.store.size_mib_max:
+        pruner = Pruner(peer.store, settings.store.size_mib_max * MIB, peer.next_block)
+        peer.sources.append(pruner.metrics)
+        nursery.start_soon(pruner.run)
 
 
 async def _start_api(nursery: trio.Nursery, peer: Peer, home: Home, settings: Settings) -> str:

@@ -73,6 +73,7 @@ class PeerStatus:
     addresses: tuple[str, ...]
     version: str
     height: int
+    first_height: int  # blocks are held from there on
     block_time_ms: int
     block_hash: str
     state_root: str  # after executing `height`

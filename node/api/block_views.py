@@ -9,7 +9,7 @@ from ledger.light import decode_certificate
 from ledger.outcome import Event
 from ledger.transactions import decode_tx
 from node.api import models as m
-from node.api.problems import not_found
+from node.api.problems import ApiProblem, not_found
 from node.api.show import body_kind, show
 from node.seam import NumberedEvent, PeerSeam
 
@@ -19,6 +19,9 @@ def _moniker(peer: PeerSeam, key: bytes) -> str:
 
 
 def _header(peer: PeerSeam, height: int) -> tuple[Header, bytes]:
+    first = peer.store.first_height
+    if 0 < height < first:
+        raise ApiProblem(410, "store.pruned", f"blocks are held from height {first} on", "height")
     data = peer.store.header(height) if height <= peer.height else None
     if data is None:
         raise not_found(f"no block at height {height}; the last is {peer.height}", "block.unknown")
@@ -29,7 +32,10 @@ def block_summaries(peer: PeerSeam, highest: int, limit: int) -> m.Page[m.BlockS
     """Blocks from `highest` down; the cursor is a height."""
     items: list[m.BlockSummary] = []
     height = min(highest, peer.height)
-    while height >= 1 and len(items) < limit:
+    first = peer.store.first_height
+    if 1 <= height < first:
+        raise ApiProblem(410, "store.pruned", f"blocks are held from height {first} on", "cursor")
+    while height >= first and len(items) < limit:
         header, data = _header(peer, height)
         items.append(
             m.BlockSummary(
@@ -44,7 +50,7 @@ def block_summaries(peer: PeerSeam, highest: int, limit: int) -> m.Page[m.BlockS
             )
         )
         height -= 1
-    return m.Page(items=items, next=str(height) if height >= 1 else "")
+    return m.Page(items=items, next=str(height) if height >= first else "")
 
 
 def block_detail(peer: PeerSeam, height: int) -> m.BlockDetail:
@@ -93,8 +99,13 @@ def tx_view(peer: PeerSeam, id_: bytes) -> m.TxView:
     """A final transaction. Raises ApiProblem 404."""
     stored = peer.store.tx(id_)
     if stored is None:
-        raise not_found("no final transaction with this id", "tx.unknown")
-    header, _ = _header(peer, stored.height)
+        first = peer.store.first_height
+        since = f" since height {first}; older blocks are not held here" if first > 1 else ""
+        raise not_found(f"no final transaction with this id{since}", "tx.unknown")
+    data = peer.store.header(stored.height)
+    if data is None:
+        raise LocalError(f"the store holds a transaction of height {stored.height}, but no header")
+    header = decode_header(data)
     tx = decode_tx(stored.raw, peer.chain_id).tx
     receipt = stored.receipt
     return m.TxView(

@@ -57,6 +57,7 @@ class Status(msgspec.Struct, kw_only=True):
     addresses: list[str]
     version: str
     height: int
+    first_height: int
     block_time_ms: int
     block_hash: str
     state_root: str

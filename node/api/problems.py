@@ -55,6 +55,8 @@ def problem_of(error: Exception) -> Problem:
             status = 400
         elif error.rule.endswith(_MISSING):
             status = 404
+        elif error.rule.endswith(".pruned"):
+            status = 410
         elif error.rule.startswith("proof.not_yet"):
             status = 503
         return _problem(status, error.rule, error.detail, error.field, refused=status != 503)

@@ -28,6 +28,7 @@ def status() -> int:
                 "height",
                 f"{found.height} of {found.best_height}, block time {time_text(found.block_time_ms)} UTC",
             ),
+            ("blocks held", f"from height {found.first_height} on"),
             ("last final block", final),
             ("block", found.block_hash),
             ("state root", found.state_root),

@@ -143,6 +143,7 @@ class FakePeer:
             addresses=self.network.addresses(),
             version="0",
             height=tip.height,
+            first_height=self.store.first_height,
             block_time_ms=tip.time_ms,
             block_hash=tip.hash.hex(),
             state_root=tip.root.hex(),
