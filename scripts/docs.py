@@ -65,6 +65,7 @@ LIMITS = {
     "ledger-limits": "ledger/limits.py",
     "consensus-limits": "consensus/limits.py",
     "network-limits": "p2p/limits.py",
+    "node-limits": "node/limits.py",
 }
 
 
@@ -139,7 +140,7 @@ def config_table() -> str:
 
 
 def metrics_table(root: Path) -> str:
-    """Return every metric that code names, as a tuple (name, labels, value, "counter" or "gauge")."""
+    """Return every metric that code names: a tuple (name, labels, value, "counter" or "gauge")."""
     rows = set()
     for file in (*(root / "node").rglob("*.py"), *(root / "bot").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -175,7 +175,8 @@ def refusals_table(root: Path) -> str:
 
 
 def _tests_by_rule(root: Path) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    """Return rule to tests: first those that name it themselves, then those by a table or helper."""
+    found: dict[str, list[tuple[bool, str]]] = {}
     by_file: dict[str, list[Piece]] = {}
     for piece in pieces(root, "tests"):
         by_file.setdefault(piece.file, []).append(piece)
@@ -186,18 +187,24 @@ def _tests_by_rule(root: Path) -> dict[str, list[str]]:
                 continue
             for name in [piece.name] if _is_test(piece) else _users(piece, parts):
                 for rule in rules:
-                    found.setdefault(rule, []).append(f"{file}::{name}")
-    return {rule: sorted(dict.fromkeys(held)) for rule, held in found.items()}
+                    found.setdefault(rule, []).append((not _is_test(piece), f"{file}::{name}"))
+    return {rule: list(dict.fromkeys(test for _, test in sorted(held))) for rule, held in found.items()}
 
 
 def _users(piece: Piece, parts: list[Piece]) -> list[str]:
     """Tests of a file that use a table or helper of its module."""
-    defined = {piece.name} if piece.name else {n.id for n in ast.walk(piece.node) if isinstance(n, ast.Name)}
+    defined = {piece.name.rpartition(".")[2]} if piece.name else _assigned(piece.node)
     return [
         p.name
         for p in parts
         if _is_test(p) and any(re.search(rf"\b{re.escape(name)}\b", p.text) for name in defined if name)
     ]
+
+
+def _assigned(node: ast.AST) -> set[str]:
+    """The names that a statement gives, not those that it uses."""
+    names = (n for n in ast.walk(node) if isinstance(n, ast.Name))
+    return {n.id for n in names if isinstance(n.ctx, ast.Store)}
 
 
 def _is_test(piece: Piece) -> bool:
@@ -212,6 +219,8 @@ def _tests(held: list[str]) -> str:
 def _may_hold(piece: Piece, number: str) -> bool:
     """Rules of the bot have their tests in tests/bot; in tests/consensus [B1] is a list of batches."""
     folder = piece.file.split("/")[1]
+    if folder.endswith(".py"):
+        return False  # tests of the house and its documents
     return _is_test(piece) and ((folder == "bot") if number[0] == "B" else folder not in ("bot", "consensus"))
 
 
