@@ -13,7 +13,9 @@ def test_mutant_is_caught(mutant: Mutant) -> None:
     """Seeds go by until the named checker complains."""
     others: set[str] = set()
     for seed, scenario in scenarios(mutant):
-        found = {checker for checker, _ in World(seed, mutant.variant, scenario).run().violations}
+        world = World(seed, mutant.variant, scenario)
+        world.stop_on = frozenset(mutant.caught_by)
+        found = {checker for checker, _ in world.run().violations}
         if found & set(mutant.caught_by):
             return
         others |= found

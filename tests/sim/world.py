@@ -86,6 +86,7 @@ class World:
         self.hash = blake2b(digest_size=16)
         self.calm = False
         self.stopped = False
+        self.stop_on: frozenset[str] = frozenset()  # checkers whose complaint ends the run
         self.cache: dict[bytes, list[CheckedTx]] = {}
 
     # ------------------------------------------------------------------ building
@@ -212,6 +213,7 @@ class World:
         """A violation."""
         if self.log:
             self.log(f"{self.now_us} VIOLATION {checker}: {what}")
+        self.stopped |= checker in self.stop_on
         if len(self.result.violations) < VIOLATIONS_MAX:
             self.result.violations.append((checker, f"at {self.now_us // 1_000} ms: {what}"))
 
