@@ -8,6 +8,7 @@ from ledger import tree
 from ledger.blocks import ZERO_HASH, Batch, Header, batch_digest
 from ledger.certificate import VOTE_DOMAIN, Statement, VoteKind, vote_message
 from ledger.codec import encode
+from ledger.consent import sign_consent
 from ledger.genesis import Genesis, GenesisValidator
 from ledger.keys import Key
 from ledger.limits import CHUNK_BYTES
@@ -86,6 +87,9 @@ def vectors() -> dict[str, str]:
         "A's vote (signature)": ALICE.sign(VOTE_DOMAIN, CHAIN, vote_message(vote)),
         "state root of `account/`B: `Account(995)` and `supply`: 9105": root,
         "`Hello` of A to B": encode(hello),
+        "A's consent to be a node in BE of B's farm `alpha` (signature)": sign_consent(
+            ALICE, CHAIN, "alpha", BOB.public, "BE"
+        ),
         "PING with token 1": frames.encode(frames.Kind.PING, (1).to_bytes(8, "big")),
         "`chunks` of 262,145 zero bytes": chunks_root(zeros),
     }
