@@ -160,6 +160,20 @@ class CommitsNotarized(Core):
             self._finalize(certificate)
 
 
+class KeepsAllViews(Core):
+    def _prune(self) -> None:
+        views = self.views
+        super()._prune()
+        self.views = views
+
+
+class TellsAtEachStep(Core):
+    def _advance(self) -> None:
+        self.standstill_ms = self._now_ms
+        self.answered_ms.clear()
+        super()._advance()
+
+
 class WeakQuorum(ValidatorSet, frozen=True):
     @property
     def quorum(self) -> int:
@@ -168,6 +182,11 @@ class WeakQuorum(ValidatorSet, frozen=True):
 
 class NeverPersists(SimNode):
     def persist(self, ready: Ready) -> None:
+        return
+
+
+class NeverPrunes(SimNode):
+    def prune(self, view: int) -> None:
         return
 
 
@@ -257,6 +276,9 @@ MUTANTS: Final = (
     _core("timer_never_grows", TimerNeverGrows, "Progress", hard="slow"),
     _core("never_skips", NeverSkips, "Progress"),
     _core("no_standstill", NoStandstill, "Progress"),
+    _core("keeps_all_views", KeepsAllViews, "Memory"),
+    _core("tells_at_each_step", TellsAtEachStep, "Egress", "Bounded"),
+    _shell("sign_state_never_pruned", NeverPrunes, "Memory"),
     _core("commits_notarized_blocks", CommitsNotarized, "Certificates"),
     Mutant(Variant("quorum_minus_one", validators=WeakQuorum), ("Certificates",)),
     _shell("never_persists", NeverPersists, "Promises"),

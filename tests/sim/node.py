@@ -179,7 +179,10 @@ class SimNode:
             if number:
                 self.point("in_send")
             self.world.observe(self, send.message)
-            self.post(send.to, encode_message(send.message))
+            data = encode_message(send.message)
+            if self.world.is_honest(self.member):
+                self.world.egress.posted(self, send.message, len(data), send.to)
+            self.post(send.to, data)
         if ready.send:
             self.point("after_send")
 

@@ -20,6 +20,7 @@ from ledger.certificate import Statement, ValidatorSet
 from ledger.errors import PeerFault
 from ledger.genesis import Genesis, GenesisValidator, genesis_state
 from ledger.transactions import CheckedTx
+from tests.sim.bounds import Egress, Memory
 from tests.sim.checkers import ALL, Bounded, Checker, Progress
 from tests.sim.clients import Clients
 from tests.sim.coverage import Coverage
@@ -120,7 +121,9 @@ class World:
             clock = Clock(scenario.rates_ppm[member], self.rng.randint(0, 10**6), GENESIS_MS + 1_000 + offset)
             store = Store.create(_genesis_header(self.validators), genesis.hash, state)
             self.nodes.append(self.variant.node(self, number, member, own[member], clock, store))
-        self.checkers: list[Checker] = [kind(self, self.report) for kind in (*ALL, NoFalseEvidence, Offences)]
+        kinds = (*ALL, NoFalseEvidence, Offences, Memory, Egress)
+        self.checkers: list[Checker] = [kind(self, self.report) for kind in kinds]
+        self.egress = next(c for c in self.checkers if isinstance(c, Egress))
         self.progress = next(c for c in self.checkers if isinstance(c, Progress))
         self.offences = next(c for c in self.checkers if isinstance(c, Offences))
         self.bounded = next(c for c in self.checkers if isinstance(c, Bounded))
