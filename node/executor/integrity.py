@@ -99,10 +99,14 @@ def check_files(baseline: Baseline) -> tuple[Drift, ...]:
 def executes(baseline: Baseline) -> bool:
     """Return True when the held-back task has begun to execute its own code, or has ended.
 
-    In between, its first process still is a copy of bubblewrap, which a check would have to call foreign.
+    In between, its first process still is a copy of bubblewrap, which a check would have to call foreign; and
+    process 1, which forked it, may not have put on its filter yet: the two race.
     """
     if _ended(baseline):
         return True
+    init = procs.privileges(baseline.init_pid)
+    if init is not None and init.seccomp != _SECCOMP_FILTER:
+        return False
     pids = [pid for pid in procs.members(baseline.namespace) if pid != baseline.init_pid]
     mapped = [procs.executable_mappings(pid) for pid in pids]
     return any(mappings and not mappings <= baseline.init_mappings for mappings in mapped)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from node.executor import kernel, procs
+from node.executor import integrity, kernel, procs
 from node.executor.drivers.base import Attestation
 from node.executor.drivers.launcher import ROOT
 from node.executor.drivers.running import Running
@@ -61,6 +61,20 @@ async def test_nothing_changed(bench: Bench) -> None:
         assert attested.mappings_checked > 0
 
 
+async def test_not_executing_before_process_1_has_its_filter(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bubblewrap's process 1 and the command that it forked race for their filters: start waits for both."""
+    async with bench.running(bench.shell(IDLE)) as handle:
+        await bench.until_logged(handle, "up")
+        assert handle.baseline is not None
+        assert integrity.executes(handle.baseline)
+        init, real = handle.baseline.init_pid, procs.privileges
+        late = procs.Privileges(0, 0, True)
+        monkeypatch.setattr(procs, "privileges", lambda pid: late if pid == init else real(pid))
+        assert not integrity.executes(handle.baseline)
+
+
 async def test_ended_task_is_no_good(bench: Bench) -> None:
     async with bench.running(bench.shell("exit 0")) as handle:
         await bench.driver.wait(handle)
@@ -86,7 +100,8 @@ async def test_bytes_that_went_with_the_launcher_are_no_drift(bench: Bench) -> N
         assert handle.launcher is not None
         os.kill(handle.launcher.pid, signal.SIGKILL)
         with trio.fail_after(5):
-            while not procs.is_ending(handle.launcher.pid):
+            # Not before it is a zombie: a process that is ending gives up its mounts after its memory.
+            while not procs.is_zombie(handle.launcher.pid):
                 await trio.sleep(0.01)
         with pytest.raises(ExecutorError, match="launcher has ended"):
             await bench.driver.attest_ended(handle)
