@@ -169,6 +169,12 @@ def test_every_numbered_rule_has_a_test() -> None:
     assert not [number for number, held in rows if not held.strip()]
 
 
+def test_every_refusal_has_a_test() -> None:
+    rows = re.findall(r"^\| `([a-z_.]+)` \| .* \| ([^|]*) \|$", made()["refusals"], re.MULTILINE)
+    assert [rule for rule, _ in rows] == list(RULES)
+    assert not [rule for rule, held in rows if not held.strip()]
+
+
 def test_every_setting_is_told() -> None:
     text = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
     assert not [key.name for key in KEYS if f"| `{key.name}` | `{key.env}` |" not in text]
