@@ -10,6 +10,7 @@ from tests.sim.scenario import Fault, tolerated
 if TYPE_CHECKING:
     from tests.sim.world import World
 
+FORGED = 0.03  # of a Byzantine member's messages
 DOOM_MS = 1_000  # a node that did not reach its crash point by then crashes where it is
 
 
@@ -22,6 +23,8 @@ class Faults:
 
     def send(self, node: SimNode, to: int, data: bytes) -> None:
         """Bytes from a node to a member, whatever the links do to them."""
+        if not self.world.is_honest(node.member):
+            data = self._forged(data)
         for target in self.world.nodes:
             if target.member != to:
                 continue
@@ -42,6 +45,14 @@ class Faults:
                     node.member,
                     data,
                 )
+
+    def _forged(self, data: bytes) -> bytes:
+        """What a Byzantine member sends: now and then a consensus message with one byte changed."""
+        rng = self.world.rng
+        if data[:1] in (b"B", b"R") or rng.random() >= FORGED:
+            return data
+        at = rng.randrange(1, len(data))  # the first one says what kind of message it is
+        return data[:at] + bytes([data[at] ^ rng.randint(1, 255)]) + data[at + 1 :]
 
     def _lets(self, fault: Fault, source: int, to: int) -> int:
         """Copies that a fault lets pass (a duplicate's second one is added by the caller)."""

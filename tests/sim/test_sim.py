@@ -40,6 +40,7 @@ def test_every_rule_fires() -> None:
     for seed in SEEDS:
         coverage.add(once(seed).coverage)
     assert coverage.never() == []
+    assert coverage.refusals["consensus.vote.signature"] > 0, "nobody forged anything"
     assert "rule 4 final" in coverage.table() and coverage.table().endswith("never fired: none")
 
 
