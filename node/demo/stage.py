@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+ROOT = Path(__file__).resolve().parent.parent.parent  # commands run here, so that examples/ is found
+
 
 class DemoFailed(Exception):
     """The story did not go as promised; the text says where."""
@@ -61,7 +63,7 @@ class Stage:
             self.console.print(f"    [dim]$[/] [blue]gridpact {escape(shlex.join(words))}[/]", soft_wrap=True)
         command = [sys.executable, "-m", "node.cli.main", *words]
         done = subprocess.run(
-            command, capture_output=True, text=True, input="", env=self.environment(), timeout=180
+            command, capture_output=True, text=True, input="", env=self.environment(), cwd=ROOT, timeout=180
         )
         with (self.folder / "commands.log").open("a") as log:
             log.write(
@@ -84,7 +86,7 @@ class Stage:
         env["GRIDPACT_TESTNET"] = str(self.folder / "net")
         env["GRIDPACT_KEYS"] = str(self.folder / "net" / "keys")
         env["GRIDPACT_HOME"] = str(self.folder / "net" / "bot1")
-        env["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent.parent)
+        env["PYTHONPATH"] = str(ROOT)
         return env
 
     def until(self, what: str, holds: Callable[[], Any], timeout_s: float) -> Any:

@@ -14,7 +14,6 @@ from node.amounts import credits_text
 from node.demo.stage import DemoFailed, Stage
 from node.home import read_genesis
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 STAKEHOLDERS = ("it-expert", "legal", "budget")
 FLIPS = 100  # bytes of the audit file that are changed, one at a time
 
@@ -47,7 +46,7 @@ class Story:
         """The author builds artifacts and signs the contracts."""
         author = str(self.net / "v1")
         for name in ("site", "mining"):
-            source, out = str(ROOT / "examples" / name), str(self.stage.folder / f"{name}-build")
+            source, out = f"examples/{name}", str(self.stage.folder / f"{name}-build")
             artifacts = self.stage.data("contract", "build", source, "--out", out)
             for artifact in artifacts:
                 self.stage.note(
