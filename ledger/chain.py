@@ -35,8 +35,8 @@ STATE_CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
 NODE_CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
 UNDO_SAVED_BYTES_MAX: Final = 16 * 1024 * 1024  # more is not worth a slow stop
 
-_TIP: Final = b"m/tip"
-_UNDO: Final = b"m/undo"
+TIP_KEY: Final = b"m/tip"
+UNDO_KEY: Final = b"m/undo"
 
 # Not under the state root: the replay guard follows from the ids in the last EXPIRY_BLOCKS_MAX certified
 # blocks, which a peer that fetches state needs anyway, and it would double the tree's work per transaction.
@@ -57,7 +57,7 @@ class Chain:
         self._window = Window(self._state.get, self._nodes.get)
         self.state = StateReader(kv, self._state)
         self.retention = Retention(kv)
-        tip = kv.get(_TIP)
+        tip = kv.get(TIP_KEY)
         self._tip = None if tip is None else decode(Tip, tip)
         self._closed = False
         if self._tip is not None:
@@ -139,7 +139,7 @@ class Chain:
         changes: Mapping[bytes, bytes | None],
         nodes: Mapping[bytes, bytes | None],
     ) -> bytes:
-        deletes = [_UNDO]
+        deletes = [UNDO_KEY]
         for space, delta in ((b"s", changes), (b"n", nodes)):
             for key, value in delta.items():
                 if value is None:
@@ -149,7 +149,7 @@ class Chain:
         puts[b"R" + be(tip.height)] = tip.root
         if tip.height >= RECENT_ROOTS:
             deletes.append(b"R" + be(tip.height - RECENT_ROOTS))
-        puts[_TIP] = encode(tip)
+        puts[TIP_KEY] = encode(tip)
         self._window.push(tip.height, changes, nodes)
         try:
             self._kv.write(puts, deletes, sync=True)
@@ -176,11 +176,11 @@ class Chain:
         if self._tip is not None:
             saved = encode((self._tip.height, self._window.dump()))
             if len(saved) <= UNDO_SAVED_BYTES_MAX:
-                self._kv.write({_UNDO: saved})
+                self._kv.write({UNDO_KEY: saved})
         self._kv.close()
 
     def _load_undo(self, tip: Tip) -> None:
-        saved = self._kv.get(_UNDO)
+        saved = self._kv.get(UNDO_KEY)
         if saved is None:
             return
         height, entries = decode(tuple[int, list[SavedUndo]], saved)

@@ -91,6 +91,25 @@ class Retention:
         self._kv.write(puts, planned.deletes, sync=False)
         self.first_height = max(self.first_height, above)
 
+    def erase(self, height: int) -> list[bytes]:
+        """All keys of the block at the tip, `height`, so that it can be taken back. Reads only."""
+        data = self._kv.get(b"b" + be(height))
+        if data is None:
+            raise LocalError(f"the store is damaged: no block at height {height}")
+        found = self._kv.get(b"r" + be(height))
+        receipts = () if found is None else decode(tuple[Receipt, ...], found)
+        keys = [b"b" + be(height), b"h" + header_hash(data), b"r" + be(height), b"c" + be(height)]
+        keys += self._events(height)
+        for number, receipt in enumerate(receipts):
+            if self._place(receipt.id, height) is not None:
+                keys.append(b"t" + receipt.id)
+            keys += [b"d" + subject + be(height) + be(number) for subject in _subjects(receipt)]
+        for digest in decode(Header, data).batches:
+            mine = b"u" + digest + be(height)
+            # Noted here: a block before it names the batch, too.
+            keys.append(b"B" + digest if self._kv.get(mine) is None else mine)
+        return keys
+
     def kept(self, above: int, limit: int) -> list[int]:
         """Heights below `first_height` that something was kept of, ascending, greater than `above`."""
         found = self._kv.scan(b"k", b"k" + be(above + 1), limit)

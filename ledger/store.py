@@ -170,6 +170,10 @@ def _explain(path: Path, error: Exception) -> str:
     return f"{path}: the store cannot be used: {text}"
 
 
+def _owner(chain_id: str, genesis_hash: bytes) -> str:
+    return f"chain {chain_id} {genesis_hash.hex()}"
+
+
 class Store(Chain):
     """The chain on disk. See ledger.chain for what it holds and answers."""
 
@@ -187,8 +191,13 @@ class Store(Chain):
     def open(cls, path: Path, chain_id: str, genesis_hash: bytes, *, create: bool = True) -> Store:
         """Open or create. Raises LocalError for another chain's store, a newer format, a locked, missing
         or damaged one. A new store is empty: call `begin` with the genesis state."""
-        kv = KeyValue.open(path, f"chain {chain_id} {genesis_hash.hex()}", create=create)
+        kv = KeyValue.open(path, _owner(chain_id, genesis_hash), create=create)
         return cls._over(kv, chain_id)
+
+    @classmethod
+    def open_raw(cls, path: Path, chain_id: str, genesis_hash: bytes) -> KeyValue:
+        """The pairs of an existing store, for inspection and repair. Raises as `open`."""
+        return KeyValue.open(path, _owner(chain_id, genesis_hash), create=False)
 
     @classmethod
     def memory(cls, chain_id: str) -> Store:

@@ -14,7 +14,7 @@ from pathlib import Path
 from consensus.messages import Ready, Record
 from consensus.safety import SafetyState, restore
 from ledger.blocks import decode_header
-from ledger.certificate import Certificate
+from ledger.certificate import Certificate, VoteKind
 from ledger.codec import decode, encode
 from ledger.kv import Kv
 from ledger.records import be
@@ -53,6 +53,14 @@ class SafetyStore:
         """The highest view whose votes were forgotten, because its block was committed; 0: none."""
         found = self.kv.get(_FLOOR)
         return 0 if found is None else int.from_bytes(found, "big")
+
+    def highest(self) -> dict[VoteKind, int]:
+        """The highest view of which a vote is remembered, by kind; kinds without one are left out."""
+        found: dict[VoteKind, int] = {}
+        for key, _ in self.kv.scan(_RECORD):
+            view, kind = int.from_bytes(key[len(_RECORD) : -1], "big"), VoteKind(key[-1])
+            found[kind] = max(view, found.get(kind, 0))
+        return found
 
     def persist(self, ready: Ready, batch: Callable[[bytes], bytes | None]) -> None:
         """Write what `ready` promises, synced if it holds votes; drop what it prunes."""

@@ -67,6 +67,9 @@ COMMANDS: Final = (
     ("node list", "capacity:node_list", "List the nodes and their offers."),
     ("audit export", "audit:export", "Write a deployment's whole life to one file."),
     ("audit verify", "audit:verify", "Check an audit file with nothing but the genesis."),
+    ("inspect", "store:inspect", "Show what the home of a stopped peer holds, and check it."),
+    ("rollback", "store:rollback", "Take the newest blocks of a stopped peer back."),
+    ("reset", "store:reset", "Remove the chain of a stopped peer; keys and sign state stay."),
     ("doctor", "doctor:doctor", "Check this machine and the home."),
     ("completion", "completion:completion", "Print a shell's completion script."),
 )
