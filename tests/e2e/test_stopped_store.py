@@ -53,5 +53,11 @@ def test_rollback_and_reset_of_a_validator(small: Callable[..., Net]) -> None:
     assert after["rollback_blocks"] == 0
     said = gridpact("rollback", home=home)
     assert (said.code, "after a kill" in said.err) == (1, True)
+    config = net.home("v4").config_file
+    assert "size_mib_max = 0" in config.read_text()
+    config.write_text(config.read_text().replace("size_mib_max = 0", "size_mib_max = 16"))
     net.start("v3", "v4")
+    assert ("gridpact_store_blocks_dropped_total", "") in net.figures("v4")  # it looks after its budget
+    assert ("gridpact_store_blocks_dropped_total", "") not in net.figures("v3")
+    assert net.api("v4").status().first_height == 1
     until("v4 is where the others are", lambda: net.until_equal("v1", "v3", "v4"))

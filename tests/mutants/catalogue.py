@@ -480,7 +480,7 @@ MUTANTS: Final = (
         "commit_is_two_writes",
         _CHAIN,
         "            self._kv.write(puts, deletes, sync=True)\n",
-        "            tip_only = {_TIP: puts.pop(_TIP)}\n            self._kv.write(tip_only, (), sync=True)\n"
+        "            tip_only = {TIP_KEY: puts.pop(TIP_KEY)}\n            self._kv.write(tip_only, (), sync=True)\n"
         "            self._kv.write(puts, deletes, sync=True)\n",
         (*ENGINE, *STORE),
         "any store that writes its tip first",
