@@ -113,6 +113,15 @@ def test_after_a_kill_there_is_no_window() -> None:
         roll_back(MemoryKv(), 1, START_MS)
 
 
+def test_a_window_of_another_tip_is_none() -> None:
+    kv, _, _ = grown(6)
+    entries = decode(tuple[int, list[SavedUndo]], kv.get(UNDO_KEY) or b"")[1]
+    kv.write({UNDO_KEY: encode((5, entries))})
+    assert saved_window(kv) == 0
+    with pytest.raises(LocalError, match="cannot be taken back"):
+        roll_back(kv, 1, START_MS)
+
+
 def test_a_false_window_is_noticed() -> None:
     kv, _, _ = grown(6)
     height, entries = decode(tuple[int, list[SavedUndo]], kv.get(UNDO_KEY) or b"")

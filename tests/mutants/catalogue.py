@@ -32,6 +32,9 @@ MEMPOOL: Final = ("tests/node/test_mempool.py", "tests/node/test_narrow_gaps.py"
 LEASE: Final = ("tests/node/test_lease.py",)
 EXECUTOR: Final = ("tests/node/test_executor_verify.py", "tests/node/test_narrow_gaps.py")
 ARTIFACTS: Final = ("tests/node/test_artifacts.py",)
+RETENTION: Final = ("tests/ledger/test_retention.py",)
+ROLLBACK: Final = ("tests/ledger/test_rollback.py",)
+PRUNER: Final = ("tests/node/test_pruner.py",)
 CONFIG: Final = ("tests/node/test_config.py", "tests/node/test_durable_files.py")
 LIGHT: Final = ("tests/ledger/test_light.py", "tests/ledger/test_tree.py")
 
@@ -480,7 +483,8 @@ MUTANTS: Final = (
         "commit_is_two_writes",
         _CHAIN,
         "            self._kv.write(puts, deletes, sync=True)\n",
-        "            tip_only = {TIP_KEY: puts.pop(TIP_KEY)}\n            self._kv.write(tip_only, (), sync=True)\n"
+        "            tip_only = {TIP_KEY: puts.pop(TIP_KEY)}\n"
+        "            self._kv.write(tip_only, (), sync=True)\n"
         "            self._kv.write(puts, deletes, sync=True)\n",
         (*ENGINE, *STORE),
         "any store that writes its tip first",
@@ -682,5 +686,90 @@ MUTANTS: Final = (
         "if statement.kind is not VoteKind.FINAL:",
         "if False:",
         LIGHT,
+    ),
+    # ---- retention and rollback
+    _M(
+        "retention_drops_a_shared_batch",
+        "ledger/retention.py",
+        'return any(key != mine for key, _ in self._kv.scan(b"u" + digest, limit=2))',
+        "return False",
+        RETENTION,
+    ),
+    _M(
+        "retention_forgets_live_deployments",
+        "ledger/retention.py",
+        "and any(map(self._lives, receipt.deployments))",
+        "and False",
+        RETENTION,
+    ),
+    _M(
+        "retention_keeps_what_has_ended",
+        "ledger/retention.py",
+        "return record.ended_ms == 0 or record.ends_ms != 0",
+        "return True",
+        RETENTION,
+    ),
+    _M(
+        "retention_leaves_events",
+        "ledger/retention.py",
+        'deletes = [b"c" + be(height), *self._events(height)]',
+        'deletes = [b"c" + be(height)]',
+        RETENTION,
+    ),
+    _M(
+        "retention_first_height_is_not_written",
+        "ledger/retention.py",
+        "            puts = {**puts, _FIRST: be(above)}\n",
+        "            puts = {**puts}\n",
+        RETENTION,
+    ),
+    _M(
+        "rollback_newest_word_counts",
+        "ledger/rollback.py",
+        "for entry in reversed(entries):",
+        "for entry in entries:",
+        ROLLBACK,
+    ),
+    _M(
+        "rollback_without_its_window",
+        "ledger/rollback.py",
+        "if height == found else 0",
+        "if entries else 0",
+        ROLLBACK,
+    ),
+    _M(
+        "rollback_state_is_not_checked",
+        "ledger/rollback.py",
+        "if window.at(target, tip.height).root() != new_tip.root:",
+        "if False:",
+        ROLLBACK,
+    ),
+    _M(
+        "rollback_leaves_blocks",
+        "ledger/rollback.py",
+        'deletes += [*retention.erase(height), b"R" + be(height)]',
+        'deletes += [b"R" + be(height)]',
+        ROLLBACK,
+    ),
+    _M(
+        "pruner_drops_the_replay_window",
+        "node/pruner.py",
+        "count = min(wanted, above - self.keep_blocks - first)",
+        "count = min(wanted, above - 1 - first)",
+        PRUNER,
+    ),
+    _M(
+        "pruned_ranges_are_empty",
+        "node/ranges.py",
+        "if request.first < store.first_height:",
+        "if False:",
+        PRUNER,
+    ),
+    _M(
+        "pruned_events_are_silent",
+        "node/event_log.py",
+        "if self.store.first_height > 1 and last < held:",
+        "if False:",
+        PRUNER,
     ),
 )
