@@ -40,7 +40,7 @@ from node.accuser import Accuser
 from node.batch_desk import BatchDesk
 from node.clock import now_ms, wall_ms
 from node.inbox import Inbox
-from node.limits import ENGINE_DRAIN_MAX, ENGINE_DRAIN_MS, FAULT_POINTS
+from node.limits import ENGINE_DRAIN_MAX, ENGINE_DRAIN_MS, FAULT_POINTS, PRUNE_EVERY_VIEWS
 from node.mempool import HeldBatch, Mempool, open_batch
 from node.notary import Notary
 from node.safety_store import SafetyStore
@@ -77,6 +77,7 @@ class Engine:
     core: Core = field(init=False)
     desk: BatchDesk = field(init=False)
     accuser: Accuser = field(init=False)
+    prune_every_views: int = PRUNE_EVERY_VIEWS
     counters: Counters = field(default_factory=Counters)
     peers: dict[int, str] = field(default_factory=dict)
     _inbox: Inbox = field(default_factory=Inbox)
@@ -84,6 +85,7 @@ class Engine:
     _nursery: trio.Nursery | None = None
     _synced: deque[tuple[Header, Certificate]] = field(default_factory=deque)
     _joined: deque[int] = field(default_factory=deque)
+    _pruned_view: int = 0
 
     def __post_init__(self) -> None:
         self.core = make_core(self.notary, self.key, self.me)
@@ -296,7 +298,8 @@ class Engine:
                 raise LocalError(f"block {header.height} is to be committed, but a batch of it is not held")
             done = self.notary.commit(header, commit.certificate, present, self.mempool.known.txs)
             queue.append(Executed(header.height, done.root, next_due_ms(self.notary.store.state)))
-        if ready.prune_view:
+        if ready.prune_view >= self._pruned_view + self.prune_every_views:
+            self._pruned_view = ready.prune_view
             self.safety.prune(ready.prune_view)
 
     def _send(self, send: Send) -> None:

@@ -33,6 +33,8 @@ OUTBOX_SENDER_TXS_MAX: Final = 1_024  # of one account
 # Messages of one validator; beyond, its own are dropped: the protocol lives with loss.
 INBOX_MEMBER_MAX: Final = 1_024
 INBOX_MEMBER_BYTES_MAX: Final = 4 * MIB  # four of the largest proposals
+CERTIFICATES_RIDING_MAX: Final = 64  # certificates that wait for a synced write of the sign state
+PRUNE_EVERY_VIEWS: Final = 16  # sign state is pruned that often: a write and four scans less a block
 ENGINE_DRAIN_MAX: Final = 256  # messages handled before others get the loop again …
 ENGINE_DRAIN_MS: Final = 25  # … or for so long: a proposal may bring hundreds of signatures
 BATCHES_OPENING_MAX: Final = 16  # batches of one validator that are being checked: 8 MiB at the most

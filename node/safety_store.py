@@ -8,7 +8,7 @@ committed view is pruned.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from consensus.messages import Ready, Record
@@ -19,6 +19,7 @@ from ledger.codec import decode, encode
 from ledger.kv import Kv
 from ledger.records import be
 from ledger.store import KeyValue
+from node.limits import CERTIFICATES_RIDING_MAX
 
 _RECORD = b"v/"
 _CERTIFICATE = b"c/"
@@ -32,6 +33,7 @@ class SafetyStore:
     """See the module. `kv` is a KeyValue in a real peer, memory in simulations."""
 
     kv: Kv
+    riding: dict[bytes, bytes] = field(default_factory=dict)  # certificates that wait for a synced write
 
     @classmethod
     def open(cls, path: Path, chain_id: str, validator: bytes, *, create: bool) -> SafetyStore:
@@ -63,7 +65,10 @@ class SafetyStore:
         return found
 
     def persist(self, ready: Ready, batch: Callable[[bytes], bytes | None]) -> None:
-        """Write what `ready` promises, synced if it holds votes; drop what it prunes."""
+        """Write and sync the votes of `ready`, with the certificates that came since the last ones.
+
+        Certificates alone are not worth a write: others hold them, too, and they come again.
+        """
         puts: dict[bytes, bytes] = {}
         for record in ready.records:
             puts[_RECORD + be(record.view) + bytes([record.kind])] = encode(record)
@@ -75,12 +80,15 @@ class SafetyStore:
                         puts[_BATCH + digest] = data
         for certificate in ready.certificates:
             statement = certificate.statement
-            puts[_CERTIFICATE + be(statement.view) + bytes([statement.kind])] = encode(certificate)
-        if puts:
-            self.kv.write(puts, (), sync=bool(ready.records))
+            self.riding[_CERTIFICATE + be(statement.view) + bytes([statement.kind])] = encode(certificate)
+        if puts or len(self.riding) > CERTIFICATES_RIDING_MAX:
+            self.kv.write({**self.riding, **puts}, (), sync=bool(puts))
+            self.riding.clear()
 
     def prune(self, view: int) -> None:
         """Forget all up to a committed view. After the block is committed, never before."""
+        last = _CERTIFICATE + be(view + 1)
+        self.riding = {key: data for key, data in self.riding.items() if key >= last}
         deletes: list[bytes] = []
         for prefix in (_RECORD, _CERTIFICATE):
             deletes.extend(_up_to(self.kv.scan(prefix), prefix, view))

@@ -87,7 +87,13 @@ class Rig:
         self.mempool = Mempool(CHAIN_ID)
         self.safety = SafetyStore(self.votes)
         self.engine = Engine(
-            self.notary, self.mempool, self.safety, self.network, key(f"validator{self.me}"), self.me
+            self.notary,
+            self.mempool,
+            self.safety,
+            self.network,
+            key(f"validator{self.me}"),
+            self.me,
+            prune_every_views=1,
         )
         self.notary.on_commit.append(
             lambda done: self.mempool.committed(done.header, tuple(r.id for r in done.result.receipts))

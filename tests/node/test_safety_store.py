@@ -13,6 +13,7 @@ from ledger.errors import LocalError
 from ledger.kv import MemoryKv
 from ledger.store import Store
 from node.home import Home
+from node.limits import CERTIFICATES_RIDING_MAX
 from node.run import open_sign_state
 from node.safety_store import SafetyStore
 from tests.node.final_chain import batch_of, certificate, new_notary, next_header, transfer_tx
@@ -119,3 +120,38 @@ def test_another_keys_memory_is_refused(tmp_path: Path) -> None:
     open_sign_state(home, store_at(0), key("validator0").public).close()
     with pytest.raises(LocalError, match="belongs to"):
         open_sign_state(home, store_at(0), key("validator1").public)
+
+
+class CountingKv(MemoryKv):
+    """Counts writes, and of these the synced ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes = self.synced = 0
+
+    def write(self, puts, deletes=(), sync=True):  # type: ignore[no-untyped-def]
+        self.writes, self.synced = self.writes + 1, self.synced + sync
+        super().write(puts, deletes, sync)
+
+
+def test_certificates_ride_with_the_next_vote_and_cost_no_write() -> None:
+    kv = CountingKv()
+    store, block = SafetyStore(kv), header(3)
+    store.persist(Ready(certificates=[certificate(block)]), lambda _: None)
+    assert (kv.writes, store.load(0)[0].certificates) == (0, [])
+    store.persist(notar(block), lambda _: None)
+    assert (kv.writes, kv.synced) == (1, 1)
+    assert store.load(0)[0].certificates == [certificate(block)]
+
+
+def test_certificates_that_wait_are_bounded_and_pruned() -> None:
+    kv = CountingKv()
+    store = SafetyStore(kv)
+    for view in range(1, CERTIFICATES_RIDING_MAX + 1):
+        store.persist(Ready(certificates=[certificate(header(view))]), lambda _: None)
+    assert (kv.writes, len(store.riding)) == (0, CERTIFICATES_RIDING_MAX)
+    store.prune(CERTIFICATES_RIDING_MAX - 1)
+    assert len(store.riding) == 1
+    for view in range(1, CERTIFICATES_RIDING_MAX + 2):
+        store.persist(Ready(certificates=[certificate(header(view))]), lambda _: None)
+    assert (kv.writes, kv.synced, len(store.riding)) == (1, 0, 0)
