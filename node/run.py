@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -132,6 +133,8 @@ async def run_peer(home: Home, settings: Settings) -> None:
                 ),
             )
             log.info("peer_up", moniker=settings.moniker, peer=peer.network.peer_id, api=api, p2p=addresses)
+            gc.collect()
+            gc.freeze()  # what was imported and built so far stays: no collection needs to walk it again
 
 
 def _start_pruner(nursery: trio.Nursery, peer: Peer, settings: Settings) -> None:

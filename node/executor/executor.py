@@ -37,6 +37,7 @@ from node.executor.limits import (
     LOOK_EVERY_S,
     OPENINGS_LOOKED_AT_MAX,
     ORPHANS_EVERY_S,
+    RENEW_IDLE_S,
     TENURES_MAX,
 )
 from node.executor.offering import Offering
@@ -266,7 +267,7 @@ class Executor:
                 for tenure in held:
                     tenure.lease = tenure.lease.asked(sent_ms)
                 self._nursery.start_soon(self._renew, held)
-            await trio.sleep(GUARD_TICK_S)
+            await trio.sleep(GUARD_TICK_S if held else RENEW_IDLE_S)
 
     async def _renew(self, held: list[Tenure]) -> None:
         """Send one, and count it from when it was sent once it is final, be that after the next one."""

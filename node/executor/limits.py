@@ -85,6 +85,9 @@ ATTEST_DRIFTS_MAX = 32
 
 # --- the executor above the drivers ---------------------------------------------------------------------
 
+RENEW_IDLE_S = 1.0
+"""Between two looks for terms to renew while none is held: the first renewal is due after L/3."""
+
 LOOK_EVERY_S = 0.05
 """Between two looks at the ledger: blocks may come faster, and slots are measured in seconds."""
 
