@@ -26,7 +26,7 @@ def test_rollback_and_reset_of_a_validator(small: Callable[..., Net]) -> None:
         found: dict[str, int] = json.loads(said.out)
         return found
 
-    more(8)
+    more(24)  # past the views after which the sign state is pruned for the first time
     said = gridpact("inspect", home=home)
     assert (said.code, "in use by another process" in said.err) == (1, True)
     said = gridpact("reset", "--yes", home=home)
