@@ -234,8 +234,7 @@ async def test_a_validator_that_was_reset_votes_only_above_its_floor() -> None:
         old = dict(net.stores["validator3/safety"].scan(b"v/"))
         del net.stores["validator3"]
         seen: dict[bytes, bytes] = {}
-        fresh = await net.start("validator3")
-        assert fresh.height == 0
+        fresh = await net.start("validator3")  # from an empty chain; it may have caught up already
 
         def votes_again() -> bool:
             """Also collects each vote that is written meanwhile."""
