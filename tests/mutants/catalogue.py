@@ -527,7 +527,7 @@ MUTANTS: Final = (
     ),
     # ---- sign state and engine
     _M("persist_is_forgotten", _ENGINE, "if ready.records or ready.certificates:", "if False:", ENGINE),
-    _M("votes_are_not_synced", _SAFETY, "sync=bool(ready.records))", "sync=False)", ENGINE),
+    _M("votes_are_not_synced", _SAFETY, "sync=bool(puts))", "sync=False)", ENGINE),
     _M(
         "sent_before_it_is_on_disk",
         _ENGINE,
