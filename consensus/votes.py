@@ -69,6 +69,6 @@ def count_vote(
     votes[voter] = signature
     if state.certificate(kind) is not None:
         return None
-    if sum(validators.members[i].weight for i in votes) < validators.quorum:
+    if not validators.reached(votes):
         return None
     return scheme.assemble(statement, votes, len(validators.members))

@@ -7,7 +7,7 @@ aggregate (BLS): it builds and checks, callers never look inside.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -17,6 +17,7 @@ from ledger.blocks import validators_hash
 from ledger.codec import encode
 from ledger.errors import Refused
 from ledger.limits import VALIDATORS_MAX
+from ledger.quorum import quorum, weight_of
 
 
 class VoteKind(enum.IntEnum):
@@ -47,8 +48,12 @@ class ValidatorSet(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_
 
     @property
     def quorum(self) -> int:
-        """Smallest weight that is a BFT quorum: floor(2W/3) + 1."""
-        return 2 * self.total // 3 + 1
+        """Smallest weight that is a BFT quorum (ledger.quorum)."""
+        return quorum(self.total)
+
+    def reached(self, members: Iterable[int]) -> bool:
+        """True when these members, by index, together are a BFT quorum."""
+        return weight_of(members, [v.weight for v in self.members]) >= self.quorum
 
     @property
     def hash(self) -> bytes:
@@ -119,7 +124,7 @@ class Ed25519Scheme:
         if statement.epoch != validators.epoch:
             raise Refused("certificate.epoch", f"{statement.epoch}, the set is of {validators.epoch}")
         signers = certificate_signers(certificate, len(validators.members))
-        if sum(validators.members[i].weight for i in signers) < validators.quorum:
+        if not validators.reached(signers):
             raise Refused("certificate.no_quorum", f"{len(signers)} signers")
         message = keys.tagged(VOTE_DOMAIN, chain_id, vote_message(statement))
         for index, signature in zip(signers, certificate.signatures, strict=True):

@@ -192,15 +192,15 @@ MUTANTS: Final = (
     ),
     _M(
         "quorum_minus_one",
-        "ledger/certificate.py",
-        "return 2 * self.total // 3 + 1",
-        "return 2 * self.total // 3",
+        "ledger/quorum.py",
+        "return 2 * total // 3 + 1",
+        "return 2 * total // 3",
         (*TWINS, *CONSENSUS),
     ),
     _M(
         "quorum_counts_heads_not_weight",
         "consensus/votes.py",
-        "sum(validators.members[i].weight for i in votes) < validators.quorum",
+        "not validators.reached(votes)",
         "len(votes) < 2 * len(validators.members) // 3 + 1",
         ("tests/consensus", "tests/sim/test_sim.py"),
     ),
@@ -265,7 +265,7 @@ MUTANTS: Final = (
     _M(
         "certificate_of_too_few",
         "ledger/certificate.py",
-        "if sum(validators.members[i].weight for i in signers) < validators.quorum:",
+        "if not validators.reached(signers):",
         "if not signers:",
         (*VERIFY, *LIGHT),
     ),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ledger.quorum import tolerated, weight_of
 from tests.sim.node import SimNode
-from tests.sim.scenario import Fault, tolerated
+from tests.sim.scenario import Fault
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -100,7 +101,7 @@ class Faults:
         down = {
             n.member for n in self.world.nodes if not n.up or n.doom or not self.world.is_honest(n.member)
         }
-        if not node.up or node.doom or sum(weights[m] for m in down | {node.member}) > tolerated(weights):
+        if not node.up or node.doom or weight_of(down | {node.member}, weights) > tolerated(sum(weights)):
             return
         node.doom = point
         self.world.at(self.world.now_us + DOOM_MS * 1_000, None, self._force, node, node.life)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from consensus.timers import Timing
+from ledger.quorum import tolerated
 from tests.sim.node import CRASH_POINTS
 
 
@@ -46,11 +47,6 @@ def _weights(rng: Random) -> tuple[int, ...]:
     return tuple(rng.randint(1, 5) for _ in range(count))
 
 
-def tolerated(weights: tuple[int, ...]) -> int:
-    """The most weight that may be faulty: the largest f with 3f < W."""
-    return (sum(weights) - 1) // 3
-
-
 def _few(rng: Random, weights: tuple[int, ...], budget: int) -> tuple[int, ...]:
     """Random members that together weigh at most `budget`."""
     chosen = []
@@ -66,7 +62,7 @@ def make(seed: int) -> Scenario:
     rng = Random(f"scenario/{seed}")
     weights = _weights(rng)
     count = len(weights)
-    spare = tolerated(weights)
+    spare = tolerated(sum(weights))
     twin = None
     if rng.random() < 0.25:
         able = [i for i in range(count) if weights[i] <= spare]
