@@ -43,6 +43,7 @@ from node.inbox import Inbox
 from node.limits import ENGINE_DRAIN_MAX, ENGINE_DRAIN_MS, FAULT_POINTS, PRUNE_EVERY_VIEWS
 from node.mempool import HeldBatch, Mempool, open_batch
 from node.notary import Notary
+from node.roll_call import RollCall
 from node.safety_store import SafetyStore
 from node.seam import Overloaded
 from node.voter import make_core
@@ -79,6 +80,7 @@ class Engine:
     accuser: Accuser = field(init=False)
     prune_every_views: int = PRUNE_EVERY_VIEWS
     counters: Counters = field(default_factory=Counters)
+    roll_call: RollCall = field(default_factory=RollCall)
     peers: dict[int, str] = field(default_factory=dict)
     _inbox: Inbox = field(default_factory=Inbox)
     _bell: trio.Event = field(default_factory=trio.Event)
@@ -118,6 +120,7 @@ class Engine:
     def connected(self, member: int, peer_id: str) -> None:
         """A validator's stream is up: tell it where we stand, so that both catch up."""
         self.peers[member] = peer_id
+        self.roll_call.came(member, self.notary.validators)
         self._joined.append(member)
         self._bell.set()
 
@@ -228,6 +231,7 @@ class Engine:
             return
         if isinstance(message, Reply) and message.kind == "batch":
             return  # batches come by the bulk lane
+        self.roll_call.heard(member, message, self.notary.validators)
         self._step(event)
 
     def _fault(self, member: int, error: Refused) -> None:

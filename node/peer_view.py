@@ -82,6 +82,8 @@ def metrics_of(peer: Peer) -> list[Metric]:
         rows.append(("consensus_view", {}, peer.engine.core.frontier, "gauge"))
         duplicates = peer.engine.core.watch.duplicates
         rows.append(("consensus_duplicate_vote_total", {}, duplicates, "counter"))
+        for key, view in peer.engine.roll_call.last_views.items():
+            rows.append(("consensus_validator_last_vote_view", {"key": key.hex()}, view, "gauge"))
         rows.append(("consensus_steps_total", {}, counters.steps, "counter"))
         rows.append(("consensus_dropped_total", {}, counters.dropped, "counter"))
         rows.append(("consensus_messages_sent_total", {}, counters.sent, "counter"))
