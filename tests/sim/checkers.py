@@ -14,7 +14,7 @@ from ledger.blocks import ZERO_HASH, decode_header
 from ledger.certificate import Statement, VoteKind
 from ledger.codec import decode
 from ledger.limits import TIME_AHEAD_MS_MAX
-from ledger.records import KEY_SUPPLY, Account, Supply
+from ledger.records import KEY_SUPPLY, Account, Deployment, Supply
 from tests.sim.disk import Block, holds_batch, record_key, records
 
 if TYPE_CHECKING:
@@ -232,12 +232,13 @@ class Durability(Checker):
 
 
 class Money(Checker):
-    """All balances together are the supply, after every block."""
+    """All balances and escrows together are the supply, after every block."""
 
     def committed(self, node: SimNode, block: Block) -> None:
         state = node.store.state
         supply = decode(Supply, state.get(KEY_SUPPLY) or b"").total
         held = [decode(Account, v).balance for _, v in state.scan(b"account/")]
+        held += [decode(Deployment, v).escrow for _, v in state.scan(b"deployment/")]
         if sum(held) != supply or min(held) < 0:
             self.complain(f"node {node.id}, height {block.header.height}: {sum(held)} held, supply {supply}")
 

@@ -106,7 +106,7 @@ class World:
             chain_id=self.chain_id,
             time_ms=GENESIS_MS,
             validators=tuple(named),
-            accounts={k.public.hex(): 1_000_000 for k in self.clients.keys},
+            accounts=self.accounts(),
         )
         self.validators = self.variant.validators(0, genesis.validator_set.members)
         self.genesis_hash = genesis.hash
@@ -127,6 +127,10 @@ class World:
         self.progress = next(c for c in self.checkers if isinstance(c, Progress))
         self.offences = next(c for c in self.checkers if isinstance(c, Offences))
         self.bounded = next(c for c in self.checkers if isinstance(c, Bounded))
+
+    def accounts(self) -> dict[str, int]:
+        """Who has how many micro-credits at the beginning."""
+        return {k.public.hex(): 1_000_000 for k in self.clients.keys}
 
     @property
     def heal_bound_ms(self) -> int:
