@@ -16,7 +16,7 @@ from ledger import keys
 from ledger.blocks import validators_hash
 from ledger.codec import encode
 from ledger.errors import Refused
-from ledger.limits import VALIDATORS_MAX
+from ledger.limits import NAME_CHARS_MAX, VALIDATORS_MAX, WEIGHT_MAX
 from ledger.quorum import quorum, weight_of
 
 
@@ -64,14 +64,16 @@ class ValidatorSet(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_
         return next((i for i, v in enumerate(self.members) if v.key == key), None)
 
     def check(self) -> None:
-        """Raises Refused unless 1..128 distinct keys with weights >= 1."""
+        """Raises Refused unless 1..VALIDATORS_MAX distinct keys with weights of 1 to WEIGHT_MAX and names."""
         if not 1 <= len(self.members) <= VALIDATORS_MAX:
             raise Refused("validators.count", f"1 to {VALIDATORS_MAX}")
         if len({v.key for v in self.members}) != len(self.members):
             raise Refused("validators.duplicate", "a key appears twice")
         for v in self.members:
-            if len(v.key) != 32 or v.weight < 1:
-                raise Refused("validators.member", "key of 32 bytes and weight >= 1 wanted", v.moniker)
+            if len(v.key) != 32 or not 1 <= v.weight <= WEIGHT_MAX:
+                raise Refused("validators.member", "key of 32 bytes, weight of 1 to 2^32", v.moniker[:64])
+            if not 1 <= len(v.moniker) <= NAME_CHARS_MAX:
+                raise Refused("validators.member", f"a name of 1 to {NAME_CHARS_MAX} characters", "moniker")
 
 
 class Statement(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):

@@ -8,7 +8,8 @@ One block is one atomic write. Namespaces (one byte, then the key):
   R  height → state root (the last RECENT_ROOTS)
   k  height of a dropped block that was kept for audits → its finality
   u  batch digest, height: also this block names the batch (noted from the second on)
-ledger.retention deletes from b, h, B, c, t, r, e, d, k, u below a height; s, n and R never need them.
+  E  ended epoch → how it ended and the next validator set (ledger.epoch_log), for ever
+ledger.retention deletes from b, h, B, c, t, r, e, d, k, u below a height; s, n, R and E never need them.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, TypeVar
 
-from ledger import tree
+from ledger import epoch_log, tree
 from ledger.blocks import Header, decode_batch, header_hash
-from ledger.codec import decode, encode
+from ledger.codec import decode, encode, sha256
+from ledger.epoch_log import EpochLog
+from ledger.epochs import is_boundary
 from ledger.errors import LocalError, Refused
 from ledger.inclusion import prove_inclusion
 from ledger.kv import Kv, ReadCache
 from ledger.light import FINALITY_PATH_MAX, FinalityProof, QueryProof
 from ledger.limits import RECENT_ROOTS
 from ledger.outcome import Event, Receipt
-from ledger.records import be
+from ledger.records import KEY_VALIDATORS, be
 from ledger.retention import EVENTS_PER_BLOCK_MAX as EVENTS_PER_BLOCK_MAX
 from ledger.retention import Retention
 from ledger.stored import CommitData, StoredBlock, StoredTx, Tip, TxPlace
@@ -57,6 +60,7 @@ class Chain:
         self._window = Window(self._state.get, self._nodes.get)
         self.state = StateReader(kv, self._state)
         self.retention = Retention(kv)
+        self.epochs = EpochLog(kv)
         tip = kv.get(TIP_KEY)
         self._tip = None if tip is None else decode(Tip, tip)
         self._closed = False
@@ -107,6 +111,9 @@ class Chain:
             puts[b"B" + digest] = batch
         if data.certificate is not None:
             puts[b"c" + height] = data.certificate
+            if is_boundary(data.header):
+                key, proof = epoch_log.entry(data.header, data.path, data.certificate, _next_set(data))
+                puts[key] = proof
         puts[b"r" + height] = encode(data.receipts)
         for number, entry in enumerate(data.txs):
             place = TxPlace(data.header.height, entry.batch, entry.index, number)
@@ -129,6 +136,12 @@ class Chain:
             raise LocalError(f"commit of a block of chain {header.chain_id!r}")
         if len(data.batches) != len(header.batches) or len(data.receipts) != len(data.txs):
             raise LocalError(f"commit of height {header.height}: batches or receipts do not fit")
+        if is_boundary(header) != (sha256(_next_set(data)) == header.next_validators):
+            raise LocalError(f"commit of height {header.height}: its validators do not fit its changes")
+        if is_boundary(header) and (data.certificate is None or len(data.path) > FINALITY_PATH_MAX):
+            raise LocalError(f"commit of height {header.height}: an epoch ends, and nothing makes it final")
+        if data.path and not is_boundary(header):
+            raise LocalError(f"commit of height {header.height}: headers above it belong to an epoch's end")
         if len(data.events) >= EVENTS_PER_BLOCK_MAX:
             raise LocalError(f"commit of height {header.height}: {len(data.events)} events")
 
@@ -163,10 +176,11 @@ class Chain:
         return tip.root
 
     def add_certificate(self, height: int, certificate: bytes) -> None:
-        """Keep a (checked) Final certificate of a committed block that had none."""
+        """Keep a (checked) Final certificate of a committed block; nothing happens when one is held."""
         if not 0 < height <= self.tip.height:
             raise LocalError(f"certificate for height {height}, the tip is {self.tip.height}")
-        self._kv.write({b"c" + be(height): certificate})
+        if self.certificate(height) is None:
+            self._kv.write({b"c" + be(height): certificate})
 
     def close(self) -> None:
         """Idempotent. Keeps the undo window for the next start when it is small."""
@@ -212,7 +226,8 @@ class Chain:
         return self._kv.get(b"B" + digest)
 
     def certificate(self, height: int) -> bytes | None:
-        """The Final certificate that names the block at `height`, if one is held."""
+        """The Final certificate that names the block at `height`, or the end of a boundary's tail, if one is
+        held."""
         return self._kv.get(b"c" + be(height)) if height > 0 else None
 
     def block(self, height: int) -> StoredBlock | None:
@@ -221,13 +236,14 @@ class Chain:
         header = self.header(height) if height >= self.first_height else None
         if header is None:
             return None
-        batches = []
-        for digest in decode(Header, header).batches:
+        batches, decoded = [], decode(Header, header)
+        for digest in decoded.batches:
             batch = self.batch(digest)
             if batch is None:
                 raise LocalError(f"the store is damaged: height {height} misses batch {digest.hex()}")
             batches.append(batch)
-        return StoredBlock(header, tuple(batches), self.certificate(height) or b"")
+        certificate = self.certificate(height) or b""
+        return StoredBlock(header, tuple(batches), certificate, self.epochs.tail(decoded))
 
     def blocks(self, first: int, size_bytes_max: int) -> tuple[StoredBlock, ...]:
         """Blocks from `first` on, at least one if there is one, that end with a certified block.
@@ -241,7 +257,8 @@ class Chain:
             block = self.block(height)
             if block is None or len(found) - certified > FINALITY_PATH_MAX:
                 break
-            size_bytes += len(block.header) + len(block.certificate) + sum(map(len, block.batches))
+            size_bytes += len(block.header) + len(block.certificate)
+            size_bytes += sum(map(len, block.batches)) + sum(map(len, block.path))
             if certified and size_bytes > size_bytes_max:
                 break
             found.append(block)
@@ -261,7 +278,8 @@ class Chain:
             if last - height > FINALITY_PATH_MAX:
                 return None
             path = [self._header_must(h) for h in range(height + 1, last + 1)]
-            return FinalityProof(header, tuple(path), certificate)
+            path += self.epochs.tail(decode(Header, path[-1] if path else header))
+            return FinalityProof(header, tuple(path), certificate) if len(path) <= FINALITY_PATH_MAX else None
         return None
 
     def _header_must(self, height: int) -> bytes:
@@ -327,11 +345,12 @@ class Chain:
             raise Refused("proof.not_yet", "no block is final yet")
         height = int.from_bytes(newest[0][1:], "big")
         header = self._header_must(height)
+        decoded = decode(Header, header)
         try:
-            view = self.at(decode(Header, header).state_height)
+            view = self.at(decoded.state_height)
         except Refused as error:
             raise Refused("proof.not_yet", f"the state that height {height} proves: {error.detail}") from None
-        return FinalityProof(header, (), newest[1]), view
+        return FinalityProof(header, self.epochs.tail(decoded), newest[1]), view
 
     def prove(self, key: bytes) -> QueryProof:
         """What a key holds, proved from genesis alone (ledger.light.verify_query). Raises as `anchor`."""
@@ -344,3 +363,8 @@ class Chain:
 def _proved(changes: Mapping[bytes, V]) -> dict[bytes, V]:
     """The changes that the state root commits to."""
     return {key: value for key, value in changes.items() if not key.startswith(UNPROVED_PREFIXES)}
+
+
+def _next_set(data: CommitData) -> bytes:
+    """The validator set that the block puts in force; b"" for all but boundaries."""
+    return data.changes.get(KEY_VALIDATORS) or b""

@@ -92,6 +92,14 @@ def accused(evidence: Evidence) -> bytes:
     return decode_header(evidence.first.header).proposer
 
 
+def epoch_of(evidence: Evidence) -> int:
+    """The epoch that the first statement names: the evidence is to be checked against that epoch's set.
+    Raises Refused for a malformed header."""
+    if isinstance(evidence, TwoVotes):
+        return evidence.first.statement.epoch
+    return decode_header(evidence.first.header).epoch
+
+
 def check_evidence(chain_id: str, validators: ValidatorSet, evidence: Evidence) -> int:
     """The offender's index in `validators`. Raises Refused("evidence.…", or "header.…") unless it proves."""
     if isinstance(evidence, TwoProposals):

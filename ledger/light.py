@@ -1,20 +1,30 @@
 """Checks by somebody who holds nothing but the genesis file: is this block final, is this record so?
 
 A header is final when a Final certificate names it, or names a descendant to which a chain of
-headers leads (Simplex: Final finalizes all ancestors).
+headers leads (Simplex: Final finalizes all ancestors). Which validators sign is known for genesis; an
+epoch's boundary block names the next set (rule 12), so one certificate an epoch leads to today's.
+
+[L1] Walk. From genesis a client advances over the boundary of each epoch in turn; none can be left out.
+[L2] Time. Keys that voted long ago may have been sold or stolen since. A trust that does not begin at genesis
+     goes no further than `period_ms` from the block it rests on; one from genesis walks on, but takes
+     a fact only from a block that is younger than that (`fresh`). What neither can see: a quorum of some
+     former set that signs a second history from then on, with times of today. Against that only knowledge
+     of a later set, from elsewhere, helps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
 from ledger import tree
-from ledger.blocks import HEADER_BYTES_MAX, Header, decode_header, header_hash
+from ledger.blocks import HEADER_BYTES_MAX, Header, decode_header, header_hash, validators_hash
 from ledger.certificate import Certificate, Ed25519Scheme, Scheme, ValidatorSet, VoteKind
 from ledger.codec import decode_exact, encode
-from ledger.errors import Refused
+from ledger.epochs import decode_set, is_boundary
+from ledger.errors import LocalError, Refused
 from ledger.genesis import Genesis
 from ledger.limits import VALIDATORS_MAX
 
@@ -22,6 +32,7 @@ from ledger.limits import VALIDATORS_MAX
 FINALITY_PATH_MAX: Final = 256
 CERTIFICATE_BYTES_MAX: Final = 256 + 67 * VALIDATORS_MAX
 QUERY_PROOF_BYTES_MAX: Final = 2 * 1024 * 1024
+TRUST_PERIOD_MS: Final = 14 * 24 * 3_600_000  # as long as an operator is expected to guard a key that left
 
 _scheme: Final[Scheme] = Ed25519Scheme()
 
@@ -33,6 +44,13 @@ class FinalityProof(msgspec.Struct, array_like=True, frozen=True, forbid_unknown
     header: bytes
     path: tuple[bytes, ...]
     certificate: bytes
+
+
+class EpochProof(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """How an epoch ended: its boundary block, final under its own set, and the encoded set that it names."""
+
+    next_set: bytes
+    finality: FinalityProof
 
 
 class QueryProof(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -48,32 +66,88 @@ class QueryProof(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
 
 
 class Trust:
-    """Which validator set signs which epoch, starting from genesis.
+    """Which validator set signs which epoch: `sets` from the first known one on, `ends` the boundary header
+    of each but the last. `since_ms`: the time of the block that a trust rests on which does not begin at
+    genesis; None when it does. Grows by one set an epoch."""
 
-    Epoch changes come with a later issue: each transition will be a final header whose
-    `next_validators` names the next set; `sets` then grows by them.
-    """
-
-    def __init__(self, chain_id: str, validators: ValidatorSet) -> None:
+    def __init__(
+        self,
+        chain_id: str,
+        validators: ValidatorSet,
+        since_ms: int | None = None,
+        period_ms: int = TRUST_PERIOD_MS,
+    ) -> None:
         self.chain_id = chain_id
         self.sets = [validators]
+        self.ends: list[Header] = []
+        self.since_ms = since_ms
+        self.period_ms = period_ms
 
     @classmethod
     def of(cls, genesis: Genesis) -> Trust:
         """The trust that a genesis file gives."""
         return cls(genesis.chain_id, genesis.validator_set)
 
+    @property
+    def latest(self) -> ValidatorSet:
+        """The set of the last known epoch."""
+        return self.sets[-1]
+
     def validators(self, epoch: int) -> ValidatorSet:
         """The set of an epoch. Raises Refused for one that nothing vouches for."""
-        for known in self.sets:
-            if known.epoch == epoch:
-                return known
-        raise Refused("light.unknown_epoch", f"epoch {epoch}", "epoch")
+        place = epoch - self.sets[0].epoch
+        if not 0 <= place < len(self.sets):
+            raise Refused("light.unknown_epoch", f"epoch {epoch}", "epoch")
+        return self.sets[place]
 
     def final(self, finality: FinalityProof) -> Header:
-        """The decoded header, when it is final under its epoch's set. Raises Refused with the broken rule."""
+        """The decoded header, when it is final under its epoch's set and, as far as is known, not above its
+        epoch's boundary. Raises Refused with the broken rule."""
         epoch = decode_header(finality.header).epoch
-        return verify_final(self.chain_id, self.validators(epoch), finality)
+        header = verify_final(self.chain_id, self.validators(epoch), finality)
+        place = epoch - self.sets[0].epoch
+        if place < len(self.ends) and header.height > self.ends[place].height:
+            ended = self.ends[place].height
+            raise Refused("light.above_boundary", f"epoch {epoch} ended at {ended}", "header")
+        return header
+
+    def advance(self, proof: EpochProof, now_ms: int | None = None) -> ValidatorSet:
+        """[L1] The set of the next epoch, from the proof that the last known one ended. `now_ms` is needed by
+        a trust that does not begin at genesis [L2]. Raises Refused with the broken rule; nothing changed."""
+        if self.since_ms is not None and (now_ms is None or now_ms - self.since_ms > self.period_ms):
+            raise Refused("light.trust_expired", f"it rests on a block of {self.since_ms} ms", "now_ms")
+        header = verify_final(self.chain_id, self.latest, proof.finality)
+        found = self._follow(header, proof.next_set)
+        if self.since_ms is not None:
+            self.since_ms = header.time_ms
+        return found
+
+    def resume(self, proofs: Iterable[EpochProof]) -> None:
+        """Advance over proofs that were checked before and kept in our own store: hashes are compared again,
+        signatures are not. Raises LocalError when they do not fit."""
+        try:
+            for proof in proofs:
+                self._follow(decode_header(proof.finality.header), proof.next_set)
+        except Refused as error:
+            raise LocalError(f"the store is damaged: how epoch {self.latest.epoch} ended: {error}") from None
+
+    def fresh(self, header: Header, now_ms: int) -> None:
+        """[L2] Raises Refused("light.stale") when the header's block is older than the period."""
+        if now_ms - header.time_ms > self.period_ms:
+            days = (now_ms - header.time_ms) // 86_400_000
+            raise Refused("light.stale", f"the block is {days} days old", "time_ms")
+
+    def _follow(self, header: Header, next_set: bytes) -> ValidatorSet:
+        if header.epoch != self.latest.epoch or header.validators != self.latest.hash:
+            raise Refused("light.other_validators", f"height {header.height} names another set", "validators")
+        if not is_boundary(header):
+            raise Refused("light.no_boundary", f"height {header.height} does not end its epoch", "header")
+        found = decode_set(next_set)
+        if validators_hash(next_set) != header.next_validators or found.epoch != header.epoch + 1:
+            raise Refused("light.next_set", f"not the set that height {header.height} names", "next_set")
+        self.sets.append(found)
+        self.ends.append(header)
+        return found
 
 
 def decode_certificate(data: bytes) -> Certificate:
@@ -91,6 +165,8 @@ def verify_final(chain_id: str, validators: ValidatorSet, finality: FinalityProo
         child = _chained_header(chain_id, validators, data)
         if child.parent_hash != last_hash or child.height != last.height + 1:
             raise Refused("light.broken_path", f"height {child.height} does not follow {last.height}", "path")
+        if is_boundary(last) and (child.batches or child.next_validators != last.next_validators):
+            raise Refused("light.tail", f"height {child.height} above an epoch's end, and not empty", "path")
         last, last_hash = child, header_hash(data)
     certificate = decode_certificate(finality.certificate)
     statement = certificate.statement
@@ -123,15 +199,18 @@ class Fact(msgspec.Struct, frozen=True):
     time_ms: int
 
 
-def verify_query(trust: Trust, data: bytes) -> Fact:
-    """What an encoded QueryProof proves. Raises Refused with the broken rule."""
+def verify_query(trust: Trust, data: bytes, now_ms: int | None = None) -> Fact:
+    """What an encoded QueryProof proves. Raises Refused with the broken rule. With `now_ms` the proving
+    block must be younger than the trust's period [L2]."""
     proof = decode_exact(QueryProof, data, "query_proof", QUERY_PROOF_BYTES_MAX)
-    return check_query(trust, proof)
+    return check_query(trust, proof, now_ms)
 
 
-def check_query(trust: Trust, proof: QueryProof) -> Fact:
+def check_query(trust: Trust, proof: QueryProof, now_ms: int | None = None) -> Fact:
     """As verify_query, for a decoded proof."""
     header = trust.final(proof.finality)
+    if now_ms is not None:
+        trust.fresh(header, now_ms)
     if not tree.verify(header.state_root, proof.key, proof.value, proof.proof):
         raise Refused("light.state_proof", f"height {header.state_height}: not what the state holds", "proof")
     return Fact(proof.key, proof.value, header.state_height, header.time_ms)

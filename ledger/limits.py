@@ -31,6 +31,11 @@ EXPIRY_BLOCKS_DEFAULT: Final = 2_000
 TIME_AHEAD_MS_MAX: Final = 2_000
 
 VALIDATORS_MAX: Final = 128
+WEIGHT_MAX: Final = 1 << 32  # of one validator: all together stay far within 64 bits
+VALIDATORS_BYTES_MAX: Final = VALIDATORS_MAX * (64 + 4 * NAME_CHARS_MAX)  # of an encoded set
+# Evidence counts against the sets of this many ended epochs: each lasts at least as long as a quorum of its
+# validators takes to agree on the next, and reports come within seconds.
+EVIDENCE_EPOCHS_MAX: Final = 8
 
 # What one deployment may hold; an apply touches each slot a bounded number of times.
 WORKLOADS_MAX: Final = 32

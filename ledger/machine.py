@@ -9,7 +9,8 @@
      ledger.chain.UNPROVED_PREFIXES.)
 [T3] A refused transaction changes nothing else. An applied one is applied whole.
 [T4] Order in a block: timed work due at the header's time, oldest first, bounded (W1);
-     then the transactions; then ids whose window has passed are forgotten.
+     then the transactions; then ids whose window has passed are forgotten; a block that ends its epoch
+     puts the pending validator set in force at last (V4).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ledger import epochs
 from ledger import transactions as t
 from ledger.blocks import Header
 from ledger.errors import LocalError, Refused
@@ -65,6 +67,7 @@ _HANDLERS: Final[dict[type[Any], Callable[[Env, Any], None]]] = {
     t.Report: reports.report,
     t.PutVault: vault.put_vault,
     t.ReportEvidence: validators.report_evidence,
+    t.ChangeValidators: validators.change_validators,
 }
 
 
@@ -160,6 +163,8 @@ def execute(state: Reader, header: Header, txs: Sequence[CheckedTx]) -> BlockRes
         receipts.append(receipt)
         events.extend(receipt.events)
     _forget(block, header.height)
+    if epochs.is_boundary(header):
+        events.append(epochs.turn(block, header))
     return BlockResult(tuple(receipts), tuple(events), block.changes(), tuple(skipped))
 
 

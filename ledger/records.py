@@ -289,6 +289,11 @@ def key_offence(validator: bytes) -> bytes:
     return b"offence/" + validator
 
 
+def key_past_validators(epoch: int) -> bytes:
+    """The ValidatorSet of an ended epoch, for evidence; the last EVIDENCE_EPOCHS_MAX are kept."""
+    return b"validators_past/" + be(epoch)
+
+
 def key_due(time_ms: int, kind: str, rest: bytes) -> bytes:
     """Timed work, in time order: (window | lease | approval | duration) and what it is about."""
     return b"due/" + be(time_ms) + kind.encode() + b"/" + rest
@@ -307,3 +312,4 @@ def key_seen(expires: int, tx: bytes) -> bytes:
 
 KEY_SUPPLY = b"supply"
 KEY_VALIDATORS = b"validators"
+KEY_NEXT_VALIDATORS = b"validators_next"

@@ -18,6 +18,8 @@ import msgspec
 
 from ledger.blocks import Header, header_hash
 from ledger.codec import decode, encode
+from ledger.epoch_log import EpochLog, epoch_key
+from ledger.epochs import is_boundary
 from ledger.errors import LocalError
 from ledger.kv import Kv
 from ledger.light import FINALITY_PATH_MAX, FinalityProof
@@ -46,6 +48,7 @@ class Retention:
 
     def __init__(self, kv: Kv) -> None:
         self._kv = kv
+        self._epochs = EpochLog(kv)
         first = kv.get(_FIRST)
         self.first_height = 1 if first is None else int.from_bytes(first, "big")
 
@@ -100,11 +103,14 @@ class Retention:
         receipts = () if found is None else decode(tuple[Receipt, ...], found)
         keys = [b"b" + be(height), b"h" + header_hash(data), b"r" + be(height), b"c" + be(height)]
         keys += self._events(height)
+        header = decode(Header, data)
+        if is_boundary(header):
+            keys.append(epoch_key(header.epoch))
         for number, receipt in enumerate(receipts):
             if self._place(receipt.id, height) is not None:
                 keys.append(b"t" + receipt.id)
             keys += [b"d" + subject + be(height) + be(number) for subject in _subjects(receipt)]
-        for digest in decode(Header, data).batches:
+        for digest in header.batches:
             mine = b"u" + digest + be(height)
             # Noted here: a block before it names the batch, too.
             keys.append(b"B" + digest if self._kv.get(mine) is None else mine)
@@ -148,9 +154,12 @@ class Retention:
     def _finality(self, height: int, header: bytes) -> FinalityProof:
         for key, certificate in self._kv.scan(b"c", b"c" + be(height), 1):
             last = int.from_bytes(key[1:], "big")
-            path = [self._kv.get(b"b" + be(h)) for h in range(height + 1, last + 1)]
-            if last - height <= FINALITY_PATH_MAX and None not in path:
-                return FinalityProof(header, tuple(p for p in path if p is not None), certificate)
+            held = (self._kv.get(b"b" + be(h)) for h in range(height + 1, last + 1))
+            path = [p for p in held if p is not None]
+            if len(path) == last - height:
+                path += self._epochs.tail(decode(Header, path[-1] if path else header))
+                if len(path) <= FINALITY_PATH_MAX:
+                    return FinalityProof(header, tuple(path), certificate)
         raise LocalError(f"the store holds no certificate for height {height}")
 
     def _is_shared(self, digest: bytes, mine: bytes) -> bool:

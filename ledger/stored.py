@@ -42,14 +42,19 @@ class CommitData(msgspec.Struct, frozen=True):
     receipts: tuple[Receipt, ...]
     events: tuple[Event, ...]
     changes: Mapping[bytes, bytes | None]
+    path: tuple[bytes, ...] = ()  # of a boundary: the headers above it up to the certified one
 
 
 class StoredBlock(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A block as peers exchange it. `certificate`: Final for this block; b"" when a later one covers it."""
+    """A block as peers exchange it. `certificate`: Final for this block; b"" when a later one covers it.
+
+    `path`, of an epoch's last block alone: the headers above it up to the one that the certificate names, all
+    empty and in no chain (docs/adr/0018); () when it names the block itself."""
 
     header: bytes
     batches: tuple[bytes, ...]
     certificate: bytes
+    path: tuple[bytes, ...] = ()
 
 
 class StoredTx(msgspec.Struct, frozen=True):

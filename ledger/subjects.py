@@ -29,9 +29,11 @@ def commit_data(
     certificate: bytes | None,
     txs: Sequence[CheckedTx],
     result: BlockResult,
+    path: tuple[bytes, ...] = (),
 ) -> CommitData:
     """What the store commits for an executed block. `batches` in the header's order, `txs` as given to
-    `machine.execute`. Raises LocalError when a receipt is not of one of these transactions."""
+    `machine.execute`, `path` of a boundary alone. Raises LocalError when a receipt is not of one of these
+    transactions."""
     places: dict[bytes, tuple[int, int]] = {}
     for position, batch in enumerate(batches):
         for index, raw in enumerate(decode_batch(batch).txs):
@@ -44,5 +46,12 @@ def commit_data(
             raise LocalError(f"height {header.height}: receipt {receipt.id.hex()} is of no transaction in it")
         entries.append(TxEntry(tx.id, *places[tx.raw], about(tx, receipt)))
     return CommitData(
-        header, tuple(batches), certificate, tuple(entries), result.receipts, result.events, result.changes
+        header,
+        tuple(batches),
+        certificate,
+        tuple(entries),
+        result.receipts,
+        result.events,
+        result.changes,
+        path,
     )

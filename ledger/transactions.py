@@ -150,6 +150,14 @@ class ReportEvidence(_Body, frozen=True, tag="evidence.report"):
     evidence: TwoVotes | TwoProposals
 
 
+class ChangeValidators(_Body, frozen=True, tag="validators.change"):
+    """The next validator set, as its exact encoding, and who of the current set signed it: member index and
+    signature, ascending (ledger.epochs). Anybody may carry it."""
+
+    next: bytes
+    signatures: tuple[tuple[int, bytes], ...]
+
+
 Body = (
     Transfer
     | PublishContract
@@ -165,6 +173,7 @@ Body = (
     | Report
     | PutVault
     | ReportEvidence
+    | ChangeValidators
 )
 
 

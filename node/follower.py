@@ -32,7 +32,7 @@ from node.limits import (
     RANGE_TIMEOUT_S,
     VERIFY_THREAD_BYTES,
 )
-from node.notary import Notary
+from node.notary import Covered, Notary
 from node.ranges import check_batch, decode_range, held_from, missing_batches
 from node.wire import RangeRequest
 from p2p.errors import RequestError
@@ -170,8 +170,8 @@ class Follower:
                 return False
             # Three signatures a block: a thread spares the others some 0.2 s of waiting for a full range.
             covered = await trio.to_thread.run_sync(partial(self.notary.check_range, blocks, tip))
-            for block, (header, certificate) in zip(blocks, covered, strict=True):
-                await self._commit(peer_id, timeout_s, block, header, certificate)
+            for block, proved in zip(blocks, covered, strict=False):  # ends at an epoch's last block
+                await self._commit(peer_id, timeout_s, block, proved)
         except RequestError as error:
             log.debug("range_failed", peer=peer_id, error=str(error))
             self._lacks(peer_id, held_from(str(error)))
@@ -190,12 +190,10 @@ class Follower:
         if self.is_too_old:
             log.error("blocks_gone", height=self.notary.store.tip.height + 1, held_from=first)
 
-    async def _commit(
-        self, peer_id: str, timeout_s: float, block: StoredBlock, header: Header, certificate: Certificate
-    ) -> None:
+    async def _commit(self, peer_id: str, timeout_s: float, block: StoredBlock, proved: Covered) -> None:
         """One proved block. Lets others run before: a block is a synced write, a range hundreds of them."""
         await trio.lowlevel.checkpoint()
-        batches = block.batches
+        batches, header = block.batches, proved.header
         missing = missing_batches(block)
         if missing and header.height > self.notary.store.tip.height:
             batches = await self._fetch_batches(peer_id, timeout_s, missing)
@@ -204,9 +202,9 @@ class Follower:
             known = await trio.to_thread.run_sync(partial(self._verify, batches))
         if header.height <= self.notary.store.tip.height:
             return  # consensus was faster
-        self.notary.commit(header, certificate, batches, known)
+        self.notary.commit(header, proved.certificate, batches, known, proved.path)
         self.fetched_blocks += 1
-        self.on_synced(header, certificate)
+        self.on_synced(header, proved.certificate)
 
     def _verify(self, batches: tuple[bytes, ...]) -> dict[bytes, VerifiedTx]:
         """The signed transactions of a block by id. Runs in a thread."""

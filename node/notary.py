@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 import structlog
 
 from ledger.blocks import Header, batch_digest, decode_batch, decode_header, header_hash
 from ledger.certificate import Certificate, Scheme, ValidatorSet, VoteKind
 from ledger.codec import decode, encode
+from ledger.epochs import is_boundary
 from ledger.errors import Refused
 from ledger.genesis import Genesis, genesis_state
-from ledger.light import decode_certificate
+from ledger.light import FinalityProof, Trust, decode_certificate, verify_final
 from ledger.machine import Context, execute
 from ledger.outcome import BlockResult
 from ledger.store import Store
@@ -25,6 +27,8 @@ from ledger.subjects import commit_data
 from ledger.transactions import VerifiedTx, decode_tx, verified
 
 log = structlog.get_logger("notary")
+
+EPOCHS_READ: Final = 256  # proofs read at once at the start: some 10 MB with the largest sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +42,22 @@ class Committed:
     certificate: Certificate
 
 
+class Covered(NamedTuple):
+    """A proved foreign block: its header, the certificate that makes it final, and, of an epoch's last block,
+    the headers above it up to the one that the certificate names."""
+
+    header: Header
+    certificate: Certificate
+    path: tuple[bytes, ...]
+
+
 @dataclass(slots=True)
 class Notary:
     """Store and state machine together. Callers are on one task; `on_commit` is called after each block."""
 
     genesis: Genesis
     store: Store
-    validators: ValidatorSet
+    trust: Trust  # the sets of all epochs so far
     scheme: Scheme
     on_commit: list[Callable[[Committed], None]] = field(default_factory=list)
     wrong_roots: int = 0  # certified headers whose state root is not ours
@@ -54,7 +67,19 @@ class Notary:
         """Over an opened store; a new one gets the genesis state."""
         if store.is_empty:
             store.begin(genesis.hash, genesis_state(genesis), genesis.time_ms)
-        return cls(genesis, store, genesis.validator_set, scheme)
+        trust = Trust.of(genesis)
+        while found := store.epochs.proofs(trust.latest.epoch, EPOCHS_READ):
+            trust.resume(found)
+        return cls(genesis, store, trust, scheme)
+
+    @property
+    def validators(self) -> ValidatorSet:
+        """The set that votes on the tip's child."""
+        return self.trust.latest
+
+    def validators_of(self, epoch: int) -> ValidatorSet:
+        """The set of an epoch. Raises Refused("light.unknown_epoch")."""
+        return self.trust.validators(epoch)
 
     @property
     def next_context(self) -> Context:
@@ -69,7 +94,7 @@ class Notary:
         if data is not None:
             return decode(Header, data)
         none = bytes(32)
-        set_hash = self.validators.hash
+        set_hash = self.genesis.validator_set.hash
         chain_id = self.genesis.chain_id
         return Header(
             chain_id=chain_id,
@@ -99,9 +124,13 @@ class Notary:
         certificate: Certificate,
         batches: Sequence[bytes],
         known: Mapping[bytes, VerifiedTx],
+        path: tuple[bytes, ...] = (),
     ) -> Committed:
         """Execute and store the tip's child. `certificate` (verified by the caller) finalizes it or a
         descendant; `known` are transactions checked before. Raises LocalError: the peer must stop.
+
+        At an epoch's last block `certificate` names it or the last header of `path`, which begins with a
+        child of it; from then on `validators` is the next epoch's set.
 
         A quorum's state root that is not ours is an alarm: one of us has executed wrongly, and nothing
         that this peer shows can be proved any more."""
@@ -112,8 +141,11 @@ class Notary:
         txs = self.transactions(batches, known)
         result = execute(self.store.state, header, txs)
         block_hash = header.hash
-        names_it = encode(certificate) if certificate.statement.block == block_hash else None
-        root = self.store.commit(commit_data(header, batches, names_it, txs, result))
+        named = header_hash(path[-1]) if path else block_hash
+        names_it = encode(certificate) if certificate.statement.block == named else None
+        root = self.store.commit(commit_data(header, batches, names_it, txs, result, path))
+        if is_boundary(header):
+            self.trust.resume(self.store.epochs.proofs(header.epoch, 1))
         done = Committed(header, block_hash, root, result, certificate)
         for listener in self.on_commit:
             listener(done)
@@ -133,17 +165,19 @@ class Notary:
                     continue
         return txs
 
-    def check_range(self, blocks: Sequence[StoredBlock], tip: Tip) -> list[tuple[Header, Certificate]]:
+    def check_range(self, blocks: Sequence[StoredBlock], tip: Tip) -> list[Covered]:
         """Headers of foreign blocks that follow `tip`, each with the certificate that covers it.
 
-        A block without batches may name some: they are fetched and checked by digest later. Reads nothing
-        that changes, so it may run in a thread. Raises Refused: all are proved, or none is used.
+        A block without batches may name some: they are fetched and checked by digest later. Stops after an
+        epoch's last block: who signs what follows is known when that is executed. Reads nothing but the
+        current set, so it may run in a thread. Raises Refused: all are proved, or none is used.
         """
-        parent, height = tip.hash, tip.height
+        parent, height, members = tip.hash, tip.height, self.validators
         found: list[tuple[Header, bytes]] = []
+        set_hash = members.hash
         for block in blocks:
             header = decode_header(block.header)
-            if header.chain_id != self.genesis.chain_id or header.validators != self.validators.hash:
+            if header.chain_id != self.genesis.chain_id or header.validators != set_hash:
                 raise Refused("range.foreign", f"height {header.height}: another chain or validator set")
             if header.height != height + 1 or header.parent_hash != parent:
                 raise Refused("range.order", f"height {header.height} does not follow {height}")
@@ -151,22 +185,30 @@ class Notary:
                 raise Refused("range.batches", f"height {header.height}: not the batches of the header")
             parent, height = header_hash(block.header), header.height
             found.append((header, parent))
-        return self._cover(blocks, found)
+            if is_boundary(header):
+                break
+            if block.path:
+                raise Refused("range.path", f"height {header.height} does not end its epoch")
+        return self._cover(blocks[: len(found)], found, members)
 
     def _cover(
-        self, blocks: Sequence[StoredBlock], found: list[tuple[Header, bytes]]
-    ) -> list[tuple[Header, Certificate]]:
-        covered: list[tuple[Header, Certificate]] = []
+        self, blocks: Sequence[StoredBlock], found: list[tuple[Header, bytes]], members: ValidatorSet
+    ) -> list[Covered]:
+        covered: list[Covered] = []
         certificate: Certificate | None = None
         for block, (header, block_hash) in zip(reversed(blocks), reversed(found), strict=True):
-            if block.certificate:
+            if block.path:
+                finality = FinalityProof(block.header, block.path, block.certificate)
+                verify_final(self.genesis.chain_id, members, finality)
+                certificate = decode_certificate(block.certificate)
+            elif block.certificate:
                 certificate = decode_certificate(block.certificate)
                 statement = certificate.statement
                 if statement.kind is not VoteKind.FINAL or statement.block != block_hash:
                     raise Refused("range.certificate", f"height {header.height}: not its Final certificate")
-                self.scheme.verify(self.genesis.chain_id, self.validators, certificate)
+                self.scheme.verify(self.genesis.chain_id, members, certificate)
             if certificate is None:
                 raise Refused("range.certificate", f"height {header.height}: nothing makes it final")
-            covered.append((header, certificate))
+            covered.append(Covered(header, certificate, block.path))
         covered.reverse()
         return covered

@@ -42,11 +42,12 @@ def answer_range(store: Store, body: bytes) -> bytes:
         if block is None or len(found) - certified > FINALITY_PATH_MAX:
             break
         bare = _BLOCK_OVERHEAD_BYTES + len(block.header) + len(block.certificate)
+        bare += sum(map(len, block.path)) + 3 * len(block.path)
         size = bare + sum(map(len, block.batches))
         if size > left and certified:
             break
         if size > left:
-            block, size = StoredBlock(block.header, (), block.certificate), bare
+            block, size = StoredBlock(block.header, (), block.certificate, block.path), bare
         left -= size
         found.append(block)
         if block.certificate:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from ledger.blocks import ZERO_HASH, Batch, Header, batch_digest
+from ledger.blocks import Batch, Header, batch_digest
 from ledger.certificate import (
     VOTE_DOMAIN,
     Certificate,
@@ -92,7 +92,7 @@ class SmallChain:
             state_height=state_height,
             state_root=root,
             validators=VALIDATORS.hash,
-            next_validators=ZERO_HASH,
+            next_validators=VALIDATORS.hash,
             batches=tuple(batch_digest(b) for b in batches),
         )
 
