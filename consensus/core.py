@@ -8,6 +8,7 @@ keys sign through a function, what must be kept or sent is in the Ready.
 
 from __future__ import annotations
 
+from consensus.epochs import is_ending, until_boundary
 from consensus.leader import leader
 from consensus.limits import ANSWER_EVERY_MS, SKIPS_PER_PROPOSAL_MAX, VIEW_WINDOW
 from consensus.messages import (
@@ -32,7 +33,7 @@ from consensus.messages import (
     Vote,
 )
 from consensus.standstill import answer, status
-from consensus.state import Config, CoreState, Signer
+from consensus.state import Change, Config, CoreState, Signer
 from consensus.votes import ViewState
 from ledger.blocks import ZERO_HASH, Header
 from ledger.certificate import PROPOSE_DOMAIN, Certificate, VoteKind
@@ -59,9 +60,8 @@ class Core(CoreState):
                 self.wants.got(digest)
             case BatchDropped(digest):
                 self.batches.pop(digest, None)
-            case Executed(height, root, due_ms):
-                self._executed(height, root)
-                self.due_ms = due_ms
+            case Executed():
+                self._executed(event)
             case Synced(header, certificate):
                 self._synced(header, certificate)
             case Joined(member):
@@ -72,7 +72,7 @@ class Core(CoreState):
                 pass
         if self.started:
             self._advance()
-            self._out.wake_ms = self._wake_ms()
+            self._out.wake_ms = self.relay.wake_ms() if self.ended else self._wake_ms()
         return self._out
 
     # ------------------------------------------------------------------ events
@@ -86,10 +86,12 @@ class Core(CoreState):
         if own:  # the crash may have come between keeping and sending them
             self._out.send.extend(Send(None, vote) for vote in self._own_votes_of(own))
         if own and own.own_notar and own.proposal and self._leads(self.frontier):
-            self._send_proposal(own.proposal)  # [2] the same block again, never another
+            self._out.send.append(Send(None, self._proposal(own.proposal)))  # [2] again, never another
 
     def _receive(self, sender: int, message: Message, header: Header | None) -> None:
         self.relay.heard(sender, message)
+        if self.ended and not isinstance(message, Status | Fetch):
+            return  # [12] all is said; only who lags gets an answer
         match message:
             case Propose():
                 for certificate in (message.parent, *message.skips):
@@ -123,8 +125,12 @@ class Core(CoreState):
         last = self.answered_ms.get(sender)
         if last is not None and self._now_ms < last + ANSWER_EVERY_MS:
             return
-        base = max(asked.final.statement.view if asked.final else 0, self.final_view)
+        base = max(asked.base, self.final_view)
         replies = answer(self.views, self.final, asked, self._own_votes(base))
+        own = self.views.get(self.frontier)
+        is_asked = own is not None and own.own_notar is not None and asked.frontier <= own.number
+        if own and own.proposal and is_asked and self._leads(own.number):
+            replies.append(self._proposal(own.proposal))  # sent before the other's epoch began [12], or lost
         self._out.send.extend(Send(sender, reply) for reply in replies)
         if replies:
             self.answered_ms[sender] = self._now_ms
@@ -138,10 +144,13 @@ class Core(CoreState):
             self.chain.add(state.proposal_hash, header)
             self.wants.got(state.proposal_hash)
 
-    def _executed(self, height: int, root: bytes) -> None:
-        self.executed = max(self.executed, height)
-        self.roots[height] = root
-        self.roots.pop(height - RECENT_ROOTS, None)
+    def _executed(self, done: Executed) -> None:
+        self.executed = max(self.executed, done.height)
+        self.roots[done.height] = done.root
+        self.roots.pop(done.height - RECENT_ROOTS, None)
+        self.due_ms = done.due_ms
+        if self.change is None and done.next_validators is not None:  # [12] once pending it stays
+            self.change = Change(done.height, done.next_validators)
 
     def _synced(self, header: Header, certificate: Certificate) -> None:
         if header.height > self.chain.tip.height:
@@ -152,27 +161,33 @@ class Core(CoreState):
                 self._view(certificate.statement.view).hold(certificate)  # a base for proposals [2]
             self._finalize(certificate)
             self._prune()
+            self.ended = is_ending(header, self.config.validators)  # [12]
 
     # ------------------------------------------------------------------ progress
 
     def _advance(self) -> None:
         """Apply the rules until nothing changes."""
-        while True:
-            before = (self.frontier, self.final_view, self.chain.tip_hash, len(self._out.records))
-            self._enter()
-            self._commit()
-            for number in sorted(v for v in self.views if v > self.final_view):
-                self._notarize(self.views[number])
-                self._vote_final(self.views[number])
-            self._propose()
-            self._skip()
-            if before == (self.frontier, self.final_view, self.chain.tip_hash, len(self._out.records)):
-                break
-        if self._now_ms >= self.standstill_ms:  # [7]
+        while not self.ended and self._apply():
+            pass
+        if self._now_ms >= self.standstill_ms and not self.ended:  # [7]
             self.standstill_ms = self._now_ms + self.config.timing.standstill_ms
             self._out.send.append(Send(None, self._status()))
         self._out.send.extend(self.relay.due(self._now_ms, self.final_view))  # [6]
         self._out.send.extend(self.wants.due(self._now_ms))
+
+    def _apply(self) -> bool:
+        """Each rule once. True when something changed."""
+        before = (self.frontier, self.final_view, self.chain.tip_hash, len(self._out.records))
+        self._enter()
+        self._commit()
+        if self.ended:
+            return False
+        for number in sorted(v for v in self.views if v > self.final_view):
+            self._notarize(self.views[number])
+            self._vote_final(self.views[number])
+        self._propose()
+        self._skip()
+        return before != (self.frontier, self.final_view, self.chain.tip_hash, len(self._out.records))
 
     def _enter(self) -> None:
         """[1] Enter the smallest view that is not cleared, at once."""
@@ -184,7 +199,8 @@ class Core(CoreState):
             state.entered_ms = self._now_ms
 
     def _commit(self) -> None:
-        """[9] Final finalizes all ancestors; commit them in order once all bytes are held."""
+        """[9] Final finalizes all ancestors; commit them in order once all bytes are held. [12] What stands
+        above the boundary of the epoch is never committed; with the boundary this core ends."""
         if self.final is None or self.final.statement.view <= self.chain.tip.view:
             return
         block = self.final.statement.block
@@ -195,10 +211,12 @@ class Core(CoreState):
         if not path:
             self._out.alarms.append("final_off_chain")  # > f faults: two finalized chains
             return
+        path, tail = until_boundary(path, self.config.validators)
         if not self._all_held([h for _, h in path]):
             return
         for _, header in path:
-            self._out.commit.append(Commit(header, self.final))
+            self.ended = is_ending(header, self.config.validators)
+            self._out.commit.append(Commit(header, self.final, tail if self.ended else ()))
             self._forget_batches(header)
         self.chain.commit(*path[-1])
         self._prune()
@@ -250,12 +268,18 @@ class Core(CoreState):
             return "block.height"
         if header.time_ms < parent.time_ms:
             return "block.time"
-        if header.validators != self.config.validators.hash or header.next_validators != header.validators:
+        if header.epoch != self.config.validators.epoch or header.validators != self.config.validators.hash:
             return "block.validators"
         if header.state_height < parent.state_height:
             return "block.state_height"
-        if header.state_height <= self.executed and self.roots.get(header.state_height) != header.state_root:
-            return "block.state_root"
+        if header.state_height <= self.executed:
+            if self.roots.get(header.state_height) != header.state_root:
+                return "block.state_root"
+            if header.next_validators != self._next_validators(header.state_height):
+                return "block.next_validators"  # [12]
+        is_tail = is_ending(parent, self.config.validators)  # [12]
+        if is_tail and (header.batches or header.next_validators != parent.next_validators):
+            return "block.tail"
         above, _ = self.chain.path(header.parent_hash)
         if any(digest in earlier.batches for _, earlier in above for digest in header.batches):
             return "block.batch_twice"
@@ -298,12 +322,15 @@ class Core(CoreState):
             hint = leader(self.config.validators, base[0] if parent is None else self.final_view)
             self.wants.ask("header", missing or base[1], hint, self._now_ms)
             return
-        batches = self._fresh(base)
         assert state.entered_ms is not None
+        height = min(self.executed, parent.height)
+        next_validators = self._next_validators(height)
+        in_tail = is_ending(parent, self.config.validators)  # [12] only to finalize the boundary, so no hurry
+        batches = [] if in_tail else self._fresh(base)
         is_due = self.due_ms is not None and parent.time_ms < self.due_ms <= self._wall_ms
+        is_due = not in_tail and (is_due or next_validators != self.config.validators.hash)
         if not batches and not is_due and self._now_ms < state.entered_ms + self.config.timing.idle_ms:
             return
-        height = min(self.executed, parent.height)
         root = self.roots.get(height)
         if height < parent.state_height or root is None:
             return  # execution is behind what the parent claims: wait
@@ -319,17 +346,18 @@ class Core(CoreState):
             state_height=height,
             state_root=root,
             validators=self.config.validators.hash,
-            next_validators=self.config.validators.hash,
+            next_validators=next_validators,
             batches=tuple(batches),
         )
         if not self._proved(header):
             return  # never vote for what we could not prove to others
         state.proposal, state.proposal_hash = header, header.hash
         self.chain.add(state.proposal_hash, header)
-        self._send_proposal(header)
+        self._out.send.append(Send(None, self._proposal(header)))
         self._cast(state, VoteKind.NOTAR, state.proposal_hash, header)
 
-    def _send_proposal(self, header: Header) -> None:
+    def _proposal(self, header: Header) -> Propose:
+        """An own block with what proves its place."""
         parent = self.views.get(header.parent_view)
         proof = (parent.notar or parent.final) if parent else None
         if proof is None and self.final is not None and self.final.statement.block == header.parent_hash:
@@ -337,13 +365,13 @@ class Core(CoreState):
         between = range(header.parent_view + 1, header.view)
         skips = [s.skip for v in between if (s := self.views.get(v)) is not None and s.skip is not None]
         signature = self.config.sign(PROPOSE_DOMAIN, header.hash)
-        message = Propose(encode(header), signature, proof, tuple(skips[-SKIPS_PER_PROPOSAL_MAX:]))
-        self._out.send.append(Send(None, message))
+        return Propose(encode(header), signature, proof, tuple(skips[-SKIPS_PER_PROPOSAL_MAX:]))
 
     # ------------------------------------------------------------------ time
 
     def _status(self) -> Status:
-        return status(self.views, self.final, self.frontier)
+        base = self.final.statement.view if self.final else self.chain.tip.view
+        return status(self.config.validators.epoch, self.views, self.final, base, self.frontier)
 
     def _wake_ms(self) -> int:
         """When something will be due if nothing else happens."""

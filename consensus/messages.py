@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from consensus.limits import MESSAGE_BYTES_MAX
-from ledger.blocks import Header
+from ledger.blocks import Header, decode_header
 from ledger.certificate import Certificate, Statement, VoteKind
 from ledger.codec import decode_exact, encode
 from ledger.errors import PeerFault, Refused
@@ -46,10 +46,13 @@ class Certified(_Message, frozen=True, tag="certificate"):
 
 
 class Status(_Message, frozen=True, tag="status"):
-    """What the sender holds: its last Final, its frontier, and have-maps of Notar and Skip
-    certificates (bit i stands for view final + 1 + i)."""
+    """What the sender holds in this epoch: its last Final, its frontier, and have-maps of Notar and Skip
+    certificates (bit i stands for view base + 1 + i). `base` is the view of that Final; without one in the
+    epoch so far, of the sender's last committed block."""
 
+    epoch: int
     final: Certificate | None
+    base: int
     frontier: int
     notars: bytes
     skips: bytes
@@ -71,6 +74,21 @@ class Reply(_Message, frozen=True, tag="reply"):
 
 
 Message = Propose | Vote | Certified | Status | Fetch | Reply
+
+
+def epoch_of(message: Message) -> int | None:
+    """The epoch that an unchecked message speaks of; None for Fetch and Reply, which speak of bytes.
+    Raises Refused for a Propose without a header."""
+    match message:
+        case Propose():
+            return decode_header(message.header).epoch
+        case Vote():
+            return message.statement.epoch
+        case Certified():
+            return message.certificate.statement.epoch
+        case Status():
+            return message.epoch
+    return None
 
 
 def encode_message(message: Message) -> bytes:
@@ -133,11 +151,13 @@ class BatchDropped:
 @dataclass(frozen=True, slots=True)
 class Executed:
     """A committed block was executed; its state root is known. `due_ms`: block time from which the
-    ledger has timed work (a claim window closes, a lease ends), None for none."""
+    ledger has timed work (a claim window closes, a lease ends), None for none. `next_validators`: hash of
+    the set that shall vote in the next epoch, as of this state; None while no change is pending [12]."""
 
     height: int
     root: bytes
     due_ms: int | None = None
+    next_validators: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +195,12 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A final block; `certificate` finalizes it or a descendant."""
+    """A final block; `certificate` finalizes it or a descendant. `path`: of a boundary block, the encoded
+    headers above it up to the certified one, oldest first: they prove it final and are never committed."""
 
     header: Header
     certificate: Certificate
+    path: tuple[bytes, ...] = ()
 
 
 @dataclass(slots=True)

@@ -27,11 +27,15 @@ class SafetyState:
     certificates: list[Certificate] = field(default_factory=list)
 
 
-def restore(records: Iterable[Record], certificates: Iterable[Certificate], tip_view: int) -> SafetyState:
-    """State above `tip_view`. Raises SafetyError when the records contradict each other."""
-    state = SafetyState(certificates=[c for c in certificates if c.statement.view > tip_view])
+def restore(
+    records: Iterable[Record], certificates: Iterable[Certificate], epoch: int, tip_view: int
+) -> SafetyState:
+    """State of `epoch` above `tip_view`: each epoch's votes bind in that epoch alone, as their views overlap
+    where one follows on another [12]. Raises SafetyError when the records contradict each other."""
+    kept = (c for c in certificates if c.statement.epoch == epoch and c.statement.view > tip_view)
+    state = SafetyState(certificates=list(kept))
     for record in records:
-        if record.view <= tip_view:
+        if record.epoch != epoch or record.view <= tip_view:
             continue
         if record.kind is VoteKind.SKIP:
             state.skip.add(record.view)

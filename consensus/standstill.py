@@ -25,11 +25,12 @@ def _has(bitmap: bytes, offset: int) -> bool:
     return 0 <= offset < len(bitmap) * 8 and bool(bitmap[offset // 8] >> (offset % 8) & 1)
 
 
-def status(views: Mapping[int, ViewState], final: Certificate | None, frontier: int) -> Status:
-    """Our have-map above our last Final certificate."""
-    base = final.statement.view if final else 0
+def status(
+    epoch: int, views: Mapping[int, ViewState], final: Certificate | None, base: int, frontier: int
+) -> Status:
+    """Our have-map above `base`, the view of our last Final certificate, or of our tip without one."""
     notars, skips = _bitmap(views, base, VoteKind.NOTAR), _bitmap(views, base, VoteKind.SKIP)
-    return Status(final, frontier, notars, skips)
+    return Status(epoch, final, base, frontier, notars, skips)
 
 
 def answer(
@@ -42,7 +43,7 @@ def answer(
     the newest first; were they in the way, a long run of open views would never end.
     """
     messages: list[Message] = []
-    base = asked.final.statement.view if asked.final else 0
+    base = asked.base
     ours = final.statement.view if final else 0
     if final is not None and ours > base:
         messages.append(Certified(final))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from consensus.chain import Chain
+from consensus.epochs import is_ending
 from consensus.evidence import Watch
 from consensus.leader import leader
 from consensus.messages import Ready, Record, Send, Vote
@@ -46,6 +47,15 @@ class Config:
     sign: Signer
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """[12] A change of validators that is pending: since the execution of which height, and the next set's
+    hash. Once pending it stays until the epoch ends."""
+
+    since: int
+    next_validators: bytes
+
+
 @dataclass(slots=True)
 class CoreState:
     """See the module."""
@@ -53,7 +63,8 @@ class CoreState:
     config: Config
     chain: Chain
     roots: dict[int, bytes]  # state root by executed height
-    final: Certificate | None  # highest Final certificate seen; its view is `final_view`
+    final: Certificate | None  # highest Final certificate of this epoch seen; its view is `final_view`
+    change: Change | None = None
     views: dict[int, ViewState] = field(default_factory=dict)
     batches: dict[bytes, int] = field(default_factory=dict)  # held and not committed: digest -> txs
     frontier: int = 1
@@ -66,6 +77,7 @@ class CoreState:
     standstill_ms: int = 0
     answered_ms: dict[int, int] = field(default_factory=dict)  # last answer to a member's Status
     started: bool = False
+    ended: bool = False  # [12] the boundary of the epoch is committed
     _now_ms: int = 0
     _wall_ms: int = 0
     _out: Ready = field(default_factory=Ready)
@@ -202,6 +214,12 @@ class CoreState:
     def _leads(self, view: int) -> bool:
         return leader(self.config.validators, view) == self.config.me
 
+    def _next_validators(self, state_height: int) -> bytes:
+        """[12] What a header that names this executed height must say of the next epoch."""
+        if self.change is not None and self.change.since <= state_height:
+            return self.change.next_validators
+        return self.config.validators.hash
+
     def _all_held(self, headers: list[Header]) -> bool:
         missing = [(d, h) for h in headers for d in h.batches if d not in self.batches]
         for digest, header in missing:
@@ -221,10 +239,12 @@ class CoreState:
 
     def _work(self) -> bool:
         """Is anything held that the chain above the tip does not hold yet?"""
-        if not self.batches:
+        base = self._base()
+        parent = self.chain.get(base[1])
+        if not self.batches or (parent is not None and is_ending(parent, self.config.validators)):
             return False
         used = sum(len(h.batches) for h in self.chain.headers.values())
-        return len(self.batches) > used or bool(self._fresh(self._base()))
+        return len(self.batches) > used or bool(self._fresh(base))
 
     def _base(self) -> tuple[int, bytes]:
         """[2] The highest notarized (or final) view with Skip for every view between it and the frontier."""

@@ -60,11 +60,16 @@ def _check(rules: Rules, sender: int, message: Message) -> Received:
         case Certified():
             _check_certificate(rules, message.certificate)
         case Status():
+            if message.epoch != rules.validators.epoch:
+                raise Refused("status.epoch", str(message.epoch))
             if message.final is not None:
                 if message.final.statement.kind is not VoteKind.FINAL:
                     raise Refused("status.final", "not a Final certificate")
                 _check_certificate(rules, message.final)
-            if max(len(message.notars), len(message.skips)) * 8 > STATUS_VIEWS_MAX or message.frontier < 1:
+                if message.base != message.final.statement.view:
+                    raise Refused("status.base", "not the view of the Final certificate")
+            is_long = max(len(message.notars), len(message.skips)) * 8 > STATUS_VIEWS_MAX
+            if is_long or message.frontier < 1 or message.base < 0:
                 raise Refused("status.range", f"at most {STATUS_VIEWS_MAX} views")
         case Fetch() | Reply():
             return Received(sender, message, _check_fetch(message))

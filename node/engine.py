@@ -171,7 +171,7 @@ class Engine:
             self._bell = trio.Event()
 
     def _restore(self) -> None:
-        state, batches = self.safety.load(self.notary.store.tip.view)
+        state, batches = self.safety.load(self.notary.validators.epoch, self.notary.store.tip.view)
         self.core.restore(state)
         for data in batches.values():
             held = open_batch(data, self.mempool.chain_id, self.mempool.known.verify)

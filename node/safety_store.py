@@ -21,6 +21,8 @@ from ledger.records import be
 from ledger.store import KeyValue
 from node.limits import CERTIFICATES_RIDING_MAX
 
+# Votes and certificates by view, kind and epoch (left out for epoch 0). Views grow over all epochs, so that
+# pruning needs the view alone; where two epochs meet they overlap, and each epoch's votes stand apart.
 _RECORD = b"v/"
 _CERTIFICATE = b"c/"
 _BATCH = b"b/"
@@ -41,11 +43,12 @@ class SafetyStore:
         is missing and `create` is False: a validator never votes without its memory."""
         return cls(KeyValue.open(path, f"sign state {chain_id} {validator.hex()}", create=create))
 
-    def load(self, tip_view: int) -> tuple[SafetyState, dict[bytes, bytes]]:
-        """Promises and certificates above the committed view, and the batches of the voted headers."""
+    def load(self, epoch: int, tip_view: int) -> tuple[SafetyState, dict[bytes, bytes]]:
+        """Promises and certificates of an epoch above the committed view, and the batches of the voted
+        headers. Those of other epochs stay on disk: an older copy of the chain may come to them again."""
         records = [decode(Record, data) for _, data in self.kv.scan(_RECORD)]
         certificates = [decode(Certificate, data) for _, data in self.kv.scan(_CERTIFICATE)]
-        state = restore(records, certificates, tip_view)
+        state = restore(records, certificates, epoch, tip_view)
         wanted = {digest for header in state.headers.values() for digest in header.batches}
         found = ((digest, self.kv.get(_BATCH + digest)) for digest in wanted)
         return state, {digest: data for digest, data in found if data is not None}
@@ -60,7 +63,8 @@ class SafetyStore:
         """The highest view of which a vote is remembered, by kind; kinds without one are left out."""
         found: dict[VoteKind, int] = {}
         for key, _ in self.kv.scan(_RECORD):
-            view, kind = int.from_bytes(key[len(_RECORD) : -1], "big"), VoteKind(key[-1])
+            place = key[len(_RECORD) :]
+            view, kind = int.from_bytes(place[:8], "big"), VoteKind(place[8])
             found[kind] = max(view, found.get(kind, 0))
         return found
 
@@ -71,7 +75,7 @@ class SafetyStore:
         """
         puts: dict[bytes, bytes] = {}
         for record in ready.records:
-            puts[_RECORD + be(record.view) + bytes([record.kind])] = encode(record)
+            puts[_RECORD + _place(record.epoch, record.view, record.kind)] = encode(record)
             if record.header:
                 for digest in decode_header(record.header).batches:
                     puts[_USES + be(record.view) + digest] = b""
@@ -79,8 +83,8 @@ class SafetyStore:
                     if data is not None:
                         puts[_BATCH + digest] = data
         for certificate in ready.certificates:
-            statement = certificate.statement
-            self.riding[_CERTIFICATE + be(statement.view) + bytes([statement.kind])] = encode(certificate)
+            said = certificate.statement
+            self.riding[_CERTIFICATE + _place(said.epoch, said.view, said.kind)] = encode(certificate)
         if puts or len(self.riding) > CERTIFICATES_RIDING_MAX:
             self.kv.write({**self.riding, **puts}, (), sync=bool(puts))
             self.riding.clear()
@@ -104,6 +108,10 @@ class SafetyStore:
     def close(self) -> None:
         """Idempotent."""
         self.kv.close()
+
+
+def _place(epoch: int, view: int, kind: VoteKind) -> bytes:
+    return be(view) + bytes([kind]) + (be(epoch) if epoch else b"")
 
 
 def _up_to(pairs: Iterable[tuple[bytes, bytes]], prefix: bytes, view: int) -> Iterable[bytes]:

@@ -34,7 +34,7 @@ def test_rule_6_a_final_goes_to_those_who_took_no_part() -> None:
     relay = Relay(me=0, size=4)
     relay.add(certificate(FINAL, 5, BLOCK), 0)
     relay.heard(1, vote(1, FINAL, 5, BLOCK))
-    relay.heard(2, Status(certificate(FINAL, 6, BLOCK), 7, b"", b""))
+    relay.heard(2, Status(0, certificate(FINAL, 6, BLOCK), 6, 7, b"", b""))
     assert [send.to for send in relay.due(RELAY_AFTER_MS, 5)] == [3]
 
 

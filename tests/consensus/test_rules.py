@@ -113,7 +113,7 @@ def test_rule_2_restarted_leader_sends_the_same_block() -> None:
     ready = bench.hold(B1)
     (proposal,) = sent(ready, Propose)
     again = Bench(me=3, start=False)
-    again.core.restore(safety.restore(ready.records, skips, 0))
+    again.core.restore(safety.restore(ready.records, skips, 0, 0))
     again.hold(B1)
     from consensus.messages import Start
 
@@ -315,7 +315,7 @@ def test_rule_5_final_of_an_earlier_life_excludes_skip() -> None:
     block = header(1)
     kept = [Record(NOTAR, 1, block.hash, block.encode()), Record(FINAL, 1, block.hash, b"")]
     bench = Bench(start=False)
-    bench.core.restore(safety.restore(kept, [], 0))
+    bench.core.restore(safety.restore(kept, [], 0, 0))
     bench.step(Start())
     assert bench.core.frontier == 1
     assert votes(bench.wait(60_000), SKIP) == []
@@ -325,7 +325,7 @@ def test_rule_5_skip_is_told_again_to_who_asks() -> None:
     """A lost Skip vote comes back with the answer to a Status."""
     bench = Bench()
     bench.wait(TIMING.view_timeout_ms + TIMING.idle_ms)
-    ready = bench.receive(2, Status(None, 1, b"", b""))
+    ready = bench.receive(2, Status(0, None, 0, 1, b"", b""))
     assert votes(ready) == [(SKIP, 1, ZERO_HASH)]
     assert [s.to for s in ready.send] == [2]
 

@@ -32,7 +32,7 @@ OTHER = header(1, time_ms=WALL + 9)
 def again(ready: list[Record], tip_view: int = 0) -> Bench:
     """A started bench with what an earlier life kept."""
     bench = Bench(start=False)
-    bench.core.restore(restore(ready, [], tip_view))
+    bench.core.restore(restore(ready, [], 0, tip_view))
     bench.step(Start())
     return bench
 
@@ -83,15 +83,15 @@ def test_restored_votes_are_told_to_who_asks() -> None:
     """The same signatures as before the crash."""
     before = Bench()
     records = before.receive(1, propose(BLOCK)).records
-    first = before.receive(2, Status(None, 1, b"", b"")).send
-    assert again(records).receive(2, Status(None, 1, b"", b"")).send == first
+    first = before.receive(2, Status(0, None, 0, 1, b"", b"")).send
+    assert again(records).receive(2, Status(0, None, 0, 1, b"", b"")).send == first
     assert votes(before.last) == [(NOTAR, 1, BLOCK.hash)]
 
 
 def test_records_up_to_the_tip_are_left_out() -> None:
     """What is committed needs no promises any more."""
     kept = [Record(SKIP, 4, ZERO_HASH, b""), Record(SKIP, 5, ZERO_HASH, b"")]
-    state = restore(kept, [certificate(SKIP, 4), certificate(SKIP, 5)], tip_view=4)
+    state = restore(kept, [certificate(SKIP, 4), certificate(SKIP, 5)], epoch=0, tip_view=4)
     assert state.skip == {5}
     assert [c.statement.view for c in state.certificates] == [5]
 
@@ -111,7 +111,7 @@ def test_records_up_to_the_tip_are_left_out() -> None:
 def test_a_store_that_contradicts_itself_is_refused(records: list[Record], text: str) -> None:
     """Two lives with one key, or damage: never vote with such a store."""
     with pytest.raises(SafetyError, match=text):
-        restore(records, [], 0)
+        restore(records, [], 0, 0)
 
 
 def test_a_damaged_header_is_refused() -> None:
@@ -120,7 +120,7 @@ def test_a_damaged_header_is_refused() -> None:
 
     junk = b"\x93junk"
     with pytest.raises(SafetyError, match="damaged"):
-        restore([Record(NOTAR, 1, header_hash(junk), junk)], [], 0)
+        restore([Record(NOTAR, 1, header_hash(junk), junk)], [], 0, 0)
 
 
 EVENTS = st.lists(

@@ -105,7 +105,7 @@ class Network:
 
     def do_restart(self, me: str) -> None:
         bench = Bench(int(me), start=False)
-        bench.core.restore(safety.restore(self.kept[bench.me], [], 0))
+        bench.core.restore(safety.restore(self.kept[bench.me], [], 0, 0))
         self.members[bench.me] = bench
         self.down.discard(bench.me)
         self.step(bench.me, Start())

@@ -63,14 +63,14 @@ def test_rule_7_have_map_says_what_is_held() -> None:
     views = views_with(SKIP, range(5, 8)) | views_with(NOTAR, range(9, 10))
     views |= views_with(SKIP, range(STATUS_VIEWS_MAX + 5, STATUS_VIEWS_MAX + 6))
     final = certificate(FINAL, 4, sha256(b"4"))
-    made = status(views, final, 8)
-    assert made == Status(final, 8, bytes([0b10000]), bytes([0b111]))
+    made = status(0, views, final, 4, 8)
+    assert made == Status(0, final, 4, 8, bytes([0b10000]), bytes([0b111]))
 
 
 def test_rule_7_answer_holds_what_the_other_lacks() -> None:
     """Certificates it has are left out, by its map; our newer Final comes first."""
     views = views_with(SKIP, range(1, 4))
-    asked = Status(None, 2, b"", bytes([0b101]))
+    asked = Status(0, None, 0, 2, b"", bytes([0b101]))
     assert answer(views, None, asked, []) == [Certified(views[2].skip)]  # type: ignore[arg-type]
     final = certificate(FINAL, 2, sha256(b"2"))
     assert answer(views, final, asked, [])[0] == Certified(final)
@@ -79,18 +79,18 @@ def test_rule_7_answer_holds_what_the_other_lacks() -> None:
 def test_rule_7_no_answer_without_something_new() -> None:
     """Two that hold the same stay silent: no storm."""
     bench = Bench()
-    assert bench.receive(1, Status(None, 1, b"", b"")).send == []
+    assert bench.receive(1, Status(0, None, 0, 1, b"", b"")).send == []
 
 
 def test_rule_7_answers_are_bounded_in_size_and_rate() -> None:
     """However much is held, and however often one asks."""
     views = views_with(SKIP, range(1, 200))
     many = [vote(0, SKIP, view) for view in range(200, 400)]
-    found = answer(views, None, Status(None, 1, b"", b""), many)
+    found = answer(views, None, Status(0, None, 0, 1, b"", b""), many)
     assert len(found) <= CERTIFICATES_PER_ANSWER_MAX + 1 + VOTES_PER_ANSWER_MAX
     bench = Bench()
     bench.wait(TIMING.idle_ms + TIMING.view_timeout_ms)
-    asked = Status(None, 1, b"", b"")
+    asked = Status(0, None, 0, 1, b"", b"")
     assert len(bench.receive(1, asked).send) == 1
     assert bench.receive(1, asked).send == []
     assert len(bench.receive(2, asked).send) == 1
@@ -101,7 +101,7 @@ def test_rule_7_answers_are_bounded_in_size_and_rate() -> None:
 def test_rule_7_votes_for_the_stuck_view_come_first() -> None:
     """Regression: with more open views than fit, the vote that clears the asker's frontier was never sent."""
     own = [vote(0, SKIP, view) for view in range(1, 200)]
-    found = answer({}, None, Status(None, 150, b"", b""), own)
+    found = answer({}, None, Status(0, None, 0, 150, b"", b""), own)
     assert found[0] == own[149]
     assert len(found) == VOTES_PER_ANSWER_MAX
     assert own[148] in found, "then the older ones, newest first"
@@ -114,7 +114,7 @@ def test_rule_7_answers_let_a_stuck_network_go_on() -> None:
         bench.wait(TIMING.idle_ms + TIMING.view_timeout_ms)
         assert bench.core.frontier == 1
     for bench in benches:
-        asked = Status(None, 1, b"", b"")
+        asked = Status(0, None, 0, 1, b"", b"")
         for other in benches:
             if other is not bench:
                 other.now = bench.now

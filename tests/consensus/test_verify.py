@@ -67,7 +67,7 @@ def test_good_messages_pass() -> None:
         vote(1, NOTAR, 1, HASH),
         vote(1, SKIP, 1),
         Certified(certificate(SKIP, 4)),
-        Status(certificate(FINAL, 1, HASH), 2, b"\x01", b""),
+        Status(0, certificate(FINAL, 1, HASH), 1, 2, b"\x01", b""),
         Fetch("header", HASH),
         Reply("header", HASH, BLOCK.encode()),
         Reply("header", HASH, b""),
@@ -114,13 +114,19 @@ CASES: dict[str, tuple[Message, str]] = {
         Certified(certificate(FINAL, 1, HASH, signers=(1, 2))),
         "certificate.no_quorum",
     ),
-    "status that is not Final": (Status(certificate(NOTAR, 1, HASH), 1, b"", b""), "status.final"),
+    "status that is not Final": (Status(0, certificate(NOTAR, 1, HASH), 0, 1, b"", b""), "status.final"),
     "status without quorum": (
-        Status(certificate(FINAL, 1, HASH, (0, 3)), 1, b"", b""),
+        Status(0, certificate(FINAL, 1, HASH, (0, 3)), 1, 1, b"", b""),
         "certificate.no_quorum",
     ),
-    "status too long": (Status(None, 1, bytes(129), b""), "status.range"),
-    "status at view 0": (Status(None, 0, b"", b""), "status.range"),
+    "status of another epoch": (Status(1, None, 0, 1, b"", b""), "status.epoch"),
+    "status whose map begins elsewhere": (
+        Status(0, certificate(FINAL, 1, HASH), 0, 2, b"", b""),
+        "status.base",
+    ),
+    "status below genesis": (Status(0, None, -1, 1, b"", b""), "status.range"),
+    "status too long": (Status(0, None, 0, 1, bytes(129), b""), "status.range"),
+    "status at view 0": (Status(0, None, 0, 0, b"", b""), "status.range"),
     "fetch of a strange kind": (Fetch("secret", HASH), "fetch.shape"),
     "fetch of a short digest": (Fetch("batch", b"x"), "fetch.shape"),
     "reply with other bytes": (Reply("header", HASH, header(2).encode()), "reply.digest"),
@@ -190,7 +196,7 @@ def test_other_encodings_are_refused() -> None:
     )  # array16 for a fixarray
     assert decoding_rule(b"\x94" + data[1:] + b"\xc0") == "consensus.message.malformed"
     assert decoding_rule(encode(["gossip", 1])) == "consensus.message.malformed"
-    status = encode_message(Status(None, 5, b"", b""))
+    status = encode_message(Status(0, None, 0, 5, b"", b""))
     assert decoding_rule(status.replace(b"\x05", b"\xcc\x05", 1)) == "consensus.message.not_canonical"
 
 
@@ -200,7 +206,7 @@ SAMPLES = [
         propose(header(3, parent=BLOCK), certificate(NOTAR, 1, HASH), [certificate(SKIP, 2)]),
         vote(1, NOTAR, 1, HASH),
         Certified(certificate(FINAL, 1, HASH)),
-        Status(certificate(FINAL, 1, HASH), 2, b"\x01", b""),
+        Status(0, certificate(FINAL, 1, HASH), 1, 2, b"\x01", b""),
         Fetch("batch", HASH),
         Reply("header", HASH, BLOCK.encode()),
     )

@@ -37,7 +37,7 @@ def test_votes_certificates_and_batches_come_back() -> None:
     ready.records.append(Record(VoteKind.SKIP, 4, bytes(32), b""))
     ready.certificates.append(certificate(block))
     store.persist(ready, {batch_digest(BATCH): BATCH}.get)
-    state, batches = store.load(0)
+    state, batches = store.load(0, 0)
     assert (state.notar, state.skip) == ({3: block.hash}, {4})
     assert state.headers == {block.hash: block}
     assert state.certificates == [certificate(block)]
@@ -48,7 +48,7 @@ def test_a_crash_between_commit_and_prune_brings_back_only_what_is_above_the_tip
     store = SafetyStore(MemoryKv())
     for view in (1, 2, 3):
         store.persist(notar(header(view)), lambda _: None)
-    state, _ = store.load(2)  # block of view 2 is committed, nothing was pruned
+    state, _ = store.load(0, 2)  # block of view 2 is committed, nothing was pruned
     assert state.notar.keys() == {3}
     assert store.floor == 0
 
@@ -59,7 +59,7 @@ def test_a_batch_is_kept_while_a_vote_above_names_it() -> None:
     for view in (1, 2):
         store.persist(notar(header(view, BATCH)), {batch_digest(BATCH): BATCH}.get)
     store.prune(1)
-    assert store.load(1)[1] == {batch_digest(BATCH): BATCH}
+    assert store.load(0, 1)[1] == {batch_digest(BATCH): BATCH}
     store.prune(2)
     assert [k for k, _ in kv.scan(b"") if not k.startswith(b"f/")] == []
 
@@ -138,10 +138,10 @@ def test_certificates_ride_with_the_next_vote_and_cost_no_write() -> None:
     kv = CountingKv()
     store, block = SafetyStore(kv), header(3)
     store.persist(Ready(certificates=[certificate(block)]), lambda _: None)
-    assert (kv.writes, store.load(0)[0].certificates) == (0, [])
+    assert (kv.writes, store.load(0, 0)[0].certificates) == (0, [])
     store.persist(notar(block), lambda _: None)
     assert (kv.writes, kv.synced) == (1, 1)
-    assert store.load(0)[0].certificates == [certificate(block)]
+    assert store.load(0, 0)[0].certificates == [certificate(block)]
 
 
 def test_certificates_that_wait_are_bounded_and_pruned() -> None:

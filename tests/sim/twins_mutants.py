@@ -87,7 +87,7 @@ class NeverRetries(Core):
     """Skip is sent once; at a standstill nothing is told again."""
 
     def _status(self) -> Status:
-        return Status(None, 1, b"\xff" * 64, b"\xff" * 64)
+        return Status(0, None, 0, 1, b"\xff" * 64, b"\xff" * 64)
 
     def _answer(self, sender: int, asked: Status) -> None:
         return
