@@ -108,6 +108,7 @@ class World:
             validators=tuple(named),
             accounts=self.accounts(),
         )
+        self.genesis = genesis
         self.validators = self.variant.validators(0, genesis.validator_set.members)
         self.genesis_hash = genesis.hash
         state = genesis_state(genesis)
