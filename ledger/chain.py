@@ -15,6 +15,7 @@ ledger.retention deletes from b, h, B, c, t, r, e, d, k, u below a height; s, n,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Final, TypeVar
 
 from ledger import epoch_log, tree
@@ -23,6 +24,7 @@ from ledger.codec import decode, encode, sha256
 from ledger.epoch_log import EpochLog
 from ledger.epochs import is_boundary
 from ledger.errors import LocalError, Refused
+from ledger.group import Group
 from ledger.inclusion import prove_inclusion
 from ledger.kv import Kv, ReadCache
 from ledger.light import FINALITY_PATH_MAX, FinalityProof, QueryProof
@@ -54,11 +56,11 @@ class Chain:
 
     def __init__(self, kv: Kv, chain_id: str) -> None:
         self.chain_id = chain_id
-        self._kv = kv
-        self._state = ReadCache(kv, b"s", STATE_CACHE_BYTES_MAX)
-        self._nodes = ReadCache(kv, b"n", NODE_CACHE_BYTES_MAX)
+        self._kv = Group(kv)
+        self._state = ReadCache(self._kv, b"s", STATE_CACHE_BYTES_MAX)
+        self._nodes = ReadCache(self._kv, b"n", NODE_CACHE_BYTES_MAX)
         self._window = Window(self._state.get, self._nodes.get)
-        self.state = StateReader(kv, self._state)
+        self.state = StateReader(self._kv, self._state)
         self.retention = Retention(kv)
         self.epochs = EpochLog(kv)
         tip = kv.get(TIP_KEY)
@@ -126,7 +128,10 @@ class Chain:
         root, nodes = tree.update(self._nodes.get, _proved(data.changes))
         header = data.header
         tip = Tip(header.height, hash_, header.view, header.time_ms, root, header.state_height)
-        return self._write(puts, tip, data.changes, nodes)
+        self._write(puts, tip, data.changes, nodes)
+        if is_boundary(header):
+            self._kv.flush()  # ended epochs are read from the disk
+        return root
 
     def _check_commit(self, data: CommitData) -> None:
         header, tip = data.header, self.tip
@@ -174,6 +179,11 @@ class Chain:
         self.state.follow(changes)
         self._tip = tip
         return tip.root
+
+    def grouped(self) -> AbstractContextManager[None]:
+        """Commits within are on the disk together, at its end. For one task that lets nobody run in between
+        (ledger.group)."""
+        return self._kv.grouped()
 
     def add_certificate(self, height: int, certificate: bytes) -> None:
         """Keep a (checked) Final certificate of a committed block; nothing happens when one is held."""

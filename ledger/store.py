@@ -179,13 +179,15 @@ class Store(Chain):
 
     def history_bytes(self) -> int:
         """Roughly what the blocks and their indexes take on the disk; 0 in memory."""
-        return sum(map(self._kv.size_bytes, HISTORY)) if isinstance(self._kv, Measured) else 0
+        kv = self._kv.base
+        return sum(map(kv.size_bytes, HISTORY)) if isinstance(kv, Measured) else 0
 
     def compact_history(self) -> None:
         """Give back the room of dropped blocks. Takes long, and may run in a thread beside commits."""
-        if isinstance(self._kv, Measured):
+        kv = self._kv.base
+        if isinstance(kv, Measured):
             for namespace in HISTORY:
-                self._kv.compact(namespace)
+                kv.compact(namespace)
 
     @classmethod
     def open(cls, path: Path, chain_id: str, genesis_hash: bytes, *, create: bool = True) -> Store:

@@ -1,13 +1,15 @@
-"""Range sync: fetch final blocks from neighbours, prove them, commit them. Always on, for every peer.
+"""Catch-up by blocks: fetch final blocks from neighbours, prove them, commit them. Always on, for every peer.
 
-A neighbour's word on its height is a hint; a height counts only with a certificate. Who does not
-deliver what it told of rests, longer each time, and its word counts no more until it delivers. A peer
-whose answer does not prove itself is penalised at the first one.
+Pieces come from several neighbours at once (node.sync_plan says which from whom), are proved in threads as
+they come, and are committed in order, several blocks in one synced write while more wait. A height counts
+only with a certificate; nothing is executed that none covers. A peer whose answer does not prove itself is
+penalised at the first one and not asked again for a time.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,25 +17,24 @@ from functools import partial
 import structlog
 import trio
 
-from ledger.blocks import Header
+from ledger.blocks import Header, decode_header
 from ledger.certificate import Certificate
 from ledger.codec import encode
 from ledger.errors import Refused
-from ledger.stored import StoredBlock
+from ledger.stored import StoredBlock, Tip
 from ledger.transactions import VerifiedTx
 from node.limits import (
     FAULT_POINTS,
-    FOLLOW_BACKOFF_MAX_S,
-    FOLLOW_BACKOFF_S,
     FOLLOW_STALLED_S,
-    RANGE_BATCHES_AT_ONCE,
+    GROUP_BYTES,
+    GROUP_MS,
     RANGE_BYTES_MAX,
     RANGE_HURRY_S,
     RANGE_TIMEOUT_S,
-    VERIFY_THREAD_BYTES,
 )
 from node.notary import Covered, Notary
-from node.ranges import check_batch, decode_range, held_from, missing_batches
+from node.ranges import decode_range, fetch_batches, held_from
+from node.sync_plan import Ask, SyncPlan
 from node.wire import RangeRequest
 from p2p.errors import RequestError
 from p2p.network import Network
@@ -41,22 +42,24 @@ from p2p.network import Network
 log = structlog.get_logger("follower")
 
 _NEAR = 50  # blocks behind that a validator leaves to consensus, for a while
+_CHECKS_AT_ONCE = 2  # pieces proved at a time: the signatures in them run beside us, the rest does not
 
 
 @dataclass(slots=True)
-class _Source:
-    """A neighbour: the height that it told, how often in a row it did not deliver, until when it rests."""
+class Piece:
+    """Blocks that came from one peer. `covered` are proved, `rest` are of a later epoch: whose set signs
+    them is known when what is before them is executed."""
 
-    told: int = 0
-    failures: int = 0
-    rest_until_s: float = 0.0
-    first: int = 0  # the first height that it holds, when it has refused older ones
-    used: int = 0  # number of the last request to it, so that all get their turn
+    ask: Ask
+    covered: deque[tuple[StoredBlock, Covered]]
+    rest: tuple[StoredBlock, ...]
+    known: Mapping[bytes, VerifiedTx]
 
 
 @dataclass(slots=True)
 class Follower:
-    """`patient`: consensus brings the blocks here, so fetch only when it brought none for a while."""
+    """`patient`: consensus brings the blocks here, so fetch only when it brought none for a while.
+    `paused`: somebody else brings the state (node.state_sync), so fetch nothing."""
 
     notary: Notary
     network: Network
@@ -66,176 +69,261 @@ class Follower:
     last_commit_s: float = 0.0
     fetched_blocks: int = 0
     lies: int = 0
-    _sources: dict[str, _Source] = field(default_factory=dict)
-    _requests: int = 0
+    groups: int = 0  # synced writes of several blocks
+    off_chain: bool = False  # a certified block does not follow our tip: more than f validators signed both
+    paused: bool = False
+    plan: SyncPlan = field(default_factory=SyncPlan)
+    _pieces: dict[int, Piece] = field(default_factory=dict)
+    _scopes: dict[int, trio.CancelScope] = field(default_factory=dict)  # of requests under way
     _bell: trio.Event = field(default_factory=trio.Event)
+    _checks: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(_CHECKS_AT_ONCE))
 
     def came(self, peer_id: str, height: int) -> None:
         """A neighbour is there, and says that it holds final blocks up to `height`."""
-        self._sources.setdefault(peer_id, _Source())
-        self.told(peer_id, height)
+        self.plan.came(peer_id, height)
+        self._ring(height)
 
     def told(self, peer_id: str, height: int) -> None:
         """A neighbour says that it holds final blocks up to `height`. Others' words are dropped."""
-        source = self._sources.get(peer_id)
-        if source is None:
-            return
-        source.told = height
-        if height > self.notary.store.tip.height:
-            self._bell.set()
+        if self.plan.told(peer_id, height):
+            self._ring(height)
 
     def gone(self, peer_id: str) -> None:
         """A neighbour is gone."""
-        self._sources.pop(peer_id, None)
+        self.plan.gone(peer_id)
+        self._bell.set()
+
+    def _ring(self, height: int) -> None:
+        if height > self.notary.store.tip.height:
+            self._bell.set()
 
     def holds(self, peer_id: str, height: int) -> bool:
         """Has this neighbour told that it holds the block at `height`?"""
-        source = self._sources.get(peer_id)
+        source = self.plan.sources.get(peer_id)
         return source is not None and source.told >= height
 
     def committed(self) -> None:
         """A block was committed by whichever way."""
         self.last_commit_s = time.monotonic()
 
+    def pause(self, paused: bool) -> None:
+        """Stop or go on. What waits is dropped."""
+        self.paused = paused
+        self._pieces.clear()
+        self.plan.forget()
+        for scope in self._scopes.values():
+            scope.cancel()
+        self._bell.set()
+
     @property
     def best_height(self) -> int:
         """Highest height held, or told by a neighbour that did not fail to deliver."""
-        told = (source.told for source in self._sources.values() if not source.failures)
-        return max(self.notary.store.tip.height, *told, 0)
+        return self.plan.best_height(self.notary.store.tip.height)
 
     @property
     def is_too_old(self) -> bool:
-        """True when all that are ahead have dropped the next block: only an older peer, or a copy of a
-        newer store, helps."""
-        height = self.notary.store.tip.height
-        ahead = [source.first for source in self._sources.values() if source.told > height]
-        return bool(ahead) and min(ahead) > height + 1
+        """True when all that are ahead have dropped the next block: only a state, an older peer, or a copy
+        of a newer store helps."""
+        return self.plan.is_too_old(self.notary.store.tip.height)
+
+    # ------------------------------------------------------------------ the loop
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            wait_s = self._wait_s()
-            if wait_s > 0:
-                with trio.move_on_after(wait_s):
-                    await self._bell.wait()
+        async with trio.open_nursery() as nursery:
+            while True:
                 self._bell = trio.Event()
-                continue
-            peer_id = self._choose()
-            if peer_id is not None:
-                await self._try(peer_id)
+                self._launch(nursery)
+                tip = self.notary.store.tip.height
+                for past in self.plan.past(tip):
+                    self._pieces.pop(past, None)
+                first = self.plan.ready(tip)
+                if first is not None and not self.off_chain:
+                    await self._use(nursery, first)
+                    continue
+                with trio.move_on_after(self._wait_s()):
+                    await self._bell.wait()
+
+    def _launch(self, nursery: trio.Nursery) -> None:
+        """Make all requests that are due."""
+        if self.paused or self.off_chain or self._is_for_consensus() > 0:
+            return
+        now_s = time.monotonic()
+        while (ask := self.plan.next(self.notary.store.tip.height, now_s)) is not None:
+            nursery.start_soon(self._ask, ask)
+
+    def _is_for_consensus(self) -> float:
+        """For how many seconds what is missing is left to consensus; 0: fetch now."""
+        if not self.patient or self.best_height >= self.notary.store.tip.height + _NEAR:
+            return 0.0
+        return max(0.0, FOLLOW_STALLED_S - (time.monotonic() - self.last_commit_s))
 
     def _wait_s(self) -> float:
-        """How long nothing is to be fetched, unless somebody tells of more; 0: fetch now."""
-        height, now_s = self.notary.store.tip.height, time.monotonic()
-        ahead = [s for s in self._sources.values() if s.told > height and s.first <= height + 1]
-        if not ahead:
+        if self.paused or self.off_chain:
             return 3600.0
-        if self.patient and self.best_height < height + _NEAR:
-            stalled_s = now_s - self.last_commit_s
-            if stalled_s < FOLLOW_STALLED_S:
-                return FOLLOW_STALLED_S - stalled_s
-        return max(0.0, min(source.rest_until_s for source in ahead) - now_s)
+        return self._is_for_consensus() or self.plan.wait_s(self.notary.store.tip.height, time.monotonic())
 
-    def _choose(self) -> str | None:
-        """Whom to ask: those that deliver first, in turns."""
-        height, now_s = self.notary.store.tip.height, time.monotonic()
-        ready = [
-            (source.failures, source.used, peer_id)
-            for peer_id, source in self._sources.items()
-            if source.told > height and source.first <= height + 1 and source.rest_until_s <= now_s
-        ]
-        return min(ready)[2] if ready else None
+    # ------------------------------------------------------------------ one request
 
-    async def _try(self, peer_id: str) -> None:
-        source = self._sources[peer_id]
-        self._requests += 1
-        source.used = self._requests
-        height = self.notary.store.tip.height
-        others = any(other is not source and other.told > height for other in self._sources.values())
-        if await self._fetch(peer_id, RANGE_HURRY_S if others else RANGE_TIMEOUT_S):
-            source.failures = 0
+    async def _ask(self, ask: Ask) -> None:
+        """One piece from one peer, fetched and proved."""
+        with trio.CancelScope() as scope:
+            self._scopes[ask.number] = scope
+            try:
+                await self._fetch(ask)
+            except RequestError as error:
+                log.debug("range_failed", peer=ask.peer_id, error=str(error))
+                self._lacks(ask.peer_id, held_from(str(error)))
+                self.plan.failed(ask, time.monotonic())
+            except Refused as error:
+                self._lied(ask, error)
+            finally:
+                del self._scopes[ask.number]
+                self.plan.given_up(ask)
+                self._bell.set()
+
+    async def _fetch(self, ask: Ask) -> None:
+        request = encode(RangeRequest(ask.first, RANGE_BYTES_MAX, ask.blocks_max))
+        timeout_s = RANGE_HURRY_S if self.plan.others(ask) else RANGE_TIMEOUT_S
+        data = await self.network.request(ask.peer_id, "blocks", request, timeout_s)
+        blocks = decode_range(data)
+        if not blocks:
+            self.plan.failed(ask, time.monotonic())
             return
-        rest_s = FOLLOW_BACKOFF_S * 2 ** min(source.failures, 16)
-        source.failures += 1
-        source.rest_until_s = time.monotonic() + min(rest_s, FOLLOW_BACKOFF_MAX_S)
+        work = partial(self._prove, ask, blocks)
+        piece = await trio.to_thread.run_sync(work, limiter=self._checks)
+        last = ask.first + len(blocks) - 1
+        if last <= self.notary.store.tip.height:
+            return  # consensus was faster
+        for beaten in self.plan.delivered(ask, last, len(data), time.monotonic()):
+            self._cancel(beaten)
+        self._pieces[ask.first] = piece
 
-    async def _fetch(self, peer_id: str, timeout_s: float) -> bool:
-        """One range from one peer. True when it brought what it told of."""
-        tip = self.notary.store.tip
-        request = encode(RangeRequest(tip.height + 1, RANGE_BYTES_MAX))
+    def _prove(self, ask: Ask, blocks: tuple[StoredBlock, ...]) -> Piece:
+        """Proved blocks and their checked transactions. Runs in a thread. Raises Refused.
+
+        Where they join our chain is looked at when they are committed. What no set that we know signs
+        waits unproved: not before its turn can it be told from a lie.
+        """
+        first = decode_header(blocks[0].header)
+        epoch = self.notary.validators.epoch
+        if first.height != ask.first:
+            raise Refused("range.order", f"height {first.height} does not follow {ask.first - 1}")
+        if first.epoch > epoch:
+            return Piece(ask, deque(), blocks, {})
+        before = Tip(ask.first - 1, first.parent_hash, 0, 0, b"", 0)
         try:
-            data = await self.network.request(peer_id, "blocks", request, timeout_s)
-            blocks = decode_range(data)
-            if not blocks:
-                return False
-            # Three signatures a block: a thread spares the others some 0.2 s of waiting for a full range.
-            covered = await trio.to_thread.run_sync(partial(self.notary.check_range, blocks, tip))
-            for block, proved in zip(blocks, covered, strict=False):  # ends at an epoch's last block
-                await self._commit(peer_id, timeout_s, block, proved)
-        except RequestError as error:
-            log.debug("range_failed", peer=peer_id, error=str(error))
-            self._lacks(peer_id, held_from(str(error)))
-            return self.notary.store.tip.height > tip.height
-        except Refused as error:
-            self._lied(peer_id, error)
-            return False
-        return True
+            covered = self.notary.check_range(blocks, before)
+        except Refused:
+            if self.notary.validators.epoch != epoch:
+                return Piece(ask, deque(), blocks, {})  # it ended meanwhile: looked at again in its turn
+            raise
+        known: dict[bytes, VerifiedTx] = {}
+        for block in blocks[: len(covered)]:
+            known.update((tx.id, tx) for tx in self.notary.transactions(block.batches, self.known))
+        return Piece(ask, deque(zip(blocks, covered, strict=False)), blocks[len(covered) :], known)
+
+    def _cancel(self, ask: Ask) -> None:
+        scope = self._scopes.get(ask.number)
+        if scope is not None:
+            scope.cancel()
 
     def _lacks(self, peer_id: str, first: int) -> None:
         """A peer dropped the blocks that we want (`first`: held from there on; 0: it did not say so)."""
-        source = self._sources.get(peer_id)
-        if source is None or first == 0:
+        if first == 0:
             return
-        source.first = first
+        self.plan.lacks(peer_id, first)
         if self.is_too_old:
             log.error("blocks_gone", height=self.notary.store.tip.height + 1, held_from=first)
 
-    async def _commit(self, peer_id: str, timeout_s: float, block: StoredBlock, proved: Covered) -> None:
-        """One proved block. Lets others run before: a block is a synced write, a range hundreds of them."""
-        await trio.lowlevel.checkpoint()
-        batches, header = block.batches, proved.header
-        missing = missing_batches(block)
-        if missing and header.height > self.notary.store.tip.height:
-            batches = await self._fetch_batches(peer_id, timeout_s, missing)
-        known = self.known
-        if sum(map(len, batches)) > VERIFY_THREAD_BYTES:
-            known = await trio.to_thread.run_sync(partial(self._verify, batches))
-        if header.height <= self.notary.store.tip.height:
-            return  # consensus was faster
+    def _lied(self, ask: Ask, error: Refused) -> None:
+        self.lies += 1
+        log.warning("peer_fault", peer=ask.peer_id, rule=error.rule, detail=error.detail)
+        for other in self.plan.lied(ask, time.monotonic()):
+            self._cancel(other)
+        self.network.penalise(ask.peer_id, error.rule, FAULT_POINTS)
+
+    # ------------------------------------------------------------------ committing
+
+    async def _use(self, nursery: trio.Nursery, first: int) -> None:
+        """Commit a piece whose turn it is, and let others run between its groups."""
+        piece = self._pieces[first]
+        try:
+            while not self.paused and (piece.covered or piece.rest):
+                await trio.lowlevel.checkpoint()
+                self._launch(nursery)
+                if not piece.covered:
+                    await self._prove_rest(piece)
+                elif _is_bare(*piece.covered[0]):
+                    await self._commit_big(piece)
+                else:
+                    self._commit_group(piece)
+        except RequestError as error:
+            log.debug("batch_failed", peer=piece.ask.peer_id, error=str(error))
+            self.plan.failed(piece.ask, time.monotonic())
+        except Refused as error:
+            self._lied(piece.ask, error)
+        finally:
+            self._pieces.pop(first, None)
+            self.plan.used(first)
+
+    async def _prove_rest(self, piece: Piece) -> None:
+        """The blocks of an epoch that began with our tip. Raises Refused."""
+        tip = self.notary.store.tip
+        work = partial(self.notary.check_range, piece.rest, tip)
+        covered = await trio.to_thread.run_sync(work, limiter=self._checks)
+        piece.covered = deque(zip(piece.rest, covered, strict=False))
+        piece.rest = piece.rest[len(covered) :]
+
+    def _commit_group(self, piece: Piece) -> None:
+        """As many of its blocks as go in one write without holding up others for long."""
+        until_s = time.monotonic() + GROUP_MS / 1000
+        size_bytes = 0
+        done: list[Covered] = []
+        with self.notary.store.grouped():
+            while piece.covered and not _is_bare(*piece.covered[0]):
+                block, proved = piece.covered.popleft()
+                size_bytes += sum(map(len, block.batches))
+                if self._commit(proved, block.batches, piece.known):
+                    done.append(proved)
+                if size_bytes >= GROUP_BYTES or time.monotonic() >= until_s:
+                    break
+        self.groups += len(done) > 1
+        for proved in done:  # not before they are on the disk: votes are forgotten then
+            self.on_synced(proved.header, proved.certificate)
+
+    def _commit(
+        self, proved: Covered, batches: tuple[bytes, ...], known: Mapping[bytes, VerifiedTx]
+    ) -> bool:
+        """One proved block, unless it is held. False: it was, or it is of another chain than ours."""
+        header, tip = proved.header, self.notary.store.tip
+        if header.height <= tip.height or self.off_chain:
+            return False
+        if header.parent_hash != tip.hash:
+            self.off_chain = True
+            log.error("final_off_chain", height=header.height, block=header.hash.hex())
+            return False
         self.notary.commit(header, proved.certificate, batches, known, proved.path)
         self.fetched_blocks += 1
-        self.on_synced(header, proved.certificate)
+        return True
+
+    async def _commit_big(self, piece: Piece) -> None:
+        """The next block, whose batches did not fit in the answer. Raises Refused for a lie, RequestError."""
+        proved = piece.covered.popleft()[1]
+        if proved.header.height <= self.notary.store.tip.height:
+            return
+        timeout_s = RANGE_HURRY_S if self.plan.others(piece.ask) else RANGE_TIMEOUT_S
+        digests = proved.header.batches
+        batches = await fetch_batches(self.network, piece.ask.peer_id, digests, timeout_s)
+        known = await trio.to_thread.run_sync(partial(self._verify, batches))
+        if not self.paused and self._commit(proved, batches, known):
+            self.on_synced(proved.header, proved.certificate)
 
     def _verify(self, batches: tuple[bytes, ...]) -> dict[bytes, VerifiedTx]:
         """The signed transactions of a block by id. Runs in a thread."""
         return {tx.id: tx for tx in self.notary.transactions(batches, self.known)}
 
-    async def _fetch_batches(
-        self, peer_id: str, timeout_s: float, digests: tuple[bytes, ...]
-    ) -> tuple[bytes, ...]:
-        """The batches of one proved block. Raises Refused for a lie, RequestError."""
-        found: dict[bytes, bytes] = {}
-        failed: list[Refused | RequestError] = []
-        room = trio.Semaphore(RANGE_BATCHES_AT_ONCE)
 
-        async def fetch(digest: bytes) -> None:
-            async with room:
-                if failed:
-                    return
-                try:
-                    data = await self.network.request(peer_id, "batch", digest, timeout_s)
-                    found[digest] = check_batch(digest, data)
-                except (Refused, RequestError) as error:
-                    failed.append(error)
-
-        async with trio.open_nursery() as nursery:
-            for digest in digests:
-                nursery.start_soon(fetch, digest)
-        if failed:
-            raise failed[0]
-        return tuple(found[digest] for digest in digests)
-
-    def _lied(self, peer_id: str, error: Refused) -> None:
-        self.lies += 1
-        log.warning("peer_fault", peer=peer_id, rule=error.rule, detail=error.detail)
-        self.network.penalise(peer_id, error.rule, FAULT_POINTS)
+def _is_bare(block: StoredBlock, proved: Covered) -> bool:
+    """Did it come without its batches?"""
+    return not block.batches and bool(proved.header.batches)

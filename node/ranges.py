@@ -9,14 +9,18 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ledger.blocks import Header, batch_digest
+import trio
+
+from ledger.blocks import batch_digest
 from ledger.codec import decode, decode_exact, encode
 from ledger.errors import Refused
 from ledger.light import FINALITY_PATH_MAX
 from ledger.store import Store
 from ledger.stored import StoredBlock
-from node.limits import RANGE_BYTES_MAX
+from node.limits import RANGE_BATCHES_AT_ONCE, RANGE_BYTES_MAX
 from node.wire import RangeRequest
+from p2p.errors import RequestError
+from p2p.network import Network
 
 HELD_FROM: Final = "blocks are held from height "  # then the height: the follower reads it
 
@@ -27,7 +31,8 @@ def answer_range(store: Store, body: bytes) -> bytes:
     """The answer to an encoded RangeRequest. Raises Refused("range.…").
 
     Blocks from the asked height on that end with a certified one, so that all can be proved; as many as
-    fit, but a run without certificates is never cut: at the bound its blocks go without their batches.
+    fit and were asked for, but a run without certificates is never cut: beyond `blocks_max` it goes on to
+    the next certificate, and beyond the bound of bytes its blocks go without their batches.
     """
     request = decode_exact(RangeRequest, body, "range", 64)
     if request.first < 1:
@@ -40,6 +45,8 @@ def answer_range(store: Store, body: bytes) -> bytes:
     for height in range(request.first, store.tip.height + 1):
         block = store.block(height)
         if block is None or len(found) - certified > FINALITY_PATH_MAX:
+            break
+        if certified and len(found) >= request.blocks_max > 0:
             break
         bare = _BLOCK_OVERHEAD_BYTES + len(block.header) + len(block.certificate)
         bare += sum(map(len, block.path)) + 3 * len(block.path)
@@ -77,13 +84,35 @@ def decode_range(data: bytes) -> tuple[StoredBlock, ...]:
         raise Refused("range.malformed", str(error)) from None
 
 
-def missing_batches(block: StoredBlock) -> tuple[bytes, ...]:
-    """Digests of the batches that must be asked for apart."""
-    return () if block.batches else decode(Header, block.header).batches
-
-
 def check_batch(digest: bytes, data: bytes) -> bytes:
     """A foreign batch, if it is the one of that digest. Raises Refused."""
     if batch_digest(data) != digest:
         raise Refused("range.batches", "not the batch that was asked for")
     return data
+
+
+async def fetch_batches(
+    network: Network, peer_id: str, digests: tuple[bytes, ...], timeout_s: float
+) -> tuple[bytes, ...]:
+    """The batches of one proved block from one peer, a few at a time. Raises Refused for a lie,
+    RequestError."""
+    found: dict[bytes, bytes] = {}
+    failed: list[Refused | RequestError] = []
+    room = trio.Semaphore(RANGE_BATCHES_AT_ONCE)
+
+    async def fetch(digest: bytes) -> None:
+        async with room:
+            if failed:
+                return
+            try:
+                data = await network.request(peer_id, "batch", digest, timeout_s)
+                found[digest] = check_batch(digest, data)
+            except (Refused, RequestError) as error:
+                failed.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for digest in digests:
+            nursery.start_soon(fetch, digest)
+    if failed:
+        raise failed[0]
+    return tuple(found[digest] for digest in digests)

@@ -88,10 +88,12 @@ def decode_bulk(data: bytes) -> Bulk:
 
 
 class RangeRequest(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """Final blocks from a height on: the method "blocks"."""
+    """Final blocks from a height on: the method "blocks". `blocks_max`: no more than so many, but for a run
+    that only a later block's certificate proves; 0: as many as fit."""
 
     first: int
     size_bytes_max: int
+    blocks_max: int
 
 
 class Announcement(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):

@@ -11,8 +11,10 @@ import trio
 
 from ledger.codec import decode, encode
 from ledger.kv import MemoryKv
+from ledger.store import Store
 from ledger.stored import StoredBlock
 from node import follower as module
+from node import sync_plan
 from node.follower import Follower
 from node.limits import RANGE_BYTES_MAX
 from node.notary import Notary
@@ -21,7 +23,7 @@ from node.wire import RangeRequest
 from p2p.errors import RequestTimeout
 from p2p.limits import PAYLOAD_BYTES_MAX
 from tests.node.final_chain import batch_of, extend, new_notary, transfer_tx
-from tests.node.network_fixture import key, until
+from tests.node.network_fixture import CHAIN_ID, key, until
 from tests.node.scripted_network import Answer, ScriptedNetwork
 
 
@@ -150,7 +152,7 @@ async def test_a_boaster_is_found_out_and_no_more_believed() -> None:
 
 
 async def test_who_stalls_rests_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FOLLOW_BACKOFF_S", 0.02)
+    monkeypatch.setattr(sync_plan, "FOLLOW_BACKOFF_S", 0.02)
     async with following({"staller": stalling}) as found:
         found.came("staller", 5)
         began_s = trio.current_time()
@@ -160,7 +162,7 @@ async def test_who_stalls_rests_longer_each_time(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_those_who_deliver_are_asked_before_those_who_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RANGE_BYTES_MAX", 1)  # a block at a time
+    monkeypatch.setattr(sync_plan, "PIECE_BLOCKS_MAX", 1)  # a block at a time
     source = source_of(30)
     async with following({"staller": stalling, "honest": honest(source)}) as found:
         found.came("staller", 30)
@@ -210,7 +212,8 @@ async def test_a_told_height_wakes_a_sleeping_follower_each_time() -> None:
             extend(source, batch_of(transfer_tx(1000 + height)))
 
 
-async def test_commits_of_a_long_range_let_others_run() -> None:
+async def test_commits_of_a_long_range_let_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GROUP_MS", 0)
     source = source_of(400)
     async with following({"peer": honest(source)}) as found:
         heights = set()
@@ -220,6 +223,85 @@ async def test_commits_of_a_long_range_let_others_run() -> None:
                 heights.add(found.notary.store.tip.height)
                 await trio.lowlevel.checkpoint()
         assert len(heights) > 200
+
+
+async def test_far_behind_several_blocks_are_one_synced_write() -> None:
+    source = source_of(200)
+    async with following({"peer": honest(source)}) as found:
+        kv = found.notary.store._kv.base
+        writes = []
+        plain = kv.write
+
+        def count(puts: object, deletes: object = (), sync: bool = True) -> None:
+            writes.append(sync)
+            plain(puts, deletes, sync)  # type: ignore[arg-type]
+
+        kv.write = count  # type: ignore[method-assign]
+        found.came("peer", 200)
+        await until(lambda: found.notary.store.tip.height == 200)
+        assert len(writes) < 100
+        assert all(writes)
+        assert found.notary.store.tip.root == source.store.tip.root
+        again = Store(kv, CHAIN_ID)
+        assert again.tip == source.store.tip
+
+
+async def test_many_sources_are_used_at_once_and_one_that_lies_only_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sync_plan, "PIECE_BLOCKS_MAX", 5)
+    source = source_of(200)
+    lie = changed(source, broken_signature)
+    under_way, most = 0, 0
+
+    def slow(answer: Answer) -> Answer:
+        async def later(method: str, body: bytes) -> bytes:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await trio.sleep(0.005)
+            under_way -= 1
+            return await answer(method, body)
+
+        return later
+
+    names = {name: slow(honest(source)) for name in "abc"}
+    async with following({**names, "liar": slow(saying(lie))}) as found:
+        for name in (*names, "liar"):
+            found.came(name, 200)
+        await until(lambda: found.notary.store.tip.height == 200)
+        assert most > 3
+        assert found.lies >= 1
+        assert asked(found, "liar") <= sync_plan.PIECES_PER_SOURCE
+        assert all(asked(found, name) > 3 for name in names)
+
+
+async def test_a_staller_holds_up_nobody_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_plan, "FOLLOW_HEDGE_S", 0.05)
+    monkeypatch.setattr(sync_plan, "PIECE_BLOCKS_MAX", 10)
+    source = source_of(100)
+
+    async def never(method: str, body: bytes) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async with following({"staller": never, "honest": honest(source)}) as found:
+        found.came("staller", 100)
+        found.came("honest", 100)
+        await until(lambda: found.notary.store.tip.height == 100, timeout_s=2.0)
+        assert found.plan.hedged >= 1
+        assert asked(found, "staller") <= 2 * sync_plan.PIECES_PER_SOURCE
+
+
+async def test_a_certified_block_that_does_not_follow_our_tip_stops_all() -> None:
+    """More than f validators signed two chains: nothing here can say which is right."""
+    source = source_of(3)
+    async with following({"peer": honest(source)}) as found:
+        header = extend(found.notary, batch_of(transfer_tx(77)))
+        found.came("peer", 3)
+        await until(lambda: found.off_chain)
+        assert found.notary.store.tip.hash == header.hash
+        assert found.lies == 0
 
 
 def big_block_source() -> Notary:
@@ -235,7 +317,7 @@ def big_block_source() -> Notary:
 async def test_a_block_larger_than_a_frame_is_fetched_in_parts() -> None:
     source = big_block_source()
     for first in (1, 2, 3):
-        data = answer_range(source.store, encode(RangeRequest(first, RANGE_BYTES_MAX)))
+        data = answer_range(source.store, encode(RangeRequest(first, RANGE_BYTES_MAX, 0)))
         assert 0 < len(data) < PAYLOAD_BYTES_MAX
     async with following({"peer": honest(source)}) as found:
         found.came("peer", 3)
@@ -261,7 +343,7 @@ def test_certified_blocks_go_whole_as_many_as_fit() -> None:
     notary = new_notary()
     for n in range(12):
         extend(notary, batch_of(transfer_tx(n, sender=key(f"s{n}"), padding=100_000)))
-    blocks = decode(tuple[StoredBlock, ...], answer_range(notary.store, encode(RangeRequest(1, 450_000))))
+    blocks = decode(tuple[StoredBlock, ...], answer_range(notary.store, encode(RangeRequest(1, 450_000, 0))))
     assert len(blocks) == 4
     assert all(block.batches and block.certificate for block in blocks)
 
@@ -273,7 +355,7 @@ def test_an_answer_never_cuts_a_run_without_certificates_and_fits_a_frame() -> N
     kv = notary.store._kv
     for height in range(2, 12):
         kv.write({}, [b"c" + height.to_bytes(8, "big")])
-    data = answer_range(notary.store, encode(RangeRequest(2, RANGE_BYTES_MAX)))
+    data = answer_range(notary.store, encode(RangeRequest(2, RANGE_BYTES_MAX, 0)))
     assert len(data) < PAYLOAD_BYTES_MAX
     blocks = decode(tuple[StoredBlock, ...], data)
     assert len(blocks) == 11

@@ -82,7 +82,12 @@ foreign = st.one_of(
     st.builds(lambda data: encode(BatchPush(data)), st.binary(max_size=60)),
     st.builds(lambda data: encode(TxPush(data)), st.binary(max_size=60)),
     st.builds(lambda h, ms: encode(TipNote(h, ms)), st.integers(-(2**63), 2**64 - 1), st.integers(0, 9)),
-    st.builds(lambda a, b: encode(RangeRequest(a, b)), st.integers(-9, 2**64 - 1), st.integers(-9, 2**63)),
+    st.builds(
+        lambda a, b, c: encode(RangeRequest(a, b, c)),
+        st.integers(-9, 2**64 - 1),
+        st.integers(-9, 2**63),
+        st.integers(-9, 2**63),
+    ),
     st.builds(lambda a, b: encode(Announcement(a, b)), st.binary(max_size=60), st.binary(max_size=60)),
 )
 
@@ -243,7 +248,7 @@ def test_what_is_kept_of_neighbours_goes_with_them() -> None:
         peer_id = up(peer, f"guest{n}", n % 4, height=n)
         peer.handlers.on_down(peer_id, "gone")
         peer.follower.told(peer_id, 99)
-    assert peer.handlers.hellos == peer.handlers.members == peer.follower._sources == {}
+    assert peer.handlers.hellos == peer.handlers.members == peer.follower.plan.sources == {}
 
 
 async def test_ranges_start_at_one_and_are_bounded() -> None:
@@ -251,11 +256,11 @@ async def test_ranges_start_at_one_and_are_bounded() -> None:
     sender = up(peer, "x")
     extend(peer.notary, batch_of(transfer_tx(1)))
     with pytest.raises(RequestRefused, match=r"range\.first"):
-        await peer.handlers.serve(sender, "blocks", encode(RangeRequest(0, 10)))
-    assert await peer.handlers.serve(sender, "blocks", encode(RangeRequest(2**63, 10))) == encode(())
-    one = await peer.handlers.serve(sender, "blocks", encode(RangeRequest(1, -5)))
+        await peer.handlers.serve(sender, "blocks", encode(RangeRequest(0, 10, 0)))
+    assert await peer.handlers.serve(sender, "blocks", encode(RangeRequest(2**63, 10, 0))) == encode(())
+    one = await peer.handlers.serve(sender, "blocks", encode(RangeRequest(1, -5, 0)))
     assert len(one) < len(
-        await peer.handlers.serve(sender, "blocks", encode(RangeRequest(1, RANGE_BYTES_MAX)))
+        await peer.handlers.serve(sender, "blocks", encode(RangeRequest(1, RANGE_BYTES_MAX, 0)))
     )
     with pytest.raises(RequestRefused, match=r"range\.batch"):
         await peer.handlers.serve(sender, "batch", bytes(32))

@@ -186,10 +186,10 @@ async def test_a_follower_asks_others_when_one_has_dropped_what_it_wants() -> No
 def test_ranges_below_are_refused_with_the_first_height() -> None:
     store = pruned_notary(12, 8).store
     with pytest.raises(Refused, match=r"range.pruned.*blocks are held from height 8") as refused:
-        answer_range(store, encode(RangeRequest(7, 1000)))
+        answer_range(store, encode(RangeRequest(7, 1000, 0)))
     assert held_from(f"{refused.value.rule}: {refused.value.detail}") == 8
     assert held_from("range.first: heights start at 1") == 0
-    assert len(decode_range(answer_range(store, encode(RangeRequest(8, 100_000))))) == 5
+    assert len(decode_range(answer_range(store, encode(RangeRequest(8, 100_000, 0))))) == 5
 
 
 async def test_events_of_dropped_blocks_are_a_gap() -> None:
