@@ -1,0 +1,72 @@
+// Signed documents: DSSE over in-toto Statement v1. docs/wire.md, "Documents".
+import { canonical, fields, parseExact } from './json.js'
+import { sha256, verifyRaw } from './keys.js'
+import { Refused } from './refused.js'
+
+const PAYLOAD_TYPE = 'application/vnd.in-toto+json'
+const STATEMENT = 'https://in-toto.io/Statement/v1'
+const HEX_64 = /^[0-9a-f]{64}$/
+const APPROVAL = {
+  chain_id: 'string', deployment: 'string', act: 'string', role: 'string', decision: 'string',
+  expires_ms: 'int', comment: 'string', made_ms: 'int'
+}
+
+function pae (payload) {
+  return Buffer.concat([Buffer.from(`DSSEv1 ${PAYLOAD_TYPE.length} ${PAYLOAD_TYPE} ${payload.length} `), payload])
+}
+
+function fromBase64 (text) {
+  const data = Buffer.from(text, 'base64')
+  if (data.toString('base64') !== text) throw new Refused('document.not_canonical', 'base64')
+  return data
+}
+
+/** Who signed what: { id, signer, subject, predicate } of an envelope of this kind. Throws Refused. */
+export function openDocument (data, kind) {
+  const envelope = fields(parseExact(data, 'envelope'), 'envelope',
+    { payload: 'string', payloadType: 'string', signatures: 'array' })
+  if (envelope.payloadType !== PAYLOAD_TYPE) throw new Refused('document.kind', envelope.payloadType)
+  if (envelope.signatures.length !== 1) throw new Refused('document.signature', 'exactly one wanted')
+  const { keyid, sig } = fields(envelope.signatures[0], 'signature', { keyid: 'string', sig: 'string' })
+  if (!HEX_64.test(keyid)) throw new Refused('key.hex', keyid)
+  const payload = fromBase64(envelope.payload)
+  const statement = fields(parseExact(payload, 'payload'), 'payload',
+    { _type: 'string', subject: 'array', predicateType: 'string', predicate: 'object' })
+  if (statement._type !== STATEMENT || statement.predicateType !== `urn:gridpact:${kind}:v1`) {
+    throw new Refused('document.kind', statement.predicateType)
+  }
+  if (statement.subject.length !== 1) throw new Refused('document.subject', 'exactly one wanted')
+  const subject = fields(statement.subject[0], 'subject', { name: 'string', digest: 'object' })
+  const { sha256: digest } = fields(subject.digest, 'digest', { sha256: 'string' })
+  if (!HEX_64.test(digest)) throw new Refused('document.subject', digest)
+  if (kind === 'approval') {
+    fields(statement.predicate, 'predicate', APPROVAL)
+    if (subject.name !== 'manifest') throw new Refused('document.subject', subject.name)
+  } else if (kind === 'contract') {
+    const { contract } = fields(statement.predicate, 'predicate', { contract: 'object' })
+    const isIts = sha256(canonical(contract)).toString('hex') === digest
+    if (!isIts || subject.name !== `${contract.name}@${contract.version}`) throw new Refused('document.subject')
+  }
+  if (!verifyRaw(Buffer.from(keyid, 'hex'), pae(payload), fromBase64(sig))) throw new Refused('document.signature')
+  return { id: sha256(payload).toString('hex'), signer: keyid, subject: digest, predicate: statement.predicate }
+}
+
+/** An approval of this chain. Throws Refused. */
+export function openApproval (chainId, data) {
+  const document = openDocument(data, 'approval')
+  if (document.predicate.chain_id !== chainId) throw new Refused('approval.foreign_chain')
+  return document
+}
+
+/** A stakeholder's envelope: { id, envelope }. */
+export function signApproval (key, manifest, predicate) {
+  const payload = canonical({
+    _type: STATEMENT,
+    predicateType: 'urn:gridpact:approval:v1',
+    subject: [{ name: 'manifest', digest: { sha256: manifest } }],
+    predicate: { expires_ms: 0, comment: '', ...predicate }
+  })
+  const signature = { keyid: key.public.toString('hex'), sig: key.signRaw(pae(payload)).toString('base64') }
+  const envelope = { payload: payload.toString('base64'), payloadType: PAYLOAD_TYPE, signatures: [signature] }
+  return { id: sha256(payload).toString('hex'), envelope: canonical(envelope) }
+}
