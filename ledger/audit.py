@@ -28,12 +28,12 @@ from ledger.audit_file import (
 from ledger.audit_report import AuditReport
 from ledger.blocks import Header
 from ledger.chain import Chain
-from ledger.codec import encode
+from ledger.codec import decode, encode
 from ledger.documents import Document, open_document
 from ledger.errors import LocalError, Refused
 from ledger.genesis import Genesis
 from ledger.inclusion import verify_inclusion
-from ledger.light import Trust
+from ledger.light import Trust, walk
 from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import Manifest, manifest_digest
 from ledger.predicates import ApprovalPredicate, ContractPredicate, ReceiptPredicate
@@ -78,7 +78,8 @@ def export(store: Chain, deployment: bytes) -> bytes:
 
     gather(deployment, decode_manifest(data), documents, get)
     blocks = _blocks(store, placed)
-    file = encode(AuditFile(FORMAT, store.chain_id, deployment, blocks, anchor, tuple(records)))
+    epochs = store.epochs.upto(decode(Header, anchor.header).epoch)
+    file = encode(AuditFile(FORMAT, store.chain_id, deployment, epochs, blocks, anchor, tuple(records)))
     if len(file) > AUDIT_BYTES_MAX:
         raise Refused("audit.too_long", f"{len(file)} bytes, at most {AUDIT_BYTES_MAX}")
     return file
@@ -116,9 +117,11 @@ def verify(data: bytes, genesis: Genesis) -> AuditReport:
         if file.chain_id != trust.chain_id:
             raise Refused("audit.foreign_chain", f"chain {file.chain_id!r}, genesis says {trust.chain_id!r}")
         report.passed(name, f"{len(data)} bytes in their one encoding, of chain {file.chain_id}")
+        name = "epochs"
+        anchor = walk(trust, file.epochs, file.anchor)
+        report.passed(name, f"{len(file.epochs)} validator sets, each signed in by the one before it")
         name = "blocks"
         headers = _check_blocks(file, trust)
-        anchor = trust.final(file.anchor)
         if headers[-1].height > anchor.state_height:
             raise Refused("audit.anchor", "a block is younger than the state that the records are from")
         report.passed(name, f"{len(headers)} blocks and the anchor at {anchor.height} are final")

@@ -19,7 +19,7 @@ from ledger.codec import decode, decode_exact
 from ledger.documents import Document
 from ledger.errors import Refused
 from ledger.inclusion import Inclusion
-from ledger.light import FinalityProof
+from ledger.light import EpochProof, FinalityProof
 from ledger.limits import MIB
 from ledger.manifest import slots
 from ledger.manifest_types import Manifest
@@ -42,7 +42,7 @@ from ledger.records import (
 )
 from ledger.transactions import Body, CheckedTx
 
-FORMAT: Final = "gridpact-audit/1"
+FORMAT: Final = "gridpact-audit/2"
 AUDIT_BYTES_MAX: Final = 256 * MIB  # renewals are most of a long life: about 9 MB a day and held slot
 
 T = TypeVar("T")
@@ -72,11 +72,13 @@ class AuditRecord(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_f
 
 
 class AuditFile(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """`anchor`: the final header whose state root proves the records. `blocks` by ascending height."""
+    """`anchor`: the final header whose state root proves the records. `blocks` by ascending height. `epochs`:
+    how each epoch before the anchor's ended, from genesis on, so that nothing else is needed."""
 
     format: str
     chain_id: str
     deployment: bytes
+    epochs: tuple[EpochProof, ...]
     blocks: tuple[AuditBlock, ...]
     anchor: FinalityProof
     records: tuple[AuditRecord, ...]

@@ -14,7 +14,8 @@ epoch's boundary block names the next set (rule 12), so one certificate an epoch
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -32,6 +33,7 @@ from ledger.limits import VALIDATORS_MAX
 FINALITY_PATH_MAX: Final = 256
 CERTIFICATE_BYTES_MAX: Final = 256 + 67 * VALIDATORS_MAX
 QUERY_PROOF_BYTES_MAX: Final = 2 * 1024 * 1024
+EPOCH_PROOF_BYTES_MAX: Final = 1024 * 1024  # a set, a certificate, FINALITY_PATH_MAX headers
 TRUST_PERIOD_MS: Final = 14 * 24 * 3_600_000  # as long as an operator is expected to guard a key that left
 
 _scheme: Final[Scheme] = Ed25519Scheme()
@@ -100,6 +102,10 @@ class Trust:
             raise Refused("light.unknown_epoch", f"epoch {epoch}", "epoch")
         return self.sets[place]
 
+    def validators_at(self, height: int) -> ValidatorSet:
+        """The set that signs the block at a height, as far as ended epochs are known."""
+        return self.sets[bisect_left(self.ends, height, key=lambda end: end.height)]
+
     def final(self, finality: FinalityProof) -> Header:
         """The decoded header, when it is final under its epoch's set and, as far as is known, not above its
         epoch's boundary. Raises Refused with the broken rule."""
@@ -155,6 +161,11 @@ def decode_certificate(data: bytes) -> Certificate:
     return decode_exact(Certificate, data, "certificate", CERTIFICATE_BYTES_MAX)
 
 
+def decode_epoch_proof(data: bytes) -> EpochProof:
+    """Foreign bytes to an EpochProof. Raises Refused("epoch_proof.…"). Nothing in it is proved yet."""
+    return decode_exact(EpochProof, data, "epoch_proof", EPOCH_PROOF_BYTES_MAX)
+
+
 def verify_final(chain_id: str, validators: ValidatorSet, finality: FinalityProof) -> Header:
     """The decoded header, when it is final under `validators`. Raises Refused with the broken rule."""
     header = _chained_header(chain_id, validators, finality.header)
@@ -186,6 +197,17 @@ def _chained_header(chain_id: str, validators: ValidatorSet, data: bytes) -> Hea
         raise Refused("light.foreign_chain", f"chain {header.chain_id!r}, wanted {chain_id!r}", "chain_id")
     if header.epoch != validators.epoch or header.validators != validators.hash:
         raise Refused("light.other_validators", f"height {header.height} names another set", "validators")
+    return header
+
+
+def walk(trust: Trust, epochs: Sequence[EpochProof], finality: FinalityProof) -> Header:
+    """[L1] The decoded final header, once `trust` has advanced over `epochs`: exactly those that lead from
+    its last known epoch to the header's. Raises Refused with the broken rule."""
+    for proof in epochs:
+        trust.advance(proof)
+    header = trust.final(finality)
+    if epochs and header.epoch != trust.latest.epoch:
+        raise Refused("light.surplus", f"epochs up to {trust.latest.epoch}, wanted {header.epoch}", "epochs")
     return header
 
 

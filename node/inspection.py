@@ -9,22 +9,24 @@ from typing import Final
 
 import msgspec
 
+from ledger import epochs
 from ledger.blocks import Header, batch_digest, header_hash
 from ledger.certificate import VoteKind, certificate_signers
 from ledger.chain import Chain
 from ledger.codec import decode
 from ledger.errors import LocalError, Refused
 from ledger.genesis import Genesis
-from ledger.light import FINALITY_PATH_MAX, decode_certificate, verify_final
+from ledger.light import FINALITY_PATH_MAX, Trust, decode_certificate
 from ledger.rollback import saved_window
 from ledger.store import FORMAT, KeyValue, Store
 from node.home import Home
+from node.notary import EPOCHS_READ
 from node.safety_store import SafetyStore
 
 NAMES: Final = {
     b"b": "headers", b"h": "header index", b"B": "batches", b"c": "certificates", b"t": "transaction index",
     b"r": "receipts", b"e": "events", b"d": "deployment index", b"k": "kept for audits",
-    b"u": "shared batches", b"s": "state", b"n": "state tree", b"R": "recent roots",
+    b"u": "shared batches", b"E": "ended epochs", b"s": "state", b"n": "state tree", b"R": "recent roots",
 }  # fmt: skip
 CERTIFICATES_SHOWN: Final = 3
 PROBLEMS_MAX: Final = 20  # more tell nothing new
@@ -64,6 +66,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     sizes: dict[str, int]  # bytes, by namespace
     certificates: list[CertificateView]
     sign_state: SignState | None
+    epoch: int
     checked_from: int
     damage: list[str]
 
@@ -79,7 +82,9 @@ def inspect_home(home: Home, genesis: Genesis, validator: bytes | None, blocks: 
         sign_state, damage = _sign_state(home.data_dir / "sign_state", genesis.chain_id, validator)
         tip = chain.tip
         first = max(chain.first_height, tip.height - blocks + 1)
-        damage += _take(check_blocks(chain, genesis, first), PROBLEMS_MAX)
+        trust = Trust.of(genesis)
+        damage += _take(check_epochs(chain, trust), PROBLEMS_MAX)
+        damage += _take(check_blocks(chain, genesis, trust, first), PROBLEMS_MAX)
         return Inspection(
             chain_id=genesis.chain_id,
             genesis=genesis.hash.hex(),
@@ -93,8 +98,9 @@ def inspect_home(home: Home, genesis: Genesis, validator: bytes | None, blocks: 
             kept_blocks=len(chain.retention.kept(0, chain.first_height)),
             rollback_blocks=min(saved_window(kv), tip.height),
             sizes=_sizes(kv),
-            certificates=_certificates(chain, genesis),
+            certificates=_certificates(chain, trust),
             sign_state=sign_state,
+            epoch=trust.latest.epoch,
             checked_from=first,
             damage=damage,
         )
@@ -102,7 +108,20 @@ def inspect_home(home: Home, genesis: Genesis, validator: bytes | None, blocks: 
         kv.close()
 
 
-def check_blocks(chain: Chain, genesis: Genesis, first: int) -> Iterator[str]:
+def check_epochs(chain: Chain, trust: Trust) -> Iterator[str]:
+    """Walks `trust`, which begins at genesis, over all ended epochs, signatures included, and tells what does
+    not fit: then what follows cannot be checked."""
+    try:
+        while found := chain.epochs.proofs(trust.latest.epoch, EPOCHS_READ):
+            for proof in found:
+                trust.advance(proof)
+        if trust.latest != epochs.current(chain.state):
+            yield f"the state's validator set is not that of epoch {trust.latest.epoch}"
+    except (Refused, LocalError, msgspec.MsgspecError) as error:
+        yield f"the end of epoch {trust.latest.epoch}: {error}"
+
+
+def check_blocks(chain: Chain, genesis: Genesis, trust: Trust, first: int) -> Iterator[str]:
     """What does not fit in the blocks from `first` to the tip: chain of hashes, batches, receipts, indexes,
     roots, certificates."""
     tip = chain.tip
@@ -115,7 +134,7 @@ def check_blocks(chain: Chain, genesis: Genesis, first: int) -> Iterator[str]:
                 yield f"height {height}: no header"
                 expected = None
                 continue
-            yield from _check_block(chain, genesis, height, expected)
+            yield from _check_block(chain, trust, height, expected)
             expected = header_hash(block.header)
         except (LocalError, Refused, msgspec.MsgspecError) as error:
             yield f"height {height}: {error}"
@@ -124,11 +143,11 @@ def check_blocks(chain: Chain, genesis: Genesis, first: int) -> Iterator[str]:
         yield f"the tip {tip.hash.hex()} is not the block at height {tip.height}"
 
 
-def _check_block(chain: Chain, genesis: Genesis, height: int, parent: bytes | None) -> Iterator[str]:
+def _check_block(chain: Chain, trust: Trust, height: int, parent: bytes | None) -> Iterator[str]:
     block = chain.block(height)
     assert block is not None
     header, its_hash = decode(Header, block.header), header_hash(block.header)
-    if header.height != height or header.chain_id != genesis.chain_id:
+    if header.height != height or header.chain_id != trust.chain_id:
         yield f"height {height}: the header of another block"
     if parent is not None and header.parent_hash != parent:
         yield f"height {height}: not the child of the block before it"
@@ -145,7 +164,7 @@ def _check_block(chain: Chain, genesis: Genesis, height: int, parent: bytes | No
             yield f"height {height}: transaction {receipt.id.hex()} is not in the index"
     finality = chain.finality(height)
     if finality is not None and block.certificate:
-        verify_final(genesis.chain_id, genesis.validator_set, finality)
+        trust.final(finality)
     elif finality is None and height < chain.tip.height - FINALITY_PATH_MAX:
         yield f"height {height}: nothing makes it final"
 
@@ -163,15 +182,15 @@ def _sizes(kv: KeyValue) -> dict[str, int]:
     return {name: kv.size_bytes(space) for space, name in NAMES.items()}
 
 
-def _certificates(chain: Chain, genesis: Genesis) -> list[CertificateView]:
+def _certificates(chain: Chain, trust: Trust) -> list[CertificateView]:
     found: list[CertificateView] = []
-    members = genesis.validator_set.members
     for height in range(chain.tip.height, max(0, chain.tip.height - 64), -1):
         data = chain.certificate(height)
         if data is None or len(found) == CERTIFICATES_SHOWN:
             continue
         try:
             certificate = decode_certificate(data)
+            members = trust.validators(certificate.statement.epoch).members
             signers = certificate_signers(certificate, len(members))
         except Refused:
             continue  # told as damage

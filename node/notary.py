@@ -172,7 +172,8 @@ class Notary:
         epoch's last block: who signs what follows is known when that is executed. Reads nothing but the
         current set, so it may run in a thread. Raises Refused: all are proved, or none is used.
         """
-        parent, height, members = tip.hash, tip.height, self.validators
+        parent, height = tip.hash, tip.height
+        members = self.trust.validators_at(height + 1)  # not the newest: the tip may have moved on since
         found: list[tuple[Header, bytes]] = []
         set_hash = members.hash
         for block in blocks:

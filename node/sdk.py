@@ -163,11 +163,15 @@ class Client:
         """The validators in force."""
         return self.get("/v1/validators", m.Validators)
 
+    def epochs(self, first: int) -> Iterator[m.EpochView]:
+        """How each ended epoch from `first` on ended, with its proof."""
+        return self.items("/v1/epochs", m.EpochView, cursor=first)
+
     def items(self, path: str, kind: type[T], **query: Any) -> Iterator[T]:
         """All items of a paged list."""
         cursor = ""
         while True:
-            page = self.get(path, m.Page[kind], **query, **({"cursor": cursor} if cursor else {}))  # type: ignore[valid-type]
+            page = self.get(path, m.Page[kind], **query | ({"cursor": cursor} if cursor else {}))  # type: ignore[valid-type]
             yield from page.items
             if not page.next:
                 return

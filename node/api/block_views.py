@@ -9,13 +9,15 @@ from ledger.light import decode_certificate
 from ledger.outcome import Event
 from ledger.transactions import decode_tx
 from node.api import models as m
+from node.api.epoch_views import validators_of
 from node.api.problems import ApiProblem, not_found
 from node.api.show import body_kind, show
 from node.seam import NumberedEvent, PeerSeam
 
 
-def _moniker(peer: PeerSeam, key: bytes) -> str:
-    return next((v.moniker for v in peer.validators.members if v.key == key), "")
+def _moniker(peer: PeerSeam, header: Header) -> str:
+    members = validators_of(peer, header.epoch).members
+    return next((v.moniker for v in members if v.key == header.proposer), "")
 
 
 def _header(peer: PeerSeam, height: int) -> tuple[Header, bytes]:
@@ -44,7 +46,7 @@ def block_summaries(peer: PeerSeam, highest: int, limit: int) -> m.Page[m.BlockS
                 time_ms=header.time_ms,
                 view=header.view,
                 proposer=header.proposer.hex(),
-                moniker=_moniker(peer, header.proposer),
+                moniker=_moniker(peer, header),
                 txs=len(peer.store.receipts(height)),
                 certified=peer.store.certificate(height) is not None,
             )
@@ -61,7 +63,7 @@ def block_detail(peer: PeerSeam, height: int) -> m.BlockDetail:
         raise LocalError(f"the store holds a header at {height}, but no block")
     signers = []
     if block.certificate:
-        members = peer.validators.members
+        members = validators_of(peer, header.epoch).members
         indexes = certificate_signers(decode_certificate(block.certificate), len(members))
         signers = [members[index].moniker for index in indexes]
     receipts = {receipt.id: receipt for receipt in peer.store.receipts(height)}
@@ -85,7 +87,7 @@ def block_detail(peer: PeerSeam, height: int) -> m.BlockDetail:
         view=header.view,
         parent_hash=header.parent_hash.hex(),
         proposer=header.proposer.hex(),
-        moniker=_moniker(peer, header.proposer),
+        moniker=_moniker(peer, header),
         state_height=header.state_height,
         state_root=header.state_root.hex(),
         batches=[digest.hex() for digest in header.batches],

@@ -6,6 +6,7 @@ from typing import Final
 
 PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 200  # an answer stays below a megabyte
+EPOCHS_PAGE_MAX: Final = 20  # some 50 KB each with 128 validators
 BODY_BYTES_MAX: Final = 256 * 1024  # of a JSON request: a plan's parameters and role keys
 RECEIPTS_SHOWN_MAX: Final = 500  # of one deployment, the newest; the audit file has all
 BILLS_SHOWN_MAX: Final = 500

@@ -112,12 +112,28 @@ class ValidatorView(msgspec.Struct, kw_only=True):
 
 
 class Validators(msgspec.Struct, kw_only=True):
-    """The validators of an epoch; `quorum` is the smallest weight that finalizes."""
+    """The validators of an epoch; `quorum` is the smallest weight that finalizes. `next`: the set that takes
+    over at the end of this epoch, once the current one has agreed on it."""
 
     epoch: int
     total: int
     quorum: int
     members: list[ValidatorView]
+    next: Validators | None = None
+
+
+class EpochView(msgspec.Struct, kw_only=True):
+    """How an epoch ended: its last block, and how the set changed. `proof`: an encoded EpochProof, base64."""
+
+    epoch: int
+    height: int
+    hash: str
+    time_ms: int
+    members: int
+    joined: list[str]
+    left: list[str]
+    reweighted: list[str]
+    proof: bytes
 
 
 class ContractSummary(msgspec.Struct, kw_only=True):

@@ -9,9 +9,10 @@ from starlette.responses import FileResponse, Response
 
 from ledger import audit
 from ledger import records as r
-from node.api import block_views, deployment_views, views
+from node.api import block_views, deployment_views, epoch_views, views
 from node.api import models as m
 from node.api.core import answer, api_of, choice, digest_of, number, paging
+from node.api.limits import EPOCHS_PAGE_MAX
 from node.api.problems import ApiProblem, not_found
 from node.api.show import state_key
 
@@ -29,6 +30,13 @@ async def peers(request: Request) -> Response:
 
 async def validators(request: Request) -> Response:
     return answer(views.validators(api_of(request).peer))
+
+
+async def epochs(request: Request) -> Response:
+    peer = api_of(request).peer
+    first = number(request, "cursor", 0, 0, _HEIGHT_MAX)
+    limit = number(request, "limit", EPOCHS_PAGE_MAX, 1, EPOCHS_PAGE_MAX)
+    return answer(epoch_views.epochs(peer, first, limit))
 
 
 async def contracts(request: Request) -> Response:

@@ -44,6 +44,10 @@ class Route:
     status: int = 200
 
 
+_EPOCHS: Final = (
+    Query("limit", "integer", "Items of a page, 1 to 20."),
+    Query("cursor", "integer", "The first epoch wanted, or the `next` of the page before."),
+)
 _PAGING: Final = (
     Query("limit", "integer", "Items of a page, 1 to 200."),
     Query("cursor", "string", "The `next` of the page before."),
@@ -73,7 +77,15 @@ _FETCH: Final = (
 ROUTES: Final = (
     Route("GET", "/v1/status", reads.status, "The peer's status", m.Status),
     Route("GET", "/v1/peers", reads.peers, "Neighbours and bans", m.Peers),
-    Route("GET", "/v1/validators", reads.validators, "Validators in force", m.Validators),
+    Route("GET", "/v1/validators", reads.validators, "Validators in force, and the next", m.Validators),
+    Route(
+        "GET",
+        "/v1/epochs",
+        reads.epochs,
+        "Ended epochs with what proves their end; the cursor is an epoch",
+        m.Page[m.EpochView],
+        query=_EPOCHS,
+    ),
     Route(
         "GET",
         "/v1/contracts",

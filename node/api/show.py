@@ -28,6 +28,8 @@ _RECORDS: Final[dict[bytes, Any]] = {
     b"slot": r.Slot,
     b"supply": r.Supply,
     b"validators": ValidatorSet,
+    b"validators_next": ValidatorSet,
+    b"validators_past": ValidatorSet,
     b"vault": r.VaultRecord,
 }
 

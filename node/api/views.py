@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ledger import epochs
 from ledger import records as r
 from ledger.blocks import decode_header
+from ledger.certificate import ValidatorSet
 from ledger.codec import decode
 from ledger.contract_types import Contract
 from ledger.documents import open_document
@@ -81,8 +83,14 @@ def peers(peer: PeerSeam) -> m.Peers:
 
 
 def validators(peer: PeerSeam) -> m.Validators:
-    """The validators in force."""
-    found = peer.validators
+    """The validators in force, and those that follow them."""
+    shown = _validators(peer, peer.validators)
+    pending = epochs.pending(peer.state)
+    shown.next = None if pending is None else _validators(peer, pending)
+    return shown
+
+
+def _validators(peer: PeerSeam, found: ValidatorSet) -> m.Validators:
     return m.Validators(
         epoch=found.epoch,
         total=found.total,

@@ -209,7 +209,7 @@ def _check_record(client: Client, deployment: str, digest: bytes) -> None:
     deadline = time.monotonic() + _PROOF_WAIT_S
     while True:  # a header proves a state of some blocks ago: a fresh order takes a moment
         try:
-            fact = proved(trust, client.query(key, True).proof, key)
+            fact = proved(trust, client, client.query(key, True).proof, key)
         except ApiError as error:
             if error.problem.rule != "proof.not_yet" or time.monotonic() > deadline:
                 raise

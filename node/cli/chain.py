@@ -63,14 +63,3 @@ def peers() -> int:
     rows += [(ban.peer_id, f"banned: {ban.rule}", "-", "-", -100, "-", "-", "-") for ban in found.banned]
     emit(found, ("peer id", "address", "way", "rtt", "score", "in", "out", "shed"), rows)
     return 0
-
-
-def validators() -> int:
-    """Show the validators in force, and since when one is suspended for voting twice."""
-    found = current.client().validators()
-    rows = [
-        (v.moniker, v.key, v.weight, "-" if v.suspended_height is None else v.suspended_height)
-        for v in found.members
-    ]
-    emit(found, ("name", "key", "weight", "suspended since height"), rows)
-    return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Final
 
 from cyclopts import App
@@ -38,8 +40,13 @@ COMMANDS: Final = (
     ("keys import", "keys:import_key", "Take over a key from a file."),
     ("status", "chain:status", "Show the peer's status."),
     ("peers", "chain:peers", "Show the peer's neighbours."),
-    ("validators", "chain:validators", "Show the validators in force."),
+    ("validators", "validators:show_all", "Show the validators in force, and the next set."),
+    ("validators propose", "validators:propose", "Write a change of the validators to a file."),
+    ("validators sign", "validators:sign", "Sign a change as a validator."),
+    ("validators show", "validators:show", "Say what a change would do, and who has signed it."),
+    ("validators submit", "validators:submit", "Send a change that a BFT quorum has signed."),
     ("query", "query:query", "Read a record of the state, with its proof."),
+    ("verify", "verify:verify", "Check a proof file with nothing but the genesis."),
     ("tx show", "tx:show", "Show a final transaction."),
     ("tx send", "tx:send", "Send a signed transaction from a file."),
     ("tx transfer", "tx:transfer", "Move credits to another account."),
@@ -75,6 +82,7 @@ COMMANDS: Final = (
 )
 _GROUPS: Final = {
     "testnet": "A local network for developers.",
+    "validators": "Show the validators in force, and agree on the next set.",
     "keys": "Account keys in files.",
     "tx": "Transactions.",
     "contract": "Contracts: write, check, build, publish.",
@@ -95,7 +103,23 @@ def _build() -> None:
                 groups[group] = App(name=group, help=_GROUPS[group], help_format="plaintext")
                 app.command(groups[group])
             target = groups[group]
-        target.command(f"node.cli.{path}", name=name, help=text)
+        if words in _GROUPS:  # a group that does something by itself
+            groups.setdefault(words, App(name=words, help=_GROUPS[words], help_format="plaintext"))
+            app.command(groups[words])
+            groups[words].default(_loaded(path, text))
+        else:
+            target.command(f"node.cli.{path}", name=name, help=text)
+
+
+def _loaded(path: str, text: str) -> Callable[[], int]:
+    """A command without options that is loaded when it is called."""
+
+    def run() -> int:
+        module, _, function = path.partition(":")
+        return int(getattr(import_module(f"node.cli.{module}"), function)())
+
+    run.__doc__ = text
+    return run
 
 
 _build()

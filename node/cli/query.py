@@ -7,16 +7,42 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ledger.light import Fact, Trust, verify_query
+from ledger.blocks import decode_header
+from ledger.codec import decode_exact
+from ledger.light import (
+    QUERY_PROOF_BYTES_MAX,
+    EpochProof,
+    Fact,
+    QueryProof,
+    Trust,
+    check_query,
+    decode_epoch_proof,
+)
+from ledger.proof_file import PROOF_FILE_BYTES_MAX, make_proof_file
 from node.cli.context import EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.output import clean, emit, emit_facts, say
 from node.home import read_genesis
+from node.sdk import Client
 
 
 def trust_of(genesis: Path | None) -> Trust:
     """Trust in the validators of a genesis file: the one given, or the home's. Raises ConfigError."""
-    found = read_genesis(genesis if genesis is not None else current.home().genesis_file)
-    return Trust(found.chain_id, found.validator_set)
+    return Trust.of(read_genesis(genesis if genesis is not None else current.home().genesis_file))
+
+
+def follow(trust: Trust, client: Client, epoch: int) -> list[EpochProof]:
+    """The peer's proofs of how each epoch before `epoch` ended, with `trust` advanced over them. Raises
+    Refused when one does not hold, Failure(4) when one is missing."""
+    walked = []
+    if trust.latest.epoch < epoch:
+        for view in client.epochs(trust.latest.epoch):
+            proof = decode_epoch_proof(view.proof)
+            trust.advance(proof)
+            walked.append(proof)
+            if trust.latest.epoch == epoch:
+                return walked
+        raise Failure(EXIT_REJECTED, f"the peer does not prove how epoch {trust.latest.epoch} ended")
+    return walked
 
 
 def query(
@@ -36,7 +62,7 @@ def query(
     prove: Ask for a proof of presence or absence.
     verify: Check the proof here, against nothing but the genesis file; implies --prove.
     genesis: Genesis file to verify against (default: the home's).
-    out: Write the proof to this file.
+    out: Write a proof file, which proves the answer to anybody who has the genesis: see gridpact verify.
     """
     from node.api.show import show_record, state_key
 
@@ -44,18 +70,20 @@ def query(
         key = bytes.fromhex(path[2:]) if path.startswith("0x") else state_key(path)
     except ValueError as error:
         raise Failure(EXIT_USAGE, str(error)) from None
-    trust = trust_of(genesis) if verify else None
-    found = current.client().query(key, prove or verify or out is not None)
-    if out is not None and found.proof is not None:
-        out.write_bytes(found.proof)
-        say(f"wrote {out}, {len(found.proof)} bytes")
+    trust = trust_of(genesis) if verify or out is not None else None
+    client = current.client()
+    found = client.query(key, prove or trust is not None)
     if trust is not None:
-        fact = proved(trust, found.proof, key)
+        fact, file = _prove(trust, client, found.proof, key)
         if fact.value != found.value:
             raise Failure(EXIT_REJECTED, "the proof shows another value than the peer's answer")
         found_text = "present" if fact.value is not None else "absent"
         say(f"proved: {found_text} in the state of height {fact.height}")
         found.shown = show_record(key, fact.value)  # from the proved bytes, not from the peer's words
+        if out is not None:
+            data = _file_bytes(trust, genesis, file)
+            out.write_bytes(data)
+            say(f"wrote {out}, {len(data)} bytes; check it anywhere: gridpact verify {out}")
     if current.output != "table":
         emit(found)
         return 0
@@ -68,11 +96,29 @@ def query(
     return 0
 
 
-def proved(trust: Trust, proof: bytes | None, key: bytes) -> Fact:
-    """The proved fact about `key`. Raises Refused, or Failure(4) for a proof of something else."""
-    if proof is None:
+def proved(trust: Trust, client: Client, proof: bytes | None, key: bytes) -> Fact:
+    """The proved fact about `key`, by an encoded QueryProof, for whose epoch the client's peer is asked to
+    prove the validators. Raises Refused, or Failure(4) for a proof of something else."""
+    return _prove(trust, client, proof, key)[0]
+
+
+def _prove(
+    trust: Trust, client: Client, data: bytes | None, key: bytes
+) -> tuple[Fact, tuple[list[EpochProof], QueryProof]]:
+    if data is None:
         raise Failure(EXIT_REJECTED, "the peer sent no proof")
-    fact = verify_query(trust, proof)
+    proof = decode_exact(QueryProof, data, "query_proof", QUERY_PROOF_BYTES_MAX)
+    epochs = follow(trust, client, decode_header(proof.finality.header).epoch)
+    fact = check_query(trust, proof)
     if fact.key != key:
         raise Failure(EXIT_REJECTED, "the proof is about another record")
-    return fact
+    return fact, (epochs, proof)
+
+
+def _file_bytes(trust: Trust, genesis: Path | None, parts: tuple[list[EpochProof], QueryProof]) -> bytes:
+    epochs, proof = parts
+    found = read_genesis(genesis if genesis is not None else current.home().genesis_file)
+    data = make_proof_file(trust.chain_id, found.hash, epochs, proof)
+    if len(data) > PROOF_FILE_BYTES_MAX:
+        raise Failure(EXIT_REJECTED, f"the proof would be {len(data)} bytes, at most {PROOF_FILE_BYTES_MAX}")
+    return data

@@ -105,6 +105,7 @@ def _show(found: Inspection) -> None:
         ("height", f"{found.height}, view {found.view}, block time {time_text(found.block_time_ms)} UTC"),
         ("block", found.block_hash),
         ("state root", found.state_root),
+        ("epoch", found.epoch),
         ("blocks held", f"from height {found.first_height} on; {found.kept_blocks} older ones for audits"),
         ("can roll back", f"{found.rollback_blocks} blocks"),
         ("sign state", votes),

@@ -71,7 +71,7 @@ def test_a_whole_life_verifies(site: tuple[ChainWorld, bytes, bytes]) -> None:
     assert report.ok, (report.rule, report.detail)
     report.require()
     assert [c.name for c in report.checks] == [
-        "file", "blocks", "transactions", "contract", "manifest", "records",
+        "file", "epochs", "blocks", "transactions", "contract", "manifest", "records",
         "order", "approvals", "receipts", "terms", "bills", "sign-off",
     ]  # fmt: skip
     facts, record = report.facts, world.deployment(deployment)
@@ -225,7 +225,7 @@ def test_each_stage_of_a_life_verifies() -> None:
     _, report = life()
     assert report.ok, report.detail
     assert report.facts.status == "awaiting_approval"
-    assert "budget" in report.checks[7].detail
+    assert "budget" in report.checks[8].detail
     _, report = life(ChainWorld.approve)
     assert (report.ok, report.facts.status) == (True, "approved")
     _, report = life(ChainWorld.approve, work)
@@ -250,7 +250,7 @@ def test_a_withdrawn_and_renewed_approval_verifies() -> None:
     _, report = life(ChainWorld.approve, withdraw, work)
     assert report.ok, report.detail
     assert "approval revoked" in [row.what for row in report.facts.timeline]
-    assert "term 2" in report.checks[9].detail
+    assert "term 2" in report.checks[10].detail
 
 
 def test_a_rejected_order_verifies() -> None:

@@ -1,0 +1,120 @@
+"""The file by which validators agree on their next set: readable JSON, signatures added one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ledger.certificate import Validator, ValidatorSet
+from ledger.codec import decode, encode
+from ledger.epochs import CHANGE_DOMAIN, change_message, sign_change
+from ledger.errors import Refused
+from ledger.keys import Key, public_key_from_hex, verify
+from ledger.limits import VALIDATORS_BYTES_MAX, VALIDATORS_MAX
+from node.errors import ConfigError
+from node.home import write_atomic
+
+FORMAT: Final = "gridpact-validators/1"
+CHANGE_FILE_BYTES_MAX: Final = 4 * VALIDATORS_BYTES_MAX + 512 * VALIDATORS_MAX
+
+
+class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A member of the next set; `key` in hex."""
+
+    key: str
+    weight: int
+    moniker: str
+
+
+class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A validator's word for it, in hex."""
+
+    key: str
+    signature: str
+
+
+class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The file. `epoch` is the one that begins. Signed is the encoding of the set that it describes."""
+
+    format: str
+    chain_id: str
+    epoch: int
+    members: tuple[Member, ...]
+    signatures: tuple[Signature, ...] = ()
+
+    @classmethod
+    def of(cls, chain_id: str, next_: bytes) -> Change:
+        """An unsigned change to an encoded set."""
+        found = decode(ValidatorSet, next_)
+        members = tuple(Member(key=v.key.hex(), weight=v.weight, moniker=v.moniker) for v in found.members)
+        return cls(format=FORMAT, chain_id=chain_id, epoch=found.epoch, members=members)
+
+    @property
+    def next_set(self) -> ValidatorSet:
+        """The set that it describes."""
+        members = (Validator(bytes.fromhex(v.key), v.weight, v.moniker) for v in self.members)
+        return ValidatorSet(self.epoch, tuple(members))
+
+    @property
+    def encoded(self) -> bytes:
+        """What is signed and sent."""
+        return encode(self.next_set)
+
+
+def read_change(file: Path) -> Change:
+    """The change in a file. Raises ConfigError naming what is wrong, Refused for a malformed key or set."""
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(CHANGE_FILE_BYTES_MAX + 1)
+        if len(data) > CHANGE_FILE_BYTES_MAX:
+            raise ConfigError(f"{file}: longer than {CHANGE_FILE_BYTES_MAX} bytes")
+        change = msgspec.json.decode(data, type=Change)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ConfigError(f"{file}: no change of the validators: {error}") from None
+    if change.format != FORMAT:
+        raise ConfigError(f"{file}: format {change.format[:40]!r}, this program reads {FORMAT!r}")
+    if len(change.signatures) > VALIDATORS_MAX:
+        raise ConfigError(f"{file}: more than {VALIDATORS_MAX} signatures")
+    for number, member in enumerate(change.members):
+        public_key_from_hex(member.key, f"members[{number}].key")
+    change.next_set.check()
+    return change
+
+
+def write_change(file: Path, change: Change, *, fresh: bool = False) -> None:
+    """Replace the file whole. Raises ConfigError; with `fresh`, also when it exists."""
+    if fresh and file.exists():
+        raise ConfigError(f"{file}: exists already")
+    write_atomic(file, msgspec.json.format(msgspec.json.encode(change)) + b"\n", 0o644)
+
+
+def signed(change: Change, key: Key) -> Change:
+    """The change with this key's signature in place of any former one."""
+    word = sign_change(key, change.chain_id, change.encoded).hex()
+    kept = tuple(s for s in change.signatures if s.key != key.public.hex())
+    return msgspec.structs.replace(
+        change, signatures=(*kept, Signature(key=key.public.hex(), signature=word))
+    )
+
+
+def collected(change: Change, now: ValidatorSet) -> tuple[dict[int, bytes], list[str]]:
+    """The valid signatures by member of the set in force, ascending, and the keys of those that are not."""
+    found: dict[int, bytes] = {}
+    foreign: list[str] = []
+    message = change_message(change.encoded)
+    for item in change.signatures:
+        try:
+            public, word = public_key_from_hex(item.key, "signatures"), bytes.fromhex(item.signature)
+        except (Refused, ValueError):
+            foreign.append(item.key[:64])
+            continue
+        index = now.index(public)
+        if index is None or not verify(public, CHANGE_DOMAIN, change.chain_id, message, word):
+            foreign.append(item.key)
+        else:
+            found[index] = word
+    return dict(sorted(found.items())), foreign
