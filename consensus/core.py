@@ -60,9 +60,9 @@ class Core(CoreState):
                 self.wants.got(digest)
             case BatchDropped(digest):
                 self.batches.pop(digest, None)
-            case Executed():
+            case Executed() if not self.ended:
                 self._executed(event)
-            case Synced(header, certificate):
+            case Synced(header, certificate) if not self.ended:
                 self._synced(header, certificate)
             case Joined(member):
                 self._out.send.append(Send(member, self._status()))
@@ -220,6 +220,8 @@ class Core(CoreState):
             self._forget_batches(header)
         self.chain.commit(*path[-1])
         self._prune()
+        if self.ended:
+            self.relay.hurry(self._now_ms)  # nobody votes any more, by which it could be made again
 
     # ------------------------------------------------------------------ proposals and votes
 

@@ -77,11 +77,14 @@ Message = Propose | Vote | Certified | Status | Fetch | Reply
 
 
 def epoch_of(message: Message) -> int | None:
-    """The epoch that an unchecked message speaks of; None for Fetch and Reply, which speak of bytes.
-    Raises Refused for a Propose without a header."""
+    """The epoch that an unchecked message speaks of; None for Fetch and Reply, which speak of bytes, and for
+    a Propose whose header cannot be read."""
     match message:
         case Propose():
-            return decode_header(message.header).epoch
+            try:
+                return decode_header(message.header).epoch
+            except Refused:
+                return None
         case Vote():
             return message.statement.epoch
         case Certified():

@@ -51,6 +51,10 @@ class Relay:
         if len(self.waiting) > RELAYS_MAX:
             del self.waiting[next(iter(self.waiting))]
 
+    def hurry(self, now_ms: int) -> None:
+        """What waits goes with the next `due`."""
+        self.waiting = {key: (now_ms, certificate) for key, (_, certificate) in self.waiting.items()}
+
     def due(self, now_ms: int, final_view: int) -> list[Send]:
         """Certificates whose wait is over, to the members that may lack them. A newer Final covers all
         up to its view, so those are dropped; it goes itself to members that took no part in one as new."""

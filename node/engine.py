@@ -1,4 +1,4 @@
-"""Drives the consensus core of a validator: messages in, Ready carried out in its order.
+"""Drives the consensus core of a validator for one epoch: messages in, Ready carried out in its order.
 
 One task owns core, mempool and notary. Network handlers only queue; what a queue cannot take is
 dropped and counted, and the protocol recovers from loss.
@@ -7,6 +7,7 @@ dropped and counted, and the protocol recovers from loss.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -16,7 +17,6 @@ from consensus.core import Core
 from consensus.messages import (
     BatchHeld,
     Event,
-    Executed,
     Fetch,
     Joined,
     Ready,
@@ -27,6 +27,7 @@ from consensus.messages import (
     Tick,
     decode_message,
     encode_message,
+    epoch_of,
 )
 from consensus.verify import Rules, check
 from ledger.blocks import Header
@@ -35,7 +36,6 @@ from ledger.codec import encode
 from ledger.errors import LocalError, PeerFault, Refused
 from ledger.evidence import accused, offence_name
 from ledger.keys import Key
-from ledger.machine import next_due_ms
 from node.accuser import Accuser
 from node.batch_desk import BatchDesk
 from node.clock import now_ms, wall_ms
@@ -46,7 +46,7 @@ from node.notary import Notary
 from node.roll_call import RollCall
 from node.safety_store import SafetyStore
 from node.seam import Overloaded
-from node.voter import make_core
+from node.voter import executed, make_core
 from node.wire import BatchPush
 from p2p.network import Lane, Network
 
@@ -67,7 +67,8 @@ class Counters:
 
 @dataclass(slots=True)
 class Engine:
-    """See the module. `peers` are the connected validators: member index to peer id."""
+    """See the module. `peers` are the connected validators: member index to peer id. `on_other_epoch(peer id,
+    epoch)` hears of messages that are not of this epoch."""
 
     notary: Notary
     mempool: Mempool
@@ -75,6 +76,7 @@ class Engine:
     network: Network
     key: Key
     me: int
+    on_other_epoch: Callable[[str, int], None] = lambda peer_id, epoch: None
     core: Core = field(init=False)
     desk: BatchDesk = field(init=False)
     accuser: Accuser = field(init=False)
@@ -120,7 +122,7 @@ class Engine:
     def connected(self, member: int, peer_id: str) -> None:
         """A validator's stream is up: tell it where we stand, so that both catch up."""
         self.peers[member] = peer_id
-        self.roll_call.came(member, self.notary.validators)
+        self.roll_call.came(member, self.core.config.validators)
         self._joined.append(member)
         self._bell.set()
 
@@ -138,20 +140,22 @@ class Engine:
     # ------------------------------------------------------------------ the loop
 
     async def run(self) -> None:
-        """Until cancelled. Raises LocalError when our own state is wrong."""
+        """Until the epoch ends, by the notary's commit of its last block, or cancelled. Raises LocalError
+        when our own state is wrong."""
         await self._reach_promises()
         self._restore()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
                 wake_ms = self._step(Start())
-                while True:
+                while not self.core.ended:
                     await self._wait(wake_ms)
                     self._bell = trio.Event()
                     wake_ms = self._drain()
                     if self._inbox or self.desk.ready:
                         self._bell.set()
                     await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
             finally:
                 self._nursery = None
 
@@ -165,14 +169,18 @@ class Engine:
             log.warning("chain_older_than_votes", view=self.notary.store.tip.view, wanted=floor)
         while True:
             self._take_synced()
-            if self.notary.store.tip.view >= floor:
+            if self.notary.store.tip.view >= floor or self.core.ended:
                 return
             await self._bell.wait()
             self._bell = trio.Event()
 
     def _restore(self) -> None:
-        state, batches = self.safety.load(self.notary.validators.epoch, self.notary.store.tip.view)
+        if self.core.ended:
+            return
+        state, batches = self.safety.load(self.core.config.validators.epoch, self.notary.store.tip.view)
         self.core.restore(state)
+        for waiting in self.mempool.batches.values():  # from the epoch before
+            self._step(BatchHeld(waiting.digest, waiting.count))
         for data in batches.values():
             held = open_batch(data, self.mempool.chain_id, self.mempool.known.verify)
             self.mempool.hold(held, self.me, wanted=True)
@@ -194,7 +202,7 @@ class Engine:
         until_ms = now_ms() + ENGINE_DRAIN_MS
         for _ in range(ENGINE_DRAIN_MAX):
             waiting = self._inbox.take()
-            if waiting is None:
+            if waiting is None or self.core.ended:
                 break
             self._message(*waiting)
             if now_ms() >= until_ms:
@@ -202,7 +210,7 @@ class Engine:
         store = self.notary.store
         self.accuser.report(store.state, store.tip.height, self._submit)
         due = self.mempool.seal_due_ms()
-        while due is not None and now_ms() >= due:
+        while due is not None and now_ms() >= due and not self.core.ended:
             self._seal()
             due = self.mempool.seal_due_ms()
         return self._step(Tick())
@@ -213,25 +221,31 @@ class Engine:
             self._step(Synced(header, certificate))
             root = self.notary.store.root(header.height)
             if root is not None:  # older roots are forgotten; the next block's will do
-                self._step(Executed(header.height, root, next_due_ms(self.notary.store.state)))
+                self._step(executed(self.notary.store, header.height, root))
 
     def _message(self, member: int, payload: bytes) -> None:
         self.counters.received += 1
+        peer, validators = self.peers.get(member, ""), self.core.config.validators
         try:
-            rules = Rules(self.mempool.chain_id, self.notary.validators, self.notary.scheme, self.core.knows)
-            event = check(rules, member, decode_message(self.peers.get(member, ""), payload))
+            decoded = decode_message(peer, payload)
+            epoch = epoch_of(decoded)
+            if epoch is not None and epoch != validators.epoch:
+                self.on_other_epoch(peer, epoch)
+                return
+            rules = Rules(self.mempool.chain_id, validators, self.notary.scheme, self.core.knows)
+            event = check(rules, member, decoded)
         except PeerFault as fault:
             self._fault(member, Refused(fault.rule, fault.detail))
             return
         message = event.message
         if isinstance(message, Fetch) and message.kind == "batch":
             data = self.desk.answer(member, message.digest, now_ms())
-            if data is not None and member in self.peers:
-                self.network.send(self.peers[member], Lane.BULK, encode(BatchPush(data)))
+            if data is not None and peer:
+                self.network.send(peer, Lane.BULK, encode(BatchPush(data)))
             return
         if isinstance(message, Reply) and message.kind == "batch":
             return  # batches come by the bulk lane
-        self.roll_call.heard(member, message, self.notary.validators)
+        self.roll_call.heard(member, message, validators)
         self._step(event)
 
     def _fault(self, member: int, error: Refused) -> None:
@@ -300,8 +314,9 @@ class Engine:
             present = [data for data in batches if data is not None]
             if len(present) != len(batches):
                 raise LocalError(f"block {header.height} is to be committed, but a batch of it is not held")
-            done = self.notary.commit(header, commit.certificate, present, self.mempool.known.txs)
-            queue.append(Executed(header.height, done.root, next_due_ms(self.notary.store.state)))
+            known = self.mempool.known.txs
+            done = self.notary.commit(header, commit.certificate, present, known, commit.path)
+            queue.append(executed(self.notary.store, header.height, done.root))
         if ready.prune_view >= self._pruned_view + self.prune_every_views:
             self._pruned_view = ready.prune_view
             self.safety.prune(ready.prune_view)

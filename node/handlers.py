@@ -8,9 +8,12 @@ from typing import Final
 
 import structlog
 
+from consensus.messages import decode_message, epoch_of
 from ledger.blocks import decode_header
 from ledger.certificate import VoteKind
 from ledger.codec import decode, decode_exact, encode
+from ledger.epochs import pending
+from ledger.errors import PeerFault as LedgerPeerFault
 from ledger.errors import Refused
 from ledger.keys import Key
 from ledger.light import decode_certificate
@@ -19,6 +22,7 @@ from node.engine import Engine
 from node.follower import Follower
 from node.mempool import Mempool
 from node.notary import Notary
+from node.other_epochs import OtherEpochs
 from node.outbox import topic_kind
 from node.ranges import answer_batch, answer_range
 from node.seam import Overloaded
@@ -49,7 +53,8 @@ LATE: Final = frozenset(("tx.duplicate", "tx.expired", "tx.expires_too_far", "an
 
 @dataclass(slots=True)
 class PeerHandlers:
-    """p2p.network.Handlers of a peer. `engine` is None for a peer that does not vote."""
+    """p2p.network.Handlers of a peer. `engine` is None while the peer does not vote; its `validator_key` is
+    proved to others all the same, so that a link needs not be made anew when the key gets a seat."""
 
     peer_id: str
     moniker: str
@@ -58,6 +63,7 @@ class PeerHandlers:
     mempool: Mempool
     follower: Follower
     engine: Engine | None
+    other_epochs: OtherEpochs
     validator_key: Key | None
     now_ms: Callable[[], int]
     methods: dict[str, Serve] = field(default_factory=dict)  # of the executor, artifacts and others
@@ -95,22 +101,33 @@ class PeerHandlers:
         hello = decode(Hello, neighbour.hello)  # passed check_hello; a former link may end after that
         self.hellos[neighbour.peer_id] = hello
         log.info("neighbour_up", peer=neighbour.peer_id, moniker=hello.moniker, roles=hello.roles)
+        self._seat(neighbour.peer_id, hello)
+        self.follower.came(neighbour.peer_id, hello.height)
+
+    def turn(self, engine: Engine | None) -> None:
+        """[12] The next epoch has begun: others of the neighbours are validators, our engine is another."""
+        self.engine = engine
+        self.members.clear()
+        for peer_id, hello in self.hellos.items():
+            self._seat(peer_id, hello)
+
+    def _seat(self, peer_id: str, hello: Hello) -> None:
         member = is_member(hello, self.notary.validators.members)
         if self.engine is not None and member == self.engine.me:
             # Two processes with one key vote against each other. It may also be a replay by a former holder
             # of the other node key, so it is an alarm, not the end; and never is it a validator to us.
             self.engine.alarm("validator_key_twice")
         elif member is not None:
-            self.members[neighbour.peer_id] = member
+            self.members[peer_id] = member
             if self.engine is not None:
-                self.engine.connected(member, neighbour.peer_id)
-        self.follower.came(neighbour.peer_id, hello.height)
+                self.engine.connected(member, peer_id)
 
     def on_down(self, peer_id: str, reason: str) -> None:
         """A neighbour is gone."""
         log.info("neighbour_down", peer=peer_id, reason=reason)
         self.hellos.pop(peer_id, None)
         self.follower.gone(peer_id)
+        self.other_epochs.gone(peer_id)
         member = self.members.pop(peer_id, None)
         if member is None or self.engine is None:
             return
@@ -126,8 +143,8 @@ class PeerHandlers:
         if lane is Lane.CONSENSUS:
             member = self.members.get(peer_id)
             if member is None:
-                raise PeerFault(peer_id, "consensus.not_a_validator")
-            if self.engine is not None:
+                self._not_a_member(peer_id, payload)
+            elif self.engine is not None:
                 self.engine.deliver(member, payload)
             return
         try:
@@ -136,13 +153,52 @@ class PeerHandlers:
             self.count(error.rule)
             raise PeerFault(peer_id, error.rule, error.detail) from None
 
+    def _not_a_member(self, peer_id: str, payload: bytes) -> None:
+        """A consensus message of a peer that has no seat now. It may have had one in an earlier epoch, or
+        have one in an epoch that we do not know yet; from anybody else it breaks a rule."""
+        ours, epoch = self.notary.validators.epoch, self._epoch_of(peer_id, payload)
+        if epoch > ours or (epoch < ours and self._voted(peer_id, epoch)):
+            self.other_epochs.heard(peer_id, epoch)
+        else:
+            raise PeerFault(peer_id, "consensus.not_a_validator")
+
+    def _epoch_of(self, peer_id: str, payload: bytes) -> int:
+        """What a message of a peer without a seat speaks of; our epoch, where it may not speak, when it has
+        proved no key. A Fetch speaks of none: it comes from one that has not seen yet that it left."""
+        hello, ours = self.hellos.get(peer_id), self.notary.validators.epoch
+        try:
+            if hello is None or not hello.validator:
+                return ours
+            epoch = epoch_of(decode_message(peer_id, payload))
+        except LedgerPeerFault:
+            return ours
+        return ours - 1 if epoch is None else epoch
+
+    def _voted(self, peer_id: str, epoch: int) -> bool:
+        hello = self.hellos.get(peer_id)
+        return hello is not None and self.other_epochs.voted(hello.validator, epoch)
+
+    def _votes_elsewhere(self, peer_id: str) -> bool:
+        """Has a peer, which has no seat now, had one in the last epoch, or may it have one in the next?"""
+        hello = self.hellos.get(peer_id)
+        if hello is None or not hello.validator:
+            return False
+        next_set, store = pending(self.notary.store.state), self.notary.store
+        return (
+            self._voted(peer_id, self.notary.validators.epoch - 1)
+            or (next_set is not None and next_set.index(hello.validator) is not None)
+            or self.follower.best_height > store.tip.height
+        )
+
     def _bulk(self, peer_id: str, payload: bytes) -> None:
         match decode_bulk(payload):
             case BatchPush(data):
                 member = self.members.get(peer_id)
                 if member is None:
-                    raise Refused("bulk.not_a_validator", "batches come from validators")
-                if self.engine is not None:
+                    self.count("bulk.not_a_validator")
+                    if not self._votes_elsewhere(peer_id):
+                        raise PeerFault(peer_id, "bulk.not_a_validator", "batches come from validators")
+                elif self.engine is not None:
                     self.engine.deliver_batch(member, data)
             case TipNote(height):
                 self.follower.told(peer_id, height)

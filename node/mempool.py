@@ -6,7 +6,7 @@ checked once: ids of checked transactions are remembered for execution.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -172,6 +172,27 @@ class Mempool:
         self.by_maker[maker] = self.by_maker.get(maker, 0) + len(batch.data)
         for tx in batch.txs:
             self._enter(tx)
+
+    def renumber(self, places: Mapping[int, int]) -> None:
+        """The next epoch's members have other places: `places` by their former ones. What a maker brought
+        that is no member any more counts as brought by member -1."""
+        self.makers = {digest: places.get(maker, -1) for digest, maker in self.makers.items()}
+        self.by_maker = {}
+        for digest, maker in self.makers.items():
+            size = len(self.batches[digest].data)
+            self.by_maker[maker] = self.by_maker.get(maker, 0) + size
+
+    def hand_over(self) -> list[VerifiedTx]:
+        """All transactions that wait, each once, in order; none does from now on."""
+        waiting = [tx for batch in self.batches.values() for tx in batch.txs] + self.pending
+        handed = list({tx.id: tx for tx in waiting}.values())
+        for batch in self.batches.values():
+            for tx in batch.txs:
+                self._leave(tx)
+        self.batches, self.makers, self.by_maker = {}, {}, {}
+        self._unqueue({tx.id for tx in self.pending})
+        self.size_bytes = 0
+        return handed
 
     def committed(self, header: Header, executed: tuple[bytes, ...]) -> None:
         """Forget the batches of a final block, and the transactions that it executed or skipped."""

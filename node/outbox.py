@@ -97,6 +97,16 @@ class Outbox:
             self._drop(tx.id)
             raise Overloaded(OVERLOAD_RETRY_S)
 
+    def adopt(self, tx: VerifiedTx) -> None:
+        """Take over a transaction that was accepted here while this peer voted: it is gossiped now and
+        re-sent as all others. Beyond the bounds it is gossiped only."""
+        self.publish(topic_kind(tx), tx.raw)
+        if tx.id in self.entries or len(self.entries) >= OUTBOX_TXS_MAX:
+            return
+        if self._senders[tx.tx.sender] < OUTBOX_SENDER_TXS_MAX:
+            self.entries[tx.id] = Entry(tx)
+            self._senders[tx.tx.sender] += 1
+
     def _in_turn(self, tx: VerifiedTx) -> list[str]:
         """Validators in an order of the transaction's own, so that no one of them is everybody's first."""
         validators = self.validators()

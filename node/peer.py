@@ -28,10 +28,12 @@ from node.limits import (
 )
 from node.mempool import Mempool
 from node.notary import Committed, Notary
+from node.other_epochs import OtherEpochs
 from node.outbox import Outbox
 from node.peer_view import Metric, metrics_of, status_of
 from node.safety_store import SafetyStore
 from node.seam import Gap, NotFinal, NumberedEvent, Overloaded, PeerStatus, TxOutcome
+from node.seat import Seat
 from node.teller import Teller
 from node.wire import topic
 from p2p.network import Network, Started
@@ -60,7 +62,7 @@ class Peer:
     network: Network
     notary: Notary
     mempool: Mempool
-    engine: Engine | None
+    seat: Seat
     follower: Follower
     handlers: PeerHandlers
     outbox: Outbox
@@ -72,6 +74,7 @@ class Peer:
     refused_final: dict[str, int] = field(default_factory=dict)  # rule -> final transactions that broke it
     _waiters: dict[bytes, list[trio.Event]] = field(default_factory=dict)
     _waiting: int = 0  # in all of them
+    _turned: trio.Event = field(default_factory=trio.Event)
 
     @classmethod
     def assemble(
@@ -86,13 +89,20 @@ class Peer:
         """Parts to a peer; nothing runs yet. `safety` is given exactly when the peer votes."""
         notary = Notary.open(genesis, store, Ed25519Scheme())
         mempool = Mempool(genesis.chain_id)
-        engine = _engine(notary, mempool, safety, network, identity.validator_key)
+        key = identity.validator_key if safety is not None else None
         event_log = EventLog(store)
 
         def synced(header: Header, certificate: Certificate) -> None:
-            if engine is not None:
-                engine.synced(header, certificate)
+            if seat.engine is not None:
+                seat.engine.synced(header, certificate)
 
+        def told(peer_id: str, height: int) -> None:
+            follower.told(peer_id, height)
+
+        voter = key.public if key is not None else b""
+        others = OtherEpochs(notary, network, voter, told, now_ms)
+        seat = Seat(notary, mempool, network, key, safety, others.heard)
+        engine = seat.engine
         follower = Follower(notary, network, engine is not None, synced, mempool.known.txs)
         handlers = PeerHandlers(
             peer_id=network.peer_id,
@@ -102,7 +112,8 @@ class Peer:
             mempool=mempool,
             follower=follower,
             engine=engine,
-            validator_key=identity.validator_key if engine is not None else None,
+            other_epochs=others,
+            validator_key=key,
             now_ms=now_ms,
         )
         outbox = Outbox(
@@ -120,7 +131,7 @@ class Peer:
             network,
             notary,
             mempool,
-            engine,
+            seat,
             follower,
             handlers,
             outbox,
@@ -136,8 +147,8 @@ class Peer:
         """Until cancelled. `started` gives the listen addresses."""
         async with trio.open_nursery() as nursery:
             addresses = await nursery.start(self._run_network)
-            if self.engine is not None:
-                nursery.start_soon(self.engine.run)
+            if self.seat.key is not None:
+                nursery.start_soon(self._vote)
             nursery.start_soon(self.follower.run)
             nursery.start_soon(self.outbox.run)
             nursery.start_soon(self.teller.run)
@@ -145,6 +156,27 @@ class Peer:
 
     async def _run_network(self, *, task_status: Started) -> None:
         await self.network.run(self.handlers, task_status=task_status)
+
+    async def _vote(self) -> None:
+        """An engine for each epoch in which our key has a seat. Until cancelled."""
+        while True:
+            if self.engine is None:
+                await self._turned.wait()
+                self._turned = trio.Event()
+                continue
+            await self.engine.run()
+            self._turn()
+
+    def _turn(self) -> None:
+        """[12] The next epoch has begun."""
+        self.seat.turn()
+        self.handlers.turn(self.engine)
+        self.teller.engine = self.engine
+        self.follower.patient = self.engine is not None
+        if self.engine is None:  # what was accepted here is still ours to bring in
+            for tx in self.mempool.hand_over():
+                self.outbox.adopt(tx)
+        self._turned.set()
 
     def _committed(self, done: Committed) -> None:
         ids = tuple(receipt.id for receipt in done.result.receipts)
@@ -160,8 +192,15 @@ class Peer:
                 waiter.set()
         self.event_log.tick()
         self.teller.committed()
+        if self.engine is None and self.seat.has_turned:
+            self._turn()  # a running engine comes to its own end first
 
     # ------------------------------------------------------------------ the seam
+
+    @property
+    def engine(self) -> Engine | None:
+        """Of the epoch, while our validator key has a seat."""
+        return self.seat.engine
 
     @property
     def node_key(self) -> Key:
@@ -254,19 +293,6 @@ class Peer:
     def metrics(self) -> Sequence[Metric]:
         """See PeerSeam.metrics."""
         return metrics_of(self)
-
-
-def _engine(
-    notary: Notary, mempool: Mempool, safety: SafetyStore | None, network: Network, key: Key | None
-) -> Engine | None:
-    """The engine of a peer whose key is in the validator set; None for the others."""
-    if key is None or safety is None:
-        return None
-    me = notary.validators.index(key.public)
-    if me is None:
-        log.warning("not_in_validator_set", key=key.public.hex())
-        return None
-    return Engine(notary, mempool, safety, network, key, me)
 
 
 __all__ = ["Identity", "Peer"]

@@ -1,0 +1,61 @@
+"""Messages of an epoch that is not ours (rule 12). Nobody is to blame for them: one of the two is behind.
+
+Who is behind us gets the certificate that ended its epoch: with the headers that it holds, or fetches, its
+own core commits the boundary and goes on. Who is ahead of us shows where the missing blocks are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from consensus.limits import ANSWER_EVERY_MS
+from consensus.messages import Certified, encode_message
+from ledger.codec import encode
+from ledger.errors import Refused
+from ledger.light import decode_certificate
+from node.notary import Notary
+from node.wire import TipNote
+from p2p.network import Lane, Network
+
+
+@dataclass(slots=True)
+class OtherEpochs:
+    """See the module. `voter` is our validator key, b"" without one; `told(peer id, height)` hears of heights
+    that a peer must hold."""
+
+    notary: Notary
+    network: Network
+    voter: bytes
+    told: Callable[[str, int], None]
+    now_ms: Callable[[], int]
+    _answered_ms: dict[str, int] = field(default_factory=dict)
+
+    def heard(self, peer_id: str, epoch: int) -> None:
+        """A peer that proved a validator key speaks of this epoch."""
+        if epoch > self.notary.validators.epoch:
+            self.told(peer_id, self.notary.store.tip.height + 1)
+        elif epoch < self.notary.validators.epoch:
+            self._answer(peer_id, epoch)
+
+    def gone(self, peer_id: str) -> None:
+        """A neighbour is gone."""
+        self._answered_ms.pop(peer_id, None)
+
+    def voted(self, key: bytes, epoch: int) -> bool:
+        """Was this key a member of the set of `epoch`, as far as is known here?"""
+        try:
+            return self.notary.validators_of(epoch).index(key) is not None
+        except Refused:
+            return False
+
+    def _answer(self, peer_id: str, epoch: int) -> None:
+        last_ms = self._answered_ms.get(peer_id)
+        if last_ms is not None and self.now_ms() < last_ms + ANSWER_EVERY_MS:
+            return
+        self._answered_ms[peer_id] = self.now_ms()
+        tip, ended = self.notary.store.tip, self.notary.store.epochs.proof(epoch)
+        if ended is not None and self.voted(self.voter, epoch):  # from others it would not take it
+            certificate = decode_certificate(ended.finality.certificate)
+            self.network.send(peer_id, Lane.CONSENSUS, encode_message(Certified(certificate)))
+        self.network.send(peer_id, Lane.BULK, encode(TipNote(tip.height, tip.time_ms)))
