@@ -72,6 +72,9 @@ LEASE_GUARD_MS: Final = (
 CLAIM_WINDOW_MS: Final = 600  # candidates gather this long after the first claim of a slot
 
 PROOF_DEPTH_MAX: Final = 256
+# A chunk of a snapshot with its hashes fits a frame; the least that may be asked for holds any one pair.
+SNAPSHOT_CHUNK_BYTES_MAX: Final = 900 * KIB
+SNAPSHOT_PAIR_BYTES_MAX: Final = 256 * KIB
 RECENT_ROOTS: Final = 256  # heights whose state root a peer remembers to check delayed roots
 
 # Genesis is read once; 1 MiB holds the most accounts it may name.

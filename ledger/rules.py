@@ -42,6 +42,17 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "validators.member": "a validator has a key of 32 bytes, a weight of 1 to WEIGHT_MAX and a name",
     "validators.not_canonical": "a validator set in other bytes than its one encoding",
     "validators.too_long": "a validator set is longer than VALIDATORS_BYTES_MAX",
+    # State in chunks (ledger.snapshot).
+    "snapshot.empty": "a chunk below the root without a pair",
+    "snapshot.nothing": "nothing stands below the place that was asked for",
+    "snapshot.order": "pairs of a chunk out of the tree's order, or one twice",
+    "snapshot.outside": "a pair that does not stand below its chunk's place",
+    "snapshot.place": "no place in a state tree, or not below the one that was asked for",
+    "snapshot.root": "a chunk is not what the state root commits to",
+    "snapshot.siblings": "a chunk has another number of hashes than its depth, or one that is none",
+    "state_chunk.malformed": "the bytes are no chunk of a state",
+    "state_chunk.not_canonical": "a chunk of a state in other bytes than its one encoding",
+    "state_chunk.too_long": "a chunk of a state is longer than SNAPSHOT_CHUNK_BYTES_MAX",
     # Genesis.
     "genesis.accounts": "too many accounts",
     "genesis.balance": "a balance out of range",

@@ -16,7 +16,7 @@ of Diem's Jellyfish tree. This file never sees a store: it is given `read_node`.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -213,6 +213,73 @@ def update(
     batch = _Update(read_node, changes)
     root = batch.run()
     return root, batch.writes
+
+
+Row = tuple[int, bytes]  # where a leaf stands (its key hash below a leading 1), its 64 bytes
+
+
+def row(key: bytes, value: bytes) -> Row:
+    """The leaf of a pair. Rows sort as the tree's leaves stand, from left to right."""
+    digest = sha256(key).digest()
+    return _TOP | int.from_bytes(digest, "big"), digest + sha256(value).digest()
+
+
+def subtree(index: int, rows: list[Row]) -> tuple[bytes, bytes | None, dict[bytes, bytes]]:
+    """The subtree at a heap index that holds exactly these sorted rows, all of them below it: (its hash, its
+    leaf when it is one leaf, its node records by path)."""
+    if not rows:
+        return EMPTY, None, {}
+    builder = _Update(_no_node, {})
+    digest, leaf = builder.build(index, depth_of(index), rows)
+    return digest, leaf, {path: record for path, record in builder.writes.items() if record is not None}
+
+
+def depth_of(index: int) -> int:
+    """How many levels below the root a heap index stands."""
+    return index.bit_length() - 1
+
+
+def is_below(index: int, row: int) -> bool:
+    """Does a leaf's place, as `row` gives it, stand at or below a heap index?"""
+    return row >> (_BITS - depth_of(index)) == index
+
+
+def span(rows: Sequence[Row], index: int) -> tuple[int, int]:
+    """Which of sorted rows stand at or below a heap index: from the first up to before the second."""
+    shift = _BITS - depth_of(index)
+    low = bisect_left(rows, index << shift, key=_row_index)
+    return low, bisect_left(rows, (index + 1) << shift, low, key=_row_index)
+
+
+def fold(index: int, digest: bytes, siblings: Sequence[bytes]) -> tuple[bytes, dict[bytes, bytes]]:
+    """The root above a subtree with this hash, given the other subtrees on the way, from the root down
+    (b"": an empty one), and the records of the nodes above it by path."""
+    nodes: dict[bytes, bytes] = {}
+    for sibling in reversed(siblings):
+        other = sibling or EMPTY
+        body = other + digest if index & 1 else digest + other
+        index >>= 1
+        nodes[_path(index)] = _INNER + body
+        digest = sha256(_HASH_INNER + body).digest()
+    return digest, nodes
+
+
+def join(left: tuple[bytes, bytes | None], right: tuple[bytes, bytes | None]) -> tuple[bytes, bytes | None]:
+    """(hash, leaf when it is one leaf) of the subtree over two such."""
+    if left[0] == EMPTY and (right[1] is not None or right[0] == EMPTY):
+        return right
+    if right[0] == EMPTY and left[1] is not None:
+        return left
+    return sha256(_HASH_INNER + left[0] + right[0]).digest(), None
+
+
+def path_of(index: int) -> bytes:
+    """A heap index as node records are stored."""
+    return _path(index)
+
+
+def _no_node(path: bytes) -> bytes | None:
+    return None
 
 
 def root_of(read_node: ReadNode) -> bytes:
