@@ -1,7 +1,7 @@
 """A small real chain for tests: four validators with weights, headers, batches, Final certificates.
 
 `SmallChain` grows blocks over any Store: with raw state changes (`grow`), or through the machine
-with signed transactions (`submit`).
+with signed transactions (`submit`). It ends an epoch as consensus would (docs/adr/0018).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from ledger.blocks import Batch, Header, batch_digest
+from ledger.blocks import Batch, Header, batch_digest, decode_header, validators_hash
 from ledger.certificate import (
     VOTE_DOMAIN,
     Certificate,
@@ -22,19 +22,23 @@ from ledger.certificate import (
     vote_message,
 )
 from ledger.codec import encode, sha256
+from ledger.epochs import current, is_boundary, sign_change
 from ledger.genesis import GenesisValidator, genesis_state
 from ledger.keys import Key
 from ledger.light import Trust
 from ledger.machine import execute
 from ledger.outcome import BlockResult, Event, Receipt
+from ledger.records import KEY_NEXT_VALIDATORS
 from ledger.store import Store
 from ledger.stored import CommitData, TxEntry
 from ledger.subjects import commit_data
-from ledger.transactions import CheckedTx, decode_tx
-from tests.ledger.world import World
+from ledger.transactions import ChangeValidators, CheckedTx, decode_tx
+from tests.ledger.world import World, key_of
 
 CHAIN_ID = "test-chain"
-VALIDATOR_KEYS = tuple(Key(sha256(b"validator %d" % n)) for n in range(4))
+MORE_KEYS = tuple(Key(sha256(b"validator %d" % n)) for n in range(20))
+VALIDATOR_KEYS = MORE_KEYS[:4]
+KEY_OF = {key.public: key for key in MORE_KEYS}
 VALIDATORS = ValidatorSet(0, tuple(Validator(k.public, 1, f"v{n}") for n, k in enumerate(VALIDATOR_KEYS)))
 GENESIS_HASH = sha256(b"test genesis")
 GENESIS_STATE = {b"account/" + bytes([n]): b"%d" % (1000 * n) for n in range(20)}
@@ -42,13 +46,23 @@ START_MS = 1_700_000_000_000
 
 
 def certify(
-    kind: VoteKind, header: Header, signers: Sequence[int] = (0, 1, 2), chain_id: str = CHAIN_ID
+    kind: VoteKind,
+    header: Header,
+    signers: Sequence[int] = (0, 1, 2),
+    chain_id: str = CHAIN_ID,
+    members: ValidatorSet = VALIDATORS,
 ) -> Certificate:
     """A certificate by some of the validators for a header."""
     statement = Statement(kind, header.epoch, header.view, header.hash)
     message = vote_message(statement)
-    votes = {i: VALIDATOR_KEYS[i].sign(VOTE_DOMAIN, chain_id, message) for i in signers}
-    return Ed25519Scheme().assemble(statement, votes, len(VALIDATOR_KEYS))
+    votes = {i: KEY_OF[members.members[i].key].sign(VOTE_DOMAIN, chain_id, message) for i in signers}
+    return Ed25519Scheme().assemble(statement, votes, len(members.members))
+
+
+def enough(members: ValidatorSet) -> range:
+    """As few of the members, from the first on, as are a BFT quorum."""
+    count = next(n for n in range(len(members.members) + 1) if members.reached(range(n)))
+    return range(count)
 
 
 def trust() -> Trust:
@@ -57,7 +71,8 @@ def trust() -> Trust:
 
 
 class SmallChain:
-    """Grows a chain over a store. `lag`: how many heights behind its parent a header's state is."""
+    """Grows a chain over a store. `lag`: how many heights behind its parent a header's state is. `validators`
+    sign the next block; `tail`: how many empty blocks stand above an epoch's last one."""
 
     def __init__(
         self,
@@ -69,6 +84,8 @@ class SmallChain:
     ) -> None:
         self.store = store
         self.lag = lag
+        self.validators = VALIDATORS
+        self.tail = 0
         self.time_ms = time_ms
         if store.is_empty:
             store.begin(genesis_hash, genesis_state, time_ms)
@@ -82,17 +99,17 @@ class SmallChain:
         assert root is not None
         return Header(
             chain_id=self.store.chain_id,
-            epoch=0,
+            epoch=self.validators.epoch,
             height=height,
             view=tip.view + 1,
             parent_view=tip.view,
             parent_hash=tip.hash,
             time_ms=tip.time_ms + step_ms,
-            proposer=VALIDATOR_KEYS[height % 4].public,
+            proposer=self.validators.members[height % len(self.validators.members)].key,
             state_height=state_height,
             state_root=root,
-            validators=VALIDATORS.hash,
-            next_validators=VALIDATORS.hash,
+            validators=self.validators.hash,
+            next_validators=self._pending(state_height) or self.validators.hash,
             batches=tuple(batch_digest(b) for b in batches),
         )
 
@@ -102,9 +119,31 @@ class SmallChain:
         header = self.header(batches, step_ms)
         checked = [decode_tx(tx, self.store.chain_id) for tx in txs]
         result = execute(self.store.state, header, checked)
-        certificate = encode(certify(VoteKind.FINAL, header, chain_id=header.chain_id)) if certified else None
-        self.store.commit(commit_data(header, batches, certificate, checked, result))
+        path, certificate = self.finality(header) if certified else ((), None)
+        self._commit(commit_data(header, batches, certificate, checked, result, path))
         return result
+
+    def finality(self, header: Header) -> tuple[tuple[bytes, ...], bytes]:
+        """The headers above an epoch's last block, and the Final certificate of the topmost."""
+        path: tuple[bytes, ...] = ()
+        if is_boundary(header):
+            for _ in range(self.tail):
+                header = above(header)
+                path = (*path, header.encode())
+        members = self.validators
+        found = certify(VoteKind.FINAL, header, enough(members), header.chain_id, members)
+        return path, encode(found)
+
+    def _pending(self, height: int) -> bytes | None:
+        if self.store.state.get(KEY_NEXT_VALIDATORS) is None:
+            return None
+        data = self.store.at(height).get(KEY_NEXT_VALIDATORS)
+        return None if data is None else validators_hash(data)
+
+    def _commit(self, data: CommitData) -> None:
+        self.store.commit(data)
+        if is_boundary(data.header):
+            self.validators = current(self.store.state)
 
     def grow(
         self,
@@ -120,9 +159,22 @@ class SmallChain:
         header = self.header(batches)
         entries = tuple(TxEntry(sha256(tx), 0, n, about) for n, tx in enumerate(txs))
         receipts = tuple(Receipt(entry.id, True, "", "", ()) for entry in entries)
-        certificate = encode(certify(VoteKind.FINAL, header, chain_id=header.chain_id)) if certified else None
-        self.store.commit(CommitData(header, batches, certificate, entries, receipts, events, changes))
+        path, certificate = self.finality(header) if certified else ((), None)
+        data = CommitData(header, batches, certificate, entries, receipts, events, changes, path)
+        self._commit(data)
         return header
+
+
+def above(header: Header) -> Header:
+    """An empty child of a header."""
+    return replace(
+        header,
+        height=header.height + 1,
+        view=header.view + 1,
+        parent_view=header.view,
+        parent_hash=header.hash,
+        batches=(),
+    )
 
 
 class ChainWorld(World):
@@ -146,3 +198,35 @@ class ChainWorld(World):
         self.height, self.now_ms = self.store.tip.height, self.store.tip.time_ms
         self.events.extend(result.events)
         return result
+
+    # --- epochs ----------------------------------------------------------------------------------
+
+    @property
+    def validators(self) -> ValidatorSet:
+        """The set in force."""
+        return self.chain.validators
+
+    def change(self, members: Sequence[Validator], signers: Sequence[int] | None = None) -> ChangeValidators:
+        """A change to these members, signed by a quorum of the current ones (or by `signers`)."""
+        now = self.validators
+        next_ = encode(ValidatorSet(now.epoch + 1, tuple(members)))
+        by = enough(now) if signers is None else signers
+        chain_id = self.store.chain_id
+        signatures = tuple((i, sign_change(KEY_OF[now.members[i].key], chain_id, next_)) for i in by)
+        return ChangeValidators(next_, signatures)
+
+    def turn(self, members: Sequence[Validator], tail: int = 0) -> Header:
+        """Change the set and grow until the epoch has ended. Returns its last block's header."""
+        epoch, self.chain.tail = self.validators.epoch, tail
+        result = self.run(self.tx(key_of("anybody"), self.change(members)))
+        assert result.receipts[0].ok, result.receipts[0]
+        while self.validators.epoch == epoch:
+            self.run()
+        data = self.store.header(self.store.tip.height)
+        assert data is not None
+        return decode_header(data)
+
+
+def member(number: int, weight: int = 1) -> Validator:
+    """A validator whose key is here."""
+    return Validator(MORE_KEYS[number].public, weight, f"v{number}")
