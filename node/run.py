@@ -9,6 +9,7 @@ import sys
 from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -22,8 +23,6 @@ from node.artifacts import ArtifactStore
 from node.clock import wall_ms
 from node.config import Settings
 from node.exchange import Exchange
-from node.executor.drivers.sandbox import SandboxDriver
-from node.executor.executor import Executor
 from node.home import Home, RunInfo, remove_run, start_ticks, write_run
 from node.limits import MIB
 from node.peer import Identity, Peer
@@ -31,6 +30,9 @@ from node.pruner import Pruner
 from node.safety_store import SafetyStore
 from node.wire import TOPIC_KINDS, topic
 from p2p.host import Host, HostConfig
+
+if TYPE_CHECKING:
+    from node.executor.executor import Executor
 
 log = structlog.get_logger("run")
 
@@ -133,7 +135,7 @@ async def run_peer(home: Home, settings: Settings) -> None:
                 ),
             )
             log.info("peer_up", moniker=settings.moniker, peer=peer.network.peer_id, api=api, p2p=addresses)
-            gc.collect()
+            gc.enable()
             gc.freeze()  # what was imported and built so far stays: no collection needs to walk it again
 
 
@@ -172,7 +174,11 @@ async def _start_api(nursery: trio.Nursery, peer: Peer, home: Home, settings: Se
 def _start_executor(
     nursery: trio.Nursery, peer: Peer, home: Home, settings: Settings, exchange: Exchange
 ) -> Executor:
-    """The 3node: claims and runs what it has proved to be approved."""
+    """The 3node: claims and runs what it has proved to be approved. Loaded by those alone that are one: it is
+    a twentieth of a start's time."""
+    from node.executor.drivers.sandbox import SandboxDriver
+    from node.executor.executor import Executor
+
     driver = SandboxDriver(home.data_dir / "sandbox")
     executor = Executor(peer, settings.node, driver, exchange)
     peer.sources.append(executor.metrics)

@@ -5,6 +5,9 @@ peer id. The library dials, listens, secures and multiplexes; who is a neighbour
 give up is ours.
 """
 
+import p2p.lean_import  # noqa: F401 - before anything of the library
+
+# isort: split
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path

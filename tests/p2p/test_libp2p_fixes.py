@@ -4,6 +4,8 @@ of libp2p says: look whether this work-round can go."""
 import hashlib
 import inspect
 import logging
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -23,7 +25,7 @@ from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
-from p2p import libp2p_fixes
+from p2p import lean_import, libp2p_fixes
 from p2p.errors import LocalError
 from p2p.limits import GOSSIP_PEER_QUEUE_MAX, STREAMS_IN_MAX
 
@@ -312,3 +314,30 @@ async def test_batch_window_updates(monkeypatch):
     after: list[int] = []
     await small_reads(after)
     assert after == []
+
+
+def run_python(*statements: str) -> str:
+    """What a new interpreter prints."""
+    command = [sys.executable, "-c", "\n".join(statements)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def loaded(*statements: str) -> set[str]:
+    """Names of the modules that a new interpreter holds after these statements."""
+    return set(run_python(*statements, "import sys", "print(*sys.modules)").split())
+
+
+def test_lean_import():
+    heavy = {"aioquic", "httpx2", "trio_websocket", "zeroconf", "libp2p.peer.persistent"}
+    assert heavy <= loaded("import libp2p"), "the library no longer loads what we never use"
+    ours = loaded("import p2p.host")
+    assert "libp2p.network.swarm" in ours
+    assert not {name for name in ours if lean_import.is_left_out(name)}
+    real = "import aioquic.quic.connection"
+    assert "aioquic.tls" in loaded("import p2p.host", real, "aioquic.quic.connection.QuicConnection")
+
+
+def test_what_was_left_out_says_so():
+    use = "try: libp2p.create_sync_peerstore('x')\nexcept Exception as error: print(error)"
+    said = run_python("import p2p.host, libp2p", use)
+    assert said.strip() == "libp2p.peer.persistent.create_sync_peerstore: this part of libp2p is left out"
