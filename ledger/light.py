@@ -34,6 +34,7 @@ FINALITY_PATH_MAX: Final = 256
 CERTIFICATE_BYTES_MAX: Final = 256 + 67 * VALIDATORS_MAX
 QUERY_PROOF_BYTES_MAX: Final = 2 * 1024 * 1024
 EPOCH_PROOF_BYTES_MAX: Final = 1024 * 1024  # a set, a certificate, FINALITY_PATH_MAX headers
+CLOCK_DRIFT_MS_MAX: Final = 60_000  # of a reader; validators keep block time within 2 s of their own
 TRUST_PERIOD_MS: Final = 14 * 24 * 3_600_000  # as long as an operator is expected to guard a key that left
 
 _scheme: Final[Scheme] = Ed25519Scheme()
@@ -138,7 +139,10 @@ class Trust:
             raise LocalError(f"the store is damaged: how epoch {self.latest.epoch} ended: {error}") from None
 
     def fresh(self, header: Header, now_ms: int) -> None:
-        """[L2] Raises Refused("light.stale") when the header's block is older than the period."""
+        """[L2] Raises Refused("light.stale" | "light.from_future") when the header's block is older than the
+        period, or younger than `now_ms` by more than clocks differ."""
+        if header.time_ms > now_ms + CLOCK_DRIFT_MS_MAX:
+            raise Refused("light.from_future", f"block time {header.time_ms}, here it is {now_ms}", "time_ms")
         if now_ms - header.time_ms > self.period_ms:
             days = (now_ms - header.time_ms) // 86_400_000
             raise Refused("light.stale", f"the block is {days} days old", "time_ms")

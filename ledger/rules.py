@@ -203,6 +203,7 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "light.above_boundary": "a header above the last block of its epoch is in no chain",
     "light.broken_path": "a header does not follow the one before it",
     "light.foreign_chain": "a header of another chain",
+    "light.from_future": "the proving block's time lies ahead of the reader's clock",
     "light.next_set": "the set is not the one that the boundary names, or not of the next epoch",
     "light.no_boundary": "the header does not end its epoch",
     "light.not_final": "the certificate is no Final certificate",

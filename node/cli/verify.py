@@ -63,4 +63,8 @@ def verify(
 
 
 def _key_text(key: bytes) -> str:
+    """As state paths are written, where that is possible."""
+    kind, _, rest = key.partition(b"/")
+    if kind.isalpha() and len(rest) == 32:
+        return f"{kind.decode()}/{rest.hex()}"
     return key.decode() if key.isascii() and key.decode().isprintable() else f"0x{key.hex()}"

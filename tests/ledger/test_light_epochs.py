@@ -16,6 +16,7 @@ from ledger.codec import decode, encode
 from ledger.errors import LocalError, Refused
 from ledger.genesis import Genesis
 from ledger.light import (
+    CLOCK_DRIFT_MS_MAX,
     EPOCH_PROOF_BYTES_MAX,
     TRUST_PERIOD_MS,
     EpochProof,
@@ -205,6 +206,10 @@ def test_a_walk_from_genesis_takes_only_young_facts(world: ChainWorld) -> None:
     with pytest.raises(Refused) as refused:
         check_query(trust, query, newest_ms + TRUST_PERIOD_MS + 1)
     assert refused.value.rule == "light.stale"
+    check_query(trust, query, newest_ms - CLOCK_DRIFT_MS_MAX)
+    with pytest.raises(Refused) as refused:
+        check_query(trust, query, newest_ms - CLOCK_DRIFT_MS_MAX - 1)
+    assert refused.value.rule == "light.from_future"
 
 
 def test_our_own_proofs_are_taken_up_again_unless_they_are_damaged(world: ChainWorld) -> None:

@@ -77,7 +77,7 @@ class FakePeer:
 
     @property
     def validators(self) -> ValidatorSet:
-        return self.genesis.validator_set
+        return self.world.validators
 
     @property
     def state(self) -> Reader:
