@@ -324,14 +324,13 @@ class Core(CoreState):
             hint = leader(self.config.validators, base[0] if parent is None else self.final_view)
             self.wants.ask("header", missing or base[1], hint, self._now_ms)
             return
-        assert state.entered_ms is not None
         height = min(self.executed, parent.height)
         next_validators = self._next_validators(height)
         in_tail = is_ending(parent, self.config.validators)  # [12] only to finalize the boundary, so no hurry
         batches = [] if in_tail else self._fresh(base)
         is_due = self.due_ms is not None and parent.time_ms < self.due_ms <= self._wall_ms
         is_due = not in_tail and (is_due or next_validators != self.config.validators.hash)
-        if not batches and not is_due and self._now_ms < state.entered_ms + self.config.timing.idle_ms:
+        if not batches and not is_due and self._idle_left_ms(state.entered_ms or 0) > 0:
             return
         root = self.roots.get(height)
         if height < parent.state_height or root is None:
@@ -383,9 +382,8 @@ class Core(CoreState):
         if not state.own_skip and state.own_final is None:
             times.append(self._skip_ms(state))
         if self._leads(self.frontier) and state.own_notar is None and state.entered_ms is not None:
-            idle = state.entered_ms + self.config.timing.idle_ms
-            if idle > self._now_ms:
-                times.append(idle)
+            if (left := self._idle_left_ms(state.entered_ms)) > 0:
+                times.append(self._now_ms + left)
             if self.due_ms is not None and self.due_ms > self._wall_ms:
                 times.append(self._now_ms + self.due_ms - self._wall_ms)
         for waiting in self.views.values():

@@ -246,6 +246,12 @@ class CoreState:
         used = sum(len(h.batches) for h in self.chain.headers.values())
         return len(self.batches) > used or bool(self._fresh(base))
 
+    def _idle_left_ms(self, entered_ms: int) -> int:
+        """[13] How much longer a leader waits for work."""
+        parent = self.chain.get(self._base()[1])
+        since_parent = self._wall_ms - parent.time_ms if parent else 0
+        return self.config.timing.idle_left_ms(self._now_ms - entered_ms, since_parent)
+
     def _base(self) -> tuple[int, bytes]:
         """[2] The highest notarized (or final) view with Skip for every view between it and the frontier."""
         for view in range(self.frontier - 1, self.chain.tip.view, -1):

@@ -23,3 +23,8 @@ class Timing:
             if timeout >= self.timeout_max_ms:
                 return self.timeout_max_ms
         return timeout
+
+    def idle_left_ms(self, since_entry_ms: int, since_parent_ms: int) -> int:
+        """[13] How much longer a leader with nothing to propose waits: idle_ms after its parent's block time,
+        and at most that after its entry. A view that others had to skip was wait enough."""
+        return self.idle_ms - max(since_entry_ms, since_parent_ms)

@@ -408,6 +408,24 @@ def test_rule_13_idle_leader_waits_then_proposes_an_empty_block() -> None:
     assert votes(follower.wait(1)) == [(SKIP, 1, ZERO_HASH)]
 
 
+def test_rule_13_a_view_that_others_skipped_was_wait_enough() -> None:
+    """The leader after a dead one does not wait anew: idle_ms after the parent's block time it proposes."""
+    bench = Bench(me=2)
+    bench.wait(TIMING.idle_ms - 1)
+    assert not sent(bench.certify(certificate(SKIP, 1)), Propose)
+    assert bench.last.wake_ms == TIMING.idle_ms
+    assert len(sent(bench.wait(1), Propose)) == 1
+    late = Bench(me=2)
+    late.now = 3 * TIMING.idle_ms
+    assert len(sent(late.certify(certificate(SKIP, 1)), Propose)) == 1
+
+
+def test_rule_13_a_parent_from_the_future_delays_nobody() -> None:
+    """A parent whose clock was ahead, or an own one that went back: idle_ms after the entry is the most."""
+    assert TIMING.idle_left_ms(0, -10_000) == TIMING.idle_ms
+    assert TIMING.idle_left_ms(TIMING.idle_ms, -10_000) == 0
+
+
 def test_rule_13_work_ends_the_wait_at_once() -> None:
     """A batch that arrives in the wait is proposed in the same step."""
     bench = Bench(me=1)
