@@ -34,7 +34,7 @@ from ledger.records import KEY_VALIDATORS, be
 from ledger.retention import EVENTS_PER_BLOCK_MAX as EVENTS_PER_BLOCK_MAX
 from ledger.retention import Retention
 from ledger.stored import CommitData, StoredBlock, StoredTx, Tip, TxPlace
-from ledger.views import SavedUndo, StateReader, StateView, Window
+from ledger.views import FrozenState, SavedUndo, StateReader, StateView, Window
 
 STATE_CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
 NODE_CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -47,7 +47,6 @@ UNDO_KEY: Final = b"m/undo"
 # blocks, which a peer that fetches state needs anyway, and it would double the tree's work per transaction.
 UNPROVED_PREFIXES: Final = (b"seen/",)
 
-
 V = TypeVar("V")
 
 
@@ -56,6 +55,11 @@ class Chain:
 
     def __init__(self, kv: Kv, chain_id: str) -> None:
         self.chain_id = chain_id
+        self._closed = False
+        self._attach(kv)
+
+    def _attach(self, kv: Kv) -> None:
+        """Read on from this store. Raises LocalError when it is damaged."""
         self._kv = Group(kv)
         self._state = ReadCache(self._kv, b"s", STATE_CACHE_BYTES_MAX)
         self._nodes = ReadCache(self._kv, b"n", NODE_CACHE_BYTES_MAX)
@@ -65,7 +69,6 @@ class Chain:
         self.epochs = EpochLog(kv)
         tip = kv.get(TIP_KEY)
         self._tip = None if tip is None else decode(Tip, tip)
-        self._closed = False
         if self._tip is not None:
             self._check_tip(self._tip)
             self._load_undo(self._tip)
@@ -344,6 +347,13 @@ class Chain:
     def at(self, height: int) -> StateView:
         """The state at a recent height. Raises Refused("state.pruned" | "state.future")."""
         return self._window.at(height, self.tip.height)
+
+    def freeze(self, height: int) -> FrozenState | None:
+        """The state at a recent height, kept as it is while the chain goes on, until it is closed. None where
+        the store can't. Raises Refused("state.pruned" | "state.future")."""
+        overwritten = self.at(height).overwritten()
+        frozen = self._kv.freeze()
+        return None if frozen is None else FrozenState(frozen, overwritten, UNPROVED_PREFIXES)
 
     def anchor(self) -> tuple[FinalityProof, StateView]:
         """The newest certified header, and the state that its root commits to.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from ledger.errors import LocalError
-from ledger.kv import Kv
+from ledger.kv import Freezable, Frozen, Kv
 from ledger.state import Overlay
 
 
@@ -93,6 +93,11 @@ class Group:
                     puts[key] = value
         self._layers = {}
         self.base.write(puts, deletes, sync=True)
+
+    def freeze(self) -> Frozen | None:
+        """As Freezable.freeze, what a group holds included; None where the store can't."""
+        self.flush()
+        return self.base.freeze() if isinstance(self.base, Freezable) else None
 
     def close(self) -> None:
         """Idempotent."""

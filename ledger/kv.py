@@ -32,6 +32,23 @@ class Kv(Protocol):
         """Idempotent."""
 
 
+class Frozen(Protocol):
+    """The pairs of a Kv as they were at one moment. May be read in another thread than the Kv."""
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs whose key has `prefix`, in byte order."""
+
+    def close(self) -> None:
+        """Idempotent. Lets go of what only this moment held."""
+
+
+@runtime_checkable
+class Freezable(Protocol):
+    """A Kv that can be read as it is now while it is written on."""
+
+    def freeze(self) -> Frozen: ...
+
+
 @runtime_checkable
 class Measured(Protocol):
     """A Kv that takes room on a disk."""
@@ -80,6 +97,12 @@ class MemoryKv:
         for key in deletes:
             self._pairs.pop(key, None)
         self._pairs.update(puts)
+
+    def freeze(self) -> Frozen:
+        """As Freezable.freeze: a copy."""
+        copy = MemoryKv()
+        copy._pairs = self._pairs.copy()
+        return copy
 
     def close(self) -> None:
         """Nothing is held."""

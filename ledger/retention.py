@@ -32,7 +32,7 @@ EVENTS_PER_BLOCK_MAX: Final = 1 << 20  # an event's id is height * this + number
 # Namespaces that grow with the chain: what a byte budget counts, and what is compacted.
 HISTORY: Final = (b"b", b"h", b"B", b"c", b"t", b"r", b"e", b"d", b"k", b"u")
 
-_FIRST: Final = b"m/first"
+FIRST_KEY: Final = b"m/first"
 
 
 class Drop(msgspec.Struct, frozen=True):
@@ -49,7 +49,7 @@ class Retention:
     def __init__(self, kv: Kv) -> None:
         self._kv = kv
         self._epochs = EpochLog(kv)
-        first = kv.get(_FIRST)
+        first = kv.get(FIRST_KEY)
         self.first_height = 1 if first is None else int.from_bytes(first, "big")
 
     def plan(self, height: int) -> Drop:
@@ -90,7 +90,7 @@ class Retention:
         """Carry out a plan, all or nothing. Not synced: after a power cut blocks may be there again."""
         puts, above = planned.puts, planned.height + 1
         if planned.height >= self.first_height:
-            puts = {**puts, _FIRST: be(above)}
+            puts = {**puts, FIRST_KEY: be(above)}
         self._kv.write(puts, planned.deletes, sync=False)
         self.first_height = max(self.first_height, above)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -10,9 +12,9 @@ from typing import Any, Final
 
 import plyvel
 
-from ledger.chain import Chain
+from ledger.chain import TIP_KEY, Chain
 from ledger.errors import LocalError
-from ledger.kv import Kv, Measured, MemoryKv, prefix_end
+from ledger.kv import Frozen, Kv, Measured, MemoryKv, prefix_end
 from ledger.retention import HISTORY
 
 FORMAT: Final = 1  # of the chain's layout; a store with a higher number was written by a newer program
@@ -136,6 +138,13 @@ class KeyValue:
         except (plyvel.Error, RuntimeError) as error:
             raise LocalError(_explain(self._path, error)) from error
 
+    def freeze(self) -> Frozen:
+        """As Freezable.freeze: a snapshot of LevelDB's. It costs nothing but what is deleted meanwhile."""
+        try:
+            return _Snapshot(self._db.snapshot(), self._path)
+        except (plyvel.Error, RuntimeError) as error:
+            raise LocalError(_explain(self._path, error)) from error
+
     def size_bytes(self, prefix: bytes) -> int:
         """As Measured.size_bytes, of the table files: the newest _WRITE_BUFFER_BYTES are not in it."""
         try:
@@ -153,6 +162,34 @@ class KeyValue:
     def close(self) -> None:
         """Idempotent."""
         self._db.close()
+
+
+class _Snapshot:
+    """See KeyValue.freeze."""
+
+    def __init__(self, snapshot: Any, path: Path) -> None:
+        self._snapshot = snapshot
+        self._path = path
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """As Frozen.scan. Raises LocalError when the disk or the store fails, or was closed."""
+        start, end = prefix, prefix_end(prefix)
+        while True:
+            try:
+                options = {"verify_checksums": True, "fill_cache": False}
+                found = self._snapshot.iterator(start=start, stop=end, **options)
+                with contextlib.closing(found) as iterator:
+                    piece = list(islice(iterator, _SCAN_MORE))
+            except (plyvel.Error, RuntimeError) as error:
+                raise LocalError(_explain(self._path, error)) from error
+            yield from piece
+            if len(piece) < _SCAN_MORE:
+                return
+            start = piece[-1][0] + b"\0"
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._snapshot.close()
 
 
 def _text(found: bytes | None) -> str:
@@ -193,8 +230,11 @@ class Store(Chain):
     def open(cls, path: Path, chain_id: str, genesis_hash: bytes, *, create: bool = True) -> Store:
         """Open or create. Raises LocalError for another chain's store, a newer format, a locked, missing
         or damaged one. A new store is empty: call `begin` with the genesis state."""
-        kv = KeyValue.open(path, _owner(chain_id, genesis_hash), create=create)
-        return cls._over(kv, chain_id)
+        owner = _owner(chain_id, genesis_hash)
+        finish_change(path, owner)
+        store = cls._over(KeyValue.open(path, owner, create=create), chain_id)
+        store._disk = path, owner
+        return store
 
     @classmethod
     def open_raw(cls, path: Path, chain_id: str, genesis_hash: bytes) -> KeyValue:
@@ -213,3 +253,95 @@ class Store(Chain):
         except BaseException:
             kv.close()
             raise
+
+    # --- another store that takes this one's place (ledger.staging fills it) ---------------------------
+
+    _disk: tuple[Path, str] | None = None  # where this store is, and its owner; None in memory
+    _staged: Kv | None = None
+
+    def stage(self) -> Kv:
+        """The store beside this one that is to take its place, with what an earlier run left there."""
+        if self._staged is None:
+            disk = self._disk
+            self._staged = KeyValue.open(next_path(disk[0]), disk[1]) if disk else MemoryKv()
+        return self._staged
+
+    def unstage(self) -> None:
+        """Forget the store beside this one, if there is one. Raises LocalError when the disk fails."""
+        if self._staged is not None:
+            self._staged.close()
+            self._staged = None
+        if self._disk is not None:
+            remove_folder(next_path(self._disk[0]))
+
+    def adopt(self) -> None:
+        """Go on with what `stage` gave, which holds a tip; what was here before is removed. All at once: a
+        crash leaves one or the other. Raises LocalError when the disk fails (the peer must stop)."""
+        staged = self.stage()
+        if staged.get(TIP_KEY) is None:
+            raise LocalError("the store that was to take this one's place is not complete")
+        self._staged = None
+        if self._disk is None:
+            self._attach(staged)
+            return
+        staged.close()
+        self._kv.base.close()
+        path, owner = self._disk
+        put_in_place(path)
+        self._attach(KeyValue.open(path, owner, create=False))
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._staged is not None:
+            self._staged.close()
+        super().close()
+
+
+def next_path(path: Path) -> Path:
+    """Where the store is prepared that takes the place of the one at `path`."""
+    return path.with_name(path.name + ".next")
+
+
+def _former_path(path: Path) -> Path:
+    return path.with_name(path.name + ".former")
+
+
+def finish_change(path: Path, owner: str) -> None:
+    """After a crash within `Store.adopt`: the complete next store takes its place. Else nothing happens."""
+    following = next_path(path)
+    if path.exists() or not (following / "CURRENT").exists():
+        if path.exists():
+            remove_folder(_former_path(path))
+        return
+    kv = KeyValue.open(following, owner, create=False)
+    is_complete = kv.get(TIP_KEY) is not None
+    kv.close()
+    if is_complete:
+        put_in_place(path)
+
+
+def put_in_place(path: Path) -> None:
+    """The closed next store takes the place of the closed one at `path`. Raises LocalError."""
+    former = _former_path(path)
+    try:
+        remove_folder(former)
+        if path.exists():
+            os.rename(path, former)
+        os.rename(next_path(path), path)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise LocalError(f"{path}: the new store cannot take its place: {error.strerror}") from error
+    remove_folder(former)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a store that nobody has open, if it is there. Raises LocalError."""
+    try:
+        if path.exists():
+            shutil.rmtree(path)
+    except OSError as error:
+        raise LocalError(f"{path}: cannot be removed: {error.strerror}") from error

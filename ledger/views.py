@@ -11,7 +11,7 @@ import msgspec
 
 from ledger import tree
 from ledger.errors import Refused
-from ledger.kv import Kv, ReadCache, prefix_end
+from ledger.kv import Frozen, Kv, ReadCache, prefix_end
 
 # Commits that can be looked behind. Proposals name a state a few heights old; 16 leave room for a tip
 # that runs ahead of its certificates.
@@ -124,6 +124,14 @@ class StateView:
                 return value
         return self._state(key)
 
+    def overwritten(self) -> dict[bytes, bytes | None]:
+        """What held another value then than it does now: key to value (None: absent)."""
+        found: dict[bytes, bytes | None] = {}
+        for undo in self._later:  # the oldest word counts
+            for key, value in undo.state.items():
+                found.setdefault(key, value)
+        return found
+
     def _node(self, path: bytes) -> bytes | None:
         for undo in self._later:
             record: bytes | None = undo.nodes.get(path, _MISSING)
@@ -138,3 +146,29 @@ class StateView:
     def prove(self, key: bytes) -> tree.Proof:
         """Presence or absence of `key` under `root()`."""
         return tree.prove(self._node, key)
+
+
+class FrozenState:
+    """A state at one height that stays while the chain goes on. `overwritten`: what held another value then
+    than when the store was frozen; keys that begin with `without` are left out."""
+
+    def __init__(
+        self, frozen: Frozen, overwritten: Mapping[bytes, bytes | None], without: tuple[bytes, ...]
+    ) -> None:
+        self._frozen = frozen
+        self._overwritten = overwritten
+        self._without = without
+
+    def pairs(self) -> Iterator[tuple[bytes, bytes]]:
+        """All pairs, each once, in no order. May run in another thread. Raises LocalError."""
+        overwritten, without = self._overwritten, self._without
+        for key, value in overwritten.items():
+            if value is not None and not key.startswith(without):
+                yield key, value
+        for key, value in self._frozen.scan(b"s"):
+            if key[1:] not in overwritten and not key.startswith(without, 1):
+                yield key[1:], value
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._frozen.close()
