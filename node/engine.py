@@ -179,8 +179,10 @@ class Engine:
             return
         state, batches = self.safety.load(self.core.config.validators.epoch, self.notary.store.tip.view)
         self.core.restore(state)
-        for waiting in self.mempool.batches.values():  # from the epoch before
+        for waiting in list(self.mempool.batches.values()):  # from the epoch before
             self._step(BatchHeld(waiting.digest, waiting.count))
+            if self.mempool.makers[waiting.digest] == self.me:
+                self._push(waiting.data)  # not all may have been there, or have had a seat
         for data in batches.values():
             held = open_batch(data, self.mempool.chain_id, self.mempool.known.verify)
             self.mempool.hold(held, self.me, wanted=True)
@@ -277,10 +279,13 @@ class Engine:
         sealed = self.mempool.seal(self.me)
         if sealed is None:
             return
-        push = encode(BatchPush(sealed.data))
-        for peer_id in self.peers.values():
-            self.network.send(peer_id, Lane.BULK, push)
+        self._push(sealed.data)
         self._step(BatchHeld(sealed.digest, sealed.count))
+
+    def _push(self, batch: bytes) -> None:
+        data = encode(BatchPush(batch))
+        for peer_id in self.peers.values():
+            self.network.send(peer_id, Lane.BULK, data)
 
     # ------------------------------------------------------------------ carrying out
 

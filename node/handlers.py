@@ -48,7 +48,9 @@ log = structlog.get_logger("peer")
 
 Serve = Callable[[str, bytes], Awaitable[bytes]]
 # What an honest peer may bring when one of the two is behind.
-LATE: Final = frozenset(("tx.duplicate", "tx.expired", "tx.expires_too_far", "announce.late"))
+LATE: Final = frozenset(
+    ("tx.duplicate", "tx.expired", "tx.expires_too_far", "announce.late", "announce.epoch")
+)
 
 
 @dataclass(slots=True)
@@ -195,9 +197,9 @@ class PeerHandlers:
             case BatchPush(data):
                 member = self.members.get(peer_id)
                 if member is None:
-                    self.count("bulk.not_a_validator")
                     if not self._votes_elsewhere(peer_id):
-                        raise PeerFault(peer_id, "bulk.not_a_validator", "batches come from validators")
+                        raise Refused("bulk.not_a_validator", "batches come from validators")
+                    self.count("bulk.other_epoch")
                 elif self.engine is not None:
                     self.engine.deliver_batch(member, data)
             case TipNote(height):
@@ -281,6 +283,9 @@ class PeerHandlers:
         header = decode_header(announcement.header)
         if header.height <= self.notary.store.tip.height:
             raise Refused("announce.late", "held already")
+        if header.epoch > self.notary.validators.epoch:  # whose validators are not known here yet
+            self.follower.told(peer_id, header.height)
+            raise Refused("announce.epoch", f"epoch {header.epoch}, here {self.notary.validators.epoch}")
         certificate = decode_certificate(announcement.certificate)
         statement = certificate.statement
         if statement.kind is not VoteKind.FINAL or statement.block != header.hash:

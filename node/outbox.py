@@ -64,6 +64,7 @@ class Outbox:
     faulty_max: Callable[[], int]
     entries: OrderedDict[bytes, Entry] = field(default_factory=OrderedDict)
     _senders: Counter[bytes] = field(default_factory=Counter)
+    _bell: trio.Event = field(default_factory=trio.Event)
 
     async def submit(self, tx: VerifiedTx) -> None:
         """Tell validators until one takes it. Raises Refused when more refuse it than may lie, Overloaded
@@ -87,6 +88,8 @@ class Outbox:
                 if refusal is None:
                     overloaded = True
                     continue
+                if refusal.rule == "tx.not_a_validator":
+                    continue  # it has left its seat; we do not know yet
                 refusals.append(refusal)
                 if len(refusals) > self.faulty_max():
                     self._drop(tx.id)
@@ -106,6 +109,7 @@ class Outbox:
         if self._senders[tx.tx.sender] < OUTBOX_SENDER_TXS_MAX:
             self.entries[tx.id] = Entry(tx)
             self._senders[tx.tx.sender] += 1
+            self._bell.set()
 
     def _in_turn(self, tx: VerifiedTx) -> list[str]:
         """Validators in an order of the transaction's own, so that no one of them is everybody's first."""
@@ -130,7 +134,9 @@ class Outbox:
     async def run(self) -> None:
         """Re-send what is not final yet, to another validator each time. Until cancelled."""
         while True:
-            await trio.sleep(OUTBOX_RESEND_S)
+            with trio.move_on_after(OUTBOX_RESEND_S):
+                await self._bell.wait()
+            self._bell = trio.Event()
             height = self.height()
             room = trio.Semaphore(OUTBOX_RESENDS_AT_ONCE)
             async with trio.open_nursery() as nursery:

@@ -16,6 +16,7 @@ import trio
 
 from ledger.errors import LocalError
 from ledger.genesis import Genesis
+from ledger.light import Trust
 from ledger.store import Store
 from node.api.app import serve_api
 from node.api.bot_seam import BotSeam
@@ -25,6 +26,7 @@ from node.config import Settings
 from node.exchange import Exchange
 from node.home import Home, RunInfo, remove_run, start_ticks, write_run
 from node.limits import MIB
+from node.notary import EPOCHS_READ
 from node.peer import Identity, Peer
 from node.pruner import Pruner
 from node.safety_store import SafetyStore
@@ -68,7 +70,7 @@ def open_peer(home: Home, settings: Settings, resources: ExitStack) -> Peer:
     resources.callback(store.close)
     safety = None
     if validator is not None:
-        safety = open_sign_state(home, store, validator.public)
+        safety = open_sign_state(home, store, genesis, validator.public)
         resources.callback(safety.close)
     seed = bytes.fromhex(home.node_key_file.read_text().strip())
     network = _host(home, settings, genesis, seed)
@@ -79,15 +81,17 @@ def open_peer(home: Home, settings: Settings, resources: ExitStack) -> Peer:
     return peer
 
 
-def open_sign_state(home: Home, store: Store, validator: bytes) -> SafetyStore:
+def open_sign_state(home: Home, store: Store, genesis: Genesis, validator: bytes) -> SafetyStore:
     """What this validator key promised. Made once; later it must be there, even when the chain is fetched
     anew: a validator without its memory could vote twice. Raises LocalError saying what to do.
 
-    That it was made stands beside the key, apart from the data that people move away to start again.
+    It is made at the first start with the key: of a new chain, or of a follower whose key gets its seat in
+    a later epoch. A key that has had a seat, as far as this peer's chain shows, may have voted. That it was
+    made stands beside the key, apart from the data that people move away to start again.
     """
     made = home.validator_key_file.with_name(f"{home.validator_key_file.name}.{validator.hex()[:16]}.signs")
     path = home.data_dir / "sign_state"
-    voted = made.exists() or not (store.is_empty or store.tip.height == 0)
+    voted = made.exists() or _had_seat(store, genesis, validator)
     if voted and not (path / "CURRENT").exists():
         raise LocalError(
             f"{path}: the sign state of this validator key is gone. Without it the key could vote twice. "
@@ -97,6 +101,16 @@ def open_sign_state(home: Home, store: Store, validator: bytes) -> SafetyStore:
     safety = SafetyStore.open(path, store.chain_id, validator, create=True)
     made.touch(mode=0o600)
     return safety
+
+
+def _had_seat(store: Store, genesis: Genesis, validator: bytes) -> bool:
+    """Was this key a member of any epoch's set in which this peer holds blocks?"""
+    if store.is_empty or store.tip.height == 0:
+        return False
+    trust = Trust.of(genesis)
+    while found := store.epochs.proofs(trust.latest.epoch, EPOCHS_READ):
+        trust.resume(found)
+    return any(members.index(validator) is not None for members in trust.sets)
 
 
 def _host(home: Home, settings: Settings, genesis: Genesis, seed: bytes) -> Host:

@@ -72,6 +72,9 @@ class Teller:
             certificate, header = self.store.certificate(height), self.store.header(height)
             if self.engine is None or certificate is None or header is None:
                 continue
-            if decode(Header, header).proposer == self.engine.key.public:
+            decoded = decode(Header, header)
+            if self.store.epochs.tail(decoded):
+                continue  # its certificate names a header above it: nothing to show to strangers
+            if decoded.proposer == self.engine.key.public:
                 payload = encode(Announcement(header, certificate))
                 self.network.publish(topic(self.chain_id, "blocks"), payload)

@@ -31,26 +31,34 @@ def timing_of(parameters: ConsensusParameters) -> Timing:
 
 
 def make_core(notary: Notary, key: Key, me: int) -> Core:
-    """A core at the notary's tip, of the epoch that begins or goes on there. Votes of an earlier run are to
-    be restored before it starts."""
-    chain_id, validators, store = notary.genesis.chain_id, notary.validators, notary.store
+    """The core of member `me` at the notary's tip. Votes of an earlier run are to be restored before it
+    starts."""
+    chain_id = notary.genesis.chain_id
     config = Config(
         chain_id=chain_id,
-        validators=validators,
+        validators=notary.validators,
         me=me,
         timing=timing_of(notary.genesis.consensus),
         scheme=notary.scheme,
         sign=lambda domain, message: key.sign(domain, chain_id, message),
     )
+    return core_at(notary, config)
+
+
+def core_at(notary: Notary, config: Config, kind: type[Core] = Core) -> Core:
+    """A core at the notary's tip, of the epoch that begins or goes on there."""
+    store = notary.store
     tip, header = store.tip, notary.tip_header()
     stored = store.certificate(tip.height)
     final = decode(Certificate, stored) if stored else None
     chain = Chain(header, tip.hash)
-    if final is not None and final.statement.epoch != validators.epoch:  # the tip ended the epoch before
+    if (
+        final is not None and final.statement.epoch != config.validators.epoch
+    ):  # the tip ended the epoch before
         final = None
         above = [decode_header(data) for data in store.epochs.tail(header)]
         chain.recent = {block.hash: block for block in above}  # for who still wants to make it final
-    return Core(config, chain, notary.recent_roots(RECENT_ROOTS), final, change_of(store))
+    return kind(config, chain, notary.recent_roots(RECENT_ROOTS), final, change_of(store))
 
 
 def change_of(store: Store) -> Change | None:

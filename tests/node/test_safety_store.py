@@ -21,6 +21,7 @@ from tests.node.network_fixture import key
 
 BATCH = batch_of(transfer_tx(1))
 NOTARY = new_notary()
+GENESIS = NOTARY.genesis
 
 
 def header(view: int, *batches: bytes) -> Header:
@@ -42,6 +43,24 @@ def test_votes_certificates_and_batches_come_back() -> None:
     assert state.headers == {block.hash: block}
     assert state.certificates == [certificate(block)]
     assert batches == {batch_digest(BATCH): BATCH}
+
+
+def test_votes_of_two_epochs_in_one_view_stand_apart() -> None:
+    """Where two epochs meet, views overlap; each epoch's votes come back in that epoch alone."""
+    kv = MemoryKv()
+    store, old = SafetyStore(kv), header(7)
+    new = next_header(NOTARY, (), view=7, parent_view=0, epoch=1)
+    store.persist(notar(old), lambda _: None)
+    ready = Ready(records=[Record(VoteKind.NOTAR, 7, new.hash, new.encode(), 1)])
+    ready.certificates.append(certificate(old))
+    store.persist(ready, lambda _: None)
+    assert store.load(0, 6)[0].notar == {7: old.hash}
+    assert store.load(1, 6)[0].notar == {7: new.hash}
+    assert (len(store.load(0, 6)[0].certificates), store.load(1, 6)[0].certificates) == (1, [])
+    assert store.highest() == {VoteKind.NOTAR: 7}
+    store.prune(7)
+    assert store.load(0, 6)[0].notar == store.load(1, 6)[0].notar == {}
+    assert [k for k, _ in kv.scan(b"") if not k.startswith(b"f/")] == []
 
 
 def test_a_crash_between_commit_and_prune_brings_back_only_what_is_above_the_tip() -> None:
@@ -88,38 +107,48 @@ def store_at(height: int) -> Store:
 def test_a_validator_without_its_memory_refuses_to_start(tmp_path: Path) -> None:
     home, validator = Home(tmp_path), key("validator0").public
     home.create()
-    open_sign_state(home, store_at(0), validator).close()
-    open_sign_state(home, store_at(0), validator).close()  # again: it is there
+    open_sign_state(home, store_at(0), GENESIS, validator).close()
+    open_sign_state(home, store_at(0), GENESIS, validator).close()  # again: it is there
     home.data_dir.rename(tmp_path / "moved")  # "move the data away and start again"
     home.data_dir.mkdir()
     with pytest.raises(LocalError, match="sign state of this validator key is gone"):
-        open_sign_state(home, store_at(0), validator)
+        open_sign_state(home, store_at(0), GENESIS, validator)
     (tmp_path / "moved" / "sign_state").rename(home.data_dir / "sign_state")
-    open_sign_state(home, store_at(0), validator).close()
+    open_sign_state(home, store_at(0), GENESIS, validator).close()
 
 
 def test_a_chain_with_blocks_and_no_memory_is_refused_even_by_a_new_home(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.create()
     with pytest.raises(LocalError, match="is gone"):
-        open_sign_state(home, store_at(2), key("validator0").public)
+        open_sign_state(home, store_at(2), GENESIS, key("validator0").public)
+
+
+def test_a_follower_whose_key_never_had_a_seat_may_prepare_to_join(tmp_path: Path) -> None:
+    """It has a chain with blocks; its memory is made now, and must be there from then on."""
+    home, joiner = Home(tmp_path), key("validator9").public
+    home.create()
+    open_sign_state(home, store_at(2), GENESIS, joiner).close()
+    (home.data_dir / "sign_state").rename(tmp_path / "moved")
+    with pytest.raises(LocalError, match="is gone"):
+        open_sign_state(home, store_at(2), GENESIS, joiner)
 
 
 def test_two_processes_with_one_home_are_refused(tmp_path: Path) -> None:
     home, validator = Home(tmp_path), key("validator0").public
     home.create()
-    held = open_sign_state(home, store_at(0), validator)
+    held = open_sign_state(home, store_at(0), GENESIS, validator)
     with pytest.raises(LocalError, match="in use"):
-        open_sign_state(home, store_at(0), validator)
+        open_sign_state(home, store_at(0), GENESIS, validator)
     held.close()
 
 
 def test_another_keys_memory_is_refused(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.create()
-    open_sign_state(home, store_at(0), key("validator0").public).close()
+    open_sign_state(home, store_at(0), GENESIS, key("validator0").public).close()
     with pytest.raises(LocalError, match="belongs to"):
-        open_sign_state(home, store_at(0), key("validator1").public)
+        open_sign_state(home, store_at(0), GENESIS, key("validator1").public)
 
 
 class CountingKv(MemoryKv):
