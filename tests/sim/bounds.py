@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from consensus.limits import HEADERS_MAX, RECENT_HEADERS, RELAYS_MAX, WANTS_MAX
 from consensus.messages import Message
+from ledger.transactions import decode_tx
+from node.limits import VERIFIED_MAX
+from node.mempool import Usage
 from tests.sim.checkers import Checker, Report
-from tests.sim.disk import Block
+from tests.sim.clients import SMALL_POOL
 
 if TYPE_CHECKING:
-    from tests.sim.node import SimNode
+    from tests.sim.node import Block, SimNode
     from tests.sim.world import World
 
 
@@ -22,6 +25,7 @@ class Memory(Checker):
 
     SIGNATURES_PER_VIEW = 4  # for each member: Notar, Final, Skip, and one of a twin
     KEPT_PER_VIEW = 16  # records, certificates, batches and who uses them
+    WANTED_BYTES = 256 * 1024  # of batches that blocks name: of the last proposals of all
 
     def __init__(self, world: World, report: Report) -> None:
         super().__init__(world, report)
@@ -38,12 +42,67 @@ class Memory(Checker):
         self._bound(node, "wants", len(core.wants.wants), WANTS_MAX)
         self._bound(node, "relays", len(core.relay.waiting), RELAYS_MAX)
         self._bound(node, "signatures", signatures, open_views * members * self.SIGNATURES_PER_VIEW)
-        self._bound(node, "pairs of sign state", len(node.disk.durable), open_views * self.KEPT_PER_VIEW)
+        pairs = len(list(node.disk.scan(b"")))
+        self._bound(node, "pairs of sign state", pairs, open_views * self.KEPT_PER_VIEW)
+        self._mempool(node)
+
+    def _mempool(self, node: SimNode) -> None:
+        """Its own bounds, and that it counts rightly; a batch that consensus wants is held above them."""
+        pool, limits = node.mempool, SMALL_POOL
+        held = sum(len(batch.data) for batch in pool.batches.values())
+        waiting = sum(len(tx.raw) for tx in pool.pending)
+        wanted = self.WANTED_BYTES
+        self._bound(node, "bytes of mempool", held + waiting, limits["MEMPOOL_BYTES_MAX"] + wanted)
+        for maker, size in pool.by_maker.items():
+            if maker != node.member:
+                self._bound(node, "bytes of a maker", size, limits["MEMPOOL_MAKER_BYTES_MAX"] + wanted)
+        self._bound(node, "pending transactions", len(pool.pending), limits["MEMPOOL_TXS_MAX"])
+        self._bound(node, "known transactions", len(pool.known.txs), VERIFIED_MAX)
+        if pool.size_bytes != held + waiting or pool.pending_bytes != waiting:
+            self.complain(f"node {node.id}: {held + waiting} bytes of mempool, it counts {pool.size_bytes}")
 
     def _bound(self, node: SimNode, what: str, found: int, most: int) -> None:
         self.most[what] = max(found, self.most.get(what, 0))
         if found > most:
             self.complain(f"node {node.id} holds {found} {what}, at most {most}")
+
+
+class Bounded(Checker):
+    """Nothing runs away: consensus messages per node and second, and what a core keeps in memory."""
+
+    MESSAGES_PER_SECOND = 3_000
+    TICKS_PER_SECOND = 500
+    VIEWS = 1_500
+
+    def __init__(self, world: World, report: Report) -> None:
+        super().__init__(world, report)
+        self.counts: dict[tuple[int, str, int], int] = {}
+
+    def count(self, node: SimNode, what: str, limit: int) -> None:
+        key = (node.id, what, self.world.now_us // 1_000_000)
+        self.counts[key] = self.counts.get(key, 0) + 1
+        if self.counts[key] == limit:
+            self.complain(f"node {node.id}: {limit} {what} within second {key[2]}")
+
+    def sent(self, node: SimNode, message: Message) -> None:
+        self.count(node, "messages", self.MESSAGES_PER_SECOND)
+
+    def ticked(self, node: SimNode) -> None:
+        """A timer of the node went off."""
+        self.count(node, "ticks", self.TICKS_PER_SECOND)
+        if len(node.core.views) > self.VIEWS:
+            self.complain(f"node {node.id} keeps {len(node.core.views)} views")
+
+    def turned_away(self, node: SimNode, raw: bytes) -> None:
+        """A mempool had no room for an honest client's transaction: then it is full, or its account has more
+        under way than one may, and no flood of another account alone brought that about."""
+        pool, limits = node.mempool, SMALL_POOL
+        used = pool.senders.get(decode_tx(raw, self.world.chain_id).tx.sender, Usage())
+        full = len(pool.places) >= limits["MEMPOOL_TXS_MAX"]
+        full |= pool.size_bytes + len(raw) > limits["MEMPOOL_BYTES_MAX"]
+        greedy = used.txs >= limits["MEMPOOL_SENDER_TXS_MAX"]
+        if not full and not greedy:
+            self.complain(f"node {node.id} turned a transaction away, with room for it")
 
 
 class Egress(Checker):

@@ -10,15 +10,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from consensus.messages import Message, Propose, Received, Vote
+from ledger import tree
 from ledger.blocks import ZERO_HASH, decode_header
 from ledger.certificate import Statement, VoteKind
 from ledger.codec import decode
 from ledger.limits import TIME_AHEAD_MS_MAX
 from ledger.records import KEY_SUPPLY, Account, Deployment, Supply
-from tests.sim.disk import Block, holds_batch, record_key, records
+from ledger.store import Store
+from tests.sim.disk import durable_record, holds_batch
 
 if TYPE_CHECKING:
-    from tests.sim.node import SimNode
+    from tests.sim.node import Block, SimNode
     from tests.sim.world import World
 
 CLOCK_ERROR_MS_MAX = 6_500  # a scenario's offset, its worst fault of a wall clock, and a drift of 1 %
@@ -49,6 +51,9 @@ class Checker:
     def crashed(self, node: SimNode) -> None:
         """A node lost its memory."""
 
+    def replaced(self, node: SimNode) -> None:
+        """A node's chain was damaged; its operator gave it an empty store, to sync anew."""
+
     def alarm(self, node: SimNode, rule: str) -> None:
         """A core raised an alarm."""
 
@@ -76,14 +81,8 @@ class Agreement(Checker):
             self.chain.append(block)
         elif self.chain[height - 1].hash != block.hash:
             self.complain(f"node {node.id} committed another block at height {height}")
-        if node.store.height != height:
-            self.complain(f"node {node.id} committed {height} as its block {node.store.height}")
-
-    def end(self) -> None:
-        for node in self.world.honest():
-            for mine, ours in zip(node.store.blocks, self.chain, strict=False):
-                if mine.hash != ours.hash:
-                    self.complain(f"node {node.id} holds another block at height {mine.header.height}")
+        if node.height != height:
+            self.complain(f"node {node.id} committed {height} as its block {node.height}")
 
 
 class EqualState(Checker):
@@ -99,6 +98,16 @@ class EqualState(Checker):
             self.complain(f"node {node.id} has another state at height {header.height}")
         if self.roots.get(header.state_height) != header.state_root:
             self.complain(f"block {header.height} claims a wrong root for height {header.state_height}")
+
+    def end(self) -> None:
+        """The root is that of the records which each node would read."""
+        for node in self.world.honest():
+            if node.chain_disk.harmed or node.chain_disk.refuses:
+                continue  # it cannot be read, and says so
+            records = dict(node.store.state.scan(b""))
+            proved = {key: value for key, value in records.items() if not key.startswith(b"seen/")}
+            if tree.update(lambda path: None, proved)[0] != self.roots[node.height]:
+                self.complain(f"node {node.id} holds other records than its root at height {node.height}")
 
 
 class Certificates(Checker):
@@ -166,7 +175,7 @@ class Promises(Checker):
                 self.complain(f"member {node.member}: Skip and Final in view {view}")
         if not new:
             return
-        if view > node.store.tip[0].view:
+        if view > node.tip.view:
             self.durable(node, vote)
         if kind is VoteKind.FINAL and not self.reached(VoteKind.NOTAR, view, block):
             self.complain(f"member {node.member}: Final without a Notar certificate in view {view}")
@@ -180,22 +189,17 @@ class Promises(Checker):
 
     def durable(self, node: SimNode, vote: Vote) -> None:
         statement = vote.statement
-        kept = {record_key(r): r for r in records(node.disk)}
-        same = [
-            r
-            for r in kept.values()
-            if (r.kind, r.view, r.block) == (statement.kind, statement.view, statement.block)
-        ]
-        if not same:
+        kept = durable_record(node.disk, statement)
+        if kept is None:
             self.complain(
                 f"member {node.member}: {statement.kind.name} of view {statement.view} is not on disk"
             )
             return
         if statement.kind is not VoteKind.NOTAR:
             return
-        header = decode_header(same[0].header)
+        header = decode_header(kept.header)
         for digest in header.batches:
-            if not holds_batch(node.disk, digest) and digest not in node.store.places:
+            if not holds_batch(node.disk, digest) and node.store.batch(digest) is None:
                 self.complain(f"member {node.member}: Notar in view {header.view}, its batch is not on disk")
         parent_view, parent = header.parent_view, header.parent_hash
         if parent_view and not self.reached(VoteKind.NOTAR, parent_view, parent):
@@ -208,33 +212,67 @@ class Promises(Checker):
 
 
 class Durability(Checker):
-    """A block that a node once committed is in its store after every crash; all of them at the end."""
+    """What a node once showed as final (blocks, and receipts of transactions: on that a client may rely) is
+    on its disk after every crash; at the end it is read back through a store opened anew."""
+
+    READ_BACK = 12  # transactions of each node, spread over its chain
 
     def __init__(self, world: World, report: Report) -> None:
         super().__init__(world, report)
-        self.acknowledged: dict[int, dict[int, bytes]] = {}
+        self.shown: dict[int, dict[int, Block]] = {}
+        self.certain: dict[int, int] = {}  # up to this height a crash was survived before
 
     def committed(self, node: SimNode, block: Block) -> None:
-        self.acknowledged.setdefault(node.id, {})[block.header.height] = block.hash
+        self.shown.setdefault(node.id, {})[block.header.height] = block
+
+    def replaced(self, node: SimNode) -> None:
+        """It said so: this copy is lost, and will be fetched from the others."""
+        self.shown.pop(node.id, None)
+        self.certain.pop(node.id, None)
 
     def crashed(self, node: SimNode) -> None:
-        self.check(node)
+        disk = node.chain_disk
+        if disk.refuses or disk.harmed:
+            return  # it will be noticed, or no reader sees it
+        shown = self.shown.get(node.id, {})
+        for height in range(self.certain.get(node.id, 0) + 1, max(shown, default=0) + 1):
+            block = shown.get(height)
+            if block is None:
+                continue  # a crash came between the write, which was whole, and its news
+            if disk.get(b"h" + block.hash) != height.to_bytes(8, "big"):
+                self.complain(f"node {node.id} lost height {height}")
+            for receipt in block.receipts:
+                if disk.get(b"t" + receipt.id) is None:
+                    self.complain(f"node {node.id} lost a transaction of height {height}")
+            self.certain[node.id] = height
 
     def end(self) -> None:
         for node in self.world.honest():
-            self.check(node)
-
-    def check(self, node: SimNode) -> None:
-        held = {b.header.height: b.hash for b in node.store.blocks}
-        for height, block in self.acknowledged.get(node.id, {}).items():
-            if held.get(height) != block:
-                self.complain(f"node {node.id} lost height {height}")
+            self.crashed(node)
+            if node.chain_disk.refuses or node.chain_disk.harmed:
+                continue
+            store, shown = Store(node.chain_disk, self.world.chain_id), self.shown.get(node.id, {})
+            for height, block in shown.items():
+                if store.header(height) != block.header.encode():
+                    self.complain(f"node {node.id} holds another block at height {height}")
+            receipts = [(h, r) for h, block in shown.items() for r in block.receipts]
+            for height, receipt in receipts[:: len(receipts) // self.READ_BACK + 1]:
+                found = store.tx(receipt.id)
+                if found is None or found.height != height or found.receipt != receipt:
+                    self.complain(f"node {node.id} answers otherwise about {receipt.id.hex()[:8]} now")
 
 
 class Money(Checker):
     """All balances and escrows together are the supply, after every block."""
 
+    def __init__(self, world: World, report: Report) -> None:
+        super().__init__(world, report)
+        self.roots: dict[int, bytes] = {}  # by node, of what was counted last
+
     def committed(self, node: SimNode, block: Block) -> None:
+        if self.roots.get(node.id) == block.root:
+            return  # nothing changed
+        self.roots[node.id] = block.root
         state = node.store.state
         supply = decode(Supply, state.get(KEY_SUPPLY) or b"").total
         held = [decode(Account, v).balance for _, v in state.scan(b"account/")]
@@ -244,43 +282,22 @@ class Money(Checker):
 
 
 class BlockTime(Checker):
-    """Block times never go back, and are ahead by no more than the rule and the worst honest clock allow."""
+    """Block times never go back, and are ahead by no more than the rule and the worst honest clock allow. A
+    clock that jumped is not honest: those of which there are few must not move the time of the chain."""
+
+    def __init__(self, world: World, report: Report) -> None:
+        super().__init__(world, report)
+        self.last: dict[int, tuple[int, int]] = {}
 
     def committed(self, node: SimNode, block: Block) -> None:
         time_ms = block.header.time_ms
-        blocks = node.store.blocks
-        if len(blocks) > 1 and time_ms < blocks[-2].header.time_ms:
+        last = self.last.get(node.id, (0, 0))
+        self.last[node.id] = block.header.height, time_ms
+        if last[0] + 1 == block.header.height and time_ms < last[1]:
             self.complain(f"the time of block {block.header.height} is before its parent's")
         ahead_ms = time_ms - self.world.wall_ms
         if ahead_ms > TIME_AHEAD_MS_MAX + CLOCK_ERROR_MS_MAX:
             self.complain(f"block {block.header.height} is {ahead_ms} ms ahead of time")
-
-
-class Bounded(Checker):
-    """Nothing runs away: consensus messages per node and second, and what a core keeps in memory."""
-
-    MESSAGES_PER_SECOND = 3_000
-    TICKS_PER_SECOND = 500
-    VIEWS = 1_500
-
-    def __init__(self, world: World, report: Report) -> None:
-        super().__init__(world, report)
-        self.counts: dict[tuple[int, str, int], int] = {}
-
-    def count(self, node: SimNode, what: str, limit: int) -> None:
-        key = (node.id, what, self.world.now_us // 1_000_000)
-        self.counts[key] = self.counts.get(key, 0) + 1
-        if self.counts[key] == limit:
-            self.complain(f"node {node.id}: {limit} {what} within second {key[2]}")
-
-    def sent(self, node: SimNode, message: Message) -> None:
-        self.count(node, "messages", self.MESSAGES_PER_SECOND)
-
-    def ticked(self, node: SimNode) -> None:
-        """A timer of the node went off."""
-        self.count(node, "ticks", self.TICKS_PER_SECOND)
-        if len(node.core.views) > self.VIEWS:
-            self.complain(f"node {node.id} keeps {len(node.core.views)} views")
 
 
 class Alarms(Checker):
@@ -292,29 +309,53 @@ class Alarms(Checker):
 
 
 class Progress(Checker):
-    """After the faults end, every node that is up commits new blocks and all batches handed in since,
-    within `World.heal_bound_ms`. Asked by the world for when that is."""
+    """After the faults end, every node that is up commits new blocks and all transactions handed in since,
+    within `World.heal_bound_ms`, and every honest client is served. Asked by the world for when that is."""
 
     BLOCKS = 3
+    OWED = 5
 
     def __init__(self, world: World, report: Report) -> None:
         super().__init__(world, report)
         self.goal: int | None = None
         self.submitted: set[bytes] = set()
+        self.shown: dict[int, set[bytes]] = {}
 
     def heal(self) -> None:
         """The faults are over."""
-        self.goal = max(node.store.height for node in self.world.honest()) + self.BLOCKS
+        self.goal = max(node.height for node in self.world.honest()) + self.BLOCKS
+
+    def owed(self, id_: bytes, expires: int) -> None:
+        """A client handed a transaction in that does not expire soon."""
+        if self.world.calm and len(self.submitted) < self.OWED and self.goal and expires > self.goal + 500:
+            self.submitted.add(id_)
+
+    def committed(self, node: SimNode, block: Block) -> None:
+        if self.submitted:
+            found = self.submitted.intersection(receipt.id for receipt in block.receipts)
+            self.shown.setdefault(node.id, set()).update(found)
 
     def missing(self) -> str | None:
         """What is still awaited, or None."""
         assert self.goal is not None
         for node in self.world.honest():
-            if node.up and node.store.height < self.goal:
-                return f"node {node.id} is at height {node.store.height}, wanted {self.goal}"
-            if node.up and (late := self.submitted - node.store.places.keys()):
-                return f"node {node.id} has not committed {len(late)} of {len(self.submitted)} batches"
+            if not node.up:
+                continue
+            if node.height < self.goal:
+                return f"node {node.id} is at height {node.height}, wanted {self.goal}"
+            if late := self.submitted - self.shown.get(node.id, set()):
+                return f"node {node.id} has not committed {len(late)} of {len(self.submitted)} transactions"
         return None
+
+    def quiet_missing(self) -> str | None:
+        """What is wrong at the end of a quiet stretch, or None: nobody is left behind or waits."""
+        heights = [node.height for node in self.world.honest() if node.up]
+        if max(heights) - min(heights) > 2:
+            return f"heights {heights}"
+        bound_us = self.world.heal_bound_ms * 1_000
+        pending, now_us = self.world.clients.pending.values(), self.world.now_us
+        waiting = [p for p in pending if p.since_us + bound_us < now_us]
+        return f"{len(waiting)} transactions wait" if waiting else None
 
 
 ALL: tuple[type[Checker], ...] = (
@@ -325,7 +366,6 @@ ALL: tuple[type[Checker], ...] = (
     Durability,
     Money,
     BlockTime,
-    Bounded,
     Alarms,
     Progress,
 )

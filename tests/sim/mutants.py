@@ -7,7 +7,8 @@ checker that complains; `twin` picks seeds with a Byzantine member and the lie t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
+from unittest.mock import patch
 
 from consensus.core import Core
 from consensus.messages import Ready, Record, Send, Status
@@ -18,7 +19,7 @@ from ledger.blocks import ZERO_HASH, Header
 from ledger.certificate import Certificate, ValidatorSet, VoteKind
 from ledger.codec import encode
 from ledger.records import Account, key_account
-from tests.sim.disk import Block, record_key
+from node.notary import Notary
 from tests.sim.node import SimNode
 from tests.sim.offences import AnyTwoVotes, BelievesUnsigned, NeverReports
 from tests.sim.scenario import Fault, Scenario, make
@@ -192,7 +193,8 @@ class NeverPrunes(SimNode):
 
 class NeverSyncs(SimNode):
     def persist(self, ready: Ready) -> None:
-        self.disk.write({record_key(r): encode(r) for r in ready.records}, sync=False)
+        self.disk.is_stuck = True
+        self.safety.persist(ready, self.desk.bytes_of)
 
 
 class SendsFirst(SimNode):
@@ -203,7 +205,7 @@ class SendsFirst(SimNode):
 
 class PersistsNoBatches(SimNode):
     def persist(self, ready: Ready) -> None:
-        self.disk.write({record_key(r): encode(r) for r in ready.records}, sync=True)
+        self.safety.persist(ready, lambda digest: None)
 
 
 class ExecutesNewestFirst(SimNode):
@@ -221,23 +223,61 @@ class PrunesBeforeCommit(SimNode):
 
 
 class LosesBlocks(SimNode):
-    def crash(self) -> None:
-        super().crash()
-        if self.store.blocks:
-            self.store.blocks.pop()
+    def crash(self, how: str = "lost") -> None:
+        super().crash(how)
+        if self.height:
+            self.chain_disk.write({}, [b"h" + self.tip.hash])
+
+
+class NeverSyncsBlocks(SimNode):
+    def apply(self, *block: Any) -> None:
+        self.chain_disk.is_stuck = True
+        super().apply(*block)
+
+
+class AcceptsDamage(SimNode):
+    """Reads on over checksums that do not fit: what is there is another value."""
+
+    def open_store(self) -> None:
+        disk = self.chain_disk
+        if disk.harmed:
+            disk.harmed.clear()
+            key, _ = next(disk.scan(b"saccount/"))
+            disk.write({key: encode(Account(7))})
+        super().open_store()
 
 
 class MakesMoney(SimNode):
-    def apply(self, header: Header, batch_bytes: tuple[bytes, ...], certificate: Certificate) -> Block:
-        self.store.state.put(key_account(self.world.clients.keys[0].public), encode(Account(10**12)))
-        return super().apply(header, batch_bytes, certificate)
+    def apply(self, *block: Any) -> None:
+        rich = {key_account(self.world.clients.keys[0].public): encode(Account(10**12))}
+        self.chain_disk.write({b"s" + key: value for key, value in rich.items()})
+        self.store._state.put(rich)
+        super().apply(*block)
 
 
 class StateDrifts(SimNode):
-    def apply(self, header: Header, batch_bytes: tuple[bytes, ...], certificate: Certificate) -> Block:
-        if self.id == 0 and header.height == 5:
-            batch_bytes = ()
-        return super().apply(header, batch_bytes, certificate)
+    def apply(self, *block: Any) -> None:
+        if self.id:
+            super().apply(*block)
+        else:
+            with patch.object(Notary, "transactions", lambda *_: []):
+                super().apply(*block)
+
+
+class PoolWithoutBound(SimNode):
+    def take(self, raw: bytes) -> str:
+        more = {"MEMPOOL_TXS_MAX": 10**9, "MEMPOOL_SENDER_TXS_MAX": 10**9}
+        with patch.multiple("node.mempool", **more):
+            return super().take(raw)
+
+
+class PoolForOne(SimNode):
+    """One account may fill what all share."""
+
+    def take(self, raw: bytes) -> str:
+        less = {"MEMPOOL_TXS_MAX": 40, "MEMPOOL_SENDER_TXS_MAX": 10**9}
+        with patch.multiple("node.mempool", **less):
+            return super().take(raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +287,9 @@ class Mutant:
     variant: Variant
     caught_by: tuple[str, ...]
     twin: str | None = None  # seeds with a Byzantine member of this lie; "" with any
-    hard: str = (
-        ""  # "slow": links slower than the first timeout; "outages": many, and slow execution; "pauses"
-    )
+    # "slow": links slower than the first timeout; "outages": many, and slow execution; "pauses", "flips",
+    # "floods": nothing else, again and again
+    hard: str = ""
     seeds: int = 40
 
 
@@ -288,6 +328,10 @@ MUTANTS: Final = (
     _shell("executes_newest_first", ExecutesNewestFirst, "Agreement"),
     _shell("prunes_before_commit", PrunesBeforeCommit, "Promises", hard="outages"),
     _shell("loses_blocks", LosesBlocks, "Durability"),
+    _shell("blocks_not_synced", NeverSyncsBlocks, "Durability"),
+    _shell("damage_not_noticed", AcceptsDamage, "Money", hard="flips"),
+    _shell("mempool_without_bound", PoolWithoutBound, "Memory", hard="floods"),
+    _shell("mempool_for_one_account", PoolForOne, "Bounded", hard="floods"),
     _shell("makes_money", MakesMoney, "Money"),
     _shell("state_drifts", StateDrifts, "EqualState"),
     _shell("compatible_votes_are_an_offence", AnyTwoVotes, "NoFalseEvidence"),
@@ -321,6 +365,14 @@ def scenarios(mutant: Mutant) -> list[tuple[int, Scenario]]:
             ]
             scenario.faults_end_ms, scenario.latency_ms = 16_000, (10, 300)
             scenario.timing = replace(scenario.timing, view_timeout_ms=300)
+        if mutant.hard in ("flips", "floods"):
+            kind, points = ("flip", ("chain",)) if mutant.hard == "flips" else ("flood", ("one", "many"))
+            count = len(scenario.weights)
+            scenario.faults = [
+                Fault(at, kind, 700, (at // 900 % count,), point=points[at // 900 % len(points)])
+                for at in range(900, 9_000, 900)
+            ]
+            scenario.faults_end_ms = 10_000
         found.append((seed, scenario))
         if len(found) == mutant.seeds:
             break

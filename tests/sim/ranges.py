@@ -76,11 +76,10 @@ class Ranges:
             if error.rule == "range.order":
                 return  # meanwhile we went on by ourselves
             raise
-        for block, covered in zip(blocks, proved, strict=False):  # it stops at an epoch's end
-            header, certificate = covered[0], covered[1]
+        for block, (header, certificate, path) in zip(blocks, proved, strict=False):  # to an epoch's end
             if node.queue:
                 return  # the core found the rest by itself
-            node.apply(header, block.batches, certificate)
+            node.apply(header, block.batches, certificate, path)
             node.step(Synced(header, certificate))
             node.executed(header.height)
         node.promises_reached()

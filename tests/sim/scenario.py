@@ -2,12 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Final
 
 from consensus.timers import Timing
 from ledger.quorum import tolerated
+from tests.sim.disk import LOSSES
 from tests.sim.node import CRASH_POINTS
+
+# Each is drawn for some scenario; `Fault` says what becomes of `who`, `rate`, `point` and `disk`.
+KINDS: Final = (
+    "loss",
+    "delay",
+    "duplicate",
+    "replay",
+    "split",
+    "islands",
+    "oneway",
+    "deaf",
+    "pause",
+    "wall",
+    "jump",
+    "restart",
+    "flood",
+    "flip",
+    "crash",
+    "crash",
+    "crash",
+)
+LIES: Final = ("nothing", "nothing", "root", "parent", "height", "time", "withhold", "forge")
+FLOODS: Final = ("one", "many", "batches")
+# What a long run must have seen, beside each kind above: how crashes fell, and that damage was noticed.
+EFFECTS: Final = (
+    *(f"crash.{point}" for point in CRASH_POINTS),
+    *(f"disk.{how}" for how in LOSSES),
+    *(f"flood.{kind}" for kind in FLOODS),
+    *(f"forged.{how}" for how in ("signatures", "few", "statement", "bitmap", "epoch")),
+    "chain.older_than_votes",
+    "changed_bytes",
+    "flip.chain",
+    "flip.sign_state",
+    "flood.turned_away",
+    "jump.ahead",
+    "jump.back",
+    "noticed.chain",
+    "noticed.sign_state",
+    "outage",
+    "withheld.all",
+    "withheld.some",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +64,7 @@ class Fault:
     who: tuple[int, ...] = ()
     rate: float = 0.0
     point: str = ""
+    disk: str = "lost"  # what becomes of unsynced writes at a crash
 
 
 @dataclass(slots=True)
@@ -28,7 +73,7 @@ class Scenario:
 
     weights: tuple[int, ...]
     twin: int | None  # this member runs twice with one key: Byzantine
-    lie: str  # what its proposals lie about: a key of byzantine.LIARS
+    lie: str  # how it lies: a key of byzantine.LIARS, or one of foul's ways
     timing: Timing
     faults_end_ms: int
     latency_ms: tuple[int, int]
@@ -38,6 +83,8 @@ class Scenario:
     wall_offsets_ms: tuple[int, ...]
     faults: list[Fault] = field(default_factory=list)
     always_down: tuple[int, ...] = ()
+    quiet_ms: int = 0  # after all is well again: hardly anybody wants anything
+    quiet_every_ms: int = 20_000  # mean, between transactions then
 
 
 def _weights(rng: Random) -> tuple[int, ...]:
@@ -55,6 +102,22 @@ def _few(rng: Random, weights: tuple[int, ...], budget: int) -> tuple[int, ...]:
             chosen.append(member)
             budget -= weights[member]
     return tuple(chosen)
+
+
+QUIET_IDLE_MS: Final = (200, 1_000, 1_000, 5_000, 20_000)  # 1 s is what a genesis file has by itself
+QUIET_VIEWS: Final = 40
+
+
+def with_quiet(scenario: Scenario, seed: int) -> Scenario:
+    """The same network with a quiet stretch after its faults, so many idle waits long."""
+    rng = Random(f"quiet/{seed}")
+    timing = scenario.timing
+    idle_ms = rng.choice(QUIET_IDLE_MS)
+    standstill_ms = max(timing.standstill_ms, idle_ms + timing.view_timeout_ms)  # as node.voter sets it
+    scenario.timing = replace(timing, idle_ms=idle_ms, standstill_ms=standstill_ms)
+    scenario.quiet_ms = QUIET_VIEWS * max(idle_ms, 500)
+    scenario.quiet_every_ms = scenario.quiet_ms // 6
+    return scenario
 
 
 def make(seed: int) -> Scenario:
@@ -80,9 +143,9 @@ def make(seed: int) -> Scenario:
     scenario = Scenario(
         weights=weights,
         twin=twin,
-        lie=rng.choice(("nothing", "nothing", "root", "parent", "height", "time")),
+        lie=rng.choice(LIES),
         timing=timing,
-        faults_end_ms=rng.randint(8_000, 40_000),
+        faults_end_ms=rng.randint(6_000, 30_000),
         latency_ms=(1, slow),
         execute_ms=rng.choice((0, 2, 30)),
         batch_every_ms=rng.choice((60, 150, 400)),
@@ -106,23 +169,28 @@ def _fault(rng: Random, scenario: Scenario, spare: int) -> Fault:
     members = range(len(weights))
     at = rng.randint(200, scenario.faults_end_ms - 500)
     length = rng.randint(200, 5_000)
-    kind = rng.choice(
-        ("loss", "delay", "duplicate", "split", "oneway", "pause", "crash", "crash", "crash", "wall")
-    )
+    kind = rng.choice(KINDS)
+    one = (rng.choice(members),)
     match kind:
-        case "loss" | "duplicate":
+        case "loss" | "duplicate" | "replay":
             return Fault(at, kind, length, rate=rng.choice((0.02, 0.1, 0.3, 0.6)))
         case "delay":
             return Fault(at, kind, length, rate=rng.choice((50, 200, 800)))
-        case "split":
+        case "split" | "deaf":
             return Fault(at, kind, length, tuple(m for m in members if rng.random() < 0.5))
+        case "islands":
+            return Fault(at, kind, length, tuple(rng.randrange(3) for _ in members))
         case "oneway":
             return Fault(at, kind, length, tuple(rng.sample(members, 2)))
-        case "pause":
-            return Fault(at, kind, length, (rng.choice(members),))
+        case "pause" | "restart":
+            return Fault(at, kind, length, one)
         case "wall":
-            return Fault(
-                at, kind, length, (rng.choice(members),), rate=rng.choice((-5_000, -800, 800, 5_000))
-            )
-        case _:
-            return Fault(at, "crash", length, _few(rng, weights, spare), point=rng.choice(CRASH_POINTS))
+            return Fault(at, kind, length, one, rate=rng.choice((-5_000, -800, 800, 5_000)))
+        case "jump":
+            return Fault(at, kind, length, one, rate=rng.choice((-86_400_000, -3_600_000, 60_000, 3_600_000)))
+        case "flood":
+            return Fault(at, kind, length, one, point=rng.choice(FLOODS))
+        case "flip":
+            return Fault(at, kind, length, one, point=rng.choice(("chain", "chain", "chain", "sign_state")))
+    point, disk = rng.choice(CRASH_POINTS), rng.choice(LOSSES)
+    return Fault(at, kind, length, _few(rng, weights, spare), point=point, disk=disk)

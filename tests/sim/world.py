@@ -4,38 +4,40 @@ from __future__ import annotations
 
 import heapq
 import traceback
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from hashlib import blake2b
+from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, Final, TypeVar
 from zlib import crc32
 
 from consensus.core import Core
 from consensus.messages import Message, Received
 from ledger import keys
-from ledger.blocks import ZERO_HASH, Header
-from ledger.certificate import Statement, ValidatorSet
+from ledger.certificate import Ed25519Scheme, Scheme, Statement, ValidatorSet
 from ledger.errors import PeerFault
-from ledger.genesis import Genesis, GenesisValidator, genesis_state
-from ledger.transactions import CheckedTx
-from tests.sim.bounds import Egress, Memory
-from tests.sim.checkers import ALL, Bounded, Checker, Progress
-from tests.sim.clients import Clients
-from tests.sim.coverage import Coverage
+from ledger.genesis import Genesis, GenesisValidator
+from node.mempool import HeldBatch
+from tests.sim.bounds import Bounded, Egress, Memory
+from tests.sim.byzantine import LIARS
+from tests.sim.checkers import ALL, Checker, Progress
+from tests.sim.clients import Clients, small_pool
 from tests.sim.crypto import fast_signatures
-from tests.sim.disk import Block, Store
+from tests.sim.disk import DiskDamaged
 from tests.sim.faults import Faults
-from tests.sim.node import Clock, CrashNow, SimNode, decode_batch_txs
+from tests.sim.foul import Foul
+from tests.sim.node import Block, Clock, CrashNow, SimNode
 from tests.sim.offences import NoFalseEvidence, Offences
+from tests.sim.result import Result
 from tests.sim.scenario import Scenario, make
+from tests.sim.shared import Shared
 
-ACCOUNTS = 6
-GENESIS_MS = 1_700_000_000_000
-PROBE_MS = 100
-VIOLATIONS_MAX = 20
-EVENTS_MAX = 400_000  # an honest run has a tenth
+ACCOUNTS: Final = 6
+GENESIS_MS: Final = 1_700_000_000_000
+PROBE_MS: Final = 100
+VIOLATIONS_MAX: Final = 20
+EVENTS_MAX: Final = 400_000  # an honest run has a tenth
+C = TypeVar("C", bound=Checker)
+HOOKS: Final = ("sent", "heard", "signed", "committed", "crashed", "replaced", "alarm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +48,6 @@ class Variant:
     core: type[Core] = Core
     node: type[SimNode] = SimNode
     validators: type[ValidatorSet] = ValidatorSet
-
-
-@dataclass(slots=True)
-class Result:
-    """Of one seed. `violations`: (checker, what), the first ones."""
-
-    seed: int
-    violations: list[tuple[str, str]] = field(default_factory=list)
-    events: int = 0
-    messages: int = 0
-    simulated_ms: int = 0
-    heal_ms: int = 0  # from the end of the faults until progress was shown
-    height: int = 0
-    faults: Counter[str] = field(default_factory=Counter)
-    coverage: Coverage = field(default_factory=Coverage)
-    trace: str = ""
 
 
 class World:
@@ -84,54 +70,81 @@ class World:
         self.now_us = 0
         self.heap: list[tuple[int, int, SimNode | None, Callable[..., None], tuple[Any, ...]]] = []
         self.sequence = 0
-        self.hash = blake2b(digest_size=16)
-        self.calm = False
-        self.stopped = False
+        self.trace = 0
+        self.calm = self.quiet = self.stopped = False
         self.stop_on: frozenset[str] = frozenset()  # checkers whose complaint ends the run
-        self.cache: dict[bytes, list[CheckedTx]] = {}
+        self.scheme: Scheme = Ed25519Scheme()
+        self.minding: dict[str, list[Callable[..., None]]] = {}
+        self.events_max = EVENTS_MAX
 
     # ------------------------------------------------------------------ building
 
     def build(self) -> None:
-        scenario, timing = self.scenario, self.scenario.timing
-        self.timing = timing
+        """The network at time 0, all down."""
+        scenario = self.scenario
+        self.timing = scenario.timing
+        low_ms, high_ms = scenario.latency_ms
+        self.latency_us = low_ms * 1_000, (high_ms - low_ms) * 1_000
         count = len(scenario.weights)
         own = [keys.Key(bytes([1, i]) * 16) for i in range(count)]
-        self.faults, self.clients = Faults(self), Clients(self, ACCOUNTS)
+        self.faults, self.foul, self.clients = Faults(self), Foul(self), Clients(self, ACCOUNTS)
         named = (
             GenesisValidator(key=k.public.hex(), weight=w, moniker=f"v{i}")
             for i, (k, w) in enumerate(zip(own, scenario.weights, strict=True))
         )
-        genesis = Genesis(
+        self.genesis = Genesis(
             chain_id=self.chain_id,
             time_ms=GENESIS_MS,
             validators=tuple(named),
             accounts=self.accounts(),
         )
-        self.genesis = genesis
-        self.validators = self.variant.validators(0, genesis.validator_set.members)
-        self.genesis_hash = genesis.hash
-        state = genesis_state(genesis)
-        empty = Store.create(_genesis_header(self.validators), genesis.hash, state)
-        self.genesis_root = empty.roots[0]
-        members = [*range(count)] + ([] if scenario.twin is None else [scenario.twin])
+        self.validators = self.variant.validators(0, self.genesis.validator_set.members)
+        self.genesis_hash = self.genesis.hash
+        self.shared = Shared(self.chain_id, self.scheme)
+        self.opened: Callable[[bytes], HeldBatch] = self.shared.opened
+        self.checked: Callable[[SimNode, int, bytes], Received] = self.shared.checked
         self.twins = scenario.twin is not None
-        self.nodes = []
+        self._make_nodes(own)
+        self.checkers: list[Checker] = [kind(self, self.report) for kind in self.checker_kinds()]
+        for hook in HOOKS:
+            self.listen(hook)
+        self.egress = self.checker(Egress)
+        self.progress = self.checker(Progress)
+        self.offences = self.checker(Offences)
+        self.bounded = self.checker(Bounded)
+
+    def _make_nodes(self, own: list[keys.Key]) -> None:
+        scenario, count = self.scenario, len(own)
+        members = [*range(count)] + ([] if scenario.twin is None else [scenario.twin])
+        self.nodes: list[SimNode] = []
         for number, member in enumerate(members):
             offset = scenario.wall_offsets_ms[member] + (1_500 if number == count else 0)
             clock = Clock(scenario.rates_ppm[member], self.rng.randint(0, 10**6), GENESIS_MS + 1_000 + offset)
-            store = Store.create(_genesis_header(self.validators), genesis.hash, state)
-            self.nodes.append(self.variant.node(self, number, member, own[member], clock, store))
-        kinds = (*ALL, NoFalseEvidence, Offences, Memory, Egress)
-        self.checkers: list[Checker] = [kind(self, self.report) for kind in kinds]
-        self.egress = next(c for c in self.checkers if isinstance(c, Egress))
-        self.progress = next(c for c in self.checkers if isinstance(c, Progress))
-        self.offences = next(c for c in self.checkers if isinstance(c, Offences))
-        self.bounded = next(c for c in self.checkers if isinstance(c, Bounded))
+            self.nodes.append(self.variant.node(self, number, member, own[member], clock))
+        self.genesis_root = self.nodes[0].tip.root
+        self.instances = [[n for n in self.nodes if n.member == member] for member in range(count)]
+        self.others = [[n for n in self.nodes if n.member != member] for member in range(count)]
 
     def accounts(self) -> dict[str, int]:
         """Who has how many micro-credits at the beginning."""
         return {k.public.hex(): 1_000_000 for k in self.clients.keys}
+
+    def checker_kinds(self) -> tuple[type[Checker], ...]:
+        """What judges this world. A world of one's own adds to them."""
+        return (*ALL, NoFalseEvidence, Offences, Memory, Bounded, Egress)
+
+    def checker(self, kind: type[C]) -> C:
+        """The checker of a kind."""
+        return next(c for c in self.checkers if isinstance(c, kind))
+
+    def listen(self, hook: str) -> None:
+        """Find out which checkers mind a hook: most mind few, and there are many events."""
+        base = getattr(Checker, hook)
+        self.minding[hook] = [getattr(c, hook) for c in self.checkers if getattr(type(c), hook) is not base]
+
+    def core_of(self, node: SimNode) -> type[Core]:
+        """What a node runs."""
+        return self.variant.core if node.is_honest else LIARS.get(self.scenario.lie, Core)
 
     @property
     def heal_bound_ms(self) -> int:
@@ -148,28 +161,33 @@ class World:
         return GENESIS_MS + 1_000 + self.now_us // 1_000
 
     def honest(self) -> list[SimNode]:
-        return [node for node in self.nodes if self.is_honest(node.member)]
+        """All instances of honest members."""
+        return [node for node in self.nodes if node.is_honest]
 
     def is_honest(self, member: int) -> bool:
+        """Is it not the member that runs twice?"""
         return member != self.scenario.twin
 
     # ------------------------------------------------------------------ running
 
     def run(self) -> Result:
         """Run to the end and return what was found."""
-        with fast_signatures(not self.ed25519):
+        with fast_signatures(not self.ed25519), small_pool():
             self.build()
-            self._schedule()
+            self.schedule()
             while self.heap and not self.stopped:
                 self._next()
             for checker in self.checkers:
                 checker.end()
-        self.result.simulated_ms = self.now_us // 1_000
-        self.result.height = max(node.store.height for node in self.honest())
-        self.result.trace = self.hash.hexdigest()
-        return self.result
+        result = self.result
+        result.simulated_ms = self.now_us // 1_000
+        result.height = max(node.height for node in self.honest())
+        result.served, result.expired = self.clients.served, self.clients.expired
+        result.trace = f"{self.trace:016x}"
+        return result
 
-    def _schedule(self) -> None:
+    def schedule(self) -> None:
+        """What is known beforehand."""
         for node in self.nodes:
             if node.member not in self.scenario.always_down:
                 self.at(0, node, node.boot)
@@ -183,6 +201,11 @@ class World:
         self.sequence += 1
         heapq.heappush(self.heap, (max(time_us, self.now_us), self.sequence, node, call, args))
 
+    def arrive(self, time_us: int, node: SimNode, sender: int, data: bytes) -> None:
+        """A message reaches a node at a time."""
+        self.sequence += 1
+        heapq.heappush(self.heap, (time_us, self.sequence, node, node.receive, (sender, data)))
+
     def _next(self) -> None:
         self.now_us, _, node, call, args = heapq.heappop(self.heap)
         if node is not None:
@@ -191,16 +214,25 @@ class World:
                 return
             if not node.up and call.__name__ != "boot":
                 return
-        self.result.events += 1
-        if self.result.events == EVENTS_MAX:
-            self.report("Bounded", f"more than {EVENTS_MAX:,} events: a storm")
+        result = self.result
+        result.events += 1
+        if result.events >= self.events_max:
+            self.report("Bounded", f"more than {self.events_max:,} events: a storm")
             self.stopped = True
-        self._trace(node, call.__name__, args)
+        last = args[-1] if args else 0
+        about = crc32(last) if type(last) is bytes else last if type(last) is int else 0
+        # Of whole numbers alone, so that it is the same in every process.
+        self.trace = hash((self.trace, self.now_us, node.id if node else -1, about)) & (2**64 - 1)
+        if self.log:
+            self._log(node, call.__name__, args)
         try:
             call(*args)
         except CrashNow as crash:
             assert node is not None
             self.faults.crash(node, f"{crash}")
+        except DiskDamaged as error:
+            assert node is not None
+            self.faults.damaged(node, error)
         except Exception as error:  # noqa: BLE001 - a validator must not die of anything: that is a finding
             where = traceback.extract_tb(error.__traceback__)[-1]
             self.report(
@@ -208,19 +240,19 @@ class World:
             )
             self.stopped = True
 
-    def _trace(self, node: SimNode | None, name: str, args: tuple[Any, ...]) -> None:
+    def _log(self, node: SimNode | None, name: str, args: tuple[Any, ...]) -> None:
+        assert self.log is not None
         about = ",".join(
-            str(crc32(a)) if isinstance(a, bytes) else str(a) for a in args if isinstance(a, bytes | int)
+            f"{len(a)} B {crc32(a):08x}" if isinstance(a, bytes) else str(a)
+            for a in args
+            if isinstance(a, bytes | int) or name == "begin"
         )
-        line = f"{self.now_us} {node.id if node else '-'} {name} {about}"
-        self.hash.update(line.encode())
-        if self.log:
-            self.log(line)
+        self.log(f"{self.now_us / 1_000:12.3f} ms  {f'node {node.id}' if node else 'world'} {name} {about}")
 
     def report(self, checker: str, what: str) -> None:
         """A violation."""
         if self.log:
-            self.log(f"{self.now_us} VIOLATION {checker}: {what}")
+            self.log(f"{self.now_us / 1_000:12.3f} ms  VIOLATION {checker}: {what}")
         self.stopped |= checker in self.stop_on
         if len(self.result.violations) < VIOLATIONS_MAX:
             self.result.violations.append((checker, f"at {self.now_us // 1_000} ms: {what}"))
@@ -228,6 +260,7 @@ class World:
     # ------------------------------------------------------------------ what nodes call
 
     def timer(self, at_us: int, node: SimNode) -> None:
+        """The core of a node wants to be called."""
         self.at(at_us, node, self._tick, node, node.life)
 
     def _tick(self, node: SimNode, life: int) -> None:
@@ -235,58 +268,63 @@ class World:
         node.tick(life)
 
     def execute_later(self, node: SimNode) -> None:
-        delay_us = self.rng.randint(0, self.scenario.execute_ms * 1_000)
-        self.at(max(self.now_us + delay_us, node.execute_us), node, node.execute_next, node.life)
+        """A node's next block is executed a while after it was committed."""
+        delay_us = int(self.rng.random() * self.scenario.execute_ms * 1_000)
         node.execute_us = max(self.now_us + delay_us, node.execute_us)
+        self.at(node.execute_us, node, node.execute_next, node.life)
+
+    def told(self, hook: str, node: SimNode, *about: Any) -> None:
+        """Tell the checkers of an honest node."""
+        if node.is_honest:
+            for call in self.minding[hook]:
+                call(node, *about)
 
     def observe(self, node: SimNode, message: Message) -> None:
+        """A node's core sends."""
         if self.log:
-            self.log(f"    {node.id} sends {type(message).__name__} {getattr(message, 'statement', '')}")
-        if self.is_honest(node.member):
-            for checker in self.checkers:
-                checker.sent(node, message)
+            self.log(f"{'':>17}{node.id} sends {_words(message)}")
+        self.told("sent", node, message)
 
     def heard(self, node: SimNode, event: Received) -> None:
-        if self.is_honest(node.member):
-            for checker in self.checkers:
-                checker.heard(node, event)
+        """A node's core hears."""
+        self.told("heard", node, event)
 
     def signed(self, node: SimNode, statement: Statement) -> None:
-        if self.is_honest(node.member):
-            for checker in self.checkers:
-                checker.signed(node, statement)
+        """A node signs a vote."""
+        self.told("signed", node, statement)
 
     def committed(self, node: SimNode, block: Block) -> None:
+        """A block is in a node's store."""
         if self.log:
+            header = block.header
             self.log(
-                f"    {node.id} commits {block.header.height} view {block.header.view} {block.hash.hex()[:8]}"
+                f"{'':>17}{node.id} commits {header.height} view {header.view} {block.hash.hex()[:8]}"
+                f" with {len(block.receipts)} transactions"
             )
-        if self.is_honest(node.member):
-            for checker in self.checkers:
-                checker.committed(node, block)
+        if node.is_honest:
+            self.told("committed", node, block)
+            self.clients.executed([receipt.id for receipt in block.receipts], block.header.height)
 
     def alarm(self, node: SimNode, rule: str) -> None:
-        if self.is_honest(node.member):
-            for checker in self.checkers:
-                checker.alarm(node, rule)
+        """A core saw a broken rule."""
+        if self.log:
+            self.log(f"{'':>17}{node.id} alarm {rule}")
+        self.told("alarm", node, rule)
 
     def fault(self, node: SimNode, sender: int, fault: PeerFault) -> None:
         """A message was refused: nobody honest may have sent it."""
         self.result.coverage.refusals[fault.rule] += 1
-        if self.is_honest(sender) and self.is_honest(node.member):
+        if self.log:
+            self.log(f"{'':>17}{node.id} refuses member {sender}: {fault}")
+        if self.is_honest(sender) and node.is_honest:
             self.report("PeerFault", f"node {node.id} refused member {sender}: {fault}")
 
-    def decoded(self, data: bytes) -> list[CheckedTx]:
-        """Transactions of a batch, decoded once for all nodes (the code is pure)."""
-        found = self.cache.get(data)
-        if found is None:
-            found = self.cache[data] = decode_batch_txs(data, self.chain_id)
-        return found
+    # ------------------------------------------------------------------ when the faults are over
 
     def _heal(self) -> None:
-        """The faults end: links are clean, all restart but those that are down for ever."""
+        """The faults end: links are clean, clocks right, all restart but those that are down for ever."""
         self.calm = True
-        self.faults.active.clear()
+        self.faults.end()
         for node in self.nodes:
             node.doom, node.paused_until_us = None, min(node.paused_until_us, self.now_us)
             if node.member not in self.scenario.always_down:
@@ -300,33 +338,41 @@ class World:
         missing = late.missing()
         if missing is None and passed_ms > 1_000:
             self.result.heal_ms = passed_ms
-            self.stopped = True
+            self.healed()
         elif passed_ms > self.heal_bound_ms:
             late.complain(f"{passed_ms} ms after the faults ended: {missing}")
             self.stopped = True
         else:
             self.at(self.now_us + PROBE_MS * 1_000, None, self._probe, since_us)
 
+    def healed(self) -> None:
+        """All is well; a quiet stretch may follow."""
+        self.result.busy_ms, self.result.busy_events = self.now_us // 1_000, self.result.events
+        if not self.scenario.quiet_ms:
+            self.stopped = True
+            return
+        self.quiet = True
+        self.clients.mean_us = self.scenario.quiet_every_ms * 1_000
+        self.at(self.now_us + self.scenario.quiet_ms * 1_000, None, self._end)
 
-def _genesis_header(validators: ValidatorSet) -> Header:
-    """Stands for block 0, which has no header of its own."""
-    return Header(
-        "sim",
-        0,
-        0,
-        0,
-        0,
-        ZERO_HASH,
-        GENESIS_MS,
-        ZERO_HASH,
-        0,
-        ZERO_HASH,
-        validators.hash,
-        validators.hash,
-        (),
+    def _end(self) -> None:
+        missing = self.progress.quiet_missing()
+        if missing:
+            self.progress.complain(f"after a quiet stretch: {missing}")
+        self.stopped = True
+
+
+def _words(message: Message) -> str:
+    """For a trace."""
+    name = type(message).__name__
+    statement = getattr(message, "statement", None) or getattr(
+        getattr(message, "certificate", None), "statement", None
     )
+    if statement is not None:
+        return f"{name} {statement.kind.name} view {statement.view} {statement.block.hex()[:8]}"
+    return f"{name} {message.kind} {message.digest.hex()[:8]}" if hasattr(message, "digest") else name
 
 
 def run(seed: int, variant: Variant = Variant(), ed25519: bool = False) -> Result:
-    """One seed, start to finish."""
+    """One seed, start to finish, without a quiet stretch."""
     return World(seed, variant, ed25519=ed25519).run()
