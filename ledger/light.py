@@ -4,8 +4,8 @@ A header is final when a Final certificate names it, or names a descendant to wh
 headers leads (Simplex: Final finalizes all ancestors). Which validators sign is known for genesis; an
 epoch's boundary block names the next set (rule 12), so one certificate an epoch leads to today's.
 
-[L1] Walk. From genesis a client advances over the boundary of each epoch in turn; none can be left out.
-[L2] Time. Keys that voted long ago may have been sold or stolen since. A trust that does not begin at genesis
+[P1] Walk. From genesis a client advances over the boundary of each epoch in turn; none can be left out.
+[P2] Time. Keys that voted long ago may have been sold or stolen since. A trust that does not begin at genesis
      goes no further than `period_ms` from the block it rests on; one from genesis walks on, but takes
      a fact only from a block that is younger than that (`fresh`). What neither can see: a quorum of some
      former set that signs a second history from then on, with times of today. Against that only knowledge
@@ -119,8 +119,8 @@ class Trust:
         return header
 
     def advance(self, proof: EpochProof, now_ms: int | None = None) -> ValidatorSet:
-        """[L1] The set of the next epoch, from the proof that the last known one ended. `now_ms` is needed by
-        a trust that does not begin at genesis [L2]. Raises Refused with the broken rule; nothing changed."""
+        """[P1] The set of the next epoch, from the proof that the last known one ended. `now_ms` is needed by
+        a trust that does not begin at genesis [P2]. Raises Refused with the broken rule; nothing changed."""
         if self.since_ms is not None and (now_ms is None or now_ms - self.since_ms > self.period_ms):
             raise Refused("light.trust_expired", f"it rests on a block of {self.since_ms} ms", "now_ms")
         header = verify_final(self.chain_id, self.latest, proof.finality)
@@ -139,7 +139,7 @@ class Trust:
             raise LocalError(f"the store is damaged: how epoch {self.latest.epoch} ended: {error}") from None
 
     def fresh(self, header: Header, now_ms: int) -> None:
-        """[L2] Raises Refused("light.stale" | "light.from_future") when the header's block is older than the
+        """[P2] Raises Refused("light.stale" | "light.from_future") when the header's block is older than the
         period, or younger than `now_ms` by more than clocks differ."""
         if header.time_ms > now_ms + CLOCK_DRIFT_MS_MAX:
             raise Refused("light.from_future", f"block time {header.time_ms}, here it is {now_ms}", "time_ms")
@@ -205,7 +205,7 @@ def _chained_header(chain_id: str, validators: ValidatorSet, data: bytes) -> Hea
 
 
 def walk(trust: Trust, epochs: Sequence[EpochProof], finality: FinalityProof) -> Header:
-    """[L1] The decoded final header, once `trust` has advanced over `epochs`: exactly those that lead from
+    """[P1] The decoded final header, once `trust` has advanced over `epochs`: exactly those that lead from
     its last known epoch to the header's. Raises Refused with the broken rule."""
     for proof in epochs:
         trust.advance(proof)
@@ -227,7 +227,7 @@ class Fact(msgspec.Struct, frozen=True):
 
 def verify_query(trust: Trust, data: bytes, now_ms: int | None = None) -> Fact:
     """What an encoded QueryProof proves. Raises Refused with the broken rule. With `now_ms` the proving
-    block must be younger than the trust's period [L2]."""
+    block must be younger than the trust's period [P2]."""
     proof = decode_exact(QueryProof, data, "query_proof", QUERY_PROOF_BYTES_MAX)
     return check_query(trust, proof, now_ms)
 

@@ -48,7 +48,7 @@ def decode_proof_file(data: bytes) -> ProofFile:
 
 def verify_proof_file(data: bytes, genesis: Genesis, now_ms: int | None = None) -> Fact:
     """What a file proves. Pure, offline. With `now_ms` the proving block must be younger than the trusting
-    period (ledger.light, [L2]); without, it says what was so at the fact's own time. Raises Refused."""
+    period (ledger.light, [P2]); without, it says what was so at the fact's own time. Raises Refused."""
     file = decode_proof_file(data)
     if file.chain_id != genesis.chain_id or file.genesis != genesis.hash:
         raise Refused("proof_file.foreign_chain", f"of chain {file.chain_id[:40]!r}", "genesis")

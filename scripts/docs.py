@@ -28,7 +28,8 @@ STRUCTS = {
         ("Validator", "ValidatorSet", "Statement", "Certificate"),
     ),
     "evidence": ("ledger/evidence.py", ("+_Part",)),
-    "proofs": ("ledger/light.py", ("FinalityProof", "QueryProof")),
+    "proofs": ("ledger/light.py", ("FinalityProof", "EpochProof", "QueryProof")),
+    "proof-file": ("ledger/proof_file.py", ("ProofFile",)),
     "tree-proofs": ("ledger/tree.py", ("Proof",)),
     "inclusion": ("ledger/inclusion.py", ("Inclusion",)),
     "predicates": (

@@ -167,7 +167,7 @@ def refusals_table(root: Path) -> str:
         places = [p for p, found in words if rule in found]
         family, _, suffix = rule.partition(".")
         if not places and suffix in _FAMILIES:
-            places = [p for p, found in words if family in found and "decode_exact" in p.text]
+            places = [p for p, found in words if re.search(rf'decode_exact\([^)]*"{family}"', p.text)]
         shown = list(dict.fromkeys(f"{p.file}:{p.name}" if p.name else p.file for p in places))
         held = list(dict.fromkeys([*HELD_BY.get(rule, ()), *tests.get(rule, [])]))
         rows.append((f"`{rule}`", text, ", ".join(f"`{place}`" for place in shown[:2]), _tests(held)))

@@ -42,6 +42,7 @@ def send(world: ChainWorld, body: ChangeValidators | ReportEvidence) -> Receipt:
 
 
 def test_a_change_waits_for_the_boundary_and_then_counts(world: ChainWorld) -> None:
+    """[V3] [V4]"""
     receipt = send(world, world.change(SEVEN))
     assert (receipt.ok, receipt.events[0].kind) == (True, "validators.pending")
     assert receipt.events[0].fields == {"epoch": 1, "members": 7, "signers": 3}
@@ -105,6 +106,7 @@ def backwards(change: ChangeValidators) -> ChangeValidators:
 
 @pytest.mark.parametrize("rule", BROKEN)
 def test_a_change_is_refused_by_name(world: ChainWorld, rule: str) -> None:
+    """[V3]"""
     before = epochs.current(world.state)
     receipt = send(world, BROKEN[rule](world))
     assert (receipt.ok, receipt.rule, receipt.events) == (False, rule, ())
@@ -166,6 +168,7 @@ def test_a_suspended_validator_leaves_at_the_next_change(world: ChainWorld) -> N
 
 
 def test_evidence_is_judged_by_the_set_of_its_epoch(world: ChainWorld) -> None:
+    """[V2]"""
     world.turn(SEVEN[1:5])
     assert send(world, equivocation(1, 2)).rule == "evidence.epoch", "an epoch that has not begun"
     assert send(world, equivocation(0, 1)).rule == "evidence.not_a_validator"
@@ -191,6 +194,7 @@ def boundary(world: ChainWorld) -> Header:
 
 
 def test_a_boundary_that_names_another_set_stops_the_peer(world: ChainWorld) -> None:
+    """[V4]"""
     header = boundary(world)
     for wrong in (replace(header, next_validators=ZERO_HASH), replace(header, validators=ZERO_HASH)):
         with pytest.raises(LocalError):

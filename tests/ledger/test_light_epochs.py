@@ -1,4 +1,4 @@
-"""From genesis to today's validators [L1], in time [L2]; proof files and audits that need nothing else."""
+"""From genesis to today's validators [P1], in time [P2]; proof files and audits that need nothing else."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ def proofs(world: ChainWorld) -> list[EpochProof]:
 
 
 def test_a_stranger_walks_from_genesis_to_today(world: ChainWorld) -> None:
+    """[P1]"""
     trust = Trust.of(world.genesis)
     query = world.store.prove(KEY_VALIDATORS)
     with pytest.raises(Refused) as refused:
@@ -178,6 +179,7 @@ def test_epoch_proofs_have_one_encoding_and_a_bound(world: ChainWorld) -> None:
 
 
 def test_a_trust_that_does_not_begin_at_genesis_grows_old(world: ChainWorld) -> None:
+    """[P2]"""
     first, second, third = proofs(world)
     ended_ms = decode_header(first.finality.header).time_ms
     start = Trust.of(world.genesis)
@@ -197,6 +199,7 @@ def test_a_trust_that_does_not_begin_at_genesis_grows_old(world: ChainWorld) -> 
 
 
 def test_a_walk_from_genesis_takes_only_young_facts(world: ChainWorld) -> None:
+    """[P2]"""
     trust = Trust.of(world.genesis)
     for proof in proofs(world):
         trust.advance(proof)  # whatever the time is
