@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from consensus.messages import Message, Propose, Received, Vote
 from ledger import tree
-from ledger.blocks import ZERO_HASH, decode_header
+from ledger.blocks import ZERO_HASH, Header, decode_header
 from ledger.certificate import Statement, VoteKind
 from ledger.codec import decode
 from ledger.limits import TIME_AHEAD_MS_MAX
@@ -115,29 +115,32 @@ class Certificates(Checker):
 
     def __init__(self, world: World, report: Report) -> None:
         super().__init__(world, report)
-        self.cast: set[tuple[int, VoteKind, int, bytes]] = set()
+        self.cast: set[tuple[int, Statement]] = set()
         self.seen: set[bytes] = set()
 
     def signed(self, node: SimNode, statement: Statement) -> None:
-        self.cast.add((node.member, statement.kind, statement.view, statement.block))
+        self.cast.add((node.member, statement))
 
     def committed(self, node: SimNode, block: Block) -> None:
-        certificate, members = block.certificate, self.world.validators.members
-        statement = certificate.statement
-        if statement.kind is not VoteKind.FINAL or statement.view < block.header.view:
+        certificate, statement = block.certificate, block.certificate.statement
+        if (
+            statement.kind is not VoteKind.FINAL
+            or statement.view < block.header.view
+            or statement.epoch != block.header.epoch
+        ):
             self.complain(f"block {block.header.height} was committed by {statement}")
         if statement.view == block.header.view and statement.block != block.hash:
             self.complain(f"block {block.header.height} was committed by another block's certificate")
         if block.hash + statement.block in self.seen:
             return
         self.seen.add(block.hash + statement.block)
-        signers = [i for i in range(len(members)) if certificate.bitmap[i // 8] >> (i % 8) & 1]
-        if 3 * sum(members[i].weight for i in signers) <= 2 * sum(m.weight for m in members):
+        seats = self.world.seats(statement.epoch)
+        signers = [seat for i, seat in enumerate(seats) if certificate.bitmap[i // 8] >> (i % 8) & 1]
+        if 3 * sum(weight for _, weight in signers) <= 2 * sum(weight for _, weight in seats):
             self.complain(f"block {block.header.height} was committed without a quorum")
-        for i in signers:
-            honest = self.world.is_honest(i)
-            if honest and (i, VoteKind.FINAL, statement.view, statement.block) not in self.cast:
-                self.complain(f"member {i} never signed Final of view {statement.view}")
+        for member, _ in signers:
+            if self.world.is_honest(member) and (member, statement) not in self.cast:
+                self.complain(f"member {member} never signed Final of view {statement.view}")
 
 
 class Promises(Checker):
@@ -147,45 +150,44 @@ class Promises(Checker):
 
     def __init__(self, world: World, report: Report) -> None:
         super().__init__(world, report)
-        self.votes: dict[tuple[int, int, str], bytes] = {}
-        self.weight: dict[tuple[VoteKind, int, bytes], dict[int, int]] = {}
+        self.votes: dict[tuple[int, int, int, str], bytes] = {}
+        self.voters: dict[Statement, set[int]] = {}
 
     def signed(self, node: SimNode, statement: Statement) -> None:
-        weight = self.world.validators.members[node.member].weight
-        self.weight.setdefault((statement.kind, statement.view, statement.block), {})[node.member] = weight
+        self.voters.setdefault(statement, set()).add(node.member)
 
     def sent(self, node: SimNode, message: Message) -> None:
         if isinstance(message, Propose):
             header = decode_header(message.header)
-            self.once(node, header.view, "proposal", header.hash)
+            self.once(node, header.epoch, header.view, "proposal", header.hash)
         elif isinstance(message, Vote):
             self.vote(node, message)
 
-    def once(self, node: SimNode, view: int, what: str, block: bytes) -> None:
-        if self.votes.setdefault((node.member, view, what), block) != block:
+    def once(self, node: SimNode, epoch: int, view: int, what: str, block: bytes) -> None:
+        if self.votes.setdefault((node.member, epoch, view, what), block) != block:
             self.complain(f"member {node.member}: two of {what} in view {view}")
 
     def vote(self, node: SimNode, vote: Vote) -> None:
-        kind, view, block = vote.statement.kind, vote.statement.view, vote.statement.block
-        new = (node.member, view, kind.name) not in self.votes
-        self.once(node, view, kind.name, block)
+        statement = vote.statement
+        epoch, kind, view, block = statement.epoch, statement.kind, statement.view, statement.block
+        new = (node.member, epoch, view, kind.name) not in self.votes
+        self.once(node, epoch, view, kind.name, block)
         if kind is not VoteKind.NOTAR:
             other = "SKIP" if kind is VoteKind.FINAL else "FINAL"
-            if (node.member, view, other) in self.votes:
+            if (node.member, epoch, view, other) in self.votes:
                 self.complain(f"member {node.member}: Skip and Final in view {view}")
         if not new:
             return
         if view > node.tip.view:
             self.durable(node, vote)
-        if kind is VoteKind.FINAL and not self.reached(VoteKind.NOTAR, view, block):
+        if kind is VoteKind.FINAL and not self.reached(Statement(VoteKind.NOTAR, epoch, view, block)):
             self.complain(f"member {node.member}: Final without a Notar certificate in view {view}")
 
-    def reached(self, kind: VoteKind, view: int, block: bytes) -> bool:
-        """Did a quorum sign the statement? Twins are counted as if they had."""
-        members = self.world.validators.members
-        cast = sum(self.weight.get((kind, view, block), {}).values())
-        cast += sum(m.weight for i, m in enumerate(members) if not self.world.is_honest(i))
-        return 3 * cast > 2 * sum(m.weight for m in members)
+    def reached(self, statement: Statement) -> bool:
+        """Did a quorum of its epoch's set sign the statement? Twins are counted as if they had."""
+        seats, voters = self.world.seats(statement.epoch), self.voters.get(statement, set())
+        cast = sum(weight for m, weight in seats if m in voters or not self.world.is_honest(m))
+        return 3 * cast > 2 * sum(weight for _, weight in seats)
 
     def durable(self, node: SimNode, vote: Vote) -> None:
         statement = vote.statement
@@ -201,14 +203,19 @@ class Promises(Checker):
         for digest in header.batches:
             if not holds_batch(node.disk, digest) and node.store.batch(digest) is None:
                 self.complain(f"member {node.member}: Notar in view {header.view}, its batch is not on disk")
-        parent_view, parent = header.parent_view, header.parent_hash
-        if parent_view and not self.reached(VoteKind.NOTAR, parent_view, parent):
+        epoch, parent_view, parent = header.epoch, header.parent_view, header.parent_hash
+        if self.is_voted(header) and not self.reached(Statement(VoteKind.NOTAR, epoch, parent_view, parent)):
             self.complain(f"member {node.member}: Notar in view {header.view}, its parent is not notarized")
         for between in range(parent_view + 1, header.view):
-            if not self.reached(VoteKind.SKIP, between, ZERO_HASH):
+            if not self.reached(Statement(VoteKind.SKIP, epoch, between, ZERO_HASH)):
                 self.complain(
                     f"member {node.member}: Notar in view {header.view} over view {between}, not skipped"
                 )
+
+
+    def is_voted(self, header: Header) -> bool:
+        """Was the parent voted on in this epoch? Genesis was not, nor the block on which an epoch begins."""
+        return header.parent_view > 0
 
 
 class Durability(Checker):

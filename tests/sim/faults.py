@@ -120,9 +120,9 @@ class Faults:
     def _jump(self, fault: Fault, until_us: int) -> None:
         """A wall clock is set, far ahead or back. Its member cannot judge block times, so is faulty."""
         node = self.world.nodes[fault.who[0]]
-        weights, twin = self.world.scenario.weights, self.world.scenario.twin
+        twin = self.world.scenario.twin
         faulty = self.jumped | {node.member} | (set() if twin is None else {twin})
-        if node.member in self.jumped or weight_of(faulty, weights) > tolerated(sum(weights)):
+        if node.member in self.jumped or not self.tolerates(faulty):
             return
         self.jumped.add(node.member)
         self.world.result.faults["jump.ahead" if fault.rate > 0 else "jump.back"] += 1
@@ -156,9 +156,13 @@ class Faults:
 
     def may_fail(self, node: SimNode) -> bool:
         """Is no more weight down than tolerated if this node is, too?"""
-        weights = self.world.scenario.weights
         down = {n.member for n in self.world.nodes if not n.up or n.doom or not n.is_honest or n.is_waiting}
-        return weight_of(down | {node.member}, weights) <= tolerated(sum(weights))
+        return self.tolerates(down | {node.member})
+
+    def tolerates(self, faulty: set[int]) -> bool:
+        """May these members fail at the same time?"""
+        weights = self.world.scenario.weights
+        return weight_of(faulty, weights) <= tolerated(sum(weights))
 
     def _doom(self, node: SimNode, fault: Fault, until_us: int) -> None:
         if not node.up or node.doom or not self.may_fail(node):

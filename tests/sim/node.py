@@ -279,8 +279,12 @@ class SimNode:
             data = encode_message(message)
             if self.is_honest:
                 self.world.egress.posted(self, message, len(data), send.to)
-            self.post(send.to, data)
+            self.post(None if send.to is None else self.member_at(send.to), data)
         self.point("after_send")
+
+    def member_at(self, place: int) -> int:
+        """Which member has a place in the core's set. Where the set never changes, they are the same."""
+        return place
 
     def post(self, to: int | None, data: bytes) -> None:
         """Bytes to one member, or to all others."""
@@ -419,7 +423,7 @@ class SimNode:
             mono_ms, _ = self.clock.now(self.world.now_us)
             held = self.desk.answer(event.sender, message.digest, mono_ms)
             if held is not None:
-                self.post(event.sender, b"B" + held)
+                self.post(self.member_at(event.sender), b"B" + held)
             return
         if isinstance(message, Reply) and message.kind == "batch":
             return  # batches come by themselves

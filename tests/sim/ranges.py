@@ -58,7 +58,7 @@ class Ranges:
     def ask(self) -> None:
         """Ask a member for what follows our tip."""
         node = self.node
-        others = [m for m in range(len(node.notary.validators.members)) if m != node.member]
+        others = [m for m in range(len(node.world.instances)) if m != node.member]
         request = RangeRequest(node.height + 1, RANGE_BYTES, 0)
         node.post(node.world.rng.choice(others), b"R" + _ASK + encode(request))
 

@@ -91,6 +91,7 @@ class World:
         named = (
             GenesisValidator(key=k.public.hex(), weight=w, moniker=f"v{i}")
             for i, (k, w) in enumerate(zip(own, scenario.weights, strict=True))
+            if i in self.founders()
         )
         self.genesis = Genesis(
             chain_id=self.chain_id,
@@ -124,6 +125,14 @@ class World:
         self.genesis_root = self.nodes[0].tip.root
         self.instances = [[n for n in self.nodes if n.member == member] for member in range(count)]
         self.others = [[n for n in self.nodes if n.member != member] for member in range(count)]
+
+    def founders(self) -> range | tuple[int, ...]:
+        """Which of the nodes are validators at the beginning."""
+        return range(len(self.scenario.weights))
+
+    def seats(self, epoch: int) -> list[tuple[int, int]]:
+        """Member and weight for each place of an epoch's validator set."""
+        return [(i, member.weight) for i, member in enumerate(self.validators.members)]
 
     def accounts(self) -> dict[str, int]:
         """Who has how many micro-credits at the beginning."""
