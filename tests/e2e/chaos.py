@@ -134,6 +134,8 @@ def _chaos(monkey: Monkey) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "outages": {how: sum(o.how == how for o in monkey.outages) for how in ("kill", "restart", "freeze")},
         "votes_after_s": _spread(alone),
+        "cpu_until_vote_s": _spread([o.cpu_s for o in restarts if not o.is_storm]),
+        "machine_load": _spread(monkey.loads),
         "votes_within_goal_percent": round(100 * sum(s <= GOAL_VOTES_AFTER_S for s in alone) / len(alone), 1)
         if alone
         else None,

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from bench.common import cpu_s
 from node.sdk import ClientError
 from node.testnet import start_peer, stop_peers
 from tests.e2e.chaos_logs import Line, Logs
@@ -41,6 +42,7 @@ class Outage:
     down_s: float = 0.0  # SIGTERM: when the process was gone
     again_s: float = 0.0  # started or continued
     voted_s: float = 0.0  # its first new vote was taken by a witness
+    cpu_s: float = 0.0  # processor time that the new process had used by then
 
     @property
     def votes_after_s(self) -> float:
@@ -74,6 +76,7 @@ class Monkey:
     storms: list[Storm] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     active: list[Outage] = field(default_factory=list)
+    loads: list[float] = field(default_factory=list)  # of the machine, when a process was started
     _rngs: list[random.Random] = field(init=False)
     _storm_rng: random.Random = field(init=False)
     _due: dict[int, float] = field(default_factory=dict)  # slot -> when its next outage begins
@@ -135,6 +138,8 @@ class Monkey:
                 and not outage.voted_s
             ):
                 outage.voted_s = line.at_s
+                if outage.how != "freeze":
+                    outage.cpu_s = cpu_s(self.net.peer(outage.name).pid)
 
     # ------------------------------------------------------------------ beginning
 
@@ -213,6 +218,7 @@ class Monkey:
                 if not other.again_s or (other.how != "freeze" and other.again_s > outage.began_s)
             }
         outage.again_s = time.time()
+        self.loads.append(os.getloadavg()[0])
         if outage.how == "freeze":
             self._signal(outage.name, signal.SIGCONT)
         else:
