@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from consensus.messages import decode_message, epoch_of
-from ledger.blocks import decode_header
+from ledger.blocks import Header, decode_header
 from ledger.certificate import VoteKind
 from ledger.codec import decode, decode_exact, encode
 from ledger.epochs import pending
@@ -20,6 +20,7 @@ from ledger.light import decode_certificate
 from ledger.transactions import VerifiedTx
 from node.engine import Engine
 from node.follower import Follower
+from node.limits import ANNOUNCE_RELAY_BLOCKS
 from node.mempool import Mempool
 from node.notary import Notary
 from node.other_epochs import OtherEpochs
@@ -72,6 +73,7 @@ class PeerHandlers:
     hellos: dict[str, Hello] = field(default_factory=dict)
     members: dict[str, int] = field(default_factory=dict)  # peer id -> validator index, connected ones
     refused: dict[str, int] = field(default_factory=dict)  # rule -> count, for metrics
+    announced: set[int] = field(default_factory=set)  # heights whose announcements we passed on
 
     # ------------------------------------------------------------------ connections
 
@@ -281,8 +283,8 @@ class PeerHandlers:
     def _announced(self, peer_id: str, payload: bytes) -> Verdict:
         announcement = decode_exact(Announcement, payload, "announce", 64 * 1024)
         header = decode_header(announcement.header)
-        if header.height <= self.notary.store.tip.height:
-            raise Refused("announce.late", "held already")
+        if not self._is_news(header, announcement.header):
+            raise Refused("announce.late", "held, and told already")
         if header.epoch > self.notary.validators.epoch:  # whose validators are not known here yet
             self.follower.told(peer_id, header.height)
             raise Refused("announce.epoch", f"epoch {header.epoch}, here {self.notary.validators.epoch}")
@@ -290,9 +292,24 @@ class PeerHandlers:
         statement = certificate.statement
         if statement.kind is not VoteKind.FINAL or statement.block != header.hash:
             raise Refused("announce.certificate", "not the Final certificate of this header")
-        self.notary.scheme.verify(self.notary.genesis.chain_id, self.notary.validators, certificate)
+        validators = self.notary.trust.validators(header.epoch)
+        self.notary.scheme.verify(self.notary.genesis.chain_id, validators, certificate)
         self.follower.told(peer_id, header.height)
+        lowest = self.notary.store.tip.height - ANNOUNCE_RELAY_BLOCKS
+        self.announced = {height for height in self.announced if height > lowest} | {header.height}
         return Verdict.ACCEPT
+
+    def _is_news(self, header: Header, encoded: bytes) -> bool:
+        """Shall we look at it, and pass it on when it is right? A block that we hold is no news to us, but to
+        strangers who hear of blocks through us alone: if it is new and in our chain, and once each height,
+        since of one block there may be many certificates."""
+        if header.height in self.announced:
+            return False
+        store = self.notary.store
+        if header.height > store.tip.height:
+            return True
+        lowest = store.tip.height - ANNOUNCE_RELAY_BLOCKS
+        return header.height > lowest and store.header(header.height) == encoded
 
     def count(self, rule: str) -> None:
         """A broken rule, for metrics."""

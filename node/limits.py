@@ -65,6 +65,7 @@ RANGE_BATCHES_AT_ONCE: Final = 8  # of one big block, fetched apart: 4 MiB at th
 TIP_VALIDATORS_EVERY_S: Final = 1.0  # consensus tells validators of blocks; this is for who missed it all
 FAULT_POINTS: Final = 25  # a lie: four of them and the peer is banned
 ANNOUNCE_EVERY_S: Final = 5.0  # by gossip, for strangers: costs milliseconds of CPU per peer
+ANNOUNCE_RELAY_BLOCKS: Final = 64  # held blocks that we still pass on: seconds of a busy chain
 
 # --- retention ---------------------------------------------------------------------------------------
 # Never dropped: the replay window, which a peer that comes with a state needs, and roots that headers name.

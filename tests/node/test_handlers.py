@@ -11,13 +11,14 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ledger.certificate import VOTE_DOMAIN, Ed25519Scheme, vote_message
 from ledger.codec import encode
 from ledger.kv import MemoryKv
 from ledger.store import Store
 from ledger.transactions import SignedTx, decode_tx
 from node import mempool
 from node import peer as peer_module
-from node.limits import RANGE_BYTES_MAX
+from node.limits import ANNOUNCE_RELAY_BLOCKS, RANGE_BYTES_MAX
 from node.peer import Identity, Peer
 from node.safety_store import SafetyStore
 from node.seam import Overloaded
@@ -166,6 +167,36 @@ async def test_announcements_count_with_the_certificate_of_their_header_only() -
     extend(peer.notary)
     extend(peer.notary)
     assert await announce(second.encode(), encode(certificate(second))) is Verdict.IGNORE
+
+
+async def test_a_held_block_is_announced_on_to_strangers_once() -> None:
+    """A stranger hears of blocks through one neighbour, which holds each block long before its announcement
+    comes: it must pass it on all the same."""
+    peer = make(None)
+    headers = [extend(peer.notary) for _ in range(ANNOUNCE_RELAY_BLOCKS + 1)]
+    sender = up(peer, "x")
+
+    async def announce(number: int, proof: bytes) -> Verdict:
+        announcement = encode(Announcement(headers[number].encode(), proof))
+        return await peer.handlers.on_gossip(TOPICS["blocks"], sender, announcement)
+
+    def proof(number: int) -> bytes:
+        return encode(certificate(headers[number]))
+
+    broken = proof(-1)[:-1] + b"\0"
+    assert await announce(-1, broken) is Verdict.REJECT  # held or not, what is passed on is proved
+    assert await announce(-1, proof(-1)) is Verdict.ACCEPT
+    statement = certificate(headers[-1]).statement
+    fourth = key("validator3").sign(VOTE_DOMAIN, CHAIN_ID, vote_message(statement))
+    votes = dict(enumerate(certificate(headers[-1]).signatures)) | {3: fourth}
+    others = encode(Ed25519Scheme().assemble(statement, votes, 4))
+    assert await announce(-1, others) is Verdict.IGNORE  # of one block there are many certificates
+    assert await announce(1, proof(1)) is Verdict.ACCEPT
+    assert await announce(0, proof(0)) is Verdict.IGNORE  # old
+    other = make(None)
+    extend(other.notary, batch_of(transfer_tx(9)))
+    foreign = encode(Announcement(headers[0].encode(), proof(0)))
+    assert await other.handlers.on_gossip(TOPICS["blocks"], up(other, "x"), foreign) is Verdict.IGNORE
 
 
 # ---------------------------------------------------------------------- transactions
