@@ -22,6 +22,7 @@ from node.amounts import parse_credits
 from node.config_rules import RULES
 from node.config_rules import split_host_port as split_host_port
 from node.errors import ConfigError
+from node.limits import STATE_BEHIND_BLOCKS
 from p2p.errors import LocalError as AddressError
 
 Role = Literal["validator", "node", "bot"]
@@ -92,6 +93,18 @@ class Store(_Section, frozen=True):
     ] = 0
 
 
+class Sync(_Section, frozen=True):
+    """How a peer that is far behind catches up."""
+
+    state: Annotated[
+        Literal["auto", "off"],
+        Meta(description="auto: far behind, take the state of a recent height from others, not all blocks."),
+    ] = "auto"
+    behind_blocks: Annotated[
+        int, Meta(description="Blocks behind from which on a state is taken, 1 or more.")
+    ] = STATE_BEHIND_BLOCKS
+
+
 class Log(_Section, frozen=True):
     """What the peer writes to stderr."""
 
@@ -115,6 +128,7 @@ class Settings(_Section, frozen=True):
     node: Node = Node()
     bot: Bot = Bot()
     store: Store = Store()
+    sync: Sync = Sync()
     log: Log = Log()
 
 
@@ -137,7 +151,7 @@ class ConfigKey:
 
 
 _SECTIONS: Final[dict[str, type[_Section]]] = {
-    "p2p": P2P, "api": Api, "node": Node, "bot": Bot, "store": Store, "log": Log
+    "p2p": P2P, "api": Api, "node": Node, "bot": Bot, "store": Store, "sync": Sync, "log": Log
 }  # fmt: skip
 
 

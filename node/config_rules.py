@@ -54,6 +54,11 @@ def _check_history(size_mib: int) -> None:
         raise ValueError(f"0, or 16 to {1 << 24} wanted, found {size_mib}")
 
 
+def _check_behind(blocks: int) -> None:
+    if blocks < 1:
+        raise ValueError(f"1 or more wanted, found {blocks}")
+
+
 def _check_country(text: str) -> None:
     if text:
         parse_country(text)
@@ -82,4 +87,5 @@ RULES: Final[dict[str, Callable[[Any], object]]] = {
     "node.price_disk": parse_credits,
     "bot.account": _check_name,
     "store.size_mib_max": _check_history,
+    "sync.behind_blocks": _check_behind,
 }

@@ -39,6 +39,7 @@ from ledger.keys import Key
 from node.accuser import Accuser
 from node.batch_desk import BatchDesk
 from node.clock import now_ms, wall_ms
+from node.errors import TwoChains
 from node.inbox import Inbox
 from node.limits import ENGINE_DRAIN_MAX, ENGINE_DRAIN_MS, FAULT_POINTS, PRUNE_EVERY_VIEWS
 from node.mempool import HeldBatch, Mempool, open_batch
@@ -307,6 +308,8 @@ class Engine:
                 self.alarm("equivocation")
             for alarm in ready.alarms:
                 self.alarm(alarm)
+                if alarm == "final_off_chain":
+                    raise TwoChains(f"a final block is not above ours of height {self.core.chain.tip.height}")
             wake_ms = ready.wake_ms
         return wake_ms
 

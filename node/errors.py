@@ -9,6 +9,19 @@ class ConfigError(LocalError):
     """A setting, key file or home that cannot be used. The text says where, which key, which rule."""
 
 
+class StateDiffers(LocalError):
+    """A final header names another state root than ours: nothing is executed until that is mended
+    (node.repair)."""
+
+    def __init__(self, height: int) -> None:
+        self.height = height
+        super().__init__(f"our state of height {height} is not the one that a quorum signed")
+
+
+class TwoChains(LocalError):
+    """Two final chains: more than f validators signed both. Nobody here can say which is right."""
+
+
 class ArtifactError(Exception):
     """Base of what can go wrong with an artifact."""
 

@@ -23,6 +23,7 @@ from ledger.codec import encode
 from ledger.errors import Refused
 from ledger.stored import StoredBlock, Tip
 from ledger.transactions import VerifiedTx
+from node.errors import StateDiffers
 from node.limits import (
     FAULT_POINTS,
     FOLLOW_STALLED_S,
@@ -116,6 +117,11 @@ class Follower:
         self._bell.set()
 
     @property
+    def is_stopped(self) -> bool:
+        """Is nothing to be fetched or executed?"""
+        return self.paused or self.off_chain or self.notary.differs > 0
+
+    @property
     def best_height(self) -> int:
         """Highest height held, or told by a neighbour that did not fail to deliver."""
         return self.plan.best_height(self.notary.store.tip.height)
@@ -138,7 +144,7 @@ class Follower:
                 for past in self.plan.past(tip):
                     self._pieces.pop(past, None)
                 first = self.plan.ready(tip)
-                if first is not None and not self.off_chain:
+                if first is not None and not self.is_stopped:
                     await self._use(nursery, first)
                     continue
                 with trio.move_on_after(self._wait_s()):
@@ -146,7 +152,7 @@ class Follower:
 
     def _launch(self, nursery: trio.Nursery) -> None:
         """Make all requests that are due."""
-        if self.paused or self.off_chain or self._is_for_consensus() > 0:
+        if self.is_stopped or self._is_for_consensus() > 0:
             return
         now_s = time.monotonic()
         while (ask := self.plan.next(self.notary.store.tip.height, now_s)) is not None:
@@ -159,7 +165,7 @@ class Follower:
         return max(0.0, FOLLOW_STALLED_S - (time.monotonic() - self.last_commit_s))
 
     def _wait_s(self) -> float:
-        if self.paused or self.off_chain:
+        if self.is_stopped:
             return 3600.0
         return self._is_for_consensus() or self.plan.wait_s(self.notary.store.tip.height, time.monotonic())
 
@@ -249,7 +255,7 @@ class Follower:
         """Commit a piece whose turn it is, and let others run between its groups."""
         piece = self._pieces[first]
         try:
-            while not self.paused and (piece.covered or piece.rest):
+            while not self.is_stopped and (piece.covered or piece.rest):
                 await trio.lowlevel.checkpoint()
                 self._launch(nursery)
                 if not piece.covered:
@@ -263,6 +269,8 @@ class Follower:
             self.plan.failed(piece.ask, time.monotonic())
         except Refused as error:
             self._lied(piece.ask, error)
+        except StateDiffers as error:
+            log.error("following_stopped", reason=str(error))
         finally:
             self._pieces.pop(first, None)
             self.plan.used(first)
@@ -316,7 +324,7 @@ class Follower:
         digests = proved.header.batches
         batches = await fetch_batches(self.network, piece.ask.peer_id, digests, timeout_s)
         known = await trio.to_thread.run_sync(partial(self._verify, batches))
-        if not self.paused and self._commit(proved, batches, known):
+        if not self.is_stopped and self._commit(proved, batches, known):
             self.on_synced(proved.header, proved.certificate)
 
     def _verify(self, batches: tuple[bytes, ...]) -> dict[bytes, VerifiedTx]:

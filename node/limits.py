@@ -67,6 +67,28 @@ FAULT_POINTS: Final = 25  # a lie: four of them and the peer is banned
 ANNOUNCE_EVERY_S: Final = 5.0  # by gossip, for strangers: costs milliseconds of CPU per peer
 ANNOUNCE_RELAY_BLOCKS: Final = 64  # held blocks that we still pass on: seconds of a busy chain
 
+# --- states in chunks ---------------------------------------------------------------------------------
+SNAPSHOT_EVERY_BLOCKS: Final = 1_000  # a freeze costs nothing, but old values live on in the store meanwhile
+SNAPSHOTS_MAX: Final = 2  # on offer beside those that somebody fetches from (as many again)
+SNAPSHOT_KEPT_S: Final = 120.0  # since somebody last asked for a chunk of it
+SNAPSHOT_MEMORY_BYTES: Final = 32 * MIB  # of a sorted state; a larger one goes to a file
+SNAPSHOT_BUCKETS_READ: Final = 4  # of 256 kept in memory by a server: a 64th of the state
+SNAPSHOT_CHUNK_BYTES: Final = 512 * 1024  # half a frame: streams stay responsive
+SNAPSHOT_OFFERS_MAX: Final = 8  # in one answer
+EPOCHS_ANSWER_BYTES: Final = 512 * 1024  # some 100 ends of epochs with the largest sets
+STATE_BEHIND_BLOCKS: Final = 20_000  # further behind, fetching the state is less work than the blocks
+STATE_ASK_S: Final = 5.0  # for one chunk or one list
+STATE_WINDOW: Final = 2  # chunks under way from one source
+STATE_SOURCES_MAX: Final = 8
+STATE_FAILURES_MAX: Final = 3  # in a row, until a source is left alone in this round
+STATE_PREPARING_S: Final = 0.25  # until a source that sorts its state is asked again …
+STATE_PREPARING_MAX: Final = 480  # … so often, that is two minutes: some gigabytes
+STATE_IDLE_S: Final = 15.0  # with no source at work: this state cannot be had
+STATE_ROUNDS_MAX: Final = 3  # states tried, one after the other, before blocks are the way
+STATE_RETRY_S: Final = 5.0  # until the next attempt; doubles …
+STATE_RETRY_MAX_S: Final = 300.0  # … up to this
+REPAIRS_MAX: Final = 3  # of a wrong state in one life: then it is not chance, and people must look
+
 # --- retention ---------------------------------------------------------------------------------------
 # Never dropped: the replay window, which a peer that comes with a state needs, and roots that headers name.
 PRUNE_KEEP_BLOCKS: Final = EXPIRY_BLOCKS_MAX + 2 * RECENT_ROOTS

@@ -25,6 +25,7 @@ from ledger.store import Store
 from ledger.stored import StoredBlock, Tip
 from ledger.subjects import commit_data
 from ledger.transactions import VerifiedTx, decode_tx, verified
+from node.errors import StateDiffers
 
 log = structlog.get_logger("notary")
 
@@ -61,6 +62,7 @@ class Notary:
     scheme: Scheme
     on_commit: list[Callable[[Committed], None]] = field(default_factory=list)
     wrong_roots: int = 0  # certified headers whose state root is not ours
+    differs: int = 0  # a height at which our state is known to be wrong; 0: none is (node.repair)
 
     @classmethod
     def open(cls, genesis: Genesis, store: Store, scheme: Scheme) -> Notary:
@@ -127,17 +129,13 @@ class Notary:
         path: tuple[bytes, ...] = (),
     ) -> Committed:
         """Execute and store the tip's child. `certificate` (verified by the caller) finalizes it or a
-        descendant; `known` are transactions checked before. Raises LocalError: the peer must stop.
+        descendant; `known` are transactions checked before. Raises LocalError: the peer must stop; and
+        StateDiffers, before anything is executed, when a quorum's state root is not ours: one of us has
+        executed wrongly, and nothing that this peer shows can be proved any more.
 
         At an epoch's last block `certificate` names it or the last header of `path`, which begins with a
-        child of it; from then on `validators` is the next epoch's set.
-
-        A quorum's state root that is not ours is an alarm: one of us has executed wrongly, and nothing
-        that this peer shows can be proved any more."""
-        ours = self.store.root(header.state_height)
-        if ours is not None and ours != header.state_root:
-            self.wrong_roots += 1
-            log.error("state_root_differs", height=header.state_height, count=self.wrong_roots)
+        child of it; from then on `validators` is the next epoch's set."""
+        self._check_root(header)
         txs = self.transactions(batches, known)
         result = execute(self.store.state, header, txs)
         block_hash = header.hash
@@ -150,6 +148,16 @@ class Notary:
         for listener in self.on_commit:
             listener(done)
         return done
+
+    def _check_root(self, header: Header) -> None:
+        if self.differs:
+            raise StateDiffers(self.differs)
+        ours = self.store.root(header.state_height)
+        if ours is not None and ours != header.state_root:
+            self.wrong_roots += 1
+            self.differs = header.state_height
+            log.error("state_root_differs", height=header.state_height, count=self.wrong_roots)
+            raise StateDiffers(header.state_height)
 
     def transactions(self, batches: Sequence[bytes], known: Mapping[bytes, VerifiedTx]) -> list[VerifiedTx]:
         """All transactions that are signed, in block order. Others are skipped by all peers alike (T1).

@@ -19,6 +19,7 @@ from ledger.state import Reader
 from ledger.store import Store
 from node.clock import now_ms, wall_ms
 from node.engine import Engine
+from node.errors import StateDiffers, TwoChains
 from node.event_log import EventLog
 from node.follower import Follower
 from node.handlers import PeerHandlers
@@ -31,9 +32,12 @@ from node.notary import Committed, Notary
 from node.other_epochs import OtherEpochs
 from node.outbox import Outbox
 from node.peer_view import Metric, metrics_of, status_of
+from node.repair import Repair
 from node.safety_store import SafetyStore
 from node.seam import Gap, NotFinal, NumberedEvent, Overloaded, PeerStatus, TxOutcome
 from node.seat import Seat
+from node.snapshots import Snapshots
+from node.state_sync import StateSync
 from node.teller import Teller
 from node.wire import topic
 from p2p.network import Network, Started
@@ -75,6 +79,20 @@ class Peer:
     _waiters: dict[bytes, list[trio.Event]] = field(default_factory=dict)
     _waiting: int = 0  # in all of them
     _turned: trio.Event = field(default_factory=trio.Event)
+    _voting: trio.CancelScope | None = None
+    snapshots: Snapshots = field(init=False)
+    state_sync: StateSync = field(init=False)
+    repair: Repair = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.snapshots = Snapshots(self.store, on_damaged=self._damaged)
+        self.state_sync = StateSync(
+            self.notary, self.network, self.follower, self.snapshots, self._other_state
+        )
+        self.repair = Repair(self.notary, self.state_sync)
+        self.handlers.methods.update(self.snapshots.methods())
+        self.notary.on_commit += [self._committed, self.snapshots.committed]
+        self.sources += [self.snapshots.metrics, self.state_sync.metrics]
 
     @classmethod
     def assemble(
@@ -123,7 +141,7 @@ class Peer:
             height=lambda: store.tip.height,
             faulty_max=lambda: (len(notary.validators.members) - 1) // 3,
         )
-        peer = cls(
+        return cls(
             home,
             genesis,
             identity,
@@ -138,8 +156,6 @@ class Peer:
             event_log,
             Teller(network, store, genesis.chain_id, follower, handlers, engine),
         )
-        notary.on_commit.append(peer._committed)
-        return peer
 
     # ------------------------------------------------------------------ life
 
@@ -152,23 +168,48 @@ class Peer:
             nursery.start_soon(self.follower.run)
             nursery.start_soon(self.outbox.run)
             nursery.start_soon(self.teller.run)
+            for part in (self.snapshots, self.state_sync, self.repair):
+                nursery.start_soon(part.run)
             task_status.started(addresses)
 
     async def _run_network(self, *, task_status: Started) -> None:
         await self.network.run(self.handlers, task_status=task_status)
 
     async def _vote(self) -> None:
-        """An engine for each epoch in which our key has a seat. Until cancelled."""
+        """An engine for each epoch in which our key has a seat, while our state is to be trusted. Until
+        cancelled."""
         while True:
             if self.engine is None:
                 await self._turned.wait()
                 self._turned = trio.Event()
                 continue
-            await self.engine.run()
+            with trio.CancelScope() as self._voting:
+                try:
+                    await self.engine.run()
+                except* StateDiffers:
+                    self.seat.stopped = True
+                except* TwoChains:
+                    self.follower.off_chain = self.seat.stopped = True
+            self._voting = None
             self._turn()
 
+    def _damaged(self, height: int) -> None:
+        """What we hold is not what a quorum signed."""
+        self.notary.wrong_roots += 1
+        self.notary.differs = height
+
+    def _other_state(self) -> None:
+        """Another state took the place of ours: all that follows the chain begins anew there."""
+        self.seat.stopped = self.follower.off_chain
+        if self._voting is not None:
+            self._voting.cancel()  # `_vote` goes on with another engine
+        else:
+            self._turn()
+        self.event_log.tick()
+        self.teller.committed()
+
     def _turn(self) -> None:
-        """[12] The next epoch has begun."""
+        """[12] The next epoch has begun, or voting ends or begins again."""
         self.seat.turn()
         self.handlers.turn(self.engine)
         self.teller.engine = self.engine

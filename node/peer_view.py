@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from ledger.records import key_offence
+from node.repair import NO_CHANCE
 from node.seam import PeerStatus
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def status_of(peer: Peer) -> PeerStatus:
         block_hash=tip.hash.hex(),
         state_root=tip.root.hex(),
         view=engine.core.frontier if engine else 0,
-        catching_up=best > tip.height + 2,
+        catching_up=best > tip.height + 2 or peer.notary.differs > 0,
         best_height=best,
         last_final_ms=peer.last_final_ms,
         neighbours=len(peer.network.neighbours()),
@@ -42,11 +43,29 @@ def status_of(peer: Peer) -> PeerStatus:
         mempool_bytes=peer.mempool.size_bytes,
         started_ms=peer.started_ms,
         alarms=_alarms(peer),
+        sync=_sync(peer),
+        sync_height=peer.state_sync.target,
+        sync_share=peer.state_sync.share,
+        stale=peer.notary.differs > 0 or peer.follower.off_chain,
     )
+
+
+def _sync(peer: Peer) -> str:
+    """How the peer follows the chain now."""
+    if peer.follower.off_chain:
+        return "stopped"
+    phase = peer.state_sync.phase or peer.repair.phase
+    if peer.notary.differs:
+        return "stopped" if peer.repair.gave_up else f"mending: {phase or 'waiting'}"
+    return f"state: {phase}" if phase else "blocks"
 
 
 def _alarms(peer: Peer) -> tuple[str, ...]:
     ours: tuple[str, ...] = ("state_root_differs",) if peer.notary.wrong_roots else ()
+    if peer.repair.gave_up:
+        ours = (*ours, NO_CHANCE)
+    if peer.follower.off_chain:
+        ours = (*ours, "final_off_chain")
     if peer.follower.is_too_old:
         ours = (*ours, "blocks_gone")
     return (*ours, *peer.engine.counters.alarms) if peer.engine else ours
@@ -71,6 +90,10 @@ def metrics_of(peer: Peer) -> list[Metric]:
         ("sync_blocks_fetched_total", {}, peer.follower.fetched_blocks, "counter"),
         ("sync_lies_total", {}, peer.follower.lies, "counter"),
         ("state_root_differs_total", {}, peer.notary.wrong_roots, "counter"),
+        ("state_mended_total", {}, peer.repair.done, "counter"),
+        ("state_stale", {}, int(peer.notary.differs > 0 or peer.follower.off_chain), "gauge"),
+        ("sync_pieces_hedged_total", {}, peer.follower.plan.hedged, "counter"),
+        ("sync_groups_total", {}, peer.follower.groups, "counter"),
         ("outbox_txs", {}, len(peer.outbox.entries), "gauge"),
     ]
     rows += [("p2p_events_total", {"kind": k}, v, "counter") for k, v in peer.network.stats().items()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -29,6 +29,8 @@ class Pruner:
     budget_bytes: int
     next_block: Callable[[int], Awaitable[int]]
     keep_blocks: int = PRUNE_KEEP_BLOCKS
+    keep_from: Callable[[], int | None] = lambda: None  # blocks from there on are needed by others
+    store_use: trio.Lock = field(default_factory=trio.Lock)  # the store stays open while it is held
     size_bytes: int = 0  # as last measured
     dropped: int = 0
     step_s_max: float = 0.0
@@ -37,7 +39,8 @@ class Pruner:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await self.round()
+            async with self.store_use:
+                await self.round()
             await self.next_block(self.store.tip.height + PRUNE_EVERY_BLOCKS)
 
     async def round(self) -> int:
@@ -49,7 +52,10 @@ class Pruner:
         first, above = store.first_height, store.tip.height + 1
         over_bytes = self.size_bytes - self.budget_bytes * PRUNE_TO_PERCENT // 100
         wanted = -(-over_bytes * (above - first) // self.size_bytes)
+        wanted_from = self.keep_from()
         count = min(wanted, above - self.keep_blocks - first)
+        if wanted_from is not None:
+            count = min(count, wanted_from - first)
         if count <= 0:
             log.warning("budget_too_small", size_bytes=self.size_bytes, kept_blocks=above - first)
             return 0

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ledger.errors import LocalError
+from ledger.store import next_path
 from node.home import Home, read_run, sync_folder
 
 _GONE = ".gone-"
@@ -48,7 +49,7 @@ def reset_home(home: Home, *, artifacts: bool) -> list[Path]:
     Each directory goes at once, by a rename; what a crash leaves of it is removed next time.
     """
     removed: list[Path] = []
-    folders = [home.store_dir, *([home.artifacts_dir] if artifacts else [])]
+    folders = [home.store_dir, next_path(home.store_dir), *([home.artifacts_dir] if artifacts else [])]
     for folder in folders:
         if folder.is_symlink():
             raise LocalError(f"{folder}: a link; empty the directory that it names yourself")

@@ -75,6 +75,9 @@ def open_peer(home: Home, settings: Settings, resources: ExitStack) -> Peer:
     network = _host(home, settings, genesis, seed)
     identity = Identity(settings.moniker, settings.roles, node_key, validator)
     peer = Peer.assemble(home.root, genesis, identity, store, safety, network)
+    peer.snapshots.folder = home.data_dir
+    peer.state_sync.enabled = settings.sync.state == "auto"
+    peer.state_sync.behind_blocks = settings.sync.behind_blocks
     for address in settings.p2p.persistent_peers:
         network.add_peer(address, keep=True)
     return peer
@@ -156,6 +159,7 @@ def _start_pruner(nursery: trio.Nursery, peer: Peer, settings: Settings) -> None
     """Where the history has a budget."""
     if settings.store.size_mib_max:
         pruner = Pruner(peer.store, settings.store.size_mib_max * MIB, peer.next_block)
+        pruner.keep_from, pruner.store_use = peer.snapshots.keep_from, peer.state_sync.store_use
         peer.sources.append(pruner.metrics)
         nursery.start_soon(pruner.run)
 

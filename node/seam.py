@@ -87,6 +87,10 @@ class PeerStatus:
     mempool_bytes: int
     started_ms: int
     alarms: tuple[str, ...]
+    sync: str = "blocks"  # how it follows: blocks; state: PHASE; stopped; mending: PHASE
+    sync_height: int = 0  # the height whose state is being fetched; 0: none is
+    sync_share: float = 0.0  # how much of that state is here, 0 to 1
+    stale: bool = False  # what is read here is known not to be what a quorum signed, or no longer followed
 
 
 class PeerSeam(Protocol):

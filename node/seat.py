@@ -29,6 +29,7 @@ class Seat:
     key: Key | None
     safety: SafetyStore | None
     on_other_epoch: Callable[[str, int], None]
+    stopped: bool = False  # our state is not to be trusted: no votes
     engine: Engine | None = field(init=False)
     _members: ValidatorSet = field(init=False)
 
@@ -52,7 +53,7 @@ class Seat:
             log.info("seat_taken" if was is None else "seat_left", epoch=self._members.epoch)
 
     def _make(self, before: Engine | None) -> Engine | None:
-        if self.key is None or self.safety is None:
+        if self.key is None or self.safety is None or self.stopped:
             return None
         me = self._members.index(self.key.public)
         if me is None:

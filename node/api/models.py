@@ -47,7 +47,10 @@ class Page(msgspec.Struct, Generic[T], kw_only=True):
 
 
 class Status(msgspec.Struct, kw_only=True):
-    """A peer's state. `ready`: caught up, with a BFT quorum making blocks; `not_ready` says why not."""
+    """A peer's state. `ready`: caught up, with a BFT quorum making blocks; `not_ready` says why not.
+    `sync`: how it follows the chain: blocks; state: PHASE, of the state of `sync_height`, of which the share
+    `sync_share` is here; mending: PHASE; stopped. `stale`: what is read here is known to be wrong or left
+    behind."""
 
     chain_id: str
     genesis: str
@@ -72,6 +75,10 @@ class Status(msgspec.Struct, kw_only=True):
     mempool_bytes: int
     started_ms: int
     alarms: list[str]
+    sync: str
+    sync_height: int
+    sync_share: float
+    stale: bool
     ready: bool
     not_ready: str
 

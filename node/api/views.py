@@ -61,6 +61,8 @@ def status(peer: PeerSeam) -> m.Status:
 def not_ready(peer: PeerSeam) -> str:
     """Why the peer is not ready, "" when it is: caught up, and blocks become final."""
     found = peer.status()
+    if found.stale:
+        return f"the state here is not what the validators signed ({found.sync})"
     if found.catching_up:
         return f"catching up: height {found.height} of {found.best_height}"
     if found.last_final_ms == 0:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from node.amounts import size_text, span_text, time_text
 from node.cli.context import current
 from node.cli.output import emit, emit_facts
+
+if TYPE_CHECKING:
+    from node.api.models import Status
 
 
 def status() -> int:
@@ -28,6 +32,7 @@ def status() -> int:
                 "height",
                 f"{found.height} of {found.best_height}, block time {time_text(found.block_time_ms)} UTC",
             ),
+            ("sync", _sync_text(found)),
             ("blocks held", f"from height {found.first_height} on"),
             ("last final block", final),
             ("block", found.block_hash),
@@ -42,6 +47,13 @@ def status() -> int:
         ),
     )
     return 0
+
+
+def _sync_text(found: Status) -> str:
+    text = found.sync
+    if found.sync_height:
+        text += f", {found.sync_share:.0%} of the state of height {found.sync_height}"
+    return f"{text}; what is read here is stale" if found.stale else text
 
 
 def peers() -> int:

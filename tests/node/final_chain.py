@@ -15,9 +15,11 @@ from node.notary import Notary
 from tests.node.network_fixture import CHAIN_ID, POOR, RICH, genesis, key
 
 
-def transfer_tx(salt: int, *, sender: Key = RICH, expires: int = 500, padding: int = 0) -> bytes:
+def transfer_tx(
+    salt: int, *, sender: Key = RICH, expires: int = 500, padding: int = 0, to: bytes = POOR.public
+) -> bytes:
     """A signed transfer; with padding, a vault record of that many bytes instead."""
-    body: t.Body = t.PutVault("pad", 1, bytes(padding)) if padding else t.Transfer(POOR.public, 1)
+    body: t.Body = t.PutVault("pad", 1, bytes(padding)) if padding else t.Transfer(to, 1)
     return t.sign_tx(sender, t.Tx(CHAIN_ID, sender.public, expires, salt.to_bytes(8, "big"), body))
 
 

@@ -33,6 +33,7 @@ from ledger.records import Account, key_account
 from ledger.state import read
 from ledger.store import Store
 from node.engine import Engine
+from node.errors import StateDiffers
 from node.limits import INBOX_MEMBER_MAX
 from node.mempool import Mempool
 from node.notary import Notary
@@ -312,7 +313,8 @@ async def test_a_quorums_state_root_that_is_not_ours_is_an_alarm_and_no_crash() 
     notary = new_notary()
     extend(notary, batch_of(transfer_tx(1)))
     extend(notary)
-    extend(notary, state_height=1, state_root=bytes(32))
-    assert notary.wrong_roots == 1
-    extend(notary)
-    assert (notary.store.tip.height, notary.wrong_roots) == (4, 1)
+    with pytest.raises(StateDiffers):
+        extend(notary, state_height=1, state_root=bytes(32))
+    with pytest.raises(StateDiffers):
+        extend(notary)
+    assert (notary.store.tip.height, notary.wrong_roots, notary.differs) == (2, 1, 1)

@@ -1,0 +1,338 @@
+"""Offers states in chunks to peers that are far behind (ledger.snapshot), from a running peer.
+
+Each SNAPSHOT_EVERY_BLOCKS blocks the first state that a header names is frozen: with LevelDB that costs
+nothing. Which one follows from the chain alone, so all peers offer the same ones, and one can be fetched from
+many at once. Only when somebody asks for a chunk is a state sorted for it, in a thread, into a temporary file
+that is gone with the process. What does not give the root that a quorum signed is never handed out: then our
+own state is damaged (`on_damaged`).
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import IO, Final
+
+import structlog
+import trio
+
+from ledger.blocks import Header
+from ledger.codec import decode, encode
+from ledger.errors import LocalError, Refused
+from ledger.light import FinalityProof
+from ledger.limits import EXPIRY_BLOCKS_MAX, SNAPSHOT_PAIR_BYTES_MAX
+from ledger.snapshot import BUCKETS, Bucket, Shelf, bucket_of, pair_bytes, place_of
+from ledger.store import Store
+from ledger.views import FrozenState
+from node.limits import (
+    EPOCHS_ANSWER_BYTES,
+    SNAPSHOT_BUCKETS_READ,
+    SNAPSHOT_CHUNK_BYTES,
+    SNAPSHOT_EVERY_BLOCKS,
+    SNAPSHOT_KEPT_S,
+    SNAPSHOT_MEMORY_BYTES,
+    SNAPSHOTS_MAX,
+)
+from node.notary import Committed
+from node.state_wire import (
+    CHUNK,
+    EPOCHS,
+    OFFERS,
+    PREPARING,
+    Offer,
+    decode_chunk_request,
+    decode_epochs_request,
+)
+
+log = structlog.get_logger("snapshots")
+
+_PIECE_BYTES: Final = 64 * 1024  # of a bucket, written at once
+_LENGTHS: Final = struct.Struct(">II")
+_STOP_EVERY: Final = 256  # pairs between looks whether to stop
+
+Serve = Callable[[str, bytes], Awaitable[bytes]]
+
+
+class Stopped(Exception):
+    """The peer stops: no need to finish."""
+
+
+class Spool:
+    """A frozen state sorted into buckets, in memory while it is small, else in a nameless file."""
+
+    def __init__(self, state: FrozenState, folder: Path | None, is_stopped: Callable[[], bool]) -> None:
+        where = str(folder) if folder else None
+        self._file: IO[bytes] = SpooledTemporaryFile(SNAPSHOT_MEMORY_BYTES, dir=where)  # noqa: SIM115
+        self._pieces: list[list[tuple[int, int]]] = [[] for _ in range(BUCKETS)]
+        self._read: OrderedDict[int, Bucket] = OrderedDict()
+        try:
+            sizes = self._sort(state, is_stopped)
+            self.shelf = Shelf(sizes, self.bucket)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _sort(self, state: FrozenState, is_stopped: Callable[[], bool]) -> list[int]:
+        sizes = [0] * BUCKETS
+        waiting = [bytearray() for _ in range(BUCKETS)]
+        for count, (key, value) in enumerate(state.pairs()):
+            if count % _STOP_EVERY == 0 and is_stopped():
+                raise Stopped
+            number = bucket_of(key)
+            sizes[number] += pair_bytes((key, value))
+            waiting[number] += _LENGTHS.pack(len(key), len(value)) + key + value
+            if len(waiting[number]) >= _PIECE_BYTES:
+                self._write(number, waiting[number])
+        for number, data in enumerate(waiting):
+            self._write(number, data)
+        return sizes
+
+    def _write(self, number: int, data: bytearray) -> None:
+        if data:
+            self._pieces[number].append((self._file.tell(), len(data)))
+            self._file.write(data)
+            data.clear()
+
+    def bucket(self, number: int) -> Bucket:
+        """One bucket; those read last are kept."""
+        found = self._read.get(number)
+        if found is not None:
+            self._read.move_to_end(number)
+            return found
+        pairs: list[tuple[bytes, bytes]] = []
+        for at, length in self._pieces[number]:
+            self._file.seek(at)
+            pairs += _pairs(self._file.read(length))
+        found = self._read[number] = Bucket(BUCKETS + number, pairs)
+        if len(self._read) > SNAPSHOT_BUCKETS_READ:
+            self._read.popitem(last=False)
+        return found
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._file.close()
+
+
+def _pairs(data: bytes) -> list[tuple[bytes, bytes]]:
+    found = []
+    at = 0
+    while at < len(data):
+        key_bytes, value_bytes = _LENGTHS.unpack_from(data, at)
+        at += _LENGTHS.size
+        found.append((data[at : at + key_bytes], data[at + key_bytes : at + key_bytes + value_bytes]))
+        at += key_bytes + value_bytes
+    return found
+
+
+@dataclass(slots=True)
+class _Snapshot:
+    """One state on offer. `spool` is None until somebody asks for a chunk."""
+
+    height: int
+    root: bytes
+    anchor: int  # the height of the header that names it
+    state: FrozenState
+    spool: Spool | None = None
+    used_s: float = 0.0
+
+    def close(self) -> None:
+        self.state.close()
+        if self.spool is not None:
+            self.spool.close()
+
+
+@dataclass(slots=True)
+class Snapshots:
+    """See the module. `committed` after each block; `folder` for temporary files, None: the system's."""
+
+    store: Store
+    folder: Path | None = None
+    every_blocks: int = SNAPSHOT_EVERY_BLOCKS
+    on_damaged: Callable[[int], None] = lambda height: None
+    served_chunks: int = 0
+    made: int = 0
+    _snapshots: dict[int, _Snapshot] = field(default_factory=dict)
+    _last: int = 0
+    _wanted: set[int] = field(default_factory=set)
+    _bell: trio.Event = field(default_factory=trio.Event)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    # One thread at a time: files and caches of a snapshot are not for two.
+    _room: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
+
+    def __post_init__(self) -> None:
+        self._last = self.store.tip.state_height
+
+    def committed(self, done: Committed) -> None:
+        """A block was committed."""
+        height, root = done.header.state_height, done.header.state_root
+        if height // self.every_blocks <= self._last // self.every_blocks:
+            return
+        self._last = height
+        if self.store.root(height) != root:
+            return
+        try:
+            frozen = self.store.freeze(height)
+        except Refused as error:  # a header that names an old state: the next round will do
+            log.info("no_snapshot", height=height, reason=str(error))
+            return
+        if frozen is not None:
+            self._snapshots[height] = _Snapshot(height, root, done.header.height, frozen)
+            self._tidy()
+
+    async def close(self) -> None:
+        """Let go of all, and wait for those who read it: the store is about to be closed. Afterwards states
+        are offered as before."""
+        self._stop.set()
+        async with self._room:
+            self._wanted.clear()
+            for height in list(self._snapshots):
+                self._drop(height)
+        self._stop.clear()
+
+    def _tidy(self) -> None:
+        """Keep the newest, and of the others those that somebody fetches from."""
+        old = sorted(self._snapshots)[:-SNAPSHOTS_MAX]
+        now_s = time.monotonic()
+        for height in old[:-SNAPSHOTS_MAX]:
+            self._drop(height)
+        for height in old[-SNAPSHOTS_MAX:]:
+            if now_s - self._snapshots[height].used_s > SNAPSHOT_KEPT_S:
+                self._drop(height)
+
+    def _drop(self, height: int) -> None:
+        snapshot = self._snapshots[height]
+        if height in self._wanted:
+            return  # it is being sorted: dropped after that
+        del self._snapshots[height]
+        snapshot.close()
+
+    def keep_from(self) -> int | None:
+        """Blocks from there on are needed by those who fetch a state that is on offer; None: no such need."""
+        return min(self._snapshots, default=0) - EXPIRY_BLOCKS_MAX + 1 if self._snapshots else None
+
+    @property
+    def heights(self) -> tuple[int, ...]:
+        """Of the states on offer."""
+        return tuple(sorted(self._snapshots))
+
+    # ------------------------------------------------------------------ life
+
+    async def run(self) -> None:
+        """Sort what is asked for, until cancelled."""
+        try:
+            while True:
+                await self._bell.wait()
+                self._bell = trio.Event()
+                while self._wanted:
+                    await self._make(self._snapshots[max(self._wanted)])
+        finally:
+            self._stop.set()
+            self._wanted.clear()
+            for height in list(self._snapshots):
+                self._drop(height)
+
+    async def _make(self, snapshot: _Snapshot) -> None:
+        began_s = time.monotonic()
+        work = partial(Spool, snapshot.state, self.folder, self._stop.is_set)
+        try:
+            spool = await trio.to_thread.run_sync(work, limiter=self._room)
+        except Stopped:
+            return
+        except (LocalError, OSError) as error:
+            log.error("snapshot_failed", height=snapshot.height, reason=str(error))
+            self._wanted.discard(snapshot.height)
+            self._drop(snapshot.height)
+            return
+        self._wanted.discard(snapshot.height)
+        if self._snapshots.get(snapshot.height) is not snapshot:
+            spool.close()  # let go of meanwhile
+            return
+        if spool.shelf.root != snapshot.root:
+            spool.close()
+            self._drop(snapshot.height)
+            log.error("state_damaged", height=snapshot.height, root=spool.shelf.root.hex())
+            self.on_damaged(snapshot.height)
+            return
+        snapshot.spool = spool
+        snapshot.used_s = time.monotonic()
+        self.made += 1
+        took_s = round(snapshot.used_s - began_s, 3)
+        log.info("snapshot", height=snapshot.height, size_bytes=spool.shelf.size_bytes, seconds=took_s)
+
+    # ------------------------------------------------------------------ answers
+
+    def methods(self) -> dict[str, Serve]:
+        """What this answers, by method."""
+        return {OFFERS: self._offers, EPOCHS: self._epochs, CHUNK: self._chunk}
+
+    async def _offers(self, peer_id: str, body: bytes) -> bytes:
+        await trio.lowlevel.checkpoint()
+        found = []
+        for height in reversed(self.heights):
+            finality = self._finality(self._snapshots[height])
+            if finality is not None:
+                found.append(Offer(finality, self.store.first_height))
+        return encode(tuple(found[:SNAPSHOTS_MAX]))
+
+    def _finality(self, snapshot: _Snapshot) -> FinalityProof | None:
+        """Of the header that names the state, if it is held and the replay window is, too."""
+        if max(1, snapshot.height - EXPIRY_BLOCKS_MAX + 1) < self.store.first_height:
+            return None
+        return self.store.finality(snapshot.anchor)
+
+    async def _epochs(self, peer_id: str, body: bytes) -> bytes:
+        await trio.lowlevel.checkpoint()
+        first, left = decode_epochs_request(body).first, EPOCHS_ANSWER_BYTES
+        found: list[bytes] = []
+        for proof in self.store.epochs.proofs(first, 256):
+            data = encode(proof)
+            left -= len(data)
+            if left < 0 and found:
+                break
+            found.append(data)
+        return _array(found)
+
+    async def _chunk(self, peer_id: str, body: bytes) -> bytes:
+        request = decode_chunk_request(body)
+        place = place_of(request.place)
+        snapshot = self._snapshots.get(request.height)
+        if snapshot is None:
+            raise Refused("snapshot.gone", f"no state of height {request.height} is on offer")
+        snapshot.used_s = time.monotonic()
+        if snapshot.spool is None:
+            self._wanted.add(request.height)
+            self._bell.set()
+            raise Refused(PREPARING, "ask again in a moment")
+        size_bytes = min(max(request.size_bytes_max, SNAPSHOT_PAIR_BYTES_MAX), SNAPSHOT_CHUNK_BYTES)
+        cut = partial(snapshot.spool.shelf.cut, place, size_bytes)
+        chunk = await trio.to_thread.run_sync(cut, limiter=self._room)
+        self.served_chunks += 1
+        return encode(chunk)
+
+    def metrics(self) -> Sequence[tuple[str, dict[str, str], float, str]]:
+        """For /metrics."""
+        return [
+            ("snapshot_offers", {}, float(len(self._snapshots)), "gauge"),
+            ("snapshots_made_total", {}, float(self.made), "counter"),
+            ("snapshot_chunks_served_total", {}, float(self.served_chunks), "counter"),
+        ]
+
+
+def _array(items: list[bytes]) -> bytes:
+    """A msgpack array of encoded values."""
+    count = len(items)
+    head = bytes([0x90 | count]) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
+    return head + b"".join(items)
+
+
+def named_state(anchor: FinalityProof) -> tuple[int, bytes]:
+    """The height and root of the state that a header, checked before, names."""
+    header = decode(Header, anchor.header)
+    return header.state_height, header.state_root

@@ -1,0 +1,254 @@
+"""Fetches one state from many peers at once into a staging store: chunks, each checked alone, then the blocks
+of the replay window. What came is on the disk, so that a kill costs only what was on its way.
+
+A peer that brings what does not prove itself is penalised and left alone at once; one that stalls or fails is
+left alone after a few times, and what it was asked for goes to another.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import structlog
+import trio
+
+from ledger.blocks import Header, decode_header, header_hash
+from ledger.codec import decode, encode
+from ledger.errors import Refused
+from ledger.light import FinalityProof
+from ledger.limits import EXPIRY_BLOCKS_MAX
+from ledger.machine import Context, check_window
+from ledger.records import key_seen
+from ledger.snapshot import check_chunk, is_within
+from ledger.staging import Staging
+from ledger.stored import StoredBlock, Tip
+from ledger.tree import path_of
+from node.limits import (
+    FAULT_POINTS,
+    PIECE_BLOCKS_MAX,
+    RANGE_BYTES_MAX,
+    SNAPSHOT_CHUNK_BYTES,
+    STATE_ASK_S,
+    STATE_FAILURES_MAX,
+    STATE_IDLE_S,
+    STATE_PREPARING_MAX,
+    STATE_PREPARING_S,
+    STATE_SOURCES_MAX,
+    STATE_WINDOW,
+)
+from node.notary import Covered, Notary
+from node.ranges import decode_range, fetch_batches
+from node.state_wire import CHUNK, PREPARING, ChunkRequest
+from node.wire import RangeRequest
+from p2p.errors import RequestError
+from p2p.network import Network
+
+log = structlog.get_logger("state_sync")
+
+
+_Row = tuple[StoredBlock, Header, list[bytes]]
+
+
+class Unreachable(Exception):
+    """No peer gives this state any more."""
+
+
+@dataclass(slots=True)
+class StateFetch:
+    """See the module. `peers` says who may be asked now; `judge` is a notary that knows all validator sets up
+    to the anchor's; `banned` are those who lied, for good."""
+
+    network: Network
+    judge: Notary
+    staging: Staging
+    anchor: FinalityProof
+    peers: Callable[[], list[str]]
+    banned: set[str]
+    lies: int = 0
+    _asked: set[int] = field(default_factory=set)
+    _workers: dict[str, int] = field(default_factory=dict)
+    _failures: dict[str, int] = field(default_factory=dict)
+    _preparing: int = 0
+    _came_s: float = 0.0
+    _bell: trio.Event = field(default_factory=trio.Event)
+
+    # ------------------------------------------------------------------ chunks
+
+    async def chunks(self) -> None:
+        """Fetch all that is missing of the state. Raises Unreachable; what came stays on the disk."""
+        self._came_s = time.monotonic()
+        async with trio.open_nursery() as nursery:
+            while self.staging.todo and time.monotonic() - self._came_s <= STATE_IDLE_S:
+                for peer_id in self._free():
+                    self._workers[peer_id] = STATE_WINDOW
+                    for _ in range(STATE_WINDOW):
+                        nursery.start_soon(self._work, peer_id)
+                bell = self._bell
+                with trio.move_on_after(STATE_PREPARING_S):
+                    await bell.wait()
+            nursery.cancel_scope.cancel()
+        if self.staging.todo:
+            raise Unreachable(f"nobody gives the state of height {self.staging.now.height}")
+
+    def _free(self) -> list[str]:
+        """Who may be asked, and is not at work."""
+        room = STATE_SOURCES_MAX - sum(1 for count in self._workers.values() if count)
+        found = [peer for peer in self._usable() if not self._workers.get(peer)]
+        return found[: max(0, room)]
+
+    def _usable(self) -> list[str]:
+        return [
+            peer
+            for peer in self.peers()
+            if peer not in self.banned and self._failures.get(peer, 0) < STATE_FAILURES_MAX
+        ]
+
+    async def _work(self, peer_id: str) -> None:
+        """Ask one peer for one missing part after the other, until there is none or it is of no use."""
+        try:
+            while peer_id in self._usable():
+                place = next((p for p in self.staging.todo if p not in self._asked), None)
+                if place is not None:
+                    await self._chunk(peer_id, place)
+                elif self.staging.todo:
+                    bell = self._bell
+                    await bell.wait()
+                else:
+                    return
+        finally:
+            self._workers[peer_id] -= 1
+            self._ring()
+
+    async def _chunk(self, peer_id: str, place: int) -> None:
+        """One part from one peer."""
+        status = self.staging.now
+        request = encode(ChunkRequest(status.height, path_of(place), SNAPSHOT_CHUNK_BYTES))
+        self._asked.add(place)
+        try:
+            data = await self.network.request(peer_id, CHUNK, request, STATE_ASK_S)
+            proved = await trio.to_thread.run_sync(partial(check_chunk, status.root, data))
+            if not is_within(proved.place, place):
+                raise Refused("snapshot.place", "not below the place that was asked for")
+            self.staging.take(proved, place)
+            self._failures.pop(peer_id, None)
+            self._came_s = time.monotonic()
+        except Refused as error:
+            self._lied(peer_id, error)
+        except RequestError as error:
+            await self._failed(peer_id, str(error))
+        finally:
+            self._asked.discard(place)
+            self._ring()
+
+    async def _failed(self, peer_id: str, reason: str) -> None:
+        if PREPARING in reason and self._preparing < STATE_PREPARING_MAX:
+            self._preparing += 1
+            self._came_s = time.monotonic()
+            await trio.sleep(STATE_PREPARING_S)
+            return
+        log.debug("state_request_failed", peer=peer_id, error=reason)
+        self._failures[peer_id] = self._failures.get(peer_id, 0) + 1
+        await trio.sleep(STATE_PREPARING_S)
+
+    def _lied(self, peer_id: str, error: Refused) -> None:
+        self.lies += 1
+        self.banned.add(peer_id)
+        log.warning("peer_fault", peer=peer_id, rule=error.rule, detail=error.detail)
+        self.network.penalise(peer_id, error.rule, FAULT_POINTS)
+
+    def _ring(self) -> None:
+        self._bell.set()
+        self._bell = trio.Event()
+
+    # ------------------------------------------------------------------ the replay window
+
+    async def window(self) -> None:
+        """The blocks whose ids may still be sent again, and those up to the anchor: so the state's own block
+        is seen to be in the anchor's chain. Raises Unreachable."""
+        anchor = decode(Header, self.anchor.header)
+        height = self.staging.now.height
+        first = max(1, height - EXPIRY_BLOCKS_MAX + 1)
+        self._failures.clear()
+        while True:
+            begin = max(first, self.staging.now.blocks + 1)
+            if begin >= anchor.height:
+                break
+            await self._some_blocks(begin)
+        if self.staging.now.parent != anchor.parent_hash:
+            # Each was final by its own certificate: more than f validators signed two chains.
+            raise Unreachable("the blocks before the state are not those of the header that names it")
+
+    async def _some_blocks(self, first: int) -> None:
+        """The next range of them from whoever gives it. Raises Unreachable."""
+        for peer_id in self._usable():
+            try:
+                request = encode(RangeRequest(first, RANGE_BYTES_MAX, PIECE_BLOCKS_MAX))
+                data = await self.network.request(peer_id, "blocks", request, STATE_ASK_S)
+                blocks = decode_range(data)
+                if blocks:
+                    await self._take(peer_id, first, blocks)
+                    return
+                self._failures[peer_id] = STATE_FAILURES_MAX
+            except Refused as error:
+                self._lied(peer_id, error)
+            except RequestError as error:
+                await self._failed(peer_id, str(error))
+        if not self._usable():
+            raise Unreachable(f"nobody gives the blocks from height {first} on")
+
+    async def _take(self, peer_id: str, first: int, blocks: tuple[StoredBlock, ...]) -> None:
+        """Prove a range and keep its blocks as far as all of each is here. Raises Refused, RequestError."""
+        status = self.staging.now
+        parent = status.parent or decode_header(blocks[0].header).parent_hash
+        before = Tip(first - 1, parent, 0, 0, b"", 0)
+        covered = await trio.to_thread.run_sync(partial(self.judge.check_range, blocks, before))
+        end = decode(Header, self.anchor.header).height - 1
+        whole: list[_Row] = []
+        try:
+            for block, proved in zip(blocks, covered, strict=False):
+                if proved.header.height > end:
+                    break
+                whole.append((block, proved.header, await self._ids(peer_id, block, proved)))
+        finally:
+            self._keep(whole)
+
+    def _keep(self, rows: list[_Row]) -> None:
+        """Write down what a range gave, at once."""
+        if not rows:
+            return
+        mine = [block for block, header, _ in rows if header.height == self.staging.now.height]
+        block, header, _ = rows[-1]
+        self.staging.remember(
+            [key for _, _, keys in rows for key in keys],
+            header.height,
+            header_hash(block.header),
+            mine[0].header if mine else b"",
+            mine[0].certificate if mine else b"",
+        )
+
+    async def _ids(self, peer_id: str, block: StoredBlock, proved: Covered) -> list[bytes]:
+        """Which ids of a block guard against replay after the state's height."""
+        header, batches = proved.header, block.batches
+        if header.height > self.staging.now.height or not header.batches:
+            return []
+        if not batches:
+            batches = await fetch_batches(self.network, peer_id, header.batches, STATE_ASK_S)
+        return await trio.to_thread.run_sync(partial(self._seen, proved, batches))
+
+    def _seen(self, proved: Covered, batches: tuple[bytes, ...]) -> list[bytes]:
+        """Ids that were executed in a block and may still be sent again after the state's height. In a
+        thread."""
+        header, height = proved.header, self.staging.now.height
+        context = Context.of(header)
+        found = []
+        for tx in self.judge.transactions(batches, {}):
+            try:
+                check_window(tx.tx, context)
+            except Refused:
+                continue  # it did not count there, nor will it
+            if tx.tx.expires > height:
+                found.append(key_seen(tx.tx.expires, tx.id))
+        return found

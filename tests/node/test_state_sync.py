@@ -1,0 +1,280 @@
+"""State sync: a peer far behind takes a state from many peers; liars, stallers, kills, peers that go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from ledger.codec import decode, encode
+from ledger.snapshot import StateChunk
+from ledger.staging import Staging
+from ledger.store import Store
+from node import limits as node_limits
+from node import state_fetch, state_sync
+from node.state_wire import CHUNK, OFFERS, Offer
+from tests.node.final_chain import batch_of, extend, transfer_tx
+from tests.node.network_fixture import CHAIN_ID, until
+from tests.node.scripted_network import Answer
+from tests.node.state_fixture import EVERY, Client, Server, changes, client_of, grow, server_of, stalls_at
+
+
+@pytest.fixture(autouse=True)
+def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of a few records, so that there are many; waits as short as a test wants them."""
+    from node import snapshots
+
+    monkeypatch.setattr(snapshots, "SNAPSHOT_PAIR_BYTES_MAX", 1_000)
+    monkeypatch.setattr(state_fetch, "SNAPSHOT_CHUNK_BYTES", 1_000)
+    monkeypatch.setattr(state_fetch, "STATE_PREPARING_S", 0.02)
+    monkeypatch.setattr(state_fetch, "STATE_IDLE_S", 0.5)
+    monkeypatch.setattr(state_sync, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(state_sync, "STATE_RETRY_S", 0.05)
+
+
+def same_state(client: Client, server: Server) -> None:
+    """Byte for byte, the replay guard too (which rule refused a transaction is not kept in it)."""
+    ours = dict(client.notary.store.state.scan(b""))
+    theirs = dict(server.notary.store.state.scan(b""))
+    assert ours.keys() == theirs.keys()
+    assert all(ours[key] == theirs[key] for key in ours if not key.startswith(b"seen/"))
+    assert client.notary.store.tip == server.notary.store.tip
+
+
+async def test_a_fresh_peer_takes_a_state_and_goes_on_by_blocks() -> None:
+    server = server_of(35)
+    async with client_of({"one": server.answer, "two": server.answer}, server) as client:
+        assert server.snapshots.heights == (20, 30)
+        client.came(35)
+        assert await client.sync.attempt(0)
+        assert client.installed == [30]
+        assert client.notary.store.first_height == 31
+        await until(lambda: client.notary.store.tip.height == 35)
+        same_state(client, server)
+        assert client.follower.fetched_blocks == 5
+        assert client.asked("one", CHUNK) > 1 and client.asked("two", CHUNK) > 1
+        grow(server, 3)
+        client.came(38)
+        await until(lambda: client.notary.store.tip.height == 38)
+        same_state(client, server)
+
+
+async def test_what_was_executed_before_the_state_is_not_executed_again() -> None:
+    """The replay guard is not under the root: it is made anew from the blocks."""
+    server = server_of(25, accounts=3)
+    old = transfer_tx(24_000_777)
+    extend(server.notary, batch_of(old))
+    grow(server, 8)
+    async with client_of({"one": server.answer}, server) as client:
+        client.came(34)
+        assert await client.sync.attempt(0)
+        assert client.notary.store.tip.height == 30
+        await until(lambda: client.notary.store.tip.height == 34)
+        extend(server.notary, batch_of(old))
+        client.came(35)
+        await until(lambda: client.notary.store.tip.height == 35)
+        same_state(client, server)
+
+
+async def test_it_begins_by_itself_when_it_is_far_behind_and_not_when_it_is_off() -> None:
+    server = server_of(35)
+    async with (
+        client_of({"one": server.answer}, server, follow=False) as client,
+        trio.open_nursery() as nursery,
+    ):
+        assert not client.sync.is_wanted(), "nobody is ahead"
+        client.came(35)
+        assert client.sync.is_wanted()
+        client.sync.enabled = False
+        assert not client.sync.is_wanted()
+        client.sync.enabled = True
+        nursery.start_soon(client.sync.run)
+        await until(lambda: client.installed == [30])
+        assert not client.sync.is_wanted()
+        nursery.cancel_scope.cancel()
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:-40] + bytes([data[-40] ^ 1]) + data[-39:]
+
+
+def left_out(data: bytes) -> bytes:
+    chunk = decode(StateChunk, data)
+    return encode(msgspec.structs.replace(chunk, pairs=chunk.pairs[1:] or chunk.pairs * 2))
+
+
+def added(data: bytes) -> bytes:
+    chunk = decode(StateChunk, data)
+    return encode(msgspec.structs.replace(chunk, pairs=(*chunk.pairs, (b"account/evil", b"rich"))))
+
+
+def of_elsewhere(data: bytes) -> bytes:
+    return encode(StateChunk(b"\1", ((b"account/evil", b"rich"),), ()))
+
+
+@pytest.mark.parametrize(
+    "lie", [flipped, left_out, added, of_elsewhere, lambda data: b"", lambda data: b"\xc1"]
+)
+async def test_who_lies_in_a_chunk_is_dropped_at_the_first_one(lie: object) -> None:
+    server = server_of(35)
+    answers: dict[str, Answer] = {
+        "liar": changes(CHUNK, server, lie),  # type: ignore[arg-type]
+        "honest": server.answer,
+    }
+    async with client_of(answers, server) as client:
+        client.came(35)
+        assert await client.sync.attempt(0)
+        await until(lambda: client.notary.store.tip.height == 35)
+        same_state(client, server)
+        assert {peer for peer, _ in client.network.penalties} == {"liar"}
+        assert client.sync.lies >= 1
+        prepared = client.asked("liar", CHUNK) - server.asked[CHUNK]
+        assert prepared <= 0
+        lies = len(client.network.penalties)
+        assert lies <= node_limits.STATE_WINDOW, "not asked after the first lie came back"
+
+
+async def test_a_chunk_of_another_state_is_a_lie() -> None:
+    server, other = server_of(35), server_of(35, accounts=41)
+
+    async def answer(method: str, body: bytes) -> bytes:
+        return await (other if method == CHUNK else server).answer(method, body)
+
+    async with client_of({"liar": answer, "honest": server.answer}, server, other) as client:
+        client.came(35)
+        assert await client.sync.attempt(0)
+        await until(lambda: client.notary.store.tip.height == 35)
+        same_state(client, server)
+        assert ("liar", "snapshot.root") in client.network.penalties
+
+
+async def test_a_state_that_no_certificate_names_is_not_even_begun() -> None:
+    server = server_of(35)
+
+    def forged(data: bytes) -> bytes:
+        offer = decode(tuple[Offer, ...], data)[0]
+        header = offer.anchor.header.replace(server.notary.store.root(30) or b"", bytes(32))
+        assert header != offer.anchor.header
+        anchor = msgspec.structs.replace(offer.anchor, header=header)
+        return encode((msgspec.structs.replace(offer, anchor=anchor),))
+
+    async with client_of({"liar": changes(OFFERS, server, forged)}, server) as client:
+        client.came(35)
+        assert not await client.sync.attempt(0)
+        assert client.asked("liar", CHUNK) == 0
+        assert client.network.penalties
+        await until(lambda: client.notary.store.tip.height == 35), "by blocks"
+
+
+async def test_who_stalls_does_not_hold_up_the_others() -> None:
+    server = server_of(35)
+    answers = {"staller": stalls_at(CHUNK, server), "honest": server.answer}
+    async with client_of(answers, server) as client:
+        client.came(35)
+        with trio.fail_after(10):
+            assert await client.sync.attempt(0)
+        assert client.asked("staller", CHUNK) <= node_limits.STATE_FAILURES_MAX + node_limits.STATE_WINDOW
+        assert not client.network.penalties
+
+
+async def test_when_nobody_gives_the_state_blocks_are_the_way() -> None:
+    server = server_of(35)
+    async with client_of({"staller": stalls_at(CHUNK, server)}, server) as client:
+        client.came(35)
+        assert not await client.sync.attempt(0)
+        assert client.installed == []
+        assert not client.follower.paused
+        await until(lambda: client.notary.store.tip.height == 35)
+        same_state(client, server)
+        assert client.notary.store.first_height == 1
+
+
+async def test_an_older_state_serves_when_the_newest_is_gone() -> None:
+    server = server_of(35)
+    gone = server.snapshots._snapshots[30]
+
+    async def answer(method: str, body: bytes) -> bytes:
+        if method == CHUNK:
+            server.snapshots._snapshots.pop(30, None)
+        return await server.answer(method, body)
+
+    async with client_of({"one": answer}, server) as client:
+        client.came(35)
+        assert await client.sync.attempt(0)
+        assert client.installed == [20]
+        await until(lambda: client.notary.store.tip.height == 35)
+        same_state(client, server)
+    gone.close()
+
+
+@pytest.mark.parametrize("during", ["chunks", "blocks"])
+async def test_a_kill_in_the_middle_costs_only_what_was_on_its_way(
+    during: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_fetch, "PIECE_BLOCKS_MAX", 5)
+    server = server_of(35)
+    genesis = server.notary.genesis
+    count = 0
+
+    async def answer(method: str, body: bytes) -> bytes:
+        nonlocal count
+        count += method == ("blocks" if during == "blocks" else CHUNK)
+        if count > 5:
+            await trio.sleep_forever()
+        return await server.answer(method, body)
+
+    store = Store.open(tmp_path / "store", CHAIN_ID, genesis.hash)
+    async with client_of({"one": answer}, server, store=store, follow=False) as client:
+        client.came(35)
+        with trio.move_on_after(0.5):
+            await client.sync.attempt(0)
+        status = Staging(store.stage()).now
+        assert status.pairs > 0
+        assert (status.blocks > 0) == (during == "blocks")
+    store.close()
+    store = Store.open(tmp_path / "store", CHAIN_ID, genesis.hash)
+    assert store.tip.height == 0
+    again = server_of(35)
+    async with client_of({"one": again.answer}, again, store=store) as client:
+        resumed = Staging(store.stage())
+        assert resumed.now == status
+        client.came(35)
+        assert await client.sync.attempt(0)
+        if during == "blocks":
+            assert again.asked.get(CHUNK, 0) == 0
+        await until(lambda: client.notary.store.tip.height == 35)
+        same_state(client, again)
+        assert client.notary.store.first_height == 31
+    store.close()
+
+
+async def test_a_peer_whose_own_state_is_damaged_offers_it_to_nobody() -> None:
+    server = server_of(35)
+    damaged: list[int] = []
+    server.snapshots.on_damaged = damaged.append
+    for snapshot in server.snapshots._snapshots.values():
+        snapshot.state._frozen.write({b"saccount/evil": b"rich"})  # type: ignore[attr-defined]
+    async with client_of({"one": server.answer}, server) as client:
+        client.came(35)
+        assert not await client.sync.attempt(0)
+        assert sorted(damaged) == [20, 30]
+        assert client.sync.lies == 0
+
+
+async def test_states_on_offer_are_few_and_those_in_use_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = server_of(85)
+    assert server.snapshots.heights == (70, 80)
+    assert server.snapshots.keep_from() == 70 - 4_000 + 1
+    async with client_of({"one": server.answer}, server) as client:
+        client.came(85)
+        assert await client.sync.attempt(0)
+        assert client.installed == [80]
+        grow(server, 40)
+        assert server.snapshots.heights == (80, 110, 120)
+        server.snapshots._snapshots[80].used_s = -1e9
+        grow(server, 10)
+        assert server.snapshots.heights == (120, 130)
+    assert server.snapshots.heights == ()
+    assert EVERY == 10
