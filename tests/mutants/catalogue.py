@@ -36,6 +36,11 @@ RETENTION: Final = ("tests/ledger/test_retention.py",)
 ROLLBACK: Final = ("tests/ledger/test_rollback.py",)
 PRUNER: Final = ("tests/node/test_pruner.py",)
 CONFIG: Final = ("tests/node/test_config.py", "tests/node/test_durable_files.py")
+EPOCHS: Final = (
+    "tests/ledger/test_epochs.py",
+    "tests/ledger/test_light_epochs.py",
+    "tests/node/test_epoch_ranges.py",
+)
 LIGHT: Final = ("tests/ledger/test_light.py", "tests/ledger/test_tree.py")
 
 
@@ -621,6 +626,20 @@ MUTANTS: Final = (
         LEASE,
     ),
     _M(
+        "times_of_blocks_are_believed",
+        _LEASE,
+        "return max(0, expected_ms - block_ms)",
+        "return 0",
+        (*LEASE, "tests/sim/test_market_leases.py"),
+    ),
+    _M(
+        "late_stops_take_their_time",
+        _LEASE,
+        "return max(0, min(STOP_GRACE_MS, spare_ms))",
+        "return STOP_GRACE_MS",
+        LEASE,
+    ),
+    _M(
         "status_of_the_ledger_is_believed",
         _PROOF,
         "    if not decision.satisfied:\n",
@@ -686,6 +705,168 @@ MUTANTS: Final = (
         "if statement.kind is not VoteKind.FINAL:",
         "if False:",
         LIGHT,
+    ),
+    # ---- epochs: changes of the validators, and the way to them
+    _M(
+        "change_by_one_short_of_a_quorum",
+        "ledger/epochs.py",
+        "if not now.reached(signers):",
+        "if not now.reached([*signers, 3]):",
+        EPOCHS,
+    ),
+    _M(
+        "change_signatures_are_not_checked",
+        "ledger/epochs.py",
+        "change_message(next_), signature):",
+        "change_message(next_), signature) and False:",
+        EPOCHS,
+    ),
+    _M(
+        "change_counts_a_signer_twice",
+        "ledger/epochs.py",
+        "if signers != sorted(set(signers)) or any(not 0 <= index < len(now.members) for index in signers):",
+        "if any(not 0 <= index < len(now.members) for index in signers):",
+        EPOCHS,
+    ),
+    _M(
+        "change_of_any_epoch",
+        "ledger/epochs.py",
+        "if found.epoch != now.epoch + 1:",
+        "if found.epoch <= now.epoch:",
+        EPOCHS,
+    ),
+    _M(
+        "change_keeps_the_suspended",
+        "ledger/epochs.py",
+        "        if is_suspended(member.key):",
+        "        if False:",
+        EPOCHS,
+    ),
+    _M(
+        "second_change_replaces_the_first",
+        "ledger/transition/validators.py",
+        "if env.state.get(KEY_NEXT_VALIDATORS) is not None:",
+        "if False:",
+        EPOCHS,
+    ),
+    _M(
+        "boundary_takes_any_pending_set",
+        "ledger/epochs.py",
+        "if data is None or validators_hash(data) != header.next_validators:",
+        "if data is None:",
+        EPOCHS,
+    ),
+    _M(
+        "boundary_leaves_the_pending_set",
+        "ledger/epochs.py",
+        "    state.delete(KEY_NEXT_VALIDATORS)\n",
+        "",
+        EPOCHS,
+    ),
+    _M(
+        "past_sets_are_kept_for_ever",
+        "ledger/epochs.py",
+        "if before.epoch >= EVIDENCE_EPOCHS_MAX:",
+        "if False:",
+        EPOCHS,
+    ),
+    _M(
+        "evidence_by_todays_set",
+        "ledger/transition/validators.py",
+        "members = epochs.past(env.state, epoch)",
+        "members = epochs.current(env.state)",
+        EPOCHS,
+    ),
+    _M(
+        "epoch_proof_is_not_kept",
+        "ledger/chain.py",
+        "                puts[key] = proof\n",
+        "                pass\n",
+        EPOCHS,
+    ),
+    _M(
+        "boundary_without_its_tail",
+        "ledger/chain.py",
+        "epoch_log.entry(data.header, data.path, data.certificate, _next_set(data))",
+        "epoch_log.entry(data.header, (), data.certificate, _next_set(data))",
+        EPOCHS,
+    ),
+    _M(
+        "boundary_without_finality",
+        "ledger/chain.py",
+        "if is_boundary(header) and (data.certificate is None or len(data.path) > FINALITY_PATH_MAX):",
+        "if False:",
+        EPOCHS,
+    ),
+    _M(
+        "rollback_leaves_ended_epochs",
+        "ledger/retention.py",
+        "        if is_boundary(header):\n            keys.append(epoch_key(header.epoch))\n",
+        "",
+        EPOCHS,
+    ),
+    _M(
+        "light_next_set_is_not_compared",
+        "ledger/light.py",
+        "if validators_hash(next_set) != header.next_validators or found.epoch != header.epoch + 1:",
+        "if found.epoch != header.epoch + 1:",
+        EPOCHS,
+    ),
+    _M(
+        "light_takes_any_header_for_a_boundary",
+        "ledger/light.py",
+        "        if not is_boundary(header):\n",
+        "        if False:\n",
+        EPOCHS,
+    ),
+    _M(
+        "light_tail_may_hold_batches",
+        "ledger/light.py",
+        "if is_boundary(last) and (child.batches or child.next_validators != last.next_validators):",
+        "if is_boundary(last) and child.next_validators != last.next_validators:",
+        EPOCHS,
+    ),
+    _M(
+        "light_takes_blocks_above_a_boundary",
+        "ledger/light.py",
+        "if place < len(self.ends) and header.height > self.ends[place].height:",
+        "if False:",
+        EPOCHS,
+    ),
+    _M(
+        "light_epochs_certificate_is_not_checked",
+        "ledger/light.py",
+        "header = verify_final(self.chain_id, self.latest, proof.finality)",
+        "header = decode_header(proof.finality.header)",
+        EPOCHS,
+    ),
+    _M(
+        "light_trust_never_expires",
+        "ledger/light.py",
+        "if self.since_ms is not None and (now_ms is None or now_ms - self.since_ms > self.period_ms):",
+        "if False:",
+        EPOCHS,
+    ),
+    _M(
+        "range_goes_on_behind_a_boundary",
+        "node/notary.py",
+        "            if is_boundary(header):\n                break\n",
+        "",
+        EPOCHS,
+    ),
+    _M(
+        "range_is_judged_by_the_newest_set",
+        "node/notary.py",
+        "self.trust.validators_at(height + 1)",
+        "self.validators",
+        EPOCHS,
+    ),
+    _M(
+        "sets_are_forgotten_at_a_restart",
+        "node/notary.py",
+        "            trust.resume(found)\n        return cls",
+        "            break\n        return cls",
+        EPOCHS,
     ),
     # ---- retention and rollback
     _M(
