@@ -21,12 +21,36 @@ type validator struct {
 	weight int64
 }
 
+// validatorSet is who votes in an epoch.
+type validatorSet struct {
+	epoch   int64
+	members []validator
+	hash    []byte
+	quorum  int64
+}
+
+func openSet(data []byte) (*validatorSet, error) {
+	r, err := decodeRow(data, "validators", "il")
+	if err != nil {
+		return nil, err
+	}
+	found, total := &validatorSet{epoch: r.integer(0), hash: sum(data)}, int64(0)
+	for _, item := range r.list(1) {
+		member, err := asRow(item, "validators", "bis") // key, weight, moniker
+		if err != nil {
+			return nil, err
+		}
+		found.members = append(found.members, validator{member.bytes(0), member.integer(1)})
+		total += member.integer(1)
+	}
+	found.quorum = 2*total/3 + 1
+	return found, nil
+}
+
 type genesis struct {
-	chainID        string
-	hash           []byte
-	validators     []validator
-	validatorsHash []byte
-	quorum         int64
+	chainID string
+	hash    []byte
+	set     *validatorSet // of epoch 0
 }
 
 func readGenesis(file string) (*genesis, error) {
@@ -51,7 +75,7 @@ func readGenesis(file string) (*genesis, error) {
 	}
 	whole["consensus"] = consensus
 	found := &genesis{chainID: given["chain_id"].(string), hash: hashTagged("genesis/1", canonical(whole))}
-	members, total := list{}, int64(0)
+	members := list{}
 	for _, item := range given["validators"].(list) {
 		it := item.(dict)
 		key, err := hex.DecodeString(it["key"].(string))
@@ -62,44 +86,51 @@ func readGenesis(file string) (*genesis, error) {
 		if err != nil {
 			return nil, err
 		}
-		found.validators = append(found.validators, validator{key, weight})
 		members = append(members, list{key, weight, it["moniker"]})
-		total += weight
 	}
-	found.validatorsHash = sum(encode(list{0, members}))
-	found.quorum = 2*total/3 + 1
-	return found, nil
+	found.set, err = openSet(encode(list{0, members}))
+	return found, err
 }
 
 type header struct {
-	height, epoch, view, parentView int64
-	parentHash, hash                []byte
-	batches                         [][]byte
+	height, epoch, view              int64
+	chainID                          string
+	parentHash, hash, nextValidators []byte
+	batches                          [][]byte
+	set                              *validatorSet // that signs it
 }
 
-func (g *genesis) decodeHeader(data []byte) (*header, error) {
+// isBoundary: is it the last of its epoch, or above it?
+func (h *header) isBoundary() bool { return !bytes.Equal(h.nextValidators, h.set.hash) }
+
+// decodeHeader gives a header whose set is known; sets are by epoch.
+func decodeHeader(chainID string, sets []*validatorSet, data []byte) (*header, error) {
 	// chain id, epoch, height, view, parent view, parent hash, time, proposer, state height, state root,
 	// validators, next validators, batches
 	r, err := decodeRow(data, "header", "siiiibibibbbl")
 	if err != nil {
 		return nil, err
 	}
-	if r.text(0) != g.chainID {
+	if r.text(0) != chainID {
 		return nil, refuse("light.foreign_chain", "%s", r.text(0))
 	}
-	if r.integer(1) != 0 || !bytes.Equal(r.bytes(10), g.validatorsHash) {
+	epoch := r.integer(1)
+	if epoch < 0 || epoch >= int64(len(sets)) {
+		return nil, refuse("light.unknown_epoch", "epoch %d", epoch)
+	}
+	if !bytes.Equal(r.bytes(10), sets[epoch].hash) {
 		return nil, refuse("light.other_validators", "height %d", r.integer(2))
 	}
 	batches, err := allBytes(r.list(12), "header")
 	if err != nil {
 		return nil, err
 	}
-	return &header{height: r.integer(2), epoch: r.integer(1), view: r.integer(3), parentView: r.integer(4),
-		parentHash: r.bytes(5), hash: hashTagged("block/1", data), batches: batches}, nil
+	return &header{height: r.integer(2), epoch: epoch, view: r.integer(3), chainID: chainID, parentHash: r.bytes(5),
+		hash: hashTagged("block/1", data), nextValidators: r.bytes(11), batches: batches, set: sets[epoch]}, nil
 }
 
 // checkCertificate gives the weight of those who signed, when it is a quorum for a Final statement of this header.
-func (g *genesis) checkCertificate(of *header, data []byte) (int64, error) {
+func checkCertificate(of *header, data []byte) (int64, error) {
 	certificate, err := decodeRow(data, "certificate", "lbl")
 	if err != nil {
 		return 0, err
@@ -128,19 +159,19 @@ func (g *genesis) checkCertificate(of *header, data []byte) (int64, error) {
 			signers = append(signers, i)
 		}
 	}
-	isFit := len(bitmap) == (len(g.validators)+7)/8 && len(signers) == len(signatures)
-	if !isFit || len(signers) > 0 && signers[len(signers)-1] >= len(g.validators) {
+	isFit := len(bitmap) == (len(of.set.members)+7)/8 && len(signers) == len(signatures)
+	if !isFit || len(signers) > 0 && signers[len(signers)-1] >= len(of.set.members) {
 		return 0, refuse("certificate.malformed", "bitmap and signatures do not match")
 	}
 	for _, member := range signers {
-		weight += g.validators[member].weight
+		weight += of.set.members[member].weight
 	}
-	if weight < g.quorum {
-		return 0, refuse("certificate.no_quorum", "%d of %d", weight, g.quorum)
+	if weight < of.set.quorum {
+		return 0, refuse("certificate.no_quorum", "%d of %d", weight, of.set.quorum)
 	}
 	message := encode(list(statement))
 	for i, member := range signers {
-		if !verify(g.validators[member].key, "vote/1", g.chainID, message, signatures[i]) {
+		if !verify(of.set.members[member].key, "vote/1", of.chainID, message, signatures[i]) {
 			return 0, refuse("certificate.signature", "member %d", member)
 		}
 	}
@@ -213,113 +244,4 @@ func (g *genesis) openTx(raw []byte) (*transaction, error) {
 func signTx(key ed25519.PrivateKey, chainID string, expires int64, salt []byte, body list) (raw, id []byte) {
 	payload := encode(list{chainID, public(key), expires, salt, body})
 	return encode(list{payload, sign(key, "tx/1", chainID, payload)}), hashTagged("txid/1", payload)
-}
-
-// chain is what this peer has proved, from genesis on.
-type chain struct {
-	*genesis
-	tip     header
-	heights map[string]int64        // transaction id in hex -> height
-	bodies  map[string]*transaction // the same, of orders and contracts
-}
-
-func newChain(g *genesis) *chain {
-	return &chain{g, header{hash: g.hash}, map[string]int64{}, map[string]*transaction{}}
-}
-
-// extend takes an answer to "blocks", all or nothing; fetchBatch gives a batch that came without.
-func (c *chain) extend(answer []byte, fetchBatch func([]byte) ([]byte, error)) (int, error) {
-	value, err := decodeExact(answer, "range")
-	if err != nil {
-		return 0, err
-	}
-	items, isList := value.(list)
-	if !isList {
-		return 0, refuse("range.malformed", "an array wanted")
-	}
-	last, open := &c.tip, 0
-	found := map[int64][][]byte{}
-	for _, item := range items {
-		stored, err := asRow(item, "range", "blb")
-		if err != nil {
-			return 0, err
-		}
-		next, txs, err := c.checkBlock(last, stored, fetchBatch)
-		if err != nil {
-			return 0, err
-		}
-		if open++; len(stored.bytes(2)) > 0 {
-			if _, err := c.checkCertificate(next, stored.bytes(2)); err != nil {
-				return 0, err
-			}
-			open = 0
-		} else if open > pathMax {
-			return 0, refuse("light.path_too_long", "height %d", next.height)
-		}
-		last, found[next.height] = next, txs
-	}
-	if open > 0 {
-		return 0, refuse("range.uncertified", "no certificate covers the end")
-	}
-	for height, txs := range found {
-		for _, raw := range txs {
-			c.keep(height, raw)
-		}
-	}
-	c.tip = *last
-	return len(items), nil
-}
-
-func (c *chain) checkBlock(last *header, stored row, fetch func([]byte) ([]byte, error)) (*header, [][]byte, error) {
-	next, err := c.decodeHeader(stored.bytes(0))
-	if err != nil {
-		return nil, nil, err
-	}
-	if next.height != last.height+1 {
-		return nil, nil, refuse("range.order", "height %d", next.height)
-	}
-	if !bytes.Equal(next.parentHash, last.hash) || next.parentView != last.view {
-		return nil, nil, refuse("range.parent", "height %d", next.height)
-	}
-	parts, err := allBytes(stored.list(1), "range")
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(parts) == 0 {
-		for _, digest := range next.batches {
-			part, err := fetch(digest)
-			if err != nil {
-				return nil, nil, err
-			}
-			parts = append(parts, part)
-		}
-	}
-	if len(parts) != len(next.batches) {
-		return nil, nil, refuse("range.batches", "height %d", next.height)
-	}
-	all := [][]byte{}
-	for i, part := range parts {
-		txs, digest, err := decodeBatch(part)
-		if err != nil {
-			return nil, nil, err
-		}
-		if !bytes.Equal(digest, next.batches[i]) {
-			return nil, nil, refuse("range.batches", "height %d", next.height)
-		}
-		all = append(all, txs...)
-	}
-	return next, all, nil
-}
-
-// keep: a block may hold what nobody signed; it is skipped when it executes.
-func (c *chain) keep(height int64, raw []byte) {
-	tx, err := c.openTx(raw)
-	if err != nil {
-		return
-	}
-	id := hex.EncodeToString(tx.id)
-	c.heights[id] = height
-	if tx.tag == "deployment.order" || tx.tag == "contract.publish" {
-		c.bodies[id] = tx
-	}
 }

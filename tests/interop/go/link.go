@@ -155,7 +155,7 @@ func openHello(g *genesis, body []byte, speaker, hearer peer.ID) (*helloReport, 
 		if !verify(key, "hello/1", g.chainID, message, hello.bytes(7)) {
 			return nil, refuse("hello.proof", "not the validator key's over both peers")
 		}
-		for _, member := range g.validators {
+		for _, member := range g.set.members {
 			report.IsValidator = report.IsValidator || bytes.Equal(member.key, key)
 		}
 	}

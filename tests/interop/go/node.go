@@ -1,13 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
+	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -24,7 +24,6 @@ import (
 
 const (
 	rangeBytes = 524_288
-	chunkBytes = 262_144
 	waitTime   = 20 * time.Second
 )
 
@@ -32,6 +31,7 @@ const (
 type node struct {
 	host       host.Host
 	identified event.Subscription
+	mutex      sync.Mutex // gossip is judged beside the commands
 	chain      *chain
 	topics     map[string]*pubsub.Topic // by kind
 	links      map[string]*link         // by peer id
@@ -64,7 +64,8 @@ func begin(g *genesis) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	made := &node{self, identified, newChain(g), map[string]*pubsub.Topic{}, map[string]*link{}}
+	made := &node{host: self, identified: identified, chain: newChain(g), topics: map[string]*pubsub.Topic{},
+		links: map[string]*link{}}
 	for _, kind := range []string{"contracts", "approvals", "transactions", "blocks"} {
 		name := fmt.Sprintf("/gridpact/%s/%s/1", g.chainID, kind)
 		if err := gossip.RegisterTopicValidator(name, made.judge(kind)); err != nil {
@@ -93,8 +94,17 @@ func (n *node) judge(kind string) pubsub.ValidatorEx {
 		}
 		shown, err := n.read(kind, message.Data)
 		if err != nil {
-			say(dict{"event": "gossip", "kind": kind, "verdict": "reject", "rule": err.(refused).rule})
-			return pubsub.ValidationReject
+			var rule refused
+			if !errors.As(err, &rule) {
+				panic(err) // ours, not theirs
+			}
+			// Of an epoch that we have not followed into we cannot tell: that is nobody's fault.
+			verdict, answer := "reject", pubsub.ValidationReject
+			if rule.rule == "light.unknown_epoch" {
+				verdict, answer = "ignore", pubsub.ValidationIgnore
+			}
+			say(dict{"event": "gossip", "kind": kind, "verdict": verdict, "rule": rule.rule})
+			return answer
 		}
 		line := dict{"event": "gossip", "kind": kind, "verdict": "accept"}
 		for name, it := range shown {
@@ -144,12 +154,15 @@ func (n *node) read(kind string, data []byte) (dict, error) {
 
 // checked proves a header by its certificate.
 func (n *node) checked(head, certificate []byte) (dict, error) {
-	opened, err := n.chain.decodeHeader(head)
+	n.mutex.Lock()
+	sets := n.chain.sets
+	n.mutex.Unlock()
+	opened, err := decodeHeader(n.chain.chainID, sets, head)
 	if err != nil {
 		return nil, err
 	}
-	weight, err := n.chain.checkCertificate(opened, certificate)
-	return dict{"height": opened.height, "hash": hex.EncodeToString(opened.hash), "weight": weight}, err
+	weight, err := checkCertificate(opened, certificate)
+	return dict{"height": opened.height, "epoch": opened.epoch, "hash": hex.EncodeToString(opened.hash), "weight": weight}, err
 }
 
 func (n *node) join(words command) (dict, error) {
@@ -237,11 +250,13 @@ func (n *node) follow(words command) (dict, error) {
 	fetchBatch := func(digest []byte) ([]byte, error) { return to.request("batch", digest) }
 	deadline, blocks := time.Now().Add(waitTime), 0
 	for {
-		raw, err := to.request("blocks", encode(list{n.chain.tip.height + 1, rangeBytes}))
+		raw, err := to.request("blocks", encode(list{n.chain.tip.height + 1, rangeBytes, 0}))
 		if err != nil {
 			return nil, err
 		}
+		n.mutex.Lock()
 		found, err := n.chain.extend(raw, fetchBatch)
+		n.mutex.Unlock()
 		if err != nil {
 			return nil, err
 		}
@@ -251,7 +266,7 @@ func (n *node) follow(words command) (dict, error) {
 		if n.chain.tip.height >= words.Height {
 			tip := n.chain.tip
 			return dict{"height": tip.height, "hash": hex.EncodeToString(tip.hash), "blocks": blocks,
-				"txs": len(n.chain.heights)}, nil
+				"txs": len(n.chain.heights), "epoch": len(n.chain.sets) - 1}, nil
 		}
 		if time.Now().After(deadline) {
 			return nil, refuse("timeout", "height %d", words.Height)
@@ -286,7 +301,7 @@ func (n *node) checkApproval(words command) (dict, error) {
 	if err != nil {
 		return nil, err
 	}
-	return dict{"id": opened.id, "signer": opened.signer, "subject": opened.subject, "predicate": opened.predicate}, nil
+	return dict{"document": opened.id, "signer": opened.signer, "subject": opened.subject, "predicate": opened.predicate}, nil
 }
 
 // approve gossips a stakeholder's approval; the manifest's digest is what the final order names.
@@ -366,84 +381,6 @@ func (n *node) request(words command) (dict, error) {
 	}
 	found, err := to.request(words.Method, body)
 	return dict{"body": hex.EncodeToString(found)}, err
-}
-
-// artifact fetches one of a contract on the chain: the list against the signed root, then each chunk.
-func (n *node) artifact(words command) (dict, error) {
-	to, err := n.link(words.Peer)
-	if err != nil {
-		return nil, err
-	}
-	wanted, err := n.named(words.SHA256)
-	if err != nil {
-		return nil, err
-	}
-	name, _, err := fromHex(words.SHA256, "")
-	if err != nil {
-		return nil, err
-	}
-	size, err := wanted["size_bytes"].(json.Number).Int64()
-	if err != nil {
-		return nil, err
-	}
-	count, digests := int((size+chunkBytes-1)/chunkBytes), []byte{}
-	for len(digests) < count*32 {
-		raw, err := to.request("artifact/info", encode(list{name, len(digests) / 32}))
-		if err != nil {
-			return nil, err
-		}
-		info, err := decodeRow(raw, "artifact", "ib") // size, digests
-		if err != nil {
-			return nil, err
-		}
-		if info.integer(0) != size || len(info.bytes(1)) == 0 {
-			return nil, refuse("artifact.list", "size")
-		}
-		digests = append(digests, info.bytes(1)...)
-	}
-	if hex.EncodeToString(sum(digests)) != wanted["chunks"] {
-		return nil, refuse("artifact.list", "not the signed root")
-	}
-	whole := []byte{}
-	for index := range count {
-		chunk, err := to.request("artifact/chunk", encode(list{name, index}))
-		if err != nil {
-			return nil, err
-		}
-		if !bytes.Equal(sum(chunk), digests[index*32:index*32+32]) {
-			return nil, refuse("artifact.chunk", "%d", index)
-		}
-		whole = append(whole, chunk...)
-	}
-	if !bytes.Equal(sum(whole), name) || int64(len(whole)) != size {
-		return nil, refuse("artifact.whole", "not its digest")
-	}
-	return dict{"path": wanted["path"], "size_bytes": size, "chunks": count, "sha256": words.SHA256}, nil
-}
-
-// named gives what a contract on the chain says of an artifact.
-func (n *node) named(digest string) (dict, error) {
-	for _, tx := range n.chain.bodies {
-		if tx.tag != "contract.publish" {
-			continue
-		}
-		body, err := asRow(tx.body, "tx", "b")
-		if err != nil {
-			return nil, err
-		}
-		opened, err := openDocument(body.bytes(0), "contract")
-		if err != nil {
-			return nil, err
-		}
-		for _, workload := range opened.predicate["contract"].(dict)["workloads"].(list) {
-			for _, it := range workload.(dict)["artifacts"].(list) {
-				if artifact := it.(dict); artifact["sha256"] == digest {
-					return artifact, nil
-				}
-			}
-		}
-	}
-	return nil, refuse("artifact.unknown", "no contract on the chain names it")
 }
 
 func (n *node) stop(command) (dict, error) { return dict{}, n.host.Close() }

@@ -9,38 +9,42 @@ const FINAL = 3
 const PATH_MAX = 256 // headers between a block and the certificate that covers it
 const CONSENSUS = { view_timeout_ms: 1500, view_timeout_max_ms: 15000, alpha_percent: 20, idle_ms: 1000 }
 
-/** What a genesis file gives: chain id, hash, validators by weight, their quorum. */
+/** Who votes in an epoch, from the encoded set. Throws Refused. */
+export function openSet (data) {
+  const { epoch, members } = struct(decodeExact(data, 'validators'), 'validators', 'epoch:int', 'members:list')
+  const validators = members.map((it) => struct(it, 'validators', 'key:bin', 'weight:int', 'moniker:str'))
+  const total = validators.reduce((sum, { weight }) => sum + weight, 0)
+  return { epoch, validators, hash: sha256(data), quorum: Math.floor((2 * total) / 3) + 1 }
+}
+
+/** What a genesis file gives: chain id, hash, and the validators of epoch 0. */
 export class Genesis {
   constructor (file) {
     const text = JSON.parse(readFileSync(file, 'utf8'))
     const whole = { limits: 1, ...text, consensus: { ...CONSENSUS, ...text.consensus } }
     this.chainId = text.chain_id
     this.hash = hashTagged('genesis/1', canonical(whole))
-    this.validators = text.validators.map((v) => ({ ...v, key: Buffer.from(v.key, 'hex') }))
-    const members = this.validators.map((v) => [v.key, v.weight, v.moniker])
-    this.validatorsHash = sha256(encode([0, members]))
-    const total = this.validators.reduce((sum, v) => sum + v.weight, 0)
-    this.quorum = Math.floor((2 * total) / 3) + 1
+    this.set = openSet(encode([0, text.validators.map((v) => [Buffer.from(v.key, 'hex'), v.weight, v.moniker])]))
   }
 }
 
-/** A header's fields and its hash. Throws Refused. */
-export function decodeHeader (genesis, data) {
+/** A header's fields, its hash, and the set that signs it; `sets` by epoch. Throws Refused. */
+export function decodeHeader (chainId, sets, data) {
   const header = struct(decodeExact(data, 'header'), 'header',
     'chainId:str', 'epoch:int', 'height:int', 'view:int', 'parentView:int', 'parentHash:bin', 'timeMs:int',
     'proposer:bin', 'stateHeight:int', 'stateRoot:bin', 'validators:bin', 'nextValidators:bin', 'batches:list')
-  if (header.chainId !== genesis.chainId) throw new Refused('light.foreign_chain', header.chainId)
-  if (header.epoch !== 0 || !genesis.validatorsHash.equals(header.validators)) {
-    throw new Refused('light.other_validators', `height ${header.height}`)
-  }
+  if (header.chainId !== chainId) throw new Refused('light.foreign_chain', header.chainId)
+  const set = sets[header.epoch]
+  if (set === undefined) throw new Refused('light.unknown_epoch', `epoch ${header.epoch}`)
+  if (!set.hash.equals(header.validators)) throw new Refused('light.other_validators', `height ${header.height}`)
   if (header.batches.some((digest) => !(digest instanceof Uint8Array) || digest.length !== 32)) {
     throw new Refused('header.batches', `height ${header.height}`)
   }
-  return { ...header, hash: hashTagged('block/1', data) }
+  return { ...header, set, isBoundary: !set.hash.equals(header.nextValidators), hash: hashTagged('block/1', data) }
 }
 
 /** The weight of those who signed, when it is a quorum for a Final statement of this header. Throws Refused. */
-export function checkCertificate (genesis, header, data) {
+export function checkCertificate (header, data) {
   const certificate = struct(decodeExact(data, 'certificate'), 'certificate',
     'statement:list', 'bitmap:bin', 'signatures:list')
   const statement = struct(certificate.statement, 'certificate', 'kind:int', 'epoch:int', 'view:int', 'block:bin')
@@ -50,18 +54,18 @@ export function checkCertificate (genesis, header, data) {
   }
   if (statement.epoch !== header.epoch) throw new Refused('certificate.epoch', `${statement.epoch}`)
   const { bitmap, signatures } = certificate
-  const size = genesis.validators.length
+  const { validators, quorum } = header.set
   const signers = []
   for (let i = 0; i < bitmap.length * 8; i++) if ((bitmap[i >> 3] >> (i & 7)) & 1) signers.push(i)
-  const isFit = bitmap.length === (size + 7) >> 3 && signers.every((i) => i < size)
+  const isFit = bitmap.length === (validators.length + 7) >> 3 && signers.every((i) => i < validators.length)
   if (!isFit || signers.length !== signatures.length || signatures.some((s) => !(s instanceof Uint8Array))) {
     throw new Refused('certificate.malformed', 'bitmap and signatures do not match')
   }
-  const weight = signers.reduce((sum, i) => sum + genesis.validators[i].weight, 0)
-  if (weight < genesis.quorum) throw new Refused('certificate.no_quorum', `${weight} of ${genesis.quorum}`)
+  const weight = signers.reduce((sum, i) => sum + validators[i].weight, 0)
+  if (weight < quorum) throw new Refused('certificate.no_quorum', `${weight} of ${quorum}`)
   const message = encode(certificate.statement)
   signers.forEach((member, i) => {
-    if (!verify(genesis.validators[member].key, 'vote/1', genesis.chainId, message, signatures[i])) {
+    if (!verify(validators[member].key, 'vote/1', header.chainId, message, signatures[i])) {
       throw new Refused('certificate.signature', `member ${member}`)
     }
   })
@@ -103,8 +107,10 @@ export function signTx (key, chainId, expires, salt, body) {
 /** The chain as this peer has proved it, from genesis on. */
 export class Chain {
   constructor (genesis) {
-    this.genesis = genesis
+    this.chainId = genesis.chainId
     this.tip = { height: 0, hash: genesis.hash, view: 0 }
+    this.sets = [genesis.set] // by epoch
+    this.changes = new Map() // sha256 in hex -> encoded validator set that a transaction proposed
     this.heights = new Map() // transaction id in hex -> height
     this.bodies = new Map() // the same, of orders and contracts: { tag, body }
   }
@@ -112,45 +118,75 @@ export class Chain {
   /** Takes an answer to "blocks", all or nothing; `fetchBatch(digest)` gives a batch that came without. */
   async extend (answer, fetchBatch) {
     const found = []
+    const [sets, changes] = [[...this.sets], new Map(this.changes)]
     let last = this.tip
     let open = 0 // blocks since the last one with a certificate
-    for (const stored of decodeExact(answer, 'range')) {
-      const { header: bytes, batches, certificate } =
-        struct(stored, 'range', 'header:bin', 'batches:list', 'certificate:bin')
-      const header = decodeHeader(this.genesis, bytes)
-      if (header.height !== last.height + 1) throw new Refused('range.order', `height ${header.height}`)
-      if (!last.hash.equals(header.parentHash) || header.parentView !== last.view) {
-        throw new Refused('range.parent', `height ${header.height}`)
+    for (const item of decodeExact(answer, 'range')) {
+      const stored = struct(item, 'range', 'header:bin', 'batches:list', 'certificate:bin', 'path:list')
+      const header = decodeHeader(this.chainId, sets, stored.header)
+      if (header.set !== sets.at(-1)) throw new Refused('light.other_validators', `epoch ${header.epoch} has ended`)
+      if (header.height !== last.height + 1 || !last.hash.equals(header.parentHash)) {
+        throw new Refused('range.order', `height ${header.height} does not follow ${last.height}`)
       }
-      const parts = batches.length > 0 ? batches : await Promise.all(header.batches.map(fetchBatch))
-      const opened = parts.map(decodeBatch)
-      if (opened.length !== header.batches.length || opened.some((b, i) => !b.digest.equals(header.batches[i]))) {
-        throw new Refused('range.batches', `height ${header.height}`)
-      }
+      const txs = await this.#transactions(header, stored.batches, fetchBatch)
+      for (const { tag, body } of txs) if (tag === 'validators.change') changes.set(sha256(body[0]).toString('hex'), body[0])
       open += 1
-      if (certificate.length > 0) {
-        checkCertificate(this.genesis, header, certificate)
+      if (stored.certificate.length > 0) {
+        checkCertificate(this.#certified(sets, header, stored.path), stored.certificate)
         open = 0
-      } else if (open > PATH_MAX) throw new Refused('light.path_too_long', `height ${header.height}`)
+      } else if (header.isBoundary || open > PATH_MAX) throw new Refused('range.certificate', `height ${header.height}`)
+      if (header.isBoundary) sets.push(nextSet(header, changes))
       last = header
-      found.push([header.height, opened.flatMap((batch) => batch.txs)])
+      found.push([header.height, txs])
     }
-    if (open > 0) throw new Refused('range.uncertified', 'no certificate covers the end')
-    for (const [height, txs] of found) for (const raw of txs) this.#keep(height, raw)
-    this.tip = last
+    if (open > 0) throw new Refused('range.certificate', 'nothing makes the end final')
+    for (const [height, txs] of found) for (const tx of txs) this.#keep(height, tx)
+    Object.assign(this, { tip: last, sets, changes })
     return found.length
   }
 
-  #keep (height, raw) {
-    let tx
-    try {
-      tx = openTx(this.genesis.chainId, raw)
-    } catch (error) {
-      if (error instanceof Refused) return // a block may hold what nobody signed: it is skipped when it executes
-      throw error
+  /** The header that the certificate names: of an epoch's last block it may be one above it, all of them empty. */
+  #certified (sets, header, path) {
+    if (path.length > 0 && !header.isBoundary) throw new Refused('range.path', `height ${header.height}`)
+    if (path.length > PATH_MAX) throw new Refused('light.path_too_long', `${path.length}`)
+    let last = header
+    for (const data of path) {
+      const child = decodeHeader(this.chainId, sets, data)
+      if (child.height !== last.height + 1 || !last.hash.equals(child.parentHash)) throw new Refused('light.broken_path')
+      if (child.batches.length > 0 || !last.nextValidators.equals(child.nextValidators)) throw new Refused('light.tail')
+      last = child
     }
+    return last
+  }
+
+  /** The block's transactions: what nobody signed may stand there, and is skipped when it executes. */
+  async #transactions (header, batches, fetchBatch) {
+    const parts = batches.length > 0 ? batches : await Promise.all(header.batches.map(fetchBatch))
+    const opened = parts.map(decodeBatch)
+    if (opened.length !== header.batches.length || opened.some((b, i) => !b.digest.equals(header.batches[i]))) {
+      throw new Refused('range.batches', `height ${header.height}`)
+    }
+    return opened.flatMap((batch) => batch.txs).flatMap((raw) => {
+      try {
+        return [openTx(this.chainId, raw)]
+      } catch (error) {
+        if (error instanceof Refused) return []
+        throw error
+      }
+    })
+  }
+
+  #keep (height, tx) {
     const id = tx.id.toString('hex')
     this.heights.set(id, height)
     if (tx.tag === 'deployment.order' || tx.tag === 'contract.publish') this.bodies.set(id, tx)
   }
+}
+
+/** The set that a boundary block names, as some transaction before it brought it. Throws Refused. */
+function nextSet (header, changes) {
+  const data = changes.get(header.nextValidators.toString('hex'))
+  const set = data === undefined ? undefined : openSet(data)
+  if (set?.epoch !== header.epoch + 1) throw new Refused('light.next_set', `height ${header.height}`)
+  return set
 }

@@ -21,7 +21,7 @@ function fromBase64 (text) {
   return data
 }
 
-/** Who signed what: { id, signer, subject, predicate } of an envelope of this kind. Throws Refused. */
+/** Who signed what: { document (its id), signer, subject, predicate } of an envelope of this kind. Throws Refused. */
 export function openDocument (data, kind) {
   const envelope = fields(parseExact(data, 'envelope'), 'envelope',
     { payload: 'string', payloadType: 'string', signatures: 'array' })
@@ -48,7 +48,7 @@ export function openDocument (data, kind) {
     if (!isIts || subject.name !== `${contract.name}@${contract.version}`) throw new Refused('document.subject')
   }
   if (!verifyRaw(Buffer.from(keyid, 'hex'), pae(payload), fromBase64(sig))) throw new Refused('document.signature')
-  return { id: sha256(payload).toString('hex'), signer: keyid, subject: digest, predicate: statement.predicate }
+  return { document: sha256(payload).toString('hex'), signer: keyid, subject: digest, predicate: statement.predicate }
 }
 
 /** An approval of this chain. Throws Refused. */

@@ -48,7 +48,7 @@ function openHello (genesis, body, speaker, hearer) {
   if (hello.chainId !== genesis.chainId || !genesis.hash.equals(hello.genesis)) {
     throw new Refused('hello.foreign_chain', hello.chainId)
   }
-  const isMember = genesis.validators.some(({ key }) => key.equals(hello.validator))
+  const isMember = genesis.set.validators.some(({ key }) => key.equals(hello.validator))
   if (hello.validator.length > 0) {
     const said = Buffer.concat([speaker, hearer])
     if (!verify(hello.validator, 'hello/1', genesis.chainId, said, hello.proof)) throw new Refused('hello.proof')

@@ -75,23 +75,23 @@ class Peer {
       return 'accept'
     } catch (error) {
       if (!(error instanceof Refused)) throw error
-      say({ event: 'gossip', kind, verdict: 'reject', rule: error.rule })
-      return 'reject'
+      // Of an epoch that we have not followed into we cannot tell: that is nobody's fault.
+      const verdict = error.rule === 'light.unknown_epoch' ? 'ignore' : 'reject'
+      say({ event: 'gossip', kind, verdict, rule: error.rule })
+      return verdict
     }
   }
 
   #read (kind, data) {
     if (kind === 'blocks') {
       const { header, certificate } = struct(decodeExact(data, 'announce'), 'announce', 'header:bin', 'certificate:bin')
-      const opened = decodeHeader(this.genesis, header)
-      const weight = checkCertificate(this.genesis, opened, certificate)
-      return { height: opened.height, hash: opened.hash.toString('hex'), weight }
+      return this.#proved(header, certificate)
     }
     const tx = openTx(this.genesis.chainId, data)
     if ((KIND_OF[tx.tag] ?? 'transactions') !== kind) throw new Refused('gossip.topic', tx.tag)
     const shown = { tx: tx.id.toString('hex'), tag: tx.tag }
-    if (kind === 'contracts') shown.document = openDocument(tx.body[0], 'contract').id
-    if (kind === 'approvals') shown.document = openApproval(this.genesis.chainId, tx.body[0]).id
+    if (kind === 'contracts') shown.document = openDocument(tx.body[0], 'contract').document
+    if (kind === 'approvals') shown.document = openApproval(this.genesis.chainId, tx.body[0]).document
     return shown
   }
 
@@ -119,7 +119,7 @@ class Peer {
     const fetchBatch = (digest) => link.request('batch', Buffer.from(digest))
     let blocks = 0
     for (;;) {
-      const body = encode([this.chain.tip.height + 1, RANGE_BYTES])
+      const body = encode([this.chain.tip.height + 1, RANGE_BYTES, 0])
       const found = await this.chain.extend(await link.request('blocks', body), fetchBatch)
       blocks += found
       if (found > 0) continue
@@ -127,8 +127,8 @@ class Peer {
       if (Date.now() > deadline) throw new Refused('timeout', `height ${height}`)
       await new Promise((resolve) => setTimeout(resolve, 50))
     }
-    const { tip, heights } = this.chain
-    return { height: tip.height, hash: tip.hash.toString('hex'), blocks, txs: heights.size }
+    const { tip, heights, sets } = this.chain
+    return { height: tip.height, hash: tip.hash.toString('hex'), blocks, txs: heights.size, epoch: sets.at(-1).epoch }
   }
 
   /** Where the proved chain has a transaction. */
@@ -138,8 +138,14 @@ class Peer {
   }
 
   async check_certificate ({ header, certificate }) {
-    const opened = decodeHeader(this.genesis, Buffer.from(header, 'hex'))
-    return { height: opened.height, weight: checkCertificate(this.genesis, opened, Buffer.from(certificate, 'hex')) }
+    return this.#proved(Buffer.from(header, 'hex'), Buffer.from(certificate, 'hex'))
+  }
+
+  /** A header, proved by the certificate that names it. */
+  #proved (header, certificate) {
+    const opened = decodeHeader(this.genesis.chainId, this.chain.sets, header)
+    const weight = checkCertificate(opened, certificate)
+    return { height: opened.height, epoch: opened.epoch, hash: opened.hash.toString('hex'), weight }
   }
 
   async check_approval ({ envelope }) {
