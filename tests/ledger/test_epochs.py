@@ -89,7 +89,7 @@ BROKEN: dict[str, Callable[[ChainWorld], ChangeValidators]] = {
     "change.epoch": lambda w: resigned(w, ValidatorSet(2, SEVEN)),
     "change.same": lambda w: w.change(FOUR),
     "change.signers": lambda w: backwards(w.change(SEVEN)),
-    "change.no_quorum": lambda w: w.change(SEVEN, (0, 3)),
+    "change.no_quorum": lambda w: w.change(SEVEN, (0, 1)),
     "change.signature": lambda w: replace(w.change(SEVEN), next=w.change(SEVEN[:6]).next),
 }
 
