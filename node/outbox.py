@@ -37,6 +37,9 @@ log = structlog.get_logger("outbox")
 _RULE: Final = re.compile(r"(tx|request)(\.[a-z0-9_]{1,40}){1,2}")
 
 
+RARE_KINDS: Final = frozenset(("contracts", "approvals"))  # what strangers wait for, too
+
+
 def topic_kind(tx: CheckedTx) -> str:
     """The gossip topic that a transaction belongs to: what must reach strangers has its own."""
     if isinstance(tx.tx.body, PublishContract):

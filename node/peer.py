@@ -30,7 +30,7 @@ from node.limits import (
 from node.mempool import Mempool
 from node.notary import Committed, Notary
 from node.other_epochs import OtherEpochs
-from node.outbox import Outbox
+from node.outbox import RARE_KINDS, Outbox, topic_kind
 from node.peer_view import Metric, metrics_of, status_of
 from node.repair import Repair
 from node.safety_store import SafetyStore
@@ -280,10 +280,12 @@ class Peer:
         except Refused as error:
             self.handlers.count(error.rule)
             raise
-        if self.engine is not None:
-            await trio.lowlevel.checkpoint()
-        else:
+        if self.engine is None:
             await self.outbox.submit(tx)
+        else:
+            await trio.lowlevel.checkpoint()
+            if (kind := topic_kind(tx)) in RARE_KINDS:  # batches bring it to validators, this to strangers
+                self.outbox.publish(kind, raw)
         return tx.id
 
     async def wait_final(self, tx: bytes, timeout_s: float) -> TxOutcome:

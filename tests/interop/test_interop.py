@@ -225,7 +225,7 @@ def test_its_approval_counts(world: World, foreign: Foreign) -> None:
     world.caught_up(foreign, world.final_height(deployment))
     sent = foreign.ask("approve", seed=key_seed(world, role), deployment=deployment, role=role)
     height = world.final_height(sent["tx"])
-    decisions = world.net.show(deployment)["approvals"]
+    decisions = world.net.show(deployment, at="v1")["approvals"]
     assert [d["decision"] for d in decisions if d["document"] == sent["document"]] == ["granted"]
     world.caught_up(foreign, height)
     assert foreign.ask("final", tx=sent["tx"])["height"] == height
@@ -281,7 +281,8 @@ def test_a_wrongly_signed_approval_is_final_and_refused(world: World, foreign: F
     )
     view = until("final", lambda: tx_of(world, sent["tx"]), 20)
     assert (view.ok, view.rule) == (False, "document.signature")
-    assert all(d["document"] != sent["document"] for d in world.net.show(deployment)["approvals"])
+    decisions = world.net.show(deployment, at="v1")["approvals"]
+    assert all(d["document"] != sent["document"] for d in decisions)
 
 
 async def test_we_refuse_its_hello_of_another_chain(world: World, foreign: Foreign) -> None:
@@ -294,7 +295,8 @@ async def test_we_refuse_its_hello_of_another_chain(world: World, foreign: Forei
 
 
 def test_we_say_why_a_range_is_refused(world: World, foreign: Foreign) -> None:
-    asked = {"blocks": (encode(RangeRequest(0, 1_000, 0)), "range.first"), "batch": (bytes(32), "range.batch")}
+    asked = {"blocks": (encode(RangeRequest(0, 1_000, 0)), "range.first")}
+    asked["batch"] = (bytes(32), "range.batch")
     asked["artifact/info"] = (encode((bytes(32), 0)), "artifact.unknown")
     asked["no/method"] = (b"", "request.method")
     for method, (body, rule) in asked.items():

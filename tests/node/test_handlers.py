@@ -15,7 +15,7 @@ from ledger.certificate import VOTE_DOMAIN, Ed25519Scheme, vote_message
 from ledger.codec import encode
 from ledger.kv import MemoryKv
 from ledger.store import Store
-from ledger.transactions import SignedTx, decode_tx
+from ledger.transactions import Body, Decide, PublishContract, SignedTx, Tx, decode_tx, sign_tx
 from node import mempool
 from node import peer as peer_module
 from node.limits import ANNOUNCE_RELAY_BLOCKS, RANGE_BYTES_MAX
@@ -40,7 +40,7 @@ from p2p.errors import Refused as RequestRefused
 from p2p.ids import peer_id_of
 from p2p.network import Lane, Neighbour, Verdict
 from tests.node.final_chain import batch_of, certificate, extend, new_notary, transfer_tx
-from tests.node.network_fixture import CHAIN_ID, genesis, key
+from tests.node.network_fixture import CHAIN_ID, RICH, genesis, key
 from tests.node.scripted_network import ScriptedNetwork
 
 GENESIS = genesis(4)
@@ -213,6 +213,19 @@ async def test_late_transactions_are_nobodys_fault_but_forged_ones_are() -> None
     with pytest.raises(PeerFault, match=r"tx\.signature"):
         peer.handlers.on_message(sender, Lane.BULK, encode(TxPush(unsigned(transfer_tx(3)))))
     assert await peer.handlers.serve(sender, "tx", final) == b""  # told again: all is well
+
+
+async def test_a_validator_gossips_contracts_and_approvals_that_are_submitted_to_it() -> None:
+    """Strangers follow these topics and hear of no batches. Other transactions would be a flood."""
+    peer = make()
+    network: Any = peer.network
+    bodies: dict[str, Body] = {"approvals": Decide(b"signed"), "contracts": PublishContract(b"signed")}
+    for kind, body in bodies.items():
+        raw = sign_tx(RICH, Tx(CHAIN_ID, RICH.public, 50, bytes(8), body))
+        await peer.submit(raw)
+        assert network.published.pop() == (TOPICS[kind], raw)
+    await peer.submit(transfer_tx(1))
+    assert network.published == []
 
 
 async def test_a_sender_over_its_share_hears_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:

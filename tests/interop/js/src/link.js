@@ -61,6 +61,7 @@ export class Link {
   #answers = new Map() // request id -> { resolve, reject }
   #nextId = 0
   #hello = deferred()
+  #ended = deferred()
 
   /** `words`: chain id and genesis hash that we name. Throws Refused with the peer's reason when it refuses us. */
   static async open (connection, genesis, ourKey, peerKey, words) {
@@ -75,9 +76,14 @@ export class Link {
       link.bulk = new Lane(await connection.newStream(BULK), onMessage, onEnd)
       await link.request('p2p/addresses', Buffer.alloc(0)) // answered only once we are its neighbour
     } catch (error) {
-      throw link.reason ? new Refused(link.reason) : error
+      throw await link.#reasonOr(error)
     }
     return link
+  }
+
+  /** Why the link ended, when the peer says so soon; else the error. */
+  async #reasonOr (error) {
+    return within(1, this.#ended.promise).then((reason) => new Refused(reason), () => error)
   }
 
   /** A neighbour's answer. Throws Refused with the rule that the neighbour names. */
@@ -123,6 +129,7 @@ export class Link {
 
   #end (reason) {
     this.reason ??= reason
+    this.#ended.resolve(this.reason)
     const error = new Refused(this.reason)
     this.#hello.reject(error)
     for (const { reject } of this.#answers.values()) reject(error)
