@@ -32,6 +32,8 @@ class Memory(Checker):
         self.most: dict[str, int] = {}
 
     def committed(self, node: SimNode, block: Block) -> None:
+        if node.is_waiting:
+            return  # its core has not begun
         core = node.core
         open_views = core.frontier - core.chain.tip.view + 64
         signatures = sum(len(votes) for view in core.views.values() for votes in view.signatures.values())
@@ -44,9 +46,9 @@ class Memory(Checker):
         self._bound(node, "signatures", signatures, open_views * members * self.SIGNATURES_PER_VIEW)
         pairs = len(list(node.disk.scan(b"")))
         self._bound(node, "pairs of sign state", pairs, open_views * self.KEPT_PER_VIEW)
-        self._mempool(node)
+        self.flooded(node)
 
-    def _mempool(self, node: SimNode) -> None:
+    def flooded(self, node: SimNode) -> None:
         """Its own bounds, and that it counts rightly; a batch that consensus wants is held above them."""
         pool, limits = node.mempool, SMALL_POOL
         held = sum(len(batch.data) for batch in pool.batches.values())
@@ -56,7 +58,8 @@ class Memory(Checker):
         for maker, size in pool.by_maker.items():
             if maker != node.member:
                 self._bound(node, "bytes of a maker", size, limits["MEMPOOL_MAKER_BYTES_MAX"] + wanted)
-        self._bound(node, "pending transactions", len(pool.pending), limits["MEMPOOL_TXS_MAX"])
+        own = sum(batch.count for d, batch in pool.batches.items() if pool.makers[d] == node.member)
+        self._bound(node, "own transactions", own + len(pool.pending), limits["MEMPOOL_TXS_MAX"])
         self._bound(node, "known transactions", len(pool.known.txs), VERIFIED_MAX)
         if pool.size_bytes != held + waiting or pool.pending_bytes != waiting:
             self.complain(f"node {node.id}: {held + waiting} bytes of mempool, it counts {pool.size_bytes}")

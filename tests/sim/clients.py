@@ -163,6 +163,7 @@ class Clients:
             else:
                 refusals = [node.take(raw) for raw in raws]
                 self.world.result.faults["flood.turned_away"] += refusals.count("overloaded")
+            self.world.memory.flooded(node)
         if self.flooders[node.id] > 0:
             at_us = self.world.now_us + FLOOD_EVERY_MS * 1_000
             self.world.at(at_us, None, self._burst, node, kind, number + count)

@@ -63,6 +63,9 @@ class Offences(Checker):
     def _note(self, node: SimNode, member: int, view: int, kind: str, block: bytes) -> None:
         if not -EVIDENCE_VIEWS <= view - node.core.frontier <= VIEW_WINDOW:
             return
+        self._keep(node, member, view, kind, block)
+
+    def _keep(self, node: SimNode, member: int, view: int, kind: str, block: bytes) -> None:
         said = self.heard_by.setdefault(node.id, {}).setdefault((member, view), set())
         said.add((kind, block))
         kinds = [kind for kind, _ in said]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from consensus.messages import Synced
+from ledger.blocks import decode_header
 from ledger.codec import encode
 from ledger.errors import PeerFault, Refused
 from node.ranges import answer_range, decode_range
@@ -68,14 +69,10 @@ class Ranges:
         blocks = decode_range(answer)
         if not blocks or node.queue:
             return
-        known = node.store.header(node.height)
-        blocks = tuple(b for b in blocks if b.header != known)
-        try:
-            proved = node.notary.check_range(blocks, node.tip)
-        except Refused as error:
-            if error.rule == "range.order":
-                return  # meanwhile we went on by ourselves
-            raise
+        blocks = tuple(b for b in blocks if decode_header(b.header).height > node.height)
+        if not blocks or decode_header(blocks[0].header).parent_hash != node.tip.hash:
+            return  # meanwhile we went on by ourselves
+        proved = node.notary.check_range(blocks, node.tip)
         for block, (header, certificate, path) in zip(blocks, proved, strict=False):  # to an epoch's end
             if node.queue:
                 return  # the core found the rest by itself

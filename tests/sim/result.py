@@ -25,4 +25,5 @@ class Result:
     expired: int = 0  # … and that did not, before their time was over
     faults: Counter[str] = field(default_factory=Counter)
     coverage: Coverage = field(default_factory=Coverage)
+    cpu_s: float = 0.0
     trace: str = ""

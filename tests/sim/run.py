@@ -6,12 +6,15 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
+import logging
 import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Iterable
 from typing import Final
+
+import structlog
 
 from tests.sim.report import Report
 from tests.sim.result import Result
@@ -40,9 +43,13 @@ def world(seed: int, ed25519: bool = False) -> World:
 
 def one(seed: int, ed25519: bool = False) -> Result:
     """Run a seed. Its objects are many and live as long as it does: they are looked at for garbage once."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    started = time.process_time()
     gc.disable()
     try:
-        return world(seed, ed25519).run()
+        result = world(seed, ed25519).run()
+        result.cpu_s = time.process_time() - started
+        return result
     finally:
         gc.enable()
         gc.collect()

@@ -109,7 +109,7 @@ class World:
         self.checkers: list[Checker] = [kind(self, self.report) for kind in self.checker_kinds()]
         for hook in HOOKS:
             self.listen(hook)
-        self.egress = self.checker(Egress)
+        self.egress, self.memory = self.checker(Egress), self.checker(Memory)
         self.progress = self.checker(Progress)
         self.offences = self.checker(Offences)
         self.bounded = self.checker(Bounded)
