@@ -303,3 +303,24 @@ def test_we_say_why_a_range_is_refused(world: World, foreign: Foreign) -> None:
         with pytest.raises(No) as refused:
             foreign.ask("request", peer=world.net.peer("v1").peer_id, method=method, body=body.hex())
         assert refused.value.rule == rule
+
+
+# ---------------------------------------------------------------------- another validator set
+
+
+def test_they_follow_into_the_next_epoch(world: World, joined: dict[str, dict[str, Any]]) -> None:
+    """The voters agree on other weights: who holds genesis alone learns it from the blocks that say so."""
+    file = str(world.folder / "change.json")
+    world.net.run("validators", "propose", "--file", file, "--weight", "v1:2", home="v1")
+    for name in ("v1", "v2", "v3"):
+        world.net.run("validators", "sign", file, "--yes", home=name)
+    world.net.run("validators", "submit", file, "--key", "author", home="v1")
+    until("the next epoch", lambda: world.net.api().get("/v1/blocks/latest", BlockDetail).epoch == 1, 30)
+    height = world.net.api().status().height
+    for foreign in world.peers.values():
+        report = world.caught_up(foreign, height)
+        assert report["epoch"] == 1 and report["hash"] == block_hash(world, report["height"])
+    for foreign in world.peers.values():
+        event = foreign.saw("blocks", timeout_s=60, verdict="accept", epoch=1)
+        assert event["weight"] >= 4  # a quorum of five, where three of four were one before
+        assert event["hash"] == block_hash(world, event["height"])
