@@ -8,6 +8,7 @@ from typing import Literal
 from ledger.outcome import Receipt
 from ledger.records import Slot
 from node.executor.decide import SlotId
+from node.executor.lease import LeaseClock, LedgerTime
 from node.executor.sender import Signed
 
 Result = Literal["pending", "won", "lost", "refused", "expired"]
@@ -15,12 +16,18 @@ Result = Literal["pending", "won", "lost", "refused", "expired"]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One claim. `sent_ms`: boot clock before it was sent, from which its lease counts."""
+    """One claim. `sent_ms`: boot clock before it was sent, from which its lease counts; `ledger_ms`: what
+    ledger time was then, as far as this node could tell."""
 
     term: int
     tx: bytes
     expires: int
     sent_ms: int
+    ledger_ms: int = 0
+
+    def lease(self, claimed_ms: int) -> LeaseClock:
+        """The lease that it won; `claimed_ms`: the time of the block that gave it."""
+        return LeaseClock.claimed(self.sent_ms, LedgerTime.behind_ms(self.ledger_ms, claimed_ms))
 
     def outcome(self, slot: Slot | None, me: bytes, receipt: Receipt | None, height: int) -> Result:
         """What the state at `height` says. `receipt`: of the claim's transaction when it is final."""
@@ -55,9 +62,9 @@ class Attempts:
         """A snapshot."""
         return list(self._by_slot.items())
 
-    def note(self, slot_id: SlotId, term: int, signed: Signed, sent_ms: int) -> None:
+    def note(self, slot_id: SlotId, term: int, signed: Signed, sent_ms: int, ledger_ms: int = 0) -> None:
         """A claim is about to be sent."""
-        self._by_slot[slot_id] = Attempt(term, signed.id, signed.expires, sent_ms)
+        self._by_slot[slot_id] = Attempt(term, signed.id, signed.expires, sent_ms, ledger_ms)
 
     def forget(self, slot_id: SlotId) -> None:
         """It was decided, or never sent."""

@@ -28,6 +28,7 @@ from node.executor.decide import Now, Opening, SlotId, held_slots, openings, ref
 from node.executor.drivers.base import Driver
 from node.executor.drivers.spec import check_spec
 from node.executor.errors import SpecRefused
+from node.executor.lease import LedgerTime
 from node.executor.limits import (
     CLAIMS_PENDING_MAX,
     COOL_FAILED_S,
@@ -84,6 +85,7 @@ class Executor:
         self._nursery: trio.Nursery | None = None
         self._tenures: dict[SlotId, Tenure] = {}
         self._attempts = Attempts()
+        self._ledger_time = LedgerTime()
         self._cool_until_ms: dict[SlotId, int] = {}
         self._refused: dict[SlotId, str] = {}
         self._ended: deque[TenureStatus] = deque(maxlen=LAST_EXITS_MAX)
@@ -118,6 +120,7 @@ class Executor:
             height = -1
             while True:
                 height = await self._peer.next_block(height)
+                self._ledger_time.saw(self._peer.time_ms, self._boot_ms())
                 self._look(nursery)
                 await trio.sleep(LOOK_EVERY_S)
 
@@ -163,7 +166,9 @@ class Executor:
         if self._shop is None or record is None or data is None:
             return
         workload = workload_of(decode_manifest(data), slot_id[1])
-        tenure = Tenure(self._shop, record, workload, slot_id[1], attempt.term, attempt.sent_ms)
+        slot = read(state, Slot, key_slot(*slot_id))
+        lease = attempt.lease(slot.claimed_ms if slot is not None else 0)
+        tenure = Tenure(self._shop, record, workload, slot_id[1], attempt.term, lease)
         self._tenures[slot_id] = tenure
         self._refused.pop(slot_id, None)
         log.info("slot_won", deployment=slot_id[0].hex()[:16], slot=slot_id[1], term=attempt.term)
@@ -199,7 +204,8 @@ class Executor:
             self._refused.pop(slot_id, None)
             room -= 1
             signed = self._sender.sign(Claim(opening.deployment, opening.slot, opening.term))
-            self._attempts.note(slot_id, opening.term, signed, self._boot_ms())
+            sent_ms = self._boot_ms()
+            self._attempts.note(slot_id, opening.term, signed, sent_ms, self._ledger_time.at(sent_ms))
             nursery.start_soon(self._claim, slot_id, signed.raw)
 
     def _skips(self, slot_id: SlotId) -> bool:
@@ -274,6 +280,7 @@ class Executor:
         with trio.move_on_after(LEASE_MS / 1000):
             while held := [t for t in held if t.holds]:
                 sent_ms = self._boot_ms()
+                ledger_ms = self._ledger_time.at(sent_ms)
                 items = tuple(RenewItem(t.id[0], t.id[1], t.term) for t in held)
                 signed = self._sender.sign(Renew(items))
                 try:
@@ -286,6 +293,7 @@ class Executor:
                     log.warning("renewal_failed", error=str(error), slots=len(items))
                     return
                 self._count("renewals", "final" if outcome.receipt.ok else "refused")
+                behind_ms = LedgerTime.behind_ms(ledger_ms, outcome.time_ms)
                 for tenure in held:
                     slot = read(self._peer.state, Slot, key_slot(*tenure.id))
                     if (
@@ -293,7 +301,7 @@ class Executor:
                         and (slot.holder, slot.term) == (self._me, tenure.term)
                         and slot.renewed_ms >= outcome.time_ms
                     ):
-                        tenure.lease = tenure.lease.renewed(sent_ms)
+                        tenure.lease = tenure.lease.renewed(sent_ms, behind_ms)
                 return
 
     # ------------------------------------------------------------------ slots that we hold without knowing

@@ -4,18 +4,26 @@ A holder counts from the moment at which it *sent* its claim or renewal, which i
 counted from the block that holds it. So, whatever the network does and with clock rates within
 CLOCK_RATE_PERCENT, the holder has stopped (at the latest K after its deadline) before the ledger
 frees the slot.
+
+Blocks carry times that a leader chose, and no rule keeps those from being old: after a stall, a leader
+with a slow clock, or one that lies, can date a renewal from before it was sent. The ledger then frees the
+slot that much earlier, so the holder deducts it (`behind_ms`), by what `LedgerTime` has seen.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Final
 
 from ledger.limits import KILL_MS, LEASE_MS
+from node.executor.limits import KILL_WITHIN_S
 
 RENEW_EVERY_MS: Final = LEASE_MS // 3
 START_LEFT_MS: Final = LEASE_MS // 2
 STOP_GRACE_MS: Final = KILL_MS // 2  # for SIGTERM; the driver needs up to 2 s more, the rest is reserve
+SEEN_MS: Final = 2 * LEASE_MS  # blocks looked back at: within it, two clocks drift by a second or so
+SEEN_EVERY_MS: Final = LEASE_MS // 30  # one block a second is enough, and bounds how many are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +38,18 @@ class LeaseClock:
     asked_ms: int
 
     @classmethod
-    def claimed(cls, sent_ms: int) -> LeaseClock:
-        """The lease won by a claim that was sent then."""
-        return cls(sent_ms + LEASE_MS, sent_ms)
+    def claimed(cls, sent_ms: int, behind_ms: int = 0) -> LeaseClock:
+        """The lease won by a claim that was sent then. `behind_ms`: see `LedgerTime.behind_ms`."""
+        return cls(sent_ms + LEASE_MS - behind_ms, sent_ms)
 
     def asked(self, sent_ms: int) -> LeaseClock:
         """A renewal was sent; nothing is gained before it is final."""
         return LeaseClock(self.deadline_ms, max(self.asked_ms, sent_ms))
 
-    def renewed(self, sent_ms: int) -> LeaseClock:
-        """The renewal that was sent then is final."""
-        return LeaseClock(max(self.deadline_ms, sent_ms + LEASE_MS), max(self.asked_ms, sent_ms))
+    def renewed(self, sent_ms: int, behind_ms: int = 0) -> LeaseClock:
+        """The renewal that was sent then is final. `behind_ms`: see `LedgerTime.behind_ms`."""
+        deadline_ms = sent_ms + LEASE_MS - behind_ms
+        return LeaseClock(max(self.deadline_ms, deadline_ms), max(self.asked_ms, sent_ms))
 
     def left_ms(self, now_ms: int) -> int:
         """Until the deadline; negative after it."""
@@ -54,6 +63,42 @@ class LeaseClock:
         """Rule 4: at the deadline the workload is stopped, whatever the network says."""
         return self.left_ms(now_ms) <= 0
 
+    def grace_ms(self, now_ms: int) -> int:
+        """Rule 4: for SIGTERM in a stop that begins now. Who comes late (the machine slept through the
+        deadline, the loop was held up) gives less, or none: all is over K after the deadline."""
+        spare_ms = self.left_ms(now_ms) + KILL_MS - int(KILL_WITHIN_S * 1000)
+        return max(0, min(STOP_GRACE_MS, spare_ms))
+
+    @property
+    def due_ms(self) -> int:
+        """Rule 3: when to renew next, every third of a lease."""
+        return self.asked_ms + RENEW_EVERY_MS
+
     def renew_due(self, now_ms: int) -> bool:
-        """Rule 3: every third of a lease."""
-        return now_ms >= self.asked_ms + RENEW_EVERY_MS
+        """Rule 3."""
+        return now_ms >= self.due_ms
+
+
+@dataclass(slots=True)
+class LedgerTime:
+    """What ledger time it is at a moment of the boot clock, by the blocks seen within SEEN_MS."""
+
+    _seen: deque[tuple[int, int]] = field(default_factory=deque)  # boot clock, time of the block
+
+    def saw(self, block_ms: int, now_ms: int) -> None:
+        """A committed block of that time is there now."""
+        if self._seen and now_ms < self._seen[-1][0] + SEEN_EVERY_MS:
+            return
+        self._seen.append((now_ms, block_ms))
+        while self._seen[0][0] < now_ms - SEEN_MS:
+            self._seen.popleft()
+
+    def at(self, now_ms: int) -> int:
+        """Ledger time then, as the block says that was ahead of the boot clock the most: the others came
+        late. 0 when none was seen."""
+        return now_ms + max((block_ms - seen_ms for seen_ms, block_ms in self._seen), default=-now_ms)
+
+    @staticmethod
+    def behind_ms(expected_ms: int, block_ms: int) -> int:
+        """By how much a block's time is before what ledger time was when its claim or renewal was sent."""
+        return max(0, expected_ms - block_ms)

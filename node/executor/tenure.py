@@ -25,7 +25,7 @@ from node.exchange import Exchange, Progress, fetch_all
 from node.executor.decide import SlotId, backoff_s, standing
 from node.executor.drivers.base import Driver, Fingerprint, Handle, TaskSpec
 from node.executor.errors import ExecutorError
-from node.executor.lease import STOP_GRACE_MS, LeaseClock
+from node.executor.lease import LeaseClock
 from node.executor.limits import FETCH_STALLED_S, GOODBYE_S, GUARD_TICK_S, HINTS_MAX
 from node.executor.reporter import Reporter
 from node.executor.sender import Sender
@@ -84,12 +84,18 @@ class Tenure:
     """See the module. Made when a claim has won; `run` returns when all is over."""
 
     def __init__(
-        self, shop: Workshop, record: Deployment, workload: Workload, slot: str, term: int, sent_ms: int
+        self,
+        shop: Workshop,
+        record: Deployment,
+        workload: Workload,
+        slot: str,
+        term: int,
+        lease: LeaseClock,
     ) -> None:
         self.id: SlotId = (record.id, slot)
         self.term = term
         self.workload = workload
-        self.lease = LeaseClock.claimed(sent_ms)
+        self.lease = lease
         self.phase: Phase = "claimed"
         self.detail = ""
         self.restarts = 0
@@ -229,7 +235,7 @@ class Tenure:
             return
         with trio.CancelScope(shield=True):
             try:
-                await self._shop.driver.stop(handle, STOP_GRACE_MS / 1000)
+                await self._shop.driver.stop(handle, self.lease.grace_ms(self._shop.boot_ms()) / 1000)
             except ExecutorError as error:
                 self._log.critical("workload_survives", error=str(error))
                 self.detail = str(error)

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.limits import BLOCK_IDLE_MS, CLOCK_RATE_PERCENT, KILL_MS, LEASE_GUARD_MS, LEASE_MS
-from node.executor.lease import RENEW_EVERY_MS, START_LEFT_MS, STOP_GRACE_MS, LeaseClock
+from node.executor.lease import (
+    RENEW_EVERY_MS,
+    SEEN_EVERY_MS,
+    SEEN_MS,
+    START_LEFT_MS,
+    STOP_GRACE_MS,
+    LeaseClock,
+    LedgerTime,
+)
 from node.executor.limits import GUARD_TICK_S, KILL_WITHIN_S
 
 RATES = st.integers(100 - CLOCK_RATE_PERCENT, 100 + CLOCK_RATE_PERCENT).map(lambda p: Fraction(p, 100))
@@ -99,3 +107,58 @@ def test_a_deadline_never_moves_back_and_asking_alone_gains_nothing(start_ms: in
 def test_what_may_be_done_at_which_age(age_ms: int, start: bool, stop: bool, renew: bool) -> None:
     clock, now_ms = LeaseClock.claimed(5_000), 5_000 + age_ms
     assert (clock.may_start(now_ms), clock.must_stop(now_ms), clock.renew_due(now_ms)) == (start, stop, renew)
+
+
+def test_a_renewal_dated_before_it_was_sent_is_worth_less() -> None:
+    """After a stall a leader may date a block from before it; the ledger counts from there."""
+    seen = LedgerTime()
+    for second in range(5):
+        seen.saw(1_000_000 + second * 1_000, 7_000 + second * 1_000)
+    sent_ms = 27_000  # nothing was committed for sixteen seconds
+    assert seen.at(sent_ms) == 1_020_000
+    assert LedgerTime.behind_ms(seen.at(sent_ms), 1_021_000) == 0
+    behind_ms = LedgerTime.behind_ms(seen.at(sent_ms), 1_004_000)
+    assert behind_ms == 16_000
+    assert LeaseClock.claimed(sent_ms, behind_ms).deadline_ms == sent_ms + LEASE_MS - 16_000
+    held = LeaseClock.claimed(7_000)
+    assert held.renewed(sent_ms, behind_ms).deadline_ms == sent_ms + LEASE_MS - 16_000
+    assert held.renewed(sent_ms, 2 * LEASE_MS).deadline_ms == held.deadline_ms  # a deadline never moves back
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5_000), st.integers(0, 3_000)), min_size=1, max_size=400),
+    st.integers(0, LEASE_MS),
+)
+def test_ledger_time_is_never_ahead_of_the_blocks_and_keeps_few(
+    blocks: list[tuple[int, int]], later_ms: int
+) -> None:
+    """Blocks come late, never early: what is told is at most true, and as good as the best of them."""
+    seen, now_ms, told = LedgerTime(), 0, []
+    for step_ms, late_ms in blocks:
+        now_ms += step_ms
+        seen.saw(10**9 + now_ms - late_ms, now_ms)
+        told.append(seen.at(now_ms))
+        assert 10**9 + now_ms - 3_000 <= told[-1] <= 10**9 + now_ms
+        assert len(seen._seen) <= SEEN_MS // SEEN_EVERY_MS + 1
+    assert seen.at(now_ms + later_ms) == told[-1] + later_ms
+
+
+def test_ledger_time_of_nothing_seen() -> None:
+    assert LedgerTime.behind_ms(LedgerTime().at(5_000), 1_000_000) == 0
+
+
+@pytest.mark.parametrize(
+    ("late_ms", "grace_ms"),
+    [
+        (-LEASE_MS, STOP_GRACE_MS),
+        (0, STOP_GRACE_MS),
+        (int(GUARD_TICK_S * 1000), STOP_GRACE_MS),
+        (KILL_MS - int(KILL_WITHIN_S * 1000) - 1_000, 1_000),
+        (KILL_MS, 0),
+        (100 * LEASE_MS, 0),
+    ],
+)
+def test_a_stop_that_is_late_gives_no_grace(late_ms: int, grace_ms: int) -> None:
+    """Rule 4: over within K of the deadline, or at once where that is past, as after a machine's sleep."""
+    clock = LeaseClock.claimed(5_000)
+    assert clock.grace_ms(clock.deadline_ms + late_ms) == grace_ms

@@ -1,0 +1,293 @@
+"""What must hold of every market, in true time. Each checker is told what happens and complains to the world.
+
+They share no code with what they check: terms, capacity and money are counted from the records, approval
+quorums by the samples' rule written out by hand, leases from when claims and renewals were seen to leave.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ledger.codec import decode
+from ledger.documents import open_document
+from ledger.limits import KILL_MS, LEASE_GUARD_MS, LEASE_MS
+from ledger.records import Deployment, Slot, key_deployment, key_slot
+from ledger.state import read
+from ledger.transactions import Claim, Decide, Renew, decode_tx
+from tests.ledger import invariants
+from tests.ledger.world import BUDGET, EXPERT, LEGAL
+from tests.sim.market_chain import Final as FinalBlock
+
+if TYPE_CHECKING:
+    from node.executor.decide import SlotId
+    from tests.sim.market import Market
+    from tests.sim.market_node import MarketNode
+    from tests.sim.market_peer import MarketPeer
+
+RATE: Final = 1.01  # a true second is at least 1/RATE of a clock's, and at most RATE
+TAIL_MS: Final = 2_500  # of a machine that slept through its deadline: noticed and killed, no grace
+HEARD_MS: Final = 9_000  # from the block that a node knows of to the end of what it forbids: a kill, a look
+
+
+class MarketChecker:
+    """Base: told of everything, minds what it wants."""
+
+    def __init__(self, market: Market) -> None:
+        self.market = market
+
+    @property
+    def now_us(self) -> int:
+        """True time."""
+        return self.market.world.now_us
+
+    def complain(self, what: str) -> None:
+        self.market.world.report(type(self).__name__, what)
+
+    def final(self, block: FinalBlock) -> None:
+        """A block is final; the chronicle's state is the one after it."""
+
+    def sent(self, peer: MarketPeer, tx_id: bytes, raw: bytes) -> None:
+        """A peer signed a transaction and hands it in for the first time."""
+
+    def started(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
+        """A workload runs from now on."""
+
+    def stopped(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
+        """It does not any more."""
+
+    def resumed(self, node: MarketNode) -> None:
+        """A machine that slept goes on."""
+
+    def end(self) -> None:
+        """The run is over."""
+
+
+class OneHolder(MarketChecker):
+    """No slot is executed by two nodes at the same true time, no term by two nodes ever.
+
+    A machine that slept through its deadline can't stop anything meanwhile: what it then still runs until
+    its guard has killed it is counted, and must end within TAIL_MS. (Receivers refuse its lower term.)
+    """
+
+    def __init__(self, market: Market) -> None:
+        super().__init__(market)
+        self.runs: dict[SlotId, dict[tuple[str, int], MarketNode]] = {}
+        self.tails: dict[tuple[str, SlotId, int], int] = {}
+        self.of_term: dict[tuple[SlotId, int], str] = {}
+
+    def started(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
+        if self.of_term.setdefault((slot_id, term), node.name) != node.name:
+            self.complain(f"{slot_id[1]} term {term} ran on {self.of_term[slot_id, term]} and {node.name}")
+        runs = self.runs.setdefault(slot_id, {})
+        for (name, other_term), other in runs.items():
+            if not other.is_paused:
+                self.complain(
+                    f"{slot_id[1]} runs on {name} (term {other_term}) and {node.name} (term {term})"
+                )
+        runs[node.name, term] = node
+
+    def resumed(self, node: MarketNode) -> None:
+        for slot_id, runs in self.runs.items():
+            others = [n for n in runs.values() if n is not node and not n.is_paused]
+            for name, term in runs:
+                if name == node.name and others:
+                    self.market.count("slept through its deadline")
+                    self.tails[name, slot_id, term] = self.now_us
+
+    def stopped(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
+        self.runs.get(slot_id, {}).pop((node.name, term), None)
+        since_us = self.tails.pop((node.name, slot_id, term), None)
+        if since_us is not None:
+            self._tail(node.name, slot_id, term, since_us)
+
+    def _tail(self, name: str, slot_id: SlotId, term: int, since_us: int) -> None:
+        tail_ms = (self.now_us - since_us) // 1_000
+        if tail_ms > TAIL_MS:
+            self.complain(f"{slot_id[1]} term {term} ran on {name} for {tail_ms} ms after it woke")
+
+    def end(self) -> None:
+        for (name, slot_id, term), since_us in self.tails.items():
+            self._tail(name, slot_id, term, since_us)
+
+
+class Leases(MarketChecker):
+    """Nothing runs for longer than a lease and its kill time after the last claim or renewal that became
+    final was *sent*; it starts with half a lease left; the ledger keeps no slot longer than L + G."""
+
+    def __init__(self, market: Market) -> None:
+        super().__init__(market)
+        self.left: dict[bytes, tuple[int, dict[SlotId, int]]] = {}  # when, for which terms
+        self.counted: dict[tuple[SlotId, int], int] = {}  # last true sending that became final
+        self.running: dict[tuple[str, SlotId, int], int] = {}
+
+    def sent(self, peer: MarketPeer, tx_id: bytes, raw: bytes) -> None:
+        body = decode_tx(raw, self.market.world.chain_id).tx.body
+        if isinstance(body, Claim):
+            self.left[tx_id] = self.now_us, {(body.deployment, body.slot): body.term}
+        elif isinstance(body, Renew):
+            self.left[tx_id] = self.now_us, {(i.deployment, i.slot): i.term for i in body.items}
+
+    def final(self, block: FinalBlock) -> None:
+        for receipt in block.result.receipts:
+            at_us, terms = self.left.get(receipt.id, (0, {}))
+            for slot_id, term in terms.items() if receipt.ok else ():
+                key = (slot_id, term)
+                # A claim counts for whoever wins the term; the latest is the most that anybody may count on.
+                self.counted[key] = max(self.counted.get(key, 0), at_us)
+        for _, data in self.market.chronicle.state.scan(b"slot/"):
+            slot = decode(Slot, data)
+            if slot.holder and slot.lease_until_ms > block.time_ms + LEASE_MS + LEASE_GUARD_MS:
+                self.complain(f"{slot.name}: leased for longer than L + G")
+
+    def started(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
+        counted_us = self.counted.get((slot_id, term))
+        if counted_us is None:
+            self.complain(f"{slot_id[1]} term {term} starts on {node.name} without a claim that was final")
+            return
+        used_ms = (self.now_us - counted_us) / 1_000
+        if used_ms * (2 - RATE) > LEASE_MS / 2 + 1:
+            self.complain(f"{slot_id[1]} term {term} starts on {node.name} {used_ms:.0f} ms into its lease")
+        self.running[node.name, slot_id, term] = counted_us
+
+    def stopped(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
+        if self.running.pop((node.name, slot_id, term), None) is None:
+            return
+        counted_us = self.counted[slot_id, term]
+        allowed_us = counted_us + (LEASE_MS + KILL_MS) * 1_000 * RATE
+        if self.now_us > max(allowed_us, node.woke_us(counted_us) + TAIL_MS * 1_000):
+            ran_ms = (self.now_us - counted_us) // 1_000
+            self.complain(f"{slot_id[1]} term {term} ran on {node.name} {ran_ms} ms after it was asked for")
+
+    def end(self) -> None:
+        for name, slot_id, term in list(self.running):
+            self.stopped(next(n for n in self.market.nodes if n.name == name), slot_id, term)
+
+
+class Terms(MarketChecker):
+    """A slot's term never goes back, grows by one with each holder, and has one holder ever."""
+
+    def __init__(self, market: Market) -> None:
+        super().__init__(market)
+        self.last: dict[bytes, int] = {}
+        self.holders: dict[tuple[bytes, int], bytes] = {}
+
+    def final(self, block: FinalBlock) -> None:
+        for key, data in self.market.chronicle.state.scan(b"slot/"):
+            slot = decode(Slot, data)
+            last = self.last.get(key, 0)
+            if not last <= slot.term <= last + 1:
+                self.complain(f"{slot.name} goes from term {last} to {slot.term}")
+            self.last[key] = slot.term
+            if slot.holder and self.holders.setdefault((key, slot.term), slot.holder) != slot.holder:
+                self.complain(f"{slot.name} term {slot.term} has two holders")
+        for event in block.result.events:
+            if event.kind == "slot.claimed":
+                key = key_slot(bytes.fromhex(event.subject), str(event.fields["slot"]))
+                node = bytes.fromhex(str(event.fields["node"]))
+                if self.holders.setdefault((key, int(event.fields["term"])), node) != node:
+                    self.complain(f"{event.fields['slot']}: term {event.fields['term']} was given out twice")
+
+
+class Books(MarketChecker):
+    """Money is conserved, every bill is what was spent; capacity that is bound is what held slots need, no
+    less and no more; timed work and open slots are what the records ask for."""
+
+    def final(self, block: FinalBlock) -> None:
+        if not block.result.events:
+            return
+        try:
+            invariants.check(self.market.chronicle.state, block.time_ms)
+        except AssertionError as error:
+            self.complain(f"height {block.height}: {error}")
+
+
+class Approved(MarketChecker):
+    """Nothing runs, and no deployment is approved, without its quorum: a grant of the budget's holder that
+    stands, and one of the expert's or the lawyer's. Each document counts once. What a node knows to be
+    withdrawn ends within HEARD_MS."""
+
+    def __init__(self, market: Market) -> None:
+        super().__init__(market)
+        self.standing: dict[bytes, set[bytes]] = {}
+        self.documents: set[bytes] = set()
+        self.history: dict[
+            bytes, list[tuple[int, bool]]
+        ] = {}  # height, whether the quorum stands from then on
+        self.running: set[tuple[str, SlotId, int]] = set()
+        self.given: dict[tuple[SlotId, int], int] = {}  # height at which a term was given out
+
+    def final(self, block: FinalBlock) -> None:
+        for event in block.result.events:
+            if event.kind == "slot.claimed":
+                slot_id = (bytes.fromhex(event.subject), str(event.fields["slot"]))
+                self.given[slot_id, int(event.fields["term"])] = block.height
+        done = {receipt.id for receipt in block.result.receipts if receipt.ok}
+        for tx in block.txs:
+            if tx.id in done and isinstance(tx.tx.body, Decide):
+                self._decided(tx.tx.body, block.height)
+        for _, data in self.market.chronicle.state.scan(b"deployment/"):
+            record = decode(Deployment, data)
+            if record.status in ("approved", "active") and not self.has_quorum(record.id, block.height):
+                self.complain(f"{record.id.hex()[:8]} is {record.status} without its quorum")
+        self._heard()
+
+    def _decided(self, body: Decide, height: int) -> None:
+        document = open_document(body.envelope, "approval")
+        if document.id in self.documents:
+            self.complain(f"approval {document.id.hex()[:8]} was counted twice")
+        self.documents.add(document.id)
+        if document.predicate.act != "deploy":
+            return
+        deployment = bytes.fromhex(document.predicate.deployment)
+        standing = self.standing.setdefault(deployment, set())
+        (standing.add if document.predicate.decision == "granted" else standing.discard)(document.signer)
+        quorum = BUDGET.public in standing and not standing.isdisjoint((EXPERT.public, LEGAL.public))
+        self.history.setdefault(deployment, []).append((height, quorum))
+
+    def has_quorum(self, deployment: bytes, height: int) -> bool:
+        """As of a height."""
+        found = [quorum for at, quorum in self.history.get(deployment, []) if at <= height]
+        return bool(found) and found[-1]
+
+    def started(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
+        self.running.add((node.name, slot_id, term))
+        if not self.has_quorum(slot_id[0], node.replica.height):
+            self.complain(f"{slot_id[1]} of {slot_id[0].hex()[:8]} starts on {node.name} without its quorum")
+
+    def stopped(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
+        self.running.discard((node.name, slot_id, term))
+
+    def _heard(self) -> None:
+        """Who knew HEARD_MS ago that the quorum of a term was gone runs it no more."""
+        for name, slot_id, term in sorted(self.running):
+            node = next(n for n in self.market.nodes if n.name == name)
+            known, given = node.known_height(HEARD_MS), self.given.get((slot_id, term), 0)
+            if any(not quorum and given < at <= known for at, quorum in self.history[slot_id[0]]):
+                self.complain(f"{slot_id[1]} term {term} still runs on {name}, which knows of its withdrawal")
+
+
+class Ended(MarketChecker):
+    """At the end, what runs is what the ledger says is held, and of an ended deployment nothing runs."""
+
+    def __init__(self, market: Market) -> None:
+        super().__init__(market)
+        self.running: set[tuple[str, SlotId, int]] = set()
+
+    def started(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
+        self.running.add((node.name, slot_id, term))
+
+    def stopped(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
+        self.running.discard((node.name, slot_id, term))
+
+    def end(self) -> None:
+        state = self.market.chronicle.state
+        keys = {node.name: node.key.public for node in self.market.nodes}
+        for name, slot_id, term in sorted(self.running):
+            slot = read(state, Slot, key_slot(*slot_id))
+            record = read(state, Deployment, key_deployment(slot_id[0]))
+            assert slot is not None and record is not None
+            if (slot.holder, slot.term) != (keys[name], term):
+                self.complain(f"{name} runs {slot_id[1]} term {term}, which it does not hold")
+
+
+MARKET_CHECKERS: Final = (OneHolder, Leases, Terms, Books, Approved, Ended)

@@ -1,0 +1,150 @@
+"""A seed's market: its 3nodes and their clocks, what is ordered, approved, withdrawn and cancelled, and the
+faults of 3nodes. The validators' part is a scenario of the simulator, stretched to leases' length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Final
+
+from ledger.contract_types import Contract
+from ledger.manifest_types import Placement, Restart
+from tests.ledger.world import contract, job, service
+from tests.sim.market_people import Plan, Word
+from tests.sim.scenario import Fault, Scenario, make
+
+ORDERS_UNTIL_MS: Final = 25_000
+PAST: Final = "past"  # the lie of a leader that dates its blocks from their parents' time
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What befalls one 3node: `kind` at `at_ms`, for `for_ms`. `members`: whom a cut keeps from it; `by_ms`:
+    how far its wall clock jumps."""
+
+    at_ms: int
+    kind: str
+    node: int
+    for_ms: int
+    members: frozenset[int] = frozenset()
+    by_ms: int = 0
+
+
+@dataclass(slots=True)
+class MarketScenario:
+    """All that is random, but single messages' fates."""
+
+    network: Scenario
+    rates_ppm: tuple[int, ...]  # of the 3nodes
+    cpu_millis: tuple[int, ...]
+    plans: tuple[Plan, ...]
+    loss: float
+    latency_ms: tuple[int, int]
+    troubles: list[Trouble] = field(default_factory=list)
+
+
+def make_market(seed: int) -> MarketScenario:
+    """The market of a seed."""
+    rng = Random(f"market/{seed}")
+    network = _network(seed, rng)
+    count = rng.randint(3, 5)
+    scenario = MarketScenario(
+        network=network,
+        rates_ppm=tuple(
+            1_000_000 + rng.choice((-10_000, 10_000, rng.randint(-9_000, 9_000))) for _ in range(count)
+        ),
+        cpu_millis=tuple(rng.choice((500, 1_000, 2_000)) for _ in range(count)),
+        plans=tuple(_plan(rng, number) for number in range(rng.randint(2, 3))),
+        loss=rng.choice((0.0, 0.02, 0.2)),
+        latency_ms=rng.choice(((1, 5), (5, 60), (50, 400))),
+    )
+    for _ in range(rng.randint(6, 12)):
+        scenario.troubles.append(_trouble(rng, scenario))
+    scenario.troubles.sort(key=lambda trouble: trouble.at_ms)
+    return scenario
+
+
+def stalled_market(seed: int) -> MarketScenario:
+    """Nothing is committed for a while; a Byzantine leader may date the first block after it, and renewals
+    in it, from before. Then the holders are cut off."""
+    scenario = make_market(seed)
+    rng = Random(f"stall/{seed}")
+    begin_ms, length_ms = rng.randint(45_000, 55_000), rng.randint(18_000, 26_000)
+    network = scenario.network
+    network.weights, network.twin, network.lie = (1, 1, 1, 1), rng.randrange(4), PAST
+    network.rates_ppm, network.wall_offsets_ms = (1_000_000,) * 4, (0,) * 4
+    network.faults, network.always_down = [Fault(begin_ms, "outage", length_ms)], ()
+    network.faults_end_ms = 150_000
+    web = service(replicas=2, placement=Placement(distinct="node"), restart=Restart(attempts=9))
+    words = (Word(500, "budget"), Word(900, "legal"))
+    scenario.plans = (Plan(contract(web, name="site-0", duration_s=3600), 5_000, words),)
+    scenario.rates_ppm, scenario.cpu_millis = (990_000, 990_000, 1_000_000, 1_000_000), (2_000,) * 4
+    scenario.loss, scenario.latency_ms = 0.0, (1, 5)
+    end_ms = begin_ms + length_ms
+    everybody = frozenset(range(4))
+    scenario.troubles = [
+        Trouble(end_ms + rng.randint(1_500, 4_000), "cut", node, 60_000, everybody) for node in (0, 1)
+    ]
+    return scenario
+
+
+def _network(seed: int, rng: Random) -> Scenario:
+    """A quiet network of validators with few faults, for long enough that leases end."""
+    scenario = make(seed)
+    until_ms = rng.randint(110_000, 170_000)
+    stretch = until_ms / scenario.faults_end_ms
+    scenario.timing = replace(scenario.timing, idle_ms=1_000)
+    scenario.batch_every_ms = 8_000
+    scenario.faults = [_later(fault, stretch) for fault in scenario.faults[:5]]
+    scenario.faults_end_ms = until_ms
+    if rng.random() < 0.2:  # nobody commits for a while
+        scenario.faults.append(Fault(rng.randint(30_000, 60_000), "outage", rng.randint(5_000, 40_000)))
+    scenario.faults.sort(key=lambda fault: fault.at_ms)
+    return scenario
+
+
+def _later(fault: Fault, stretch: float) -> Fault:
+    return Fault(int(fault.at_ms * stretch), fault.kind, fault.for_ms, fault.who, fault.rate, fault.point)
+
+
+def _sample(rng: Random, number: int) -> Contract:
+    distinct = rng.choice(("none", "node", "farm"))
+    web = service(replicas=2, placement=Placement(distinct=distinct), restart=Restart(attempts=2))
+    work = job(restart=Restart(attempts=2))
+    workloads = rng.choice(((web,), (work,), (web, work)))
+    return contract(*workloads, name=f"site-{number}", duration_s=3600)
+
+
+def _plan(rng: Random, number: int) -> Plan:
+    """Mostly approved within seconds; sometimes late, withdrawn and granted again, or never complete."""
+    words = [Word(rng.randint(200, 6_000), "budget", again_ms=rng.choice((0, 3_000, 30_000)))]
+    second = rng.choice(("it-expert", "legal"))
+    if rng.random() < 0.9:
+        words.append(Word(rng.choice((rng.randint(200, 6_000), rng.randint(10_000, 40_000))), second))
+    if rng.random() < 0.6:
+        revoked_ms = rng.randint(30_000, 80_000)
+        words.append(Word(revoked_ms, "budget", "revoked", again_ms=rng.choice((0, 20_000))))
+        granted_ms = revoked_ms + rng.choice((1_500, 6_000, 30_000))
+        words.append(Word(granted_ms, "budget"))
+    if rng.random() < 0.5:
+        words.append(Word(rng.randint(40_000, 90_000), "it-expert", act="signoff"))
+    cancel_ms = rng.randint(40_000, 100_000) if rng.random() < 0.25 else 0
+    return Plan(_sample(rng, number), rng.randint(5_000, ORDERS_UNTIL_MS), tuple(words), cancel_ms)
+
+
+def _trouble(rng: Random, scenario: MarketScenario) -> Trouble:
+    node = rng.randrange(len(scenario.rates_ppm))
+    at_ms = rng.randint(15_000, scenario.network.faults_end_ms - 1_000)
+    members = range(len(scenario.network.weights))
+    match rng.choice(("cut", "cut", "cut", "some", "crash", "crash", "pause", "wall")):
+        case "cut":
+            return Trouble(at_ms, "cut", node, rng.choice((9_000, 35_000, 60_000)), frozenset(members))
+        case "some":
+            some = frozenset(m for m in members if rng.random() < 0.6)
+            return Trouble(at_ms, "cut", node, rng.randint(1_000, 60_000), some)
+        case "crash":
+            return Trouble(at_ms, "crash", node, rng.choice((500, 5_000, 50_000)))
+        case "pause":
+            return Trouble(at_ms, "pause", node, rng.choice((300, 4_000, 25_000, 50_000)))
+        case _:
+            return Trouble(at_ms, "wall", node, 0, by_ms=rng.choice((-40_000, -3_000, 3_000, 40_000)))
