@@ -6,9 +6,10 @@ import hashlib
 
 from ledger import tree
 from ledger.blocks import ZERO_HASH, Batch, Header, batch_digest
-from ledger.certificate import VOTE_DOMAIN, Statement, VoteKind, vote_message
+from ledger.certificate import VOTE_DOMAIN, Statement, Validator, ValidatorSet, VoteKind, vote_message
 from ledger.codec import encode
 from ledger.consent import sign_consent
+from ledger.epochs import sign_change
 from ledger.genesis import Genesis, GenesisValidator
 from ledger.keys import Key
 from ledger.limits import CHUNK_BYTES
@@ -69,6 +70,7 @@ def vectors() -> dict[str, str]:
     proof = ALICE.sign(HELLO_DOMAIN, CHAIN, hello_message(alice, bob))
     hello = Hello(1, CHAIN, genesis().hash, "v1", ("validator",), 0, ALICE.public, proof)
     zeros = [hashlib.sha256(bytes(CHUNK_BYTES)).digest(), hashlib.sha256(bytes(1)).digest()]
+    following = encode(ValidatorSet(1, (Validator(ALICE.public, 2, "v1"),)))
     found: dict[str, bytes | str] = {
         "seed of A: 32 × 01; public key": ALICE.public,
         "peer id of A": alice,
@@ -90,6 +92,8 @@ def vectors() -> dict[str, str]:
         "A's consent to be a node in BE of B's farm `alpha` (signature)": sign_consent(
             ALICE, CHAIN, "alpha", BOB.public, "BE"
         ),
+        "the next validator set: A with weight 2, in epoch 1": following,
+        "A's signature for it (a change of the validators)": sign_change(ALICE, CHAIN, following),
         "PING with token 1": frames.encode(frames.Kind.PING, (1).to_bytes(8, "big")),
         "`chunks` of 262,145 zero bytes": chunks_root(zeros),
     }
