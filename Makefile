@@ -1,7 +1,7 @@
 # What can be done here: `make help`. Everything runs in .venv, which `make setup` makes from the locks.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo sim twins mutants crash bench docs lock clean
+.PHONY: help setup lint test demo sim twins mutants crash interop bench docs lock clean
 python := .venv/bin/python
 SEEDS ?= 200
 SHAPES ?= wn,nw
@@ -35,6 +35,9 @@ mutants: setup ## break the product in over 100 named ways; each must be noticed
 
 crash: setup ## kill a validator of a real network at each point at which it persists something (3 minutes)
 	@$(python) -m tests.e2e.crash --only "$(ONLY)"
+
+interop: setup ## js-libp2p and go-libp2p peers on a real network (2 minutes; the first time it fetches and builds)
+	@$(python) -m tests.interop.run $(ARGS)
 
 bench: setup ## measure, print the figures
 	@$(python) -m bench.run
