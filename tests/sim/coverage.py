@@ -54,11 +54,17 @@ class Coverage:
     def after(self, core: Core, event: Event, ready: Ready, frontier: int) -> None:
         """What a step did."""
         rules = self.rules
-        rules["1 view entered"] += core.frontier > frontier
-        rules["9 commit"] += len(ready.commit)
-        rules["9 ancestors"] += len(ready.commit) > 1
-        rules["11 evidence"] += len(ready.evidence)
-        self.alarms.update(ready.alarms)
+        if core.frontier > frontier:
+            rules["1 view entered"] += 1
+        if ready.commit:
+            rules["9 commit"] += len(ready.commit)
+            rules["9 ancestors"] += len(ready.commit) > 1
+        if ready.evidence:
+            rules["11 evidence"] += len(ready.evidence)
+        if ready.alarms:
+            self.alarms.update(ready.alarms)
+        if not ready.records and not ready.send:
+            return
         for record in ready.records:
             rules[
                 {VoteKind.NOTAR: "3 notar", VoteKind.FINAL: "4 final", VoteKind.SKIP: "5 skip"}[record.kind]

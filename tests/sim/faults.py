@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from heapq import heappush
 from typing import TYPE_CHECKING, Final
 
 from ledger.quorum import tolerated, weight_of
@@ -53,8 +54,12 @@ class Faults:
         random = world.rng.random
         world.result.messages += len(targets)
         if not self.active:
+            first_us, about = world.now_us + low_us, (node.member, data)
+            heap, sequence = world.heap, world.sequence
             for target in targets:
-                world.arrive(world.now_us + low_us + int(random() * span_us), target, node.member, data)
+                sequence += 1
+                heappush(heap, (first_us + int(random() * span_us), sequence, target, target.receive, about))
+            world.sequence = sequence
             return
         for target in targets:
             copies, late_us, again = 1, 0, False

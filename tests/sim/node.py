@@ -40,6 +40,7 @@ from ledger.store import Store
 from ledger.stored import Tip
 from node.accuser import Accuser
 from node.batch_desk import BatchDesk
+from node.limits import PRUNE_EVERY_VIEWS
 from node.mempool import HeldBatch, Mempool, open_batch
 from node.notary import Notary
 from node.safety_store import SafetyStore
@@ -155,7 +156,7 @@ class SimNode:
     def boot(self) -> None:
         """Start from what is on the disk."""
         self.up, self.life, self.doom = True, self.life + 1, None
-        self.queue, self.wake_us, self.ranges = [], None, Ranges(self)
+        self.queue, self.wake_us, self.ranges, self.pruned_view = [], None, Ranges(self), 0
         self.open_store()
         self.disk.open()
         self.safety = SafetyStore(self.disk)
@@ -336,8 +337,10 @@ class SimNode:
         self.prune(header.view)
 
     def prune(self, view: int) -> None:
-        """After the commit is durable, what it settles may go."""
-        self.safety.prune(view)
+        """After the commit is durable, what it settles may go; now and then, as in `node.engine`."""
+        if view >= self.pruned_view + PRUNE_EVERY_VIEWS:
+            self.pruned_view = view
+            self.safety.prune(view)
 
     # ------------------------------------------------------------------ transactions and batches
 

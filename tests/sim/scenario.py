@@ -104,8 +104,8 @@ def _few(rng: Random, weights: tuple[int, ...], budget: int) -> tuple[int, ...]:
     return tuple(chosen)
 
 
-QUIET_IDLE_MS: Final = (200, 1_000, 1_000, 5_000, 20_000)  # 1 s is what a genesis file has by itself
-QUIET_VIEWS: Final = 40
+QUIET_IDLE_MS: Final = (1_000, 1_000, 5_000, 20_000, 60_000)  # a genesis file has 1 s unless it says, 60 at most
+QUIET_VIEWS: Final = 24
 
 
 def with_quiet(scenario: Scenario, seed: int) -> Scenario:
@@ -115,7 +115,7 @@ def with_quiet(scenario: Scenario, seed: int) -> Scenario:
     idle_ms = rng.choice(QUIET_IDLE_MS)
     standstill_ms = max(timing.standstill_ms, idle_ms + timing.view_timeout_ms)  # as node.voter sets it
     scenario.timing = replace(timing, idle_ms=idle_ms, standstill_ms=standstill_ms)
-    scenario.quiet_ms = QUIET_VIEWS * max(idle_ms, 500)
+    scenario.quiet_ms = QUIET_VIEWS * idle_ms
     scenario.quiet_every_ms = scenario.quiet_ms // 6
     return scenario
 
@@ -145,7 +145,7 @@ def make(seed: int) -> Scenario:
         twin=twin,
         lie=rng.choice(LIES),
         timing=timing,
-        faults_end_ms=rng.randint(6_000, 30_000),
+        faults_end_ms=rng.randint(5_000, 22_000),
         latency_ms=(1, slow),
         execute_ms=rng.choice((0, 2, 30)),
         batch_every_ms=rng.choice((60, 150, 400)),

@@ -107,12 +107,14 @@ class World:
         self.twins = scenario.twin is not None
         self._make_nodes(own)
         self.checkers: list[Checker] = [kind(self, self.report) for kind in self.checker_kinds()]
-        for hook in HOOKS:
-            self.listen(hook)
         self.egress, self.memory = self.checker(Egress), self.checker(Memory)
         self.progress = self.checker(Progress)
         self.offences = self.checker(Offences)
         self.bounded = self.checker(Bounded)
+        for hook in HOOKS:
+            self.listen(hook)
+        if not self.twins:  # an honest member that votes twice is for Promises to find
+            self.minding["heard"] = [c for c in self.minding["heard"] if c != self.offences.heard]
 
     def _make_nodes(self, own: list[keys.Key]) -> None:
         scenario, count = self.scenario, len(own)
