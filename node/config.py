@@ -22,7 +22,7 @@ from node.amounts import parse_credits
 from node.config_rules import RULES
 from node.config_rules import split_host_port as split_host_port
 from node.errors import ConfigError
-from node.limits import STATE_BEHIND_BLOCKS
+from node.limits import SNAPSHOT_EVERY_BLOCKS, STATE_BEHIND_BLOCKS
 from p2p.errors import LocalError as AddressError
 
 Role = Literal["validator", "node", "bot"]
@@ -103,6 +103,9 @@ class Sync(_Section, frozen=True):
     behind_blocks: Annotated[
         int, Meta(description="Blocks behind from which on a state is taken, 1 or more.")
     ] = STATE_BEHIND_BLOCKS
+    offer_every_blocks: Annotated[
+        int, Meta(description="Blocks between states offered to others, on all peers the same. 0: none.")
+    ] = SNAPSHOT_EVERY_BLOCKS
 
 
 class Log(_Section, frozen=True):

@@ -59,6 +59,11 @@ def _check_behind(blocks: int) -> None:
         raise ValueError(f"1 or more wanted, found {blocks}")
 
 
+def _check_offers(blocks: int) -> None:
+    if blocks < 0:
+        raise ValueError(f"0 or more wanted, found {blocks}")
+
+
 def _check_country(text: str) -> None:
     if text:
         parse_country(text)
@@ -88,4 +93,5 @@ RULES: Final[dict[str, Callable[[Any], object]]] = {
     "bot.account": _check_name,
     "store.size_mib_max": _check_history,
     "sync.behind_blocks": _check_behind,
+    "sync.offer_every_blocks": _check_offers,
 }

@@ -43,6 +43,7 @@ from p2p.network import Network
 log = structlog.get_logger("follower")
 
 _NEAR = 50  # blocks behind that a validator leaves to consensus, for a while
+_DEFERRED_S = 0.25  # until it is looked at again whether blocks are the way
 _CHECKS_AT_ONCE = 2  # pieces proved at a time: the signatures in them run beside us, the rest does not
 
 
@@ -73,6 +74,7 @@ class Follower:
     groups: int = 0  # synced writes of several blocks
     off_chain: bool = False  # a certified block does not follow our tip: more than f validators signed both
     paused: bool = False
+    is_deferred: Callable[[], bool] = lambda: False  # a state may be the better way: ask for no blocks yet
     plan: SyncPlan = field(default_factory=SyncPlan)
     _pieces: dict[int, Piece] = field(default_factory=dict)
     _scopes: dict[int, trio.CancelScope] = field(default_factory=dict)  # of requests under way
@@ -108,13 +110,15 @@ class Follower:
         self.last_commit_s = time.monotonic()
 
     def pause(self, paused: bool) -> None:
-        """Stop or go on. What waits is dropped."""
+        """Stop or go on. What waits is dropped when that changes."""
+        self._bell.set()
+        if paused == self.paused:
+            return
         self.paused = paused
         self._pieces.clear()
         self.plan.forget()
         for scope in self._scopes.values():
             scope.cancel()
-        self._bell.set()
 
     @property
     def is_stopped(self) -> bool:
@@ -152,7 +156,7 @@ class Follower:
 
     def _launch(self, nursery: trio.Nursery) -> None:
         """Make all requests that are due."""
-        if self.is_stopped or self._is_for_consensus() > 0:
+        if self.is_stopped or self.is_deferred() or self._is_for_consensus() > 0:
             return
         now_s = time.monotonic()
         while (ask := self.plan.next(self.notary.store.tip.height, now_s)) is not None:
@@ -167,6 +171,8 @@ class Follower:
     def _wait_s(self) -> float:
         if self.is_stopped:
             return 3600.0
+        if self.is_deferred():
+            return _DEFERRED_S
         return self._is_for_consensus() or self.plan.wait_s(self.notary.store.tip.height, time.monotonic())
 
     # ------------------------------------------------------------------ one request

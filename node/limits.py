@@ -77,6 +77,7 @@ SNAPSHOT_CHUNK_BYTES: Final = 512 * 1024  # half a frame: streams stay responsiv
 SNAPSHOT_OFFERS_MAX: Final = 8  # in one answer
 EPOCHS_ANSWER_BYTES: Final = 512 * 1024  # some 100 ends of epochs with the largest sets
 STATE_BEHIND_BLOCKS: Final = 20_000  # further behind, fetching the state is less work than the blocks
+STATE_DECIDE_S: Final = 3.0  # in which a peer far behind waits for offers before it takes blocks
 STATE_ASK_S: Final = 5.0  # for one chunk or one list
 STATE_WINDOW: Final = 2  # chunks under way from one source
 STATE_SOURCES_MAX: Final = 8

@@ -89,6 +89,7 @@ class Peer:
         self.state_sync = StateSync(
             self.notary, self.network, self.follower, self.snapshots, self._other_state
         )
+        self.follower.is_deferred = self.state_sync.is_due
         self.repair = Repair(self.notary, self.state_sync)
         self.handlers.methods.update(self.snapshots.methods())
         self.notary.on_commit += [self._committed, self.snapshots.committed]

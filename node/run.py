@@ -75,7 +75,7 @@ def open_peer(home: Home, settings: Settings, resources: ExitStack) -> Peer:
     network = _host(home, settings, genesis, seed)
     identity = Identity(settings.moniker, settings.roles, node_key, validator)
     peer = Peer.assemble(home.root, genesis, identity, store, safety, network)
-    peer.snapshots.folder = home.data_dir
+    peer.snapshots.folder, peer.snapshots.every_blocks = home.data_dir, settings.sync.offer_every_blocks
     peer.state_sync.enabled = settings.sync.state == "auto"
     peer.state_sync.behind_blocks = settings.sync.behind_blocks
     for address in settings.p2p.persistent_peers:

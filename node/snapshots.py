@@ -150,7 +150,8 @@ class _Snapshot:
 
 @dataclass(slots=True)
 class Snapshots:
-    """See the module. `committed` after each block; `folder` for temporary files, None: the system's."""
+    """See the module. `committed` after each block; `folder` for temporary files, None: the system's;
+    `every_blocks` 0: none is offered."""
 
     store: Store
     folder: Path | None = None
@@ -172,7 +173,7 @@ class Snapshots:
     def committed(self, done: Committed) -> None:
         """A block was committed."""
         height, root = done.header.state_height, done.header.state_root
-        if height // self.every_blocks <= self._last // self.every_blocks:
+        if not self.every_blocks or height // self.every_blocks <= self._last // self.every_blocks:
             return
         self._last = height
         if self.store.root(height) != root:

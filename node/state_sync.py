@@ -26,6 +26,7 @@ from node.limits import (
     FAULT_POINTS,
     STATE_ASK_S,
     STATE_BEHIND_BLOCKS,
+    STATE_DECIDE_S,
     STATE_RETRY_MAX_S,
     STATE_RETRY_S,
     STATE_ROUNDS_MAX,
@@ -74,6 +75,7 @@ class StateSync:
     _fetch: StateFetch | None = None
     _banned: set[str] = field(default_factory=set)
     _next_s: float = 0.0
+    _began_s: float = 0.0
 
     @property
     def share(self) -> float:
@@ -87,11 +89,18 @@ class StateSync:
         behind = self.follower.best_height - self.notary.store.tip.height
         return self.follower.is_too_old or behind > self.behind_blocks
 
+    def is_due(self) -> bool:
+        """Are blocks not to be fetched, for a moment, as a state may be offered? Not for long: those who
+        stall us must not keep us from the blocks that others have."""
+        if self.phase:
+            return time.monotonic() < self._began_s + STATE_DECIDE_S
+        return time.monotonic() >= self._next_s and self.is_wanted()
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:
             await trio.sleep(LOOK_EVERY_S)
-            if self.is_wanted() and time.monotonic() >= self._next_s:
+            if time.monotonic() >= self._next_s and self.is_wanted():
                 await self.attempt(self.notary.store.tip.height)
 
     async def attempt(self, above: int) -> bool:
@@ -100,18 +109,14 @@ class StateSync:
             found = await self._round(above)
         finally:
             self.phase, self.target, self._fetch = "", 0, None
-            if self.follower.paused:
-                self.follower.pause(False)
-        if found:
-            self.failed = 0
-        else:
-            self.failed += 1
-            rest_s = min(STATE_RETRY_S * 2 ** (self.failed - 1), STATE_RETRY_MAX_S)
-            self._next_s = time.monotonic() + rest_s
+            self.follower.pause(False)
+        rest_s = min(STATE_RETRY_S * 2**self.failed, STATE_RETRY_MAX_S)
+        self._next_s = time.monotonic() + rest_s  # also after success: now it is the blocks' turn
+        self.failed = 0 if found else self.failed + 1
         return found
 
     async def _round(self, above: int) -> bool:
-        self.phase = "epochs"
+        self.phase, self._began_s = "epochs", time.monotonic()
         trust, proofs = await self._epochs()
         self.phase = "offers"
         candidates = await self._candidates(trust, above)
@@ -145,19 +150,27 @@ class StateSync:
         """All validator sets from genesis to the newest that a peer can prove, and the proofs."""
         trust = trust_of(self.notary)
         proofs = dict(enumerate(self.notary.store.epochs.upto(trust.latest.epoch)))
-        for peer_id in self._peers():
+        turn = trio.Lock()
+
+        async def ask(peer_id: str) -> None:
             try:
-                while page := await self._page(peer_id, trust.latest.epoch):
-                    await trio.to_thread.run_sync(partial(_advance, trust, page, proofs))
+                while True:
+                    first = trust.latest.epoch
+                    request = encode(EpochsRequest(first))
+                    page = decode_epochs(await self.network.request(peer_id, EPOCHS, request, STATE_ASK_S))
+                    if not page:
+                        return
+                    async with turn:
+                        await trio.to_thread.run_sync(partial(_advance, trust, page, first, proofs))
             except Refused as error:
                 self._lied(peer_id, error)
             except RequestError as error:
                 log.debug("no_epochs", peer=peer_id, error=str(error))
-        return trust, proofs
 
-    async def _page(self, peer_id: str, first: int) -> tuple[EpochProof, ...]:
-        data = await self.network.request(peer_id, EPOCHS, encode(EpochsRequest(first)), STATE_ASK_S)
-        return decode_epochs(data)
+        async with trio.open_nursery() as nursery:
+            for peer_id in self._peers():
+                nursery.start_soon(ask, peer_id)
+        return trust, proofs
 
     async def _candidates(self, trust: Trust, above: int) -> list[Candidate]:
         """What peers offer, each proved by a final header."""
@@ -265,9 +278,12 @@ def trust_of(notary: Notary) -> Trust:
     return trust
 
 
-def _advance(trust: Trust, page: tuple[EpochProof, ...], proofs: dict[int, EpochProof]) -> None:
-    """Walk over proved ends of epochs. Runs in a thread. Raises Refused."""
-    for proof in page:
-        epoch = trust.latest.epoch
-        trust.advance(proof)
-        proofs[epoch] = proof
+def _advance(
+    trust: Trust, page: tuple[EpochProof, ...], first: int, proofs: dict[int, EpochProof]
+) -> None:
+    """Walk over ends of epochs, `first` and those that follow it; what is known is skipped. Runs in a thread.
+    Raises Refused."""
+    for epoch, proof in enumerate(page, first):
+        if epoch == trust.latest.epoch:
+            trust.advance(proof)
+            proofs[epoch] = proof

@@ -129,6 +129,7 @@ async def client_of(
         lambda: installed.append(notary.store.tip.height),
         behind_blocks=EVERY,
     )
+    follower.is_deferred = sync.is_due
     async with trio.open_nursery() as nursery:
         for server in servers:
             nursery.start_soon(server.snapshots.run)

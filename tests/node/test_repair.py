@@ -159,6 +159,7 @@ async def test_with_all_blocks_here_the_state_is_made_anew_from_them(place: str,
 async def test_a_state_from_others_is_taken_first_also_a_lower_one() -> None:
     source = server_of(35)
     async with client_of({"one": source.answer}, source) as client:
+        client.sync.behind_blocks = 1_000
         client.came(35)
         await until(lambda: client.notary.store.tip.height == 35)
         client.notary.differs = 33

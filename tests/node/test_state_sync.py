@@ -14,7 +14,7 @@ from ledger.staging import Staging
 from ledger.store import Store
 from node import limits as node_limits
 from node import state_fetch, state_sync
-from node.state_wire import CHUNK, OFFERS, Offer
+from node.state_wire import CHUNK, EPOCHS, OFFERS, Offer
 from tests.node.final_chain import batch_of, extend, transfer_tx
 from tests.node.network_fixture import CHAIN_ID, until
 from tests.node.scripted_network import Answer
@@ -31,7 +31,7 @@ def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state_fetch, "STATE_PREPARING_S", 0.02)
     monkeypatch.setattr(state_fetch, "STATE_IDLE_S", 0.5)
     monkeypatch.setattr(state_sync, "LOOK_EVERY_S", 0.02)
-    monkeypatch.setattr(state_sync, "STATE_RETRY_S", 0.05)
+    monkeypatch.setattr(state_sync, "STATE_RETRY_S", 60)
 
 
 def same_state(client: Client, server: Server) -> None:
@@ -80,10 +80,7 @@ async def test_what_was_executed_before_the_state_is_not_executed_again() -> Non
 
 async def test_it_begins_by_itself_when_it_is_far_behind_and_not_when_it_is_off() -> None:
     server = server_of(35)
-    async with (
-        client_of({"one": server.answer}, server, follow=False) as client,
-        trio.open_nursery() as nursery,
-    ):
+    async with client_of({"one": server.answer}, server) as client, trio.open_nursery() as nursery:
         assert not client.sync.is_wanted(), "nobody is ahead"
         client.came(35)
         assert client.sync.is_wanted()
@@ -189,6 +186,27 @@ async def test_when_nobody_gives_the_state_blocks_are_the_way() -> None:
         await until(lambda: client.notary.store.tip.height == 35)
         same_state(client, server)
         assert client.notary.store.first_height == 1
+
+
+async def test_who_stalls_with_offers_does_not_keep_us_from_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_sync, "STATE_DECIDE_S", 0.05)
+    server = server_of(35)
+
+    async def boaster(method: str, body: bytes) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async with (
+        client_of({"boaster": boaster, "honest": server.answer}, server) as client,
+        trio.open_nursery() as nursery,
+    ):
+        client.sync.behind_blocks = 2**40
+        client.came(35, "honest")
+        client.came(2**60, "boaster")
+        nursery.start_soon(client.sync.run)
+        await until(lambda: client.notary.store.tip.height == 35, 5)
+        assert client.asked("boaster", EPOCHS) >= 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_an_older_state_serves_when_the_newest_is_gone() -> None:
