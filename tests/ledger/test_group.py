@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +15,7 @@ from ledger.errors import LocalError
 from ledger.group import Group
 from ledger.kv import MemoryKv
 from ledger.store import Store
-from tests.ledger.chain_fixture import CHAIN_ID, SmallChain
+from tests.ledger.chain_fixture import CHAIN_ID, GENESIS_HASH, SmallChain
 
 keys = st.binary(min_size=1, max_size=3)
 writes = st.lists(
@@ -90,3 +93,37 @@ def test_there_is_one_group_at_a_time() -> None:
     group = Group(MemoryKv())
     with group.grouped(), pytest.raises(LocalError, match="open already"), group.grouped():
         pass
+
+
+def test_a_torn_tail_falls_back_to_the_end_of_a_group(tmp_path: Path) -> None:
+    """A power cut anywhere in the log of a peer that catches up: whole groups, each of whole blocks."""
+    store = Store.open(tmp_path / "store", CHAIN_ID, GENESIS_HASH)
+    chain = SmallChain(store)
+    roots = {0: store.tip.root}
+    for _ in range(4):
+        with store.grouped():
+            for _ in range(3):
+                chain.grow({b"key %d" % (store.tip.height % 4): b"%d" % store.tip.height * 30}, [b"tx"])
+                roots[store.tip.height] = store.tip.root
+    store.close()
+    rng = random.Random(3)
+    found = set()
+    for number in range(60):
+        copy = tmp_path / str(number)
+        shutil.copytree(tmp_path / "store", copy)
+        log = max(copy.glob("*.log"), key=lambda file: file.stat().st_size)
+        with log.open("r+b") as stream:
+            stream.truncate(rng.randrange(log.stat().st_size))
+        try:
+            torn = Store.open(copy, CHAIN_ID, GENESIS_HASH, create=False)
+        except LocalError as error:
+            assert "sync anew" in str(error) or "missing" in str(error)
+            continue
+        if not torn.is_empty:
+            height = torn.tip.height
+            found.add(height)
+            assert torn.tip.root == roots[height]
+            assert all(torn.block(n) is not None for n in range(1, height + 1))
+            assert torn.block(height + 1) is None
+        torn.close()
+    assert found - {12} == {0, 3, 6, 9}
