@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from msgspec.structs import replace
+
 from bench.common import machine, save, show
 from ledger import tree
 from ledger.blocks import Header
@@ -82,6 +84,20 @@ def sets(size: int, epochs: int) -> Iterator[ValidatorSet]:
         yield ValidatorSet(epoch, tuple(Validator(key_of(n).public, 1, str(n)) for n in numbers))
 
 
+def ended(before: ValidatorSet, after: ValidatorSet) -> EpochProof:
+    """An epoch whose last block the Final certificate names."""
+    last = header_at(before, after.hash, bytes(32), bytes(32))
+    parent = replace(
+        last,
+        next_validators=before.hash,
+        height=last.height - 1,
+        view=last.view - 1,
+        parent_view=last.view - 2,
+    )
+    last = replace(last, parent_hash=parent.hash)
+    return EpochProof(encode(after), parent.encode(), certified(last, before))
+
+
 def walk(size: int, epochs: int) -> dict[str, Any]:
     """Bytes of a proof file over so many epochs, and the time to check it."""
     known = list(sets(size, epochs))
@@ -94,10 +110,7 @@ def walk(size: int, epochs: int) -> dict[str, Any]:
         accounts={},
     )
     state, nodes = grown(1_000)
-    proofs = [
-        EpochProof(encode(after), certified(header_at(before, after.hash, bytes(32), bytes(32)), before))
-        for before, after in pairwise(known)
-    ]
+    proofs = [ended(before, after) for before, after in pairwise(known)]
     tip = header_at(known[-1], known[-1].hash, tree.root_of(nodes.get), bytes(32))
     wanted = next(iter(state))
     query = QueryProof(wanted, state[wanted], tree.prove(nodes.get, wanted), certified(tip, known[-1]))

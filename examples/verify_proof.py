@@ -209,9 +209,12 @@ def _verify(genesis: dict[str, Any], file: Any) -> dict[str, Any]:
     need(chain_id == genesis["chain_id"] and hash_ == genesis_hash(genesis), "of another genesis")
     members = [[bytes.fromhex(v["key"]), v["weight"], v["moniker"]] for v in genesis["validators"]]
     set_hash = set_digest(0, members)
-    for epoch, (next_set, end) in enumerate(epochs):
+    for epoch, (next_set, parent, end) in enumerate(epochs):
         header = final_header(chain_id, epoch, members, set_hash, end)
         need(header["next_validators"] != set_hash, f"height {header['height']} does not end epoch {epoch}")
+        before = dict(zip(FIELDS, unpack(parent), strict=True))
+        need(header["parent_hash"] == sha256(b"gridpact/block/1\0" + parent).digest(), "another parent")
+        need(before["next_validators"] == set_hash, f"epoch {epoch} ended before {header['height']}")
         need(header["next_validators"] == sha256(next_set).digest(), "not the set that the header names")
         following, members = unpack(next_set)
         need(following == epoch + 1, "a set of another epoch")

@@ -117,7 +117,9 @@ class Chain:
         if data.certificate is not None:
             puts[b"c" + height] = data.certificate
             if is_boundary(data.header):
-                key, proof = epoch_log.entry(data.header, data.path, data.certificate, _next_set(data))
+                parent = self._header_must(data.header.height - 1)
+                next_set = _next_set(data)
+                key, proof = epoch_log.entry(data.header, parent, data.path, data.certificate, next_set)
                 puts[key] = proof
         puts[b"r" + height] = encode(data.receipts)
         for number, entry in enumerate(data.txs):

@@ -57,8 +57,8 @@ def epoch_key(epoch: int) -> bytes:
 
 
 def entry(
-    header: Header, path: tuple[bytes, ...], certificate: bytes, next_set: bytes
+    header: Header, parent: bytes, path: tuple[bytes, ...], certificate: bytes, next_set: bytes
 ) -> tuple[bytes, bytes]:
-    """The pair that the commit of a boundary writes."""
+    """The pair that the commit of a boundary writes. `parent`: the header before it."""
     finality = FinalityProof(header.encode(), path, certificate)
-    return epoch_key(header.epoch), encode(EpochProof(next_set, finality))
+    return epoch_key(header.epoch), encode(EpochProof(next_set, parent, finality))

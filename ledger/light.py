@@ -50,9 +50,14 @@ class FinalityProof(msgspec.Struct, array_like=True, frozen=True, forbid_unknown
 
 
 class EpochProof(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """How an epoch ended: its boundary block, final under its own set, and the encoded set that it names."""
+    """How an epoch ended: its boundary block, final under its own set, and the encoded set that it names.
+
+    `parent`: the header before it, which does not end the epoch, so the boundary is the first that does, and
+    not one of the empty blocks above it. (A boundary is never its epoch's first block: what it names was
+    decided in the same epoch.)"""
 
     next_set: bytes
+    parent: bytes
     finality: FinalityProof
 
 
@@ -124,7 +129,7 @@ class Trust:
         if self.since_ms is not None and (now_ms is None or now_ms - self.since_ms > self.period_ms):
             raise Refused("light.trust_expired", f"it rests on a block of {self.since_ms} ms", "now_ms")
         header = verify_final(self.chain_id, self.latest, proof.finality)
-        found = self._follow(header, proof.next_set)
+        found = self._follow(header, proof)
         if self.since_ms is not None:
             self.since_ms = header.time_ms
         return found
@@ -134,7 +139,7 @@ class Trust:
         signatures are not. Raises LocalError when they do not fit."""
         try:
             for proof in proofs:
-                self._follow(decode_header(proof.finality.header), proof.next_set)
+                self._follow(decode_header(proof.finality.header), proof)
         except Refused as error:
             raise LocalError(f"the store is damaged: how epoch {self.latest.epoch} ended: {error}") from None
 
@@ -147,13 +152,17 @@ class Trust:
             days = (now_ms - header.time_ms) // 86_400_000
             raise Refused("light.stale", f"the block is {days} days old", "time_ms")
 
-    def _follow(self, header: Header, next_set: bytes) -> ValidatorSet:
+    def _follow(self, header: Header, proof: EpochProof) -> ValidatorSet:
         if header.epoch != self.latest.epoch or header.validators != self.latest.hash:
             raise Refused("light.other_validators", f"height {header.height} names another set", "validators")
         if not is_boundary(header):
             raise Refused("light.no_boundary", f"height {header.height} does not end its epoch", "header")
-        found = decode_set(next_set)
-        if validators_hash(next_set) != header.next_validators or found.epoch != header.epoch + 1:
+        parent = decode_header(proof.parent)
+        is_child = header.parent_hash == header_hash(proof.parent) and header.height == parent.height + 1
+        if not is_child or parent.epoch != header.epoch or is_boundary(parent):
+            raise Refused("light.not_first", f"height {header.height} is not shown to be the first", "parent")
+        found = decode_set(proof.next_set)
+        if validators_hash(proof.next_set) != header.next_validators or found.epoch != header.epoch + 1:
             raise Refused("light.next_set", f"not the set that height {header.height} names", "next_set")
         self.sets.append(found)
         self.ends.append(header)

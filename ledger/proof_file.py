@@ -18,7 +18,7 @@ from ledger.light import EpochProof, Fact, QueryProof, Trust, check_query, walk
 from ledger.limits import MIB
 
 FORMAT: Final = "gridpact-proof/1"
-PROOF_FILE_BYTES_MAX: Final = 256 * MIB  # some 20,000 epochs of 128 validators, 160,000 of 16
+PROOF_FILE_BYTES_MAX: Final = 256 * MIB  # some 20,000 epochs of 128 validators, 140,000 of 16
 
 
 class ProofFile(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):

@@ -207,6 +207,7 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "light.next_set": "the set is not the one that the boundary names, or not of the next epoch",
     "light.no_boundary": "the header does not end its epoch",
     "light.not_final": "the certificate is no Final certificate",
+    "light.not_first": "another block of the epoch may have ended it: the parent is not shown, or did so",
     "light.other_block": "the certificate names another block",
     "light.other_validators": "a header names another validator set than the one that is trusted",
     "light.path_too_long": "more than FINALITY_PATH_MAX headers up to the certified one",

@@ -41,6 +41,8 @@ EPOCHS: Final = (
     "tests/ledger/test_light_epochs.py",
     "tests/node/test_epoch_ranges.py",
 )
+RULE_12: Final = ("tests/consensus/test_epochs.py",)
+SEAT: Final = ("tests/node/test_seat.py", "tests/node/test_other_epochs.py", "tests/node/test_epochs.py")
 LIGHT: Final = ("tests/ledger/test_light.py", "tests/ledger/test_tree.py")
 
 
@@ -169,7 +171,7 @@ MUTANTS: Final = (
     _M(
         "standstill_is_never_noticed",
         _CORE,
-        "if self._now_ms >= self.standstill_ms:  # [7]",
+        "if self._now_ms >= self.standstill_ms and not self.ended:  # [7]",
         "if False:  # [7]",
         (*CONSENSUS, *TWINS),
     ),
@@ -552,8 +554,8 @@ MUTANTS: Final = (
     _M(
         "skip_and_final_share_a_place",
         _SAFETY,
-        "puts[_RECORD + be(record.view) + bytes([record.kind])] = encode(record)",
-        "puts[_RECORD + be(record.view)] = encode(record)",
+        'return be(view) + bytes([kind]) + (be(epoch) if epoch else b"")',
+        'return be(view) + b"\\1" + (be(epoch) if epoch else b"")',
         ENGINE,
     ),
     _M(
@@ -567,9 +569,123 @@ MUTANTS: Final = (
     _M(
         "votes_with_an_older_chain",
         _ENGINE,
-        "            if self.notary.store.tip.view >= floor:\n                return\n",
+        "            if self.notary.store.tip.view >= floor or self.core.ended:\n                return\n",
         "            return\n",
         ENGINE,
+    ),
+    # ---- epochs
+    _M(
+        "the_tail_is_committed",
+        "consensus/epochs.py",
+        "return path[: place + 1], tuple(above.encode() for _, above in path[place + 1 :])",
+        "return path, ()",
+        RULE_12,
+    ),
+    _M(
+        "the_core_goes_on_after_its_epoch",
+        _CORE,
+        "            self.ended = is_ending(header, self.config.validators)\n            self._out.commit",
+        "            self._out.commit",
+        RULE_12,
+    ),
+    _M("tail_with_batches_is_voted_for", _CORE, "if is_tail and (", "if False and (", RULE_12),
+    _M(
+        "leader_fills_the_tail",
+        _CORE,
+        "batches = [] if in_tail else self._fresh(base)",
+        "batches = self._fresh(base)",
+        RULE_12,
+    ),
+    _M(
+        "any_next_set_is_voted_for",
+        _CORE,
+        "if header.next_validators != self._next_validators(header.state_height):",
+        "if False:",
+        RULE_12,
+    ),
+    _M(
+        "a_change_is_not_delayed",
+        _STATE,
+        "if self.change is not None and self.change.since <= state_height:",
+        "if self.change is not None:",
+        RULE_12,
+    ),
+    _M(
+        "promises_bind_in_the_next_epoch",
+        "consensus/safety.py",
+        "if record.epoch != epoch or record.view <= tip_view:",
+        "if record.view <= tip_view:",
+        (*RULE_12, *SAFETY),
+    ),
+    _M(
+        "certificates_of_an_ended_epoch_come_back",
+        "consensus/safety.py",
+        "c.statement.epoch == epoch and c.statement.view > tip_view",
+        "c.statement.view > tip_view",
+        (*RULE_12, *SAFETY),
+    ),
+    _M(
+        "have_maps_begin_at_genesis",
+        _CORE,
+        "base = self.final.statement.view if self.final else self.chain.tip.view",
+        "base = self.final.statement.view if self.final else 0",
+        RULE_12,
+    ),
+    _M(
+        "a_lost_proposal_is_not_repeated",
+        _CORE,
+        "replies.append(self._proposal(own.proposal))",
+        "pass",
+        RULE_12,
+    ),
+    _M(
+        "sign_state_forgets_the_epoch",
+        _SAFETY,
+        '(be(epoch) if epoch else b"")',
+        'b""',
+        SAFETY,
+    ),
+    _M(
+        "the_old_epochs_certificate_counts",
+        "node/voter.py",
+        "if final is not None and final.statement.epoch != config.validators.epoch:",
+        "if False:",
+        SEAT,
+    ),
+    _M(
+        "waiting_batches_are_forgotten_at_a_change",
+        _ENGINE,
+        "for waiting in list(self.mempool.batches.values()):",
+        "for waiting in ():",
+        SEAT,
+    ),
+    _M(
+        "strangers_speak_of_any_epoch",
+        "node/handlers.py",
+        "if epoch > ours or (epoch < ours and self._voted(peer_id, epoch)):",
+        "if epoch != ours:",
+        SEAT,
+    ),
+    _M(
+        "who_left_is_answered_each_time",
+        "node/other_epochs.py",
+        "if last_ms is not None and self.now_ms() < last_ms + ANSWER_EVERY_MS:",
+        "if False:",
+        SEAT,
+    ),
+    _M(
+        "links_are_not_sorted_anew",
+        "node/handlers.py",
+        "        self.members.clear()\n",
+        "",
+        SEAT,
+    ),
+    _M(
+        "a_key_that_had_a_seat_may_start_without_memory",
+        "node/run.py",
+        "return any(members.index(validator) is not None for members in trust.sets)",
+        "return False",
+        SAFETY,
     ),
     # ---- mempool
     _M("sender_quota_is_gone", _POOL, "used.txs >= MEMPOOL_SENDER_TXS_MAX", "False", MEMPOOL),
@@ -787,8 +903,8 @@ MUTANTS: Final = (
     _M(
         "boundary_without_its_tail",
         "ledger/chain.py",
-        "epoch_log.entry(data.header, data.path, data.certificate, _next_set(data))",
-        "epoch_log.entry(data.header, (), data.certificate, _next_set(data))",
+        "epoch_log.entry(data.header, parent, data.path, data.certificate, next_set)",
+        "epoch_log.entry(data.header, parent, (), data.certificate, next_set)",
         EPOCHS,
     ),
     _M(
@@ -808,8 +924,15 @@ MUTANTS: Final = (
     _M(
         "light_next_set_is_not_compared",
         "ledger/light.py",
-        "if validators_hash(next_set) != header.next_validators or found.epoch != header.epoch + 1:",
+        "if validators_hash(proof.next_set) != header.next_validators or found.epoch != header.epoch + 1:",
         "if found.epoch != header.epoch + 1:",
+        EPOCHS,
+    ),
+    _M(
+        "light_takes_a_block_of_the_tail_for_the_boundary",
+        "ledger/light.py",
+        "if not is_child or parent.epoch != header.epoch or is_boundary(parent):",
+        "if not is_child or parent.epoch != header.epoch:",
         EPOCHS,
     ),
     _M(
