@@ -19,6 +19,7 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.validators import signature_validator
 from libp2p.tools.anyio_service import background_trio_service
 
 from p2p.errors import LocalError, PeerFault
@@ -97,10 +98,12 @@ class _LinkedPubsub(Pubsub):
     admits: Callable[[ID, rpc_pb2.Message], bool]
     links: LinkHost
     on_malformed: Callable[[str], None]
+    on_forged: Callable[[str], None]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._judging: set[bytes] = set()
+        self._unproved: set[bytes] = set()  # of these, those that did not come as far as being judged (yet)
 
     async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
         if msg_forwarder == self.my_id:
@@ -111,12 +114,21 @@ class _LinkedPubsub(Pubsub):
         if is_known or not self.admits(msg_forwarder, msg):
             return
         self._judging.add(digest)
+        self._unproved.add(digest)
         try:
             await super().push_msg(msg_forwarder, msg)
+            if digest in self._unproved and not signature_validator(msg):
+                self.on_forged(str(msg_forwarder))
         except Exception:  # noqa: BLE001 - such as a key that does not decode; the library would end with it
             self.on_malformed(str(msg_forwarder))
         finally:
             self._judging.discard(digest)
+            self._unproved.discard(digest)
+
+    async def validate_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
+        """Judges a message; the library comes here only with those that their origin signed."""
+        self._unproved.discard(message_id(msg))
+        await super().validate_msg(msg_forwarder, msg)
 
     async def stream_handler(self, stream: INetStream) -> None:
         if not await self.links.is_stream_of_link(stream):
@@ -183,6 +195,7 @@ class Gossip:
         self._pubsub.admits = self._admits
         self._pubsub.links = links
         self._pubsub.on_malformed = self._malformed
+        self._pubsub.on_forged = self._forged
         widen_queues(self._pubsub)
         start_sequence(self._pubsub)
 
@@ -257,6 +270,10 @@ class Gossip:
 
     def _malformed(self, peer_id: str) -> None:
         self._board.penalise(peer_id, "gossip.malformed", FAULT_POINTS)
+
+    def _forged(self, peer_id: str) -> None:
+        """Signed by nobody, or not by whom it names: no peer that checks would have passed it on."""
+        self._board.penalise(peer_id, "gossip.signature", FAULT_POINTS)
 
     async def _validate(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
         peer_id, topic = str(forwarder), message.topicIDs[0]

@@ -287,19 +287,29 @@ async def test_a_frozen_process_is_dropped_even_with_full_queues(hosts, wait_unt
         await child.wait()
 
 
-async def test_forged_origin_of_gossip_is_dropped(hosts, wait_until):
-    """Strict signing: a message whose signature is not its origin's is not even judged."""
+def by_nobody(message: rpc_pb2.Message) -> bytes:
+    return b""
+
+
+def by_another(message: rpc_pb2.Message) -> bytes:
+    return create_new_key_pair(SEED).private_key.sign(b"libp2p-pubsub:" + message.SerializeToString())
+
+
+@pytest.mark.parametrize("sign", [by_nobody, by_another])
+async def test_gossip_that_its_origin_did_not_sign_is_its_bringer_s_fault(hosts, wait_until, sign):
+    """Strict signing: it is not judged, and no peer that checks would have passed it on."""
     one, other = await hosts.pair()
     pubsub = other.net._gossip._pubsub
-    sign = pubsub.sign_key
-    pubsub.sign_key = create_new_key_pair(SEED).private_key  # signs with a key that is not the origin's
-    with trio.fail_after(20):
-        await wait_until(lambda: pubsub.peer_topics.get("approvals"))
-    assert other.net.publish("approvals", b"forged")
-    await wait_until(lambda: other.net.stats().get("gossip.published") == 1)
-    pubsub.sign_key = sign
+    await wait_until(lambda: pubsub.peer_topics.get("approvals"))
     assert other.net.publish("approvals", b"honest")
     await wait_until(lambda: one.seen.gossip)
+    origin = ID.from_string(other.id).to_bytes()
+    for number in range(5):  # a fault costs 20 points of 100
+        forged = gossip_message(data=b"%d" % number, from_id=origin, seqno=number.to_bytes(8, "big"))
+        forged.signature = sign(forged)
+        await pubsub.router.publish(pubsub.my_id, forged)
+    await wait_until(lambda: one.net.banned())
+    assert [(ban.peer_id, ban.rule) for ban in one.net.banned()] == [(other.id, "gossip.signature")]
     assert [data for _, _, data in one.seen.gossip] == [b"honest"]
 
 
