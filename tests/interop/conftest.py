@@ -15,7 +15,7 @@ import pytest
 from node.sdk import ApiError
 from tests.e2e.conftest import SITE, check_logs
 from tests.e2e.net import Net, until
-from tests.interop.build import LANGUAGES, NotHere, made
+from tests.interop.build import LANGUAGES, Made, NotHere, made
 from tests.interop.foreign import Foreign
 
 ROLES = {"js": "it-expert", "go": "budget"}  # the two that the site's contract needs
@@ -27,6 +27,7 @@ class World:
 
     net: Net
     folder: Path
+    commands: dict[str, Made]
     peers: dict[str, Foreign]
     why: dict[str, str]
 
@@ -73,7 +74,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Four validators, a 3node, a 3bot, and who comes from elsewhere."""
     if os.environ.get("INTEROP") != "1":
         pytest.skip("foreign peers have to be fetched and built: make interop does, and runs these")
-    commands, why = {}, {}
+    commands: dict[str, Made] = {}
+    why: dict[str, str] = {}
     for language in LANGUAGES:
         try:
             commands[language] = made(language)
@@ -86,7 +88,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         for language, command in commands.items():
             log = folder / f"{language}.log"
             peers[language] = Foreign(language, command, net.folder / "genesis.json", log)
-        yield World(net, folder, peers, why)
+        yield World(net, folder, commands, peers, why)
     finally:
         for peer in peers.values():
             peer.stop()

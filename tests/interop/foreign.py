@@ -25,9 +25,10 @@ class No(Exception):
 
 
 class Foreign:
-    """A started peer. `first` is what it says at its start; `events` what it saw since."""
+    """A started peer; `more` are words of its command line. `first` is what it says at its start, `events`
+    what it saw since."""
 
-    def __init__(self, language: str, made: Made, genesis: Path, log: Path) -> None:
+    def __init__(self, language: str, made: Made, genesis: Path, log: Path, *more: str) -> None:
         self.language = language
         self.log = log
         self.events: list[Report] = []
@@ -37,7 +38,7 @@ class Foreign:
         self._ended = False
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
-                [*made.command, str(genesis)],
+                [*made.command, str(genesis), *more],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

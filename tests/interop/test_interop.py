@@ -272,6 +272,23 @@ async def test_we_refuse_what_it_signed_wrongly(
     assert world.net.api().account(bytes.fromhex("0c" * 32)).balance == 0
 
 
+async def test_we_refuse_gossip_that_it_does_not_sign(world: World, foreign: Foreign) -> None:
+    """The transaction inside is good, but the message names nobody as its origin."""
+    net, command = world.net, world.commands[foreign.language]
+    log = world.folder / f"{foreign.language}-unsigned.log"
+    other = Foreign(foreign.language, command, net.folder / "genesis.json", log, "unsigned")
+    try:
+        v3 = net.peer("v3")
+        await trio.to_thread.run_sync(partial(other.ask, "join", address=v3.p2p))
+        await trio.to_thread.run_sync(partial(other.ask, "follow", peer=v3.peer_id))
+        ask = partial(other.ask, "transfer", seed=key_seed(world, "author"), to="0d" * 32, amount=1)
+        async with counted(net, "v3", "p2p_events_total", "fault.gossip.signature"):
+            await trio.to_thread.run_sync(ask)
+    finally:
+        other.stop()
+    assert net.api().account(bytes.fromhex("0d" * 32)).balance == 0
+
+
 def test_a_wrongly_signed_approval_is_final_and_refused(world: World, foreign: Foreign) -> None:
     """Its transaction is in order, so it is executed; the document inside counts for nothing."""
     deployment, role = world.deployment, "legal"

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"os"
 	"sync"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
 )
 
 var saying sync.Mutex
@@ -62,12 +64,12 @@ type command struct {
 	SHA256      string `json:"sha256"`
 }
 
-func run(file string) error {
+func run(file string, signing pubsub.MessageSignaturePolicy) error {
 	known, err := readGenesis(file)
 	if err != nil {
 		return err
 	}
-	node, err := begin(known)
+	node, err := begin(known, signing)
 	if err != nil {
 		return err
 	}
@@ -99,11 +101,15 @@ func run(file string) error {
 }
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: peer GENESIS.JSON")
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: peer GENESIS.JSON [unsigned]")
 		os.Exit(2)
 	}
-	if err := run(os.Args[1]); err != nil {
+	signing := pubsub.StrictSign
+	if len(os.Args) > 2 && os.Args[2] == "unsigned" {
+		signing = pubsub.StrictNoSign
+	}
+	if err := run(os.Args[1], signing); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -47,7 +47,7 @@ func kindOf(tag string) string {
 	return "transactions"
 }
 
-func begin(g *genesis) (*node, error) {
+func begin(g *genesis, signing pubsub.MessageSignaturePolicy) (*node, error) {
 	self, err := libp2p.New(libp2p.NoListenAddrs, libp2p.Transport(tcp.NewTCPTransport),
 		libp2p.Security(noise.ID, noise.New), libp2p.Muxer(yamux.ID, yamux.DefaultTransport), libp2p.DisableRelay())
 	if err != nil {
@@ -60,7 +60,8 @@ func begin(g *genesis) (*node, error) {
 	messageID := func(of *pubsubpb.Message) string {
 		return string(sum([]byte(of.GetTopic()+"\x00"), of.GetData()))
 	}
-	gossip, err := pubsub.NewGossipSub(context.Background(), self, pubsub.WithMessageIdFn(messageID))
+	gossip, err := pubsub.NewGossipSub(context.Background(), self, pubsub.WithMessageIdFn(messageID),
+		pubsub.WithMessageSignaturePolicy(signing))
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,7 @@ import './node20.js'
 import { randomBytes } from 'node:crypto'
 import { createInterface } from 'node:readline'
 import { generateKeyPairFromSeed } from '@libp2p/crypto/keys'
-import { gossipsub } from '@libp2p/gossipsub'
+import { StrictNoSign, StrictSign, gossipsub } from '@libp2p/gossipsub'
 import { identify } from '@libp2p/identify'
 import { noise } from '@libp2p/noise'
 import { ping } from '@libp2p/ping'
@@ -47,7 +47,7 @@ class Peer {
     this.topics = Object.fromEntries(KINDS.map((kind) => [`/gridpact/${genesis.chainId}/${kind}/1`, kind]))
   }
 
-  async begin () {
+  async begin (isSigning) {
     const topicOf = (message) => Buffer.from(`${message.topic}\0`)
     this.node = await createLibp2p({
       privateKey: await generateKeyPairFromSeed('Ed25519', randomBytes(32)),
@@ -57,7 +57,11 @@ class Peer {
       services: {
         identify: identify(),
         ping: ping(),
-        pubsub: gossipsub({ msgIdFn: (message) => sha256(topicOf(message), message.data), allowedTopics: Object.keys(this.topics) })
+        pubsub: gossipsub({
+          msgIdFn: (message) => sha256(topicOf(message), message.data),
+          allowedTopics: Object.keys(this.topics),
+          globalSignaturePolicy: isSigning ? StrictSign : StrictNoSign
+        })
       }
     })
     this.node.addEventListener('peer:identify', ({ detail }) => this.#identified.set(detail.peerId.toString(), detail))
@@ -246,11 +250,11 @@ function spoiled (envelope) {
   return Buffer.from(JSON.stringify(made)) // its keys stand in order already
 }
 
-const COMMANDS = new Set(['begin', 'join', 'follow', 'final', 'check_certificate', 'check_approval', 'approve',
+const COMMANDS = new Set(['join', 'follow', 'final', 'check_certificate', 'check_approval', 'approve',
   'transfer', 'gossip', 'request', 'artifact', 'stop'])
 
 const peer = new Peer(new Genesis(process.argv[2]))
-say({ id: 0, ok: true, genesis: peer.genesis.hash.toString('hex'), ...(await peer.begin()) })
+say({ id: 0, ok: true, genesis: peer.genesis.hash.toString('hex'), ...(await peer.begin(process.argv[3] !== 'unsigned')) })
 for await (const line of createInterface({ input: process.stdin })) {
   const { id, do: verb, ...words } = JSON.parse(line)
   try {
