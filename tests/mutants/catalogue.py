@@ -43,6 +43,7 @@ EPOCHS: Final = (
 )
 RULE_12: Final = ("tests/consensus/test_epochs.py",)
 SEAT: Final = ("tests/node/test_seat.py", "tests/node/test_other_epochs.py", "tests/node/test_epochs.py")
+GOSSIP: Final = ("tests/node/test_handlers.py",)
 LIGHT: Final = ("tests/ledger/test_light.py", "tests/ledger/test_tree.py")
 
 
@@ -70,6 +71,34 @@ _POOL, _LEASE, _PROOF = "node/mempool.py", "node/executor/lease.py", "node/execu
 _CHECK, _FILES = "consensus/verify.py", "node/artifact_files.py"
 
 MUTANTS: Final = (
+    _M(
+        "held_blocks_are_not_announced_on",
+        "node/handlers.py",
+        "return header.height > lowest and store.header(header.height) == encoded",
+        "return False",
+        GOSSIP,
+    ),
+    _M(
+        "a_height_is_announced_on_with_every_certificate",
+        "node/handlers.py",
+        "        if header.height in self.announced:\n            return False\n",
+        "",
+        GOSSIP,
+    ),
+    _M(
+        "validators_keep_approvals_to_themselves",
+        "node/peer.py",
+        "if (kind := topic_kind(tx)) in RARE_KINDS:",
+        "if (kind := topic_kind(tx)) in ():",
+        GOSSIP,
+    ),
+    _M(
+        "forged_gossip_costs_nothing",
+        "p2p/gossip.py",
+        "if digest in self._unproved and not signature_validator(msg):",
+        "if False:",
+        ("tests/p2p/test_host.py",),
+    ),
     # ---- consensus
     _M(
         "ancestors_in_the_wrong_order",

@@ -36,6 +36,7 @@ TESTS_S_MAX: Final = 300
 # Variants that are classes, not source: each is a parameter of these tests.
 IN_PROCESS: Final = (
     "tests/sim/test_mutants.py",
+    "tests/sim/test_epochs.py",
     "tests/sim/test_twins.py",
     "tests/ledger/test_machine_mutants.py",
 )
