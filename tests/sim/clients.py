@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 RESEND_MS: Final = 2_000  # as node.outbox
 SHORT_LIVED: Final = 0.05  # transfers that expire within a few blocks
 FLOOD_TXS: Final = 160
-FLOOD_EVERY_MS: Final = 15
-FLOOD_AT_ONCE: Final = 20
+FLOOD_EVERY_MS: Final = 10
+FLOOD_AT_ONCE: Final = 40
 
 # The mempool's own limits are a thousand times larger: a flood to them would be all that a run does.
 SMALL_POOL: Final = {

@@ -64,6 +64,9 @@ CRASH_POINTS: Final = (
 )
 
 
+WALL_DRIFT_MS_MAX: Final = 400
+
+
 class CrashNow(Exception):
     """The node reached the crash point that the plan named."""
 
@@ -82,8 +85,8 @@ class Block:
 
 @dataclass(slots=True)
 class Clock:
-    """Of one machine: monotonic ms at a rate of its own, which never goes back, and a wall clock that may be
-    off, and be set."""
+    """Of one machine: monotonic ms at a rate of its own, which never goes back, and a wall clock that drifts
+    with it as far as a time service lets it, may be off, and be set."""
 
     rate_ppm: int
     mono_ms: int
@@ -92,7 +95,9 @@ class Clock:
     def now(self, time_us: int) -> tuple[int, int]:
         """Monotonic and Unix ms at a simulated time."""
         passed = time_us * self.rate_ppm // 1_000_000_000
-        return self.mono_ms + passed, self.wall_ms + passed
+        true = time_us // 1_000
+        drift = max(-WALL_DRIFT_MS_MAX, min(WALL_DRIFT_MS_MAX, passed - true))
+        return self.mono_ms + passed, self.wall_ms + true + drift
 
     def when_us(self, mono_ms: int) -> int:
         """Simulated time at which the monotonic clock shows `mono_ms` at the earliest."""

@@ -104,7 +104,7 @@ def _few(rng: Random, weights: tuple[int, ...], budget: int) -> tuple[int, ...]:
     return tuple(chosen)
 
 
-QUIET_IDLE_MS: Final = (1_000, 1_000, 5_000, 20_000, 60_000)  # a genesis file has 1 s unless it says, 60 at most
+QUIET_IDLE_MS: Final = (1_000, 1_000, 5_000, 20_000, 60_000)  # genesis: 1 s unless it says, 60 at most
 QUIET_VIEWS: Final = 24
 
 
