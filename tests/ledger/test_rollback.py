@@ -14,6 +14,7 @@ from ledger.retention import Retention
 from ledger.rollback import roll_back, saved_window
 from ledger.store import Store
 from ledger.views import UNDO_COMMITS_MAX, SavedUndo
+from tests.ledger import world as world_fixture
 from tests.ledger.chain_fixture import CHAIN_ID, START_MS, ChainWorld, SmallChain
 from tests.ledger.world import CONSUMER, NODES, contract
 
@@ -27,10 +28,9 @@ def grown(
     blocks: int,
 ) -> tuple[MemoryKv, list[dict[bytes, bytes]], list[tuple[dict[bytes, bytes], list[bytes]]]]:
     """A store closed cleanly, what it held at each height, and what each block did."""
-    store = Store.memory(CHAIN_ID)
+    kv = MemoryKv()
+    store = Store(kv, CHAIN_ID)
     chain = SmallChain(store)
-    kv = store._kv
-    assert isinstance(kv, MemoryKv)
     held, done = [pairs(kv)], []
     for n in range(1, blocks + 1):
         changes = {b"k%d" % (n % 5): b"%d" % n, b"seen/%d" % n: b""}
@@ -69,10 +69,9 @@ def test_what_is_left_is_what_was_there(grow: int, back: int) -> None:
 
 
 def test_a_real_life_is_taken_back_and_lived_again() -> None:
-    world = ChainWorld()
+    kv = MemoryKv()
+    world = ChainWorld(Store(kv, world_fixture.CHAIN_ID))
     world.add_nodes()
-    kv = world.store._kv
-    assert isinstance(kv, MemoryKv)
     world.ordered(contract())
     before, tip = pairs(kv), world.store.tip
     for node in NODES[:2]:
