@@ -54,7 +54,7 @@ def make_chain(blocks: int, txs: int) -> list[StoredBlock]:
     made: list[StoredBlock] = []
     for number in range(blocks):
         batches = (_batch(notary.store.tip.height, number, txs),) if txs else ()
-        header = _header(notary, batches)
+        header = next_header(notary, batches)
         statement = Statement(VoteKind.FINAL, 0, header.view, header.hash)
         message = vote_message(statement)
         votes = {i: VALIDATORS[i].sign(VOTE_DOMAIN, CHAIN_ID, message) for i in range(3)}
@@ -74,7 +74,8 @@ def _batch(height: int, number: int, txs: int) -> bytes:
     return encode(Batch(tuple(raws)))
 
 
-def _header(notary: Notary, batches: Sequence[bytes]) -> Header:
+def next_header(notary: Notary, batches: Sequence[bytes]) -> Header:
+    """A child of the tip that names these batches."""
     tip = notary.store.tip
     state_height = max(0, tip.height - 1)
     root = notary.store.root(state_height)

@@ -172,7 +172,11 @@ class Snapshots:
 
     def committed(self, done: Committed) -> None:
         """A block was committed."""
-        height, root = done.header.state_height, done.header.state_root
+        self.take(done.header)
+
+    def take(self, header: Header) -> None:
+        """Freeze the state that this newest header names, if it is the first one of its round."""
+        height, root = header.state_height, header.state_root
         if not self.every_blocks or height // self.every_blocks <= self._last // self.every_blocks:
             return
         self._last = height
@@ -184,7 +188,7 @@ class Snapshots:
             log.info("no_snapshot", height=height, reason=str(error))
             return
         if frozen is not None:
-            self._snapshots[height] = _Snapshot(height, root, done.header.height, frozen)
+            self._snapshots[height] = _Snapshot(height, root, header.height, frozen)
             self._tidy()
 
     async def close(self) -> None:
