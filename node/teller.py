@@ -59,7 +59,7 @@ class Teller:
 
     def _tells_validators(self) -> bool:
         """Validators hear of blocks by consensus, so they tell each other of tips only now and then."""
-        if self.engine is not None and now_ms() - self._validators_told_ms < TIP_VALIDATORS_EVERY_S * 1000:
+        if now_ms() - self._validators_told_ms < TIP_VALIDATORS_EVERY_S * 1000:
             return False
         self._validators_told_ms = now_ms()
         return True
