@@ -6,6 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from ledger.certificate import Validator, ValidatorSet
+from ledger.codec import encode
+from ledger.epochs import current, pending, sign_change
 from ledger.keys import Key
 from ledger.manifest_types import Policies, Restart
 from ledger.records import Slot, key_open
@@ -13,6 +16,7 @@ from ledger.state import MemoryState
 from ledger.transactions import (
     Body,
     CancelDeployment,
+    ChangeValidators,
     Claim,
     Price,
     Renew,
@@ -26,6 +30,7 @@ from tests.ledger.world import (
     AUTHOR,
     BOT,
     BUDGET,
+    CHAIN_ID,
     CONSUMER,
     EXPERT,
     FARMERS,
@@ -37,6 +42,7 @@ from tests.ledger.world import (
     World,
     contract,
     job,
+    key_of,
     service,
 )
 
@@ -58,6 +64,7 @@ STEPS_MS = st.sampled_from(
 NEXT = {"claimed": "fetching", "fetching": "verified", "verified": "running", "running": "running"}
 PICK = st.integers(0, 1_000)
 DEPLOYMENTS_MAX = 4
+VOTERS = (key_of("validator"), *(key_of(f"voter {n}") for n in range(1, 4)))
 
 
 class Lives(RuleBasedStateMachine):
@@ -226,6 +233,27 @@ class Lives(RuleBasedStateMachine):
     def transfer(self, who: int, amount: int) -> None:
         people = (AUTHOR, STRANGER, *FARMERS)
         self.send(people[who], Transfer(people[(who + 1) % 4].public, amount))
+
+    @rule(
+        weights=st.lists(st.integers(0, 3), min_size=4, max_size=4),
+        signers=st.sets(st.integers(0, 3)),
+        epochs=st.sampled_from([1, 1, 1, 0, 2]),
+    )
+    def change_validators(self, weights: list[int], signers: set[int], epochs: int) -> None:
+        """Weights of the next set (0: not in it), and who of the current one signs."""
+        now = current(self.world.state)
+        members = [Validator(VOTERS[n].public, w, f"v{n}") for n, w in enumerate(weights) if w]
+        next_ = encode(ValidatorSet(now.epoch + epochs, tuple(members)))
+        by = [(now.index(VOTERS[n].public), VOTERS[n]) for n in sorted(signers)]
+        signed = [(at, sign_change(key, CHAIN_ID, next_)) for at, key in by if at is not None]
+        enough = now.reached([at for at, _ in signed])
+        good = enough and epochs == 1 and members and tuple(members) != now.members
+        assert self.send(STRANGER, ChangeValidators(next_, tuple(sorted(signed)))) == bool(good)
+        if good:
+            assert current(self.world.state) == now, "not before its epoch ends"
+            self.world.run(step_ms=0)
+            assert current(self.world.state).members == tuple(members)
+            assert pending(self.world.state) is None
 
     @rule(step_ms=STEPS_MS)
     def wait(self, step_ms: int) -> None:

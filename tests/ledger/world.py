@@ -21,6 +21,7 @@ from ledger.contract_types import (
     WorkloadTemplate,
 )
 from ledger.documents import document_id, sign_approval, sign_contract, sign_receipt
+from ledger.epochs import current, pending_hash
 from ledger.genesis import Genesis, GenesisValidator, genesis_state
 from ledger.keys import Key
 from ledger.limits import MIB
@@ -195,14 +196,14 @@ class World:
         return decode_tx(sign_tx(key, tx), CHAIN_ID)
 
     def header(self, step_ms: int) -> Header:
-        """The next block's header, as far as execution reads it."""
+        """The next block's header, as far as execution reads it. Ends the epoch if a change is pending."""
         height = self.height + 1
         parent = sha256(b"block %d" % self.height)
         validator, zero = key_of("validator").public, bytes(32)
-        now_ms = self.now_ms + step_ms
-        return Header(
-            CHAIN_ID, 0, height, height, height - 1, parent, now_ms, validator, 0, zero, zero, zero, ()
-        )
+        now_ms, members = self.now_ms + step_ms, current(self.state)
+        now, then = members.hash, pending_hash(self.state) or members.hash
+        place = (CHAIN_ID, members.epoch, height, height, height - 1)
+        return Header(*place, parent, now_ms, validator, 0, zero, now, then, ())
 
     def run(self, *txs: CheckedTx, step_ms: int = 1_000) -> BlockResult:
         """Execute one block and commit it."""
