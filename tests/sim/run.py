@@ -11,7 +11,9 @@ import multiprocessing
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -21,6 +23,8 @@ from tests.sim.result import Result
 from tests.sim.scenario import make, with_quiet
 from tests.sim.world import World
 
+EXCERPT_LINES: Final = 40
+EXCERPTS_MAX: Final = 3
 REAL_EVERY: Final = 50  # each fiftieth seed signs with Ed25519, the others with a stand-in
 
 
@@ -73,6 +77,26 @@ def _trace(seed: int, ed25519: bool) -> Result:
     return result
 
 
+class _Seen(BaseException):
+    """The violation that was looked for."""
+
+
+def excerpt(seed: int, ed25519: bool) -> list[str]:
+    """What happened just before a seed's first violation: it is run again up to there."""
+    lines: deque[str] = deque(maxlen=EXCERPT_LINES)
+
+    def log(line: str) -> None:
+        lines.append(line)
+        if " VIOLATION " in line:
+            raise _Seen
+
+    again = world(seed, ed25519)
+    again.log = log
+    with suppress(_Seen):
+        again.run()
+    return list(lines)
+
+
 def main(argv: list[str]) -> int:
     """Exit code: 0 clean, 1 violations (printed, with the command that replays each)."""
     arguments = _arguments(argv)
@@ -88,6 +112,10 @@ def main(argv: list[str]) -> int:
             report.add(result)
     report.seconds = time.monotonic() - started
     print(report.table())
+    for result in report.bad[:EXCERPTS_MAX]:
+        if not arguments.trace:
+            print(f"\nseed {result.seed}, just before its first violation:")
+            print("\n".join(excerpt(result.seed, arguments.ed25519)))
     if arguments.save:
         print(f"saved {report.save(' '.join(['python -m tests.sim.run', *argv])).name}")
     return 1 if report.bad or report.unused() else 0

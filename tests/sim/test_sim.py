@@ -8,8 +8,9 @@ import pathlib
 import pytest
 
 from tests.sim.coverage import Coverage
+from tests.sim.mutants import MakesMoney
 from tests.sim.offences import Forger
-from tests.sim.run import main
+from tests.sim.run import EXCERPT_LINES, excerpt, main
 from tests.sim.scenario import KINDS, LIES, make
 from tests.sim.world import Result, Variant, World, run
 
@@ -116,6 +117,14 @@ def test_command_line_reports_a_violation(
     monkeypatch.setattr("tests.sim.run.one", broken)
     assert main(["--seed", "9", "--jobs", "1"]) == 1
     assert "--seed 9 --trace" in capsys.readouterr().out
+
+
+def test_a_violation_is_shown_with_what_went_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seed that fails is run again, and told in words up to its first violation."""
+    monkeypatch.setattr("tests.sim.run.world", lambda seed, _: World(seed, Variant("money", node=MakesMoney)))
+    told = excerpt(4, False)
+    assert "VIOLATION Money" in told[-1] and len(told) == EXCERPT_LINES
+    assert any(" receive from " in line for line in told) and any(" Vote " in line for line in told)
 
 
 def test_too_many_crashes_halt_and_heal() -> None:

@@ -30,6 +30,7 @@ from tests.sim.offences import NoFalseEvidence, Offences
 from tests.sim.result import Result
 from tests.sim.scenario import Scenario, make
 from tests.sim.shared import Shared
+from tests.sim.words import message_words, words
 
 ACCOUNTS: Final = 6
 GENESIS_MS: Final = 1_700_000_000_000
@@ -253,20 +254,19 @@ class World:
 
     def _log(self, node: SimNode | None, name: str, args: tuple[Any, ...]) -> None:
         assert self.log is not None
-        about = ",".join(
-            f"{len(a)} B {crc32(a):08x}" if isinstance(a, bytes) else str(a)
-            for a in args
-            if isinstance(a, bytes | int) or name == "begin"
-        )
+        if name == "receive":
+            about = f"from {args[0]}: {words(args[1])}"
+        else:
+            about = ", ".join(str(a) for a in args if isinstance(a, int) or name == "begin")
         self.log(f"{self.now_us / 1_000:12.3f} ms  {f'node {node.id}' if node else 'world'} {name} {about}")
 
     def report(self, checker: str, what: str) -> None:
         """A violation."""
-        if self.log:
-            self.log(f"{self.now_us / 1_000:12.3f} ms  VIOLATION {checker}: {what}")
         self.stopped |= checker in self.stop_on
         if len(self.result.violations) < VIOLATIONS_MAX:
             self.result.violations.append((checker, f"at {self.now_us // 1_000} ms: {what}"))
+        if self.log:
+            self.log(f"{self.now_us / 1_000:12.3f} ms  VIOLATION {checker}: {what}")
 
     # ------------------------------------------------------------------ what nodes call
 
@@ -293,7 +293,7 @@ class World:
     def observe(self, node: SimNode, message: Message) -> None:
         """A node's core sends."""
         if self.log:
-            self.log(f"{'':>17}{node.id} sends {_words(message)}")
+            self.log(f"{'':>17}{node.id} sends {message_words(message)}")
         self.told("sent", node, message)
 
     def heard(self, node: SimNode, event: Received) -> None:
@@ -371,17 +371,6 @@ class World:
         if missing:
             self.progress.complain(f"after a quiet stretch: {missing}")
         self.stopped = True
-
-
-def _words(message: Message) -> str:
-    """For a trace."""
-    name = type(message).__name__
-    statement = getattr(message, "statement", None) or getattr(
-        getattr(message, "certificate", None), "statement", None
-    )
-    if statement is not None:
-        return f"{name} {statement.kind.name} view {statement.view} {statement.block.hex()[:8]}"
-    return f"{name} {message.kind} {message.digest.hex()[:8]}" if hasattr(message, "digest") else name
 
 
 def run(seed: int, variant: Variant = Variant(), ed25519: bool = False) -> Result:
