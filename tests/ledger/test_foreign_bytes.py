@@ -14,22 +14,41 @@ from ledger.blocks import HEADER_BYTES_MAX, Header, batch_digest, decode_batch, 
 from ledger.certificate import Certificate, Ed25519Scheme, Validator, ValidatorSet, VoteKind
 from ledger.codec import encode, sha256
 from ledger.contract_check import decode_contract
+from ledger.epochs import decode_set
 from ledger.errors import Refused
 from ledger.genesis import decode_genesis
 from ledger.keys import Key
 from ledger.light import (
     CERTIFICATE_BYTES_MAX,
+    EPOCH_PROOF_BYTES_MAX,
     QUERY_PROOF_BYTES_MAX,
     FinalityProof,
+    Trust,
     decode_certificate,
+    decode_epoch_proof,
     verify_final,
     verify_query,
 )
-from ledger.limits import ACCOUNTS_GENESIS_MAX, BLOCK_BATCHES_MAX, CONTRACT_BYTES_MAX, TX_BYTES_MAX
+from ledger.limits import (
+    ACCOUNTS_GENESIS_MAX,
+    BLOCK_BATCHES_MAX,
+    CONTRACT_BYTES_MAX,
+    TX_BYTES_MAX,
+    VALIDATORS_BYTES_MAX,
+)
+from ledger.proof_file import make_proof_file, verify_proof_file
 from ledger.store import Store
 from ledger.transactions import CancelDeployment, Transfer, decode_tx, sign_tx
 from tests.ledger import contract_samples
-from tests.ledger.chain_fixture import CHAIN_ID, VALIDATORS, ChainWorld, SmallChain, certify, trust
+from tests.ledger.chain_fixture import (
+    CHAIN_ID,
+    VALIDATORS,
+    ChainWorld,
+    SmallChain,
+    certify,
+    member,
+    trust,
+)
 from tests.ledger.test_genesis import load
 from tests.ledger.world import CONSUMER, STRANGER, World, contract, job
 
@@ -59,6 +78,9 @@ def kinds() -> dict[str, Kind]:
         header = chain.grow({b"k": b"%d" % n}, (transfer,))
     query = chain.store.prove(b"k")
     bulk = (bytes(TX_BYTES_MAX),) * 5
+    changed = ChainWorld()
+    changed.turn(tuple(member(n) for n in range(2, 7)), 1)
+    changed.run()
 
     def audited(data: bytes) -> None:
         audit.verify(data, ChainWorld().genesis).require()
@@ -103,6 +125,27 @@ def kinds() -> dict[str, Kind]:
             ("tx.too_long", TX_BYTES_MAX + 1),
         ),
         "audit file": Kind(audited, an_audit_file()[1], "audit.malformed", "audit.not_canonical", None),
+        "validator set": Kind(
+            decode_set,
+            encode(VALIDATORS),
+            "validators.malformed",
+            "validators.not_canonical",
+            ("validators.too_long", VALIDATORS_BYTES_MAX + 1),
+        ),
+        "epoch proof": Kind(
+            lambda data: Trust.of(changed.genesis).advance(decode_epoch_proof(data)),
+            encode(changed.store.epochs.proof(0)),
+            "epoch_proof.malformed",
+            "epoch_proof.not_canonical",
+            ("epoch_proof.too_long", EPOCH_PROOF_BYTES_MAX + 1),
+        ),
+        "proof file": Kind(
+            lambda data: verify_proof_file(data, changed.genesis),
+            a_proof_file(changed),
+            "proof_file.malformed",
+            "proof_file.not_canonical",
+            None,
+        ),
         "contract": Kind(
             decode_contract,
             contract_samples.contract().encode(),
@@ -120,6 +163,11 @@ def an_audit_file() -> tuple[ChainWorld, bytes]:
     world.run()
     world.run()
     return world, audit.export(world.store, deployment)
+
+
+def a_proof_file(world: ChainWorld) -> bytes:
+    genesis, proofs = world.genesis, world.store.epochs.proofs(0, 9)
+    return make_proof_file(genesis.chain_id, genesis.hash, proofs, world.store.prove(b"supply"))
 
 
 def spelt_differently(data: bytes) -> bytes:
