@@ -26,6 +26,9 @@ LEFT_OUT: Final = (
     "trio_websocket",  # WebSocket: we speak TCP
     "zeroconf",  # mDNS
 )
+# Said not to be installed meanwhile: with it, pycryptodome (RSA keys) compiles C declarations at its import;
+# without, it uses ctypes, as it does wherever this one is missing.
+ABSENT: Final = ("cffi",)
 # What the network needs of the library, so that all of it is loaded here and nothing twice.
 _WANTED: Final = ("libp2p", "libp2p.pubsub.gossipsub", "libp2p.pubsub.pubsub")
 
@@ -78,10 +81,14 @@ def is_left_out(name: str) -> bool:
 def _leaving_out() -> Iterator[None]:
     finder = _Finder()
     sys.meta_path.insert(0, finder)
+    absent = [name for name in ABSENT if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: an import raises ImportError
     try:
         yield
     finally:
         sys.meta_path.remove(finder)
+        for name in absent:
+            del sys.modules[name]
         for name, module in list(sys.modules.items()):
             if isinstance(module, _ModuleLeftOut):
                 del sys.modules[name]

@@ -24,7 +24,7 @@ from ledger.blocks import Header
 from node.testnet import init_testnet
 from tests.e2e import chaos_checks as checks
 from tests.e2e.chaos_logs import Logs, speak_json
-from tests.e2e.chaos_monkey import Monkey
+from tests.e2e.chaos_monkey import Monkey, Outage
 from tests.e2e.chaos_usage import Usage
 from tests.e2e.chaos_writers import Writers
 from tests.e2e.net import Net, until
@@ -139,11 +139,38 @@ def _chaos(monkey: Monkey) -> dict[str, Any]:
         "votes_within_goal_percent": round(100 * sum(s <= GOAL_VOTES_AFTER_S for s in alone) / len(alone), 1)
         if alone
         else None,
+        "slowest": slowest([o for o in restarts if not o.is_storm], monkey.logs),
         "votes_after_storm_s": _spread([o.votes_after_s for o in restarts if o.is_storm]),
         "storms": [_storm(storm.down, storm.heights) for storm in monkey.storms],
         "storm_over_after_s": _spread([s.over_s - s.ended_s for s in monkey.storms if s.ended_s]),
     }
     return figures
+
+
+def slowest(outages: Sequence[Outage], logs: Logs, count: int = 5) -> list[dict[str, Any]]:
+    """Where the time of the slowest starts went: until the API was up, the first, the third link, a vote."""
+    found = []
+    for outage in sorted(outages, key=lambda o: -o.votes_after_s)[:count]:
+        said = [
+            (line.event, round(line.at_s - outage.again_s, 2))
+            for line in logs.lines
+            if line.peer == outage.name and outage.again_s <= line.at_s <= outage.voted_s + 1
+        ]
+        links = [at_s for event, at_s in said if event == "neighbour_up"]
+        found.append(
+            {
+                "votes_after_s": round(outage.votes_after_s, 2),
+                "cpu_s": round(outage.cpu_s, 2),
+                "api_s": next((at_s for event, at_s in said if event == "peer_up"), None),
+                "links_s": links[:3:2],
+                "others_down": len({o.name for o in outages if _overlap(o, outage)}) - 1,
+            }
+        )
+    return found
+
+
+def _overlap(one: Outage, other: Outage) -> bool:
+    return one.began_s <= other.voted_s and other.again_s <= one.voted_s
 
 
 def _storm(down: int, heights: tuple[int, int] | None) -> dict[str, Any]:

@@ -328,13 +328,15 @@ def loaded(*statements: str) -> set[str]:
 
 
 def test_lean_import():
-    heavy = {"aioquic", "httpx2", "trio_websocket", "zeroconf", "libp2p.peer.persistent"}
+    heavy = {"aioquic", "cffi", "httpx2", "trio_websocket", "zeroconf", "libp2p.peer.persistent"}
     assert heavy <= loaded("import libp2p"), "the library no longer loads what we never use"
     ours = loaded("import p2p.host")
     assert "libp2p.network.swarm" in ours
-    assert not {name for name in ours if lean_import.is_left_out(name)}
+    assert not {name for name in ours if lean_import.is_left_out(name) or name in lean_import.ABSENT}
     real = "import aioquic.quic.connection"
     assert "aioquic.tls" in loaded("import p2p.host", real, "aioquic.quic.connection.QuicConnection")
+    rsa = "import libp2p.crypto.rsa as rsa; print(rsa.create_new_key_pair(2048).public_key.verify(b'', b''))"
+    assert run_python("import p2p.host, cffi", rsa).strip() == "False"
 
 
 def test_what_was_left_out_says_so():
