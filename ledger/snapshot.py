@@ -1,12 +1,12 @@
 """The state at one height in chunks, each of which proves itself against the state root alone.
 
-[S1] A chunk is all pairs below one place of the state tree, and the hashes beside the way from that place up
+[H1] A chunk is all pairs below one place of the state tree, and the hashes beside the way from that place up
      to the root. The place's hash follows from the pairs, the root from that and those hashes: so nothing can
      be left out, added or changed in a chunk, and no list of chunks needs to be trusted.
-[S2] Who asks for a place that is too large for an answer gets the leftmost part of it that is not. The
+[H2] Who asks for a place that is too large for an answer gets the leftmost part of it that is not. The
      hashes beside the way show what else there is: those places are asked for next, empty ones never.
-[S3] What is not under the root (`seen/`) is in no chunk: it follows from the blocks of the replay window.
-[S4] A root is believed when a final header names it (ledger.light), never on a peer's word.
+[H3] What is not under the root (`seen/`) is in no chunk: it follows from the blocks of the replay window.
+[H4] A root is believed when a final header names it (ledger.light), never on a peer's word.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def place_of(path: bytes) -> int:
 
 
 def check_chunk(root: bytes, data: bytes) -> Proved:
-    """[S1] A foreign chunk, if it is true under `root`. Raises Refused("state_chunk.…" | "snapshot.…")."""
+    """[H1] A foreign chunk, if it is true under `root`. Raises Refused("state_chunk.…" | "snapshot.…")."""
     chunk = decode_exact(StateChunk, data, "state_chunk", SNAPSHOT_CHUNK_BYTES_MAX)
     index = place_of(chunk.place)
     if len(chunk.siblings) != tree.depth_of(index):
@@ -145,7 +145,7 @@ class Shelf:
         return sum(self._sizes)
 
     def cut(self, place: int, size_bytes_max: int) -> StateChunk:
-        """[S2] The chunk for a place. `size_bytes_max` is at least a pair's. Raises
+        """[H2] The chunk for a place. `size_bytes_max` is at least a pair's. Raises
         Refused("snapshot.nothing") when nothing stands there."""
         index = place
         pairs = self._pairs(index, size_bytes_max)

@@ -58,6 +58,8 @@ STRUCTS = {
         "node/wire.py",
         ("Hello", "BatchPush", "TxPush", "TipNote", "RangeRequest", "Announcement"),
     ),
+    "state-messages": ("node/state_wire.py", ("Offer", "EpochsRequest", "ChunkRequest")),
+    "state-chunks": ("ledger/snapshot.py", ("StateChunk",)),
     "artifact-messages": ("node/exchange.py", ("InfoRequest", "InfoAnswer", "ChunkRequest")),
     "stored-blocks": ("ledger/stored.py", ("StoredBlock",)),
     "audit-file": ("ledger/audit_file.py", ("AuditFile", "AuditBlock", "AuditTx", "AuditRecord")),

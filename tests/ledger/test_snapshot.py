@@ -69,6 +69,7 @@ def fetch_all(shelf: Shelf, root: bytes, size_bytes: int) -> tuple[State, dict[b
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 50, 3_000])
 @pytest.mark.parametrize("size_bytes", [400, 5_000, 10**9])
 def test_all_chunks_are_the_state_and_its_tree(count: int, size_bytes: int) -> None:
+    """[H2] From the root on, each answer shows what else there is."""
     state = state_of(count)
     root, written = tree.update(no_node, dict(state))
     shelf = shelf_of(state)
@@ -154,6 +155,7 @@ LIES = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_in_a_chunk_is_refused(lie: str) -> None:
+    """[H1] Nothing left out, added or changed."""
     state = state_of(40)
     rule, change = LIES[lie]
     chunk = chunk_of(state)
@@ -178,10 +180,19 @@ def test_no_flipped_bit_gets_through(at: int, bit: int) -> None:
         check_chunk(root_of(state), bytes(data))
 
 
-@pytest.mark.parametrize("data", [b"", b"\xc1", encode((b"\1", (), ())) + b"\0", bytes(901 * 1024)])
-def test_garbage_is_refused(data: bytes) -> None:
-    with pytest.raises(Refused, match="state_chunk"):
+@pytest.mark.parametrize(
+    ("data", "rule"),
+    [
+        (b"", "state_chunk.malformed"),
+        (b"\xc1", "state_chunk.malformed"),
+        (b"\x93\xc4\1\1\x90\xdc\0\0", "state_chunk.not_canonical"),
+        (bytes(901 * 1024), "state_chunk.too_long"),
+    ],
+)
+def test_garbage_is_refused(data: bytes, rule: str) -> None:
+    with pytest.raises(Refused) as refused:
         check_chunk(root_of(state_of(3)), data)
+    assert refused.value.rule == rule
 
 
 def test_nothing_stands_at_an_empty_place() -> None:

@@ -62,7 +62,7 @@ async def test_a_fresh_peer_takes_a_state_and_goes_on_by_blocks() -> None:
 
 
 async def test_what_was_executed_before_the_state_is_not_executed_again() -> None:
-    """The replay guard is not under the root: it is made anew from the blocks."""
+    """[H3] The replay guard is not under the root: it is made anew from the blocks."""
     server = server_of(25, accounts=3)
     old = transfer_tx(24_000_777)
     extend(server.notary, batch_of(old))
@@ -148,6 +148,7 @@ async def test_a_chunk_of_another_state_is_a_lie() -> None:
 
 
 async def test_a_state_that_no_certificate_names_is_not_even_begun() -> None:
+    """[H4] A root is believed when a final header names it."""
     server = server_of(35)
 
     def forged(data: bytes) -> bytes:
