@@ -3,7 +3,8 @@
 [V2] Evidence of equivocation (ledger.evidence) suspends the validator: its offence is recorded with the
      evidence and the height. Anybody may carry it in; the first report of an offender counts. It is judged
      by the set of its own epoch, while that is among the last EVIDENCE_EPOCHS_MAX. A suspended member votes
-     on until its epoch ends, is shown as such, and no next set may hold it (V3).
+     on until its epoch ends, and is shown as such; no change that is accepted later may hold it (V3), but one
+     that is pending already stays: a header names it, perhaps.
 [V3] A change of the set is the next set's encoding, with epoch + 1, signed by a BFT quorum of the current
      one (ledger.epochs). Anybody may carry it in. It is refused while another is pending, when it changes
      nothing, and when it holds a suspended key. Accepted, it is pending until a boundary block.

@@ -167,6 +167,16 @@ def test_a_suspended_validator_leaves_at_the_next_change(world: ChainWorld) -> N
     assert send(world, world.change((*FOUR, member(7)))).rule == "change.suspended", "never again"
 
 
+def test_a_pending_change_stays_when_one_in_it_is_suspended(world: ChainWorld) -> None:
+    """[V2] Headers may name it already, so it comes into force; the change after it must leave them out."""
+    assert send(world, world.change((*FOUR[1:], member(7)))).ok
+    assert send(world, equivocation(3, 0)).ok
+    world.run()
+    assert (world.validators.epoch, world.validators.index(MORE_KEYS[3].public)) == (1, 2)
+    assert send(world, world.change((*FOUR[1:], member(8)))).rule == "change.suspended"
+    assert send(world, world.change((*FOUR[1:3], member(7)))).ok
+
+
 def test_evidence_is_judged_by_the_set_of_its_epoch(world: ChainWorld) -> None:
     """[V2]"""
     world.turn(SEVEN[1:5])
