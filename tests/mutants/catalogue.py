@@ -44,6 +44,12 @@ EPOCHS: Final = (
 RULE_12: Final = ("tests/consensus/test_epochs.py",)
 SEAT: Final = ("tests/node/test_seat.py", "tests/node/test_other_epochs.py", "tests/node/test_epochs.py")
 GOSSIP: Final = ("tests/node/test_handlers.py",)
+FOLLOW: Final = ("tests/node/test_follower.py", "tests/node/test_sync_plan.py")
+GROUP: Final = ("tests/ledger/test_group.py",)
+CHUNKS: Final = ("tests/ledger/test_snapshot.py",)
+STAGING: Final = ("tests/ledger/test_staging.py",)
+STATE_SYNC: Final = ("tests/node/test_state_sync.py", "tests/node/test_state_wire.py")
+REPAIR: Final = ("tests/node/test_repair.py",)
 LIGHT: Final = ("tests/ledger/test_light.py", "tests/ledger/test_tree.py")
 
 
@@ -1052,7 +1058,7 @@ MUTANTS: Final = (
     _M(
         "retention_first_height_is_not_written",
         "ledger/retention.py",
-        "            puts = {**puts, _FIRST: be(above)}\n",
+        "            puts = {**puts, FIRST_KEY: be(above)}\n",
         "            puts = {**puts}\n",
         RETENTION,
     ),
@@ -1104,5 +1110,190 @@ MUTANTS: Final = (
         "if self.store.first_height > 1 and last < held:",
         "if False:",
         PRUNER,
+    ),
+    # Catching up, states in chunks, a wrong state.
+    _M("group_is_not_synced", "ledger/group.py", "deletes, sync=True)", "deletes, sync=False)", GROUP),
+    _M(
+        "group_is_written_at_once",
+        "ledger/group.py",
+        "        if self._layers is None:\n            self.base.write(puts, deletes, sync)\n",
+        "        if True:\n            self.base.write(puts, deletes, sync)\n",
+        GROUP,
+    ),
+    _M(
+        "group_hides_its_own_writes",
+        "ledger/group.py",
+        "            if layer is not None:\n                return layer.get(key)\n",
+        "",
+        GROUP,
+    ),
+    _M("chunk_root_is_not_compared", "ledger/snapshot.py", "if found != root:", "if False:", CHUNKS),
+    _M(
+        "chunk_takes_pairs_of_elsewhere",
+        "ledger/snapshot.py",
+        "if any(not tree.is_below(index, place) for place, _ in rows):",
+        "if False:",
+        CHUNKS,
+    ),
+    _M(
+        "chunk_takes_a_pair_twice",
+        "ledger/snapshot.py",
+        "if any(one[0] >= other[0] for one, other in pairwise(rows)):",
+        "if any(one[0] > other[0] for one, other in pairwise(rows)):",
+        CHUNKS,
+    ),
+    _M(
+        "chunk_hides_what_stands_beside",
+        "ledger/snapshot.py",
+        "        if sibling:\n            yield index ^ 1\n",
+        "        if sibling and index & 1:\n            yield index ^ 1\n",
+        CHUNKS,
+    ),
+    _M(
+        "chunk_is_cut_to_the_right_alone",
+        "ledger/snapshot.py",
+        "index = 2 * index + (self._top(2 * index)[0] == tree.EMPTY)",
+        "index = 2 * index + 1",
+        CHUNKS,
+    ),
+    _M(
+        "frozen_state_is_of_today",
+        "ledger/views.py",
+        "if key[1:] not in overwritten and not key.startswith(without, 1):",
+        "if not key.startswith(without, 1):",
+        STAGING,
+    ),
+    _M(
+        "frozen_state_forgets_the_oldest_word",
+        "ledger/views.py",
+        "                found.setdefault(key, value)\n",
+        "                found[key] = value\n",
+        STAGING,
+    ),
+    _M(
+        "staging_takes_a_chunk_twice",
+        "ledger/staging.py",
+        "if asked not in self._todo or not is_within(proved.place, asked):",
+        "if not is_within(proved.place, asked):",
+        STAGING,
+    ),
+    _M(
+        "staging_is_finished_too_early",
+        "ledger/staging.py",
+        "if self._todo or not status.header:",
+        "if not status.header:",
+        STAGING,
+    ),
+    _M(
+        "staging_does_not_compare_the_root",
+        "ledger/staging.py",
+        "if found != status.root:",
+        "if False:",
+        STAGING,
+    ),
+    _M(
+        "incomplete_store_takes_the_place",
+        "ledger/store.py",
+        "    if is_complete:\n        put_in_place(path)\n",
+        "    put_in_place(path)\n",
+        STAGING,
+    ),
+    _M(
+        "interrupted_change_of_stores_is_not_finished",
+        "ledger/store.py",
+        "        finish_change(path, owner)\n",
+        "",
+        STAGING,
+    ),
+    _M(
+        "liar_is_asked_on",
+        "node/sync_plan.py",
+        "source.rest_until_s = now_s + FOLLOW_LIED_REST_S",
+        "source.rest_until_s = now_s",
+        FOLLOW,
+    ),
+    _M(
+        "staller_holds_up_all",
+        "node/sync_plan.py",
+        "        return self._hedge(tip, now_s)\n",
+        "        return None\n",
+        FOLLOW,
+    ),
+    _M(
+        "pieces_have_no_bound",
+        "node/sync_plan.py",
+        "if len(self._asks) + len(self._held) < PIECES_MAX:",
+        "if True:",
+        FOLLOW,
+    ),
+    _M(
+        "follower_takes_another_chain",
+        "node/follower.py",
+        "        if header.parent_hash != tip.hash:\n",
+        "        if False:\n",
+        FOLLOW,
+    ),
+    _M(
+        "state_is_taken_on_a_peers_word",
+        "node/state_sync.py",
+        "                        await trio.to_thread.run_sync(partial(trust.final, offer.anchor))\n",
+        "",
+        STATE_SYNC,
+    ),
+    _M(
+        "chunk_liar_is_asked_on",
+        "node/state_fetch.py",
+        "        self.banned.add(peer_id)\n",
+        "",
+        STATE_SYNC,
+    ),
+    _M(
+        "state_sync_forgets_the_replay_guard",
+        "node/state_fetch.py",
+        "                found.append(key_seen(tx.tx.expires, tx.id))\n",
+        "                pass\n",
+        STATE_SYNC,
+    ),
+    _M(
+        "damaged_state_is_offered",
+        "node/snapshots.py",
+        "if spool.shelf.root != snapshot.root:",
+        "if False:",
+        STATE_SYNC,
+    ),
+    _M(
+        "state_is_offered_without_its_replay_window",
+        "node/snapshots.py",
+        "if max(1, snapshot.height - EXPIRY_BLOCKS_MAX + 1) < self.store.first_height:",
+        "if False:",
+        STATE_SYNC,
+    ),
+    _M(
+        "wrong_state_executes_on",
+        "node/notary.py",
+        "            raise StateDiffers(header.state_height)\n",
+        "            return\n",
+        REPAIR,
+    ),
+    _M(
+        "wrong_state_votes_on",
+        "node/peer.py",
+        "                    self.seat.stopped = True\n",
+        "                    pass\n",
+        REPAIR,
+    ),
+    _M(
+        "repair_never_gives_up",
+        "node/repair.py",
+        "            if self.done >= REPAIRS_MAX:\n",
+        "            if False:\n",
+        REPAIR,
+    ),
+    _M(
+        "two_chains_do_not_stop_a_validator",
+        "node/engine.py",
+        'if alarm == "final_off_chain":',
+        "if False:",
+        REPAIR,
     ),
 )
