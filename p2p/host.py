@@ -239,6 +239,9 @@ class Host:
 
     async def is_stream_of_link(self, stream: INetStream) -> bool:
         """See ``LinkHost``."""
+        connection = getattr(stream, "swarm_conn", None)
+        if connection is not None:
+            self._connected(connection)  # the peer's first stream may be faster than the notification
         ours = self._connections.get(stream.muxed_conn)
         while ours is not None and not ours.closed.is_set():
             found = self._links.get(ours.peer_id)

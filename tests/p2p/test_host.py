@@ -241,6 +241,27 @@ async def test_garbage_in_gossip_never_ends_the_host(hosts, wait_until, wire):
     assert one.knows(other)
 
 
+async def test_a_gossip_stream_that_is_faster_than_the_notification_waits_for_the_link(
+    hosts, wait_until, monkeypatch
+):
+    """Other implementations open theirs at once; a stream that is reset takes their first messages along."""
+
+    async def never(watch, network, connection) -> None: ...
+
+    monkeypatch.setattr("p2p.host._Watch.connected", never)
+    one = await hosts.start(1)
+    stranger = noise_host(create_new_key_pair(SEED))
+    async with running(stranger):
+        await dial(stranger, one.address)
+        target = ID.from_string(one.id)
+        gossip = await stranger.new_stream(target, [TProtocol("/meshsub/1.1.0")])
+        await gossip.write(rpc(subscriptions=[rpc_pb2.RPC.SubOpts(subscribe=True, topicid="approvals")]))
+        consensus = await stranger.new_stream(target, [TProtocol(CONSENSUS_PROTOCOL)])
+        await consensus.write(HELLO)
+        await stranger.new_stream(target, [TProtocol(BULK_PROTOCOL)])
+        await wait_until(lambda: one.net._gossip._pubsub.peer_topics.get("approvals"))
+
+
 async def test_garbage_on_the_library_s_own_protocols_never_ends_the_host(hosts, wait_until):
     one, other = await hosts.pair()
     stranger = noise_host(create_new_key_pair(SEED))
