@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import trio
 
+from ledger.blocks import decode_header
 from ledger.codec import decode, encode
 from ledger.kv import MemoryKv
 from ledger.store import Store
@@ -291,6 +292,53 @@ async def test_a_staller_holds_up_nobody_for_long(monkeypatch: pytest.MonkeyPatc
         await until(lambda: found.notary.store.tip.height == 100, timeout_s=2.0)
         assert found.plan.hedged >= 1
         assert asked(found, "staller") <= 2 * sync_plan.PIECES_PER_SOURCE
+
+
+async def test_blocks_of_an_epoch_that_never_came_are_a_lie_at_their_turn() -> None:
+    """Nobody can tell before; they take no more room than others."""
+    source = source_of(3)
+
+    def later(blocks: list[StoredBlock]) -> None:
+        for place, block in enumerate(blocks):
+            header = msgspec.structs.replace(decode_header(block.header), epoch=9)
+            blocks[place] = msgspec.structs.replace(block, header=header.encode())
+
+    async with following({"liar": saying(changed(source, later))}) as found:
+        found.came("liar", 3)
+        await until(lambda: found.lies == 1)
+        assert found.notary.store.tip.height == 0
+        network = found.network
+        assert isinstance(network, ScriptedNetwork)
+        network.answers["honest"] = honest(source)
+        found.came("honest", 3)
+        await until(lambda: found.notary.store.tip.height == 3)
+        assert [peer for peer, _ in network.penalties] == ["liar"]
+
+
+async def test_a_peer_that_does_not_deliver_a_batch_is_not_the_only_way() -> None:
+    source = big_block_source()
+    truth = honest(source)
+
+    async def no_batches(method: str, body: bytes) -> bytes:
+        if method == "batch":
+            raise RequestTimeout("no answer")
+        return await truth(method, body)
+
+    async with following({"lazy": no_batches, "honest": truth}) as found:
+        found.came("lazy", 3)
+        found.came("honest", 3)
+        await until(lambda: found.notary.store.tip.height == 3)
+        assert found.lies == 0
+
+
+async def test_a_paused_follower_drops_what_waits_and_goes_on_later() -> None:
+    source = source_of(50)
+    async with following({"peer": honest(source)}) as found:
+        found.pause(True)
+        found.came("peer", 50)
+        assert found.is_stopped
+        found.pause(False)
+        await until(lambda: found.notary.store.tip.height == 50)
 
 
 async def test_a_certified_block_that_does_not_follow_our_tip_stops_all() -> None:

@@ -21,7 +21,7 @@ from ledger.certificate import (
 )
 from ledger.codec import encode
 from ledger.records import be
-from ledger.store import Store
+from ledger.store import Store, next_path
 from ledger.stored import Tip
 from node.cli.main import main
 from node.home import Home, RunInfo, start_ticks, write_run
@@ -181,6 +181,14 @@ def test_reset_removes_the_chain_and_nothing_else(home: Home, capsys: pytest.Cap
     assert not home.artifacts_dir.exists()
     assert (home.data_dir / "sign_state" / "CURRENT").exists()
     assert grow(home, 3).height == 3
+
+
+def test_reset_also_removes_a_state_that_was_being_fetched(home: Home) -> None:
+    following = next_path(home.store_dir)
+    following.mkdir()
+    (following / "half").write_bytes(b"a state")
+    assert run(home, "reset", "--yes") == 0
+    assert not following.exists()
 
 
 def test_reset_refuses_while_it_runs_and_without_the_sign_state(
