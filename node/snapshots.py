@@ -232,16 +232,24 @@ class Snapshots:
     async def run(self) -> None:
         """Sort what is asked for, until cancelled."""
         try:
-            while True:
-                await self._bell.wait()
-                self._bell = trio.Event()
-                while self._wanted:
-                    await self._make(self._snapshots[max(self._wanted)])
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stop_threads)
+                while True:
+                    await self._bell.wait()
+                    self._bell = trio.Event()
+                    while self._wanted:
+                        await self._make(self._snapshots[max(self._wanted)])
         finally:
-            self._stop.set()
             self._wanted.clear()
             for height in list(self._snapshots):
                 self._drop(height)
+
+    async def _stop_threads(self) -> None:
+        """When we are cancelled: a thread would go on to the end, and hold up the stop of the peer."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._stop.set()
 
     async def _make(self, snapshot: _Snapshot) -> None:
         began_s = time.monotonic()

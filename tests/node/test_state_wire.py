@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -31,7 +31,7 @@ from node.state_wire import (
 )
 from p2p.limits import PAYLOAD_BYTES_MAX
 from tests.node.network_fixture import until
-from tests.node.state_fixture import Server, server_of
+from tests.node.state_fixture import Server, grow, server_of
 
 FINALITY = FinalityProof(b"header", (), b"certificate")
 
@@ -89,6 +89,45 @@ async def test_a_chunk_is_prepared_on_the_first_request_and_fits_a_frame() -> No
             with pytest.raises(Refused) as refused:
                 await ask(server, CHUNK, encode(ChunkRequest(height, place, 1)))
             assert refused.value.rule == rule
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_stops_does_not_finish_sorting() -> None:
+    """Of a large state that takes minutes."""
+    server = server_of(25)
+    frozen = server.snapshots._snapshots[20].state
+    read = 0
+
+    def endless() -> Iterator[tuple[bytes, bytes]]:
+        nonlocal read
+        while True:
+            read += 1
+            yield read.to_bytes(8, "big"), b""
+
+    frozen.pairs = endless  # type: ignore[method-assign]
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.snapshots.run)
+            with pytest.raises(Refused):
+                await ask(server, CHUNK, encode(ChunkRequest(20, path_of(ROOT), 2**62)))
+            await until(lambda: read > 1_000)
+            nursery.cancel_scope.cancel()
+    assert server.snapshots.heights == ()
+
+
+async def test_states_are_let_go_of_before_a_store_is_closed() -> None:
+    server = server_of(25)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.snapshots.run)
+        with pytest.raises(Refused):
+            await ask(server, CHUNK, encode(ChunkRequest(20, path_of(ROOT), 2**62)))
+        await server.snapshots.close()
+        assert server.snapshots.heights == ()
+        grow(server, 10)
+        assert server.snapshots.heights == (30,)
+        with pytest.raises(Refused):
+            await ask(server, CHUNK, encode(ChunkRequest(30, path_of(ROOT), 2**62)))
+        await until(lambda: server.snapshots.made >= 1)
         nursery.cancel_scope.cancel()
 
 
