@@ -44,8 +44,7 @@ class Memory(Checker):
         self._bound(node, "wants", len(core.wants.wants), WANTS_MAX)
         self._bound(node, "relays", len(core.relay.waiting), RELAYS_MAX)
         self._bound(node, "signatures", signatures, open_views * members * self.SIGNATURES_PER_VIEW)
-        pairs = len(list(node.disk.scan(b"")))
-        self._bound(node, "pairs of sign state", pairs, open_views * self.KEPT_PER_VIEW)
+        self._bound(node, "pairs of sign state", node.disk.count, open_views * self.KEPT_PER_VIEW)
         self.flooded(node)
 
     def flooded(self, node: SimNode) -> None:
