@@ -108,6 +108,19 @@ async def test_the_last_blocks_never_go(tmp_path: Path) -> None:
     notary.store.close()
 
 
+async def test_blocks_that_somebody_needs_for_a_state_on_offer_stay(tmp_path: Path) -> None:
+    notary = on_disk(tmp_path / "db")
+    grow(notary, 120)
+    notary.store.compact_history()
+    needed: list[int | None] = [5]
+    pruner = Pruner(notary.store, MIB, never, keep_blocks=10, keep_from=lambda: needed[0])
+    assert await pruner.round() == 4
+    assert notary.store.first_height == 5
+    needed[0] = None
+    assert await pruner.round() > 50
+    notary.store.close()
+
+
 async def test_commits_go_on_beside_it(tmp_path: Path) -> None:
     notary = on_disk(tmp_path / "db")
     grow(notary, 60)
