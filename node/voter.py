@@ -52,10 +52,8 @@ def core_at(notary: Notary, config: Config, kind: type[Core] = Core) -> Core:
     stored = store.certificate(tip.height)
     final = decode(Certificate, stored) if stored else None
     chain = Chain(header, tip.hash)
-    if (
-        final is not None and final.statement.epoch != config.validators.epoch
-    ):  # the tip ended the epoch before
-        final = None
+    if final is not None and final.statement.epoch != config.validators.epoch:
+        final = None  # the tip ended the epoch before
         above = [decode_header(data) for data in store.epochs.tail(header)]
         chain.recent = {block.hash: block for block in above}  # for who still wants to make it final
     return kind(config, chain, notary.recent_roots(RECENT_ROOTS), final, change_of(store))

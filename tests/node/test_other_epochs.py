@@ -94,6 +94,17 @@ def test_who_left_and_does_not_know_is_told_how_its_epoch_ended() -> None:
     assert peer.handlers.refused == {"bulk.other_epoch": 1}
 
 
+def test_the_next_core_begins_on_the_boundary_with_nothing_final_of_its_own() -> None:
+    """The certificate that ended the epoch is of the other set; the headers that it names stay at hand."""
+    peer, boundary = ended(tail=2)
+    assert peer.engine is not None
+    core = peer.engine.core
+    assert (core.final, core.frontier, core.final_view) == (None, boundary.view + 1, boundary.view)
+    assert core.chain.tip == boundary
+    assert [header.view for header in core.chain.recent.values()] == [boundary.view + 1, boundary.view + 2]
+    assert core._status().base == boundary.view
+
+
 def test_a_member_of_both_epochs_that_lags_is_told_by_the_engine() -> None:
     """Its link is a member's; the engine sorts by epoch before it checks anything."""
     peer, _ = ended()

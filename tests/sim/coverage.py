@@ -29,6 +29,8 @@ RULES: Final = {
     "9 ancestors": "several blocks by one Final certificate",
     "10 vote out of the window": "a vote was dropped: too far ahead, or past",
     "11 evidence": "an offence was proved",
+    "12 epoch ended": "the last block of an epoch was committed",
+    "12 tail left out": "its certificate named a block above it",
     "13 idle block": "an empty block after the idle wait",
     "fetch": "something was asked for",
     "reply": "a header was sent that was asked for",
@@ -61,6 +63,9 @@ class Coverage:
             rules["9 ancestors"] += len(ready.commit) > 1
         if ready.evidence:
             rules["11 evidence"] += len(ready.evidence)
+        for commit in ready.commit:
+            rules["12 epoch ended"] += commit.header.next_validators != commit.header.validators
+            rules["12 tail left out"] += bool(commit.path)
         if ready.alarms:
             self.alarms.update(ready.alarms)
         if not ready.records and not ready.send:

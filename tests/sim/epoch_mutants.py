@@ -282,8 +282,7 @@ def scenarios(mutant: EpochMutant) -> list[tuple[int, Scenario]]:
         if scenario.twin is None:
             scenario.faults_end_ms = min(scenario.faults_end_ms, 12_000)
             if mutant.lossy:
-                scenario.faults = [Fault(at, "loss", 1_500, rate=0.25) for at in range(300, 11_000, 2_000)]
-                scenario.execute_ms = 300
+                scenario.faults = [Fault(at, "finals", 1_500, rate=0.5) for at in range(300, 11_000, 2_000)]
             if mutant.crashes:
                 scenario.faults = [Fault(at, "outage", 100) for at in range(700, 11_000, 1_100)]
                 scenario.execute_ms, scenario.batch_every_ms = 100, 60

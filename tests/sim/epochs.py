@@ -54,6 +54,7 @@ NODES: Final = 7
 GOVERN_MS: Final = (500, 4_000)  # from one change of the set to the next
 TRIES: Final = 60
 ASK_EVERY_MS: Final = 300
+FINAL_VOTE: Final = b"\x94\xa4vote\x94\x03"  # how an encoded Final vote begins
 
 
 class _Wire:
@@ -206,6 +207,15 @@ class EpochFaults(Faults):
     """No more weight fails at a time than the sets that are in force, or about to be, tolerate."""
 
     world: EpochWorld
+
+    def send(self, node: SimNode, to: int | None, data: bytes) -> None:
+        """See Faults. With "finals" most Final votes are lost: what is notarized grows before it is final, so
+        that certificates name blocks above a boundary."""
+        if data.startswith(FINAL_VOTE):
+            for fault in self.active:
+                if fault.kind == "finals" and self.world.rng.random() < fault.rate:
+                    return
+        super().send(node, to, data)
 
     def may_fail(self, node: SimNode) -> bool:
         """See Faults. Who follows is not down."""
@@ -397,6 +407,9 @@ def make_epochs(seed: int) -> Scenario:
     scenario.faults_end_ms = min(scenario.faults_end_ms, 20_000)
     early = [fault for fault in scenario.faults if fault.at_ms < scenario.faults_end_ms]
     scenario.faults = [_widened(rng, fault, more) for fault in early]
+    if rng.random() < 0.5:
+        ends_ms = scenario.faults_end_ms
+        scenario.faults += [Fault(at, "finals", 2_500, rate=0.5) for at in range(1_500, ends_ms, 6_000)]
     return scenario
 
 

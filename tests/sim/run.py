@@ -18,6 +18,7 @@ from typing import Final
 
 import structlog
 
+from tests.sim.epochs import EpochWorld
 from tests.sim.report import Report
 from tests.sim.result import Result
 from tests.sim.scenario import make, with_quiet
@@ -25,6 +26,7 @@ from tests.sim.world import World
 
 EXCERPT_LINES: Final = 40
 EXCERPTS_MAX: Final = 3
+EPOCHS_EVERY: Final = 5
 REAL_EVERY: Final = 50  # each fiftieth seed signs with Ed25519, the others with a stand-in
 
 
@@ -41,7 +43,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def world(seed: int, ed25519: bool = False) -> World:
-    """The world of a seed, as this command runs it."""
+    """The world of a seed, as this command runs it: in each fifth the validator set changes, too."""
+    if seed % EPOCHS_EVERY == 2:
+        return EpochWorld(seed, ed25519=ed25519)
     return World(seed, scenario=with_quiet(make(seed), seed), ed25519=ed25519 or seed % REAL_EVERY == 0)
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
+from tests.sim import epochs
 from tests.sim.coverage import Coverage
 from tests.sim.mutants import MakesMoney
 from tests.sim.offences import Forger
@@ -24,6 +28,7 @@ def regressions() -> list[int]:
 
 
 SEEDS = range(2_000, 2_012)
+WITH_TAILS = (3_000,)
 once = functools.cache(run)
 
 
@@ -40,6 +45,8 @@ def test_every_rule_fires() -> None:
     coverage = Coverage()
     for seed in SEEDS:
         coverage.add(once(seed).coverage)
+    for seed in WITH_TAILS:
+        coverage.add(epochs.run(seed).coverage)
     assert coverage.never() == []
     assert coverage.refusals["consensus.vote.signature"] > 0, "nobody forged anything"
     assert "rule 4 final" in coverage.table() and coverage.table().endswith("never fired: none")
@@ -56,6 +63,25 @@ def test_same_seed_same_run() -> None:
     first, again, other = run(7), run(7), run(8)
     assert (first.trace, first.events, first.height) == (again.trace, again.events, again.height)
     assert first.trace != other.trace
+
+
+def test_same_run_in_every_process() -> None:
+    """Nothing depends on the order in which a process hashes strings: a seed is the same for everybody."""
+    script = "from tests.sim.world import run; r = run(9); print(r.trace, r.events, r.height)"
+    shown = set()
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=HERE.parent.parent,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        shown.add(done.stdout.splitlines()[-1])
+    result = run(9)
+    assert shown == {f"{result.trace} {result.events} {result.height}"}
 
 
 def test_real_signatures() -> None:
