@@ -42,6 +42,7 @@ HANDSHAKE_S: Final = 8.0  # from a connection to both streams and both hellos; a
 DIAL_S: Final = 8.0
 CLOSE_S: Final = 2.0  # the library's disconnect can hang
 FLUSH_S: Final = 0.5  # for the GOODBYE to leave before the connection is closed
+LINGER_S: Final = 0.2  # … and to be read: js-libp2p drops what it has not decrypted when the socket closes
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MAX_S: Final = 15.0  # a restarted validator is back in the mesh within this
 EXCHANGE_FIRST_S: Final = 2.0

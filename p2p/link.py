@@ -22,6 +22,7 @@ from p2p.limits import (
     HEARTBEAT_S,
     HEARTBEATS_MISSED_MAX,
     HEARTBEATS_PER_RTT,
+    LINGER_S,
     PAYLOAD_BYTES_MAX,
 )
 from p2p.network import Lane
@@ -86,6 +87,7 @@ class Link:
         self._admitted = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._say_goodbye = False
+        self._silent = trio.Event()  # a stream ended at the peer's side: nothing to wait for
         self._requests: Requests | None = None
         self._ping_token = 0
         self._ping_at = 0.0
@@ -162,6 +164,8 @@ class Link:
         channel.put_last(Kind.GOODBYE, frames.goodbye_body(self.reason))
         with trio.move_on_after(FLUSH_S):
             await channel.flushed()
+            with trio.move_on_after(LINGER_S):
+                await self._silent.wait()
 
     async def _guard(self, task: Callable[[], Awaitable[None]]) -> None:
         """Turns the end of any task into the end of the link."""
@@ -210,7 +214,12 @@ class Link:
         on_frame = self._on_consensus_frame if lane is Lane.CONSENSUS else self._on_bulk_frame
 
         async def read() -> None:
-            await channel.read_loop(on_frame, self._admitted.wait)
+            try:
+                await channel.read_loop(on_frame, self._admitted.wait)
+            except StreamClosed:
+                self._silent.set()
+                raise
+            self._silent.set()
             self.end("closed by the peer", goodbye=False)
 
         assert self._nursery is not None

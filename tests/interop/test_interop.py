@@ -14,6 +14,7 @@ from ledger.errors import Refused
 from ledger.keys import Key
 from ledger.light import FinalityProof, verify_final
 from ledger.stored import StoredBlock
+from ledger.transactions import Decide, Tx, sign_tx
 from node.api.models import BlockDetail
 from node.home import load_key, read_genesis
 from node.wire import TOPIC_KINDS, Announcement, RangeRequest, topic
@@ -177,7 +178,7 @@ def test_it_checks_approvals_by_itself(world: World, foreign: Foreign, name: str
         assert ours.value.rule == rule
 
 
-async def test_it_refuses_a_liars_announcement_and_blocks(world: World, foreign: Foreign) -> None:
+async def test_it_refuses_a_liars_gossip_and_blocks(world: World, foreign: Foreign) -> None:
     """A peer of our own build lies to it: by gossip, and in an answer."""
     chain_id = world.net.net.chain_id
     good, break_it = proved(world, foreign), tamper.certificates(())["a flipped bit"][1]
@@ -195,6 +196,11 @@ async def test_it_refuses_a_liars_announcement_and_blocks(world: World, foreign:
         bad = break_it(good)
         liar.host.publish(topic(chain_id, "blocks"), encode(Announcement(bad.header, bad.certificate)))
         wait = partial(foreign.saw, "blocks", verdict="reject", rule="certificate.signature")
+        await trio.to_thread.run_sync(wait)
+        forged = Decide(tamper.approvals(chain_id)["a changed word"][1])
+        carrier = sign_tx(tamper.STRANGERS[0], Tx(chain_id, tamper.STRANGERS[0].public, 99, bytes(8), forged))
+        liar.host.publish(topic(chain_id, "approvals"), carrier)
+        wait = partial(foreign.saw, "approvals", verdict="reject", rule="document.signature")
         await trio.to_thread.run_sync(wait)
         with pytest.raises(No) as refused:
             await trio.to_thread.run_sync(partial(foreign.ask, "follow", peer=liar.host.peer_id))

@@ -263,3 +263,24 @@ async def test_loss_drops_what_send_took(nursery, world_parts, wait_until) -> No
     assert 100 < lost < 300
     await wait_until(lambda: len(recorders[1].messages) == 400 - lost)
     nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("closes", [True, False])
+async def test_after_its_last_words_it_waits_a_little_for_the_peer_to_close(
+    scene, wait_until, monkeypatch, closes
+):
+    """A peer may lose what it has not read when the connection closes: js-libp2p does."""
+    monkeypatch.setattr("p2p.link.FLUSH_S", 20.0)
+    monkeypatch.setattr("p2p.link.LINGER_S", 20.0 if closes else 1.0)
+    net, recorder, them = scene
+    await them.connect()
+    await wait_until(lambda: recorder.ups)
+    await them.bulk.write(frames.encode(Kind.HELLO, b""))
+    await wait_until(them.reasons)
+    said = trio.current_time()
+    assert not them.at_end.is_set() and not recorder.downs
+    if closes:
+        await them.connection.close()
+    await wait_until(lambda: recorder.downs)
+    assert closes or trio.current_time() - said > 0.5
+    assert not closes or trio.current_time() - said < 15

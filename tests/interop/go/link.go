@@ -112,7 +112,11 @@ func openLink(ctx context.Context, self host.Host, to peer.ID, g *genesis, said 
 	if err := consensus.send(kindHello, append(append([]byte{1}, instance...), text...)); err != nil {
 		return nil, nil, err
 	}
-	go func() { made.end(consensus.run(made.onMessage)) }()
+	run := func(of *lane) {
+		made.end(of.run(made.onMessage))
+		_ = of.stream.Conn().Close() // it may be closed already
+	}
+	go run(consensus)
 	var report *helloReport
 	select {
 	case body := <-made.hello:
@@ -128,7 +132,7 @@ func openLink(ctx context.Context, self host.Host, to peer.ID, g *genesis, said 
 		return nil, nil, made.reasonOr(err)
 	}
 	made.bulk = &lane{stream: stream}
-	go func() { made.end(made.bulk.run(made.onMessage)) }()
+	go run(made.bulk)
 	// Answered only once we are its neighbour.
 	if _, err = made.request("p2p/addresses", nil); err != nil {
 		return nil, nil, made.reasonOr(err)

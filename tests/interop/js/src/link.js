@@ -66,7 +66,10 @@ export class Link {
   /** `words`: chain id and genesis hash that we name. Throws Refused with the peer's reason when it refuses us. */
   static async open (connection, genesis, ourKey, peerKey, words) {
     const link = new Link()
-    const onEnd = (reason) => link.#end(reason)
+    const onEnd = (reason) => {
+      link.#end(reason)
+      connection.close().catch(() => {}) // it may be closed already
+    }
     const onMessage = (kind, body) => link.#message(kind, body)
     const consensus = new Lane(await connection.newStream(CONSENSUS), onMessage, onEnd)
     const hello = encode([1, words.chainId, words.genesis, 'js', ['observer'], 0, Buffer.alloc(0), Buffer.alloc(0)])
