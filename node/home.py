@@ -99,6 +99,11 @@ def create_key(file: Path) -> Key:
     return Key(seed)
 
 
+def ensure_key(file: Path) -> Key:
+    """The key of a file, made if there is none: an `init` that died is said again. Raises ConfigError."""
+    return load_key(file) if file.exists() else create_key(file)
+
+
 def load_key(file: Path) -> Key:
     """The key of a hex seed file. Raises ConfigError for a missing, malformed or too open file."""
     text = read_secret(file).strip()
@@ -112,17 +117,22 @@ def load_key(file: Path) -> Key:
 
 def write_secret(file: Path, text: str) -> None:
     """A new file, 0600 from the first moment, on disk when this returns. Raises ConfigError if it exists."""
+    fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
     try:
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(handle, "w") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.link(fresh, file, follow_symlinks=False)  # whole or not at all, and never over another
+        finally:
+            os.unlink(fresh)
+        sync_folder(file.parent)
     except FileExistsError:
         raise ConfigError(f"{file}: exists already and is never overwritten") from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written: {error.strerror}") from error
-    with os.fdopen(handle, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    sync_folder(file.parent)
 
 
 def read_secret(file: Path) -> str:
@@ -153,6 +163,12 @@ def write_atomic(file: Path, data: bytes, mode: int = 0o600) -> None:
         sync_folder(file.parent)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written: {error.strerror}") from error
+
+
+def clear_drafts(folder: Path) -> None:
+    """Remove what a crash left of files that did not take their names yet. Nobody else may write there."""
+    for draft in folder.glob(".*.new"):
+        draft.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -19,7 +19,7 @@ from ledger.genesis import Genesis, GenesisValidator
 from node.cli.context import EXIT_ERROR, EXIT_USAGE, Failure, current
 from node.cli.output import emit_facts, say
 from node.config import KEYS, P2P, Bot, Node, Role, Settings, load_settings, template
-from node.home import Home, create_key, load_key, read_genesis, write_atomic, write_secret
+from node.home import Home, clear_drafts, ensure_key, load_key, read_genesis, write_atomic, write_secret
 from p2p.errors import LocalError as NetworkError
 from p2p.ids import peer_id_of
 
@@ -76,19 +76,22 @@ def init(
 
 
 def make_home(home: Home, settings: Settings, genesis: Genesis | None, chain_id: str) -> tuple[str, str]:
-    """Write a home: (peer id, validator key in hex or ""). Raises ConfigError; no key is overwritten."""
+    """Write a home: (peer id, validator key in hex or ""). The settings come last: without them it was begun
+    and not ended, and goes on with what is there. Raises ConfigError; no key is overwritten."""
     if home.config_file.exists():
         raise Failure(1, f"{home.root}: initialised already; nothing was changed")
     # Wrong values are told before anything is written.
     load_settings(None, {}, {key.name: _value(settings, key.name) for key in KEYS})
     home.create()
-    node_key = create_key(home.node_key_file)
+    clear_drafts(home.config_dir)
+    node_key = ensure_key(home.node_key_file)
     validator: Key | None = None
     if "validator" in settings.roles:
-        validator = create_key(home.validator_key_file)
+        validator = ensure_key(home.validator_key_file)
     if "bot" in settings.roles and settings.bot.account:
-        create_key(home.keys_dir / settings.bot.account)
-    write_secret(home.token_file, secrets.token_urlsafe(32) + "\n")
+        ensure_key(home.keys_dir / settings.bot.account)
+    if not home.token_file.exists():
+        write_secret(home.token_file, secrets.token_urlsafe(32) + "\n")
     if genesis is None:
         if validator is None:
             raise Failure(EXIT_USAGE, "a founder needs the role validator")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -20,69 +21,32 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from consensus.messages import Record
 from ledger.blocks import decode_header
-from ledger.codec import decode
+from ledger.certificate import ValidatorSet
+from ledger.codec import decode, encode
+from ledger.epochs import sign_change
 from ledger.store import Store
-from node.home import start_ticks
+from ledger.transactions import ChangeValidators
+from node.home import Home, start_ticks
 from node.safety_store import SafetyStore
 from node.sdk import ClientError
 from node.testnet import init_testnet
-from tests.e2e.net import ROOT, Net, until
+from tests.e2e.crash_points import FIRST, INIT, LATER, Point
+from tests.e2e.net import ROOT, Net, gridpact, until
 from tests.e2e.test_kill import Load
 
 VICTIM: Final = "v4"
 OTHERS: Final = ("v1", "v2", "v3")
-DEATH_S: Final = 40.0
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """Where to die, the how-manieth time, and what brings the peer there: "" its work, "stop" a SIGTERM,
-    "artifact" an upload."""
-
-    name: str
-    times: int = 1
-    by: str = ""
-
-
-def _both(name: str, times: int = 1, by: str = "") -> tuple[Point, Point]:
-    return Point(f"{name}.before", times, by), Point(f"{name}.after", times, by)
-
-
-# The first ones need a home that was never started, so they come in this order.
-FIRST: Final = (
-    *_both("store.owner", 1),
-    *_both("store.begin"),
-    *_both("store.owner", 2),  # of the sign state
-    *_both("sign_state.made"),
-)
-LATER: Final = (
-    *_both("safety.persist", 3),
-    *_both("engine.send", 7),
-    *_both("notary.commit", 2),
-    *_both("store.commit", 4),
-    *_both("safety.prune", 3),
-    *_both("run.sync"),
-    *_both("run.rename"),
-    *_both("book.sync"),
-    *_both("book.rename"),
-    *_both("artifact.sync", 1, "artifact"),
-    *_both("artifact.list.rename", 1, "artifact"),
-    *_both("artifact.rename", 1, "artifact"),
-    *_both("artifact.folder.sync", 1, "artifact"),
-    *_both("safety.close", 1, "stop"),
-    *_both("store.close", 1, "stop"),
-)
-SHORT: Final = (
-    Point("safety.persist.after", 5),
-    Point("store.commit.before", 3),
-    Point("safety.prune.after", 4),
-)
+DEATH_S: Final = 60.0
+BUDGET_BLOCKS: Final = 40
 
 
 @dataclass
@@ -94,7 +58,9 @@ class Campaign:
     load: Load
     covered: list[str] = field(default_factory=list)
     lives: int = 0
-    votes: dict[tuple[str, int], str] = field(default_factory=dict)  # that were sent, in all lives
+    epoch: int = 0
+    taken_back: int = 0
+    votes: dict[tuple[int, str, int], str] = field(default_factory=dict)  # that were sent, in all lives
     tips: dict[int, str] = field(default_factory=dict)  # that the victim once had on disk
 
     @property
@@ -103,40 +69,98 @@ class Campaign:
 
     def start(self, point: Point | None) -> subprocess.Popen[bytes]:
         """The victim with a point to die at."""
-        home, peer = self.net.home(VICTIM), self.net.peer(VICTIM)
+        peer = self.net.peer(VICTIM)
+        process = self._run(point, "start", "--home", peer.home)
+        peer.pid, peer.start_ticks = process.pid, start_ticks(process.pid) or 0
+        self.lives += 1
+        return process
+
+    def _run(self, point: Point | None, *words: str) -> subprocess.Popen[bytes]:
+        """A command of the victim's, with a point to die at."""
         env = {k: v for k, v in os.environ.items() if not k.startswith("GRIDPACT_")}
         env |= {"PYTHONPATH": str(ROOT), "CRASH_VOTES": str(self.votes_file)}
         if point is not None:
             env["CRASH_POINT"] = f"{point.name}:{point.times}"
-        command = [sys.executable, "-P", str(ROOT / "tests/e2e/crash_peer.py"), "start", "--home", peer.home]
-        with home.log_file.open("ab") as log:
+            if point.by == "prune":
+                env["CRASH_BUDGET_BLOCKS"] = str(BUDGET_BLOCKS)
+                env["GRIDPACT_STORE__SIZE_MIB_MAX"] = "16"
+        command = [sys.executable, "-P", str(ROOT / "tests/e2e/crash_peer.py"), *words]
+        with self.net.home(VICTIM).log_file.open("ab") as log:
             process = subprocess.Popen(
                 command, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
         assert process.stdin is not None
         process.stdin.close()  # nobody types to a peer
-        peer.pid, peer.start_ticks = process.pid, start_ticks(process.pid) or 0
-        self.lives += 1
         return process
 
     def die(self, point: Point) -> None:
-        """One life, which ends at the point."""
+        """One life, or one command, which ends at the point."""
+        if point.by == "init":
+            die_in_init(self.folder / f"home{len(self.covered)}", point)
+        elif point.by in ("rollback", "reset"):
+            self._die_in_command(point)
+        else:
+            self._die_in_life(point)
+        self.check()
+        self.covered.append(point.name)
+
+    def _die_in_command(self, point: Point) -> None:
+        """A whole life, stopped cleanly; then a command on what it left. What it takes back may be gone."""
+        process = self.start(None)
+        try:
+            until(f"{VICTIM} is up", lambda: self._is_up(process), DEATH_S)
+        finally:
+            process.terminate()
+            process.wait(20)
+            self.net.peer(VICTIM).pid = 0
+        self.check()
+        words = ("--blocks", "2") if point.by == "rollback" else ("--yes",)
+        command = self._run(point, point.by, "--home", self.net.peer(VICTIM).home, *words)
+        try:
+            self._await(command, point)
+        finally:
+            if command.poll() is None:
+                command.kill()
+                command.wait()
+        self.taken_back = max(self.tips) - 2 if point.by == "rollback" else 0
+        self.tips = {height: root for height, root in self.tips.items() if height <= self.taken_back}
+
+    def _die_in_life(self, point: Point) -> None:
         process = self.start(point)
         try:
-            if point.by:
+            if point.by in ("stop", "artifact"):
                 until(f"{VICTIM} is up", lambda: self._is_up(process), DEATH_S)
+            elif point.by == "change":  # or it meets, on its way, the end of an epoch that it died at before
+                until(f"{VICTIM} is up", lambda: process.poll() is not None or self._is_up(process), DEATH_S)
             if point.by == "stop":
                 process.send_signal(signal.SIGTERM)
             elif point.by == "artifact":
                 self._upload()
+            elif point.by == "change" and process.poll() is None:
+                self._change()
             self._await(process, point)
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
             self.net.peer(VICTIM).pid = 0
-        self.check()
-        self.covered.append(point.name)
+
+    def _change(self) -> None:
+        """The validators that are to stay up change a weight: the epoch ends with the block after."""
+        genesis = self.net.home(VICTIM).read_genesis()
+        self.epoch += 1
+        members = list(genesis.validator_set.members)
+        members[0] = replace(members[0], weight=1 + self.epoch % 2)
+        data = encode(ValidatorSet(self.epoch, tuple(members)))
+        keys = {
+            key.public: key for key in (self.net.home(name).validator_key() for name in (*OTHERS, VICTIM))
+        }
+        signatures = tuple(
+            (number, sign_change(keys[member.key], genesis.chain_id, data))
+            for number, member in enumerate(members)
+        )
+        client = self.net.api("v1")
+        client.submit(client.sign(self.net.key("author"), ChangeValidators(data, signatures)))
 
     def _await(self, process: subprocess.Popen[bytes], point: Point) -> None:
         until(f"{VICTIM} reaches {point.name}", lambda: process.poll() is not None, DEATH_S)
@@ -207,30 +231,33 @@ class Campaign:
         key, genesis = self.net.home(VICTIM).validator_key(), self.net.home(VICTIM).read_genesis()
         safety = SafetyStore.open(copy, genesis.chain_id, key.public, create=True)
         try:
-            safety.load(tip_view)  # raises when its records contradict each other
+            for epoch in range(self.epoch + 1):
+                safety.load(epoch, tip_view)  # raises when its records contradict each other
             kept = [decode(Record, data) for _, data in safety.kv.scan(b"v/")]
-            known = {(record.kind.name, record.view): record.block.hex() for record in kept}
+            known = {(record.epoch, record.kind.name, record.view): record.block.hex() for record in kept}
             for record in kept:
                 assert not record.header or decode_header(record.header).hash == record.block
             above = max(tip_view, safety.floor)
-            for (kind, view), block in sent.items():
+            for (epoch, kind, view), block in sent.items():
                 if view > above:
-                    assert known.get((kind, view)) == block, f"{kind} of view {view} was sent and not kept"
+                    found = known.get((epoch, kind, view))
+                    assert found == block, f"{kind} of epoch {epoch}, view {view} was sent and not kept"
         finally:
             safety.close()
 
-    def sent(self) -> dict[tuple[str, int], str]:
+    def sent(self) -> dict[tuple[int, str, int], str]:
         """What all lives sent; two of a kind in a view, or Skip and Final, are a double vote."""
-        votes: dict[tuple[str, int], str] = {}
+        votes: dict[tuple[int, str, int], str] = {}
         if not self.votes_file.exists():
             return votes
         for line in self.votes_file.read_text().splitlines():
             kind, *rest = line.split()
             if kind == "PROPOSE":
                 continue
-            view, block = int(rest[0]), rest[1]
-            assert votes.setdefault((kind, view), block) == block, f"two {kind} in view {view}"
-        both = {v for kind, v in votes if kind == "SKIP"} & {v for kind, v in votes if kind == "FINAL"}
+            epoch, view, block = int(rest[0]), int(rest[1]), rest[2]
+            assert votes.setdefault((epoch, kind, view), block) == block, f"two {kind} in view {view}"
+        cast = {kind: {(e, v) for e, k, v in votes if k == kind} for kind in ("SKIP", "FINAL")}
+        both = cast["SKIP"] & cast["FINAL"]
         assert not both, f"Skip and Final in views {sorted(both)}"
         return votes
 
@@ -286,19 +313,63 @@ def run(folder: Path, points: Sequence[Point], say: bool = False) -> Campaign:
         net.down()
 
 
+def die_in_init(home: Path, point: Point) -> None:
+    """`gridpact init` dies; said again, it makes the home whole, with the keys that were made."""
+    words = ("init", "--home", str(home), "--chain-id", "crash-init")
+    env = {k: v for k, v in os.environ.items() if not k.startswith("GRIDPACT_")}
+    env |= {"PYTHONPATH": str(ROOT), "CRASH_POINT": f"{point.name}:{point.times}"}
+    command = [sys.executable, "-P", str(ROOT / "tests/e2e/crash_peer.py"), *words]
+    died = subprocess.run(command, env=env, capture_output=True, text=True, input="", timeout=DEATH_S)
+    assert died.returncode == -signal.SIGKILL, f"{point.name}: ended with {died.returncode}\n{died.stderr}"
+    kept = {file.name: file.read_bytes() for file in (home / "config").glob("*_key")}
+    was_whole = Home(home).config_file.exists()  # it died after its last step
+    again = gridpact(*words)
+    assert again.code == int(was_whole), f"{point.name}: {again.err}"
+    for name, data in kept.items():
+        assert (home / "config" / name).read_bytes() == data, f"{name} was made anew"
+    made = Home(home)
+    assert made.node_key() and made.validator_key() and made.token()
+    assert made.read_genesis().validators[0].key == made.validator_key().public.hex()
+    left = [file.name for file in home.rglob("*") if file.name.endswith(".new")]
+    assert not left, left
+
+
+def save(file: Path, campaign: Campaign, points: int, seconds: float, argv: list[str]) -> None:
+    """The result, small, for the repository."""
+    result = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": " ".join(["python -m tests.e2e.crash", *argv]),
+        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.system()},
+        "points": points,
+        "covered": campaign.covered,
+        "lives": campaign.lives,
+        "epochs": campaign.epoch,
+        "votes": len(campaign.votes),
+        "double_votes": 0,  # one would have raised
+        "final_transactions": len(campaign.load.final),
+        "lost_transactions": 0,
+        "wall_s": round(seconds),
+    }
+    file.write_text(json.dumps(result, indent=1) + "\n")
+
+
 def main(argv: list[str]) -> int:
     """Exit code: 0 when every point was reached and nothing was wrong; a fault is raised."""
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.crash", description=__doc__)
     parser.add_argument("--only", default="", help="points whose name holds this text")
+    parser.add_argument("--save", type=Path, help="write the result to this file, as JSON")
     asked = parser.parse_args(argv)
-    points = [point for point in (*FIRST, *LATER) if asked.only in point.name]
+    points = [point for point in (*INIT, *FIRST, *LATER) if asked.only in point.name]
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gridpact-crash-") as folder:
         campaign = run(Path(folder), points, say=True)
     print(f"points covered {len(campaign.covered)} of {len(points)}, lives {campaign.lives}")
     print(f"votes sent in all lives {len(campaign.votes)}, double votes 0")
     print(f"final transactions {len(campaign.load.final)}, lost 0")
-    print(f"wall time {time.monotonic() - began_s:.0f} s")
+    seconds = time.monotonic() - began_s
+    print(f"wall time {seconds:.0f} s")
+    if asked.save is not None:
+        save(asked.save, campaign, len(points), seconds, argv)
     return 0
 
 

@@ -10,24 +10,31 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import node.pruner
 from consensus.messages import Propose, Send, Vote
 from ledger.blocks import header_hash
 from ledger.chain import Chain
-from ledger.store import KeyValue
+from ledger.epochs import is_boundary
+from ledger.group import Group
+from ledger.retention import Retention
+from ledger.store import KeyValue, Store
 from node.cli.main import main
 from node.engine import Engine
 from node.notary import Notary
+from node.pruner import Pruner
 from node.safety_store import SafetyStore
 
 _REPLACED = (
     (re.compile(r"/run\.json$"), "run.rename"),
     (re.compile(r"/peers\.json$"), "book.rename"),
+    (re.compile(r"/(genesis\.json|config\.toml)$"), "home.file.rename"),
     (re.compile(r"/[0-9a-f]{64}\.chunks$"), "artifact.list.rename"),
     (re.compile(r"/[0-9a-f]{64}$"), "artifact.rename"),
 )
@@ -36,6 +43,9 @@ _SYNCED = (
     (re.compile(r"/peers\.json\.new$"), "book.sync"),
     (re.compile(r"/artifacts/[0-9a-f]{16}\.tmp$"), "artifact.sync"),
     (re.compile(r"/artifacts$"), "artifact.folder.sync"),
+    (re.compile(r"/data$"), "reset.folder.sync"),
+    (re.compile(r"/\.(genesis\.json|config\.toml)\.\d+\.new$"), "home.file.sync"),
+    (re.compile(r"/\.(node_key|validator_key|api_token)\.\d+\.new$"), "home.secret.sync"),
 )
 
 
@@ -68,6 +78,14 @@ class Points:
 
         setattr(owner, method, wrapped)
 
+    def around_commands(self, verb: str) -> None:
+        """Points in commands on a stopped home."""
+        if verb == "rollback":
+            self.around(KeyValue, "write", "rollback.write")
+        elif verb == "reset":
+            self.around(os, "rename", "reset.rename")
+            self.around(shutil, "rmtree", "reset.remove")
+
     def around_files(self) -> None:
         """Points around renames and syncs of the files that the product writes itself."""
         replace, fsync, touch = os.replace, os.fsync, Path.touch
@@ -94,11 +112,29 @@ class Points:
             self.reach(f"{name}.after")
 
         os.replace, os.fsync = new_replace, new_fsync
+        self.around(os, "link", "home.secret.link")
         Path.touch = new_touch  # type: ignore[method-assign]
 
 
+def small_budget(blocks: int) -> None:
+    """The history's budget is so many blocks: a real one, of 16 MiB and more, takes an hour to fill."""
+
+    def history_bytes(self: Store) -> int:
+        return self.tip.height - self.first_height + 1
+
+    real = Pruner.round
+
+    async def round_(self: Pruner) -> int:
+        self.budget_bytes, self.keep_blocks = blocks, blocks // 2
+        return await real(self)
+
+    Store.history_bytes = history_bytes  # type: ignore[method-assign]
+    Pruner.round = round_  # type: ignore[method-assign]
+    node.pruner.PRUNE_EVERY_BLOCKS = 5  # type: ignore[misc]
+
+
 def tell_votes(file: str) -> None:
-    """A line for each promise before it is sent: kind, view, block."""
+    """A line for each promise before it is sent: kind, epoch, view, block."""
     handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     real = Engine._send
 
@@ -106,7 +142,8 @@ def tell_votes(file: str) -> None:
         message = send.message
         if isinstance(message, Vote):
             statement = message.statement
-            os.write(handle, f"{statement.kind.name} {statement.view} {statement.block.hex()}\n".encode())
+            place = f"{statement.epoch} {statement.view}"
+            os.write(handle, f"{statement.kind.name} {place} {statement.block.hex()}\n".encode())
         elif isinstance(message, Propose):
             os.write(handle, f"PROPOSE {header_hash(message.header).hex()}\n".encode())
         real(self, send)
@@ -115,18 +152,23 @@ def tell_votes(file: str) -> None:
 
 
 def put_points() -> None:
-    """All points; tests/e2e/crash.py lists them."""
+    """All points; tests/e2e/crash_points.py lists them."""
     points = Points()
     points.around(SafetyStore, "persist", "safety.persist", lambda self, ready, batch: bool(ready.records))
     points.around(SafetyStore, "prune", "safety.prune")
     points.around(SafetyStore, "close", "safety.close")
     points.around(Chain, "begin", "store.begin")
     points.around(Chain, "commit", "store.commit")
-    points.around(Chain, "add_certificate", "store.certificate")
+    points.around(Chain, "commit", "store.boundary", lambda self, data: is_boundary(data.header))
+    points.around(Group, "flush", "store.group", lambda self: bool(self._layers))
+    points.around(Retention, "drop", "store.drop")
     points.around(Chain, "close", "store.close")
     points.around(Notary, "commit", "notary.commit")
     points.around(KeyValue, "_check_owner", "store.owner")
     points.around_files()
+    points.around_commands(sys.argv[1] if len(sys.argv) > 1 else "")
+    if "CRASH_BUDGET_BLOCKS" in os.environ:
+        small_budget(int(os.environ["CRASH_BUDGET_BLOCKS"]))
     if "CRASH_VOTES" in os.environ:
         tell_votes(os.environ["CRASH_VOTES"])
     points.around(Engine, "_send", "engine.send", lambda self, send: isinstance(send.message, Vote))
