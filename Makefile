@@ -1,13 +1,15 @@
 # What can be done here: `make help`. Everything runs in .venv, which `make setup` makes from the locks.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo sim twins mutants crash interop bench docs lock clean
+.PHONY: help setup lint test demo sim twins mutants crash e2e soak interop bench docs lock clean
 python := .venv/bin/python
 SEEDS ?= 200
+MINUTES ?= 10
+SEED ?= 1
 SHAPES ?= wn,nw
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
+	@sed -nE 's/^([a-z0-9]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
 		printf '  make %-8s %s\n' "$$name" "$$text"; done
 
 setup: ## make .venv (and, as root, install missing Debian packages); at once when nothing changed
@@ -35,6 +37,12 @@ mutants: setup ## break the product in over 100 named ways; each must be noticed
 
 crash: setup ## kill a validator of a real network at each point at which it persists something (3 minutes)
 	@$(python) -m tests.e2e.crash --only "$(ONLY)"
+
+e2e: setup ## seven validators, each a process, under random kill, freeze and restart; MINUTES=10 SEED=1 SAVE=
+	@$(python) -m tests.e2e.chaos --minutes $(MINUTES) --seed $(SEED) $(if $(SAVE),--save)
+
+soak: setup ## the same without faults: growth of memory and open files; MINUTES=10 SAVE=
+	@$(python) -m tests.e2e.chaos --soak --minutes $(MINUTES) --seed $(SEED) $(if $(SAVE),--save)
 
 interop: setup ## js-libp2p and go-libp2p peers on a real network (2 minutes; the first time it fetches and builds)
 	@$(python) -m tests.interop.run $(ARGS)
