@@ -60,7 +60,8 @@ def make_app(
     app = Starlette(routes=routes, exception_handlers=dict.fromkeys(_EXPLAINED, on_error))
     app.state.api = api
     app.state.openapi = msgspec.json.encode(make_openapi())
-    guard = Guard(app, frozenset(name.lower() for name in hosts), api.count)
+    names = frozenset(name.lower() for name in hosts)
+    guard = Guard(app, names, api.count, lambda: peer.status().stale)
     app.state.registry = make_registry(api, guard)
     return guard
 

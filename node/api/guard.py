@@ -19,14 +19,20 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 class Guard:
-    """ASGI middleware. `requests` counts answers by status, `running` what is under way, `count` refusals."""
+    """ASGI middleware. `requests` counts answers by status, `running` what is under way, `count` refusals;
+    while `is_stale` says so, each answer is marked: what is read here is not what the validators signed."""
 
     def __init__(
-        self, app: ASGIApp, hosts: frozenset[str], count: Callable[[str], None] = lambda name: None
+        self,
+        app: ASGIApp,
+        hosts: frozenset[str],
+        count: Callable[[str], None] = lambda name: None,
+        is_stale: Callable[[], bool] = lambda: False,
     ) -> None:
         self._app = app
         self._hosts = hosts | frozenset(LOCAL_NAMES)
         self._count = count
+        self._is_stale = is_stale
         self.requests: Counter[int] = Counter()
         self.running = 0
 
@@ -43,6 +49,8 @@ class Guard:
                     (b"x-content-type-options", b"nosniff"),
                     (b"referrer-policy", b"no-referrer"),
                 ]
+                if self._is_stale():
+                    message["headers"].append((b"gridpact-stale", b"true"))
             await send(message)
 
         self.running += 1

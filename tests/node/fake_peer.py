@@ -52,6 +52,7 @@ class FakePeer:
     final: bool = True
     overloaded: bool = False
     behind: int = 0
+    stale: bool = False
     last_final_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     gap: Gap | None = None
 
@@ -157,6 +158,7 @@ class FakePeer:
             mempool_bytes=0,
             started_ms=1,
             alarms=(),
+            stale=self.stale,
         )
 
     def metrics(self) -> Sequence[tuple[str, dict[str, str], float, str]]:

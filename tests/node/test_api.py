@@ -293,6 +293,19 @@ async def test_artifacts_come_in_checked_and_go_out_as_bytes(peer: FakePeer, tmp
         assert head.headers["content-length"] == str(len(data))
 
 
+async def test_while_the_state_is_wrong_each_answer_says_so(peer: FakePeer, tmp_path: Path) -> None:
+    async with api_client(peer, tmp_path) as client:
+        found = await client.get("/v1/status")
+        assert "gridpact-stale" not in found.headers
+        assert found.json()["stale"] is False
+        peer.stale = True
+        for path in ("/v1/status", "/v1/blocks", "/v1/nothing"):
+            assert (await client.get(path)).headers["gridpact-stale"] == "true"
+        ready = await client.get("/readyz")
+        assert ready.status_code == 503
+        assert "not what the validators signed" in ready.text
+
+
 async def test_the_audit_file_verifies(peer: FakePeer, tmp_path: Path) -> None:
     peer.world.add_nodes()
     deployment = peer.world.running(contract())

@@ -157,7 +157,7 @@ async def test_who_stalls_rests_longer_each_time(monkeypatch: pytest.MonkeyPatch
     async with following({"staller": stalling}) as found:
         found.came("staller", 5)
         began_s = trio.current_time()
-        await until(lambda: asked(found, "staller") == 4)
+        await until(lambda: asked(found, "staller") >= 4)
         assert trio.current_time() - began_s >= 3 * 0.05 + (1 + 2 + 4) * 0.02
         assert found.best_height == 0
 
