@@ -160,6 +160,12 @@ class PeerHandlers:
     def _not_a_member(self, peer_id: str, payload: bytes) -> None:
         """A consensus message of a peer that has no seat now. It may have had one in an earlier epoch, or
         have one in an epoch that we do not know yet; from anybody else it breaks a rule."""
+        hello = self.hellos.get(peer_id)
+        if hello is None or not hello.validator:
+            raise PeerFault(peer_id, "consensus.not_a_validator")
+        if not self.other_epochs.listens(peer_id):
+            self.count("consensus.other_epoch")
+            return
         ours, epoch = self.notary.validators.epoch, self._epoch_of(peer_id, payload)
         if epoch > ours or (epoch < ours and self._voted(peer_id, epoch)):
             self.other_epochs.heard(peer_id, epoch)
@@ -167,12 +173,10 @@ class PeerHandlers:
             raise PeerFault(peer_id, "consensus.not_a_validator")
 
     def _epoch_of(self, peer_id: str, payload: bytes) -> int:
-        """What a message of a peer without a seat speaks of; our epoch, where it may not speak, when it has
-        proved no key. A Fetch speaks of none: it comes from one that has not seen yet that it left."""
-        hello, ours = self.hellos.get(peer_id), self.notary.validators.epoch
+        """What a message of a peer without a seat speaks of; our epoch, where it may not speak, when it makes
+        no sense. A Fetch speaks of none: it comes from one that has not seen yet that it left."""
+        ours = self.notary.validators.epoch
         try:
-            if hello is None or not hello.validator:
-                return ours
             epoch = epoch_of(decode_message(peer_id, payload))
         except LedgerPeerFault:
             return ours

@@ -14,6 +14,7 @@ from consensus.messages import Certified, encode_message
 from ledger.codec import encode
 from ledger.errors import Refused
 from ledger.light import decode_certificate
+from node.limits import OTHER_EPOCH_EVERY_MS
 from node.notary import Notary
 from node.wire import TipNote
 from p2p.network import Lane, Network
@@ -30,6 +31,7 @@ class OtherEpochs:
     told: Callable[[str, int], None]
     now_ms: Callable[[], int]
     _answered_ms: dict[str, int] = field(default_factory=dict)
+    _read_ms: dict[str, int] = field(default_factory=dict)
 
     def heard(self, peer_id: str, epoch: int) -> None:
         """A peer that proved a validator key speaks of this epoch."""
@@ -38,9 +40,19 @@ class OtherEpochs:
         elif epoch < self.notary.validators.epoch:
             self._answer(peer_id, epoch)
 
+    def listens(self, peer_id: str) -> bool:
+        """Is what a peer without a seat here says to be read? Now and then: anybody may make a key and claim
+        an epoch, and one message says where it stands."""
+        now_ms, last_ms = self.now_ms(), self._read_ms.get(peer_id)
+        if last_ms is not None and now_ms < last_ms + OTHER_EPOCH_EVERY_MS:
+            return False
+        self._read_ms[peer_id] = now_ms
+        return True
+
     def gone(self, peer_id: str) -> None:
         """A neighbour is gone."""
         self._answered_ms.pop(peer_id, None)
+        self._read_ms.pop(peer_id, None)
 
     def voted(self, key: bytes, epoch: int) -> bool:
         """Was this key a member of the set of `epoch`, as far as is known here?"""

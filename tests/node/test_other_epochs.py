@@ -87,11 +87,12 @@ def test_who_left_and_does_not_know_is_told_how_its_epoch_ended() -> None:
     assert note.height == 2
     peer.handlers.on_message(late, Lane.CONSENSUS, encode_message(Fetch("header", bytes(32))))
     assert sent_to(peer, late) == []
+    assert peer.handlers.refused == {"consensus.other_epoch": 1}, "not read so soon"
     now[0] += ANSWER_EVERY_MS
     peer.handlers.on_message(late, Lane.CONSENSUS, encode_message(Status(0, None, 0, 3, b"", b"")))
     assert len(sent_to(peer, late)) == 2
     peer.handlers.on_message(late, Lane.BULK, encode(BatchPush(batch_of(transfer_tx(1)))))
-    assert peer.handlers.refused == {"bulk.other_epoch": 1}
+    assert peer.handlers.refused == {"consensus.other_epoch": 1, "bulk.other_epoch": 1}
 
 
 def test_the_next_core_begins_on_the_boundary_with_nothing_final_of_its_own() -> None:

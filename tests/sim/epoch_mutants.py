@@ -44,6 +44,14 @@ class PendingNotDelayed(Core):
         return super()._next_validators(max(state_height, self.executed))
 
 
+class NextNotChecked(Core):
+    """Whatever a leader says of the next set is voted for."""
+
+    def _broken_rule(self, header: Header, parent: Header) -> str | None:
+        rule = super()._broken_rule(header, parent)
+        return None if rule == "block.next_validators" else rule
+
+
 class ForgetsChange(Core):
     """Nobody puts the pending set into a header."""
 
@@ -240,6 +248,7 @@ class EpochMutant:
     caught_by: tuple[str, ...]
     lossy: bool = False  # Final votes are lost, so that certificates name blocks of the tail
     crashes: bool = False  # outages of all, and slow execution
+    lie: str = ""  # with a Byzantine member that lies like this
     away: bool = False  # one after the other is down for seconds
     seeds: int = 12
 
@@ -255,6 +264,8 @@ def _shell(name: str, node: type[EpochNode], *caught_by: str, **more: Any) -> Ep
 EPOCH_MUTANTS: Final = (
     _core("commits_above_the_boundary", CommitsTail, "Epochs", "Exception", lossy=True),
     _core("pending_not_delayed", PendingNotDelayed, "Alarms", "Epochs"),
+    _core("next_set_not_checked", NextNotChecked, "Epochs", "Exception", lie="next"),
+    _core("change_may_be_left_out", NextNotChecked, "Epochs", lie="leaves_out"),
     _core("change_never_in_a_header", ForgetsChange, "Epochs"),
     _core("ends_without_a_change", EndsWithoutChange, "Epochs", "Exception"),
     _core("tail_with_batches", TailWithBatches, "Tail", lossy=True),
@@ -274,12 +285,13 @@ EPOCH_MUTANTS: Final = (
 
 
 def scenarios(mutant: EpochMutant) -> list[tuple[int, Scenario]]:
-    """Seeds without Byzantine members, narrowed to what the mutant breaks."""
+    """Seeds narrowed to what the mutant breaks: without Byzantine members, or with one that lies so."""
     found: list[tuple[int, Scenario]] = []
     seed = 0
     while len(found) < mutant.seeds:
         scenario = make_epochs(seed)
-        if scenario.twin is None:
+        if (scenario.twin is None) != bool(mutant.lie):
+            scenario.lie = mutant.lie or scenario.lie
             scenario.faults_end_ms = min(scenario.faults_end_ms, 12_000)
             if mutant.lossy:
                 scenario.faults = [Fault(at, "finals", 1_500, rate=0.5) for at in range(300, 11_000, 2_000)]

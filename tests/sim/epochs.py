@@ -12,10 +12,12 @@ import argparse
 import sys
 from dataclasses import replace
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from consensus.core import Config
+import consensus.core
+from consensus.core import Config, Core
 from consensus.messages import BatchHeld, Ready, decode_message, epoch_of
+from consensus.state import Change
 from ledger import epochs, keys
 from ledger.certificate import Validator, ValidatorSet
 from ledger.codec import encode
@@ -46,9 +48,6 @@ from tests.sim.offences import Offences
 from tests.sim.report import Report
 from tests.sim.scenario import Fault, Scenario, make
 from tests.sim.world import Result, Variant, World
-
-if TYPE_CHECKING:
-    from consensus.core import Core
 
 NODES: Final = 7
 GOVERN_MS: Final = (500, 4_000)  # from one change of the set to the next
@@ -203,6 +202,39 @@ class EpochNode(SimNode):
 PRODUCTION: Final = Variant(node=EpochNode)
 
 
+class NextLiar(Core):
+    """Ends the epoch with a set that nobody agreed on."""
+
+    def _propose(self) -> None:
+        true, self.change = self.change, Change(0, bytes(31) + b"\7")
+        super()._propose()
+        self.change = true
+
+
+class LeavesOut(Core):
+    """Never says that a change is pending."""
+
+    def _propose(self) -> None:
+        true, self.change = self.change, None
+        super()._propose()
+        self.change = true
+
+
+class FillsTail(Core):
+    """Proposes batches above the boundary."""
+
+    def _propose(self) -> None:
+        real = consensus.core.is_ending
+        consensus.core.is_ending = lambda header, validators: False
+        try:
+            super()._propose()
+        finally:
+            consensus.core.is_ending = real
+
+
+EPOCH_LIARS: Final[dict[str, type[Core]]] = {"next": NextLiar, "leaves_out": LeavesOut, "tail": FillsTail}
+
+
 class EpochFaults(Faults):
     """No more weight fails at a time than the sets that are in force, or about to be, tolerate."""
 
@@ -261,6 +293,11 @@ class EpochWorld(World):
         self.validators = ValidatorSet(
             0, tuple(Validator(k.public, w, f"v{i}") for i, (k, w) in enumerate(everybody))
         )
+
+    def core_of(self, node: SimNode) -> type[Core]:
+        """See World."""
+        lies = EPOCH_LIARS.get(self.scenario.lie)
+        return super().core_of(node) if node.is_honest or lies is None else lies
 
     def _make_nodes(self, own: list[keys.Key]) -> None:
         self.founding = self.sets[0] = self.validators
@@ -407,6 +444,8 @@ def make_epochs(seed: int) -> Scenario:
     scenario.faults_end_ms = min(scenario.faults_end_ms, 20_000)
     early = [fault for fault in scenario.faults if fault.at_ms < scenario.faults_end_ms]
     scenario.faults = [_widened(rng, fault, more) for fault in early]
+    if rng.random() < 0.6:
+        scenario.lie = rng.choice(tuple(EPOCH_LIARS))
     if rng.random() < 0.5:
         ends_ms = scenario.faults_end_ms
         scenario.faults += [Fault(at, "finals", 2_500, rate=0.5) for at in range(1_500, ends_ms, 6_000)]

@@ -34,6 +34,14 @@ def test_real_signatures() -> None:
     assert run(3_006, ed25519=True).violations == []
 
 
+def test_byzantine_leaders_lie_about_the_next_set() -> None:
+    """One names a set of nobody, one leaves the pending set out; nobody follows them."""
+    named, left_out = run(432), run(388)
+    assert (make_epochs(432).lie, make_epochs(388).lie) == ("next", "leaves_out")
+    assert named.violations == left_out.violations == []
+    assert named.coverage.alarms["block.next_validators"] > 0
+
+
 def test_a_set_bears_its_faulty_members() -> None:
     """No founding set has a Byzantine member or one that is down for ever beyond what it tolerates."""
     for seed in range(60):
