@@ -29,7 +29,7 @@ from node.notary import EPOCHS_READ
 from node.peer import Identity, Peer
 from node.pruner import Pruner
 from node.safety_store import SafetyStore
-from node.wire import TOPIC_KINDS, topic
+from node.wire import GENESIS_PROTOCOL, TOPIC_KINDS, topic
 from p2p.host import Host, HostConfig
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def _host(home: Home, settings: Settings, genesis: Genesis, seed: bytes) -> Host
             topics=tuple(topic(genesis.chain_id, kind) for kind in TOPIC_KINDS),
             book_path=home.data_dir / "peers.json",
             neighbours_max=settings.p2p.neighbours_max,
+            public=((GENESIS_PROTOCOL, genesis.encode()),),
         )
     )
 

@@ -108,6 +108,7 @@ def topic(chain_id: str, kind: str) -> str:
     return f"/gridpact/{chain_id}/{kind}/1"
 
 
+GENESIS_PROTOCOL: Final = "/gridpact/genesis/1"  # a public value (p2p.public): canonical JSON, for who joins
 TOPIC_KINDS: Final = ("contracts", "approvals", "transactions", "blocks")
 
 
@@ -121,6 +122,7 @@ def is_member(hello: Hello, members: tuple[Validator, ...]) -> int | None:
 
 
 __all__ = [
+    "GENESIS_PROTOCOL",
     "Announcement",
     "BatchPush",
     "Bulk",

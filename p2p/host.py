@@ -30,6 +30,7 @@ from p2p.ids import peer_id_of, peer_of_address, public_key_of
 from p2p.limits import DIAL_S, NEIGHBOURS_MAX
 from p2p.link import Link, Pace
 from p2p.network import Ban, Handlers, Lane, Neighbour, Started
+from p2p.public import PublicValue
 from p2p.switchboard import Policy, Switchboard
 from p2p.transport import Connection
 
@@ -38,7 +39,7 @@ from p2p.transport import Connection
 class HostConfig:
     """``seed``: the 32-byte Ed25519 node key seed. ``listen``: multiaddrs, port 0 = any free. ``announce``:
     addresses to tell others instead of those (behind a NAT or proxy). ``book_path`` None keeps no peer
-    book."""
+    book. ``public``: values that strangers may read, by protocol (see ``p2p.public``)."""
 
     seed: bytes = field(repr=False)
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
@@ -47,6 +48,7 @@ class HostConfig:
     book_path: Path | None = None
     neighbours_max: int = NEIGHBOURS_MAX
     announce: tuple[str, ...] = ()
+    public: tuple[tuple[str, bytes], ...] = ()
     pace: Pace = field(default_factory=Pace)
 
 
@@ -103,6 +105,10 @@ class Host:
         self._nursery: trio.Nursery | None = None
         for protocol in (CONSENSUS_PROTOCOL, BULK_PROTOCOL):
             self.basic_host.set_stream_handler(TProtocol(protocol), self._handler_for(protocol))
+        for protocol, value in config.public:
+            self.basic_host.set_stream_handler(
+                TProtocol(protocol), PublicValue(value, self._board.standing.count).handle
+            )
         self._swarm.register_notifee(_Watch(self._connected))
 
     # --- Network -------------------------------------------------------------------------------------------

@@ -30,6 +30,11 @@ BULK_QUEUE_BYTES: Final = 16_777_216  # about 0.3 s at full speed; memory for 10
 BULK_QUEUE_FRAMES: Final = 16_384
 CONTROL_QUEUE_FRAMES: Final = 64  # pings come every few seconds; more is a flood
 
+# --- what anybody may read ---------------------------------------------------------------------------------
+LENGTH_BYTES: Final = 4  # before a public value
+PUBLIC_VALUE_BYTES_MAX: Final = 1_048_576  # a genesis is at most that long
+PUBLIC_READERS_MAX: Final = 16  # at once: strangers cost at most 16 MiB on their way
+
 # --- requests -----------------------------------------------------------------------------------------------
 REQUESTS_OUT_MAX: Final = 64  # outstanding to one peer: 64 answers of 256 KiB fill the bulk queue
 REQUESTS_IN_MAX: Final = 64  # served at once for one peer; beyond it the peer hears BUSY

@@ -17,6 +17,7 @@ from cyclopts import Parameter
 from ledger.errors import LocalError
 from ledger.genesis import Genesis, GenesisValidator
 from node.cli.context import EXIT_ERROR, EXIT_USAGE, Failure, current
+from node.cli.join import check_hash, fetch_genesis, hold_to
 from node.cli.output import emit_facts, say
 from node.config import KEYS, P2P, Bot, Node, Role, Settings, load_settings, template
 from node.home import Home, clear_drafts, ensure_key, load_key, read_genesis, write_atomic, write_secret
@@ -33,6 +34,8 @@ def init(
     moniker: str = "peer",
     role: tuple[Role, ...] = (),
     genesis: Path | None = None,
+    join: str = "",
+    genesis_hash: str = "",
     bootstrap: tuple[str, ...] = (),
     farm: str = "",
     country: str = "",
@@ -40,7 +43,8 @@ def init(
 ) -> int:
     """Make a home: keys, settings and genesis.
 
-    With --genesis the peer joins that chain. Without, --chain-id founds a new chain whose only
+    With --join the peer joins the chain of the peer at that address, from which it fetches the genesis;
+    with --genesis it joins the chain of that file. Without both, --chain-id founds a new chain whose only
     validator is this peer.
 
     Parameters
@@ -49,37 +53,66 @@ def init(
     moniker: A name for people.
     role: validator, node or bot; may be repeated. Every peer also follows and verifies.
     genesis: Genesis file of the chain to join.
+    join: Multiaddr with /p2p/ID of the peer to join by; one is enough.
+    genesis_hash: What the genesis must hash to, in hex: from people whom you trust.
     bootstrap: Multiaddr with /p2p/ID of a peer to join by; may be repeated.
     farm: The node's farm, with role node.
     country: Where the node stands, with role node.
     account: Name of the bot's account key, with role bot.
     """
     home = current.home()
-    if genesis is None and not chain_id:
-        raise Failure(EXIT_USAGE, "--genesis FILE to join a chain, or --chain-id NAME to found one")
-    joined = None if genesis is None else read_genesis(genesis)
-    if joined is not None and chain_id not in ("", joined.chain_id):
-        raise Failure(EXIT_USAGE, f"--chain-id {chain_id}, but {genesis} is of chain {joined.chain_id}")
+    _refuse_made(home)
+    joined = _joined(genesis, join, genesis_hash, chain_id)
     roles = role if joined is not None or "validator" in role else ("validator", *role)
     settings = Settings(
         moniker=moniker,
         roles=roles,
-        p2p=P2P(bootstrap=bootstrap),
+        p2p=P2P(bootstrap=(join, *bootstrap) if join else bootstrap),
         node=Node(farm=farm, country=country),
         bot=Bot(account=account or ("consumer" if "bot" in roles else "")),
     )
     peer_id, validator = make_home(home, settings, joined, chain_id)
     say(f"made {home.root}; start it: gridpact start --home {home.root}")
-    facts = {"home": str(home.root), "peer_id": peer_id, "validator": validator, "roles": list(roles)}
+    hash_hex = home.read_genesis().hash.hex()
+    facts = {
+        "home": str(home.root),
+        "peer_id": peer_id,
+        "validator": validator,
+        "roles": list(roles),
+        "genesis": hash_hex,
+    }
     emit_facts(facts, [(name, fact) for name, fact in facts.items() if fact])
     return 0
+
+
+def _joined(file: Path | None, address: str, hash_hex: str, chain_id: str) -> Genesis | None:
+    """The genesis of the chain to join, None to found one. Raises Failure, ConfigError."""
+    wanted = check_hash(hash_hex)
+    if file is not None:
+        found = read_genesis(file)
+        hold_to(found, wanted, str(file))
+    elif address:
+        found = fetch_genesis(address, wanted)
+    elif wanted or not chain_id:
+        words = "--join ADDRESS or --genesis FILE to join a chain, or --chain-id NAME to found one"
+        raise Failure(EXIT_USAGE, words)
+    else:
+        return None
+    if chain_id not in ("", found.chain_id):
+        source = file or address
+        raise Failure(EXIT_USAGE, f"--chain-id {chain_id}, but {source} is of chain {found.chain_id}")
+    return found
+
+
+def _refuse_made(home: Home) -> None:
+    if home.config_file.exists():
+        raise Failure(1, f"{home.root}: initialised already; nothing was changed")
 
 
 def make_home(home: Home, settings: Settings, genesis: Genesis | None, chain_id: str) -> tuple[str, str]:
     """Write a home: (peer id, validator key in hex or ""). The settings come last: without them it was begun
     and not ended, and goes on with what is there. Raises ConfigError; no key is overwritten."""
-    if home.config_file.exists():
-        raise Failure(1, f"{home.root}: initialised already; nothing was changed")
+    _refuse_made(home)
     # Wrong values are told before anything is written.
     load_settings(None, {}, {key.name: _value(settings, key.name) for key in KEYS})
     home.create()
