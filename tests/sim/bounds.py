@@ -24,7 +24,8 @@ class Memory(Checker):
     """
 
     SIGNATURES_PER_VIEW = 4  # for each member: Notar, Final, Skip, and one of a twin
-    KEPT_PER_VIEW = 16  # records, certificates, batches and who uses them
+    KEPT_PER_VIEW = 6  # three votes and three certificates
+    LOOK_EVERY = 8  # heights
     WANTED_BYTES = 256 * 1024  # of batches that blocks name: of the last proposals of all
 
     def __init__(self, world: World, report: Report) -> None:
@@ -44,7 +45,9 @@ class Memory(Checker):
         self._bound(node, "wants", len(core.wants.wants), WANTS_MAX)
         self._bound(node, "relays", len(core.relay.waiting), RELAYS_MAX)
         self._bound(node, "signatures", signatures, open_views * members * self.SIGNATURES_PER_VIEW)
-        self._bound(node, "pairs of sign state", node.disk.count, open_views * self.KEPT_PER_VIEW)
+        if block.header.height % self.LOOK_EVERY == 0:
+            kept = sum(1 for prefix in (b"v/", b"c/") for _ in node.disk.scan(prefix))
+            self._bound(node, "votes and certificates on disk", kept, open_views * self.KEPT_PER_VIEW)
         self.flooded(node)
 
     def flooded(self, node: SimNode) -> None:
@@ -58,7 +61,8 @@ class Memory(Checker):
             if maker != node.member:
                 self._bound(node, "bytes of a maker", size, limits["MEMPOOL_MAKER_BYTES_MAX"] + wanted)
         own = sum(batch.count for d, batch in pool.batches.items() if pool.makers[d] == node.member)
-        self._bound(node, "own transactions", own + len(pool.pending), limits["MEMPOOL_TXS_MAX"])
+        most = limits["MEMPOOL_TXS_MAX"] + node.taken_back
+        self._bound(node, "own transactions", own + len(pool.pending), most)
         self._bound(node, "known transactions", len(pool.known.txs), VERIFIED_MAX)
         if pool.size_bytes != held + waiting or pool.pending_bytes != waiting:
             self.complain(f"node {node.id}: {held + waiting} bytes of mempool, it counts {pool.size_bytes}")
@@ -110,7 +114,7 @@ class Bounded(Checker):
 class Egress(Checker):
     """Bytes that a validator's core sends in a second, to all members together; batches travel apart."""
 
-    BYTES_PER_SECOND = 45_000  # to each other member: views are as short as links of 1 ms let them be
+    BYTES_PER_SECOND = 80_000  # to each other member: views are as short as links of 1 ms let them be
 
     def __init__(self, world: World, report: Report) -> None:
         super().__init__(world, report)

@@ -74,11 +74,6 @@ class Disk(MemoryKv):
             self.unsynced.clear()
         super().write(puts, deletes, sync)
 
-    @property
-    def count(self) -> int:
-        """How many pairs there are."""
-        return len(self._pairs)
-
     # ------------------------------------------------------------------ what befalls it
 
     def durable(self, key: bytes) -> bytes | None:

@@ -162,6 +162,7 @@ class SimNode:
         """Start from what is on the disk."""
         self.up, self.life, self.doom = True, self.life + 1, None
         self.queue, self.wake_us, self.ranges, self.pruned_view = [], None, Ranges(self), 0
+        self.taken_back = 0  # transactions in batches that an earlier life had voted for
         self.open_store()
         self.disk.open()
         self.safety = SafetyStore(self.disk)
@@ -196,6 +197,7 @@ class SimNode:
             held = open_batch(data, self.world.chain_id, self.mempool.known.verify)
             if self.store.batch(held.digest) is None:
                 self.mempool.hold(held, self.member, wanted=True)
+                self.taken_back += held.count
                 self.step(BatchHeld(held.digest, held.count))
         self.step(Start())
 
