@@ -13,13 +13,17 @@ from hypothesis import strategies as st
 
 from consensus.leader import leader
 from consensus.messages import (
+    Certified,
     Commit,
     Event,
     Fetch,
     Message,
+    Propose,
     Ready,
+    Received,
     Record,
     Send,
+    Start,
     Tick,
     Vote,
     decode_message,
@@ -27,6 +31,7 @@ from consensus.messages import (
 )
 from ledger.blocks import batch_digest
 from ledger.certificate import VOTE_DOMAIN, Ed25519Scheme, Statement, VoteKind, vote_message
+from ledger.codec import encode
 from ledger.kv import MemoryKv
 from ledger.machine import Context
 from ledger.records import Account, key_account
@@ -318,3 +323,27 @@ async def test_a_quorums_state_root_that_is_not_ours_is_an_alarm_and_no_crash() 
     with pytest.raises(StateDiffers):
         extend(notary)
     assert (notary.store.tip.height, notary.wrong_roots, notary.differs) == (2, 1, 1)
+
+
+def test_roots_of_blocks_that_range_sync_brought_come_before_those_above() -> None:
+    """The store is two blocks ahead of the core; the core commits a third one, and judges a proposal that
+    names the root of the second."""
+    other = new_notary()
+    first, second, third = (extend(other) for _ in range(3))
+    root = other.store.root(2)
+    fourth = next_header(other, (), state_height=2, state_root=root)
+    rig = Rig()
+    engine = rig.engine
+    engine._step(Start())
+    for header in (second, third):
+        engine.core.chain.add(header.hash, header)
+    engine._step(Received(1, Certified(certificate(third))))
+    proposal = Propose(encode(fourth), bytes(64), certificate(third), ())
+    engine._step(Received(leader(rig.notary.validators, fourth.view), proposal, fourth))
+    assert engine.core.chain.tip.height == 0  # the first block is missing
+    for header in (first, second):
+        rig.notary.commit(header, certificate(header), [], {})
+        engine.synced(header, certificate(header))
+    engine._take_synced()
+    assert (rig.notary.store.tip.height, engine.counters.alarms) == (3, {})
+    assert engine.core.views[fourth.view].own_notar == fourth.hash
