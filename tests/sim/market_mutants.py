@@ -27,7 +27,14 @@ from node.executor.decide import SlotId
 from node.executor.lease import LeaseClock
 from tests.sim.market import MarketVariant, Patch
 from tests.sim.market_node import MarketNode
-from tests.sim.market_scenario import MarketScenario, make_market, stalled_market
+from tests.sim.market_scenario import (
+    MarketScenario,
+    cut_market,
+    late_market,
+    make_market,
+    stalled_market,
+    withdrawn_market,
+)
 from tests.sim.market_tenure import MarketTenure
 
 _t = ledger.transition
@@ -232,33 +239,35 @@ class MarketMutant:
     variant: MarketVariant
     caught_by: tuple[str, ...]
     scenario: Callable[[int], MarketScenario] = make_market
-    first: int = 0  # the seed that found it last time comes first
+    start: int = 0  # the first seed
     seeds: int = 30
 
 
-def _node(name: str, kind: type[MarketNode], *caught_by: str) -> MarketMutant:
-    return MarketMutant(MarketVariant(name, kind), caught_by)
+def _node(name: str, kind: type[MarketNode], *caught_by: str, **more: Any) -> MarketMutant:
+    return MarketMutant(MarketVariant(name, kind), caught_by, **more)
 
 
 def _ledger(
-    name: str, caught_by: tuple[str, ...], *patches: Patch, node: type[MarketNode] = MarketNode
+    name: str,
+    caught_by: tuple[str, ...],
+    *patches: Patch,
+    node: type[MarketNode] = MarketNode,
+    scenario: Callable[[int], MarketScenario] = make_market,
 ) -> MarketMutant:
-    return MarketMutant(MarketVariant(name, node, patches), caught_by)
+    return MarketMutant(MarketVariant(name, node, patches), caught_by, scenario)
 
 
 MARKET_MUTANTS: Final = (
     _node("runs_on_after_its_lease", NeverStops, "OneHolder"),
-    _node("lease_on_the_wall_clock", WallClock, "Leases", "OneHolder"),
-    _node("renewal_counts_from_arrival", FromArrival, "Leases", "OneHolder"),
-    _node("claim_counts_from_arrival", WonFromArrival, "Leases", "OneHolder"),
+    _node("lease_on_the_wall_clock", WallClock, "Leases", "OneHolder", scenario=cut_market),
+    _node("renewal_counts_from_arrival", FromArrival, "Leases", "OneHolder", scenario=stalled_market),
+    _node("claim_counts_from_arrival", WonFromArrival, "Leases", "OneHolder", scenario=late_market),
     _node("asking_renews", AskingIsEnough, "Leases", "OneHolder"),
-    MarketMutant(
-        MarketVariant("believes_times_of_blocks", BelievesBlockTimes), ("OneHolder",), stalled_market
-    ),
+    _node("believes_times_of_blocks", BelievesBlockTimes, "OneHolder", scenario=stalled_market, start=12),
     _node("kill_takes_a_lease", SlowKill, "Leases", "OneHolder"),
     _node("leftovers_run_on", LeavesWorkloads, "OneHolder", "Leases"),
     _node("reports_before_it_stopped", ReportsFirst, "OneHolder"),
-    _node("starts_with_a_short_lease", ShortLeases, "Leases"),
+    _node("starts_with_a_short_lease", ShortLeases, "Leases", scenario=late_market),
     _node("deaf_to_withdrawals", DeafToTheLedger, "Approved"),
     _node("runs_what_it_only_claimed", TwoTerms, "OneHolder", "Leases"),
     _ledger(
@@ -266,6 +275,7 @@ MARKET_MUTANTS: Final = (
         ("OneHolder",),
         (_t.claims, "LEASE_GUARD_MS", 0),
         (_t.leases, "LEASE_GUARD_MS", 0),
+        scenario=cut_market,
     ),
     _ledger("leased_for_too_long", ("Leases",), (_t.claims, "LEASE_GUARD_MS", 60_000)),
     _ledger("term_is_used_again", ("Terms", "OneHolder"), _wrapped(_t.claims, "_lease", _same_term)),
@@ -273,7 +283,12 @@ MARKET_MUTANTS: Final = (
     _ledger("capacity_given_back_twice", ("Books",), _wrapped(_t.leases, "free_slot", _twice)),
     _ledger("capacity_given_back_twice_at_a_report", ("Books",), _wrapped(_t.reports, "free_slot", _twice)),
     _ledger("capacity_is_not_bound", ("Books",), _wrapped(_t.claims, "use_capacity", _not_bound)),
-    _ledger("released_is_free", ("OneHolder",), _wrapped(_t.lifecycle, "release_slot", _frees_at_once)),
+    _ledger(
+        "released_is_free",
+        ("OneHolder",),
+        _wrapped(_t.lifecycle, "release_slot", _frees_at_once),
+        scenario=withdrawn_market,
+    ),
     _ledger("refund_keeps_the_escrow", ("Books", "Money"), _wrapped(_t.lifecycle, "refund", _keeps_escrow)),
     _ledger(
         "one_grant_is_enough",

@@ -3,6 +3,7 @@ faults of 3nodes. The validators' part is a scenario of the simulator, stretched
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
@@ -64,27 +65,63 @@ def make_market(seed: int) -> MarketScenario:
     return scenario
 
 
+def _plain(seed: int, *words: Word) -> MarketScenario:
+    """Four honest validators, four nodes of which two have slow clocks, one service, no faults."""
+    scenario = make_market(seed)
+    network = scenario.network
+    network.weights, network.twin, network.faults, network.always_down = (1, 1, 1, 1), None, [], ()
+    network.rates_ppm, network.wall_offsets_ms = (1_000_000,) * 4, (0,) * 4
+    network.timing = replace(network.timing, timeout_max_ms=3_000, standstill_ms=1_000, idle_ms=1_000)
+    network.faults_end_ms = 120_000
+    web = service(replicas=2, placement=Placement(distinct="node"), restart=Restart(attempts=9))
+    said = (Word(500, "budget"), Word(900, "legal"), *words)
+    scenario.plans = (Plan(contract(web, name="site-0", duration_s=3600), 5_000, said),)
+    scenario.rates_ppm, scenario.cpu_millis = (990_000, 990_000, 1_000_000, 1_000_000), (2_000,) * 4
+    scenario.loss, scenario.latency_ms, scenario.troubles = 0.0, (1, 5), []
+    return scenario
+
+
+def _cut(rng: Random, nodes: Iterable[int], at_ms: tuple[int, int], for_ms: int) -> list[Trouble]:
+    """Nodes that reach nobody."""
+    return [Trouble(rng.randint(*at_ms), "cut", node, for_ms, frozenset(range(4))) for node in nodes]
+
+
+def cut_market(seed: int) -> MarketScenario:
+    """Holders with slow clocks are cut off while others are ready, and their wall clocks are set back."""
+    scenario, rng = _plain(seed), Random(f"cut/{seed}")
+    scenario.troubles = [
+        *_cut(rng, rng.sample(range(4), 2), (30_000, 45_000), 70_000),
+        *(Trouble(50_000, "wall", node, 0, by_ms=-40_000) for node in range(4)),
+    ]
+    return scenario
+
+
+def late_market(seed: int) -> MarketScenario:
+    """Nodes that claimed are cut off until half of what they won is over, and again when they have heard."""
+    scenario, rng = _plain(seed), Random(f"late/{seed}")
+    first = _cut(rng, range(4), (6_950, 7_900), rng.randint(15_000, 20_000))
+    heard = ((cut.node, cut.at_ms + cut.for_ms + 350) for cut in first)
+    again = [trouble for node, at_ms in heard for trouble in _cut(rng, [node], (at_ms, at_ms), 8_000)]
+    scenario.troubles = first + again
+    return scenario
+
+
+def withdrawn_market(seed: int) -> MarketScenario:
+    """An approval is withdrawn and given again while holders are cut off, and so know nothing of it."""
+    scenario = _plain(seed, Word(40_000, "budget", "revoked"), Word(42_000, "budget"))
+    scenario.troubles = _cut(Random(f"back/{seed}"), (seed % 4, (seed + 1) % 4), (38_000, 44_000), 60_000)
+    return scenario
+
+
 def stalled_market(seed: int) -> MarketScenario:
     """Nothing is committed for a while; a Byzantine leader may date the first block after it, and renewals
     in it, from before. Then the holders are cut off."""
-    scenario = make_market(seed)
-    rng = Random(f"stall/{seed}")
-    begin_ms, length_ms = rng.randint(45_000, 55_000), rng.randint(18_000, 26_000)
-    network = scenario.network
-    network.weights, network.twin, network.lie = (1, 1, 1, 1), rng.randrange(4), PAST
-    network.rates_ppm, network.wall_offsets_ms = (1_000_000,) * 4, (0,) * 4
-    network.faults, network.always_down = [Fault(begin_ms, "outage", length_ms)], ()
-    network.faults_end_ms = 150_000
-    web = service(replicas=2, placement=Placement(distinct="node"), restart=Restart(attempts=9))
-    words = (Word(500, "budget"), Word(900, "legal"))
-    scenario.plans = (Plan(contract(web, name="site-0", duration_s=3600), 5_000, words),)
-    scenario.rates_ppm, scenario.cpu_millis = (990_000, 990_000, 1_000_000, 1_000_000), (2_000,) * 4
-    scenario.loss, scenario.latency_ms = 0.0, (1, 5)
+    scenario, rng = _plain(seed), Random(f"stall/{seed}")
+    begin_ms, length_ms = rng.randint(45_000, 55_000), rng.randint(18_000, 24_000)
+    scenario.network.twin, scenario.network.lie = rng.randrange(4), PAST
+    scenario.network.faults = [Fault(begin_ms, "split", length_ms, (0, 1))]
     end_ms = begin_ms + length_ms
-    everybody = frozenset(range(4))
-    scenario.troubles = [
-        Trouble(end_ms + rng.randint(1_500, 4_000), "cut", node, 60_000, everybody) for node in (0, 1)
-    ]
+    scenario.troubles = _cut(rng, rng.sample(range(4), 2), (end_ms + 1_300, end_ms + 2_500), 60_000)
     return scenario
 
 

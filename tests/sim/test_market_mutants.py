@@ -12,7 +12,7 @@ from tests.sim.market_mutants import MARKET_MUTANTS, MarketMutant
 def test_market_mutant_is_caught(mutant: MarketMutant) -> None:
     """Seeds go by until the named checker complains."""
     others: set[str] = set()
-    for seed in (mutant.first, *range(mutant.seeds)):
+    for seed in range(mutant.start, mutant.start + mutant.seeds):
         world = MarketWorld(seed, mutant.variant, mutant.scenario(seed))
         world.stop_on = frozenset(mutant.caught_by)
         found = {checker for checker, _ in world.run().violations}
