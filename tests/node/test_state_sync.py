@@ -13,7 +13,7 @@ from ledger.snapshot import StateChunk
 from ledger.staging import Staging
 from ledger.store import Store
 from node import limits as node_limits
-from node import state_fetch, state_sync
+from node import snapshots, state_fetch, state_sync
 from node.state_wire import CHUNK, EPOCHS, OFFERS, Offer
 from tests.node.final_chain import batch_of, extend, transfer_tx
 from tests.node.network_fixture import CHAIN_ID, until
@@ -24,8 +24,6 @@ from tests.node.state_fixture import EVERY, Client, Server, changes, client_of, 
 @pytest.fixture(autouse=True)
 def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of a few records, so that there are many; waits as short as a test wants them."""
-    from node import snapshots
-
     monkeypatch.setattr(snapshots, "SNAPSHOT_PAIR_BYTES_MAX", 1_000)
     monkeypatch.setattr(state_fetch, "SNAPSHOT_CHUNK_BYTES", 1_000)
     monkeypatch.setattr(state_fetch, "STATE_PREPARING_S", 0.02)
@@ -90,6 +88,27 @@ async def test_it_begins_by_itself_when_it_is_far_behind_and_not_when_it_is_off(
         nursery.start_soon(client.sync.run)
         await until(lambda: client.installed == [30])
         assert not client.sync.is_wanted()
+        nursery.cancel_scope.cancel()
+
+
+async def test_when_nobody_holds_the_next_block_any_more_a_state_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However near it is: blocks cannot bring the peer on."""
+    for module in (state_fetch, snapshots):
+        monkeypatch.setattr(module, "EXPIRY_BLOCKS_MAX", 8)
+    server = server_of(35)
+    retention = server.notary.store.retention
+    for height in range(1, 20):
+        retention.drop(retention.plan(height))
+    async with client_of({"one": server.answer}, server) as client, trio.open_nursery() as nursery:
+        client.sync.behind_blocks = 2**40
+        nursery.start_soon(client.sync.run)
+        client.came(35)
+        await until(lambda: client.notary.store.tip.height == 35)
+        assert client.installed == [30]
+        assert client.notary.store.tip == server.notary.store.tip
+        assert not client.follower.is_too_old
         nursery.cancel_scope.cancel()
 
 
