@@ -95,7 +95,8 @@ class Monkey:
         end_s = time.time() + seconds
         storm_s = time.time() + self.storm_every_s * self._storm_rng.uniform(0.5, 1.0)
         self._due = {i: time.time() + rng.uniform(*self.pause_s) for i, rng in enumerate(self._rngs)}
-        while (now_s := time.time()) < end_s:
+        # A storm that is due waits until all are back, and comes even when the time is over by then.
+        while (now_s := time.time()) < end_s or (self._storm is None and storm_s < end_s):
             self._look()
             if self._storm is None and now_s >= storm_s:
                 if not self.active:
@@ -110,7 +111,8 @@ class Monkey:
             time.sleep(_LOOK_S)
         while self.active:
             for outage in self.active:
-                outage.lasts_s = 0
+                if not outage.is_storm:
+                    outage.lasts_s = 0
             self._look()
             self._go_on(time.time())
             time.sleep(_LOOK_S)

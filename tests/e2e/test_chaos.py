@@ -20,7 +20,7 @@ from tests.e2e.net import Net, until
 
 @pytest.mark.timeout(120)
 def test_chaos_for_a_while(tmp_path: Path) -> None:
-    outcome = run(tmp_path / "net", Asked(seconds=12, seed=7, storm_every_s=9))
+    outcome = run(tmp_path / "net", Asked(seconds=9, seed=7, storm_every_s=8))
     assert outcome.faults == []
     assert outcome.figures["votes_after_s"]["count"] + outcome.figures["votes_after_storm_s"]["count"] >= 2
     assert len(outcome.figures["storms"]) >= 1
