@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,6 +33,7 @@ from ledger.store import Store
 from ledger.views import FrozenState
 from node.limits import (
     EPOCHS_ANSWER_BYTES,
+    SNAPSHOT_ASKS_MAX,
     SNAPSHOT_BUCKETS_READ,
     SNAPSHOT_CHUNK_BYTES,
     SNAPSHOT_EVERY_BLOCKS,
@@ -161,6 +162,7 @@ class Snapshots:
     made: int = 0
     _snapshots: dict[int, _Snapshot] = field(default_factory=dict)
     _last: int = 0
+    _asking: Counter[str] = field(default_factory=Counter)  # chunks under way, by peer
     _wanted: set[int] = field(default_factory=set)
     _bell: trio.Event = field(default_factory=trio.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -325,7 +327,15 @@ class Snapshots:
             raise Refused(PREPARING, "ask again in a moment")
         size_bytes = min(max(request.size_bytes_max, SNAPSHOT_PAIR_BYTES_MAX), SNAPSHOT_CHUNK_BYTES)
         cut = partial(snapshot.spool.shelf.cut, place, size_bytes)
-        chunk = await trio.to_thread.run_sync(cut, limiter=self._room)
+        if self._asking[peer_id] >= SNAPSHOT_ASKS_MAX:
+            raise Refused("snapshot.busy", f"more than {SNAPSHOT_ASKS_MAX} chunks at once")
+        self._asking[peer_id] += 1
+        try:
+            chunk = await trio.to_thread.run_sync(cut, limiter=self._room)
+        finally:
+            self._asking[peer_id] -= 1
+            if not self._asking[peer_id]:
+                del self._asking[peer_id]
         self.served_chunks += 1
         return encode(chunk)
 

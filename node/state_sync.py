@@ -25,6 +25,7 @@ from node.follower import Follower
 from node.limits import (
     FAULT_POINTS,
     STATE_ASK_S,
+    STATE_BANNED_MAX,
     STATE_BEHIND_BLOCKS,
     STATE_DECIDE_S,
     STATE_RETRY_MAX_S,
@@ -140,6 +141,8 @@ class StateSync:
 
     def _lied(self, peer_id: str, error: Refused) -> None:
         self.lies += 1
+        if len(self._banned) >= STATE_BANNED_MAX:
+            self._banned.clear()
         self._banned.add(peer_id)
         log.warning("peer_fault", peer=peer_id, rule=error.rule, detail=error.detail)
         self.network.penalise(peer_id, error.rule, FAULT_POINTS)

@@ -15,6 +15,7 @@ from ledger.errors import Refused
 from ledger.light import FinalityProof
 from ledger.snapshot import ROOT, StateChunk
 from ledger.tree import path_of
+from node.limits import SNAPSHOT_ASKS_MAX
 from node.snapshots import Spool, named_state
 from node.state_wire import (
     CHUNK,
@@ -129,6 +130,29 @@ async def test_states_are_let_go_of_before_a_store_is_closed() -> None:
             await ask(server, CHUNK, encode(ChunkRequest(30, path_of(ROOT), 2**62)))
         await until(lambda: server.snapshots.made >= 1)
         nursery.cancel_scope.cancel()
+
+
+async def test_one_peer_cannot_keep_a_server_busy_for_all() -> None:
+    server = prepared()
+    request = encode(ChunkRequest(20, path_of(ROOT), 1))
+    busy = 0
+
+    async def greedy() -> None:
+        nonlocal busy
+        try:
+            await ask(server, CHUNK, request)
+        except Refused as error:
+            assert error.rule == "snapshot.busy"
+            busy += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(greedy)
+    assert busy == 20 - SNAPSHOT_ASKS_MAX
+    await greedy()
+    assert busy == 20 - SNAPSHOT_ASKS_MAX
+    assert not server.snapshots._asking
+    await server.snapshots.close()
 
 
 async def test_an_offer_names_its_state_by_a_final_header() -> None:
