@@ -213,12 +213,12 @@ def campaign(start: int, count: int, jobs: int) -> Counter[str]:
     return total
 
 
-def save(file: Path, found: Counter[str], seconds: float, argv: list[str]) -> None:
+def save(file: Path, found: Counter[str], seconds: float, start: int) -> None:
     """The result, small, for the repository."""
     machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
     result = {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": " ".join(["python -m tests.sim.market_leases", *argv]),
+        "command": f"python -m tests.sim.market_leases --start {start} --seeds {found['partitions']}",
         "machine": machine,
         "partitions": found["partitions"],
         "partitions_per_second": round(found["partitions"] / seconds),
@@ -251,7 +251,7 @@ def main(argv: list[str]) -> int:
         first = found["first seed"] - 1
         print(f"the first of them     python -m tests.sim.market_leases --start {first} --seeds 1")
     if asked.save is not None:
-        save(asked.save, found, seconds, argv)
+        save(asked.save, found, seconds, asked.start)
     return 1 if found["two holders"] else 0
 
 
