@@ -146,10 +146,10 @@ class PeerHandlers:
         """One message of a lane. Raises PeerFault."""
         if lane is Lane.CONSENSUS:
             member = self.members.get(peer_id)
-            if member is None:
-                self._not_a_member(peer_id, payload)
-            elif self.engine is not None:
+            if member is not None and self.engine is not None:
                 self.engine.deliver(member, payload)
+            else:
+                self._without_seat(peer_id, member is not None, payload)
             return
         try:
             self._bulk(peer_id, payload)
@@ -157,9 +157,9 @@ class PeerHandlers:
             self.count(error.rule)
             raise PeerFault(peer_id, error.rule, error.detail) from None
 
-    def _not_a_member(self, peer_id: str, payload: bytes) -> None:
-        """A consensus message of a peer that has no seat now. It may have had one in an earlier epoch, or
-        have one in an epoch that we do not know yet; from anybody else it breaks a rule."""
+    def _without_seat(self, peer_id: str, is_member: bool, payload: bytes) -> None:
+        """A consensus message, and one of the two has no seat now. Its sender may have had one in an earlier
+        epoch, or both have one in an epoch that we do not know yet; from anybody else it breaks a rule."""
         hello = self.hellos.get(peer_id)
         if hello is None or not hello.validator:
             raise PeerFault(peer_id, "consensus.not_a_validator")
@@ -169,7 +169,7 @@ class PeerHandlers:
         ours, epoch = self.notary.validators.epoch, self._epoch_of(peer_id, payload)
         if epoch > ours or (epoch < ours and self._voted(peer_id, epoch)):
             self.other_epochs.heard(peer_id, epoch)
-        else:
+        elif not is_member:
             raise PeerFault(peer_id, "consensus.not_a_validator")
 
     def _epoch_of(self, peer_id: str, payload: bytes) -> int:

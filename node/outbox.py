@@ -34,6 +34,7 @@ from p2p.network import Network
 
 log = structlog.get_logger("outbox")
 
+NO_SEAT: Final = "tx.not_a_validator"  # it left, or does not know yet that it has joined: another one will
 _RULE: Final = re.compile(r"(tx|request)(\.[a-z0-9_]{1,40}){1,2}")
 
 
@@ -91,8 +92,8 @@ class Outbox:
                 if refusal is None:
                     overloaded = True
                     continue
-                if refusal.rule == "tx.not_a_validator":
-                    continue  # it has left its seat; we do not know yet
+                if refusal.rule == NO_SEAT:
+                    continue
                 refusals.append(refusal)
                 if len(refusals) > self.faulty_max():
                     self._drop(tx.id)
@@ -159,9 +160,16 @@ class Outbox:
             if not validators:
                 self.publish(topic_kind(entry.tx), entry.tx.raw)
                 return
-            peer_id = validators[entry.tries % len(validators)]
-            entry.tries += 1
-            await self.network.request(peer_id, "tx", entry.tx.raw, OUTBOX_ASK_S)
+            for _ in validators:
+                peer_id = validators[entry.tries % len(validators)]
+                entry.tries += 1
+                try:
+                    await self.network.request(peer_id, "tx", entry.tx.raw, OUTBOX_ASK_S)
+                    return
+                except PeerRefused as error:
+                    refusal = _refusal(error.reason)
+                    if refusal is None or refusal.rule != NO_SEAT:
+                        raise
         except RequestError as error:
             log.debug("resend_failed", error=str(error))
         finally:

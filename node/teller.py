@@ -30,6 +30,7 @@ class Teller:
     engine: Engine | None
     _bell: trio.Event = field(default_factory=trio.Event)
     _validators_told_ms: int = 0
+    _told_epoch: int = 0
 
     def committed(self) -> None:
         """A block was committed."""
@@ -58,10 +59,12 @@ class Teller:
             await trio.sleep(TIP_EVERY_S)
 
     def _tells_validators(self) -> bool:
-        """Validators hear of blocks by consensus, so they tell each other of tips only now and then."""
-        if now_ms() - self._validators_told_ms < TIP_VALIDATORS_EVERY_S * 1000:
+        """Validators hear of blocks by consensus, so they tell each other of tips only now and then; and of a
+        new epoch at once, as some of them did not vote in the last one."""
+        epoch = self.handlers.notary.validators.epoch
+        if epoch == self._told_epoch and now_ms() - self._validators_told_ms < TIP_VALIDATORS_EVERY_S * 1000:
             return False
-        self._validators_told_ms = now_ms()
+        self._validators_told_ms, self._told_epoch = now_ms(), epoch
         return True
 
     async def _announce(self) -> None:

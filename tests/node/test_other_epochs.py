@@ -139,6 +139,18 @@ def test_who_is_ahead_of_us_is_asked_for_blocks() -> None:
     assert peer.handlers.refused == {"bulk.other_epoch": 1}
 
 
+def test_a_joiner_hears_of_its_seat_from_those_that_have_theirs() -> None:
+    """Regression: while it follows, members' consensus messages were dropped; tips came seconds later."""
+    joiner = make(5)
+    assert joiner.engine is None
+    member = up(joiner, "v1", 1)
+    joiner.handlers.on_message(member, Lane.CONSENSUS, vote(0, 1))
+    assert joiner.follower.best_height == 0, "of our epoch, in which we have no part"
+    joiner.handlers.other_epochs.gone(member)
+    joiner.handlers.on_message(member, Lane.CONSENSUS, vote(1, 1))
+    assert joiner.follower.best_height == 1
+
+
 @pytest.mark.parametrize(
     ("voter", "message"),
     [

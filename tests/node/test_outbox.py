@@ -159,3 +159,18 @@ async def test_a_stalling_validator_does_not_hold_up_what_others_would_take(
         wanted = {entry.tx.raw for entry in box.entries.values() if entry.tx.id[0] % 2 == 1}
         await until(lambda: wanted <= {raw for peer, _, raw in network.asked if peer == "v1"})
         nursery.cancel_scope.cancel()
+
+
+async def test_who_has_no_seat_is_no_refusal_and_another_is_asked_at_once() -> None:
+    """Around a change of validators: three left their seat, or do not know of it yet."""
+    gone = refusing("tx.not_a_validator: this peer does not vote")
+    for seated in FOUR:
+        box, network = outbox({name: accepting if name == seated else gone for name in FOUR})
+        await box.submit(tx())
+        assert (len(box.entries), network.asked[-1][0]) == (1, seated)
+        box.adopt(tx(2))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(box.run)
+            taken = (seated, "tx", tx(2).raw)
+            await until(lambda n=network, t=taken: t in n.asked, 1.5)  # type: ignore[misc]
+            nursery.cancel_scope.cancel()
