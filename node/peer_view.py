@@ -34,7 +34,7 @@ def status_of(peer: Peer) -> PeerStatus:
         block_hash=tip.hash.hex(),
         state_root=tip.root.hex(),
         view=engine.core.frontier if engine else 0,
-        catching_up=best > tip.height + 2 or peer.notary.differs > 0,
+        catching_up=best > tip.height + 2 or _is_stale(peer),
         best_height=best,
         last_final_ms=peer.last_final_ms,
         neighbours=len(peer.network.neighbours()),
@@ -46,8 +46,13 @@ def status_of(peer: Peer) -> PeerStatus:
         sync=_sync(peer),
         sync_height=peer.state_sync.target,
         sync_share=peer.state_sync.share,
-        stale=peer.notary.differs > 0 or peer.follower.off_chain,
+        stale=_is_stale(peer),
     )
+
+
+def _is_stale(peer: Peer) -> bool:
+    """Is what is read here known not to be what the validators signed, or no longer followed?"""
+    return peer.notary.differs > 0 or peer.follower.off_chain
 
 
 def _sync(peer: Peer) -> str:
@@ -91,7 +96,7 @@ def metrics_of(peer: Peer) -> list[Metric]:
         ("sync_lies_total", {}, peer.follower.lies, "counter"),
         ("state_root_differs_total", {}, peer.notary.wrong_roots, "counter"),
         ("state_mended_total", {}, peer.repair.done, "counter"),
-        ("state_stale", {}, int(peer.notary.differs > 0 or peer.follower.off_chain), "gauge"),
+        ("state_stale", {}, int(_is_stale(peer)), "gauge"),
         ("sync_pieces_hedged_total", {}, peer.follower.plan.hedged, "counter"),
         ("sync_groups_total", {}, peer.follower.groups, "counter"),
         ("outbox_txs", {}, len(peer.outbox.entries), "gauge"),

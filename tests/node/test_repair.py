@@ -228,7 +228,7 @@ async def test_two_final_chains_stop_a_validator_for_good(monkeypatch: pytest.Mo
         monkeypatch.setattr(type(engine.core), "step", _two_chains(engine.core))
         await until(lambda: peer.engine is None)
         status = peer.status()
-        assert status.stale and status.sync == "stopped"
+        assert status.stale and status.catching_up and status.sync == "stopped"
         assert "final_off_chain" in status.alarms
         height = peer.height
         await pay(made, made.peers["validator0"], 1)
