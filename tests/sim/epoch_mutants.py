@@ -16,7 +16,8 @@ from ledger.certificate import Certificate, ValidatorSet
 from ledger.codec import decode
 from ledger.errors import PeerFault
 from node.safety_store import SafetyStore
-from tests.sim.epochs import EpochNode, make_epochs
+from tests.sim.epoch_node import EpochNode
+from tests.sim.epochs import make_epochs
 from tests.sim.scenario import Fault, Scenario
 from tests.sim.world import Variant
 
