@@ -114,6 +114,8 @@ def main(argv: list[str]) -> int:
     else:
         for result in _results(seeds, arguments.jobs, arguments.ed25519):
             report.add(result)
+            for checker, what in result.violations[:1]:  # a long run may be stopped before its end
+                print(f"seed {result.seed}: {checker}: {what}", file=sys.stderr, flush=True)
     report.seconds = time.monotonic() - started
     print(report.table())
     for result in report.bad[:EXCERPTS_MAX]:

@@ -28,7 +28,7 @@ def regressions() -> list[int]:
 
 
 SEEDS = range(2_000, 2_012)
-WITH_TAILS = (3_000,)
+WITH_TAILS = (3_005, 3_002)  # Final votes lost at a boundary: one of them does
 once = functools.cache(run)
 
 
@@ -46,7 +46,8 @@ def test_every_rule_fires() -> None:
     for seed in SEEDS:
         coverage.add(once(seed).coverage)
     for seed in WITH_TAILS:
-        coverage.add(epochs.run(seed).coverage)
+        if coverage.never():
+            coverage.add(epochs.run(seed).coverage)
     assert coverage.never() == []
     assert coverage.refusals["consensus.vote.signature"] > 0, "nobody forged anything"
     assert "rule 4 final" in coverage.table() and coverage.table().endswith("never fired: none")
