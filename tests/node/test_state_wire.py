@@ -16,7 +16,8 @@ from ledger.light import FinalityProof
 from ledger.snapshot import ROOT, StateChunk
 from ledger.tree import path_of
 from node.limits import SNAPSHOT_ASKS_MAX
-from node.snapshots import Spool, named_state
+from node.snapshots import named_state
+from node.spool import Spool
 from node.state_wire import (
     CHUNK,
     EPOCHS,
