@@ -221,10 +221,10 @@ class Engine:
     def _take_synced(self) -> None:
         while self._synced:
             header, certificate = self._synced.popleft()
-            self._step(Synced(header, certificate))
             root = self.notary.store.root(header.height)
             if root is not None:  # older roots are forgotten; the next block's will do
-                self._step(executed(self.notary.store, header.height, root))
+                self._step(executed(self.notary.store, header.height, root))  # more may be judged at once
+            self._step(Synced(header, certificate))
 
     def _message(self, member: int, payload: bytes) -> None:
         self.counters.received += 1
