@@ -64,6 +64,7 @@ BOOK_ADDRESSES_MAX: Final = 8  # per peer
 BOOK_FAILURES_MAX: Final = 8
 ADDRESS_BYTES_MAX: Final = 256
 EXCHANGE_PEERS_MAX: Final = 64  # in one answer to p2p/addresses
+REFUSAL_ADDRESSES_MAX: Final = 3  # told to who is refused for want of room: what a GOODBYE has space for
 SCORE_MIN: Final = -100  # at or below this: disconnected and banned
 SCORE_MAX: Final = 0
 SCORE_RECOVERY_PER_S: Final = 0.1  # a fault of ten points is forgiven in under two minutes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from p2p import discovery
+from p2p import discovery, room
 from p2p.book import Entry, PeerBook, write_book
 from p2p.errors import ConnectFailed, LocalError, PeerFault, PeerGone, Refused, RequestError
 from p2p.limits import (
@@ -22,6 +22,7 @@ from p2p.limits import (
     LINKS_PENDING_MAX,
     NEIGHBOURS_MAX,
     PAYLOAD_BYTES_MAX,
+    REFUSAL_ADDRESSES_MAX,
 )
 from p2p.link import Link, Pace
 from p2p.network import Ban, Handlers, Lane, Neighbour
@@ -199,9 +200,9 @@ class Switchboard:
                 return "duplicate"
             old.end("replaced", goodbye=True)
             self._drop(old)
-        elif self._is_full(peer_id):
+        elif not self._has_place(link) and not self._make_place(link):
             self.standing.count("refused.full")
-            return "full"
+            return self._refusal(peer_id)
         self._links[peer_id] = link
         self._pending.discard(link)
         self._dialling.discard(peer_id)
@@ -212,13 +213,41 @@ class Switchboard:
         assert self._nursery is not None
         self.on_link_up(link)
         self._handlers.on_up(self._describe(link))
-        if not self._is_full(""):
-            self._nursery.start_soon(self._ask_addresses, link)
+        self._nursery.start_soon(self._ask_addresses, link)  # for us, or for whom we must refuse
         return None
 
-    def _is_full(self, peer_id: str) -> bool:
+    def _is_kept(self, peer_id: str) -> bool:
         entry = self.book.entries.get(peer_id)
-        return len(self._links) >= self._policy.neighbours_max and not (entry is not None and entry.keep)
+        return entry is not None and entry.keep
+
+    def _places_left(self) -> int:
+        """Kept connections stand beside the places."""
+        taken = sum(not self._is_kept(peer_id) for peer_id in self._links)
+        return self._policy.neighbours_max - taken
+
+    def _guests(self) -> list[Link]:
+        """Who dialled us, in the order in which they came, but for those that are kept."""
+        return [link for link in self._links.values() if link.inbound and not self._is_kept(link.peer_id)]
+
+    def _has_place(self, link: Link) -> bool:
+        if self._is_kept(link.peer_id):
+            return True
+        guests_max = room.inbound_max(self._policy.neighbours_max)
+        return self._places_left() > 0 and (not link.inbound or len(self._guests()) < guests_max)
+
+    def _make_place(self, link: Link) -> bool:
+        guests = self._guests() if link.inbound else []
+        found = room.gives_way([guest.address for guest in guests], link.address)
+        if found is None:
+            return False
+        self.standing.count("link.gave_way")
+        guests[found].end(self._refusal(guests[found].peer_id), goodbye=True)
+        self._drop(guests[found])
+        return True
+
+    def _refusal(self, peer_id: str) -> str:
+        """Who joins by one address finds others, also when that one is full."""
+        return room.refusal(self.book.shareable(REFUSAL_ADDRESSES_MAX, self._links, peer_id))
 
     def on_data(self, link: Link, lane: Lane, payload: bytes) -> None:
         """Passes a message on; a PeerFault lowers the sender's score."""
@@ -269,8 +298,8 @@ class Switchboard:
             now = trio.current_time()
             busy = [*self._links, *self._dialling, *(link.peer_id for link in self._pending)]
             for entry in self.book.due(now, busy):
-                room = self._policy.neighbours_max - len(self._links) - len(self._dialling)
-                if len(self._dialling) >= DIALS_AT_ONCE_MAX or (room <= 0 and not entry.keep):
+                left = self._places_left() - len(self._dialling)
+                if len(self._dialling) >= DIALS_AT_ONCE_MAX or (left <= 0 and not entry.keep):
                     break
                 if not self.standing.is_banned(entry.peer_id):
                     self._dialling.add(entry.peer_id)
@@ -290,6 +319,8 @@ class Switchboard:
                 return
             self.standing.count("dial.connected")
             link = await self._run_link(connection)
+            for address in room.read_refusal(link.reason):
+                self.book.learn(address)
             if not link.was_admitted and peer_id not in self._links:
                 self.book.failed(peer_id, trio.current_time())  # refused, or broken in its handshake
         finally:
@@ -301,7 +332,7 @@ class Switchboard:
         while True:
             await trio.sleep(pause_s * self._policy.pace.backoff_scale)
             pause_s = min(EXCHANGE_EVERY_S, pause_s * 2)
-            if self._links and not self._is_full(""):
+            if self._links and self._places_left() > 0:
                 await self._ask_addresses(self.rng.choice(list(self._links.values())))
 
     async def _ask_addresses(self, link: Link) -> None:
