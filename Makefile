@@ -1,9 +1,11 @@
 # What can be done here: `make help`. Everything runs in .venv, which `make setup` makes from the locks.
+# SAVE=1 writes the result of a long run to bench/results.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo sim twins mutants crash e2e soak interop bench docs lock clean
+.PHONY: help setup lint test demo sim market leases twins mutants crash e2e soak interop bench docs lock clean
 python := .venv/bin/python
 SEEDS ?= 200
+PARTITIONS ?= 1000000
 MINUTES ?= 10
 SEED ?= 1
 SHAPES ?= wn,nw
@@ -27,21 +29,27 @@ demo: setup ## a whole network on this machine, start to finish; KEEP=1 leaves i
 	@$(python) -m node.demo $(if $(KEEP),--keep)
 
 sim: setup ## the simulator over SEEDS=200 seeds
-	@$(python) -m tests.sim.run --seeds $(SEEDS)
+	@$(python) -m tests.sim.run --seeds $(SEEDS) $(if $(SAVE),--save)
+
+market: setup ## claims, leases, approvals and money on simulated networks, over SEEDS=200 seeds
+	@$(python) -m tests.sim.market --seeds $(SEEDS)
+
+leases: setup ## leases alone: PARTITIONS=1000000 partitions with clock rates of +-1 %, none held twice (3 minutes)
+	@$(python) -m tests.sim.market_leases --seeds $(PARTITIONS) $(if $(SAVE),--save)
 
 twins: setup ## every small scenario with a Byzantine twin; SHAPES=nnn takes three rounds (half an hour)
-	@$(python) -m tests.sim.twins --shapes $(SHAPES)
+	@$(python) -m tests.sim.twins --shapes $(SHAPES) $(if $(SAVE),--save)
 
 mutants: setup ## break the product in over 100 named ways; each must be noticed; ONLY= picks by name (15 minutes)
-	@$(python) -m tests.mutants.run --only "$(ONLY)"
+	@$(python) -m tests.mutants.run --only "$(ONLY)" $(if $(SAVE),--save)
 
 crash: setup ## kill a validator of a real network at each point at which it persists something (3 minutes)
-	@$(python) -m tests.e2e.crash --only "$(ONLY)"
+	@$(python) -m tests.e2e.crash --only "$(ONLY)" $(if $(SAVE),--save)
 
-e2e: setup ## seven validators, each a process, under random kill, freeze and restart; MINUTES=10 SEED=1 SAVE=
+e2e: setup ## seven validators, each a process, under random kill, freeze and restart; MINUTES=10 SEED=1
 	@$(python) -m tests.e2e.chaos --minutes $(MINUTES) --seed $(SEED) $(if $(SAVE),--save)
 
-soak: setup ## the same without faults: growth of memory and open files; MINUTES=10 SAVE=
+soak: setup ## the same without faults: growth of memory and open files; MINUTES=10
 	@$(python) -m tests.e2e.chaos --soak --minutes $(MINUTES) --seed $(SEED) $(if $(SAVE),--save)
 
 interop: setup ## js-libp2p and go-libp2p peers on a real network (2 minutes; the first time it fetches and builds)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -21,13 +20,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from msgspec.structs import replace
 
+from bench.common import machine, save
 from consensus.messages import Record
 from ledger.blocks import decode_header
 from ledger.certificate import ValidatorSet
@@ -336,12 +335,9 @@ def die_in_init(home: Path, point: Point) -> None:
     assert not left, left
 
 
-def save(file: Path, campaign: Campaign, points: int, seconds: float, only: str) -> None:
-    """The result, small, for the repository."""
-    result = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": "python -m tests.e2e.crash" + (f" --only {only}" if only else ""),
-        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.system()},
+def figures(campaign: Campaign, points: int, seconds: float) -> dict[str, object]:
+    """What is kept of a run."""
+    return {
         "points": points,
         "covered": campaign.covered,
         "lives": campaign.lives,
@@ -352,17 +348,16 @@ def save(file: Path, campaign: Campaign, points: int, seconds: float, only: str)
         "lost_transactions": 0,
         "wall_s": round(seconds),
     }
-    file.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main(argv: list[str]) -> int:
     """Exit code: 0 when every point was reached and nothing was wrong; a fault is raised."""
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.crash", description=__doc__)
     parser.add_argument("--only", default="", help="points whose name holds this text")
-    parser.add_argument("--save", type=Path, help="write the result to this file, as JSON")
+    parser.add_argument("--save", action="store_true", help="write the result to bench/results")
     asked = parser.parse_args(argv)
     points = [point for point in (*INIT, *FIRST, *LATER) if asked.only in point.name]
-    began_s = time.monotonic()
+    shape, began_s = machine(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gridpact-crash-") as folder:
         campaign = run(Path(folder), points, say=True)
     print(f"points covered {len(campaign.covered)} of {len(points)}, lives {campaign.lives}")
@@ -370,8 +365,9 @@ def main(argv: list[str]) -> int:
     print(f"final transactions {len(campaign.load.final)}, lost 0")
     seconds = time.monotonic() - began_s
     print(f"wall time {seconds:.0f} s")
-    if asked.save is not None:
-        save(asked.save, campaign, len(points), seconds, asked.only)
+    if asked.save:
+        command = "python -m tests.e2e.crash" + (f" --only {asked.only}" if asked.only else "")
+        print(f"written: {save('crash', command, shape, figures(campaign, len(points), seconds)).name}")
     return 0
 
 

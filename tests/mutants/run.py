@@ -18,6 +18,7 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Final
 
+from bench.common import machine, save
 from tests.mutants.catalogue import MUTANTS, Mutant
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
@@ -38,6 +39,7 @@ IN_PROCESS: Final = (
     "tests/sim/test_mutants.py",
     "tests/sim/test_epochs.py",
     "tests/sim/test_twins.py",
+    "tests/sim/test_market_mutants.py",
     "tests/ledger/test_machine_mutants.py",
 )
 _FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
@@ -154,20 +156,26 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants.run", description=__doc__)
     parser.add_argument("--only", default="", help="names that hold this text")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--save", action="store_true", help="write the result to bench/results")
     asked = parser.parse_args(argv)
+    shape = machine()
     chosen = [mutant for mutant in MUTANTS if asked.only in mutant.name]
     began_s = time.monotonic()
     outcomes = judge_all(chosen, asked.jobs)
     killed, survivors = (0, []) if asked.only else in_process()
     bad = [outcome for outcome in outcomes if not outcome.killed_by]
     total = len(outcomes) + killed + len(survivors)
-    print(
-        f"\nmutants {total}, killed {total - len(bad) - len(survivors)}, {time.monotonic() - began_s:.0f} s"
-    )
+    passed_s = round(time.monotonic() - began_s)
+    print(f"\nmutants {total}, killed {total - len(bad) - len(survivors)}, {passed_s} s")
     for outcome in bad:
         print(f"NOT KILLED: {_line(outcome)}")
     for name in survivors:
         print(f"NOT KILLED: {name}")
+    if asked.save:
+        names = [outcome.name for outcome in bad] + survivors
+        figures = {"mutants": total, "killed": total - len(names), "survivors": names, "wall_s": passed_s}
+        command = "python -m tests.mutants.run" + (f" --only {asked.only}" if asked.only else "")
+        print(f"written: {save('mutants', command, shape, figures).name}")
     return 1 if bad or survivors else 0
 
 

@@ -10,20 +10,17 @@ run from the very block that frees the slot. No seed may have two holders at one
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
-import platform
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from random import Random
 from typing import Final
 
+from bench.common import machine, save
 from ledger.limits import (
     BLOCK_IDLE_MS,
     CLOCK_RATE_PERCENT,
@@ -213,13 +210,9 @@ def campaign(start: int, count: int, jobs: int) -> Counter[str]:
     return total
 
 
-def save(file: Path, found: Counter[str], seconds: float, start: int) -> None:
-    """The result, small, for the repository."""
-    machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
-    result = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": f"python -m tests.sim.market_leases --start {start} --seeds {found['partitions']}",
-        "machine": machine,
+def figures(found: Counter[str], seconds: float) -> dict[str, int]:
+    """What is kept of a run."""
+    return {
         "partitions": found["partitions"],
         "partitions_per_second": round(found["partitions"] / seconds),
         "ran": found["ran"],
@@ -228,7 +221,6 @@ def save(file: Path, found: Counter[str], seconds: float, start: int) -> None:
         "least_gap_ms": found["least gap ms"],
         "two_holders": found["two holders"],
     }
-    file.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main(argv: list[str]) -> int:
@@ -237,9 +229,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seeds", type=int, default=1_000_000, help="how many partitions")
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--save", type=Path, help="write the result to this file, as JSON")
+    parser.add_argument("--save", action="store_true", help="write the result to bench/results")
     asked = parser.parse_args(argv)
-    began_s = time.monotonic()
+    shape, began_s = machine(), time.monotonic()
     found = campaign(asked.start, asked.seeds, asked.jobs)
     seconds = time.monotonic() - began_s
     print(f"partitions            {found['partitions']:,} ({found['partitions'] / seconds:,.0f} a second)")
@@ -250,8 +242,9 @@ def main(argv: list[str]) -> int:
     if found["two holders"]:
         first = found["first seed"] - 1
         print(f"the first of them     python -m tests.sim.market_leases --start {first} --seeds 1")
-    if asked.save is not None:
-        save(asked.save, found, seconds, asked.start)
+    if asked.save:
+        command = f"python -m tests.sim.market_leases --start {asked.start} --seeds {asked.seeds}"
+        print(f"written: {save('leases', command, shape, figures(found, seconds)).name}")
     return 1 if found["two holders"] else 0
 
 

@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 
 import consensus.core
 import consensus.state
+from bench.common import machine, save
 from consensus.core import Core
 from ledger.certificate import ValidatorSet
 from tests.sim.twins_net import TIMING, TOGETHER, Groups, Net, Violation, validators
@@ -263,6 +264,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--groups", type=int, default=2, help="groups that a partition may have")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--save", action="store_true", help="write the result to bench/results")
     asked = parser.parse_args(argv)
     parts, shapes = 8, asked.shapes.split(",")
     jobs = [
@@ -271,11 +273,23 @@ def main(argv: list[str]) -> int:
         for order in leader_orders(len(shape))
         for part in range(parts)
     ]
-    total, began_s = Found(), time.monotonic()
+    total, shape_of_machine, began_s = Found(), machine(), time.monotonic()
     with multiprocessing.get_context("spawn").Pool(asked.jobs) as pool:
         for found in pool.imap_unordered(_job, jobs):
             total.add(found)
-    _report(shapes, asked.groups, total, time.monotonic() - began_s, asked.jobs)
+    passed_s = time.monotonic() - began_s
+    _report(shapes, asked.groups, total, passed_s, asked.jobs)
+    if asked.save:
+        figures = {
+            "scenarios": total.scenarios,
+            "rounds": total.rounds,
+            "violations": len(total.violations),
+            "wall_s": round(passed_s),
+            "processor_s": round(total.cpu_s),
+            "scenarios_a_second_and_core": round(total.scenarios / total.cpu_s),
+        }
+        command = f"python -m tests.sim.twins --shapes {asked.shapes} --groups {asked.groups}"
+        print(f"written: {save('twins', command, shape_of_machine, figures).name}")
     return 1 if total.violations else 0
 
 
