@@ -2,7 +2,7 @@
 # SAVE=1 writes the result of a long run to bench/results.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo sim market leases twins mutants crash e2e soak interop bench docs lock clean
+.PHONY: help setup lint test demo sim market leases twins mutants crash e2e soak model interop bench docs lock clean
 python := .venv/bin/python
 SEEDS ?= 200
 PARTITIONS ?= 1000000
@@ -51,6 +51,9 @@ e2e: setup ## seven validators, each a process, under random kill, freeze and re
 
 soak: setup ## the same without faults: growth of memory and open files; MINUTES=10
 	@$(python) -m tests.e2e.chaos --soak --minutes $(MINUTES) --seed $(SEED) $(if $(SAVE),--save)
+
+model: setup ## TLC checks the TLA+ model of consensus (Java and Maven; skipped without; 5 minutes)
+	@$(python) -m formal.run
 
 interop: setup ## js-libp2p and go-libp2p peers on a real network (2 minutes; the first time it fetches and builds)
 	@$(python) -m tests.interop.run $(ARGS)
