@@ -156,8 +156,12 @@ class Client:
         return True
 
     def peers(self) -> m.Peers:
-        """Its neighbours and bans."""
+        """Its neighbours, bans and peer book."""
         return self.get("/v1/peers", m.Peers)
+
+    def order_peer(self, verb: str, order: m.PeerOrder) -> m.PeerOrdered:
+        """add, remove, ban or unban a peer. Needs the token."""
+        return self.post(f"/v1/peers/{verb}", order, m.PeerOrdered)
 
     def validators(self) -> m.Validators:
         """The validators in force."""

@@ -17,6 +17,7 @@ from p2p.limits import (
     BOOK_FAILURES_MAX,
     BOOK_FILE_BYTES_MAX,
     BOOK_PEERS_MAX,
+    OPERATOR_BANS_MAX,
 )
 
 _FORMAT = 1
@@ -24,7 +25,8 @@ _FORMAT = 1
 
 @dataclass(slots=True)
 class Entry:
-    """One known peer. ``keep``: hold a connection for ever; ``pinned``: configured, never forgotten.
+    """One known peer. ``keep``: hold a connection for ever; ``pinned``: configured, never forgotten;
+    ``added``: kept by the operator's order, and written down as such.
 
     ``due_s`` is the monotonic time of the next dial; ``proved`` says that a dial has succeeded once.
     """
@@ -33,6 +35,7 @@ class Entry:
     addresses: list[str] = field(default_factory=list)
     keep: bool = False
     pinned: bool = False
+    added: bool = False
     proved: bool = False
     failures: int = 0
     due_s: float = 0.0
@@ -44,12 +47,13 @@ class PeerBook:
 
     def __init__(self, own_id: str, rng: random.Random, *, backoff_scale: float = 1.0) -> None:
         self.entries: dict[str, Entry] = {}
+        self.banned: dict[str, str] = {}  # by the operator: peer id -> why
         self.changed = False
         self._own_id = own_id
         self._rng = rng
         self._backoff_scale = backoff_scale
 
-    def learn(self, address: str, *, keep: bool = False, pinned: bool = False) -> bool:
+    def learn(self, address: str, *, keep: bool = False, pinned: bool = False, added: bool = False) -> bool:
         """Adds a multiaddr with ``/p2p/ID``; returns whether it was news. Raises LocalError when it is
         malformed."""
         _, peer_id = peer_of_address(address)
@@ -62,6 +66,8 @@ class PeerBook:
             entry = self.entries[peer_id] = Entry(peer_id)
         entry.keep = entry.keep or keep
         entry.pinned = entry.pinned or pinned or keep
+        if added and not entry.added:
+            entry.added = self.changed = True
         if address in entry.addresses:
             return False
         # What is configured goes first; of what is heard, only the first few.
@@ -74,6 +80,29 @@ class PeerBook:
             return False
         self.changed = True
         return True
+
+    def is_own(self, peer_id: str) -> bool:
+        """Is it our own id?"""
+        return peer_id == self._own_id
+
+    def forget(self, peer_id: str) -> bool:
+        """Removes a peer, whoever named it; returns whether it was there."""
+        was_known = self.entries.pop(peer_id, None) is not None
+        self.changed = self.changed or was_known
+        return was_known
+
+    def ban(self, peer_id: str, reason: str) -> None:
+        """Notes the operator's ban. Raises LocalError when there are OPERATOR_BANS_MAX."""
+        if peer_id not in self.banned and len(self.banned) >= OPERATOR_BANS_MAX:
+            raise LocalError(f"ban: at most {OPERATOR_BANS_MAX}; unban some")
+        self.banned[peer_id] = reason
+        self.changed = True
+
+    def unban(self, peer_id: str) -> bool:
+        """Lifts the operator's ban; returns whether there was one."""
+        was_banned = self.banned.pop(peer_id, None) is not None
+        self.changed = self.changed or was_banned
+        return was_banned
 
     def due(self, now_s: float, busy: Iterable[str]) -> list[Entry]:
         """Returns the entries to dial now: not ``busy``, kept ones first, then by fewest failures, else at
@@ -149,15 +178,27 @@ class PeerBook:
         addresses = content.get("addresses")
         if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
             raise LocalError(f"peer book {path.name}: field addresses: must be a list of text")
+        added = content.get("added", [])
+        if not isinstance(added, list) or not all(isinstance(address, str) for address in added):
+            raise LocalError(f"peer book {path.name}: field added: must be a list of text")
+        banned = content.get("banned", {})
+        if not isinstance(banned, dict) or not all(isinstance(reason, str) for reason in banned.values()):
+            raise LocalError(f"peer book {path.name}: field banned: must be text by peer id")
+        for address in added[: BOOK_PEERS_MAX * BOOK_ADDRESSES_MAX]:
+            self.learn(address, keep=True, added=True)
         for address in addresses[: BOOK_PEERS_MAX * BOOK_ADDRESSES_MAX]:
             self.learn(address)
+        self.banned |= dict(list(banned.items())[:OPERATOR_BANS_MAX])
         self.changed = False
 
     def snapshot(self) -> bytes:
-        """Returns what ``write_book`` keeps: the addresses of peers that were dialled with success."""
+        """Returns what ``write_book`` keeps: the addresses of peers that were dialled with success, and the
+        operator's orders."""
         self.changed = False
         addresses = [a for entry in self.entries.values() if entry.proved for a in entry.addresses]
-        return json.dumps({"format": _FORMAT, "addresses": addresses}, indent=0).encode()
+        added = [a for entry in self.entries.values() if entry.added for a in entry.addresses]
+        content = {"format": _FORMAT, "addresses": addresses, "added": added, "banned": self.banned}
+        return json.dumps(content, indent=0).encode()
 
 
 def write_book(path: Path, content: bytes) -> None:

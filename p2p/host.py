@@ -92,6 +92,7 @@ class Host:
             pace=config.pace,
         )
         self._board = Switchboard(self, policy)
+        self.operator = self._board.operator
         self._board.on_link_up = self._link_up
         self._board.on_link_down = self._link_down
         libp2p_fixes.count_failed_upgrades(

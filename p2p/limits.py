@@ -71,6 +71,7 @@ SCORE_RECOVERY_PER_S: Final = 0.1  # a fault of ten points is forgiven in under 
 FAULT_POINTS: Final = 20  # for a PeerFault without points of its own: five in a row ban
 BAN_S: Final = 300.0
 BANS_MAX: Final = 4_096  # oldest go first
+OPERATOR_BANS_MAX: Final = 1_024  # by hand; they stand in the book's file with up to 256 B of reason each
 
 # --- gossip ------------------------------------------------------------------------------------------------
 GOSSIP_HEARTBEAT_S: Final = 1.0

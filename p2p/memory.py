@@ -51,6 +51,7 @@ class MemoryNetwork:
                 random_seed=hub.next_seed(),
             )
         self._board = Switchboard(self._transport, policy)
+        self.operator = self._board.operator
         self._topics = frozenset(topics)
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._outbox: deque[tuple[str, str, bytes]] = deque()

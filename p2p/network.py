@@ -6,9 +6,12 @@ Both run the same links, frames, credit, dialling and scoring; only the bytes' w
 
 import enum
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
+
+if TYPE_CHECKING:
+    from p2p.operator import Operator
 
 
 class Lane(enum.Enum):
@@ -29,7 +32,7 @@ class Verdict(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Neighbour:
     """One connected peer: ``hello`` is what it said first, ``since_ms`` Unix time, ``score`` 0 (good) to
-    -100 (banned).
+    -100 (banned), ``fault`` the rule that it broke last ("" while its score is spotless).
 
     ``rtt_ms`` is None until the first heartbeat came back; ``dropped`` counts messages that we shed for it.
     """
@@ -44,15 +47,17 @@ class Neighbour:
     bytes_in: int
     bytes_out: int
     dropped: int
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Ban:
-    """A peer that we refuse to talk to: the rule that it broke last, and for how many seconds more."""
+    """A peer that we refuse to talk to: the rule that it broke last, and for how many seconds more; None when
+    the operator banned it, for ``rule`` as reason, until it is lifted."""
 
     peer_id: str
     rule: str
-    left_s: float
+    left_s: float | None
 
 
 class Started(Protocol):
@@ -97,6 +102,10 @@ class Network(Protocol):
     @property
     def peer_id(self) -> str:
         """Our own id."""
+
+    @property
+    def operator(self) -> "Operator":
+        """Orders of the peer's operator."""
 
     def addresses(self) -> tuple[str, ...]:
         """Returns our listen addresses as full multiaddrs with ``/p2p/ID``; empty before ``run`` has

@@ -16,6 +16,7 @@ class Standing:
         self.counts: Counter[str] = Counter()
         self._now = now
         self._scores: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._faults: dict[str, str] = {}  # of those that have a score: the last rule broken
         self._bans: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
     def count(self, name: str) -> None:
@@ -34,9 +35,10 @@ class Standing:
         self.count(f"fault.{rule}")
         value = max(SCORE_MIN, self.score(peer_id) - max(0, points))
         self._scores[peer_id] = (float(value), self._now())
+        self._faults[peer_id] = rule
         self._scores.move_to_end(peer_id)
         while len(self._scores) > BANS_MAX:
-            self._scores.popitem(last=False)
+            self._faults.pop(self._scores.popitem(last=False)[0], None)
         if value > SCORE_MIN:
             return False
         self.count("banned")
@@ -47,6 +49,18 @@ class Standing:
         # After its ban the peer starts half forgiven, so that one more fault does not ban it again at once.
         self._scores[peer_id] = (SCORE_MIN / 2, self._now() + BAN_S)
         return True
+
+    def last_fault(self, peer_id: str) -> str:
+        """Returns the rule that the peer broke last, "" when its score is spotless again."""
+        return self._faults.get(peer_id, "") if self.score(peer_id) < SCORE_MAX else ""
+
+    def forgive(self, peer_id: str) -> bool:
+        """Forgets a peer's faults and lifts its ban; returns whether there was one in force."""
+        was_banned = self.is_banned(peer_id)
+        self._bans.pop(peer_id, None)
+        self._scores.pop(peer_id, None)
+        self._faults.pop(peer_id, None)
+        return was_banned
 
     def is_banned(self, peer_id: str) -> bool:
         """Returns whether a ban on that peer is in force; forgets one that has ended."""

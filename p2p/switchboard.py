@@ -26,6 +26,7 @@ from p2p.limits import (
 )
 from p2p.link import Link, Pace
 from p2p.network import Ban, Handlers, Lane, Neighbour
+from p2p.operator import Operator
 from p2p.standing import Standing
 from p2p.transport import Connection, Transport
 
@@ -53,6 +54,7 @@ class Switchboard:
         self.book = PeerBook(self.peer_id, self.rng, backoff_scale=policy.pace.backoff_scale)
         self.on_link_up: Callable[[Link], None] = lambda link: None
         self.on_link_down: Callable[[Link], None] = lambda link: None
+        self.operator = Operator(self.book, self.standing, self._end_links, self._look)
         self._transport = transport
         self._policy = policy
         self._handlers: Handlers | None = None
@@ -98,9 +100,18 @@ class Switchboard:
         """See ``Network.penalise``."""
         if not self.standing.fault(peer_id, rule, points):
             return
+        self._end_links(peer_id, f"banned: {rule}")
+
+    def _end_links(self, peer_id: str, reason: str) -> None:
         for link in [*self._pending, *self._links.values()]:
             if link.peer_id == peer_id:
-                link.end(f"banned: {rule}", goodbye=True)
+                link.end(reason, goodbye=True)
+
+    def _look(self) -> None:
+        self._wake.set()
+
+    def _is_banned(self, peer_id: str) -> bool:
+        return peer_id in self.book.banned or self.standing.is_banned(peer_id)
 
     def add_peer(self, address: str, *, keep: bool) -> None:
         """See ``Network.add_peer``."""
@@ -109,7 +120,9 @@ class Switchboard:
 
     def banned(self) -> tuple[Ban, ...]:
         """See ``Network.banned``."""
-        return self.standing.banned()
+        by_hand = [Ban(peer_id, reason, None) for peer_id, reason in self.book.banned.items()]
+        found = [ban for ban in self.standing.banned() if ban.peer_id not in self.book.banned]
+        return tuple(sorted([*found, *by_hand], key=lambda ban: ban.peer_id))
 
     def stats(self) -> dict[str, int]:
         """See ``Network.stats``; adds the state of now: ``neighbours``, ``known_peers``."""
@@ -139,7 +152,7 @@ class Switchboard:
 
     async def incoming(self, connection: Connection) -> None:
         """Lives as long as the inbound connection; refuses it when there is no room or the peer is banned."""
-        if self.standing.is_banned(connection.peer_id):
+        if self._is_banned(connection.peer_id):
             self.standing.count("refused.banned")
         elif len(self._pending) >= LINKS_PENDING_MAX:
             self.standing.count("refused.pending")
@@ -186,7 +199,7 @@ class Switchboard:
     def admit(self, link: Link) -> str | None:
         """Makes the link the one to its peer, or returns why not."""
         peer_id = link.peer_id
-        if self.standing.is_banned(peer_id):
+        if self._is_banned(peer_id):
             return "banned"
         old = self._links.get(peer_id)
         if old is not None:
@@ -288,6 +301,7 @@ class Switchboard:
             bytes_in=link.bytes_in,
             bytes_out=link.bytes_out,
             dropped=link.dropped,
+            fault=self.standing.last_fault(link.peer_id),
         )
 
     # --- dialling and finding ------------------------------------------------------------------------------
@@ -301,7 +315,7 @@ class Switchboard:
                 left = self._places_left() - len(self._dialling)
                 if len(self._dialling) >= DIALS_AT_ONCE_MAX or (left <= 0 and not entry.keep):
                     break
-                if not self.standing.is_banned(entry.peer_id):
+                if not self._is_banned(entry.peer_id):
                     self._dialling.add(entry.peer_id)
                     self._nursery.start_soon(self._dial, entry)
             self._wake = trio.Event()

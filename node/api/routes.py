@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from node.api import bot_seam as b
-from node.api import events, metrics, reads, writes
+from node.api import events, metrics, peers, reads, writes
 from node.api import models as m
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -76,7 +76,43 @@ _FETCH: Final = (
 
 ROUTES: Final = (
     Route("GET", "/v1/status", reads.status, "The peer's status", m.Status),
-    Route("GET", "/v1/peers", reads.peers, "Neighbours and bans", m.Peers),
+    Route("GET", "/v1/peers", reads.peers, "Neighbours, bans, and whom the peer knows", m.Peers),
+    Route(
+        "POST",
+        "/v1/peers/add",
+        peers.add,
+        "Hold a connection to a peer for ever",
+        m.PeerOrdered,
+        body=m.PeerOrder,
+        token=True,
+    ),
+    Route(
+        "POST",
+        "/v1/peers/remove",
+        peers.remove,
+        "Forget a peer and end its connection",
+        m.PeerOrdered,
+        body=m.PeerOrder,
+        token=True,
+    ),
+    Route(
+        "POST",
+        "/v1/peers/ban",
+        peers.ban,
+        "Refuse a peer until it is unbanned",
+        m.PeerOrdered,
+        body=m.PeerOrder,
+        token=True,
+    ),
+    Route(
+        "POST",
+        "/v1/peers/unban",
+        peers.unban,
+        "Lift a ban and forgive",
+        m.PeerOrdered,
+        body=m.PeerOrder,
+        token=True,
+    ),
     Route("GET", "/v1/validators", reads.validators, "Validators in force, and the next", m.Validators),
     Route(
         "GET",

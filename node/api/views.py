@@ -76,11 +76,16 @@ def not_ready(peer: PeerSeam) -> str:
 
 
 def peers(peer: PeerSeam) -> m.Peers:
-    """Neighbours and bans."""
+    """Neighbours, bans, and the peer book."""
     names = m.Neighbour.__struct_fields__
+    book = m.KnownPeer.__struct_fields__
     return m.Peers(
         neighbours=[m.Neighbour(**{n: getattr(x, n) for n in names}) for x in peer.network.neighbours()],
         banned=[m.Banned(peer_id=b.peer_id, rule=b.rule, left_s=b.left_s) for b in peer.network.banned()],
+        known=[
+            m.KnownPeer(**{n: getattr(x, n) for n in book} | {"addresses": list(x.addresses)})
+            for x in peer.network.operator.known()
+        ],
     )
 
 

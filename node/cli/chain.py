@@ -1,4 +1,4 @@
-"""`gridpact status`, `peers`, `validators`: what a running peer says of itself."""
+"""`gridpact status`: what a running peer says of itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from node.amounts import size_text, span_text, time_text
 from node.cli.context import current
-from node.cli.output import emit, emit_facts
+from node.cli.output import emit_facts
 
 if TYPE_CHECKING:
     from node.api.models import Status
@@ -54,24 +54,3 @@ def _sync_text(found: Status) -> str:
     if found.sync_height:
         text += f", {found.sync_share:.0%} of the state of height {found.sync_height}"
     return f"{text}; what is read here is stale" if found.stale else text
-
-
-def peers() -> int:
-    """Show the peer's neighbours."""
-    found = current.client().peers()
-    rows = [
-        (
-            peer.peer_id,
-            peer.address,
-            "in" if peer.inbound else "out",
-            "-" if peer.rtt_ms is None else f"{peer.rtt_ms:.1f} ms",
-            peer.score,
-            size_text(peer.bytes_in),
-            size_text(peer.bytes_out),
-            str(peer.dropped),
-        )
-        for peer in found.neighbours
-    ]
-    rows += [(ban.peer_id, f"banned: {ban.rule}", "-", "-", -100, "-", "-", "-") for ban in found.banned]
-    emit(found, ("peer id", "address", "way", "rtt", "score", "in", "out", "shed"), rows)
-    return 0

@@ -39,7 +39,12 @@ COMMANDS: Final = (
     ("keys show", "keys:show", "Show a key's public half."),
     ("keys import", "keys:import_key", "Take over a key from a file."),
     ("status", "chain:status", "Show the peer's status."),
-    ("peers", "chain:peers", "Show the peer's neighbours."),
+    ("peers", "peers:list_peers", "Show neighbours and bans."),
+    ("peers list", "peers:list_peers", "Show neighbours and bans, with scores and reasons."),
+    ("peers add", "peers:add", "Hold a connection to a peer for ever."),
+    ("peers remove", "peers:remove", "Forget a peer and end its connection."),
+    ("peers ban", "peers:ban", "Refuse a peer until it is unbanned."),
+    ("peers unban", "peers:unban", "Lift a ban and forgive."),
     ("validators", "validators:show_all", "Show the validators in force, and the next set."),
     ("validators propose", "validators:propose", "Write a change of the validators to a file."),
     ("validators sign", "validators:sign", "Sign a change as a validator."),
@@ -81,6 +86,7 @@ COMMANDS: Final = (
     ("completion", "completion:completion", "Print a shell's completion script."),
 )
 _GROUPS: Final = {
+    "peers": "Other peers: who is there, and orders about them.",
     "testnet": "A local network for developers.",
     "validators": "Show the validators in force, and agree on the next set.",
     "keys": "Account keys in files.",

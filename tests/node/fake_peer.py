@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -21,17 +22,21 @@ from ledger.store import Store
 from ledger.transactions import decode_tx, verified
 from node.event_log import EventLog
 from node.seam import Gap, NotFinal, NumberedEvent, Overloaded, PeerStatus, TxOutcome
+from p2p.book import PeerBook
 from p2p.network import Ban, Neighbour, Network
+from p2p.operator import Operator
+from p2p.standing import Standing
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.world import key_of
 
 NODE_KEY = key_of("api peer")
 
 
+@dataclass
 class FakeNetwork:
     """Neighbours that never were."""
 
-    peer_id = "12D3KooWFake"
+    peer_id: str = "12D3KooWFake"
 
     def addresses(self) -> tuple[str, ...]:
         return ("/ip4/127.0.0.1/tcp/1/p2p/12D3KooWFake",)
@@ -40,7 +45,12 @@ class FakeNetwork:
         return (Neighbour("12D3KooWOther", "/ip4/127.0.0.1/tcp/2", False, b"", 5, None, -3, 10, 20, 1),)
 
     def banned(self) -> tuple[Ban, ...]:
-        return (Ban("12D3KooWBad", "frame.too_long", 12.5),)
+        by_hand = [Ban(peer_id, reason, None) for peer_id, reason in self.book.banned.items()]
+        return (Ban("12D3KooWBad", "frame.too_long", 12.5), *by_hand)
+
+    def __post_init__(self) -> None:
+        self.book = PeerBook(self.peer_id, random.Random(1))
+        self.operator = Operator(self.book, Standing(lambda: 0.0), lambda peer_id, why: None, lambda: None)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from node.cli.commands import COMMANDS, app
 from node.cli.main import main
 from node.home import write_secret
 from node.version import VERSION
+from p2p.ids import peer_id_of
 from tests.ledger.world import (
     AUTHOR,
     BUDGET,
@@ -152,6 +153,19 @@ def test_status_for_people_and_for_programs(shell: Shell) -> None:
     line = shell.ok("-o", "jsonl", "status")
     assert json.loads(line) == found | {"ready": True}
     assert "12D3KooWBad" in shell.ok("peers")
+    peer_id = peer_id_of(STRANGER.public)
+    address = f"/ip4/127.0.0.1/tcp/9/p2p/{peer_id}"
+    assert shell.json("peers", "add", address) == {"changed": True}
+    assert [peer["peer_id"] for peer in shell.json("peers", "list")["known"]] == [peer_id]
+    assert "added" in shell.ok("peers", "list", "--known")
+    assert shell.json("peers", "ban", peer_id, "--reason", "a bad neighbour") == {"changed": True}
+    assert "banned by you" in shell.ok("peers", "list")
+    assert "a bad neighbour" in shell.ok("peers")
+    assert shell.run("peers", "add", address)[0] == 1
+    assert shell.json("peers", "unban", peer_id) == {"changed": True}
+    assert shell.json("peers", "unban", peer_id) == {"changed": False}
+    assert shell.json("peers", "remove", peer_id) == {"changed": True}
+    assert shell.run("peers", "remove", "nobody")[0] == 1
     assert [v["moniker"] for v in shell.json("validators")["members"]] == ["v0", "v1", "v2", "v3"]
 
 
