@@ -1,9 +1,10 @@
 """Who gets a place among our neighbours, so that no network of one owner can take them all.
 
-Two rules. A quarter of the places is for peers that we chose and dialled ourselves, so that whoever dials us
-first cannot keep us from our bootstrap list. When the others are taken, the /24 (or IPv6 /48) that holds the
-most of them makes room for one that holds at least two fewer. Peers whose connection is kept stand beside all
-this. (Heilman et al., "Eclipse Attacks on Bitcoin's Peer-to-Peer Network", 2015, section 7.)
+Three rules. A quarter of the places is for peers that we chose and dialled ourselves, so that whoever dials
+us first cannot keep us from our bootstrap list. When the others are taken, the /24 (or IPv6 /48) that holds
+the most of them makes room for one that holds at least two fewer. We dial those first whose /24 has the
+fewest places here. Peers whose connection is kept stand beside all this. (Heilman et al., "Eclipse Attacks on
+Bitcoin's Peer-to-Peer Network", 2015, section 7.)
 """
 
 from collections import Counter
@@ -33,16 +34,21 @@ def group_of(address: str) -> str:
     return host
 
 
+def groups(addresses: Sequence[str]) -> Counter[str]:
+    """How many of these addresses each group has."""
+    return Counter(group_of(address) for address in addresses)
+
+
 def gives_way(addresses: Sequence[str], newcomer: str) -> int | None:
     """Which of those that dialled us (in the order in which they came) makes room for the newcomer: the
     newest of the largest group, when that holds two more than the newcomer's. None: nobody."""
-    groups = [group_of(address) for address in addresses]
-    if not groups:
+    held = groups(addresses)
+    if not held:
         return None
-    largest, count = Counter(groups).most_common(1)[0]
-    if count < groups.count(group_of(newcomer)) + 2:
+    largest, count = held.most_common(1)[0]
+    if count < held[group_of(newcomer)] + 2:
         return None
-    return max(number for number, group in enumerate(groups) if group == largest)
+    return max(number for number, address in enumerate(addresses) if group_of(address) == largest)
 
 
 def refusal(elsewhere: Sequence[str]) -> str:

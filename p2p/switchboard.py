@@ -311,7 +311,10 @@ class Switchboard:
         while True:
             now = trio.current_time()
             busy = [*self._links, *self._dialling, *(link.peer_id for link in self._pending)]
-            for entry in self.book.due(now, busy):
+            here = room.groups([link.address for link in self._links.values()])
+            due = self.book.due(now, busy)
+            due.sort(key=lambda entry: (not entry.keep, here[room.group_of(self.book.next_address(entry))]))
+            for entry in due:
                 left = self._places_left() - len(self._dialling)
                 if len(self._dialling) >= DIALS_AT_ONCE_MAX or (left <= 0 and not entry.keep):
                     break

@@ -85,3 +85,17 @@ async def test_kept_connections_stand_beside_the_places(world, wait_until) -> No
     kept = await world.start(3)
     hub.net.add_peer(kept.address, keep=True)
     await wait_until(lambda: hub.knows(guest, kept))
+
+
+async def test_other_networks_are_dialled_first(hosts, wait_until) -> None:
+    """Whatever the book holds of one /24, a peer of another is dialled before the second of it."""
+    one = await hosts.start(1, neighbours_max=2)
+    crowd = [await hosts.start(n, neighbours_max=1) for n in range(2, 10)]
+    elsewhere = await hosts.start(20, listen=("/ip4/127.9.9.9/tcp/0",), neighbours_max=1)
+    one.net.add_peer(crowd[0].address, keep=False)
+    await wait_until(lambda: one.knows(crowd[0]))
+    for peer in (*crowd[1:], elsewhere):
+        one.net._board.book.learn(peer.address)
+    one.net._board._look()
+    await wait_until(lambda: len(one.net.neighbours()) == 2)
+    assert one.knows(crowd[0], elsewhere)
