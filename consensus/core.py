@@ -197,6 +197,7 @@ class Core(CoreState):
         state = self._view(self.frontier)
         if state.entered_ms is None:
             state.entered_ms = self._now_ms
+            state.timeout_ms = self.config.timing.timeout_ms(state.number, self.final_view)
 
     def _commit(self) -> None:
         """[9] Final finalizes all ancestors; commit them in order once all bytes are held. [12] What stands
@@ -304,13 +305,11 @@ class Core(CoreState):
 
     def _skip_ms(self, state: ViewState) -> int:
         """[8] [13] T from entry, plus the idle wait for as long as there is nothing to propose."""
-        timing = self.config.timing
-        timeout = timing.timeout_ms(state.number, self.final_view)
-        entered = state.entered_ms if state.entered_ms is not None else self._now_ms
+        assert state.entered_ms is not None, "only a view entered has a timeout"
         if state.work_ms is None and self._work():
             state.work_ms = self._now_ms
-        late = entered + timing.idle_ms + timeout
-        return late if state.work_ms is None else min(late, state.work_ms + timeout)
+        late = state.entered_ms + self.config.timing.idle_ms + state.timeout_ms
+        return late if state.work_ms is None else min(late, state.work_ms + state.timeout_ms)
 
     def _propose(self) -> None:
         """[2] [13] Lead: build on the base as soon as there is work, or after the idle wait."""

@@ -14,6 +14,7 @@ class ViewState:
 
     number: int
     entered_ms: int | None = None
+    timeout_ms: int = 0  # [8] fixed at entry: a Final that comes later does not shorten it
     work_ms: int | None = None  # when there was first something to propose, since entry
     proposal: Header | None = None
     proposal_hash: bytes = b""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from consensus.messages import Reply, Start, Vote
 from tests.consensus.support import (
     FINAL,
@@ -21,7 +19,6 @@ from tests.consensus.support import (
 B1 = b"\x11" * 32
 
 
-@pytest.mark.xfail(strict=True, reason="a late Final shortens the timeout of the view under way")
 def test_rule_8_timeout_of_a_view_is_fixed_when_it_is_entered() -> None:
     """W Rule 6: the last Final counts *at the moment the window becomes active*. After four skips the
     timeout of view 6 is T0 * 1.2^5; the Final of view 5, come late, must not cut it to T0."""

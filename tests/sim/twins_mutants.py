@@ -65,7 +65,9 @@ class SkipsAfterFinal(_Reckless):
         super()._skip()
         for view in sorted(v for v in self.views if self.final_view < v < self.frontier):
             state = self.views[view]
-            if not state.own_skip and state.own_final is not None and self._now_ms >= self._skip_ms(state):
+            if state.entered_ms is None or state.own_skip or state.own_final is None:
+                continue
+            if self._now_ms >= self._skip_ms(state):
                 self._cast(state, VoteKind.SKIP, ZERO_HASH, None)
 
 
