@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from consensus.messages import Synced
-from ledger.blocks import decode_header
+from ledger.blocks import batch_digest, decode_header
 from ledger.codec import encode
 from ledger.errors import PeerFault, Refused
-from node.ranges import answer_range, decode_range
+from node.ranges import answer_batch, answer_range, decode_range
 from node.wire import RangeRequest
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 RANGE_BYTES: Final = 48 * 1024  # of one answer
 RANGE_AFTER_MS: Final = 400  # behind a Final certificate for this long: ask for a range of blocks
-_ASK, _ANSWER = b"?", b"!"
+_ASK, _ANSWER, _ASK_BATCH, _BATCH = b"?", b"!", b"b", b"B"
 
 
 class Ranges:
@@ -26,14 +26,20 @@ class Ranges:
     def __init__(self, node: SimNode) -> None:
         self.node = node
         self.behind_since_us: int | None = None
+        self.batches: dict[bytes, bytes] = {}  # of a block that came without them
 
     def receive(self, sender: int, body: bytes) -> None:
         """A range message of a member."""
         try:
-            if body[:1] == _ASK:
-                self.node.post(sender, b"R" + _ANSWER + answer_range(self.node.store, body[1:]))
+            kind, body = body[:1], body[1:]
+            if kind == _ASK:
+                self.node.post(sender, b"R" + _ANSWER + answer_range(self.node.store, body))
+            elif kind == _ASK_BATCH:
+                self.node.post(sender, b"R" + _BATCH + answer_batch(self.node.store, body))
+            elif kind == _BATCH:
+                self.batches[batch_digest(body)] = body
             else:
-                self.take(body[1:])
+                self.take(sender, body)
         except Refused as error:
             self.node.world.fault(self.node, sender, PeerFault(str(sender), error.rule, error.detail))
 
@@ -63,8 +69,8 @@ class Ranges:
         request = RangeRequest(node.height + 1, RANGE_BYTES, 0)
         node.post(node.world.rng.choice(others), b"R" + _ASK + encode(request))
 
-    def take(self, answer: bytes) -> None:
-        """Prove all of it; then commit block by block."""
+    def take(self, sender: int, answer: bytes) -> None:
+        """Prove all of it; then commit block by block, up to one whose batches must be asked for apart."""
         node = self.node
         blocks = decode_range(answer)
         if not blocks or node.queue:
@@ -76,7 +82,16 @@ class Ranges:
         for block, (header, certificate, path) in zip(blocks, proved, strict=False):  # to an epoch's end
             if node.queue:
                 return  # the core found the rest by itself
-            node.apply(header, block.batches, certificate, path)
+            batches = block.batches
+            if not batches and header.batches:
+                wanted = [digest for digest in header.batches if digest not in self.batches]
+                for digest in wanted:
+                    node.post(sender, b"R" + _ASK_BATCH + digest)
+                if wanted:
+                    return  # the next answer to `ask` finds them here
+                batches = tuple(self.batches[digest] for digest in header.batches)
+                self.batches.clear()
+            node.apply(header, batches, certificate, path)
             node.step(Synced(header, certificate))
             node.executed(header.height)
         node.promises_reached()
