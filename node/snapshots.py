@@ -25,7 +25,7 @@ from ledger.codec import decode, encode
 from ledger.errors import LocalError, Refused
 from ledger.light import FinalityProof
 from ledger.limits import EXPIRY_BLOCKS_MAX, SNAPSHOT_PAIR_BYTES_MAX
-from ledger.snapshot import place_of
+from ledger.snapshot import StateChunk, place_of
 from ledger.store import Store
 from ledger.views import FrozenState
 from node.limits import (
@@ -64,10 +64,28 @@ class _Snapshot:
     state: FrozenState
     spool: Spool | None = None
     used_s: float = 0.0
+    reading: int = 0  # chunks being cut from the spool, or waiting for it
+    is_dropped: bool = False
 
     def close(self) -> None:
+        """Let go of the store now, of the spool when nobody reads it any more."""
         self.state.close()
-        if self.spool is not None:
+        self.is_dropped = True
+        self._close_spool()
+
+    async def cut(self, place: int, size_bytes_max: int, room: trio.CapacityLimiter) -> StateChunk:
+        """In a thread. `spool` is there. Raises Refused."""
+        assert self.spool is not None, "cut from what is sorted"
+        self.reading += 1
+        try:
+            work = partial(self.spool.shelf.cut, place, size_bytes_max)
+            return await trio.to_thread.run_sync(work, limiter=room)
+        finally:
+            self.reading -= 1
+            self._close_spool()
+
+    def _close_spool(self) -> None:
+        if self.spool is not None and self.is_dropped and not self.reading:
             self.spool.close()
 
 
@@ -183,6 +201,8 @@ class Snapshots:
         except Stopped:
             return
         except (LocalError, OSError) as error:
+            if self._snapshots.get(snapshot.height) is not snapshot:
+                return  # let go of while this waited for its turn
             log.error("snapshot_failed", height=snapshot.height, reason=str(error))
             self._wanted.discard(snapshot.height)
             self._drop(snapshot.height)
@@ -248,12 +268,11 @@ class Snapshots:
             self._bell.set()
             raise Refused(PREPARING, "ask again in a moment")
         size_bytes = min(max(request.size_bytes_max, SNAPSHOT_PAIR_BYTES_MAX), SNAPSHOT_CHUNK_BYTES)
-        cut = partial(snapshot.spool.shelf.cut, place, size_bytes)
         if self._asking[peer_id] >= SNAPSHOT_ASKS_MAX:
             raise Refused("snapshot.busy", f"more than {SNAPSHOT_ASKS_MAX} chunks at once")
         self._asking[peer_id] += 1
         try:
-            chunk = await trio.to_thread.run_sync(cut, limiter=self._room)
+            chunk = await snapshot.cut(place, size_bytes, self._room)
         finally:
             self._asking[peer_id] -= 1
             if not self._asking[peer_id]:
