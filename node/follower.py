@@ -50,11 +50,12 @@ _CHECKS_AT_ONCE = 2  # pieces proved at a time: the signatures in them run besid
 @dataclass(slots=True)
 class Piece:
     """Blocks that came from one peer. `covered` are proved, `rest` are of a later epoch: whose set signs
-    them is known when what is before them is executed."""
+    them is known when what is before them is executed. `rest_from`: the height of the first of these."""
 
     ask: Ask
     covered: deque[tuple[StoredBlock, Covered]]
     rest: tuple[StoredBlock, ...]
+    rest_from: int
     known: Mapping[bytes, VerifiedTx]
 
 
@@ -222,18 +223,19 @@ class Follower:
         if first.height != ask.first:
             raise Refused("range.order", f"height {first.height} does not follow {ask.first - 1}")
         if first.epoch > epoch:
-            return Piece(ask, deque(), blocks, {})
+            return Piece(ask, deque(), blocks, ask.first, {})
         before = Tip(ask.first - 1, first.parent_hash, 0, 0, b"", 0)
         try:
             covered = self.notary.check_range(blocks, before)
         except Refused:
             if self.notary.validators.epoch != epoch:
-                return Piece(ask, deque(), blocks, {})  # it ended meanwhile: looked at again in its turn
+                return Piece(ask, deque(), blocks, ask.first, {})  # it ended meanwhile: again in its turn
             raise
         known: dict[bytes, VerifiedTx] = {}
         for block in blocks[: len(covered)]:
             known.update((tx.id, tx) for tx in self.notary.transactions(block.batches, self.known))
-        return Piece(ask, deque(zip(blocks, covered, strict=False)), blocks[len(covered) :], known)
+        proved, rest = deque(zip(blocks, covered, strict=False)), blocks[len(covered) :]
+        return Piece(ask, proved, rest, ask.first + len(covered), known)
 
     def _cancel(self, ask: Ask) -> None:
         scope = self._scopes.get(ask.number)
@@ -282,12 +284,14 @@ class Follower:
             self.plan.used(first)
 
     async def _prove_rest(self, piece: Piece) -> None:
-        """The blocks of an epoch that began with our tip. Raises Refused."""
+        """The blocks that follow our tip, of its epoch: those that consensus brought meanwhile are not looked
+        at. Raises Refused."""
         tip = self.notary.store.tip
-        work = partial(self.notary.check_range, piece.rest, tip)
+        rest = piece.rest[max(0, tip.height + 1 - piece.rest_from) :]
+        work = partial(self.notary.check_range, rest, tip)
         covered = await trio.to_thread.run_sync(work, limiter=self._checks)
-        piece.covered = deque(zip(piece.rest, covered, strict=False))
-        piece.rest = piece.rest[len(covered) :]
+        piece.covered = deque(zip(rest, covered, strict=False))
+        piece.rest, piece.rest_from = rest[len(covered) :], tip.height + 1 + len(covered)
 
     def _commit_group(self, piece: Piece) -> None:
         """As many of its blocks as go in one write without holding up others for long."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trio
 from msgspec.structs import replace
 
 from ledger.blocks import decode_header
@@ -17,12 +18,15 @@ from ledger.light import Trust
 from ledger.records import KEY_NEXT_VALIDATORS
 from ledger.store import Store
 from ledger.stored import StoredBlock
+from node.follower import Follower
 from node.inspection import check_blocks, check_epochs
 from node.notary import Notary
 from node.ranges import answer_range, decode_range
+from node.sync_plan import Ask
 from node.wire import RangeRequest
 from tests.ledger.chain_fixture import ChainWorld, certify, enough, member
 from tests.ledger.world import CHAIN_ID
+from tests.node.scripted_network import ScriptedNetwork
 
 SEVEN = tuple(member(n) for n in range(7))
 
@@ -173,3 +177,23 @@ def test_a_peer_with_damaged_epochs_does_not_open(tmp_path: Path) -> None:
     kv.write({epoch_key(0): encode(replace(proof, next_set=proof.next_set[:-1] + b"x"))})
     with pytest.raises(LocalError, match="epoch 0 ended"):
         Notary.open(world.genesis, Store(kv, CHAIN_ID), Ed25519Scheme())
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2])
+async def test_blocks_of_the_next_epoch_that_consensus_brought_first_are_no_lie(
+    world: ChainWorld, copy: Notary, ahead: int
+) -> None:
+    """Regression: what waited unproved was held against a tip in its midst, and its honest peer penalised."""
+    network = ScriptedNetwork()
+    found = Follower(copy, network, True, lambda header, certificate: None, {})
+    blocks = held(world)
+    piece = found._prove(Ask(1, "honest", 1, len(blocks), 0.0), blocks)
+    take(copy, blocks)  # the first epoch, by consensus
+    for _ in range(ahead):
+        take(copy, held(world, copy.store.tip.height + 1)[:1])
+    assert copy.validators.epoch == 1
+    found._pieces[1] = piece
+    async with trio.open_nursery() as nursery:
+        await found._use(nursery, 1)
+    assert (network.penalties, found.lies) == ([], 0)
+    assert copy.store.tip == world.store.tip
