@@ -55,7 +55,9 @@ class Repair:
             if self.done >= REPAIRS_MAX:
                 self._give_up("mended before")
                 continue
-            if await self._mend():
+            async with self.sync.turn:
+                is_mended = not self.notary.differs or await self._mend()
+            if is_mended:
                 self.done += 1
                 log.warning("state_mended", height=self.notary.store.tip.height, times=self.done)
                 continue

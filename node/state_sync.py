@@ -58,7 +58,7 @@ class Candidate:
 @dataclass(slots=True)
 class StateSync:
     """See the module. `on_installed` after another state took the place of ours; `store_use` is held by
-    whoever reads the store in a thread."""
+    whoever reads the store in a thread, `turn` by whoever fills the one that is to take its place."""
 
     notary: Notary
     network: Network
@@ -68,6 +68,7 @@ class StateSync:
     enabled: bool = True
     behind_blocks: int = STATE_BEHIND_BLOCKS
     store_use: trio.Lock = field(default_factory=trio.Lock)
+    turn: trio.Lock = field(default_factory=trio.Lock)
     phase: str = ""
     target: int = 0  # the height whose state is being fetched
     installed: int = 0
@@ -101,11 +102,16 @@ class StateSync:
         """Until cancelled."""
         while True:
             await trio.sleep(LOOK_EVERY_S)
-            if time.monotonic() >= self._next_s and self.is_wanted():
-                await self.attempt(self.notary.store.tip.height)
+            async with self.turn:
+                if time.monotonic() >= self._next_s and self.is_wanted():
+                    # What neighbours told of their height is not proved, and our blocks go with our state:
+                    # so the state itself must be that far ahead, where blocks are a way.
+                    ahead = 0 if self.follower.is_too_old else self.behind_blocks
+                    await self.attempt(self.notary.store.tip.height + ahead)
 
     async def attempt(self, above: int) -> bool:
-        """One round. True when another state is in place, of a height greater than `above`."""
+        """One round, by who has the `turn`. True when another state is in place, of a height greater than
+        `above`."""
         try:
             found = await self._round(above)
         finally:
@@ -131,8 +137,7 @@ class StateSync:
             except Unreachable as error:
                 log.warning("state_unreachable", height=candidate.height, reason=str(error))
                 continue
-            await self._install(staging, candidate, trust, proofs)
-            return True
+            return await self._install(staging, candidate, trust, proofs)
         return False
 
     def _peers(self) -> list[str]:
@@ -241,19 +246,23 @@ class StateSync:
 
     async def _install(
         self, staging: Staging, candidate: Candidate, trust: Trust, proofs: dict[int, EpochProof]
-    ) -> None:
-        """The fetched state takes the place of ours."""
+    ) -> bool:
+        """The fetched state takes the place of ours. False: consensus was faster, so it does not."""
         self.phase = "install"
         ended = {
             epoch: proofs[epoch]
             for epoch, end in enumerate(trust.ends)
             if epoch in proofs and end.height <= candidate.height
         }
-        staging.finish(ended)
         async with self.store_use:
             await self.snapshots.close()
+            if candidate.height <= self.notary.store.tip.height and not self.notary.differs:
+                self.notary.store.unstage()
+                return False
+            staging.finish(ended)
             self.swap()
         log.info("state_installed", height=candidate.height, root=candidate.root.hex())
+        return True
 
     def swap(self) -> None:
         """The complete staging store takes the place of ours, without letting anybody run in between."""
@@ -281,9 +290,7 @@ def trust_of(notary: Notary) -> Trust:
     return trust
 
 
-def _advance(
-    trust: Trust, page: tuple[EpochProof, ...], first: int, proofs: dict[int, EpochProof]
-) -> None:
+def _advance(trust: Trust, page: tuple[EpochProof, ...], first: int, proofs: dict[int, EpochProof]) -> None:
     """Walk over ends of epochs, `first` and those that follow it; what is known is skipped. Runs in a thread.
     Raises Refused."""
     for epoch, proof in enumerate(page, first):

@@ -18,6 +18,7 @@ from node.api.views import not_ready
 from node.errors import StateDiffers
 from node.peer import Peer
 from node.repair import NO_CHANCE, Repair
+from node.state_sync import StateSync
 from tests.node.final_chain import batch_of, extend, new_notary, transfer_tx
 from tests.node.network_fixture import CHAIN_ID, POOR, RICH, World, transfer, until, world
 from tests.node.state_fixture import Client, client_of, server_of
@@ -168,6 +169,36 @@ async def test_a_state_from_others_is_taken_first_also_a_lower_one() -> None:
         assert client.installed == [30]
         await until(lambda: client.notary.store.tip.height == 35)
         assert client.notary.store.tip == source.notary.store.tip
+
+
+async def test_who_is_behind_and_mends_does_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both fill the one store that is to take the place of ours."""
+    at_once, most = 0, 0
+    plain = StateSync._round
+
+    async def counted(self: StateSync, above: int) -> bool:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            return await plain(self, above)
+        finally:
+            at_once -= 1
+
+    monkeypatch.setattr(StateSync, "_round", counted)
+    source = server_of(35)
+    async with client_of({"one": source.answer}, source) as client:
+        client.follower.off_chain = True  # nothing by blocks
+        client.notary.differs = 1
+        client.came(35)
+        assert client.sync.is_wanted()
+        async with mending(client) as repair, trio.open_nursery() as nursery:
+            nursery.start_soon(client.sync.run)
+            await until(lambda: client.notary.differs == 0 and not client.sync.phase)
+            assert client.installed == [30]
+            assert most == 1
+            assert not repair.gave_up
+            nursery.cancel_scope.cancel()
 
 
 async def test_without_blocks_or_a_state_it_waits_and_stays_stale(monkeypatch: pytest.MonkeyPatch) -> None:

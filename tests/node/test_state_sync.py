@@ -229,6 +229,40 @@ async def test_who_stalls_with_offers_does_not_keep_us_from_blocks(monkeypatch: 
         nursery.cancel_scope.cancel()
 
 
+async def test_a_boaster_does_not_make_us_give_up_our_blocks() -> None:
+    """A neighbour's word is not proved: what counts is how far the state on offer is ahead."""
+    server = server_of(35)
+    async with client_of({"boaster": server.answer}, server) as client, trio.open_nursery() as nursery:
+        client.sync.behind_blocks = 30
+        client.came(2**60)
+        assert client.sync.is_wanted()
+        nursery.start_soon(client.sync.run)
+        await until(lambda: client.notary.store.tip.height == 35)
+        assert client.asked("boaster", OFFERS) > 0
+        assert client.installed == [] and client.notary.store.first_height == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_state_that_consensus_overtook_is_not_installed() -> None:
+    server = server_of(35)
+
+    async with client_of({"one": server.answer}, server, follow=False) as client:
+
+        async def answer(method: str, body: bytes) -> bytes:
+            if method == "blocks":
+                store = client.notary.store
+                for block in server.notary.store.blocks(store.tip.height + 1, 2**20):
+                    proved = client.notary.check_range([block], store.tip)[0]
+                    client.notary.commit(proved.header, proved.certificate, block.batches, {})
+            return await server.answer(method, body)
+
+        client.network.answers["one"] = answer
+        client.came(35)
+        assert not await client.sync.attempt(0)
+        assert client.installed == [] and client.notary.store.tip.height == 35
+        assert client.notary.store.first_height == 1
+
+
 async def test_an_older_state_serves_when_the_newest_is_gone() -> None:
     server = server_of(35)
     gone = server.snapshots._snapshots[30]
