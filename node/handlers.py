@@ -174,26 +174,31 @@ class PeerHandlers:
 
     def _epoch_of(self, peer_id: str, payload: bytes) -> int:
         """What a message of a peer without a seat speaks of; our epoch, where it may not speak, when it makes
-        no sense. A Fetch speaks of none: it comes from one that has not seen yet that it left."""
+        no sense. A Fetch speaks of none: it comes from one that has not seen yet that it left, however long
+        ago that was."""
         ours = self.notary.validators.epoch
         try:
             epoch = epoch_of(decode_message(peer_id, payload))
         except LedgerPeerFault:
             return ours
-        return ours - 1 if epoch is None else epoch
+        if epoch is not None:
+            return epoch
+        hello = self.hellos.get(peer_id)
+        last = None if hello is None else self.other_epochs.last_seat(hello.validator)
+        return ours if last is None else last
 
     def _voted(self, peer_id: str, epoch: int) -> bool:
         hello = self.hellos.get(peer_id)
         return hello is not None and self.other_epochs.voted(hello.validator, epoch)
 
     def _votes_elsewhere(self, peer_id: str) -> bool:
-        """Has a peer, which has no seat now, had one in the last epoch, or may it have one in the next?"""
+        """Has a peer, which has no seat now, had one not long ago, or may it have one in the next epoch?"""
         hello = self.hellos.get(peer_id)
         if hello is None or not hello.validator:
             return False
         next_set, store = pending(self.notary.store.state), self.notary.store
         return (
-            self._voted(peer_id, self.notary.validators.epoch - 1)
+            self.other_epochs.last_seat(hello.validator) is not None
             or (next_set is not None and next_set.index(hello.validator) is not None)
             or self.follower.best_height > store.tip.height
         )
@@ -289,9 +294,12 @@ class PeerHandlers:
         header = decode_header(announcement.header)
         if not self._is_news(header, announcement.header):
             raise Refused("announce.late", "held, and told already")
-        if header.epoch > self.notary.validators.epoch:  # whose validators are not known here yet
+        ours = self.notary.validators.epoch
+        if header.epoch > ours:  # whose validators are not known here yet
             self.follower.told(peer_id, header.height)
-            raise Refused("announce.epoch", f"epoch {header.epoch}, here {self.notary.validators.epoch}")
+            raise Refused("announce.epoch", f"epoch {header.epoch}, here {ours}")
+        if header.epoch < ours and header.height > self.notary.store.tip.height:  # in no chain
+            raise Refused("announce.late", f"above the end of epoch {header.epoch}")
         certificate = decode_certificate(announcement.certificate)
         statement = certificate.statement
         if statement.kind is not VoteKind.FINAL or statement.block != header.hash:

@@ -14,6 +14,7 @@ from consensus.messages import Certified, encode_message
 from ledger.codec import encode
 from ledger.errors import Refused
 from ledger.light import decode_certificate
+from ledger.limits import EVIDENCE_EPOCHS_MAX
 from node.limits import OTHER_EPOCH_EVERY_MS
 from node.notary import Notary
 from node.wire import TipNote
@@ -60,6 +61,12 @@ class OtherEpochs:
             return self.notary.validators_of(epoch).index(key) is not None
         except Refused:
             return False
+
+    def last_seat(self, key: bytes) -> int | None:
+        """The newest ended epoch in whose set this key was; None when it was in none of the last few."""
+        ours = self.notary.validators.epoch
+        lately = range(ours - 1, max(-1, ours - 1 - EVIDENCE_EPOCHS_MAX), -1)
+        return next((epoch for epoch in lately if self.voted(key, epoch)), None)
 
     def _answer(self, peer_id: str, epoch: int) -> None:
         last_ms = self._answered_ms.get(peer_id)

@@ -50,6 +50,16 @@ def ended(voter: int | None = 0, tail: int = 0) -> tuple[Peer, Header]:
     return peer, boundary
 
 
+def end_epoch_one(peer: Peer) -> None:
+    """Validator 6 takes the place of 5."""
+    notary, after = peer.notary, set_of(2, [0, 1, 2, 6])
+    change = change_tx(notary.validators, after, [0, 1, 2], notary.store.tip.height)
+    height = extend(notary, batch_of(change), epoch=1).height
+    root = notary.store.root(height)
+    extend(notary, epoch=1, state_height=height, state_root=root, next_validators=after.hash)
+    peer._turn()
+
+
 def vote(epoch: int, member: int) -> bytes:
     statement = Statement(VoteKind.SKIP, epoch, 9, bytes(32))
     signature = key(f"validator{member}").sign(VOTE_DOMAIN, CHAIN_ID, vote_message(statement))
@@ -217,3 +227,34 @@ def test_links_are_sorted_anew_at_the_change() -> None:
     assert peer.engine.peers == {1: ids[1], 3: ids[5]}
     assert peer.handlers.members == {ids[1]: 1, ids[5]: 3}
     assert peer.follower.patient
+
+
+def test_who_left_two_changes_ago_asks_for_bytes_without_fault() -> None:
+    """Regression: its Fetch counted as one of the last epoch, in which it had no seat any more."""
+    peer, _ = ended()
+    end_epoch_one(peer)
+    assert peer.notary.validators.epoch == 2
+    now = clock(peer)
+    late = up(peer, "v3", 3)
+    for message in (vote(0, 3), encode_message(Fetch("header", bytes(32)))):
+        peer.handlers.on_message(late, Lane.CONSENSUS, message)
+        assert [type(m).__name__ for m in sent_to(peer, late)] == ["Certified", "TipNote"]
+        now[0] += ANSWER_EVERY_MS
+    peer.handlers.on_message(late, Lane.BULK, encode(BatchPush(batch_of(transfer_tx(1)))))
+    assert peer.handlers.refused == {"bulk.other_epoch": 1}
+
+
+async def test_what_stands_above_a_boundary_is_not_announced_on() -> None:
+    """Regression: a header of an ended epoch, signed by those that voted then, was believed and passed on:
+    a block of the tail, or, once their keys are sold, of any height."""
+    peer, boundary = ended(tail=1)
+    other = up(peer, "x")
+    height = boundary.height + 50
+    above = next_header(
+        peer.notary, (), epoch=0, height=height, view=60, parent_view=59, validators=boundary.validators
+    )
+    announced = encode(Announcement(above.encode(), encode(certificate(above))))
+    assert await peer.handlers.on_gossip(TOPICS["blocks"], other, announced) is Verdict.IGNORE
+    assert peer.handlers.refused == {"gossip.announce.late": 1}
+    assert peer.follower.best_height == peer.notary.store.tip.height
+    assert peer.handlers.announced == set()
