@@ -143,6 +143,17 @@ def test_ledger_time_is_never_ahead_of_the_blocks_and_keeps_few(
     assert seen.at(now_ms + later_ms) == told[-1] + later_ms
 
 
+def test_a_block_that_is_newer_within_the_second_counts() -> None:
+    """Who comes back sees an old block first, and the tip right after it."""
+    seen = LedgerTime()
+    seen.saw(1_000_000, 7_000)
+    seen.saw(1_040_000, 7_000 + SEEN_EVERY_MS // 2)
+    assert seen.at(7_000 + SEEN_EVERY_MS) == 1_040_000 + SEEN_EVERY_MS // 2
+    seen.saw(1_000_500, 7_000 + SEEN_EVERY_MS - 1)
+    assert seen.at(7_000 + SEEN_EVERY_MS) == 1_040_000 + SEEN_EVERY_MS // 2
+    assert len(seen._seen) == 1
+
+
 def test_ledger_time_of_nothing_seen() -> None:
     assert LedgerTime.behind_ms(LedgerTime().at(5_000), 1_000_000) == 0
 
