@@ -208,8 +208,11 @@ class Follower:
         last = ask.first + len(blocks) - 1
         if last <= self.notary.store.tip.height:
             return  # consensus was faster
-        for beaten in self.plan.delivered(ask, last, len(data), time.monotonic()):
-            self._cancel(beaten)
+        beaten = self.plan.delivered(ask, last, len(data), time.monotonic())
+        if beaten is None:
+            return  # given up while a thread proved it
+        for other in beaten:
+            self._cancel(other)
         self._pieces[ask.first] = piece
 
     def _prove(self, ask: Ask, blocks: tuple[StoredBlock, ...]) -> Piece:
@@ -263,7 +266,7 @@ class Follower:
         """Commit a piece whose turn it is, and let others run between its groups."""
         piece = self._pieces[first]
         try:
-            while not self.is_stopped and (piece.covered or piece.rest):
+            while self._is_wanted(piece) and (piece.covered or piece.rest):
                 await trio.lowlevel.checkpoint()
                 self._launch(nursery)
                 if not piece.covered:
@@ -280,8 +283,13 @@ class Follower:
         except StateDiffers as error:
             log.error("following_stopped", reason=str(error))
         finally:
-            self._pieces.pop(first, None)
-            self.plan.used(first)
+            if self._pieces.get(first) is piece:
+                del self._pieces[first]
+                self.plan.used(first)
+
+    def _is_wanted(self, piece: Piece) -> bool:
+        """Is a piece still to be committed? Not after a pause: the chain may go on from elsewhere."""
+        return not self.is_stopped and self._pieces.get(piece.ask.first) is piece
 
     async def _prove_rest(self, piece: Piece) -> None:
         """The blocks that follow our tip, of its epoch: those that consensus brought meanwhile are not looked
@@ -310,9 +318,7 @@ class Follower:
         for proved in done:  # not before they are on the disk: votes are forgotten then
             self.on_synced(proved.header, proved.certificate)
 
-    def _commit(
-        self, proved: Covered, batches: tuple[bytes, ...], known: Mapping[bytes, VerifiedTx]
-    ) -> bool:
+    def _commit(self, proved: Covered, batches: tuple[bytes, ...], known: Mapping[bytes, VerifiedTx]) -> bool:
         """One proved block, unless it is held. False: it was, or it is of another chain than ours."""
         header, tip = proved.header, self.notary.store.tip
         if header.height <= tip.height or self.off_chain:
@@ -334,7 +340,7 @@ class Follower:
         digests = proved.header.batches
         batches = await fetch_batches(self.network, piece.ask.peer_id, digests, timeout_s)
         known = await trio.to_thread.run_sync(partial(self._verify, batches))
-        if not self.is_stopped and self._commit(proved, batches, known):
+        if self._is_wanted(piece) and self._commit(proved, batches, known):
             self.on_synced(proved.header, proved.certificate)
 
     def _verify(self, batches: tuple[bytes, ...]) -> dict[bytes, VerifiedTx]:

@@ -266,10 +266,12 @@ class StateSync:
 
     def swap(self) -> None:
         """The complete staging store takes the place of ours, without letting anybody run in between."""
+        self.follower.pause(True)  # what waits there follows another tip
         self.notary.store.adopt()
         self.notary.trust = trust_of(self.notary)
         self.notary.differs = 0
         self.installed += 1
+        self.follower.pause(False)
         self.on_installed()
 
     def metrics(self) -> list[tuple[str, dict[str, str], float, str]]:

@@ -159,17 +159,16 @@ class SyncPlan:
 
     def others(self, ask: Ask) -> bool:
         """Could somebody else be asked for this piece?"""
-        return any(
-            s.told >= ask.first >= s.first for peer, s in self.sources.items() if peer != ask.peer_id
-        )
+        return any(s.told >= ask.first >= s.first for peer, s in self.sources.items() if peer != ask.peer_id)
 
     # ------------------------------------------------------------------ what came of it
 
-    def delivered(self, ask: Ask, last: int, size_bytes: int, now_s: float) -> list[Ask]:
+    def delivered(self, ask: Ask, last: int, size_bytes: int, now_s: float) -> list[Ask] | None:
         """Its blocks up to `last` are here and proved: they wait. Returns the requests for the same blocks
-        that are not needed any more; who was so slow that a second one was asked rests."""
+        that are not needed any more; who was so slow that a second one was asked rests. None: it was given
+        up meanwhile, and nothing waits."""
         if self._asks.pop(ask.number, None) is None:
-            return []
+            return None
         source = self.sources.get(ask.peer_id)
         if source is not None:
             source.asked -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -410,3 +411,58 @@ def test_an_answer_never_cuts_a_run_without_certificates_and_fits_a_frame() -> N
     assert blocks[-1].certificate
     assert blocks[0].batches
     assert not blocks[-1].batches
+
+
+async def test_a_piece_that_is_proved_too_late_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread goes on when its request was given up; what it brings would lie here for ever."""
+    begun, go_on = threading.Event(), threading.Event()
+    plain = Follower._prove
+
+    def slowly(self: Follower, ask: sync_plan.Ask, blocks: tuple[StoredBlock, ...]) -> module.Piece:
+        begun.set()
+        assert go_on.wait(10)
+        return plain(self, ask, blocks)
+
+    monkeypatch.setattr(Follower, "_prove", slowly)
+    async with following({"one": honest(source_of(3))}) as found:
+        found.came("one", 3)
+        await until(begun.is_set)
+        found.pause(True)
+        go_on.set()
+        await until(lambda: not found._scopes)
+        assert not found._pieces
+        found.pause(False)
+        await until(lambda: found.notary.store.tip.height == 3)
+        assert not found._pieces
+
+
+async def test_a_block_that_was_waited_for_while_the_state_was_mended_is_no_other_chain() -> None:
+    """The chain may go on from lower than it was; then the piece begins anew."""
+    source = source_of(3)
+    asked, go_on = trio.Event(), trio.Event()
+
+    async def answer(method: str, body: bytes) -> bytes:
+        if method == "batch":
+            asked.set()
+            await go_on.wait()
+            return answer_batch(source.store, body)
+        await trio.lowlevel.checkpoint()
+        blocks = list(decode(tuple[StoredBlock, ...], answer_range(source.store, body)))
+        for place, block in enumerate(blocks):
+            if decode_header(block.header).height == 2:
+                blocks[place] = msgspec.structs.replace(block, batches=())
+        return encode(tuple(blocks))
+
+    async with following({"one": answer}) as found:
+        found.came("one", 3)
+        await asked.wait()
+        store = found.notary.store
+        assert store.tip.height == 1
+        Notary.open(found.notary.genesis, Store(store.stage(), CHAIN_ID), found.notary.scheme)
+        found.pause(True)
+        store.adopt()
+        assert store.tip.height == 0
+        found.pause(False)
+        go_on.set()
+        await until(lambda: found.off_chain or store.tip.height == 3)
+        assert not found.off_chain
