@@ -44,6 +44,7 @@ from node.inbox import Inbox
 from node.limits import ENGINE_DRAIN_MAX, ENGINE_DRAIN_MS, FAULT_POINTS, PRUNE_EVERY_VIEWS
 from node.mempool import HeldBatch, Mempool, open_batch
 from node.notary import Notary
+from node.other_epochs import is_answer
 from node.roll_call import RollCall
 from node.safety_store import SafetyStore
 from node.seam import Overloaded
@@ -233,7 +234,8 @@ class Engine:
             decoded = decode_message(peer, payload)
             epoch = epoch_of(decoded)
             if epoch is not None and epoch != validators.epoch:
-                self.on_other_epoch(peer, epoch)
+                if epoch > validators.epoch or not is_answer(decoded):
+                    self.on_other_epoch(peer, epoch)
                 return
             rules = Rules(self.mempool.chain_id, validators, self.notary.scheme, self.core.knows)
             event = check(rules, member, decoded)

@@ -23,7 +23,7 @@ from node.follower import Follower
 from node.limits import ANNOUNCE_RELAY_BLOCKS
 from node.mempool import Mempool
 from node.notary import Notary
-from node.other_epochs import OtherEpochs
+from node.other_epochs import OtherEpochs, is_answer
 from node.outbox import topic_kind
 from node.ranges import answer_batch, answer_range
 from node.seam import Overloaded
@@ -166,26 +166,29 @@ class PeerHandlers:
         if not self.other_epochs.listens(peer_id):
             self.count("consensus.other_epoch")
             return
-        ours, epoch = self.notary.validators.epoch, self._epoch_of(peer_id, payload)
+        ours = self.notary.validators.epoch
+        epoch, wants_answer = self._epoch_of(peer_id, payload)
         if epoch > ours or (epoch < ours and self._voted(peer_id, epoch)):
-            self.other_epochs.heard(peer_id, epoch)
+            if epoch > ours or wants_answer:
+                self.other_epochs.heard(peer_id, epoch)
         elif not is_member:
             raise PeerFault(peer_id, "consensus.not_a_validator")
 
-    def _epoch_of(self, peer_id: str, payload: bytes) -> int:
-        """What a message of a peer without a seat speaks of; our epoch, where it may not speak, when it makes
-        no sense. A Fetch speaks of none: it comes from one that has not seen yet that it left, however long
-        ago that was."""
+    def _epoch_of(self, peer_id: str, payload: bytes) -> tuple[int, bool]:
+        """What a message of a peer without a seat speaks of, and whether one of an ended epoch is to be
+        answered; our epoch, where it may not speak, when it makes no sense. A Fetch speaks of none: it comes
+        from one that has not seen yet that it left, however long ago that was."""
         ours = self.notary.validators.epoch
         try:
-            epoch = epoch_of(decode_message(peer_id, payload))
+            message = decode_message(peer_id, payload)
         except LedgerPeerFault:
-            return ours
+            return ours, False
+        epoch = epoch_of(message)
         if epoch is not None:
-            return epoch
+            return epoch, not is_answer(message)
         hello = self.hellos.get(peer_id)
         last = None if hello is None else self.other_epochs.last_seat(hello.validator)
-        return ours if last is None else last
+        return (ours, False) if last is None else (last, True)
 
     def _voted(self, peer_id: str, epoch: int) -> bool:
         hello = self.hellos.get(peer_id)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from consensus.limits import ANSWER_EVERY_MS
-from consensus.messages import Certified, encode_message
+from consensus.messages import Certified, Message, encode_message
 from ledger.codec import encode
 from ledger.errors import Refused
 from ledger.light import decode_certificate
@@ -19,6 +19,12 @@ from node.limits import OTHER_EPOCH_EVERY_MS
 from node.notary import Notary
 from node.wire import TipNote
 from p2p.network import Lane, Network
+
+
+def is_answer(message: Message) -> bool:
+    """Is this what we tell one that is behind? It is not to be answered in turn: the other may have gone on
+    meanwhile, and the two would never come to an end. Who is behind says more than that."""
+    return isinstance(message, Certified)
 
 
 @dataclass(slots=True)

@@ -258,3 +258,20 @@ async def test_what_stands_above_a_boundary_is_not_announced_on() -> None:
     assert peer.handlers.refused == {"gossip.announce.late": 1}
     assert peer.follower.best_height == peer.notary.store.tip.height
     assert peer.handlers.announced == set()
+
+
+@pytest.mark.parametrize("voter", [1, 3], ids=["a member", "who left"])
+def test_the_answer_to_who_was_behind_is_not_answered_in_turn(voter: int) -> None:
+    """Regression: who had gone on meanwhile took it for the word of one that is behind; where a message takes
+    ANSWER_EVERY_MS there and back, the two went on so for ever."""
+    peer, boundary = ended()
+    other = up(peer, f"v{voter}", voter)
+    clock(peer)
+    sent_to(peer, other)
+    answer = encode_message(Certified(certificate(boundary)))
+    if voter == 1:
+        assert peer.engine is not None
+        peer.engine._message(1, answer)
+    else:
+        peer.handlers.on_message(other, Lane.CONSENSUS, answer)
+    assert sent_to(peer, other) == []
