@@ -191,13 +191,6 @@ class Chain:
         (ledger.group)."""
         return self._kv.grouped()
 
-    def add_certificate(self, height: int, certificate: bytes) -> None:
-        """Keep a (checked) Final certificate of a committed block; nothing happens when one is held."""
-        if not 0 < height <= self.tip.height:
-            raise LocalError(f"certificate for height {height}, the tip is {self.tip.height}")
-        if self.certificate(height) is None:
-            self._kv.write({b"c" + be(height): certificate})
-
     def close(self) -> None:
         """Idempotent. Keeps the undo window for the next start when it is small."""
         if self._closed:

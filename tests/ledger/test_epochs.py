@@ -299,10 +299,3 @@ def test_a_rollback_over_a_boundary_brings_the_old_set_back() -> None:
     last = Store(kv, CHAIN_ID)
     assert epochs.current(last.state).epoch == 0 and last.epochs.proofs(0, 9) == ()
     assert last.state.get(KEY_NEXT_VALIDATORS) is not None, "the change is pending again"
-
-
-def test_a_second_certificate_does_not_part_a_boundary_from_its_tail(world: ChainWorld) -> None:
-    header = world.turn(SEVEN, 2)
-    held = world.store.certificate(header.height)
-    world.store.add_certificate(header.height, b"another that names it")
-    assert world.store.certificate(header.height) == held

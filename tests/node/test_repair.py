@@ -19,7 +19,7 @@ from node.errors import StateDiffers
 from node.peer import Peer
 from node.repair import NO_CHANCE, Repair
 from node.state_sync import StateSync
-from tests.node.final_chain import batch_of, extend, new_notary, transfer_tx
+from tests.node.final_chain import batch_of, extend, transfer_tx
 from tests.node.network_fixture import CHAIN_ID, POOR, RICH, World, transfer, until, world
 from tests.node.state_fixture import Client, client_of, server_of
 
@@ -234,10 +234,6 @@ async def test_when_our_own_execution_leads_there_again_people_must_look() -> No
         extend(notary)
         with pytest.raises(StateDiffers):
             extend(notary, state_height=1, state_root=bytes(32))
-        for height in (1, 2):
-            notary.store.add_certificate(height, b"")
-        wrong = new_notary()
-        extend(wrong, batch_of(transfer_tx(1)))
         async with mending(client) as repair:
             await until(lambda: repair.done == 1)
             for _ in range(module.REPAIRS_MAX):
