@@ -98,6 +98,7 @@ class Host:
         libp2p_fixes.count_failed_upgrades(
             self._swarm, lambda: self._board.standing.count("fault.connection.handshake")
         )
+        libp2p_fixes.bound_handshakes(self._swarm, lambda: self._board.standing.count("shed.handshakes"))
         libp2p_fixes.contain_streams(self._swarm, lambda: self._board.standing.count("fault.stream.failed"))
         self._gossip = Gossip(self, self._board, config.topics)
         self._connections: dict[Any, HostConnection] = {}  # by the library's muxed connection

@@ -8,6 +8,8 @@ Each has a test in tests/p2p/test_libp2p_fixes.py that fails when the library no
 - `close_connection`, `close_listeners`: closing can hang on a peer that reads no more, and a cancelled close
   leaves sockets open and entries behind.
 - `stop_auto_connector`: with all its watermarks at zero it still dials whom it has heard of, past our bans.
+- `bound_handshakes`: each inbound connection takes one of a fixed number of slots and never gives it back, so
+  that a peer grows deaf with time; and one address may hold all of them without a word.
 - `contain_streams`: an exception in any protocol's stream handler (a protobuf error from garbage) ends the
   whole host; and one peer may open as many streams as all peers together.
 - `batch_window_updates`: yamux sends a window update for each small read, so each message costs two.
@@ -31,6 +33,7 @@ from typing import Any
 import libp2p.network.connection.swarm_connection as swarm_connection
 import multiaddr
 import trio
+from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import GossipSub
@@ -40,7 +43,14 @@ from libp2p.pubsub.pubsub import Pubsub
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from p2p.errors import LocalError
-from p2p.limits import CLOSE_S, GOSSIP_PEER_QUEUE_MAX, STREAMS_IN_MAX
+from p2p.limits import (
+    CLOSE_S,
+    GOSSIP_PEER_QUEUE_MAX,
+    HANDSHAKES_MAX,
+    HANDSHAKES_OF_GROUP_MAX,
+    STREAMS_IN_MAX,
+)
+from p2p.room import group_of
 
 _DELIVERY_TIMES_KEPT = 16
 
@@ -98,6 +108,31 @@ def count_failed_upgrades(swarm: Any, on_failure: Callable[[], None]) -> None:
             raise
 
     swarm.upgrade_inbound_raw_conn = counted
+
+
+def bound_handshakes(swarm: Any, on_shed: Callable[[], None]) -> None:
+    """Bounds the inbound connections that are not secured yet, in all and of one /24; calls ``on_shed`` for
+    each that is closed at once. One that is secured takes no slot: the library's own bound counts it."""
+    pending: Counter[str] = Counter()
+
+    async def handle(stream: Any, listener: multiaddr.Multiaddr) -> None:
+        remote = stream.get_remote_address()
+        group = group_of(f"/{'ip6' if ':' in remote[0] else 'ip4'}/{remote[0]}") if remote else ""
+        if pending.total() >= HANDSHAKES_MAX or pending[group] >= HANDSHAKES_OF_GROUP_MAX:
+            on_shed()
+            return  # the listener closes what its handler leaves
+        pending[group] += 1
+        try:
+            muxed = await swarm.upgrade_inbound_raw_conn(RawConnection(stream, False), listener)
+        except Exception:  # noqa: BLE001 - whatever foreign bytes provoke; `count_failed_upgrades` counts it
+            return
+        finally:
+            pending[group] -= 1
+            if not pending[group]:
+                del pending[group]
+        await muxed.event_closed.wait()
+
+    swarm._handle_inbound_connection = handle
 
 
 def contain_streams(swarm: Any, on_failure: Callable[[], None]) -> None:

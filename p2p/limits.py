@@ -57,6 +57,9 @@ DIAL_TICK_S: Final = 1.0  # how often the dialler looks for due dials when nothi
 # --- peers -------------------------------------------------------------------------------------------------
 NEIGHBOURS_MAX: Final = 64
 LINKS_PENDING_MAX: Final = 64  # connections still in their handshake
+LINKS_PENDING_OF_GROUP_MAX: Final = 32  # of one /24: half, so that who floods from one keeps nobody else out
+HANDSHAKES_MAX: Final = 64  # connections not even secured yet
+HANDSHAKES_OF_GROUP_MAX: Final = 32
 DIALS_AT_ONCE_MAX: Final = 8
 BOOK_PEERS_MAX: Final = 1_000
 BOOK_ADDRESSES_MAX: Final = 8  # per peer

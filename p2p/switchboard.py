@@ -20,6 +20,7 @@ from p2p.limits import (
     FAULT_POINTS,
     INSTANCE_BYTES,
     LINKS_PENDING_MAX,
+    LINKS_PENDING_OF_GROUP_MAX,
     NEIGHBOURS_MAX,
     PAYLOAD_BYTES_MAX,
     REFUSAL_ADDRESSES_MAX,
@@ -154,13 +155,17 @@ class Switchboard:
         """Lives as long as the inbound connection; refuses it when there is no room or the peer is banned."""
         if self._is_banned(connection.peer_id):
             self.standing.count("refused.banned")
-        elif len(self._pending) >= LINKS_PENDING_MAX:
+        elif len(self._pending) >= LINKS_PENDING_MAX or self._crowds(connection):
             self.standing.count("refused.pending")
         else:
             await self._ready.wait()
             await self._run_link(connection)
             return
         await connection.close()
+
+    def _crowds(self, connection: Connection) -> bool:
+        pending = room.groups([link.address for link in self._pending if link.inbound])
+        return pending[room.group_of(connection.address)] >= LINKS_PENDING_OF_GROUP_MAX
 
     async def _run_link(self, connection: Connection) -> Link:
         link = Link(connection, self, self._policy.pace)

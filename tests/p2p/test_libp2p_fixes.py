@@ -27,7 +27,7 @@ from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from p2p import lean_import, libp2p_fixes
 from p2p.errors import LocalError
-from p2p.limits import GOSSIP_PEER_QUEUE_MAX, STREAMS_IN_MAX
+from p2p.limits import GOSSIP_PEER_QUEUE_MAX, HANDSHAKES_OF_GROUP_MAX, STREAMS_IN_MAX
 
 PROTOCOL = "/meshsub/1.1.0"
 ROUTER = {"protocols": [PROTOCOL], "degree": 6, "degree_low": 4, "degree_high": 12}
@@ -343,3 +343,40 @@ def test_what_was_left_out_says_so():
     use = "try: libp2p.create_sync_peerstore('x')\nexcept Exception as error: print(error)"
     said = run_python("import p2p.host, libp2p", use)
     assert said.strip() == "libp2p.peer.persistent.create_sync_peerstore: this part of libp2p is left out"
+
+
+async def test_bound_handshakes_gives_slots_back(hosts, wait_until):
+    """Needed while the library's slot stays taken after its connection has ended."""
+    one = await hosts.start(1)
+    swarm = one.net._swarm
+    swarm._inbound_limiter = trio.CapacityLimiter(1)
+    for number in range(2, 6):
+        other = await hosts.start(number, bootstrap=(one.address,))
+        await wait_until(lambda other=other: one.knows(other))
+        await other.stop()
+        await wait_until(lambda other=other: not one.knows(other))
+    del swarm._handle_inbound_connection  # the library's own from here on
+    for number in (6, 7):
+        other = await hosts.start(number, bootstrap=(one.address,))
+        if number == 6:
+            await wait_until(lambda other=other: one.knows(other))
+            await other.stop()
+            await wait_until(lambda other=other: not one.knows(other))
+    with trio.move_on_after(2):
+        await wait_until(lambda: one.knows(other))
+    assert not one.knows(other)
+
+
+async def test_bound_handshakes_keeps_one_network_from_taking_all(hosts, wait_until):
+    one = await hosts.start(1, listen=("/ip4/0.0.0.0/tcp/0",))
+    port = int(one.address.split("/")[4])
+    silent = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(HANDSHAKES_OF_GROUP_MAX + 5)]
+    await wait_until(lambda: one.net.stats().get("shed.handshakes", 0) == 5)
+    with trio.socket.socket() as elsewhere:
+        await elsewhere.bind(("127.9.9.9", 0))
+        await elsewhere.connect(("127.0.0.1", port))
+        await elsewhere.send(b"\x13/multistream/1.0.0\n")
+        with trio.fail_after(10):
+            assert await elsewhere.recv(1) != b""  # it is greeted
+    for stream in silent:
+        await trio.aclose_forcefully(stream)
