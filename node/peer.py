@@ -116,7 +116,8 @@ class Peer:
                 seat.engine.synced(header, certificate)
 
         def told(peer_id: str, height: int) -> None:
-            follower.told(peer_id, height)
+            if not follower.holds(peer_id, height):  # a hint is never less than what it told itself
+                follower.told(peer_id, height)
 
         voter = key.public if key is not None else b""
         others = OtherEpochs(notary, network, voter, told, now_ms)

@@ -149,6 +149,15 @@ def test_who_is_ahead_of_us_is_asked_for_blocks() -> None:
     assert peer.handlers.refused == {"bulk.other_epoch": 1}
 
 
+def test_a_hint_of_a_later_epoch_does_not_shorten_what_a_peer_holds() -> None:
+    """Regression: each vote of a later epoch made the voter's height our next one, so that who was far behind
+    asked for one block at a time, and waited for consensus between them."""
+    peer = make(0)
+    ahead = up(peer, "v5", 5, height=1_000)
+    peer.handlers.on_message(ahead, Lane.CONSENSUS, vote(1, 3))
+    assert peer.follower.best_height == 1_000
+
+
 def test_a_joiner_hears_of_its_seat_from_those_that_have_theirs() -> None:
     """Regression: while it follows, members' consensus messages were dropped; tips came seconds later."""
     joiner = make(5)
