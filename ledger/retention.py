@@ -91,7 +91,8 @@ class Retention:
         puts, above = planned.puts, planned.height + 1
         if planned.height >= self.first_height:
             puts = {**puts, FIRST_KEY: be(above)}
-        self._kv.write(puts, planned.deletes, sync=False)
+        deletes = [key for key in planned.deletes if not self._is_named_since(key, planned.height)]
+        self._kv.write(puts, deletes, sync=False)
         self.first_height = max(self.first_height, above)
 
     def erase(self, height: int) -> list[bytes]:
@@ -161,6 +162,10 @@ class Retention:
                 if len(path) <= FINALITY_PATH_MAX:
                     return FinalityProof(header, tuple(path), certificate)
         raise LocalError(f"the store holds no certificate for height {height}")
+
+    def _is_named_since(self, key: bytes, height: int) -> bool:
+        """Is this a batch that a block names which was committed after the plan?"""
+        return key[:1] == b"B" and self._is_shared(key[1:], b"u" + key[1:] + be(height))
 
     def _is_shared(self, digest: bytes, mine: bytes) -> bool:
         """Does a block that stays name this batch, too? Only second and later namings are noted."""

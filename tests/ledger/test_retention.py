@@ -162,6 +162,21 @@ def test_above_all_is_intact_below_nothing_is_left(data: st.DataObject) -> None:
     assert Store(store._kv, CHAIN_ID).first_height == first
 
 
+def test_a_batch_that_is_named_again_between_plan_and_drop_stays() -> None:
+    """Plans are made in a thread beside commits."""
+    store = Store.memory(CHAIN_ID)
+    chain = SmallChain(store)
+    shared = chain.grow({}, [b"one"]).batches[0]
+    planned = store.retention.plan(1)
+    again = chain.grow({}, [b"one"])
+    store.retention.drop(planned)
+    assert again.batches == (shared,)
+    assert store.batch(shared) is not None
+    assert store.block(again.height) is not None
+    store.retention.drop(store.retention.plan(2))
+    assert store.batch(shared) is None
+
+
 def test_a_shared_batch_stays_while_a_block_names_it() -> None:
     store = Store.memory(CHAIN_ID)
     chain = SmallChain(store)
