@@ -72,12 +72,12 @@ class Repair:
         """One attempt. True when another state is in place."""
         if self.sync.enabled and await self.sync.attempt(above=0):
             return True
-        if self.notary.store.first_height > 1:
-            log.warning("no_blocks_to_mend_from", first_height=self.notary.store.first_height)
-            return False
-        self.phase = "executing again"
         try:
-            async with self.sync.store_use:
+            async with self.sync.store_use:  # nothing is pruned meanwhile
+                if self.notary.store.first_height > 1:
+                    log.warning("no_blocks_to_mend_from", first_height=self.notary.store.first_height)
+                    return False
+                self.phase = "executing again"
                 await self._execute_again()
                 await self.sync.snapshots.close()
                 self.sync.swap()

@@ -201,6 +201,32 @@ async def test_who_is_behind_and_mends_does_one_after_the_other(monkeypatch: pyt
             nursery.cancel_scope.cancel()
 
 
+async def test_blocks_that_are_pruned_while_mending_waits_are_not_all_blocks() -> None:
+    """Else the chain would begin anew at genesis."""
+    source = server_of(12)
+    async with client_of({}, source) as client, trio.open_nursery() as nursery:
+        store = client.notary.store
+        for height in range(1, 13):
+            block = source.notary.store.block(height)
+            assert block is not None
+            proved = client.notary.check_range([block], store.tip)[0]
+            client.notary.commit(proved.header, proved.certificate, block.batches, {})
+        client.sync.enabled = False
+        client.notary.differs = 12
+        mended: list[bool] = []
+
+        async def mend() -> None:
+            mended.append(await Repair(client.notary, client.sync)._mend())
+
+        async with client.sync.store_use:  # as the pruner
+            nursery.start_soon(mend)
+            await until(lambda: client.sync.store_use.statistics().tasks_waiting == 1)
+            store.retention.drop(store.retention.plan(1))
+        await until(lambda: bool(mended))
+        assert mended == [False] and client.installed == []
+        assert store.tip.height == 12
+
+
 async def test_without_blocks_or_a_state_it_waits_and_stays_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     tries = 0
     plain = Repair._mend
