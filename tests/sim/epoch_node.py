@@ -9,7 +9,7 @@ from consensus.messages import BatchHeld, Ready, decode_message, epoch_of
 from ledger import epochs
 from ledger.codec import encode
 from ledger.errors import PeerFault
-from node.other_epochs import OtherEpochs
+from node.other_epochs import OtherEpochs, is_answer
 from node.voter import core_at
 from node.wire import RangeRequest
 from p2p.network import Lane
@@ -90,14 +90,17 @@ class EpochNode(SimNode):
                 self.world.leaves(self)
                 self.begin()
             return
-        self.is_waiting = False
         if was_following:
             self.world.result.faults["epoch.joined"] += 1
         for batch in list(self.mempool.batches.values()):
             self.step(BatchHeld(batch.digest, batch.count))
             if self.mempool.makers[batch.digest] == self.member:
                 self.push(batch)
-        self.begin()
+        self.is_waiting = self.safety.floor > self.tip.view
+        if self.is_waiting:  # its chain comes anew, and is not yet where votes were forgotten
+            self.ranges.ask_on(self.life)
+        else:
+            self.begin()
 
     # ------------------------------------------------------------------ places and members
 
@@ -130,9 +133,11 @@ class EpochNode(SimNode):
             return
         ours = self.notary.validators.epoch
         try:
-            epoch = epoch_of(decode_message(str(sender), data))
+            message = decode_message(str(sender), data)
+            epoch = epoch_of(message)
             if epoch is not None and epoch != ours:
-                self.other_epoch(sender, key, epoch)
+                if epoch > ours or not is_answer(message):
+                    self.other_epoch(sender, key, epoch)
             elif place is not None and not self.is_waiting:
                 self.handle(self.world.checked(self, place, data))
             elif place is None and epoch == ours:
