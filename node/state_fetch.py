@@ -72,6 +72,7 @@ class StateFetch:
     _workers: dict[str, int] = field(default_factory=dict)
     _failures: dict[str, int] = field(default_factory=dict)
     _preparing: int = 0
+    _ranges: int = 0  # rounds of asking for blocks
     _came_s: float = 0.0
     _bell: trio.Event = field(default_factory=trio.Event)
 
@@ -182,14 +183,19 @@ class StateFetch:
             raise Unreachable("the blocks before the state are not those of the header that names it")
 
     async def _some_blocks(self, first: int) -> None:
-        """The next range of them from whoever gives it. Raises Unreachable."""
-        for peer_id in self._usable():
+        """The next range of them from whoever gives it, all in turns: one may be as slow as it likes. Raises
+        Unreachable."""
+        usable = self._usable()
+        self._ranges += 1
+        begin = self._ranges % max(1, len(usable))
+        for peer_id in usable[begin:] + usable[:begin]:
             try:
                 request = encode(RangeRequest(first, RANGE_BYTES_MAX, PIECE_BLOCKS_MAX))
                 data = await self.network.request(peer_id, "blocks", request, STATE_ASK_S)
                 blocks = decode_range(data)
                 if blocks:
                     await self._take(peer_id, first, blocks)
+                    self._failures.pop(peer_id, None)
                     return
                 self._failures[peer_id] = STATE_FAILURES_MAX
             except Refused as error:
