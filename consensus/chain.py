@@ -61,6 +61,8 @@ class Chain:
 
     def commit(self, block: bytes, header: Header) -> None:
         """Move the tip to `block` and forget what is not above it."""
+        if self.tip.height > 0:
+            self.recent[self.tip_hash] = self.tip  # it began as the tip: after a restart, or an epoch's end
         for known, _ in ((block, header), *self.path(block)[0]):
             if known in self.headers:
                 self.recent[known] = self.headers[known]

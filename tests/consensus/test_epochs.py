@@ -302,6 +302,18 @@ def test_rule_12_the_next_epoch_goes_on_from_the_boundary() -> None:
     assert [c.header for c in ready.commit] == [block]
 
 
+def test_rule_12_the_boundary_is_told_after_the_next_epochs_first_block() -> None:
+    """Regression: who had the certificate of the end alone got no header to it once the others went on."""
+    _, made = with_boundary()
+    bench = NextBench(made)
+    block, proposal = first_of_epoch_1(made)
+    bench.receive(3, proposal)
+    bench.certify(next_certificate(FINAL, 3, block.hash, (0, 2, 3)))
+    assert bench.core.chain.tip == block
+    ready = bench.receive(2, Fetch("header", made.hash))
+    assert sent(ready, Reply) == [Reply("header", made.hash, made.encode())]
+
+
 def test_rule_12_a_leader_of_the_next_epoch_proposes_on_the_boundary() -> None:
     """Its header names the new set, and no change, as the boundary's execution took it."""
     _, made = with_boundary()
