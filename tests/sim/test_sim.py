@@ -14,7 +14,7 @@ from tests.sim import epochs
 from tests.sim.coverage import Coverage
 from tests.sim.mutants import MakesMoney
 from tests.sim.offences import Forger
-from tests.sim.run import EXCERPT_LINES, excerpt, main
+from tests.sim.run import EXCERPT_LINES, excerpt, main, world
 from tests.sim.scenario import KINDS, LIES, make
 from tests.sim.world import Result, Variant, World, run
 
@@ -56,7 +56,7 @@ def test_every_rule_fires() -> None:
 @pytest.mark.parametrize("seed", regressions())
 def test_regression(seed: int) -> None:
     """A seed that once found a fault finds none any more."""
-    assert run(seed).violations == []
+    assert world(seed).run().violations == []
 
 
 def test_same_seed_same_run() -> None:
