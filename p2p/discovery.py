@@ -1,5 +1,4 @@
-"""Address exchange: a peer that knows one address asks its neighbours for more. (A DHT, mDNS and relays will
-join it.)
+"""Address exchange: a peer that knows one address asks its neighbours for more.
 
 The request ``p2p/addresses`` has an empty body. The answer is ASCII: one multiaddr with ``/p2p/ID`` per
 line, the responder's own listen addresses first, then addresses that it has dialled itself with success; at

@@ -11,10 +11,11 @@ cd -- "$root"
 
 # gcc, python3-dev, libgmp-dev: fastecdsa comes as source only.  libseccomp2: pyseccomp loads it.
 # bubblewrap: the sandbox driver.  busybox-static: the example workload and the drivers' tests.
+# iproute2, nftables: network namespaces as machines, in the tests, when root.
 # openssh-client: ssh-keygen signs and checks approvals (SSHSIG).  git: the house test reads what is committed.
 debian_packages=(
     ca-certificates git python3 python3-venv python3-dev gcc libc6-dev libgmp-dev
-    libseccomp2 bubblewrap busybox-static openssh-client
+    libseccomp2 bubblewrap busybox-static openssh-client iproute2 nftables
 )
 # plyvel has wheels for x86_64 alone; elsewhere it is built against Debian's LevelDB.
 [ "$(uname -m)" = x86_64 ] || debian_packages+=(g++ libleveldb-dev)

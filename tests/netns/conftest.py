@@ -22,6 +22,13 @@ JOINERS = {
 }  # fmt: skip
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test waits for twelve peers, and a loaded machine takes its time."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(400))
+
+
 @pytest.fixture(scope="session")
 def is_long() -> bool:
     """`make net` is the long form."""

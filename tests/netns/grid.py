@@ -20,6 +20,7 @@ from ledger.keys import Key
 from ledger.quantities import CREDIT
 from ledger.transactions import Transfer
 from node.api import models as m
+from node.cli.main import main
 from node.config import P2P, Settings, template
 from node.home import Home, create_key, write_atomic, write_secret
 from node.sdk import Client, ClientError
@@ -107,8 +108,9 @@ class Grid:
         """`gridpact init --join`: one address, and the hash if given."""
         home = Home(self.folder / name)
         more = ("--genesis-hash", genesis_hash) if genesis_hash else ()
-        command = ("init", "--home", str(home.root), "--moniker", name, "--join", via, *more, *words)
-        self.command(machine, *command)
+        command = ["init", "--home", str(home.root), "--moniker", name, "--join", via, *more, *words]
+        with machine.inside():
+            assert main(command) == 0  # the command, without a process of its own
         found = Member(name, machine, home, peer_id_of(home.node_key().public))
         self.members[name] = found
         return found

@@ -21,6 +21,7 @@ from libp2p.relay.circuit_v2.transport import CircuitV2Transport
 from libp2p.tools.anyio_service import background_trio_service
 
 from p2p.host_parts import build_host
+from p2p.libp2p_fixes import close_connection
 from tests.netns.lab import Machine
 
 ECHO = TProtocol("/test/echo/1")
@@ -79,6 +80,7 @@ class Trial:
             self._relay = f"/ip4/{self.relay_at.address}/tcp/{PORT}/p2p/{host.get_id()}"
             self._relay_up.set()
             await self._until(self._over)
+            await _close_all(host)
 
     def _client(self, host: Any) -> tuple[CircuitV2Protocol, CircuitV2Transport]:
         protocol = CircuitV2Protocol(host, allow_hop=False)
@@ -116,6 +118,7 @@ class Trial:
             self._reserved.set()
             await self._until(self._over)
             nursery.cancel_scope.cancel()
+            await _close_all(host)
 
     async def _be_source(self) -> None:
         host = build_host(b"\x03" * 32, (), 8)
@@ -133,6 +136,7 @@ class Trial:
             await self._step("echo by relay", lambda: self._echo(host, target))
             if self.punch_s:
                 await self._step("hole punch", lambda: self._punch(punch, target), self.punch_s)
+            await _close_all(host)
 
     async def _step(self, name: str, step: Callable[[], Any], limit_s: float = STEP_S) -> None:
         begun = trio.current_time()
@@ -154,6 +158,12 @@ class Trial:
 
     async def _punch(self, punch: DCUtRProtocol, target: ID) -> str:
         return "direct" if await punch.initiate_hole_punch(target) else "no direct connection"
+
+
+async def _close_all(host: Any) -> None:
+    """The library leaves sockets open."""
+    for connection in list(host.get_network().get_connections()):
+        await close_connection(connection)
 
 
 def _words(error: BaseException) -> str:

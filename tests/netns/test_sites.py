@@ -113,6 +113,7 @@ def test_a_peer_whose_address_changes(grid: Grid, figures: dict[str, Any], name:
     if name == "v3":
         until("v1 sees it at its new address", is_seen, 60)
         until_votes(grid, "v1", name)
+    grid.transfer("v1")
     wanted = grid.status("v1").height
     until("it follows again", lambda: grid.status(name).height >= wanted, 60)
     figures[f"moved_{name}_s"] = round(time.monotonic() - begun, 1)
