@@ -27,6 +27,7 @@ ROOT: Final = 1  # heap index of the whole tree
 PAIR_OVERHEAD_BYTES: Final = 12  # of a pair's encoding, at the most
 BUCKET_BITS: Final = 8
 BUCKETS: Final = 1 << BUCKET_BITS  # parts in which a server sorts the state: one of them fits in memory
+_HASHED_ANEW_MAX: Final = 16  # pairs of a part whose hash is not kept: strangers can name very many of these
 
 
 class StateChunk(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -111,7 +112,9 @@ class Bucket:
         found = self._known.get(index)
         if found is None:
             low, high = tree.span(self.rows, index)
-            found = self._known[index] = tree.subtree(index, self.rows[low:high])[:2]
+            found = tree.subtree(index, self.rows[low:high])[:2]
+            if high - low > _HASHED_ANEW_MAX:
+                self._known[index] = found
         return found
 
     def part(self, index: int) -> list[tuple[bytes, bytes]]:

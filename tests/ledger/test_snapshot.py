@@ -210,3 +210,15 @@ def test_encodings_are_exact() -> None:
     if longer != encode(chunk):
         with pytest.raises(Refused, match="state_chunk"):
             check_chunk(root_of(state_of(40)), longer)
+
+
+def test_who_asks_for_the_deepest_places_fills_no_memory_of_the_server() -> None:
+    """Such places stand below leaves: no honest peer asks for them."""
+    keys = (b"key/%d" % n for n in range(60_000))
+    made = Bucket(BUCKETS, [(key, b"") for key in keys if not bucket_of(key)])
+    sizes = [sum(map(pair_bytes, made.pairs))] + [0] * (BUCKETS - 1)
+    shelf = Shelf(sizes, lambda number: made)
+    assert len(made.rows) > 150
+    for place, _ in made.rows:
+        shelf.cut(place, 1_000)
+    assert len(made._known) < len(made.rows)
