@@ -56,7 +56,8 @@ def core_at(notary: Notary, config: Config, kind: type[Core] = Core) -> Core:
         final = None  # the tip ended the epoch before
         above = [decode_header(data) for data in store.epochs.tail(header)]
         chain.recent = {block.hash: block for block in above}  # for who still wants to make it final
-    return kind(config, chain, notary.recent_roots(RECENT_ROOTS), final, change_of(store))
+    roots, due_ms = notary.recent_roots(RECENT_ROOTS), next_due_ms(store.state)
+    return kind(config, chain, roots, final, change_of(store), due_ms=due_ms)
 
 
 def change_of(store: Store) -> Change | None:

@@ -116,6 +116,15 @@ def test_the_next_core_begins_on_the_boundary_with_nothing_final_of_its_own() ->
     assert core._status().base == boundary.view
 
 
+def test_the_next_core_knows_when_timed_work_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: a core that began, at an epoch's end or after a restart, let due work wait for the idle
+    block."""
+    monkeypatch.setattr("node.voter.next_due_ms", lambda state: 1_234)
+    peer, _ = ended()
+    assert peer.engine is not None
+    assert peer.engine.core.due_ms == 1_234
+
+
 def test_a_member_of_both_epochs_that_lags_is_told_by_the_engine() -> None:
     """Its link is a member's; the engine sorts by epoch before it checks anything."""
     peer, _ = ended()
