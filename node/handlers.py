@@ -69,6 +69,7 @@ class PeerHandlers:
     other_epochs: OtherEpochs
     validator_key: Key | None
     now_ms: Callable[[], int]
+    on_proved: Callable[[str, bytes], None] = lambda peer_id, key: None  # a hello proved a validator key
     methods: dict[str, Serve] = field(default_factory=dict)  # of the executor, artifacts and others
     hellos: dict[str, Hello] = field(default_factory=dict)
     members: dict[str, int] = field(default_factory=dict)  # peer id -> validator index, connected ones
@@ -95,10 +96,12 @@ class PeerHandlers:
         """Raises PeerFault for another chain, protocol or a false validator proof."""
         genesis = self.notary.genesis
         try:
-            check_hello(hello, genesis.chain_id, genesis.hash, peer_id, self.peer_id)
+            found = check_hello(hello, genesis.chain_id, genesis.hash, peer_id, self.peer_id)
         except Refused as error:
             self.count(error.rule)
             raise PeerFault(peer_id, error.rule, error.detail) from None
+        if found.validator:
+            self.on_proved(peer_id, found.validator)
 
     def on_up(self, neighbour: Neighbour) -> None:
         """A neighbour is there."""

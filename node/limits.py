@@ -42,6 +42,8 @@ FETCH_ANSWERS_MAX: Final = 64  # batches sent to one validator in FETCH_ANSWERS_
 FETCH_ANSWERS_MS: Final = 250
 # A report of evidence that is not final by then is made anew: above what a validator waits for its turn.
 EVIDENCE_EXPIRY_BLOCKS: Final = 500
+MESH_EVERY_S: Final = 2.0  # validators look whether all have links: a joiner is found in the first views
+MESH_ASK_S: Final = 5.0  # for one answer
 OTHER_EPOCH_EVERY_MS: Final = 100  # messages of a key without a seat are read that often: one says it all
 # Shorter batches (some 64 transactions) are checked in place: a thread hop costs three signatures.
 VERIFY_THREAD_BYTES: Final = 12_800

@@ -28,6 +28,7 @@ from node.limits import (
     WAITERS_MAX,
 )
 from node.mempool import Mempool
+from node.mesh import METHOD, Mesh
 from node.notary import Committed, Notary
 from node.other_epochs import OtherEpochs
 from node.outbox import RARE_KINDS, Outbox, topic_kind
@@ -83,6 +84,7 @@ class Peer:
     snapshots: Snapshots = field(init=False)
     state_sync: StateSync = field(init=False)
     repair: Repair = field(init=False)
+    mesh: Mesh = field(init=False)
 
     def __post_init__(self) -> None:
         self.snapshots = Snapshots(self.store, on_damaged=self._damaged)
@@ -91,7 +93,10 @@ class Peer:
         )
         self.follower.is_deferred = self.state_sync.is_due
         self.repair = Repair(self.notary, self.state_sync)
-        self.handlers.methods.update(self.snapshots.methods())
+        voter = self.seat.key.public if self.seat.key is not None else b""
+        self.mesh = Mesh(self.notary, self.network, voter, self.handlers.hellos)
+        self.handlers.on_proved = self.mesh.proved
+        self.handlers.methods.update(self.snapshots.methods() | {METHOD: self.mesh.answer})
         self.notary.on_commit += [self._committed, self.snapshots.committed]
         self.sources += [self.snapshots.metrics, self.state_sync.metrics]
 
@@ -170,7 +175,7 @@ class Peer:
             nursery.start_soon(self.follower.run)
             nursery.start_soon(self.outbox.run)
             nursery.start_soon(self.teller.run)
-            for part in (self.snapshots, self.state_sync, self.repair):
+            for part in (self.snapshots, self.state_sync, self.repair, self.mesh):
                 nursery.start_soon(part.run)
             task_status.started(addresses)
 
@@ -213,6 +218,7 @@ class Peer:
     def _turn(self) -> None:
         """[12] The next epoch has begun, or voting ends or begins again."""
         self.seat.turn()
+        self.mesh.look()
         self.handlers.turn(self.engine)
         self.teller.engine = self.engine
         self.follower.patient = self.engine is not None

@@ -17,6 +17,7 @@ from p2p.limits import (
     BOOK_FAILURES_MAX,
     BOOK_FILE_BYTES_MAX,
     BOOK_PEERS_MAX,
+    HELD_MAX,
     OPERATOR_BANS_MAX,
 )
 
@@ -48,6 +49,7 @@ class PeerBook:
     def __init__(self, own_id: str, rng: random.Random, *, backoff_scale: float = 1.0) -> None:
         self.entries: dict[str, Entry] = {}
         self.banned: dict[str, str] = {}  # by the operator: peer id -> why
+        self.held: frozenset[str] = frozenset()  # kept as long as they stand here, whether known or not
         self.changed = False
         self._own_id = own_id
         self._rng = rng
@@ -81,6 +83,17 @@ class PeerBook:
         self.changed = True
         return True
 
+    def hold(self, peer_ids: frozenset[str]) -> None:
+        """Keeps these, in place of those named before. Raises LocalError for more than HELD_MAX."""
+        if len(peer_ids) > HELD_MAX:
+            raise LocalError(f"hold: {len(peer_ids)} peers, at most {HELD_MAX}")
+        self.held = peer_ids - {self._own_id}
+
+    def keeps(self, peer_id: str) -> bool:
+        """Is a connection to this peer kept, for ever or for now?"""
+        entry = self.entries.get(peer_id)
+        return peer_id in self.held or (entry is not None and entry.keep)
+
     def is_own(self, peer_id: str) -> bool:
         """Is it our own id?"""
         return peer_id == self._own_id
@@ -112,7 +125,7 @@ class PeerBook:
             entry for entry in self.entries.values() if entry.due_s <= now_s and entry.peer_id not in blocked
         ]
         self._rng.shuffle(ready)
-        ready.sort(key=lambda entry: (not entry.keep, entry.failures))
+        ready.sort(key=lambda entry: (not self.keeps(entry.peer_id), entry.failures))
         return ready
 
     def next_address(self, entry: Entry) -> str:
@@ -133,7 +146,7 @@ class PeerBook:
             return
         entry.failures += 1
         entry.turn += 1
-        if entry.failures >= BOOK_FAILURES_MAX and not entry.pinned:
+        if entry.failures >= BOOK_FAILURES_MAX and not entry.pinned and peer_id not in self.held:
             del self.entries[peer_id]
             self.changed = True
             return

@@ -148,6 +148,10 @@ class Host:
         to_multiaddr(address)
         self._board.add_peer(address, keep=keep)
 
+    def hold(self, peer_ids: frozenset[str]) -> None:
+        """See ``Network``."""
+        self._board.hold(peer_ids)
+
     def banned(self) -> tuple[Ban, ...]:
         """See ``Network``."""
         return self._board.banned()

@@ -61,6 +61,7 @@ LINKS_PENDING_OF_GROUP_MAX: Final = 32  # of one /24: half, so that who floods f
 HANDSHAKES_MAX: Final = 64  # connections not even secured yet
 HANDSHAKES_OF_GROUP_MAX: Final = 32
 DIALS_AT_ONCE_MAX: Final = 8
+HELD_MAX: Final = 512  # links kept for now: two sets of 128 validators, two places to look for each
 BOOK_PEERS_MAX: Final = 1_000
 BOOK_ADDRESSES_MAX: Final = 8  # per peer
 # A peer that we only heard of is forgotten after so many failed dials in a row.

@@ -87,6 +87,10 @@ class MemoryNetwork:
         """See ``Network``."""
         self._board.add_peer(address, keep=keep)
 
+    def hold(self, peer_ids: frozenset[str]) -> None:
+        """See ``Network``."""
+        self._board.hold(peer_ids)
+
     def banned(self) -> tuple[Ban, ...]:
         """See ``Network``."""
         return self._board.banned()

@@ -140,6 +140,12 @@ class Network(Protocol):
         Raises LocalError for a malformed address.
         """
 
+    def hold(self, peer_ids: frozenset[str]) -> None:
+        """Keeps connections to these peers, beyond ``neighbours_max`` too, until the next call names others.
+
+        Raises LocalError for more than HELD_MAX.
+        """
+
     def banned(self) -> tuple[Ban, ...]:
         """Returns the bans in force, sorted by peer id."""
 

@@ -119,6 +119,13 @@ class Switchboard:
         self.book.learn(address, keep=keep)
         self._wake.set()
 
+    def hold(self, peer_ids: frozenset[str]) -> None:
+        """See ``Network.hold``."""
+        before = self.book.held
+        self.book.hold(peer_ids)
+        if self.book.held != before:
+            self._wake.set()
+
     def banned(self) -> tuple[Ban, ...]:
         """See ``Network.banned``."""
         by_hand = [Ban(peer_id, reason, None) for peer_id, reason in self.book.banned.items()]
@@ -235,8 +242,7 @@ class Switchboard:
         return None
 
     def _is_kept(self, peer_id: str) -> bool:
-        entry = self.book.entries.get(peer_id)
-        return entry is not None and entry.keep
+        return self.book.keeps(peer_id)
 
     def _places_left(self) -> int:
         """Kept connections stand beside the places."""
@@ -318,10 +324,11 @@ class Switchboard:
             busy = [*self._links, *self._dialling, *(link.peer_id for link in self._pending)]
             here = room.groups([link.address for link in self._links.values()])
             due = self.book.due(now, busy)
-            due.sort(key=lambda entry: (not entry.keep, here[room.group_of(self.book.next_address(entry))]))
+            kept = {entry.peer_id for entry in due if self._is_kept(entry.peer_id)}
+            due.sort(key=lambda e: (e.peer_id not in kept, here[room.group_of(self.book.next_address(e))]))
             for entry in due:
                 left = self._places_left() - len(self._dialling)
-                if len(self._dialling) >= DIALS_AT_ONCE_MAX or (left <= 0 and not entry.keep):
+                if len(self._dialling) >= DIALS_AT_ONCE_MAX or (left <= 0 and entry.peer_id not in kept):
                     break
                 if not self._is_banned(entry.peer_id):
                     self._dialling.add(entry.peer_id)

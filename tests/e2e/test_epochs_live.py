@@ -28,7 +28,8 @@ def join(net: Net, *names: str) -> None:
         p2p, api = f"/ip4/127.0.0.1/tcp/{next(ports)}", f"127.0.0.1:{next(ports)}"
         config = Home(home).config_file
         text = config.read_text()
-        for old, new in (("/ip4/0.0.0.0/tcp/27656", p2p), ("127.0.0.1:27657", api)):
+        places = ("neighbours_max = 8", "neighbours_max = 1")  # taken by v1: links to validators come on top
+        for old, new in (("/ip4/0.0.0.0/tcp/27656", p2p), ("127.0.0.1:27657", api), places):
             assert text.count(old) == 1
             text = text.replace(old, new)
         config.write_text(text)

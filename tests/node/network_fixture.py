@@ -56,12 +56,13 @@ class World:
     scopes: dict[str, trio.CancelScope] = field(default_factory=dict)
     stores: dict[str, MemoryKv] = field(default_factory=dict)
 
-    async def start(self, name: str, votes_as: str = "") -> Peer:
-        """Start, or restart on what its stores hold. `votes_as`: with the validator key of another."""
+    async def start(self, name: str, votes_as: str = "", policy: Policy | None = None) -> Peer:
+        """Start, or restart on what its stores hold. `votes_as`: with the validator key of another. With a
+        `policy` it finds others by that alone."""
         validator = name.startswith("validator")
         node_key = key(f"node-{name}")
         topics = tuple(topic(CHAIN_ID, kind) for kind in TOPIC_KINDS)
-        network = MemoryNetwork(self.hub, node_key.public, Policy(), topics)
+        network = MemoryNetwork(self.hub, node_key.public, policy or Policy(), topics)
         store = Store(self.stores.setdefault(name, MemoryKv()), CHAIN_ID)
         safety = SafetyStore(self.stores.setdefault(name + "/safety", MemoryKv())) if validator else None
         identity = Identity(name, (), node_key, key(votes_as or name) if validator else None)
@@ -74,7 +75,7 @@ class World:
 
         await self.nursery.start(run)
         for other in self.peers.values():
-            if other is not peer:
+            if other is not peer and policy is None:
                 network.add_peer(f"/memory/0/p2p/{other.network.peer_id}", keep=True)
         self.peers[name], self.scopes[name] = peer, scope
         return peer

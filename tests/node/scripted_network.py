@@ -22,6 +22,7 @@ class ScriptedNetwork:
     published: list[tuple[str, bytes]] = field(default_factory=list)
     penalties: list[tuple[str, str]] = field(default_factory=list)
     on_send: Callable[[], None] = lambda: None
+    held: frozenset[str] = frozenset()
 
     async def request(self, peer_id: str, method: str, body: bytes, timeout_s: float) -> bytes:
         self.asked.append((peer_id, method, body))
@@ -53,6 +54,9 @@ class ScriptedNetwork:
 
     def add_peer(self, address: str, *, keep: bool) -> None:
         raise NotImplementedError
+
+    def hold(self, peer_ids: frozenset[str]) -> None:
+        self.held = peer_ids
 
     async def run(self, handlers: Any, *, task_status: Started) -> None:
         raise NotImplementedError

@@ -5,7 +5,7 @@ import pytest
 from p2p import room
 from p2p.errors import LocalError
 from p2p.ids import peer_id_of, peer_of_address
-from p2p.limits import REASON_BYTES_MAX
+from p2p.limits import HELD_MAX, REASON_BYTES_MAX
 
 ID = peer_id_of(b"\x01" * 32)
 
@@ -99,3 +99,20 @@ async def test_other_networks_are_dialled_first(hosts, wait_until) -> None:
     one.net._board._look()
     await wait_until(lambda: len(one.net.neighbours()) == 2)
     assert one.knows(crowd[0], elsewhere)
+
+
+async def test_held_connections_stand_beside_the_places_until_others_are_held(world, wait_until) -> None:
+    hub = await world.start(1, neighbours_max=1)
+    guest = await world.start(2, bootstrap=(hub.address,))
+    await wait_until(lambda: hub.knows(guest))
+    held = [await world.start(n, neighbours_max=1) for n in (3, 4)]
+    hub.net.hold(frozenset(peer.net.peer_id for peer in held))
+    hub.net.add_peer(held[0].address, keep=False)  # dialled beyond the places …
+    held[1].net.add_peer(hub.address, keep=False)  # … and let in
+    await wait_until(lambda: hub.knows(guest, *held))
+    hub.net.hold(frozenset())
+    late = await world.start(5, bootstrap=(hub.address,), neighbours_max=1)
+    await wait_until(lambda: late.net.stats().get("dial.connected", 0) >= 1)
+    await wait_until(lambda: hub.net.stats().get("refused.full", 0) >= 1)
+    with pytest.raises(LocalError, match="hold: 513 peers"):
+        hub.net.hold(frozenset(map(str, range(HELD_MAX + 1))))
