@@ -173,6 +173,8 @@ class StateFetch:
         height = self.staging.now.height
         first = max(1, height - EXPIRY_BLOCKS_MAX + 1)
         self._failures.clear()
+        if self.staging.now.blocks >= anchor.height:  # as of a later header that names this state, too
+            self.staging.remember((), 0, b"")
         while True:
             begin = max(first, self.staging.now.blocks + 1)
             if begin >= anchor.height:

@@ -15,8 +15,6 @@ from ledger.store import Store
 from node import limits as node_limits
 from node import snapshots, state_fetch, state_sync
 from node.state_wire import CHUNK, EPOCHS, OFFERS, Offer
-from node.wire import RangeRequest
-from p2p.errors import RequestTimeout
 from tests.node.final_chain import batch_of, extend, transfer_tx
 from tests.node.network_fixture import CHAIN_ID, until
 from tests.node.scripted_network import Answer
@@ -263,42 +261,6 @@ async def test_a_state_that_consensus_overtook_is_not_installed() -> None:
         assert not await client.sync.attempt(0)
         assert client.installed == [] and client.notary.store.tip.height == 35
         assert client.notary.store.first_height == 1
-
-
-async def test_a_peer_that_fails_now_and_then_still_gives_the_replay_window(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Failures count in a row, for blocks as for chunks."""
-    monkeypatch.setattr(state_fetch, "PIECE_BLOCKS_MAX", 2)
-    server = server_of(35)
-    count = 0
-
-    async def answer(method: str, body: bytes) -> bytes:
-        nonlocal count
-        count += method == "blocks"
-        if method == "blocks" and count % 2:
-            raise RequestTimeout("no answer")
-        return await server.answer(method, body)
-
-    async with client_of({"one": answer}, server, follow=False) as client:
-        client.came(35)
-        assert await client.sync.attempt(0)
-        assert count > 2 * node_limits.STATE_FAILURES_MAX
-
-
-async def test_who_gives_block_after_block_does_not_hold_up_the_replay_window() -> None:
-    """True, but as slow as it likes: the others are asked in turn."""
-    server = server_of(35)
-
-    async def drip(method: str, body: bytes) -> bytes:
-        if method == "blocks":
-            body = encode(msgspec.structs.replace(decode(RangeRequest, body), blocks_max=1))
-        return await server.answer(method, body)
-
-    async with client_of({"drip": drip, "honest": server.answer}, server, follow=False) as client:
-        client.came(35)
-        assert await client.sync.attempt(0)
-        assert client.asked("drip", "blocks") <= 2 and client.asked("honest", "blocks") <= 2
 
 
 async def test_an_older_state_serves_when_the_newest_is_gone() -> None:
