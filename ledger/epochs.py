@@ -9,6 +9,7 @@ block puts the pending set in force [V4].
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Final
 
 from ledger import keys
@@ -16,7 +17,7 @@ from ledger.blocks import Header, validators_hash
 from ledger.certificate import ValidatorSet
 from ledger.codec import decode, decode_exact, encode
 from ledger.errors import LocalError, Refused
-from ledger.limits import EVIDENCE_EPOCHS_MAX, VALIDATORS_BYTES_MAX
+from ledger.limits import EVIDENCE_EPOCHS_MAX, VALIDATORS_BYTES_MAX, VALIDATORS_MAX
 from ledger.outcome import Event
 from ledger.records import KEY_NEXT_VALIDATORS, KEY_VALIDATORS, key_past_validators
 from ledger.state import Reader, State
@@ -105,9 +106,15 @@ def check_change(
         weight = sum(now.members[index].weight for index in signers)
         raise Refused("change.no_quorum", f"weight {weight} of {now.quorum}", "signatures")
     for index, signature in signatures:
-        if not keys.verify(now.members[index].key, CHANGE_DOMAIN, chain_id, change_message(next_), signature):
+        if not _signed(now.members[index].key, chain_id, change_message(next_), signature):
             raise Refused("change.signature", f"member {index}", "signatures")
     return found
+
+
+@lru_cache(maxsize=2 * VALIDATORS_MAX)
+def _signed(key: bytes, chain_id: str, message: bytes, signature: bytes) -> bool:
+    """Remembered, since copies of one change that differ in a false signature would all be checked whole."""
+    return keys.verify(key, CHANGE_DOMAIN, chain_id, message, signature)
 
 
 def turn(state: State, header: Header) -> Event:

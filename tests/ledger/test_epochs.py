@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from ledger import epochs
+from ledger import epochs, keys
 from ledger.blocks import ZERO_HASH, Header, decode_header
 from ledger.certificate import Validator, ValidatorSet
 from ledger.codec import encode, sha256
-from ledger.errors import LocalError
+from ledger.errors import LocalError, Refused
 from ledger.kv import MemoryKv
 from ledger.light import Trust
 from ledger.limits import EVIDENCE_EPOCHS_MAX, VALIDATORS_BYTES_MAX, VALIDATORS_MAX, WEIGHT_MAX
@@ -111,6 +111,28 @@ def test_a_change_is_refused_by_name(world: ChainWorld, rule: str) -> None:
     receipt = send(world, BROKEN[rule](world))
     assert (receipt.ok, receipt.rule, receipt.events) == (False, rule, ())
     assert epochs.current(world.state) == before and epochs.pending(world.state) is None
+
+
+def test_copies_of_a_change_with_one_false_signature_cost_one_check_each(
+    world: ChainWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: who had all signatures but one could make a block of thousands of copies, in each of which
+    all of them were checked before the false one: half a minute of execution with 128 validators."""
+    checked: list[bytes] = []
+    verify = keys.verify
+
+    def counting(key: bytes, domain: str, chain_id: str, message: bytes, signature: bytes) -> bool:
+        checked.append(signature)
+        return verify(key, domain, chain_id, message, signature)
+
+    monkeypatch.setattr(keys, "verify", counting)
+    change = world.change(SEVEN)
+    now, (*good, (last, _)) = epochs.current(world.state), change.signatures
+    for n in range(50):
+        false = (*good, (last, bytes([n]) * 64))
+        with pytest.raises(Refused, match=r"change\.signature"):
+            epochs.check_change(CHAIN_ID, now, change.next, false, lambda key: False)
+    assert len(checked) <= len(good) + 50
 
 
 def test_signers_count_once_and_only_members_count(world: ChainWorld) -> None:
