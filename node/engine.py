@@ -39,7 +39,7 @@ from ledger.keys import Key
 from node.accuser import Accuser
 from node.batch_desk import BatchDesk
 from node.clock import now_ms, wall_ms
-from node.errors import TwoChains
+from node.errors import StateDiffers, TwoChains
 from node.inbox import Inbox
 from node.limits import ENGINE_DRAIN_MAX, ENGINE_DRAIN_MS, FAULT_POINTS, PRUNE_EVERY_VIEWS
 from node.mempool import HeldBatch, Mempool, open_batch
@@ -153,6 +153,8 @@ class Engine:
                 while not self.core.ended:
                     await self._wait(wake_ms)
                     self._bell = trio.Event()
+                    if self.notary.differs:  # found by others: nothing needs to be committed here to tell
+                        raise StateDiffers(self.notary.differs)
                     wake_ms = self._drain()
                     if self._inbox or self.desk.ready:
                         self._bell.set()

@@ -123,6 +123,25 @@ async def test_a_mended_validator_votes_again_and_is_needed(monkeypatch: pytest.
         assert peer.repair.done == 1
 
 
+async def test_a_damaged_state_votes_no_more_also_when_nothing_is_committed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def not_now(self: Repair) -> bool:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(Repair, "_mend", not_now)
+    async with world(NAMES[:4]) as made:
+        await until(lambda: all(len(p.network.neighbours()) == 3 for p in made.peers.values()))
+        await pay(made, made.peers["validator0"], 1)
+        made.stop("validator1")
+        made.stop("validator2")
+        peer = made.peers["validator3"]
+        peer._damaged(1)
+        await until(lambda: peer.engine is None)
+        assert peer.seat.stopped
+
+
 @asynccontextmanager
 async def mending(client: Client) -> AsyncIterator[Repair]:
     repair = Repair(client.notary, client.sync)
