@@ -202,6 +202,13 @@ MUTANTS: Final = (
         "if state.own_skip:\n            return\n        if state.refused",
         CONSENSUS,
     ),
+    _M(
+        "late_final_shortens_the_timeout",
+        _CORE,
+        'assert state.entered_ms is not None, "only a view entered has a timeout"',
+        "state.timeout_ms = self.config.timing.timeout_ms(state.number, self.final_view)",
+        CONSENSUS,
+    ),
     _M("skip_before_the_timeout", _CORE, "self._now_ms >= self._skip_ms(state)", "True", CONSENSUS),
     _M(
         "standstill_is_never_noticed",
