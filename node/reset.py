@@ -49,7 +49,8 @@ def reset_home(home: Home, *, artifacts: bool) -> list[Path]:
     Each directory goes at once, by a rename; what a crash leaves of it is removed next time.
     """
     removed: list[Path] = []
-    folders = [home.store_dir, next_path(home.store_dir), *([home.artifacts_dir] if artifacts else [])]
+    # First what would take the store's place at the next start, if it were whole and we were killed here.
+    folders = [next_path(home.store_dir), home.store_dir, *([home.artifacts_dir] if artifacts else [])]
     for folder in folders:
         if folder.is_symlink():
             raise LocalError(f"{folder}: a link; empty the directory that it names yourself")

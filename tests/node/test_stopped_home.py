@@ -191,6 +191,22 @@ def test_reset_also_removes_a_state_that_was_being_fetched(home: Home) -> None:
     assert not following.exists()
 
 
+def test_a_reset_that_a_kill_cuts_short_brings_no_fetched_state_into_its_place(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the store is gone, a whole one beside it takes its place at the next start."""
+    following = next_path(home.store_dir)
+    following.mkdir()
+
+    def cut_short(source: Path, target: Path) -> None:
+        assert source == following
+        raise OSError(5, "killed here", str(source))
+
+    monkeypatch.setattr("node.reset.os.rename", cut_short)
+    assert run(home, "reset", "--yes") == 1
+    assert home.store_dir.exists()
+
+
 def test_reset_refuses_while_it_runs_and_without_the_sign_state(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
