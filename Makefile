@@ -2,7 +2,7 @@
 # SAVE=1 writes the result of a long run to bench/results.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo sim market leases twins mutants crash e2e soak model interop bench docs lock clean
+.PHONY: help setup lint test demo sim market leases twins mutants crash e2e soak model net interop bench docs lock clean
 python := .venv/bin/python
 SEEDS ?= 200
 PARTITIONS ?= 1000000
@@ -54,6 +54,9 @@ soak: setup ## the same without faults: growth of memory and open files; MINUTES
 
 model: setup ## TLC checks the TLA+ model of consensus (Java and Maven; skipped without; 5 minutes)
 	@$(python) -m formal.run
+
+net: setup ## network namespaces as machines: sites, cuts, NAT, hostile peers (root; 6 minutes)
+	@$(python) -m tests.netns.run $(if $(SAVE),--save) $(ARGS)
 
 interop: setup ## js-libp2p and go-libp2p peers on a real network (2 minutes; the first time it fetches and builds)
 	@$(python) -m tests.interop.run $(ARGS)
