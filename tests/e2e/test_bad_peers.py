@@ -22,8 +22,10 @@ from ledger.stored import StoredBlock
 from ledger.transactions import Transfer
 from node.api.models import BlockDetail
 from node.home import read_genesis
+from node.sdk import ApiError
 from node.wire import BatchPush, RangeRequest, TxPush, topic
 from p2p import libp2p_fixes
+from p2p.errors import Refused as RequestRefused
 from p2p.network import Lane
 from tests.e2e.intruder import Intruder, at_work, counted, soon
 from tests.e2e.net import Net
@@ -148,7 +150,11 @@ async def test_a_forged_block(net: Net) -> None:
     members = genesis.validator_set
 
     def forge(body: bytes) -> bytes:
-        parent = net.api().get(f"/v1/blocks/{decode(RangeRequest, body).first - 1}", BlockDetail)
+        first = decode(RangeRequest, body).first
+        try:
+            parent = net.api().get(f"/v1/blocks/{first - 1}", BlockDetail)
+        except ApiError:  # of the heights that it boasts of: not even made up
+            raise RequestRefused(f"no block {first}") from None
         header = encode(
             Header(
                 chain_id=genesis.chain_id,

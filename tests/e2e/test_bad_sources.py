@@ -100,8 +100,8 @@ async def test_requests_that_make_no_sense(net: Net) -> None:
     held = hashlib.sha256(data).digest()
     requests = [
         ("blocks", b"\xc1", "range.malformed"),
-        ("blocks", encode(RangeRequest(0, 1_000)), "range.first"),
-        ("blocks", encode(RangeRequest(-1, 1_000)), "range.first"),
+        ("blocks", encode(RangeRequest(0, 1_000, 0)), "range.first"),
+        ("blocks", encode(RangeRequest(-1, 1_000, 0)), "range.first"),
         ("tx", b"\xc1", "tx.malformed"),
         ("artifact/info", b"\xc1", "artifact.malformed"),
         ("artifact/info", encode(InfoRequest(b"../../etc/passwd", 0)), "artifact.unknown"),
