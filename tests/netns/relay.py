@@ -3,7 +3,9 @@ NAT, a source elsewhere. On hosts set up as ours are (noise, yamux, limits), but
 
 from __future__ import annotations
 
+import gc
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +59,9 @@ class Trial:
             for thread in threads:
                 thread.join(30)
                 assert not thread.is_alive()
+            with warnings.catch_warnings():  # the library leaves sockets of relayed connections open
+                warnings.simplefilter("ignore", ResourceWarning)
+                gc.collect()
         return self.found
 
     def _stand(self, machine: Machine, part: Callable[[], Any]) -> None:

@@ -305,7 +305,7 @@ MUTANTS: Final = (
     _core("accepts_second_proposal", SecondProposal, "Promises", twin="nothing"),
     _core("notar_without_batches", BatchesNotHeld, "Promises"),
     _core("parent_not_proved", ParentNotProved, "Promises", twin="parent"),
-    _core("state_root_not_checked", RootNotChecked, "EqualState", twin="root"),
+    _core("state_root_not_checked", RootNotChecked, "EqualState", "Exception", twin="root"),
     _core("height_not_checked", HeightNotChecked, "Agreement", "Exception", twin="height"),
     _core("time_not_checked", TimeNotChecked, "BlockTime", twin="time"),
     _core("forgets_notar_at_restart", ForgetsNotarAtRestart, "Promises"),
