@@ -72,11 +72,10 @@ class EpochFaults(Faults):
 
     def down(self) -> set[int]:
         """Members that would not vote now if they had a seat."""
-        found = {n.member for n in self.world.nodes if not n.up or n.doom or not n.is_honest}
         waiting = {
             n.member for n in self.world.nodes if n.is_waiting and not getattr(n, "is_following", False)
         }
-        return found | waiting | self.jumped
+        return self.failed() | waiting | self.jumped
 
     def tolerates(self, faulty: set[int]) -> bool:
         """May these members fail at the same time?"""

@@ -161,8 +161,13 @@ class Faults:
 
     def may_fail(self, node: SimNode) -> bool:
         """Is no more weight down than tolerated if this node is, too?"""
-        down = {n.member for n in self.world.nodes if not n.up or n.doom or not n.is_honest or n.is_waiting}
-        return self.tolerates(down | {node.member})
+        waiting = {n.member for n in self.world.nodes if n.is_waiting}
+        return self.tolerates(self.failed() | waiting | {node.member})
+
+    def failed(self) -> set[int]:
+        """Members that are down or about to be, that lie, or whose sign state is damaged."""
+        nodes = self.world.nodes
+        return {n.member for n in nodes if not n.up or n.doom or not n.is_honest or n.votes_no_more}
 
     def tolerates(self, faulty: set[int]) -> bool:
         """May these members fail at the same time?"""

@@ -145,6 +145,12 @@ class SimNode:
         """Of the last committed block."""
         return self.notary.store.tip.height
 
+    @property
+    def votes_no_more(self) -> bool:
+        """Is its sign state damaged, noticed or not yet? It ends when that is read, so the damage counts from
+        the first. What is written over before anybody reads it harms nobody."""
+        return self.lost_for_good or bool(self.disk.harmed) or self.disk.refuses
+
     # ------------------------------------------------------------------ start and crash
 
     def open_store(self) -> None:
