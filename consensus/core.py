@@ -55,6 +55,8 @@ class Core(CoreState):
         match event:
             case Received(sender, message, header):
                 self._receive(sender, message, header)
+                if isinstance(message, Vote) and self._is_settled():
+                    return self._out
             case BatchHeld(digest, txs):
                 self.batches[digest] = txs
                 self.wants.got(digest)
@@ -72,7 +74,7 @@ class Core(CoreState):
                 pass
         if self.started:
             self._advance()
-            self._out.wake_ms = self.relay.wake_ms() if self.ended else self._wake_ms()
+            self._out.wake_ms = self._due_ms = self.relay.wake_ms() if self.ended else self._wake_ms()
         return self._out
 
     # ------------------------------------------------------------------ events
