@@ -1,0 +1,73 @@
+"""etcd, three members, as Debian ships it: synced writes are its default."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import urllib.request
+from pathlib import Path
+
+from bench.rivals.system import NotHere, Processes, System, clean_env, free_ports, output_of, until
+
+MEMBERS = 3
+
+
+class Etcd(System):
+    """See the module. Clients write through all members."""
+
+    name = "etcd, 3 members"
+    protocol = "etcd"
+    signatures = "none: etcd has no signatures"
+    bears_one_dead = False  # it would, but three of three is what the comparison is about
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._processes = Processes()
+        self._clients: dict[str, int] = {}
+
+    def start(self, folder: Path) -> None:
+        """See System."""
+        program = shutil.which("etcd")
+        if program is None:
+            raise NotHere("etcd is not installed (scripts/bench_setup.sh)")
+        version = output_of([program, "--version"]).splitlines()[0]
+        self.settings = [version.strip(), "all defaults (fsync before each acknowledgement)"]
+        names = [f"m{n + 1}" for n in range(MEMBERS)]
+        ports = free_ports(2 * MEMBERS)
+        self._clients = dict(zip(names, ports[:MEMBERS], strict=True))
+        peers = {name: f"http://127.0.0.1:{port}" for name, port in zip(names, ports[MEMBERS:], strict=True)}
+        cluster = ",".join(f"{name}={url}" for name, url in peers.items())
+        for name in names:
+            client = f"http://127.0.0.1:{self._clients[name]}"
+            command = [program, "--name", name, "--data-dir", str(folder / name)]
+            command += ["--listen-peer-urls", peers[name], "--initial-advertise-peer-urls", peers[name]]
+            command += ["--listen-client-urls", client, "--advertise-client-urls", client]
+            command += ["--initial-cluster", cluster, "--initial-cluster-state", "new"]
+            self._processes.start(name, command, folder / f"{name}.log", clean_env())
+        until(self._all_healthy, self._processes.check, "etcd healthy")
+
+    def _all_healthy(self) -> bool:
+        for port in self._clients.values():
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+                    if json.load(answer).get("health") != "true":
+                        return False
+            except OSError:
+                return False
+        return True
+
+    def pids(self) -> list[int]:
+        """See System."""
+        return [process.pid for process in self._processes.running.values()]
+
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """See System."""
+        return tuple(("127.0.0.1", self._clients[name]) for name in self._processes.running)
+
+    def kill_one(self) -> None:
+        """See System."""
+        self._processes.kill(next(reversed(self._processes.running)))
+
+    def stop(self) -> None:
+        """See System."""
+        self._processes.stop()
