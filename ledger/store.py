@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -16,10 +14,21 @@ from ledger.chain import TIP_KEY, Chain
 from ledger.errors import LocalError
 from ledger.kv import Frozen, Kv, Measured, MemoryKv, prefix_end
 from ledger.retention import HISTORY
+from ledger.store_files import (
+    DAMAGED,
+    check_logs,
+    cut_torn_logs,
+    former_path,
+    next_path,
+    put_in_place,
+    remove_folder,
+)
+from ledger.store_log import END_KEY
 
 FORMAT: Final = 1  # of the chain's layout; a store with a higher number was written by a newer program
 _FORMAT_KEY: Final = b"m/format"
 _OWNER_KEY: Final = b"m/owner"
+_TORN_KEY: Final = b"m/torn"  # how often a log was cut at opening [D1]
 
 _SCAN_FIRST: Final = 16  # pairs read at first; most scans want few
 _SCAN_MORE: Final = 512
@@ -33,33 +42,37 @@ class KeyValue:
 
     `open` refuses a directory of another owner or a newer format, so that a safety record is never
     used with another key and a store never with another chain. Keys that begin with b"m/" are its own.
+    `mended` says what a power cut had torn and `open` cut off (ledger.store_log); empty: nothing.
     """
 
-    def __init__(self, db: plyvel.DB, path: Path) -> None:
+    def __init__(self, db: plyvel.DB, path: Path, mended: str = "") -> None:
         self._db = db
         self._path = path
+        self.mended = mended
 
     @classmethod
     def open(cls, path: Path, owner: str, *, create: bool = True, format_: int = FORMAT) -> KeyValue:
         """Open, or create if allowed. Raises LocalError saying what is wrong and what to do."""
         if not create and not (path / "CURRENT").exists():
             raise LocalError(f"{path}: no store here. Was this peer initialised, and is this its home?")
+        mended = ""
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            db = plyvel.DB(
-                str(path),
-                create_if_missing=create,
-                paranoid_checks=True,
-                write_buffer_size=_WRITE_BUFFER_BYTES,
-                lru_cache_size=_BLOCK_CACHE_BYTES,
-                max_open_files=_OPEN_FILES_MAX,
-                bloom_filter_bits=10,
-            )
+            check_logs(path)
+            try:
+                db = _leveldb(path, create)
+            except plyvel.CorruptionError:
+                mended = cut_torn_logs(path)
+                if not mended:
+                    raise
+                db = _leveldb(path, create)
         except (plyvel.Error, OSError) as error:
             raise LocalError(_explain(path, error)) from error
-        store = cls(db, path)
+        store = cls(db, path, mended)
         try:
             store._check_owner(owner, format_)
+            if mended:
+                store.write({_TORN_KEY: b"%d" % (store.torn + 1)})
         except BaseException:
             store.close()
             raise
@@ -82,6 +95,11 @@ class KeyValue:
                 f"{self._path}: belongs to {_text(found_owner)!r}, not to {owner!r}. "
                 "Use another home, or the matching genesis and keys."
             )
+
+    @property
+    def torn(self) -> int:
+        """How often in this store's life its log was found torn and cut when it was opened."""
+        return int(self.get(_TORN_KEY) or b"0")
 
     def get(self, key: bytes) -> bytes | None:
         """The value, or None. Raises LocalError when the disk or the store fails."""
@@ -134,6 +152,7 @@ class KeyValue:
                 batch.delete(key)
             for key, value in puts.items():
                 batch.put(key, value)
+            batch.delete(END_KEY)  # so that the write's bytes end with 0xff: see ledger.store_log
             batch.write()
         except (plyvel.Error, RuntimeError) as error:
             raise LocalError(_explain(self._path, error)) from error
@@ -192,6 +211,18 @@ class _Snapshot:
         self._snapshot.close()
 
 
+def _leveldb(path: Path, create: bool) -> plyvel.DB:
+    return plyvel.DB(
+        str(path),
+        create_if_missing=create,
+        paranoid_checks=True,
+        write_buffer_size=_WRITE_BUFFER_BYTES,
+        lru_cache_size=_BLOCK_CACHE_BYTES,
+        max_open_files=_OPEN_FILES_MAX,
+        bloom_filter_bits=10,
+    )
+
+
 def _text(found: bytes | None) -> str:
     return "none" if found is None else found.decode(errors="replace")
 
@@ -201,7 +232,7 @@ def _explain(path: Path, error: Exception) -> str:
     if "LOCK" in text or "already held" in text:
         return f"{path}: in use by another process. Is this peer running already? ({text})"
     if isinstance(error, plyvel.CorruptionError) or "Corruption" in text:
-        return f"{path}: the store is damaged. Move it away and sync anew. ({text})"
+        return DAMAGED.format(path, text)
     if "does not exist" in text:
         return f"{path}: the store is missing or incomplete. ({text})"
     return f"{path}: the store cannot be used: {text}"
@@ -213,6 +244,12 @@ def _owner(chain_id: str, genesis_hash: bytes) -> str:
 
 class Store(Chain):
     """The chain on disk. See ledger.chain for what it holds and answers."""
+
+    @property
+    def mended(self) -> str:
+        """As KeyValue.mended."""
+        kv = self._kv.base
+        return kv.mended if isinstance(kv, KeyValue) else ""
 
     def history_bytes(self) -> int:
         """Roughly what the blocks and their indexes take on the disk; 0 in memory."""
@@ -297,51 +334,15 @@ class Store(Chain):
         super().close()
 
 
-def next_path(path: Path) -> Path:
-    """Where the store is prepared that takes the place of the one at `path`."""
-    return path.with_name(path.name + ".next")
-
-
-def _former_path(path: Path) -> Path:
-    return path.with_name(path.name + ".former")
-
-
 def finish_change(path: Path, owner: str) -> None:
     """After a crash within `Store.adopt`: the complete next store takes its place. Else nothing happens."""
     following = next_path(path)
     if path.exists() or not (following / "CURRENT").exists():
         if path.exists():
-            remove_folder(_former_path(path))
+            remove_folder(former_path(path))
         return
     kv = KeyValue.open(following, owner, create=False)
     is_complete = kv.get(TIP_KEY) is not None
     kv.close()
     if is_complete:
         put_in_place(path)
-
-
-def put_in_place(path: Path) -> None:
-    """The closed next store takes the place of the closed one at `path`. Raises LocalError."""
-    former = _former_path(path)
-    try:
-        remove_folder(former)
-        if path.exists():
-            os.rename(path, former)
-        os.rename(next_path(path), path)
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise LocalError(f"{path}: the new store cannot take its place: {error.strerror}") from error
-    remove_folder(former)
-
-
-def remove_folder(path: Path) -> None:
-    """Remove a store that nobody has open, if it is there. Raises LocalError."""
-    try:
-        if path.exists():
-            shutil.rmtree(path)
-    except OSError as error:
-        raise LocalError(f"{path}: cannot be removed: {error.strerror}") from error

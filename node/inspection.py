@@ -66,6 +66,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     sizes: dict[str, int]  # bytes, by namespace
     certificates: list[CertificateView]
     sign_state: SignState | None
+    torn_logs: dict[str, int]  # by store: how often a power cut had torn its log, and it was cut
     epoch: int
     checked_from: int
     damage: list[str]
@@ -79,7 +80,8 @@ def inspect_home(home: Home, genesis: Genesis, validator: bytes | None, blocks: 
     kv = Store.open_raw(home.store_dir, genesis.chain_id, genesis.hash)
     try:
         chain = Chain(kv, genesis.chain_id)  # not to be closed: that would write
-        sign_state, damage = _sign_state(home.data_dir / "sign_state", genesis.chain_id, validator)
+        torn = {"chain": kv.torn}
+        sign_state, damage = _sign_state(home.data_dir / "sign_state", genesis.chain_id, validator, torn)
         tip = chain.tip
         first = max(chain.first_height, tip.height - blocks + 1)
         trust = Trust.of(genesis)
@@ -100,6 +102,7 @@ def inspect_home(home: Home, genesis: Genesis, validator: bytes | None, blocks: 
             sizes=_sizes(kv),
             certificates=_certificates(chain, trust),
             sign_state=sign_state,
+            torn_logs=torn,
             epoch=trust.latest.epoch,
             checked_from=first,
             damage=damage,
@@ -199,7 +202,9 @@ def _certificates(chain: Chain, trust: Trust) -> list[CertificateView]:
     return found
 
 
-def _sign_state(path: Path, chain_id: str, validator: bytes | None) -> tuple[SignState | None, list[str]]:
+def _sign_state(
+    path: Path, chain_id: str, validator: bytes | None, torn: dict[str, int]
+) -> tuple[SignState | None, list[str]]:
     if validator is None:
         return None, []
     try:
@@ -207,6 +212,7 @@ def _sign_state(path: Path, chain_id: str, validator: bytes | None) -> tuple[Sig
     except LocalError as error:
         return None, [f"sign state: {error}"]
     try:
+        torn["sign state"] = safety.torn
         highest = safety.highest()
         views = [highest.get(kind, 0) for kind in (VoteKind.NOTAR, VoteKind.SKIP, VoteKind.FINAL)]
         return SignState(safety.floor, *views), []

@@ -71,6 +71,8 @@ def open_peer(home: Home, settings: Settings, resources: ExitStack) -> Peer:
     if validator is not None:
         safety = open_sign_state(home, store, genesis, validator.public)
         resources.callback(safety.close)
+        _tell_mended("sign_state", safety.mended)
+    _tell_mended("chain", store.mended)
     seed = bytes.fromhex(home.node_key_file.read_text().strip())
     network = _host(home, settings, genesis, seed)
     identity = Identity(settings.moniker, settings.roles, node_key, validator)
@@ -81,6 +83,12 @@ def open_peer(home: Home, settings: Settings, resources: ExitStack) -> Peer:
     for address in settings.p2p.persistent_peers:
         network.add_peer(address, keep=True)
     return peer
+
+
+def _tell_mended(store: str, what: str) -> None:
+    """A power cut tore the end of a store's log. Nothing that was synced is gone: see ledger.store_log."""
+    if what:
+        structlog.get_logger("store").warning("torn_log_cut", store=store, what=what)
 
 
 def open_sign_state(home: Home, store: Store, genesis: Genesis, validator: bytes) -> SafetyStore:
@@ -125,6 +133,8 @@ def _host(home: Home, settings: Settings, genesis: Genesis, seed: bytes) -> Host
             book_path=home.data_dir / "peers.json",
             neighbours_max=settings.p2p.neighbours_max,
             public=((GENESIS_PROTOCOL, genesis.encode()),),
+            serves_relay=settings.p2p.relay == "serve",
+            wants_relays=settings.wants_relays,
         )
     )
 

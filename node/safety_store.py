@@ -59,6 +59,16 @@ class SafetyStore:
         found = self.kv.get(_FLOOR)
         return 0 if found is None else int.from_bytes(found, "big")
 
+    @property
+    def torn(self) -> int:
+        """As KeyValue.torn; 0 in memory."""
+        return self.kv.torn if isinstance(self.kv, KeyValue) else 0
+
+    @property
+    def mended(self) -> str:
+        """As KeyValue.mended; empty in memory."""
+        return self.kv.mended if isinstance(self.kv, KeyValue) else ""
+
     def highest(self) -> dict[VoteKind, int]:
         """The highest view of which a vote is remembered, by kind; kinds without one are left out."""
         found: dict[VoteKind, int] = {}

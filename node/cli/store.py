@@ -109,6 +109,7 @@ def _show(found: Inspection) -> None:
         ("blocks held", f"from height {found.first_height} on; {found.kept_blocks} older ones for audits"),
         ("can roll back", f"{found.rollback_blocks} blocks"),
         ("sign state", votes),
+        ("torn logs", ", ".join(f"{store} {count}" for store, count in found.torn_logs.items())),
     ]
     facts += [(f"final {c.height}", f"view {c.view}, by {', '.join(c.signers)}") for c in found.certificates]
     facts += [(name, size_text(size)) for name, size in found.sizes.items() if size]

@@ -12,7 +12,8 @@ from ledger.errors import LocalError
 from ledger.kv import Freezable, MemoryKv
 from ledger.snapshot import BUCKETS, Bucket, Shelf, bucket_of, check_chunk, pair_bytes
 from ledger.staging import Staging
-from ledger.store import Store, finish_change, next_path
+from ledger.store import Store, finish_change
+from ledger.store_files import next_path
 from ledger.stored import Tip
 from ledger.views import FrozenState
 from tests.ledger.chain_fixture import CHAIN_ID, GENESIS_HASH, SmallChain

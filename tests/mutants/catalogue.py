@@ -72,6 +72,8 @@ _ESCROW, _MONEY = "ledger/transition/escrow.py", "ledger/transition/money.py"
 _APPROVALS, _REPORTS = "ledger/transition/approvals.py", "ledger/transition/reports.py"
 _LIFE, _SLOTS = "ledger/transition/lifecycle.py", "ledger/transition/slots.py"
 _CHAIN, _MACHINE = "ledger/chain.py", "ledger/machine.py"
+_LOG: Final = "ledger/store_log.py"
+TORN_LOG: Final = ("tests/ledger/test_torn_log.py",)
 _SAFETY, _ENGINE = "node/safety_store.py", "node/engine.py"
 _POOL, _LEASE, _PROOF = "node/mempool.py", "node/executor/lease.py", "node/executor/verify.py"
 _CHECK, _FILES = "consensus/verify.py", "node/artifact_files.py"
@@ -566,6 +568,9 @@ MUTANTS: Final = (
         "reverse=reverse)",
         ("tests/ledger/test_torn_store.py",),
     ),
+    _M("torn_log_is_cut_whatever_follows", _LOG, "if border < end:", "if True:", TORN_LOG),
+    _M("zeros_before_a_record_are_passed_over", _LOG, 'strip(b"\\0"):', "strip(data):", TORN_LOG),
+    _M("write_may_end_in_zeros", "ledger/store.py", "batch.delete(END_KEY)", "pass", TORN_LOG),
     _M("foreign_store_is_opened", "ledger/store.py", "if found_owner != owner.encode():", "if False:", STORE),
     _M(
         "newer_format_is_opened",

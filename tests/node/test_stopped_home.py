@@ -21,7 +21,8 @@ from ledger.certificate import (
 )
 from ledger.codec import encode
 from ledger.records import be
-from ledger.store import Store, next_path
+from ledger.store import Store
+from ledger.store_files import next_path
 from ledger.stored import Tip
 from node.cli.main import main
 from node.home import Home, RunInfo, start_ticks, write_run
@@ -100,6 +101,7 @@ def test_inspect_tells_what_is_there(home: Home, capsys: pytest.CaptureFixture[s
     assert found["genesis"] == home.read_genesis().hash.hex()
     assert found["rollback_blocks"] == 16
     assert found["sign_state"] == {"floor": 0, "notar": 0, "skip": 0, "final": 0}
+    assert found["torn_logs"] == {"chain": 0, "sign state": 0}
     assert [c["height"] for c in found["certificates"]] == [20, 19, 18]
     assert found["certificates"][0]["signers"] == ["peer"]
     assert found["damage"] == []
@@ -205,6 +207,25 @@ def test_a_reset_that_a_kill_cuts_short_brings_no_fetched_state_into_its_place(
     monkeypatch.setattr("node.reset.os.rename", cut_short)
     assert run(home, "reset", "--yes") == 1
     assert home.store_dir.exists()
+
+
+def test_inspect_counts_logs_that_a_power_cut_tore(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """[D1] of ledger.store_log, of the sign state: cut, counted, and nothing to repair by hand."""
+    path = home.data_dir / "sign_state"
+    safety = SafetyStore.open(path, "alone", home.validator_key().public, create=False)
+    safety.kv.write({b"v/": bytes(2_000)})
+    logs = [(log.name, log.read_bytes()) for log in path.glob("*.log")]
+    safety.close()
+    for log in path.glob("*.log"):
+        log.unlink()
+    for name, data in logs:
+        whole = len(data) - 1_024
+        (path / name).write_bytes(data[:whole] + bytes(1_024))
+    found = inspected(home, capsys)
+    assert found["torn_logs"] == {"chain": 0, "sign state": 1}
+    assert found["sign_state"] == {"floor": 0, "notar": 0, "skip": 0, "final": 0}
+    assert run(home, "inspect") == 0
+    assert "sign state 1" in capsys.readouterr().out
 
 
 def test_reset_refuses_while_it_runs_and_without_the_sign_state(

@@ -18,9 +18,8 @@ from ledger.certificate import Statement
 from ledger.codec import decode
 from ledger.errors import LocalError
 from ledger.kv import MemoryKv, prefix_end
-from tests.sim.journal import DamagedLog, lay_out, whole
+from tests.sim.journal import SECTOR_BYTES, DamagedLog, lay_out, whole
 
-SECTOR_BYTES: Final = 512
 _RECORD, _BATCH = b"v/", b"b/"  # as in node.safety_store
 _HARMED_PAIRS: Final = 3  # a checksum covers a block of neighbours
 

@@ -2,7 +2,8 @@
 
 The layout is LevelDB's (`doc/log_format.md`: blocks of 32 KiB, records with a header of checksum, length and
 type) but for the checksum's polynomial; the rules of reading are those of `paranoid_checks`, which
-`ledger.store` sets. `tests/sim/test_disk.py` harms this model and the real thing alike and compares.
+`ledger.store` sets, and the rules [D1] and [D2] of `ledger.store_log`. `tests/sim/test_disk.py` harms this
+model and the real thing alike and compares.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ Writes = Mapping[bytes, bytes | None]
 
 BLOCK_BYTES: Final = 32 * 1024
 HEADER_BYTES: Final = 7
+SECTOR_BYTES: Final = 512
+_END: Final = b"m/\xff"  # deleted by each write of ledger.store, so that its last byte is not 0
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
@@ -33,8 +36,8 @@ def _varint(number: int) -> bytes:
 
 def encode_writes(writes: Writes, number: int) -> bytes:
     """One WriteBatch, as long as LevelDB's; in place of the sequence number its place in the log."""
-    parts = [number.to_bytes(8, "little"), len(writes).to_bytes(4, "little")]
-    for key, value in writes.items():
+    parts = [number.to_bytes(8, "little"), (len(writes) + 1).to_bytes(4, "little")]
+    for key, value in [*writes.items(), (_END, None)]:
         parts += [b"\0" if value is None else b"\1", _varint(len(key)), key]
         if value is not None:
             parts += [_varint(len(value)), value]
@@ -67,8 +70,8 @@ def lay_out(batches: Iterable[Writes], start: int = 0) -> bytes:
 def whole(data: bytes, start: int = 0) -> list[int]:
     """Which of the records from `start` on are read when the store opens, by number.
 
-    A file that ends within a record lost that one; a header of zeros ends its block in silence, as room that
-    was reserved and never written. Raises DamagedLog where LevelDB reports corruption.
+    A file that ends within a record lost that one, and so did one that ends in sectors of zeros within it;
+    zeros for a header end the log in silence. Raises DamagedLog where opening refuses.
     """
     log = bytes(start % BLOCK_BYTES) + data
     at, found, is_open = start % BLOCK_BYTES, list[int](), False
@@ -83,18 +86,19 @@ def whole(data: bytes, start: int = 0) -> list[int]:
             break  # the file ends within a header
         length, kind = int.from_bytes(header[4:6], "little"), header[6]
         if HEADER_BYTES + length > room:
-            if at - at % BLOCK_BYTES + BLOCK_BYTES <= len(log):
-                raise DamagedLog("bad record length")
-            break  # as a file that ends here
+            if at - at % BLOCK_BYTES + BLOCK_BYTES > len(log) or _is_torn(log, at + room):
+                break  # as a file that ends here
+            raise DamagedLog("bad record length")
         if kind == 0 and length == 0:
-            at += room
-            if is_open:
-                raise DamagedLog("error in middle of record")
-            continue
+            if any(log[at + HEADER_BYTES :]):
+                raise DamagedLog("zeros before other records")
+            break
         body = log[at + 6 : at + HEADER_BYTES + length]
         if len(body) < 1 + length:
             break  # the file ends within the record
         if crc32(body) != int.from_bytes(header[:4], "little"):
+            if _is_torn(log, at + HEADER_BYTES + length):
+                break
             raise DamagedLog("checksum mismatch")
         at += HEADER_BYTES + length
         if kind in (_FULL, _FIRST) and is_open:
@@ -106,3 +110,9 @@ def whole(data: bytes, start: int = 0) -> list[int]:
         if kind in (_FULL, _LAST):
             found.append(int.from_bytes(number, "little"))
     return found
+
+
+def _is_torn(log: bytes, end: int) -> bool:
+    """A bad record before `end`: is its last sector, and all behind it, zeros?"""
+    last = (end - 1) // SECTOR_BYTES * SECTOR_BYTES
+    return not any(log[last:])

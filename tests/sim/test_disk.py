@@ -11,8 +11,8 @@ import pytest
 
 from ledger.errors import LocalError
 from ledger.store import KeyValue
-from tests.sim.disk import SECTOR_BYTES, Disk, DiskDamaged
-from tests.sim.journal import DamagedLog, lay_out, whole
+from tests.sim.disk import Disk, DiskDamaged
+from tests.sim.journal import SECTOR_BYTES, DamagedLog, lay_out, whole
 
 OWNER = "sim"
 _MARKS = {b"m/format": b"1", b"m/owner": OWNER.encode()}  # KeyValue's first write
@@ -25,7 +25,7 @@ def _batches(rng: Random, count: int, most_bytes: int) -> list[dict[bytes, bytes
 def _mangled(rng: Random, log: bytes) -> bytes:
     """As a power cut or a bad sector leaves it."""
     data = bytearray(log)
-    match rng.randrange(4):
+    match rng.randrange(5):
         case 0:
             del data[rng.randrange(len(data)) :]
         case 1:
@@ -34,8 +34,11 @@ def _mangled(rng: Random, log: bytes) -> bytes:
         case 2:
             at = rng.randrange(len(data)) // SECTOR_BYTES * SECTOR_BYTES
             data[at : at + SECTOR_BYTES] = bytes(len(data[at : at + SECTOR_BYTES]))
-        case _:
+        case 3:
             at = rng.randrange(len(data))
+            data[at:] = bytes(len(data) - at)
+        case _:  # a file that was made longer, its last sectors never written
+            at = rng.randrange(len(data)) // SECTOR_BYTES * SECTOR_BYTES
             data[at:] = bytes(len(data) - at)
     return bytes(data)
 
