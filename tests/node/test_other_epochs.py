@@ -128,13 +128,18 @@ def test_the_next_core_knows_when_timed_work_is_due(monkeypatch: pytest.MonkeyPa
 def test_a_member_of_both_epochs_that_lags_is_told_by_the_engine() -> None:
     """Its link is a member's; the engine sorts by epoch before it checks anything."""
     peer, _ = ended()
-    clock(peer)
+    now = clock(peer)
     assert peer.engine is not None
     late = up(peer, "v1", 1)
     assert peer.handlers.members == {late: 1}
     sent_to(peer, late)
     peer.engine._message(1, vote(0, 1))
     assert [type(m).__name__ for m in sent_to(peer, late)] == ["Certified", "TipNote"]
+    peer.engine._message(1, vote(0, 1))
+    assert sent_to(peer, late) == [], "not answered each time: many votes of it are on their way"
+    now[0] += ANSWER_EVERY_MS
+    peer.engine._message(1, vote(0, 1))
+    assert len(sent_to(peer, late)) == 2
     assert peer.engine.counters.faults == {}
 
 
