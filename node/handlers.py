@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import structlog
+import trio
 
 from consensus.messages import decode_message, epoch_of
 from ledger.blocks import Header, decode_header
@@ -20,7 +22,8 @@ from ledger.light import decode_certificate
 from ledger.transactions import VerifiedTx
 from node.engine import Engine
 from node.follower import Follower
-from node.limits import ANNOUNCE_RELAY_BLOCKS
+from node.known import verify_many
+from node.limits import ANNOUNCE_RELAY_BLOCKS, VERIFY_THREAD_BYTES
 from node.mempool import Mempool
 from node.notary import Notary
 from node.other_epochs import OtherEpochs, is_answer
@@ -236,6 +239,25 @@ class PeerHandlers:
         tx = self._checked(raw)
         self._queue(tx)
         return tx
+
+    async def accept_many(self, raws: Sequence[bytes]) -> list[VerifiedTx | Refused | Overloaded]:
+        """As `accept` for each, in order. Signatures of many are checked in a thread, by one hop."""
+        if sum(map(len, raws)) > VERIFY_THREAD_BYTES:
+            known = self.mempool.known
+            judge = partial(verify_many, raws, self.mempool.chain_id, known.verify)
+            for tx in await trio.to_thread.run_sync(judge):
+                known.remember(tx)
+        return [self._accepted(raw) for raw in raws]
+
+    def _accepted(self, raw: bytes) -> VerifiedTx | Refused | Overloaded:
+        try:
+            return self.accept(raw)
+        except Refused as error:
+            self.count(error.rule)
+            return error
+        except Overloaded as error:
+            self.count("overloaded")
+            return error
 
     def _checked(self, raw: bytes) -> VerifiedTx:
         return self.mempool.check(raw, self.notary.next_context, self.notary.store.state.get)

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ledger.transactions import CheckedTx, VerifiedTx, verified
+from ledger.errors import Refused
+from ledger.transactions import CheckedTx, VerifiedTx, decode_tx, verified
 from node.limits import VERIFIED_BYTES_MAX, VERIFIED_MAX
+
+
+def verify_many(
+    raws: Sequence[bytes], chain_id: str, verify: Callable[[CheckedTx], VerifiedTx]
+) -> list[VerifiedTx]:
+    """Those that are transactions of this chain, signed by their senders. May run in a thread."""
+    found: list[VerifiedTx] = []
+    for raw in raws:
+        try:
+            found.append(verify(decode_tx(raw, chain_id)))
+        except Refused:
+            continue
+    return found
 
 
 @dataclass(slots=True)

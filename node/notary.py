@@ -22,7 +22,7 @@ from ledger.light import FinalityProof, Trust, decode_certificate, verify_final
 from ledger.machine import Context, execute
 from ledger.outcome import BlockResult
 from ledger.store import Store
-from ledger.stored import StoredBlock, Tip
+from ledger.stored import StoredBlock, Tip, TxEntry
 from ledger.subjects import commit_data
 from ledger.transactions import VerifiedTx, decode_tx, verified
 from node.errors import StateDiffers
@@ -41,6 +41,7 @@ class Committed:
     root: bytes
     result: BlockResult
     certificate: Certificate
+    entries: tuple[TxEntry, ...]  # where each receipt's transaction stands
 
 
 class Covered(NamedTuple):
@@ -141,10 +142,11 @@ class Notary:
         block_hash = header.hash
         named = header_hash(path[-1]) if path else block_hash
         names_it = encode(certificate) if certificate.statement.block == named else None
-        root = self.store.commit(commit_data(header, batches, names_it, txs, result, path))
+        data = commit_data(header, batches, names_it, txs, result, path)
+        root = self.store.commit(data)
         if is_boundary(header):
             self.trust.resume(self.store.epochs.proofs(header.epoch, 1))
-        done = Committed(header, block_hash, root, result, certificate)
+        done = Committed(header, block_hash, root, result, certificate, data.txs)
         for listener in self.on_commit:
             listener(done)
         return done

@@ -17,16 +17,14 @@ from ledger.genesis import Genesis
 from ledger.keys import Key
 from ledger.state import Reader
 from ledger.store import Store
+from ledger.transactions import VerifiedTx
 from node.clock import now_ms, wall_ms
 from node.engine import Engine
 from node.errors import StateDiffers, TwoChains
 from node.event_log import EventLog
 from node.follower import Follower
 from node.handlers import PeerHandlers
-from node.limits import (
-    OVERLOAD_RETRY_S,
-    WAITERS_MAX,
-)
+from node.limits import OUTBOX_RESENDS_AT_ONCE
 from node.mempool import Mempool
 from node.mesh import METHOD, Mesh
 from node.notary import Committed, Notary
@@ -40,6 +38,7 @@ from node.seat import Seat
 from node.snapshots import Snapshots
 from node.state_sync import StateSync
 from node.teller import Teller
+from node.waiters import Waiters
 from node.wire import topic
 from p2p.network import Network, Started
 
@@ -77,8 +76,7 @@ class Peer:
     last_final_ms: int = 0
     sources: list[Callable[[], Sequence[Metric]]] = field(default_factory=list)  # of what sits here
     refused_final: dict[str, int] = field(default_factory=dict)  # rule -> final transactions that broke it
-    _waiters: dict[bytes, list[trio.Event]] = field(default_factory=dict)
-    _waiting: int = 0  # in all of them
+    waiters: Waiters = field(default_factory=Waiters)
     _turned: trio.Event = field(default_factory=trio.Event)
     _voting: trio.CancelScope | None = None
     snapshots: Snapshots = field(init=False)
@@ -236,9 +234,7 @@ class Peer:
         self.outbox.final(ids)
         self.follower.committed()
         self.last_final_ms = wall_ms()
-        for id_ in ids:
-            for waiter in self._waiters.pop(id_, ()):
-                waiter.set()
+        self.waiters.committed(done)
         self.event_log.tick()
         self.teller.committed()
         if self.engine is None and self.seat.has_turned:
@@ -296,28 +292,62 @@ class Peer:
                 self.outbox.publish(kind, raw)
         return tx.id
 
+    async def submit_many(self, raws: Sequence[bytes]) -> list[bytes | Refused | Overloaded]:
+        """See PeerSeam.submit_many."""
+        if self.engine is not None:
+            taken = await self.handlers.accept_many(raws)
+            for one in taken:
+                if isinstance(one, VerifiedTx) and (kind := topic_kind(one)) in RARE_KINDS:
+                    self.outbox.publish(kind, one.raw)
+            return [one.id if isinstance(one, VerifiedTx) else one for one in taken]
+        answers: list[bytes | Refused | Overloaded] = [b""] * len(raws)
+
+        async def one_by_one(place: int, raw: bytes) -> None:
+            async with room:
+                try:
+                    answers[place] = await self.submit(raw)
+                except (Refused, Overloaded) as error:
+                    answers[place] = error
+
+        room = trio.CapacityLimiter(OUTBOX_RESENDS_AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            for place, raw in enumerate(raws):
+                nursery.start_soon(one_by_one, place, raw)
+        return answers
+
     async def wait_final(self, tx: bytes, timeout_s: float) -> TxOutcome:
         """See PeerSeam.wait_final."""
         if (found := self._outcome(tx)) is not None:
             return found
-        if self._waiting >= WAITERS_MAX:
-            raise Overloaded(OVERLOAD_RETRY_S)
-        waiter = trio.Event()
-        self._waiters.setdefault(tx, []).append(waiter)
-        self._waiting += 1
+        is_final = trio.Event()
+        outcomes: list[TxOutcome] = []
+
+        def told(outcome: TxOutcome) -> None:
+            outcomes.append(outcome)
+            is_final.set()
+
+        self.waiters.add(tx, told)
         try:
             with trio.move_on_after(timeout_s):
-                await waiter.wait()
+                await is_final.wait()
         finally:
-            self._waiting -= 1
-            waiting = self._waiters.get(tx)
-            if waiting is not None and waiter in waiting:
-                waiting.remove(waiter)
-                if not waiting:
-                    del self._waiters[tx]
-        if (found := self._outcome(tx)) is not None:
+            self.waiters.remove(tx, told)
+        if outcomes:
+            return outcomes[0]
+        if (found := self._outcome(tx)) is not None:  # it came with a whole state, not by a block
             return found
         raise NotFinal(f"not final after {timeout_s:.0f} s")
+
+    def watch_final(self, tx: bytes, told: Callable[[TxOutcome], None]) -> None:
+        """See PeerSeam.watch_final."""
+        if (found := self._outcome(tx)) is not None:
+            told(found)
+        else:
+            self.waiters.add(tx, told)
+
+    def unwatch(self, tx: bytes, told: Callable[[TxOutcome], None]) -> None:
+        """See PeerSeam.unwatch."""
+        self.waiters.remove(tx, told)
 
     def _outcome(self, tx: bytes) -> TxOutcome | None:
         stored = self.store.tx(tx)

@@ -6,12 +6,13 @@ can be checked against a certificate.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from ledger.certificate import ValidatorSet
+from ledger.errors import Refused
 from ledger.genesis import Genesis
 from ledger.keys import Key
 from ledger.outcome import Event, Receipt
@@ -126,6 +127,16 @@ class PeerSeam(Protocol):
     async def submit(self, raw: bytes) -> bytes:
         """Check a signed transaction and spread it. Returns its id once it is accepted here
         (kept and re-sent until it is final or expired). Raises Refused, Overloaded."""
+
+    async def submit_many(self, raws: Sequence[bytes]) -> list[bytes | Refused | Overloaded]:
+        """As `submit` for each, cheaper: ids or why not, in order."""
+
+    def watch_final(self, tx: bytes, told: Callable[[TxOutcome], None]) -> None:
+        """Call `told` once with the outcome: at once if it is final, else from the block that makes it so.
+        Raises Overloaded when too many wait."""
+
+    def unwatch(self, tx: bytes, told: Callable[[TxOutcome], None]) -> None:
+        """Take that back. Nothing happens when it was told already."""
 
     async def wait_final(self, tx: bytes, timeout_s: float) -> TxOutcome:
         """The outcome of a transaction, at once if it is final already. Raises NotFinal."""

@@ -94,6 +94,21 @@ class TxResult(msgspec.Struct, kw_only=True):
     detail: str = ""
 
 
+class TxLine(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One line of the answer to a stream: of frame `n`. `late`: not final in time, it may still become so.
+    What is left out is empty, 0 or false."""
+
+    state: Literal["accepted", "final", "refused", "overloaded", "late"]
+    n: int = -1
+    id: str = ""
+    height: int = 0
+    time_ms: int = 0
+    ok: bool = False
+    rule: str = ""
+    detail: str = ""
+    retry_s: float = 0.0
+
+
 class AccountView(msgspec.Struct, kw_only=True):
     key: str
     balance: int

@@ -35,6 +35,7 @@ class Api:
     exchange: Exchange | None = None
     slots: Callable[[], ExecutorStatus] | None = None
     event_clients: int = 0
+    tx_streams: int = 0
     counts: dict[str, int] = field(default_factory=dict)
 
     def count(self, name: str) -> None:

@@ -17,6 +17,9 @@ REQUESTS_MAX: Final = 256  # at once; each holds a task and perhaps an open wait
 EVENT_CLIENTS_MAX: Final = 64  # each wakes at every block
 HEARTBEAT_S: Final = 15.0  # proxies close a silent stream after 30 to 60 s
 RETRY_AFTER_S: Final = 1.0
+STREAMS_MAX: Final = 32  # of transactions, at once; each may have this many under way:
+STREAM_TXS_MAX: Final = 4_096  # some batches of the largest size; further ones wait at the client
+STREAM_GROUP_BYTES: Final = 32 * 1024  # taken at once: some 200 small transactions, 10 ms of signatures
 PREFIX_DIGITS_MIN: Final = 6  # of a shortened id: 24 bits tell some thousand deployments apart
 HEADER_BYTES_MAX: Final = 32 * 1024  # of a request's head
 # Ready: a block was final within this many view time-outs (and idle waits), or FINAL_AGE_MS_MIN.

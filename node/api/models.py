@@ -19,6 +19,7 @@ from node.api.chain_models import BlockTx as BlockTx
 from node.api.chain_models import EventView as EventView
 from node.api.chain_models import GapView as GapView
 from node.api.chain_models import QueryView as QueryView
+from node.api.chain_models import TxLine as TxLine
 from node.api.chain_models import TxResult as TxResult
 from node.api.chain_models import TxView as TxView
 from node.executor.status import ExecutorStatus as ExecutorStatus

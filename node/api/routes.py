@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from node.api import bot_seam as b
-from node.api import events, metrics, peers, reads, writes
+from node.api import events, metrics, peers, reads, tx_stream, writes
 from node.api import models as m
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -67,6 +67,10 @@ _EVENTS: Final = (
 _WAIT: Final = (
     Query("wait", "string", "none, accepted or final."),
     Query("timeout", "number", "Seconds to wait for finality, at most 300."),
+)
+_WAIT_MANY: Final = (
+    Query("wait", "string", "accepted or final."),
+    Query("timeout", "number", "Seconds to wait for the finality of each, at most 300."),
 )
 
 _FETCH: Final = (
@@ -170,6 +174,16 @@ ROUTES: Final = (
         "Send a signed transaction",
         m.TxResult,
         query=_WAIT,
+        body_media=BINARY,
+    ),
+    Route(
+        "POST",
+        "/v1/txs",
+        tx_stream.submit_many,
+        "Send many signed transactions, each after 4 bytes of its length; an answer line for each",
+        m.TxLine,
+        media="application/jsonl",
+        query=_WAIT_MANY,
         body_media=BINARY,
     ),
     Route(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +65,7 @@ class FakePeer:
     stale: bool = False
     last_final_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     gap: Gap | None = None
+    watched: set[bytes] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.network = cast(Network, FakeNetwork())
@@ -120,10 +121,31 @@ class FakePeer:
             self.block(raw)
         return tx.id
 
+    async def submit_many(self, raws: Sequence[bytes]) -> list[bytes | Refused | Overloaded]:
+        answers: list[bytes | Refused | Overloaded] = []
+        for raw in raws:
+            try:
+                answers.append(await self.submit(raw))
+            except (Refused, Overloaded) as error:
+                answers.append(error)
+        return answers
+
+    def watch_final(self, tx: bytes, told: Callable[[TxOutcome], None]) -> None:
+        if self.store.tx(tx) is not None:
+            told(self._outcome(tx))
+        self.watched.add(tx)
+
+    def unwatch(self, tx: bytes, told: Callable[[TxOutcome], None]) -> None:
+        self.watched.discard(tx)
+
     async def wait_final(self, tx: bytes, timeout_s: float) -> TxOutcome:
-        stored = self.store.tx(tx)
-        if stored is None:
+        if self.store.tx(tx) is None:
             raise NotFinal(f"not final after {timeout_s:.0f} s")
+        return self._outcome(tx)
+
+    def _outcome(self, tx: bytes) -> TxOutcome:
+        stored = self.store.tx(tx)
+        assert stored is not None
         header = self.store.header(stored.height)
         assert header is not None
         time_ms = decode_header(header).time_ms
