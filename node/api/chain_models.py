@@ -106,7 +106,7 @@ class TxLine(msgspec.Struct, kw_only=True, omit_defaults=True):
     ok: bool = False
     rule: str = ""
     detail: str = ""
-    retry_s: float = 0.0
+    retry_after_ms: int = 0
 
 
 class AccountView(msgspec.Struct, kw_only=True):

@@ -158,7 +158,8 @@ class TxStream(Response):
 
     def _answered(self, number: int, raw: bytes, answer: bytes | Refused | Overloaded) -> None:
         if isinstance(answer, Overloaded):
-            line = m.TxLine(state="overloaded", rule="peer.overloaded", retry_s=answer.retry_s)
+            retry_ms = round(answer.retry_s * 1000)
+            line = m.TxLine(state="overloaded", rule="peer.overloaded", retry_after_ms=retry_ms)
             self._say(number, line)
             return
         if isinstance(answer, Refused):
@@ -178,7 +179,8 @@ class TxStream(Response):
             self._peer.watch_final(answer, self._told)
         except Overloaded as error:
             del self._places[answer]
-            self._say(number, m.TxLine(state="accepted", id=answer.hex(), retry_s=error.retry_s))
+            retry_ms = round(error.retry_s * 1000)
+            self._say(number, m.TxLine(state="accepted", id=answer.hex(), retry_after_ms=retry_ms))
             return
         self._deadlines.append((trio.current_time() + self._timeout_s, answer))
 

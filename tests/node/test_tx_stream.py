@@ -74,9 +74,9 @@ async def test_an_overloaded_peer_says_so_for_each(tmp_path: Path) -> None:
     peer = FakePeer(overloaded=True)
     async with api_client(peer, tmp_path) as client:
         answer = await client.post("/v1/txs", content=framed(*transfers(peer, 2)), headers=BINARY)
-    assert [(line.n, line.state, line.retry_s) for line in lines(answer.content)] == [
-        (0, "overloaded", 2.0),
-        (1, "overloaded", 2.0),
+    assert [(line.n, line.state, line.retry_after_ms) for line in lines(answer.content)] == [
+        (0, "overloaded", 2_000),
+        (1, "overloaded", 2_000),
     ]
 
 
