@@ -28,7 +28,7 @@ from ledger.store_log import END_KEY
 FORMAT: Final = 1  # of the chain's layout; a store with a higher number was written by a newer program
 _FORMAT_KEY: Final = b"m/format"
 _OWNER_KEY: Final = b"m/owner"
-_TORN_KEY: Final = b"m/torn"  # how often a log was cut at opening [D1]
+_TORN_KEY: Final = b"m/torn"  # how often a log was cut at opening [J1]
 
 _SCAN_FIRST: Final = 16  # pairs read at first; most scans want few
 _SCAN_MORE: Final = 512

@@ -16,7 +16,7 @@ DAMAGED: Final = "{}: the store is damaged. Move it away and sync anew. ({})"
 
 
 def check_logs(path: Path) -> None:
-    """Raises LocalError for what LevelDB would pass over in silence: [D2] of ledger.store_log."""
+    """Raises LocalError for what LevelDB would pass over in silence: [J2] of ledger.store_log."""
     for file in path.glob("*.log"):
         with contextlib.suppress(FileNotFoundError):  # of a running peer, which has just removed it
             found = examine(file.read_bytes(), sums=False)
@@ -26,7 +26,7 @@ def check_logs(path: Path) -> None:
 
 
 def cut_torn_logs(path: Path) -> str:
-    """Cut each torn log [D1] where its last whole write ends. Returns what was cut; "": nothing, and no file
+    """Cut each torn log [J1] where its last whole write ends. Returns what was cut; "": nothing, and no file
     was touched. No other process has the store open meanwhile. Raises OSError."""
     with (path / "LOCK").open("ab") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as LevelDB does; let go of when the file is closed

@@ -6,14 +6,14 @@ data), length (2), type (1), data. A WriteBatch is one FULL record or FIRST, MID
 takes a file that ends within a record as one that lost this record. But where a file system had made the file
 longer and not yet written the sectors, they read as zeros, and LevelDB refuses. The rules:
 
-[D1] A log whose first bad record is followed by nothing but zeros is *torn* there, and is cut where the write
+[J1] A log whose first bad record is followed by nothing but zeros is *torn* there, and is cut where the write
      began that the record belongs to. The zeros must reach into this write: from a sector's border within it
      to the end of the file, or else its last part must be missing. A bad record with anything behind it is
      damage, and so is one whose last byte is there: both refuse.
-[D2] Zeros where a record should begin, with anything but zeros behind them, are damage. LevelDB alone would
+[J2] Zeros where a record should begin, with anything but zeros behind them, are damage. LevelDB alone would
      pass over them to the next block in silence, and a write would be missing in the midst.
 
-Why no synced write can lie in what [D1] cuts: fsync covers the file up to and with the synced record, so
+Why no synced write can lie in what [J1] cuts: fsync covers the file up to and with the synced record, so
 that each of its sectors was written; each write that `ledger.store` makes ends with the byte 0xff
 (`END_KEY`), so its last sector is not all zeros, and no other bad byte or bit makes it so. Hence the write
 that is cut was not complete on the disk, and its sync had not returned.
@@ -35,7 +35,7 @@ _MASK_DELTA: Final = 0xA282EAD8
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """What a log file is: whole (LevelDB opens it), torn from byte `at` on [D1], or damaged [D1], [D2].
+    """What a log file is: whole (LevelDB opens it), torn from byte `at` on [J1], or damaged [J1], [J2].
 
     `why` is for people; empty when whole.
     """
@@ -68,7 +68,7 @@ def checksum(data: bytes) -> int:
 
 def examine(data: bytes, sums: bool = True) -> Log:
     """What the log with these bytes is. Without `sums` only lengths and types are looked at, which costs
-    little and is enough for [D2]; then a log that is not "whole" may still be found otherwise with them."""
+    little and is enough for [J2]; then a log that is not "whole" may still be found otherwise with them."""
     at = began = 0
     is_open = False
     while at + HEADER_BYTES <= len(data):
@@ -100,14 +100,14 @@ def examine(data: bytes, sums: bool = True) -> Log:
 def _zeros(data: bytes, at: int, began: int, is_open: bool) -> Log:
     """Zeros in the place of a header (its checksum's bytes may be there)."""
     if data[at + HEADER_BYTES :].strip(b"\0"):
-        return Log("damaged", at, "zeros before other records [D2]")
-    return Log("torn", began, "zeros in place of a write's last part [D1]") if is_open else Log("whole")
+        return Log("damaged", at, "zeros before other records [J2]")
+    return Log("torn", began, "zeros in place of a write's last part [J1]") if is_open else Log("whole")
 
 
 def _bad(data: bytes, began: int, at: int, end: int, why: str) -> Log:
-    """The record at `at` to `end` is bad; its write began at `began`. [D1]"""
+    """The record at `at` to `end` is bad; its write began at `began`. [J1]"""
     written = len(data.rstrip(b"\0"))
     border = -(-written // SECTOR_BYTES) * SECTOR_BYTES
     if border < end:
-        return Log("torn", began, f"{why}, and nothing but zeros behind it [D1]")
+        return Log("torn", began, f"{why}, and nothing but zeros behind it [J1]")
     return Log("damaged", at, f"{why}, and more than zeros behind it")

@@ -1,4 +1,4 @@
-"""What a power cut leaves of LevelDB's log: rules [D1] and [D2] of ledger.store_log, on real files."""
+"""What a power cut leaves of LevelDB's log: rules [J1] and [J2] of ledger.store_log, on real files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_checksum_is_leveldbs(tmp_path: Path) -> None:
 
 
 def test_a_tail_of_zeros_is_cut_and_counted(tmp_path: Path) -> None:
-    """[D1] Sectors of the last write that were never written: what was there before it stays, all of it."""
+    """[J1] Sectors of the last write that were never written: what was there before it stays, all of it."""
     path, ends = written(tmp_path, [300, 300, 5_000])
     log = log_of(path)
     whole = log.read_bytes()
@@ -63,7 +63,7 @@ def test_a_tail_of_zeros_is_cut_and_counted(tmp_path: Path) -> None:
     with pytest.raises(plyvel.CorruptionError):  # LevelDB alone refuses
         plyvel.DB(str(path), paranoid_checks=True)
     store = KeyValue.open(path, OWNER, create=False)
-    assert f"to {ends[1]} B" in store.mended and "[D1]" in store.mended
+    assert f"to {ends[1]} B" in store.mended and "[J1]" in store.mended
     assert [store.get(b"k%d" % n) is not None for n in range(3)] == [True, True, False]
     assert store.torn == 1
     store.close()
@@ -74,7 +74,7 @@ def test_a_tail_of_zeros_is_cut_and_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sizes", [[300, 40, 700], [300, 9_000, 4_000], [100, 40_000, 100_000], [3, 3, 3, 3]])
 def test_zeros_from_any_sector_leave_all_whole_writes(tmp_path: Path, sizes: list[int]) -> None:
-    """[D1] Wherever the written sectors end, the file being as long as it was: each write that lies whole
+    """[J1] Wherever the written sectors end, the file being as long as it was: each write that lies whole
     before them is there, none behind, and it opens."""
     path, ends = written(tmp_path, sizes)
     whole = log_of(path).read_bytes()
@@ -115,7 +115,7 @@ def held_all(path: Path, copy: Path) -> bool:
 
 
 def test_anything_behind_a_bad_record_refuses(tmp_path: Path) -> None:
-    """[D1] One sector of zeros with a later write behind it: that may have been acknowledged."""
+    """[J1] One sector of zeros with a later write behind it: that may have been acknowledged."""
     path, ends = written(tmp_path, [300, 5_000, 300])
     log, border = log_of(path), ends[0] // SECTOR_BYTES * SECTOR_BYTES + 2 * SECTOR_BYTES
     harmed = zeroed(log.read_bytes(), border, border + SECTOR_BYTES)
@@ -126,7 +126,7 @@ def test_anything_behind_a_bad_record_refuses(tmp_path: Path) -> None:
 
 
 def test_zeros_before_a_later_block_refuse(tmp_path: Path) -> None:
-    """[D2] LevelDB alone passes over them: a promise of the sign state would be gone in silence."""
+    """[J2] LevelDB alone passes over them: a promise of the sign state would be gone in silence."""
     path, ends = written(tmp_path, [32_600, 300])
     log = log_of(path)
     rest = BLOCK_BYTES - ends[0]

@@ -210,7 +210,7 @@ def test_a_reset_that_a_kill_cuts_short_brings_no_fetched_state_into_its_place(
 
 
 def test_inspect_counts_logs_that_a_power_cut_tore(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
-    """[D1] of ledger.store_log, of the sign state: cut, counted, and nothing to repair by hand."""
+    """[J1] of ledger.store_log, of the sign state: cut, counted, and nothing to repair by hand."""
     path = home.data_dir / "sign_state"
     safety = SafetyStore.open(path, "alone", home.validator_key().public, create=False)
     safety.kv.write({b"v/": bytes(2_000)})

@@ -2,7 +2,7 @@
 
 The layout is LevelDB's (`doc/log_format.md`: blocks of 32 KiB, records with a header of checksum, length and
 type) but for the checksum's polynomial; the rules of reading are those of `paranoid_checks`, which
-`ledger.store` sets, and the rules [D1] and [D2] of `ledger.store_log`. `tests/sim/test_disk.py` harms this
+`ledger.store` sets, and the rules [J1] and [J2] of `ledger.store_log`. `tests/sim/test_disk.py` harms this
 model and the real thing alike and compares.
 """
 
