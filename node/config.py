@@ -48,6 +48,10 @@ class P2P(_Section, frozen=True):
     neighbours_max: Annotated[
         int, Meta(description="Connections kept, 1 to 64; a validator's mesh comes on top.")
     ] = 8
+    relay: Annotated[
+        Literal["auto", "off", "serve", "use"],
+        Meta(description="serve: carry others' circuits; use: be reached by them; auto: a bot uses them."),
+    ] = "auto"
 
 
 class Api(_Section, frozen=True):
@@ -98,7 +102,7 @@ class Sync(_Section, frozen=True):
 
     state: Annotated[
         Literal["auto", "off"],
-        Meta(description="auto: far behind, take a recent state, not all blocks; never on a 3node."),
+        Meta(description="auto: far behind, take a recent state, not all blocks."),
     ] = "auto"
     behind_blocks: Annotated[
         int, Meta(description="Blocks behind from which on a state is taken, 1 or more.")
@@ -135,9 +139,9 @@ class Settings(_Section, frozen=True):
     log: Log = Log()
 
     @property
-    def takes_states(self) -> bool:
-        """May it begin from a state? A 3node may not: it proves approvals by orders of its own chain."""
-        return self.sync.state == "auto" and "node" not in self.roles
+    def wants_relays(self) -> bool:
+        """Does it ask neighbours to relay others to it? A 3bot often stands behind NAT."""
+        return self.p2p.relay == "use" or (self.p2p.relay == "auto" and self.roles == ("bot",))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2p.errors import LocalError
-from p2p.ids import peer_of_address
+from p2p.ids import peer_of_address, relay_of_address
 from p2p.limits import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
@@ -17,6 +17,7 @@ from p2p.limits import (
     BOOK_FAILURES_MAX,
     BOOK_FILE_BYTES_MAX,
     BOOK_PEERS_MAX,
+    BOOK_SAID_MAX,
     HELD_MAX,
     OPERATOR_BANS_MAX,
 )
@@ -82,6 +83,18 @@ class PeerBook:
             return False
         self.changed = True
         return True
+
+    def said(self, peer_id: str, addresses: Iterable[str], proved: str | None = None) -> None:
+        """Takes what a known peer says of itself: before what was heard of it, after the address at which we
+        have it (``proved``), and in place of all relays that it had before."""
+        entry = self.entries.get(peer_id)
+        if entry is None:
+            return
+        own = list(addresses)[:BOOK_SAID_MAX]
+        rest = [one for one in entry.addresses if relay_of_address(one) is None or entry.pinned]
+        found = list(dict.fromkeys([*([proved] if proved else []), *own, *rest]))[:BOOK_ADDRESSES_MAX]
+        if own and found != entry.addresses:
+            entry.addresses, entry.turn, self.changed = found, 0, True
 
     def hold(self, peer_ids: frozenset[str]) -> None:
         """Keeps these, in place of those named before. Raises LocalError for more than HELD_MAX."""

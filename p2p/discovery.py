@@ -1,8 +1,9 @@
 """Address exchange: a peer that knows one address asks its neighbours for more.
 
-The request ``p2p/addresses`` has an empty body. The answer is ASCII: one multiaddr with ``/p2p/ID`` per
-line, the responder's own listen addresses first, then addresses that it has dialled itself with success; at
-most 64 lines of at most 256 letters.
+The body of the request ``p2p/addresses`` has the asker's own addresses, or nothing. The answer has the
+responder's own addresses first, then some that it has dialled itself with success or that its neighbours said
+of themselves. Both are ASCII: one multiaddr with ``/p2p/ID`` per line, at most 64 lines of at most 256
+letters.
 """
 
 from collections.abc import Iterable

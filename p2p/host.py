@@ -22,15 +22,18 @@ from libp2p.peer.id import ID
 from libp2p.rcmgr import Direction
 
 from p2p import libp2p_fixes
+from p2p.circuit import HOP_PROTOCOL, STOP_PROTOCOL
 from p2p.errors import ConnectFailed, LocalError, StreamClosed
 from p2p.frames import BULK_PROTOCOL, CONSENSUS_PROTOCOL
 from p2p.gossip import Gossip
 from p2p.host_parts import HostConnection, build_host, to_multiaddr
-from p2p.ids import peer_id_of, peer_of_address, public_key_of
+from p2p.ids import peer_id_of, peer_of_address, public_key_of, relay_of_address
 from p2p.limits import DIAL_S, NEIGHBOURS_MAX
 from p2p.link import Link, Pace
 from p2p.network import Ban, Handlers, Lane, Neighbour, Started
 from p2p.public import PublicValue
+from p2p.relay import Relay
+from p2p.relayed import Relayed
 from p2p.switchboard import Policy, Switchboard
 from p2p.transport import Connection
 
@@ -39,7 +42,8 @@ from p2p.transport import Connection
 class HostConfig:
     """``seed``: the 32-byte Ed25519 node key seed. ``listen``: multiaddrs, port 0 = any free. ``announce``:
     addresses to tell others instead of those (behind a NAT or proxy). ``book_path`` None keeps no peer
-    book. ``public``: values that strangers may read, by protocol (see ``p2p.public``)."""
+    book. ``public``: values that strangers may read, by protocol (see ``p2p.public``). ``serves_relay``:
+    carry circuits to neighbours that ask for it; ``wants_relays``: be reached through such neighbours."""
 
     seed: bytes = field(repr=False)
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
@@ -49,6 +53,8 @@ class HostConfig:
     neighbours_max: int = NEIGHBOURS_MAX
     announce: tuple[str, ...] = ()
     public: tuple[tuple[str, bytes], ...] = ()
+    serves_relay: bool = False
+    wants_relays: bool = False
     pace: Pace = field(default_factory=Pace)
 
 
@@ -83,7 +89,7 @@ class Host:
             to_multiaddr(address)
         self._listen = [to_multiaddr(address) for address in config.listen]
         self.basic_host = build_host(config.seed, config.listen, config.neighbours_max)
-        self._swarm: Any = self.basic_host.get_network()
+        self.swarm: Any = self.basic_host.get_network()
         self.peer_id = peer_id_of(create_new_key_pair(config.seed).public_key.to_bytes())
         policy = Policy(
             bootstrap=config.bootstrap,
@@ -96,10 +102,10 @@ class Host:
         self._board.on_link_up = self._link_up
         self._board.on_link_down = self._link_down
         libp2p_fixes.count_failed_upgrades(
-            self._swarm, lambda: self._board.standing.count("fault.connection.handshake")
+            self.swarm, lambda: self._board.standing.count("fault.connection.handshake")
         )
-        libp2p_fixes.bound_handshakes(self._swarm, lambda: self._board.standing.count("shed.handshakes"))
-        libp2p_fixes.contain_streams(self._swarm, lambda: self._board.standing.count("fault.stream.failed"))
+        libp2p_fixes.bound_handshakes(self.swarm, lambda: self._board.standing.count("shed.handshakes"))
+        libp2p_fixes.contain_streams(self.swarm, lambda: self._board.standing.count("fault.stream.failed"))
         self._gossip = Gossip(self, self._board, config.topics)
         self._connections: dict[Any, HostConnection] = {}  # by the library's muxed connection
         self._links: dict[str, tuple[Link, HostConnection]] = {}
@@ -111,7 +117,8 @@ class Host:
             self.basic_host.set_stream_handler(
                 TProtocol(protocol), PublicValue(value, self._board.standing.count).handle
             )
-        self._swarm.register_notifee(_Watch(self._connected))
+        self._set_up_relay(config)
+        self.swarm.register_notifee(_Watch(self._connected))
 
     # --- Network -------------------------------------------------------------------------------------------
 
@@ -121,7 +128,8 @@ class Host:
             return ()
         if self._config.announce:
             return tuple(f"{address}/p2p/{self.peer_id}" for address in self._config.announce)
-        return tuple(str(address) for address in self.basic_host.get_addrs())
+        relayed = self.relayed.addresses()
+        return relayed or tuple(str(address) for address in self.basic_host.get_addrs())
 
     def neighbours(self) -> tuple[Neighbour, ...]:
         """See ``Network``."""
@@ -165,16 +173,17 @@ class Host:
         for address in self._listen:
             libp2p_fixes.refuse_taken_port(address)
         async with self.basic_host.run(listen_addrs=self._listen):
-            if len(self._swarm.listeners) < len(self._listen):
+            if len(self.swarm.listeners) < len(self._listen):
                 raise LocalError(f"listen: not all of {', '.join(self._config.listen)} could be opened")
             try:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
                     await nursery.start(self._gossip.run, handlers)  # first: a link that comes up needs it
                     nursery.start_soon(self._board.run, handlers)
+                    nursery.start_soon(self.relayed.run)
                     task_status.started(self.addresses())
             finally:
-                await libp2p_fixes.close_listeners(self._swarm)
+                await libp2p_fixes.close_listeners(self.swarm)
                 for ours in list(self._connections.values()):
                     await libp2p_fixes.close_connection(ours.connection)
 
@@ -182,24 +191,39 @@ class Host:
 
     async def dial(self, address: str) -> Connection:
         """See ``Transport``."""
+        if relay_of_address(address) is None:
+            return await self.dial_plain(address)
+        return self._take(await self.relayed.dial(address), address)
+
+    async def dial_plain(self, address: str) -> HostConnection:
+        """Returns a connection over TCP; raises ConnectFailed."""
         peer_id = peer_of_address(address)[1]
         try:
             with trio.fail_after(DIAL_S):
-                connection = await self._swarm.dial_addr(to_multiaddr(address), ID.from_string(peer_id))
+                connection = await self.swarm.dial_addr(to_multiaddr(address), ID.from_string(peer_id))
         except trio.TooSlowError as error:
             raise ConnectFailed(f"dial {address}: no answer in {DIAL_S} s") from error
         except Exception as error:
             raise ConnectFailed(f"dial {address}: {error}") from error
+        return self._take(connection, address)
+
+    def _take(self, connection: SwarmConn, address: str) -> HostConnection:
         ours = HostConnection(self, connection, address, inbound=False)
         self._connections[connection.muxed_conn] = ours
         return ours
 
+    def _set_up_relay(self, config: HostConfig) -> None:
+        count = self._board.standing.count
+        self.relayed = Relayed(self, count, self._board.announce, wants=config.wants_relays)
+        if config.wants_relays:
+            self.basic_host.set_stream_handler(TProtocol(STOP_PROTOCOL), self.relayed.accept)
+        if config.serves_relay:
+            relay = Relay(self, count, self._board.is_banned)
+            self.basic_host.set_stream_handler(TProtocol(HOP_PROTOCOL), relay.handle)
+
     def _handler_for(self, protocol: str) -> Callable[[INetStream], Any]:
         async def handle(stream: INetStream) -> None:
-            connection = getattr(stream, "swarm_conn", None)
-            if connection is not None:
-                self._connected(connection)  # the peer's first stream may be faster than the notification
-            ours = self._connections.get(stream.muxed_conn)
+            ours = self.connection_of(stream)
             if ours is None or not ours.arrive(protocol, stream):
                 self._board.standing.count("fault.stream.unexpected")
                 await stream.reset()
@@ -218,6 +242,9 @@ class Host:
         remote = muxed.get_remote_address()
         host, port = remote if remote is not None else ("0.0.0.0", 0)
         address = f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{port}/p2p/{peer_id}"
+        for at in muxed.get_transport_addresses():
+            if str(at).endswith("/p2p-circuit"):  # as `Relayed.accept` says
+                address = f"{at}/p2p/{peer_id}"
         ours = HostConnection(self, connection, address, inbound=True)
         self._connections[connection.muxed_conn] = ours
         self._nursery.start_soon(self._incoming, ours)
@@ -236,7 +263,14 @@ class Host:
         self._connections.pop(ours.connection.muxed_conn, None)
         self._touch()
 
-    # --- links as gossip sees them -------------------------------------------------------------------------
+    def connection_of(self, stream: INetStream) -> HostConnection | None:
+        """The connection on which the peer opened that stream."""
+        connection = getattr(stream, "swarm_conn", None)
+        if connection is not None:
+            self._connected(connection)  # the peer's first stream may be faster than the notification
+        return self._connections.get(stream.muxed_conn)
+
+    # --- links as gossip and relays see them ---------------------------------------------------------------
 
     def is_link_up(self, peer_id: str) -> bool:
         """See ``LinkHost``."""
@@ -251,10 +285,7 @@ class Host:
 
     async def is_stream_of_link(self, stream: INetStream) -> bool:
         """See ``LinkHost``."""
-        connection = getattr(stream, "swarm_conn", None)
-        if connection is not None:
-            self._connected(connection)  # the peer's first stream may be faster than the notification
-        ours = self._connections.get(stream.muxed_conn)
+        ours = self.connection_of(stream)
         while ours is not None and not ours.closed.is_set():
             found = self._links.get(ours.peer_id)
             if found is not None and found[1] is ours:
@@ -265,8 +296,10 @@ class Host:
     def _link_up(self, link: Link) -> None:
         connection = link.connection
         assert isinstance(connection, HostConnection)
+        connection.was_link = True
         self._links[link.peer_id] = (link, connection)
         self._touch()
+        self.relayed.look()
         self._gossip.link_up(link.peer_id)
 
     def _link_down(self, link: Link) -> None:
@@ -275,6 +308,7 @@ class Host:
         if self._links.get(link.peer_id, (None,))[0] is link:
             del self._links[link.peer_id]
         self._touch()
+        self.relayed.look()
         self._gossip.link_down(link.peer_id)
 
     def _touch(self) -> None:

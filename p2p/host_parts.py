@@ -66,6 +66,8 @@ class HostConnection:
         self.inbound = inbound
         self.connection = connection
         self.closed = trio.Event()
+        self.carried = 0  # circuits that we relay for this peer on this connection
+        self.was_link = False
         self._owner = owner
         self._arrived: dict[str, Stream] = {}
         self._changed = trio.Event()
@@ -106,8 +108,15 @@ class HostConnection:
     async def close(self) -> None:
         self.closed.set()
         self.touch()
+        if self.carried and not self.was_link:
+            return  # who came for a circuit alone, without a word of ours, keeps it: see `release`
         self._owner.forget(self)
         await libp2p_fixes.close_connection(self.connection)
+
+    async def release(self) -> None:
+        """A circuit has ended: the last one takes a connection with it that has no other purpose."""
+        if self.closed.is_set() and not self.carried:
+            await self.close()
 
 
 def to_multiaddr(address: str) -> multiaddr.Multiaddr:

@@ -65,3 +65,9 @@ def peer_of_address(address: str) -> tuple[str, str]:
         raise LocalError(f"address {address[:80]!r}: must be a multiaddr that ends in /p2p/ID")
     public_key_of(peer_id)
     return head, peer_id
+
+
+def relay_of_address(address: str) -> str | None:
+    """Returns the relay's own address in ``RELAY/p2p-circuit/p2p/ID``; None for one that needs no relay."""
+    relay, mark, _ = address.partition("/p2p-circuit/")
+    return relay if mark else None

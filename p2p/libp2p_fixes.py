@@ -42,6 +42,7 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
+from p2p.circuit import CircuitStream
 from p2p.errors import LocalError
 from p2p.limits import (
     CLOSE_S,
@@ -184,9 +185,11 @@ async def close_connection(connection: SwarmConn) -> None:
         with trio.move_on_after(CLOSE_S), contextlib.suppress(Exception):
             await connection.close()
         connection.swarm.remove_conn(connection)
-        stream = _socket_stream(connection.muxed_conn)
-        if stream is not None:
-            await trio.aclose_forcefully(stream)
+        bottom = _bottom(connection.muxed_conn)
+        if isinstance(bottom, CircuitStream):
+            await bottom.close()
+        elif bottom is not None:
+            await trio.aclose_forcefully(bottom)
 
 
 async def close_listeners(swarm: Any) -> None:
@@ -197,10 +200,11 @@ async def close_listeners(swarm: Any) -> None:
                 await listener.close()
 
 
-def _socket_stream(layer: Any) -> trio.SocketStream | None:
-    """Finds trio's socket under the library's layers (muxer, secure session, raw connection, stream)."""
+def _bottom(layer: Any) -> trio.SocketStream | CircuitStream | None:
+    """Finds trio's socket, or the circuit, under the library's layers (muxer, secure session, raw connection,
+    stream)."""
     for _ in range(8):
-        if isinstance(layer, trio.SocketStream):
+        if isinstance(layer, trio.SocketStream | CircuitStream):
             return layer
         names = ("secured_conn", "conn", "read_writer", "read_write_closer", "stream")
         layer = next((getattr(layer, name) for name in names if getattr(layer, name, None) is not None), None)

@@ -64,6 +64,8 @@ DIALS_AT_ONCE_MAX: Final = 8
 HELD_MAX: Final = 512  # links kept for now: two sets of 128 validators, two places to look for each
 BOOK_PEERS_MAX: Final = 1_000
 BOOK_ADDRESSES_MAX: Final = 8  # per peer
+BOOK_SAID_MAX: Final = 4  # of these, what the peer says of itself, so that others keep a place
+DIRECT_TRIES_MAX: Final = 3  # addresses dialled to go round a relay, each for up to DIAL_S
 # A peer that we only heard of is forgotten after so many failed dials in a row.
 BOOK_FAILURES_MAX: Final = 8
 ADDRESS_BYTES_MAX: Final = 256
@@ -76,6 +78,20 @@ FAULT_POINTS: Final = 20  # for a PeerFault without points of its own: five in a
 BAN_S: Final = 300.0
 BANS_MAX: Final = 4_096  # oldest go first
 OPERATOR_BANS_MAX: Final = 1_024  # by hand; they stand in the book's file with up to 256 B of reason each
+
+# --- relay (circuit v2) ------------------------------------------------------------------------------------
+RELAY_RESERVATIONS_MAX: Final = 32  # neighbours that we keep a place for
+RELAY_RESERVATION_S: Final = 600  # a peer that has left for good holds its place no longer than that
+RELAY_CIRCUITS_MAX: Final = 32  # at once: at 64 KiB on its way each, 2 MiB
+RELAY_CIRCUITS_OF_GROUP_MAX: Final = 16  # from one /24: half, so that one owner does not take them all
+RELAY_CIRCUITS_OF_PEER_MAX: Final = 4  # from one peer, and to one: well below STREAMS_IN_MAX
+RELAY_CIRCUIT_S: Final = 3_600  # then both ends meet anew, perhaps by another relay
+RELAY_CIRCUIT_BYTES: Final = 268_435_456  # 256 MiB both ways together: hours of a chain; no way for images
+RELAY_MESSAGE_BYTES_MAX: Final = 4_096  # a status with a few addresses
+RELAY_STEP_S: Final = 8.0  # to answer one message, as long as a handshake
+RELAYS_WANTED: Final = 2  # reservations of a peer behind NAT: one relay may die
+RELAY_LOOK_S: Final = 5.0  # how often it looks whether it has them, when no link came or went
+RELAY_ASK_AGAIN_S: Final = 120.0  # before a peer that refused is asked again
 
 # --- gossip ------------------------------------------------------------------------------------------------
 GOSSIP_HEARTBEAT_S: Final = 1.0

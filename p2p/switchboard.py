@@ -11,12 +11,12 @@ import trio
 from p2p import discovery, room
 from p2p.book import Entry, PeerBook, write_book
 from p2p.errors import ConnectFailed, LocalError, PeerFault, PeerGone, Refused, RequestError
+from p2p.exchange import Exchange
+from p2p.ids import relay_of_address
 from p2p.limits import (
     BOOK_SAVE_S,
     DIAL_TICK_S,
     DIALS_AT_ONCE_MAX,
-    EXCHANGE_EVERY_S,
-    EXCHANGE_FIRST_S,
     FAULT_POINTS,
     INSTANCE_BYTES,
     LINKS_PENDING_MAX,
@@ -55,11 +55,12 @@ class Switchboard:
         self.book = PeerBook(self.peer_id, self.rng, backoff_scale=policy.pace.backoff_scale)
         self.on_link_up: Callable[[Link], None] = lambda link: None
         self.on_link_down: Callable[[Link], None] = lambda link: None
-        self.operator = Operator(self.book, self.standing, self._end_links, self._look)
+        self.operator = Operator(self.book, self.standing, self._end_links, self.look)
         self._transport = transport
+        self._exchange = Exchange(self, transport, policy.pace)
         self._policy = policy
         self._handlers: Handlers | None = None
-        self._links: dict[str, Link] = {}
+        self.links: dict[str, Link] = {}
         self._pending: set[Link] = set()
         self._dialling: set[str] = set()
         self._wake = trio.Event()
@@ -72,13 +73,13 @@ class Switchboard:
 
     def neighbours(self) -> tuple[Neighbour, ...]:
         """See ``Network.neighbours``."""
-        return tuple(self._describe(link) for _, link in sorted(self._links.items()))
+        return tuple(self._describe(link) for _, link in sorted(self.links.items()))
 
     def send(self, peer_id: str, lane: Lane, payload: bytes) -> bool:
         """See ``Network.send``."""
         if len(payload) > PAYLOAD_BYTES_MAX:
             raise LocalError(f"message: {len(payload)} B, at most {PAYLOAD_BYTES_MAX} B")
-        link = self._links.get(peer_id)
+        link = self.links.get(peer_id)
         if link is not None and link.send(lane, payload):
             return True
         self.standing.count("shed.no_neighbour" if link is None else f"shed.{lane.value}")
@@ -88,7 +89,7 @@ class Switchboard:
         """See ``Network.request``."""
         if len(body) > PAYLOAD_BYTES_MAX:
             raise LocalError(f"request: {len(body)} B, at most {PAYLOAD_BYTES_MAX} B")
-        link = self._links.get(peer_id)
+        link = self.links.get(peer_id)
         try:
             if link is None:
                 raise PeerGone(f"peer {peer_id} is not connected")
@@ -104,15 +105,23 @@ class Switchboard:
         self._end_links(peer_id, f"banned: {rule}")
 
     def _end_links(self, peer_id: str, reason: str) -> None:
-        for link in [*self._pending, *self._links.values()]:
+        for link in [*self._pending, *self.links.values()]:
             if link.peer_id == peer_id:
                 link.end(reason, goodbye=True)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Makes the dialler look for due dials."""
         self._wake.set()
 
-    def _is_banned(self, peer_id: str) -> bool:
+    def is_banned(self, peer_id: str) -> bool:
+        """Is that peer refused now, by the operator or for its faults?"""
         return peer_id in self.book.banned or self.standing.is_banned(peer_id)
+
+    def announce(self) -> None:
+        """Our addresses have changed: tells all neighbours."""
+        if self._nursery is not None:
+            for link in list(self.links.values()):
+                self._nursery.start_soon(self._exchange.ask, link)
 
     def add_peer(self, address: str, *, keep: bool) -> None:
         """See ``Network.add_peer``."""
@@ -136,7 +145,7 @@ class Switchboard:
         """See ``Network.stats``; adds the state of now: ``neighbours``, ``known_peers``."""
         return {
             **self.standing.counts,
-            "neighbours": len(self._links),
+            "neighbours": len(self.links),
             "known_peers": len(self.book.entries),
         }
 
@@ -151,7 +160,7 @@ class Switchboard:
                 self._nursery = nursery
                 self._ready.set()
                 nursery.start_soon(self._dial_loop)
-                nursery.start_soon(self._exchange_loop)
+                nursery.start_soon(self._exchange.run)
                 if self._policy.book_path is not None:
                     nursery.start_soon(self._save_loop, self._policy.book_path)
         finally:
@@ -160,13 +169,13 @@ class Switchboard:
 
     async def incoming(self, connection: Connection) -> None:
         """Lives as long as the inbound connection; refuses it when there is no room or the peer is banned."""
-        if self._is_banned(connection.peer_id):
+        if self.is_banned(connection.peer_id):
             self.standing.count("refused.banned")
         elif len(self._pending) >= LINKS_PENDING_MAX or self._crowds(connection):
             self.standing.count("refused.pending")
         else:
             await self._ready.wait()
-            await self._run_link(connection)
+            await self.run_link(connection)
             return
         await connection.close()
 
@@ -174,7 +183,8 @@ class Switchboard:
         pending = room.groups([link.address for link in self._pending if link.inbound])
         return pending[room.group_of(connection.address)] >= LINKS_PENDING_OF_GROUP_MAX
 
-    async def _run_link(self, connection: Connection) -> Link:
+    async def run_link(self, connection: Connection) -> Link:
+        """Lives as long as a link over that connection. Returns the link, ended."""
         link = Link(connection, self, self._policy.pace)
         self._pending.add(link)
         try:
@@ -186,9 +196,9 @@ class Switchboard:
 
     def _drop(self, link: Link) -> None:
         """Ends the neighbourhood of a link, once, if it is still the one to its peer."""
-        if self._links.get(link.peer_id) is not link:
+        if self.links.get(link.peer_id) is not link:
             return
-        del self._links[link.peer_id]
+        del self.links[link.peer_id]
         self.standing.count("link.down")
         self.book.lost(link.peer_id, trio.current_time())
         self.on_link_down(link)
@@ -211,16 +221,19 @@ class Switchboard:
     def admit(self, link: Link) -> str | None:
         """Makes the link the one to its peer, or returns why not."""
         peer_id = link.peer_id
-        if self._is_banned(peer_id):
+        if self.is_banned(peer_id):
             return "banned"
-        old = self._links.get(peer_id)
+        old = self.links.get(peer_id)
         if old is not None:
-            # Two links of the same two processes, dialled from both sides: the smaller peer id's stays. In
-            # all other cases the peer has started anew or given up the old link, so the new one is the
-            # living one.
+            # Two links of the same two processes, dialled from both sides: the smaller peer id's stays, and a
+            # direct one before one through a relay. In all other cases the peer has started anew or given up
+            # the old link, so the new one is the living one.
             dialler = peer_id if link.inbound else self.peer_id
-            is_crossed = old.instance == link.instance and old.inbound != link.inbound
-            if is_crossed and dialler != min(peer_id, self.peer_id):
+            is_relayed, was_relayed = (relay_of_address(one.address) is not None for one in (link, old))
+            is_same = old.instance == link.instance
+            is_crossed = is_same and old.inbound != link.inbound and is_relayed == was_relayed
+            is_detour = is_same and is_relayed and not was_relayed
+            if is_detour or (is_crossed and dialler != min(peer_id, self.peer_id)):
                 self.standing.count("link.duplicate")
                 return "duplicate"
             old.end("replaced", goodbye=True)
@@ -228,7 +241,7 @@ class Switchboard:
         elif not self._has_place(link) and not self._make_place(link):
             self.standing.count("refused.full")
             return self._refusal(peer_id)
-        self._links[peer_id] = link
+        self.links[peer_id] = link
         self._pending.discard(link)
         self._dialling.discard(peer_id)
         self.standing.count("link.up")
@@ -238,26 +251,26 @@ class Switchboard:
         assert self._nursery is not None
         self.on_link_up(link)
         self._handlers.on_up(self._describe(link))
-        self._nursery.start_soon(self._ask_addresses, link)  # for us, or for whom we must refuse
+        self._nursery.start_soon(self._exchange.ask, link)  # for us, or for whom we must refuse
         return None
 
     def _is_kept(self, peer_id: str) -> bool:
         return self.book.keeps(peer_id)
 
-    def _places_left(self) -> int:
-        """Kept connections stand beside the places."""
-        taken = sum(not self._is_kept(peer_id) for peer_id in self._links)
+    def places_left(self) -> int:
+        """How many neighbours there is room for; kept connections stand beside the places."""
+        taken = sum(not self._is_kept(peer_id) for peer_id in self.links)
         return self._policy.neighbours_max - taken
 
     def _guests(self) -> list[Link]:
         """Who dialled us, in the order in which they came, but for those that are kept."""
-        return [link for link in self._links.values() if link.inbound and not self._is_kept(link.peer_id)]
+        return [link for link in self.links.values() if link.inbound and not self._is_kept(link.peer_id)]
 
     def _has_place(self, link: Link) -> bool:
         if self._is_kept(link.peer_id):
             return True
         guests_max = room.inbound_max(self._policy.neighbours_max)
-        return self._places_left() > 0 and (not link.inbound or len(self._guests()) < guests_max)
+        return self.places_left() > 0 and (not link.inbound or len(self._guests()) < guests_max)
 
     def _make_place(self, link: Link) -> bool:
         guests = self._guests() if link.inbound else []
@@ -271,7 +284,7 @@ class Switchboard:
 
     def _refusal(self, peer_id: str) -> str:
         """Who joins by one address finds others, also when that one is full."""
-        return room.refusal(self.book.shareable(REFUSAL_ADDRESSES_MAX, self._links, peer_id))
+        return room.refusal(self.book.shareable(REFUSAL_ADDRESSES_MAX, self.links, peer_id))
 
     def on_data(self, link: Link, lane: Lane, payload: bytes) -> None:
         """Passes a message on; a PeerFault lowers the sender's score."""
@@ -287,8 +300,7 @@ class Switchboard:
         self.standing.count("request.served")
         try:
             if method == discovery.METHOD:
-                shared = self.book.shareable(discovery.SHARED_MAX, self._links, link.peer_id)
-                return discovery.answer(self._transport.addresses(), shared)
+                return self._exchange.answer(link, body)
             if method.startswith("p2p/"):
                 raise Refused(f"unknown method {method}")
             return await self._handlers.serve(link.peer_id, method, body)
@@ -321,16 +333,16 @@ class Switchboard:
         assert self._nursery is not None
         while True:
             now = trio.current_time()
-            busy = [*self._links, *self._dialling, *(link.peer_id for link in self._pending)]
-            here = room.groups([link.address for link in self._links.values()])
+            busy = [*self.links, *self._dialling, *(link.peer_id for link in self._pending)]
+            here = room.groups([link.address for link in self.links.values()])
             due = self.book.due(now, busy)
             kept = {entry.peer_id for entry in due if self._is_kept(entry.peer_id)}
             due.sort(key=lambda e: (e.peer_id not in kept, here[room.group_of(self.book.next_address(e))]))
             for entry in due:
-                left = self._places_left() - len(self._dialling)
+                left = self.places_left() - len(self._dialling)
                 if len(self._dialling) >= DIALS_AT_ONCE_MAX or (left <= 0 and entry.peer_id not in kept):
                     break
-                if not self._is_banned(entry.peer_id):
+                if not self.is_banned(entry.peer_id):
                     self._dialling.add(entry.peer_id)
                     self._nursery.start_soon(self._dial, entry)
             self._wake = trio.Event()
@@ -347,36 +359,14 @@ class Switchboard:
                 self.book.failed(peer_id, trio.current_time())
                 return
             self.standing.count("dial.connected")
-            link = await self._run_link(connection)
+            link = await self.run_link(connection)
             for address in room.read_refusal(link.reason):
                 self.book.learn(address)
-            if not link.was_admitted and peer_id not in self._links:
+            if not link.was_admitted and peer_id not in self.links:
                 self.book.failed(peer_id, trio.current_time())  # refused, or broken in its handshake
         finally:
             self._dialling.discard(peer_id)
             self._wake.set()
-
-    async def _exchange_loop(self) -> None:
-        pause_s = EXCHANGE_FIRST_S  # soon after the start, when everybody meets, then rarely
-        while True:
-            await trio.sleep(pause_s * self._policy.pace.backoff_scale)
-            pause_s = min(EXCHANGE_EVERY_S, pause_s * 2)
-            if self._links and self._places_left() > 0:
-                await self._ask_addresses(self.rng.choice(list(self._links.values())))
-
-    async def _ask_addresses(self, link: Link) -> None:
-        """Learns what the neighbour knows; a malformed answer is its fault, a missing one is nobody's."""
-        try:
-            body = await link.request(discovery.METHOD, b"", discovery.TIMEOUT_S)
-            addresses = discovery.parse(link.peer_id, body, link.address)
-        except RequestError:
-            return
-        except PeerFault as fault:
-            self.on_fault(fault)
-            return
-        for address in addresses:
-            self.book.learn(address)
-        self._wake.set()
 
     # --- the book on disk ----------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from node.amounts import size_text
 from node.cli.context import current
 from node.cli.output import emit, emit_facts, say
+from p2p.ids import relay_of_address
 
 if TYPE_CHECKING:
     from node.api.models import Banned
@@ -40,7 +41,7 @@ def list_peers(*, known: Annotated[bool, Parameter(negative="")] = False) -> int
         (
             peer.peer_id,
             peer.address,
-            "in" if peer.inbound else "out",
+            ("in" if peer.inbound else "out") + (", relayed" if relay_of_address(peer.address) else ""),
             "-" if peer.rtt_ms is None else f"{peer.rtt_ms:.1f} ms",
             peer.score,
             peer.fault or "-",

@@ -185,7 +185,7 @@ async def test_the_socket_is_found_under_the_library_s_layers(hosts):
     one, other = await hosts.pair()
     for peer in (one, other):
         for ours in peer.net._connections.values():
-            found = libp2p_fixes._socket_stream(ours.connection.muxed_conn)
+            found = libp2p_fixes._bottom(ours.connection.muxed_conn)
             assert isinstance(found, trio.SocketStream)
 
 
@@ -348,7 +348,7 @@ def test_what_was_left_out_says_so():
 async def test_bound_handshakes_gives_slots_back(hosts, wait_until):
     """Needed while the library's slot stays taken after its connection has ended."""
     one = await hosts.start(1)
-    swarm = one.net._swarm
+    swarm = one.net.swarm
     swarm._inbound_limiter = trio.CapacityLimiter(1)
     for number in range(2, 6):
         other = await hosts.start(number, bootstrap=(one.address,))

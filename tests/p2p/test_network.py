@@ -232,7 +232,7 @@ async def test_credit_bounds_what_is_under_way(world, wait_until):
         received += len(payload)
 
     other.seen.on_data = count
-    link = one.net._board._links[other.id]
+    link = one.net._board.links[other.id]
     size, total, sent = 250_000, 40, 0
     while sent < total:
         if one.net.send(other.id, Lane.BULK, bytes(size)):

@@ -96,7 +96,7 @@ async def test_other_networks_are_dialled_first(hosts, wait_until) -> None:
     await wait_until(lambda: one.knows(crowd[0]))
     for peer in (*crowd[1:], elsewhere):
         one.net._board.book.learn(peer.address)
-    one.net._board._look()
+    one.net._board.look()
     await wait_until(lambda: len(one.net.neighbours()) == 2)
     assert one.knows(crowd[0], elsewhere)
 
