@@ -229,7 +229,7 @@ class Core(CoreState):
     # ------------------------------------------------------------------ proposals and votes
 
     def _proved(self, header: Header) -> bool:
-        """Parent notarized (or final) and every view between skipped, by certificates held here."""
+        """Parent notarized (or final) and every view between passed over, by certificates held here."""
         if header.parent_hash == self.chain.tip_hash:
             if header.parent_view != self.chain.tip.view:
                 return False
@@ -238,8 +238,7 @@ class Core(CoreState):
             blocks = [c.statement.block for c in (parent.notar, parent.final) if c] if parent else []
             if header.parent_hash not in blocks:
                 return False
-        between = (self.views.get(v) for v in range(header.parent_view + 1, header.view))
-        return all(state is not None and state.skip is not None for state in between)
+        return all(self._passed(view, header) for view in range(header.parent_view + 1, header.view))
 
     def _notarize(self, state: ViewState) -> None:
         """[3] Vote once per view, for the first proposal whose place, bytes, time and root are proved."""
@@ -283,7 +282,8 @@ class Core(CoreState):
             if header.next_validators != self._next_validators(header.state_height):
                 return "block.next_validators"  # [12]
         is_tail = is_ending(parent, self.config.validators)  # [12]
-        if is_tail and (header.batches or header.next_validators != parent.next_validators):
+        differs = header.batches or header.next_validators != parent.next_validators
+        if is_tail and (differs or self._is_tail(parent)):
             return "block.tail"
         above, _ = self.chain.path(header.parent_hash)
         if any(digest in earlier.batches for _, earlier in above for digest in header.batches):
@@ -328,6 +328,9 @@ class Core(CoreState):
         height = min(self.executed, parent.height)
         next_validators = self._next_validators(height)
         in_tail = is_ending(parent, self.config.validators)  # [12] only to finalize the boundary, so no hurry
+        if in_tail and self._is_tail(parent):
+            base = parent.parent_view, parent.parent_hash
+            parent = self.chain.headers[base[1]]
         batches = [] if in_tail else self._fresh(base)
         is_due = self.due_ms is not None and parent.time_ms < self.due_ms <= self._wall_ms
         is_due = not in_tail and (is_due or next_validators != self.config.validators.hash)
@@ -364,8 +367,8 @@ class Core(CoreState):
         proof = (parent.notar or parent.final) if parent else None
         if proof is None and self.final is not None and self.final.statement.block == header.parent_hash:
             proof = self.final
-        between = range(header.parent_view + 1, header.view)
-        skips = [s.skip for v in between if (s := self.views.get(v)) is not None and s.skip is not None]
+        states = [self.views.get(view) for view in range(header.parent_view + 1, header.view)]
+        skips = [found for s in states if s is not None and (found := s.skip or s.notar) is not None]
         signature = self.config.sign(PROPOSE_DOMAIN, header.hash)
         return Propose(encode(header), signature, proof, tuple(skips[-SKIPS_PER_PROPOSAL_MAX:]))
 

@@ -2,8 +2,9 @@
 
 The first header of an epoch whose `next_validators` is another set is its *boundary block*, the last block
 of the epoch. What stands above it, the *tail*, has no batches; it only helps to make the boundary final,
-and is never committed: whichever descendant a Final certificate names, all peers begin the next epoch on
-the same block.
+and is never committed: whichever of its blocks a Final certificate names, all peers begin the next epoch on
+the same block. Each block of the tail stands on the boundary itself, so that what proves the boundary final
+stays one header long, however many views it takes.
 """
 
 from __future__ import annotations

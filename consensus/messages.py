@@ -23,7 +23,8 @@ class _Message(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
 
 class Propose(_Message, frozen=True, tag="propose"):
     """A leader's block with what proves its place: the parent's Notar or Final certificate (None for
-    genesis), and Skip certificates for the views between. Batches travel apart."""
+    genesis), and Skip certificates for the views between; in the tail of an epoch Notar, too [12].
+    Batches travel apart."""
 
     header: bytes
     signature: bytes

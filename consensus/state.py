@@ -251,6 +251,32 @@ class CoreState:
         self._out.prune_view = self.chain.tip.view
         self.views = {n: s for n, s in self.views.items() if n > self.chain.tip.view}
 
+    # ------------------------------------------------------------------ the tail of the epoch
+
+    def _is_tail(self, header: Header) -> bool:
+        """[12] Does it stand above the boundary? Its parent is held."""
+        parent = self.chain.get(header.parent_hash)
+        return parent is not None and is_ending(parent, self.config.validators)
+
+    def _passed(self, view: int, header: Header) -> bool:
+        """[2] May this block leave out a view between it and its parent? With Skip: nothing is final there.
+        [12] Above a boundary also with Notar of another block on the same one: if that is final, so is the
+        boundary, and more than that nobody commits."""
+        state, validators = self.views.get(view), self.config.validators
+        if state is None or state.skip is not None:
+            return state is not None
+        if state.notar is None or not is_ending(header, validators):
+            return False
+        named = state.notar.statement.block
+        beside = state.proposal if state.proposal_hash == named else self.chain.get(named)
+        for block, held in ((header.parent_hash, self.chain.get(header.parent_hash)), (named, beside)):
+            if held is None:
+                self.wants.ask("header", block, leader(validators, view), self._now_ms)
+                return False
+            if not is_ending(held, validators):
+                return False  # a boundary goes past nothing that may be final
+        return beside is not None and beside.parent_hash == header.parent_hash
+
     # ------------------------------------------------------------------ what could be proposed
 
     def _work(self) -> bool:

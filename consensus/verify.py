@@ -97,7 +97,9 @@ def _check_proposal(rules: Rules, message: Propose) -> Header:
         raise Refused("propose.skips", f"at most {SKIPS_PER_PROPOSAL_MAX}")
     for certificate in message.skips:
         statement = certificate.statement
-        if statement.kind is not VoteKind.SKIP or not header.parent_view < statement.view < header.view:
+        ends = header.next_validators != header.validators  # [12] then Notar of its tail passes, too
+        is_kind = statement.kind is VoteKind.SKIP or (ends and statement.kind is VoteKind.NOTAR)
+        if not is_kind or not header.parent_view < statement.view < header.view:
             raise Refused("propose.skips", f"view {statement.view} is not between parent and block")
         _check_certificate(rules, certificate)
     return header

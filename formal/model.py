@@ -201,20 +201,27 @@ class Model:
                 return True
         return False
 
+    def passed(self, state: State, who: str | None, slot: Slot, p: Block | None) -> bool:
+        """[12] In the tail of an epoch a notarized block beside lets a view pass, too."""
+        if self.skip_reached(state, who, slot):
+            return True
+        in_tail = p is not None and p.is_last and p.slot[0] == slot[0]
+        return in_tail and any(b.parent is p for b in self.notarized(state, who, slot))
+
     def is_parent(self, state: State, who: str | None, slot: Slot, p: Block | None) -> bool:
-        """[2] Notarized or the base, with Skip for every view between."""
+        """[2] Notarized or the base, with Skip for every view between. [12] A tail does not grow."""
         view = p.slot[1] if p else 0
-        if view >= slot[1]:
+        if view >= slot[1] or (p is not None and p.tail_from is not None and p.slot[0] == slot[0]):
             return False
         notarized = p is not None and p.slot[0] == slot[0] and self.notar_reached(state, who, p)
         if not notarized and p not in self.bases(state, who, slot[0]):
             return False
         between = range(view + 1, slot[1])
-        return self.broken("no_skips") or all(self.skip_reached(state, who, (slot[0], v)) for v in between)
+        return self.broken("no_skips") or all(self.passed(state, who, (slot[0], v), p) for v in between)
 
     def children(self, slot: Slot, p: Block | None) -> list[Block]:
         """[12] Blocks that may stand on `p`, of the instance's contents."""
-        if p is not None and p.slot[0] == slot[0] and (p.is_last or p.tail_from is not None):
+        if p is not None and p.slot[0] == slot[0] and p.is_last:
             return [block(p, slot, "none")]
         is_last = slot[0] + 1 in self.total and slot[1] in self.instance.ends_at
         return [block(p, slot, x, is_last) for x in self.instance.contents]

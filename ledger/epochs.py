@@ -1,7 +1,8 @@
 """Epochs in the state: the set in force, the one that follows it, and the change by which it came there.
 
-A change is self-contained: the exact encoding of the next ValidatorSet (epoch + 1) and signatures of a BFT
-quorum of the current set over it. Executed, it is *pending*, under the state root; the first header whose
+A change is self-contained: the exact encoding of the next ValidatorSet (epoch + 1), the time up to which it
+is valid, and signatures of a BFT quorum of the current set over both. Nobody can take a signature back: the
+time ends it. Executed, it is *pending*, under the state root; the first header whose
 `next_validators` names it is the epoch's last block, the *boundary* (docs/adr/0018, rule 12). Executing that
 block puts the pending set in force [V4].
 """
@@ -17,12 +18,12 @@ from ledger.blocks import Header, validators_hash
 from ledger.certificate import ValidatorSet
 from ledger.codec import decode, decode_exact, encode
 from ledger.errors import LocalError, Refused
-from ledger.limits import EVIDENCE_EPOCHS_MAX, VALIDATORS_BYTES_MAX, VALIDATORS_MAX
+from ledger.limits import CHANGE_VALID_MS_MAX, EVIDENCE_EPOCHS_MAX, VALIDATORS_BYTES_MAX, VALIDATORS_MAX
 from ledger.outcome import Event
 from ledger.records import KEY_NEXT_VALIDATORS, KEY_VALIDATORS, key_past_validators
 from ledger.state import Reader, State
 
-CHANGE_DOMAIN: Final = "validators/1"
+CHANGE_DOMAIN: Final = "validators/2"
 
 
 def current(state: Reader) -> ValidatorSet:
@@ -59,14 +60,26 @@ def is_boundary(header: Header) -> bool:
     return header.next_validators != header.validators
 
 
-def change_message(next_: bytes) -> bytes:
-    """The bytes that a member signs (under CHANGE_DOMAIN and the chain id): the encoded next set itself."""
-    return next_
+def change_message(next_: bytes, valid_until_ms: int) -> bytes:
+    """The bytes that a member signs (under CHANGE_DOMAIN and the chain id): the encoded next set, and up to
+    which block time it may be carried in, as 8 bytes, the highest first."""
+    return valid_until_ms.to_bytes(8, "big") + next_
 
 
-def sign_change(key: keys.Key, chain_id: str, next_: bytes) -> bytes:
-    """A member's 64-byte signature over an encoded next set."""
-    return key.sign(CHANGE_DOMAIN, chain_id, change_message(next_))
+def sign_change(key: keys.Key, chain_id: str, next_: bytes, valid_until_ms: int) -> bytes:
+    """A member's 64-byte signature over an encoded next set that is valid up to a block time."""
+    return key.sign(CHANGE_DOMAIN, chain_id, change_message(next_, valid_until_ms))
+
+
+def check_time(valid_until_ms: int, now_ms: int) -> None:
+    """[V3] Raises Refused("change.expired" | "change.valid_until") when a change is not valid any more at a
+    block time, or would be for too long."""
+    if valid_until_ms < now_ms:
+        detail = f"it was valid up to {valid_until_ms} ms, it is {now_ms}"
+        raise Refused("change.expired", detail, "valid_until_ms")
+    if valid_until_ms > now_ms + CHANGE_VALID_MS_MAX:
+        days = CHANGE_VALID_MS_MAX // 86_400_000
+        raise Refused("change.valid_until", f"at most {days} days ahead", "valid_until_ms")
 
 
 def decode_set(data: bytes) -> ValidatorSet:
@@ -93,11 +106,13 @@ def check_change(
     chain_id: str,
     now: ValidatorSet,
     next_: bytes,
+    valid_until_ms: int,
     signatures: Sequence[tuple[int, bytes]],
     is_suspended: Callable[[bytes], bool],
 ) -> ValidatorSet:
     """[V3] The next set, if it may follow `now` and a BFT quorum of `now` signed it. `signatures`: member
-    index in `now`, ascending, and signature. Raises Refused with the broken rule."""
+    index in `now`, ascending, and signature. Whether it is still valid: `check_time`. Raises Refused with the
+    broken rule."""
     found = check_next(now, next_, is_suspended)
     signers = [index for index, _ in signatures]
     if signers != sorted(set(signers)) or any(not 0 <= index < len(now.members) for index in signers):
@@ -105,8 +120,9 @@ def check_change(
     if not now.reached(signers):
         weight = sum(now.members[index].weight for index in signers)
         raise Refused("change.no_quorum", f"weight {weight} of {now.quorum}", "signatures")
+    message = change_message(next_, valid_until_ms)
     for index, signature in signatures:
-        if not _signed(now.members[index].key, chain_id, change_message(next_), signature):
+        if not _signed(now.members[index].key, chain_id, message, signature):
             raise Refused("change.signature", f"member {index}", "signatures")
     return found
 

@@ -36,6 +36,9 @@ VALIDATORS_BYTES_MAX: Final = VALIDATORS_MAX * (64 + 4 * NAME_CHARS_MAX)  # of a
 # Evidence counts against the sets of this many ended epochs: each lasts at least as long as a quorum of its
 # validators takes to agree on the next, and reports come within seconds.
 EVIDENCE_EPOCHS_MAX: Final = 8
+# A signed change of the validators is void after the time that its signers set, at most this far ahead: time
+# enough for a quorum of organisations, and an end to what nobody carried in.
+CHANGE_VALID_MS_MAX: Final = 30 * 24 * 3_600_000
 
 # What one deployment may hold; an apply touches each slot a bounded number of times.
 WORKLOADS_MAX: Final = 32

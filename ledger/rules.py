@@ -177,12 +177,14 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "vault.version": "the version is not the former + 1",
     # Changes of the validator set (ledger.epochs).
     "change.epoch": "the next set is not of the next epoch",
+    "change.expired": "its signers let it be carried in up to an earlier time",
     "change.no_quorum": "the signers weigh less than a BFT quorum of the current set",
     "change.pending": "another change waits for the end of the epoch",
     "change.same": "the next set is the current one",
     "change.signature": "a signature is not its member's over the next set",
     "change.signers": "the signers are not members of the current set, each once, ascending",
     "change.suspended": "the next set holds a key that was proved to have voted twice",
+    "change.valid_until": "it is to be valid for longer than CHANGE_VALID_MS_MAX",
     # Evidence against validators (ledger.evidence).
     "evidence.compatible": "an honest validator may cast both votes",
     "evidence.epoch": "a statement is of another epoch than the validator set",

@@ -151,10 +151,12 @@ class ReportEvidence(_Body, frozen=True, tag="evidence.report"):
 
 
 class ChangeValidators(_Body, frozen=True, tag="validators.change"):
-    """The next validator set, as its exact encoding, and who of the current set signed it: member index and
-    signature, ascending (ledger.epochs). Anybody may carry it."""
+    """The next validator set, as its exact encoding, the block time up to which it may be carried in, and
+    who of the current set signed the two: member index and signature, ascending (ledger.epochs). Anybody may
+    carry it."""
 
     next: bytes
+    valid_until_ms: int
     signatures: tuple[tuple[int, bytes], ...]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -16,7 +16,7 @@ from ledger.limits import VALIDATORS_BYTES_MAX, VALIDATORS_MAX
 from node.errors import ConfigError
 from node.home import write_atomic
 
-FORMAT: Final = "gridpact-validators/1"
+FORMAT: Final = "gridpact-validators/2"
 CHANGE_FILE_BYTES_MAX: Final = 4 * VALIDATORS_BYTES_MAX + 512 * VALIDATORS_MAX
 
 
@@ -35,21 +35,29 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     signature: str
 
 
-class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The file. `epoch` is the one that begins. Signed is the encoding of the set that it describes."""
+class ChangeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The file. `epoch` is the one that begins; `valid_until_ms`: Unix time up to which it may be carried in.
+    Signed is this time with the encoding of the set that it describes."""
 
     format: str
     chain_id: str
     epoch: int
+    valid_until_ms: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
     members: tuple[Member, ...]
     signatures: tuple[Signature, ...] = ()
 
     @classmethod
-    def of(cls, chain_id: str, next_: bytes) -> Change:
+    def of(cls, chain_id: str, next_: bytes, valid_until_ms: int) -> ChangeFile:
         """An unsigned change to an encoded set."""
         found = decode(ValidatorSet, next_)
         members = tuple(Member(key=v.key.hex(), weight=v.weight, moniker=v.moniker) for v in found.members)
-        return cls(format=FORMAT, chain_id=chain_id, epoch=found.epoch, members=members)
+        return cls(
+            format=FORMAT,
+            chain_id=chain_id,
+            epoch=found.epoch,
+            valid_until_ms=valid_until_ms,
+            members=members,
+        )
 
     @property
     def next_set(self) -> ValidatorSet:
@@ -59,18 +67,18 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def encoded(self) -> bytes:
-        """What is signed and sent."""
+        """The next set as it is signed and sent."""
         return encode(self.next_set)
 
 
-def read_change(file: Path) -> Change:
+def read_change(file: Path) -> ChangeFile:
     """The change in a file. Raises ConfigError naming what is wrong, Refused for a malformed key or set."""
     try:
         with file.open("rb") as stream:
             data = stream.read(CHANGE_FILE_BYTES_MAX + 1)
         if len(data) > CHANGE_FILE_BYTES_MAX:
             raise ConfigError(f"{file}: longer than {CHANGE_FILE_BYTES_MAX} bytes")
-        change = msgspec.json.decode(data, type=Change)
+        change = msgspec.json.decode(data, type=ChangeFile)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
     except (msgspec.MsgspecError, ValueError) as error:
@@ -85,27 +93,27 @@ def read_change(file: Path) -> Change:
     return change
 
 
-def write_change(file: Path, change: Change, *, fresh: bool = False) -> None:
+def write_change(file: Path, change: ChangeFile, *, fresh: bool = False) -> None:
     """Replace the file whole. Raises ConfigError; with `fresh`, also when it exists."""
     if fresh and file.exists():
         raise ConfigError(f"{file}: exists already")
     write_atomic(file, msgspec.json.format(msgspec.json.encode(change)) + b"\n", 0o644)
 
 
-def signed(change: Change, key: Key) -> Change:
+def signed(change: ChangeFile, key: Key) -> ChangeFile:
     """The change with this key's signature in place of any former one."""
-    word = sign_change(key, change.chain_id, change.encoded).hex()
+    word = sign_change(key, change.chain_id, change.encoded, change.valid_until_ms).hex()
     kept = tuple(s for s in change.signatures if s.key != key.public.hex())
     return msgspec.structs.replace(
         change, signatures=(*kept, Signature(key=key.public.hex(), signature=word))
     )
 
 
-def collected(change: Change, now: ValidatorSet) -> tuple[dict[int, bytes], list[str]]:
+def collected(change: ChangeFile, now: ValidatorSet) -> tuple[dict[int, bytes], list[str]]:
     """The valid signatures by member of the set in force, ascending, and the keys of those that are not."""
     found: dict[int, bytes] = {}
     foreign: list[str] = []
-    message = change_message(change.encoded)
+    message = change_message(change.encoded, change.valid_until_ms)
     for item in change.signatures:
         try:
             public, word = public_key_from_hex(item.key, "signatures"), bytes.fromhex(item.signature)

@@ -93,7 +93,9 @@ def vectors() -> dict[str, str]:
             ALICE, CHAIN, "alpha", BOB.public, "BE"
         ),
         "the next validator set: A with weight 2, in epoch 1": following,
-        "A's signature for it (a change of the validators)": sign_change(ALICE, CHAIN, following),
+        "A's signature for it (a change of the validators), valid up to 1,800,000,000,000 ms": sign_change(
+            ALICE, CHAIN, following, 1_800_000_000_000
+        ),
         "PING with token 1": frames.encode(frames.Kind.PING, (1).to_bytes(8, "big")),
         "`chunks` of 262,145 zero bytes": chunks_root(zeros),
     }

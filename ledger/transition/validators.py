@@ -5,9 +5,10 @@
      by the set of its own epoch, while that is among the last EVIDENCE_EPOCHS_MAX. A suspended member votes
      on until its epoch ends, and is shown as such; no change that is accepted later may hold it (V3), but one
      that is pending already stays: a header names it, perhaps.
-[V3] A change of the set is the next set's encoding, with epoch + 1, signed by a BFT quorum of the current
-     one (ledger.epochs). Anybody may carry it in. It is refused while another is pending, when it changes
-     nothing, and when it holds a suspended key. Accepted, it is pending until a boundary block.
+[V3] A change of the set is the next set's encoding, with epoch + 1, and the time up to which it is valid,
+     signed by a BFT quorum of the current one (ledger.epochs). Anybody may carry it in. It is refused while
+     another is pending, after its time or when that is too far ahead, when it changes nothing, and when it
+     holds a suspended key. Accepted, it is pending until a boundary block.
 [V4] Executing a boundary block puts the pending set in force, at the block's end (ledger.epochs.turn).
 """
 
@@ -41,11 +42,13 @@ def change_validators(env: Env, body: ChangeValidators) -> None:
     """[V3] Raises Refused("change.…", or "validators.…" for a malformed set)."""
     if env.state.get(KEY_NEXT_VALIDATORS) is not None:
         raise Refused("change.pending", "another change waits for the end of the epoch")
+    epochs.check_time(body.valid_until_ms, env.time_ms)
     now = epochs.current(env.state)
     found = epochs.check_change(
         env.chain_id,
         now,
         body.next,
+        body.valid_until_ms,
         body.signatures,
         lambda key: env.state.get(key_offence(key)) is not None,
     )

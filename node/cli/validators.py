@@ -13,12 +13,14 @@ from cyclopts import Parameter
 
 from ledger.certificate import Validator, ValidatorSet
 from ledger.codec import encode
-from ledger.epochs import check_next
+from ledger.epochs import check_next, check_time
 from ledger.errors import Refused
 from ledger.keys import short
+from ledger.quantities import parse_duration
 from ledger.transactions import ChangeValidators
+from node.amounts import time_text
 from node.api import models as m
-from node.change_file import Change, collected, read_change, signed, write_change
+from node.change_file import ChangeFile, collected, read_change, signed, write_change
 from node.change_words import words_of
 from node.cli.context import EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.output import confirm, emit, emit_facts, say
@@ -28,7 +30,7 @@ from node.errors import ConfigError
 from node.home import load_key
 from node.sdk import Client
 
-ChangeFile = Annotated[Path, Parameter(name=["--file", "-f"], help="Where to.")]
+ChangePath = Annotated[Path, Parameter(name=["--file", "-f"], help="Where to.")]
 
 
 def _several(text: str) -> Parameter:
@@ -65,13 +67,17 @@ def _next_of(v: m.ValidatorView, following: dict[str, m.ValidatorView]) -> str:
 
 def propose(
     *,
-    file: ChangeFile,
+    file: ChangePath,
     add: Annotated[tuple[str, ...], _several("KEY:WEIGHT:NAME of one that joins.")] = (),
     remove: Annotated[tuple[str, ...], _several("Key or name of one that leaves.")] = (),
     weight: Annotated[tuple[str, ...], _several("KEY:WEIGHT or NAME:WEIGHT, a new weight.")] = (),
+    valid: Annotated[str, Parameter(help="How long it may be signed and submitted, at most 30d.")] = "7d",
 ) -> int:
     """Write a change of the validator set to a file, to be signed by the validators."""
     client = current.client()
+    status = client.status()
+    until_ms = status.block_time_ms + parse_duration(valid) * 1000
+    check_time(until_ms, status.block_time_ms)
     now, suspended = _in_force(client)
     members = list(now.members)
     for text in remove:
@@ -84,7 +90,7 @@ def propose(
         members.append(_newcomer(text))
     next_ = encode(ValidatorSet(now.epoch + 1, tuple(members)))
     check_next(now, next_, suspended.__contains__)
-    change = Change.of(client.status().chain_id, next_)
+    change = ChangeFile.of(status.chain_id, next_, until_ms)
     write_change(file, change, fresh=True)
     say(f"wrote {file}; validators sign it: gridpact validators sign {file}")
     return _show(change, now)
@@ -165,18 +171,21 @@ def submit(
     if not now.reached(signatures):
         _show(change, now)
         raise Failure(EXIT_REJECTED, "change.no_quorum: more validators must sign it")
-    body = ChangeValidators(change.encoded, tuple(sorted(signatures.items())))
+    signers = tuple(sorted(signatures.items()))
+    body = ChangeValidators(change.encoded, change.valid_until_ms, signers)
     return print_result(current.client().send(current.key(key), body, wait))
 
 
-def _of_now(file: Path) -> tuple[Change, ValidatorSet]:
+def _of_now(file: Path) -> tuple[ChangeFile, ValidatorSet]:
     """A change and the set in force, which it must follow. Raises Refused, ConfigError, Failure."""
     change = read_change(file)
     client = current.client()
-    if change.chain_id != (here := client.status().chain_id):
+    status = client.status()
+    if change.chain_id != (here := status.chain_id):
         raise Failure(EXIT_REJECTED, f"the change is for chain {change.chain_id!r}, the peer's is {here!r}")
     now, suspended = _in_force(client)
     check_next(now, change.encoded, suspended.__contains__)
+    check_time(change.valid_until_ms, status.block_time_ms)
     return change, now
 
 
@@ -197,13 +206,14 @@ def _in_force(client: Client) -> tuple[ValidatorSet, set[bytes]]:
     return now, suspended
 
 
-def _show(change: Change, now: ValidatorSet) -> int:
+def _show(change: ChangeFile, now: ValidatorSet) -> int:
     signatures, foreign = collected(change, now)
     reached = sum(now.members[index].weight for index in signatures)
     by = [now.members[index].moniker for index in signatures]
     facts: list[tuple[str, object]] = [
         ("chain", change.chain_id),
         ("epoch", f"{now.epoch} to {now.epoch + 1}"),
+        ("valid until", time_text(change.valid_until_ms)),
     ]
     facts += [("change", line) for line in words_of(now, change.next_set)]
     facts.append(("signed by", ", ".join(by) or "nobody yet"))
@@ -213,6 +223,7 @@ def _show(change: Change, now: ValidatorSet) -> int:
     value = {
         "chain_id": change.chain_id,
         "epoch": now.epoch + 1,
+        "valid_until_ms": change.valid_until_ms,
         "changes": words_of(now, change.next_set),
         "signed_by": by,
         "weight": reached,

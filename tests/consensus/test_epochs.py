@@ -40,6 +40,7 @@ from ledger.certificate import (
     vote_message,
 )
 from ledger.codec import encode, sha256
+from ledger.light import FinalityProof, verify_final
 from tests.consensus.support import (
     CHAIN,
     FINAL,
@@ -188,6 +189,65 @@ def test_rule_12_a_tail_block_with_batches_is_refused() -> None:
     assert votes(offer(bench, above, made), NOTAR) == [(NOTAR, 3, above.hash)]
 
 
+def test_rule_12_a_tail_never_grows() -> None:
+    """300 views above the boundary are notarized, none final: the certificate of the last is one header away
+    from the boundary, so that whoever follows takes the proof (ledger.light.FINALITY_PATH_MAX is less)."""
+    bench, made = with_boundary(me=0)
+    timed = {"time_ms": made.time_ms + 1}
+    for view in range(3, 303):
+        if leader(SET, view) == 0:
+            (proposal,) = sent(bench.last, Propose) or sent(bench.wait(TIMING.idle_ms), Propose)
+            above = decode_header(proposal.header)
+            assert len(proposal.skips) == min(view - 3, 64)
+            assert (above.parent_hash, above.height) == (made.hash, made.height + 1)
+        else:
+            above = tail(made, view=view, **timed)
+            assert votes(offer(bench, above, made), NOTAR) == [(NOTAR, view, above.hash)]
+        bench.certify(certificate(NOTAR, view, above.hash))
+    (commit,) = bench.certify(certificate(FINAL, 302, above.hash)).commit
+    assert (commit.header, commit.path) == (made, (above.encode(),))
+    verify_final(CHAIN, SET, FinalityProof(made.encode(), commit.path, encode(commit.certificate)))
+
+
+def test_rule_12_a_tail_block_on_another_is_refused() -> None:
+    """Else the way to what is final could become longer than anybody takes."""
+    bench, made = with_boundary(me=1)
+    first = tail(made)
+    offer(bench, first, made)
+    bench.certify(certificate(NOTAR, 3, first.hash))
+    assert votes(offer(bench, tail(first, view=4), first), NOTAR) == []
+    assert bench.last.alarms == ["block.tail"]
+
+
+def test_rule_12_in_the_tail_a_notarized_block_beside_is_passed_over() -> None:
+    """Once its header is here: the certificate alone does not say that it stands on the same boundary."""
+    bench, made = with_boundary(me=1)
+    first, second = tail(made), tail(made, view=4)
+    bench.certify(certificate(NOTAR, 3, first.hash))
+    assert votes(offer(bench, second, made), NOTAR) == []
+    assert Fetch("header", first.hash) in sent(bench.last, Fetch)
+    ready = bench.receive(3, Reply("header", first.hash, first.encode()))
+    assert votes(ready, NOTAR) == [(NOTAR, 4, second.hash)]
+
+
+def test_rule_12_a_boundary_passes_over_nothing_that_may_be_final() -> None:
+    """Views 2 and 3 hold notarized blocks, a boundary and its tail: what would go back behind them must show
+    their Skip, whether it ends the epoch or is a tail upon another end."""
+    bench, made = with_boundary(me=1)
+    first = tail(made)
+    offer(bench, first, made)
+    bench.certify(certificate(NOTAR, 3, first.hash))
+    other = boundary(bench.core.chain.tip, view=4)
+    bench.receive(0, propose(other, certificate(FINAL, 1, bench.core.chain.tip_hash)))
+    assert votes(bench.last, NOTAR) == []
+    bench.certify(certificate(NOTAR, 4, other.hash))  # more than f that lie
+    beside = tail(other, view=6)
+    bench.certify(certificate(NOTAR, 5, tail(made, view=5).hash))
+    bench.receive(2, propose(beside, certificate(NOTAR, 4, other.hash)))
+    bench.receive(2, Reply("header", tail(made, view=5).hash, tail(made, view=5).encode()))
+    assert votes(bench.last, NOTAR) == []
+
+
 # ---------------------------------------------------------------------- commit
 
 
@@ -207,15 +267,15 @@ def test_rule_12_a_final_boundary_ends_the_core() -> None:
 
 
 def test_rule_12_what_stands_above_the_boundary_is_not_committed() -> None:
-    """A Final certificate of the second tail block: one commit, and the headers that lead to it."""
+    """A Final certificate of the second tail block: one commit, and the header that leads to it."""
     bench, made = with_boundary(batches=[B1])
     first = tail(made)
     offer(bench, first, made)
     bench.certify(certificate(NOTAR, 3, first.hash))
-    second = tail(first, view=4)
-    bench.receive(0, propose(second, certificate(NOTAR, 3, first.hash)))
+    second = tail(made, view=4)
+    bench.receive(0, propose(second, certificate(NOTAR, 2, made.hash)))
     ready = bench.certify(certificate(FINAL, 4, second.hash))
-    assert [(c.header, c.path) for c in ready.commit] == [(made, (first.encode(), second.encode()))]
+    assert [(c.header, c.path) for c in ready.commit] == [(made, (second.encode(),))]
     assert bench.core.chain.tip == made
     assert bench.core.chain.tip_hash == made.hash
 

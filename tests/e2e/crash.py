@@ -34,6 +34,7 @@ from ledger.codec import decode, encode
 from ledger.epochs import sign_change
 from ledger.store import Store
 from ledger.transactions import ChangeValidators
+from node.clock import wall_ms
 from node.home import Home, start_ticks
 from node.safety_store import SafetyStore
 from node.sdk import ClientError
@@ -152,16 +153,16 @@ class Campaign:
         self.epoch += 1
         members = list(genesis.validator_set.members)
         members[0] = replace(members[0], weight=1 + self.epoch % 2)
-        data = encode(ValidatorSet(self.epoch, tuple(members)))
+        data, until_ms = encode(ValidatorSet(self.epoch, tuple(members))), wall_ms() + 3_600_000
         keys = {
             key.public: key for key in (self.net.home(name).validator_key() for name in (*OTHERS, VICTIM))
         }
         signatures = tuple(
-            (number, sign_change(keys[member.key], genesis.chain_id, data))
+            (number, sign_change(keys[member.key], genesis.chain_id, data, until_ms))
             for number, member in enumerate(members)
         )
         client = self.net.api("v1")
-        client.submit(client.sign(self.net.key("author"), ChangeValidators(data, signatures)))
+        client.submit(client.sign(self.net.key("author"), ChangeValidators(data, until_ms, signatures)))
 
     def _await(self, process: subprocess.Popen[bytes], point: Point) -> None:
         until(f"{VICTIM} reaches {point.name}", lambda: process.poll() is not None, DEATH_S)

@@ -212,8 +212,10 @@ class ChainWorld(World):
         next_ = encode(ValidatorSet(now.epoch + 1, tuple(members)))
         by = enough(now) if signers is None else signers
         chain_id = self.store.chain_id
-        signatures = tuple((i, sign_change(KEY_OF[now.members[i].key], chain_id, next_)) for i in by)
-        return ChangeValidators(next_, signatures)
+        until_ms = self.store.tip.time_ms + 3_600_000
+        signers = ((i, KEY_OF[now.members[i].key]) for i in by)
+        signatures = tuple((i, sign_change(key, chain_id, next_, until_ms)) for i, key in signers)
+        return ChangeValidators(next_, until_ms, signatures)
 
     def turn(self, members: Sequence[Validator], tail: int = 0) -> Header:
         """Change the set and grow until the epoch has ended. Returns its last block's header."""

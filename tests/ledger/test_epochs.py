@@ -14,7 +14,13 @@ from ledger.codec import encode, sha256
 from ledger.errors import LocalError, Refused
 from ledger.kv import MemoryKv
 from ledger.light import Trust
-from ledger.limits import EVIDENCE_EPOCHS_MAX, VALIDATORS_BYTES_MAX, VALIDATORS_MAX, WEIGHT_MAX
+from ledger.limits import (
+    CHANGE_VALID_MS_MAX,
+    EVIDENCE_EPOCHS_MAX,
+    VALIDATORS_BYTES_MAX,
+    VALIDATORS_MAX,
+    WEIGHT_MAX,
+)
 from ledger.machine import execute
 from ledger.outcome import Receipt
 from ledger.records import KEY_NEXT_VALIDATORS, KEY_VALIDATORS, key_past_validators
@@ -24,10 +30,11 @@ from ledger.stored import CommitData
 from ledger.transactions import ChangeValidators, ReportEvidence, Transfer
 from tests.ledger.chain_fixture import MORE_KEYS, ChainWorld, above, member
 from tests.ledger.test_evidence import NOTAR, A, B, vote, votes
-from tests.ledger.world import AUTHOR, CHAIN_ID, CONSUMER, STRANGER
+from tests.ledger.world import AUTHOR, CHAIN_ID, CONSUMER, START_MS, STRANGER
 
 FOUR = tuple(member(n) for n in range(4))
 SEVEN = tuple(member(n) for n in range(7))
+UNTIL_MS = START_MS + 3_600_000
 
 
 @pytest.fixture
@@ -80,9 +87,9 @@ def test_members_join_leave_and_weigh_otherwise_at_once(world: ChainWorld) -> No
 
 
 BROKEN: dict[str, Callable[[ChainWorld], ChangeValidators]] = {
-    "validators.malformed": lambda w: ChangeValidators(b"\xc1", ()),
-    "validators.too_long": lambda w: ChangeValidators(bytes(VALIDATORS_BYTES_MAX + 1), ()),
-    "validators.not_canonical": lambda w: ChangeValidators(b"\x92\xcc\x01\x90", ()),
+    "validators.malformed": lambda w: ChangeValidators(b"\xc1", UNTIL_MS, ()),
+    "validators.too_long": lambda w: ChangeValidators(bytes(VALIDATORS_BYTES_MAX + 1), UNTIL_MS, ()),
+    "validators.not_canonical": lambda w: ChangeValidators(b"\x92\xcc\x01\x90", UNTIL_MS, ()),
     "validators.count": lambda w: w.change(()),
     "validators.duplicate": lambda w: w.change((FOUR[0], FOUR[0])),
     "validators.member": lambda w: w.change((*FOUR, replace(member(5), weight=WEIGHT_MAX + 1))),
@@ -97,7 +104,8 @@ BROKEN: dict[str, Callable[[ChainWorld], ChangeValidators]] = {
 def resigned(world: ChainWorld, next_: ValidatorSet) -> ChangeValidators:
     data = encode(next_)
     by = range(3)
-    return ChangeValidators(data, tuple((n, epochs.sign_change(MORE_KEYS[n], CHAIN_ID, data)) for n in by))
+    signed = tuple((n, epochs.sign_change(MORE_KEYS[n], CHAIN_ID, data, UNTIL_MS)) for n in by)
+    return ChangeValidators(data, UNTIL_MS, signed)
 
 
 def backwards(change: ChangeValidators) -> ChangeValidators:
@@ -131,7 +139,7 @@ def test_copies_of_a_change_with_one_false_signature_cost_one_check_each(
     for n in range(50):
         false = (*good, (last, bytes([n]) * 64))
         with pytest.raises(Refused, match=r"change\.signature"):
-            epochs.check_change(CHAIN_ID, now, change.next, false, lambda key: False)
+            epochs.check_change(CHAIN_ID, now, change.next, change.valid_until_ms, false, lambda key: False)
     assert len(checked) <= len(good) + 50
 
 
@@ -153,8 +161,9 @@ def test_weight_decides_not_heads(world: ChainWorld) -> None:
 
 def test_a_signature_for_another_chain_or_domain_does_not_count(world: ChainWorld) -> None:
     change = world.change(SEVEN)
+    message = epochs.change_message(change.next, change.valid_until_ms)
     for domain, chain_id in ((epochs.CHANGE_DOMAIN, "another"), ("vote/1", CHAIN_ID)):
-        by = tuple((n, MORE_KEYS[n].sign(domain, chain_id, change.next)) for n in range(3))
+        by = tuple((n, MORE_KEYS[n].sign(domain, chain_id, message)) for n in range(3))
         assert send(world, replace(change, signatures=by)).rule == "change.signature"
 
 
@@ -163,9 +172,27 @@ def test_a_second_change_waits_for_the_next_epoch(world: ChainWorld) -> None:
     assert send(world, world.change(SEVEN[:5])).rule == "change.pending"
     last = world.run(world.tx(STRANGER, world.change(SEVEN[:6])))  # in the boundary itself
     assert (last.receipts[0].rule, world.validators.members) == ("change.pending", SEVEN)
-    old = ChangeValidators(encode(ValidatorSet(1, FOUR)), world.change(FOUR, range(5)).signatures)
+    old = replace(world.change(FOUR, range(5)), next=encode(ValidatorSet(1, FOUR)))
     assert send(world, old).rule == "change.epoch"
     assert send(world, world.change(FOUR)).ok
+
+
+def test_a_signed_change_ends_by_itself(world: ChainWorld) -> None:
+    """[V3] Signatures cannot be taken back; after its time a change that nobody carried in is void, and who
+    signed it may sign another. The time is signed, too, and bounded."""
+    change = world.change(SEVEN)
+    world.chain.submit((), step_ms=3_600_001)
+    assert send(world, change).rule == "change.expired"
+    now_ms = world.store.tip.time_ms
+    assert send(world, replace(change, valid_until_ms=now_ms + 60_000)).rule == "change.signature"
+    late = replace(change, valid_until_ms=now_ms + CHANGE_VALID_MS_MAX + 60_000)
+    assert send(world, late).rule == "change.valid_until"
+    assert epochs.pending(world.state) is None
+    assert send(world, world.change(SEVEN[:5])).ok
+    assert epochs.pending(world.state) is not None, "once accepted it stays, however long it takes"
+    world.chain.submit((), step_ms=7_200_000)
+    world.run()
+    assert world.validators.members == SEVEN[:5]
 
 
 def test_the_largest_set_fits_its_bounds() -> None:

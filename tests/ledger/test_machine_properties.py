@@ -245,10 +245,11 @@ class Lives(RuleBasedStateMachine):
         members = [Validator(VOTERS[n].public, w, f"v{n}") for n, w in enumerate(weights) if w]
         next_ = encode(ValidatorSet(now.epoch + epochs, tuple(members)))
         by = [(now.index(VOTERS[n].public), VOTERS[n]) for n in sorted(signers)]
-        signed = [(at, sign_change(key, CHAIN_ID, next_)) for at, key in by if at is not None]
+        until_ms = self.world.now_ms + 3_600_000
+        signed = [(at, sign_change(key, CHAIN_ID, next_, until_ms)) for at, key in by if at is not None]
         enough = now.reached([at for at, _ in signed])
         good = enough and epochs == 1 and members and tuple(members) != now.members
-        assert self.send(STRANGER, ChangeValidators(next_, tuple(sorted(signed)))) == bool(good)
+        assert self.send(STRANGER, ChangeValidators(next_, until_ms, tuple(sorted(signed)))) == bool(good)
         if good:
             assert current(self.world.state) == now, "not before its epoch ends"
             self.world.run(step_ms=0)

@@ -76,6 +76,7 @@ _LOG: Final = "ledger/store_log.py"
 TORN_LOG: Final = ("tests/ledger/test_torn_log.py",)
 _SAFETY, _ENGINE = "node/safety_store.py", "node/engine.py"
 _POOL, _LEASE, _PROOF = "node/mempool.py", "node/executor/lease.py", "node/executor/verify.py"
+_QUEUE = "node/fair_queue.py"
 _CHECK, _FILES = "consensus/verify.py", "node/artifact_files.py"
 
 MUTANTS: Final = (
@@ -142,8 +143,8 @@ MUTANTS: Final = (
     _M(
         "gaps_need_not_be_skipped",
         _CORE,
-        "return all(state is not None and state.skip is not None for state in between)",
-        "return True or list(between)",
+        "return all(self._passed(view, header) for view in range(header.parent_view + 1, header.view))",
+        "return True",
         CONSENSUS,
     ),
     _M(
@@ -637,6 +638,34 @@ MUTANTS: Final = (
     ),
     _M("tail_with_batches_is_voted_for", _CORE, "if is_tail and (", "if False and (", RULE_12),
     _M(
+        "the_tail_grows",
+        _CORE,
+        "if is_tail and (differs or self._is_tail(parent)):",
+        "if is_tail and differs:",
+        RULE_12,
+    ),
+    _M(
+        "leader_builds_on_the_tail",
+        _CORE,
+        "if in_tail and self._is_tail(parent):",
+        "if False:",
+        RULE_12,
+    ),
+    _M(
+        "any_notarized_view_is_passed_over",
+        _STATE,
+        "if state.notar is None or not is_ending(header, validators):\n            return False\n",
+        "if state.notar is not None:\n            return True\n",
+        RULE_12,
+    ),
+    _M(
+        "a_block_beside_the_tail_is_passed_over",
+        _STATE,
+        "return beside is not None and beside.parent_hash == header.parent_hash",
+        "return beside is not None",
+        RULE_12,
+    ),
+    _M(
         "leader_fills_the_tail",
         _CORE,
         "batches = [] if in_tail else self._fresh(base)",
@@ -744,7 +773,9 @@ MUTANTS: Final = (
         "if False:",
         MEMPOOL,
     ),
-    _M("pending_is_bundled_twice", _POOL, "        del self.pending[: len(taken)]\n", "", MEMPOOL),
+    _M("pending_is_bundled_twice", _QUEUE, "            self.remove(tx.id)\n", "", MEMPOOL),
+    _M("nobody_takes_turns", _QUEUE, "self._turns.served(cost)", "self._turns.served(0)", MEMPOOL),
+    _M("queues_have_no_end_in_time", _POOL, "if wait_ms > QUEUE_MS_MAX:", "if False:", MEMPOOL),
     _M(
         "replays_are_queued",
         _POOL,
@@ -880,8 +911,8 @@ MUTANTS: Final = (
     _M(
         "change_signatures_are_not_checked",
         "ledger/epochs.py",
-        "change_message(next_), signature):",
-        "change_message(next_), signature) and False:",
+        "chain_id, message, signature):\n            raise",
+        "chain_id, message, signature) and False:\n            raise",
         EPOCHS,
     ),
     _M(

@@ -14,6 +14,7 @@ from ledger.certificate import Validator, ValidatorSet
 from ledger.codec import decode, encode
 from ledger.epochs import sign_change
 from ledger.light import Trust
+from node.clock import wall_ms
 from node.peer import Peer
 from node.seam import NotFinal, Overloaded
 from p2p.memory import MemoryHub
@@ -31,11 +32,15 @@ def set_of(epoch: int, numbers: Iterable[int], weights: Mapping[int, int] | None
     return ValidatorSet(epoch, tuple(members))
 
 
-def change_tx(now: ValidatorSet, next_: ValidatorSet, signers: Sequence[int], height: int) -> bytes:
-    """A transaction that changes the set, signed by these members of the current one, carried in by RICH."""
-    data = encode(next_)
-    signatures = tuple((i, sign_change(key(now.members[i].moniker), CHAIN_ID, data)) for i in signers)
-    body = t.ChangeValidators(data, signatures)
+def change_tx(
+    now: ValidatorSet, next_: ValidatorSet, signers: Sequence[int], height: int, time_ms: int | None = None
+) -> bytes:
+    """A transaction that changes the set, signed by these members of the current one, carried in by RICH.
+    `time_ms`: of a chain made by hand, whose blocks have times of their own."""
+    data, until_ms = encode(next_), (wall_ms() if time_ms is None else time_ms) + 3_600_000
+    keys = ((i, key(now.members[i].moniker)) for i in signers)
+    signatures = tuple((i, sign_change(key_, CHAIN_ID, data, until_ms)) for i, key_ in keys)
+    body = t.ChangeValidators(data, until_ms, signatures)
     salt = b"epoch%03d" % next_.epoch
     return t.sign_tx(RICH, t.Tx(CHAIN_ID, RICH.public, height + 500, salt, body))
 

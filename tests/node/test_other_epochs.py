@@ -25,7 +25,7 @@ def ended(voter: int | None = 0, tail: int = 0) -> tuple[Peer, Header]:
     """A peer that has committed the boundary of epoch 0, by a certificate of that many headers above."""
     peer = make(voter)
     notary = peer.notary
-    extend(notary, batch_of(change_tx(notary.validators, NEXT, [0, 1, 2], 0)))
+    extend(notary, batch_of(change_tx(notary.validators, NEXT, [0, 1, 2], 0, notary.store.tip.time_ms)))
     boundary = next_header(
         notary, (), state_height=1, state_root=notary.store.root(1), next_validators=NEXT.hash
     )
@@ -53,7 +53,7 @@ def ended(voter: int | None = 0, tail: int = 0) -> tuple[Peer, Header]:
 def end_epoch_one(peer: Peer) -> None:
     """Validator 6 takes the place of 5."""
     notary, after = peer.notary, set_of(2, [0, 1, 2, 6])
-    change = change_tx(notary.validators, after, [0, 1, 2], notary.store.tip.height)
+    change = change_tx(notary.validators, after, [0, 1, 2], notary.store.tip.height, notary.store.tip.time_ms)
     height = extend(notary, batch_of(change), epoch=1).height
     root = notary.store.root(height)
     extend(notary, epoch=1, state_height=height, state_root=root, next_validators=after.hash)
@@ -244,7 +244,7 @@ def test_links_are_sorted_anew_at_the_change() -> None:
     assert peer.engine is not None
     assert peer.engine.peers == {1: ids[1], 3: ids[3]}
     notary = peer.notary
-    extend(notary, batch_of(change_tx(notary.validators, NEXT, [0, 1, 2], 0)))
+    extend(notary, batch_of(change_tx(notary.validators, NEXT, [0, 1, 2], 0, notary.store.tip.time_ms)))
     extend(notary, state_height=1, state_root=notary.store.root(1), next_validators=NEXT.hash)
     peer._turn()
     assert peer.engine.peers == {1: ids[1], 3: ids[5]}

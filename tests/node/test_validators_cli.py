@@ -116,6 +116,8 @@ def test_a_change_that_cannot_be_is_refused_before_anybody_signs(shell: Shell, t
     key = MORE_KEYS[4].public.hex()
     for words, code, text in (
         ((), 4, "change.same"),
+        (("--valid", "31d", "--remove", "v0"), 4, "change.valid_until"),
+        (("--valid", "soon", "--remove", "v0"), 2, "a duration wanted"),
         (("--remove", "nobody"), 2, "found 0"),
         (("--add", "abc:1"), 4, "key.malformed"),
         (("--add", f"{key}:x:new"), 2, "a weight is a whole number"),
@@ -143,6 +145,9 @@ def test_a_tampered_change_file_gets_no_signature(shell: Shell, tmp_path: Path) 
         ({"members": []}, "validators.count"),
         ({"chain_id": "another"}, "is for chain"),
         ({"epoch": 7}, "change.epoch"),
+        ({"valid_until_ms": 1}, "change.expired"),
+        ({"valid_until_ms": -1}, "no change of the validators"),
+        ({"valid_until_ms": 1 << 60}, "change.valid_until"),
     ):
         file.write_text(json.dumps(good | change))
         code, _, err = shell.run("validators", "sign", str(file), "--key", shell.key(2), "-y")

@@ -189,6 +189,13 @@ class Promises(Checker):
         cast = sum(weight for m, weight in seats if m in voters or not self.world.is_honest(m))
         return 3 * cast > 2 * sum(weight for _, weight in seats)
 
+    def voted_for(self, header: Header) -> None:
+        """An honest member signed its Notar."""
+
+    def passed(self, header: Header, view: int) -> bool:
+        """May a block leave this view below it out?"""
+        return self.reached(Statement(VoteKind.SKIP, header.epoch, view, ZERO_HASH))
+
     def durable(self, node: SimNode, vote: Vote) -> None:
         statement = vote.statement
         kept = durable_record(node.disk, statement)
@@ -200,6 +207,7 @@ class Promises(Checker):
         if statement.kind is not VoteKind.NOTAR:
             return
         header = decode_header(kept.header)
+        self.voted_for(header)
         for digest in header.batches:
             if not holds_batch(node.disk, digest) and node.store.batch(digest) is None:
                 self.complain(f"member {node.member}: Notar in view {header.view}, its batch is not on disk")
@@ -207,11 +215,10 @@ class Promises(Checker):
         if self.is_voted(header) and not self.reached(Statement(VoteKind.NOTAR, epoch, parent_view, parent)):
             self.complain(f"member {node.member}: Notar in view {header.view}, its parent is not notarized")
         for between in range(parent_view + 1, header.view):
-            if not self.reached(Statement(VoteKind.SKIP, epoch, between, ZERO_HASH)):
+            if not self.passed(header, between):
                 self.complain(
                     f"member {node.member}: Notar in view {header.view} over view {between}, not skipped"
                 )
-
 
     def is_voted(self, header: Header) -> bool:
         """Was the parent voted on in this epoch? Genesis was not, nor the block on which an epoch begins."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from consensus.limits import EVIDENCE_VIEWS, VIEW_WINDOW
 from consensus.messages import Message, Propose, Received, Vote
 from ledger.blocks import Header, decode_header, validators_hash
-from ledger.certificate import Statement, ValidatorSet
+from ledger.certificate import Statement, ValidatorSet, VoteKind
 from ledger.codec import decode
 from ledger.light import Trust
 from ledger.records import KEY_NEXT_VALIDATORS, KEY_VALIDATORS
@@ -83,7 +83,7 @@ class MembersOnly(Checker):
 
 
 class Tail(Checker):
-    """What is proposed above a boundary carries nothing, and names the same next set."""
+    """What is proposed above a boundary carries nothing, names the same next set, and stands on it alone."""
 
     def __init__(self, world: World, report: Report) -> None:
         super().__init__(world, report)
@@ -98,14 +98,35 @@ class Tail(Checker):
         is_tail = below is not None and below.epoch == header.epoch
         if is_tail and (header.batches or header.next_validators == header.validators):
             self.complain(f"member {node.member} proposes {len(header.batches)} batches above a boundary")
+        if is_tail and below is not None and below.parent_hash in self.ends:
+            self.complain(f"member {node.member} proposes a block on one of the tail, not on the boundary")
         if header.next_validators != header.validators:
             self.ends[header.hash] = header
 
 
 class EpochPromises(Promises):
-    """See Promises: within an epoch."""
+    """See Promises: within an epoch, in the tail of which a notarized block beside lets a view pass, too."""
 
     world: EpochWorld
+
+    def __init__(self, world: World, report: Report) -> None:
+        super().__init__(world, report)
+        self.headers: dict[bytes, Header] = {}
+        self.beside: dict[tuple[int, int, bytes], list[bytes]] = {}  # by epoch, view and parent
+
+    def voted_for(self, header: Header) -> None:
+        if self.headers.setdefault(header.hash, header) is header:
+            self.beside.setdefault((header.epoch, header.view, header.parent_hash), []).append(header.hash)
+
+    def passed(self, header: Header, view: int) -> bool:
+        """An honest member voted for each block that is notarized, so its header is known."""
+        if super().passed(header, view):
+            return True
+        parent = self.headers.get(header.parent_hash)
+        if parent is None or parent.epoch != header.epoch or parent.next_validators == parent.validators:
+            return False
+        found = self.beside.get((header.epoch, view, header.parent_hash), [])
+        return any(self.reached(Statement(VoteKind.NOTAR, header.epoch, view, block)) for block in found)
 
     def is_voted(self, header: Header) -> bool:
         """The block on which an epoch begins was voted on in the one before."""

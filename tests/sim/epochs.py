@@ -200,21 +200,24 @@ class EpochWorld(World):
         if next_ is None:
             return None
         self.proposed = next_
-        data = encode(next_)
+        data, until_ms = encode(next_), source.notary.store.tip.time_ms + 3_600_000
         places = list(range(len(now.members)))
         self.governor.shuffle(places)
         while len(places) > 1 and now.reached(places[1:]):
             places.pop(0)
         signatures = tuple(
-            (i, epochs.sign_change(self.key_of[self.number_of[now.members[i].key]], self.chain_id, data))
+            (i, epochs.sign_change(self._key_at(now, i), self.chain_id, data, until_ms))
             for i in sorted(places)
         )
         sender, salt = self.clients.keys[0], self.governor.randbytes(12)
         expires = source.height + EXPIRY_BLOCKS_DEFAULT
-        tx = Tx(self.chain_id, sender.public, expires, salt, ChangeValidators(data, signatures))
+        tx = Tx(self.chain_id, sender.public, expires, salt, ChangeValidators(data, until_ms, signatures))
         self._hand_in(sign_tx(sender, tx))
         self.result.faults["epoch.proposed"] += 1
         return next_
+
+    def _key_at(self, now: ValidatorSet, place: int) -> keys.Key:
+        return self.key_of[self.number_of[now.members[place].key]]
 
     def _hand_in(self, raw: bytes) -> None:
         tx, clients = decode_tx(raw, self.chain_id), self.clients
