@@ -48,7 +48,8 @@ from node.voter import timing_of
 
 CHAIN: Final = "wide"
 TX_BYTES: Final = 250  # of a signed transfer
-FRAME_BYTES: Final = 5 + 12 + 18 + 54  # our header, yamux, noise, TCP/IP on Ethernet: a message alone
+HEADER_BYTES: Final = 5
+FRAME_BYTES: Final = HEADER_BYTES + 12 + 18 + 54  # our header, yamux, noise, TCP/IP on Ethernet: a message alone
 WALL_MS: Final = 1_800_000_000_000
 
 
