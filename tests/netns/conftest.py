@@ -22,6 +22,9 @@ JOINERS = {
 }  # fmt: skip
 
 
+IN_LONG = pytest.mark.skipif(os.environ.get("NET_LONG") != "1", reason="in `make net` only")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The first test waits for twelve peers, and a loaded machine takes its time."""
     for item in items:
@@ -73,6 +76,8 @@ def grid(lab: Lab, figures: dict[str, Any], tmp_path_factory: pytest.TempPathFac
             words = ("--role", "node", "--farm", "alpha", "--country", "BE") if "node" in name else ()
             machine = lab.machine(name, site, f"0.{20 + i}")
             made.join(name, machine, via, *words, genesis_hash=hash_hex)
+            if "node" not in name:
+                made.members[name].words = ("--p2p.relay", "serve")
             made.start(name, ready=False)
         made.join("bot1", lab.behind_nat("bot1", "c", "0.30"), via, "--role", "bot", genesis_hash=hash_hex)
         made.start("bot1")

@@ -42,6 +42,7 @@ class Member:
     home: Home
     peer_id: str
     process: subprocess.Popen[bytes] | None = None
+    words: tuple[str, ...] = ()  # more for `gridpact start`
 
     @property
     def address(self) -> str:
@@ -121,7 +122,8 @@ class Grid:
         """Start peers; `ready` waits until they are caught up."""
         for name in names:
             member = self.members[name]
-            command = [sys.executable, "-P", "-m", "node.cli.main", "start", "--home", str(member.home.root)]
+            command = [sys.executable, "-P", "-m", "node.cli.main", "start", *member.words]
+            command += ["--home", str(member.home.root)]
             with member.home.log_file.open("ab") as log, member.machine.inside():
                 member.process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_environment()

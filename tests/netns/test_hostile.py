@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.net import until
+from tests.netns.conftest import IN_LONG
 from tests.netns.grid import PORT, Grid
 from tests.netns.hostile import Stranger, connections, strangers
 from tests.netns.lab import Machine
@@ -131,7 +132,7 @@ def test_a_half_open_link_is_noticed_and_mended(grid: Grid, figures: dict[str, A
     grid.until_equal("v1", "v3")
 
 
-@pytest.mark.parametrize("name", ["v2", "node1"])
+@pytest.mark.parametrize("name", ["v2", pytest.param("node1", marks=IN_LONG)])
 def test_a_peer_that_is_frozen_and_wakes(
     grid: Grid, figures: dict[str, Any], is_long: bool, name: str
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.net import until
+from tests.netns.conftest import IN_LONG
 from tests.netns.grid import Grid
 
 EVERYBODY = ("v1", "v2", "v3", "v4", "node1", "node2", "node3", "obs1", "obs2", "obs3", "obs4", "bot1")
@@ -99,7 +100,7 @@ def test_without_a_quorum_nothing_is_final_and_after_it_all_goes_on(
     }
 
 
-@pytest.mark.parametrize("name", ["v3", "obs4"])
+@pytest.mark.parametrize("name", ["v3", pytest.param("obs4", marks=IN_LONG)])
 def test_a_peer_whose_address_changes(grid: Grid, figures: dict[str, Any], name: str) -> None:
     """The process goes on; its machine gets another address, and nobody tells the old one."""
     machine = grid.members[name].machine
