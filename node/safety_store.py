@@ -49,7 +49,7 @@ class SafetyStore:
         records = [decode(Record, data) for _, data in self.kv.scan(_RECORD)]
         certificates = [decode(Certificate, data) for _, data in self.kv.scan(_CERTIFICATE)]
         state = restore(records, certificates, epoch, tip_view)
-        # In the order of the headers, not of a set: what is held first is proposed first, and runs must replay.
+        # In the order of headers, not of a set: what is held first is proposed first, and runs must replay.
         wanted = dict.fromkeys(digest for header in state.headers.values() for digest in header.batches)
         found = ((digest, self.kv.get(_BATCH + digest)) for digest in wanted)
         return state, {digest: data for digest, data in found if data is not None}
@@ -59,6 +59,16 @@ class SafetyStore:
         """The highest view whose votes were forgotten, because its block was committed; 0: none."""
         found = self.kv.get(_FLOOR)
         return 0 if found is None else int.from_bytes(found, "big")
+
+    @property
+    def torn(self) -> int:
+        """As KeyValue.torn; 0 in memory."""
+        return self.kv.torn if isinstance(self.kv, KeyValue) else 0
+
+    @property
+    def mended(self) -> str:
+        """As KeyValue.mended; empty in memory."""
+        return self.kv.mended if isinstance(self.kv, KeyValue) else ""
 
     def highest(self) -> dict[VoteKind, int]:
         """The highest view of which a vote is remembered, by kind; kinds without one are left out."""
