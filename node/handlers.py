@@ -226,7 +226,7 @@ class PeerHandlers:
                 self.follower.told(peer_id, height)
             case TxPush(raw):
                 try:
-                    self.accept(raw)
+                    self.accept(raw, peer_id)
                 except Overloaded:
                     self.count("overloaded")
                 except Refused as error:
@@ -234,24 +234,26 @@ class PeerHandlers:
                         raise
                     self.count(error.rule)
 
-    def accept(self, raw: bytes) -> VerifiedTx:
-        """Check a transaction; a validator queues it. Raises Refused, Overloaded."""
-        tx = self._checked(raw)
-        self._queue(tx)
+    def accept(self, raw: bytes, source: str) -> VerifiedTx:
+        """Check a transaction that `source` brought; a validator queues it. Raises Refused, Overloaded."""
+        tx = self._checked(raw, source)
+        self._queue(tx, source)
         return tx
 
-    async def accept_many(self, raws: Sequence[bytes]) -> list[VerifiedTx | Refused | Overloaded]:
+    async def accept_many(
+        self, raws: Sequence[bytes], source: str
+    ) -> list[VerifiedTx | Refused | Overloaded]:
         """As `accept` for each, in order. Signatures of many are checked in a thread, by one hop."""
-        if sum(map(len, raws)) > VERIFY_THREAD_BYTES:
+        if sum(map(len, raws)) > VERIFY_THREAD_BYTES and not self.mempool.is_crowded(source):
             known = self.mempool.known
             judge = partial(verify_many, raws, self.mempool.chain_id, known.verify)
             for tx in await trio.to_thread.run_sync(judge):
                 known.remember(tx)
-        return [self._accepted(raw) for raw in raws]
+        return [self._accepted(raw, source) for raw in raws]
 
-    def _accepted(self, raw: bytes) -> VerifiedTx | Refused | Overloaded:
+    def _accepted(self, raw: bytes, source: str) -> VerifiedTx | Refused | Overloaded:
         try:
-            return self.accept(raw)
+            return self.accept(raw, source)
         except Refused as error:
             self.count(error.rule)
             return error
@@ -259,11 +261,11 @@ class PeerHandlers:
             self.count("overloaded")
             return error
 
-    def _checked(self, raw: bytes) -> VerifiedTx:
-        return self.mempool.check(raw, self.notary.next_context, self.notary.store.state.get)
+    def _checked(self, raw: bytes, source: str) -> VerifiedTx:
+        return self.mempool.check(raw, self.notary.next_context, self.notary.store.state.get, source)
 
-    def _queue(self, tx: VerifiedTx) -> None:
-        if self.engine is not None and self.mempool.add(tx, self.now_ms()):
+    def _queue(self, tx: VerifiedTx, source: str) -> None:
+        if self.engine is not None and self.mempool.add(tx, self.now_ms(), source):
             self.engine.wake()
 
     # ------------------------------------------------------------------ requests
@@ -276,7 +278,7 @@ class PeerHandlers:
             if method == "batch":
                 return answer_batch(self.notary.store, body)
             if method == "tx":
-                return self._take_tx(body)
+                return self._take_tx(peer_id, body)
             if method in self.methods:
                 return await self.methods[method](peer_id, body)
         except Refused as error:
@@ -284,14 +286,14 @@ class PeerHandlers:
             raise RequestRefused(f"{error.rule}: {error.detail}"[:200]) from None
         except Overloaded as error:
             self.count("overloaded")
-            raise RequestRefused(f"overloaded: retry in {error.retry_s:.0f} s") from None
+            raise RequestRefused(f"overloaded: retry in {error.retry_ms} ms") from None
         raise RequestRefused(f"request.method: {method[:40]!r} is not known here")
 
-    def _take_tx(self, body: bytes) -> bytes:
+    def _take_tx(self, peer_id: str, body: bytes) -> bytes:
         if self.engine is None:
             raise Refused("tx.not_a_validator", "this peer does not vote")
         try:
-            return self.accept(body).id
+            return self.accept(body, peer_id).id
         except Refused as error:
             if error.rule == "tx.duplicate":
                 return b""  # a re-send of what is final: all is well
@@ -305,10 +307,10 @@ class PeerHandlers:
         try:
             if topic_name == topic(chain_id, "blocks"):
                 return self._announced(peer_id, payload)
-            tx = self._checked(payload)
+            tx = self._checked(payload, peer_id)
             if topic(chain_id, topic_kind(tx)) != topic_name:
                 raise Refused("gossip.topic", "this transaction belongs to another topic")
-            self._queue(tx)
+            self._queue(tx, peer_id)
         except Refused as error:
             self.count(f"gossip.{error.rule}")
             return Verdict.IGNORE if error.rule in LATE else Verdict.REJECT

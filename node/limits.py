@@ -19,7 +19,32 @@ MEMPOOL_SENDER_TXS_MAX: Final = 10_000
 MEMPOOL_SENDER_BYTES_MAX: Final = 8 * MIB
 VERIFIED_MAX: Final = 50_000  # transactions whose signature was checked, so it is checked once …
 VERIFIED_BYTES_MAX: Final = 32 * MIB  # … and their bytes: one may be 128 KiB
+# Pending of one bringer (a client's address, a peer): half, so that nobody's network fills it for all others.
+MEMPOOL_SOURCE_TXS_MAX: Final = 50_000
+MEMPOOL_SOURCE_BYTES_MAX: Final = 32 * MIB
 OVERLOAD_RETRY_S: Final = 1.0
+
+# --- admission by time: what is accepted is soon final ------------------------------------------------
+BATCH_ENTRY_BYTES: Final = 16  # of a transaction in a batch, beside its own
+TX_WORK_BYTES: Final = 512  # checks and execution of one cost as much as so many of its bytes
+QUEUE_MS_MAX: Final = 2_000  # that a transaction may have to wait for its batch; who brings more comes again
+# Too little to wait long, whatever the estimate says: some 80 small transactions of an account, 20 accounts
+# of a bringer. A network that stands still takes this much of each.
+QUEUE_FREE_ACCOUNT_BYTES: Final = 64 * 1024
+QUEUE_FREE_SOURCE_BYTES: Final = 20 * QUEUE_FREE_ACCOUNT_BYTES
+RETRY_MS_MIN: Final = 100
+RETRY_MS_MAX: Final = 10_000
+# Own batches that are not final yet. Small: turns are taken before a batch is made, not after.
+PACE_WINDOW_BYTES: Final = 8 * 1024  # at first; doubles with each block until it is large enough
+PACE_WINDOW_BYTES_MIN: Final = 4 * 1024  # some 20 small transactions
+PACE_WINDOW_BYTES_MAX: Final = 4 * MIB
+PACE_SLACK_MS: Final = 20  # beyond twice the delay of a small batch alone: what filling blocks well takes
+PACE_ALONE_BYTES: Final = 1024  # a batch so small shows how fast the network is, not how busy
+PACE_EXPRESS_BYTES: Final = 8 * 1024  # of clients that had nothing waiting; goes out beside a full window …
+PACE_EXPRESS_MS: Final = 8  # … so often: 2 % of a validator's work
+PACE_RATE_HALF_MS: Final = 1_000  # after so much busy time a measurement counts half
+PACE_FORGET_MS: Final = 10_000  # a rate measured longer ago says nothing
+PACE_LOST_MS: Final = 30_000  # a batch that is not final by then holds up no others
 
 # --- outbox: transactions of our own, re-sent until final or expired -------------------------------
 OUTBOX_TXS_MAX: Final = 4_096
@@ -28,6 +53,7 @@ OUTBOX_ASK_S: Final = 3.0  # for a validator's first answer
 OUTBOX_ASKED_MAX: Final = 4  # validators asked for a first answer; one of them on each re-send
 OUTBOX_RESENDS_AT_ONCE: Final = 16  # a validator that stalls holds up these, not all
 OUTBOX_SENDER_TXS_MAX: Final = 1_024  # of one account
+OUTBOX_SOURCE_TXS_MAX: Final = 2_048  # of one client of ours
 
 # --- engine ---------------------------------------------------------------------------------------
 # Messages of one validator; beyond, its own are dropped: the protocol lives with loss.

@@ -1,11 +1,13 @@
-"""Transactions and batches that wait to become final, bounded by bytes, count, sender and maker. Pure.
+"""Transactions and batches that wait to become final, bounded by bytes, count, time and who sent them.
 
 A validator bundles what it accepts into batches; proposals name batches by digest. A signature is
-checked once: ids of checked transactions are remembered for execution.
+checked once: ids of checked transactions are remembered for execution. What waits for a batch takes turns
+(`node.fair_queue`), and no more is accepted than is final soon (`node.pace`). Pure.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,6 +20,7 @@ from ledger.limits import BATCH_TXS_MAX
 from ledger.machine import Context, check_window
 from ledger.records import key_seen
 from ledger.transactions import CheckedTx, VerifiedTx, decode_tx
+from node.fair_queue import FairQueue, cost_of
 from node.known import KnownTxs
 from node.limits import (
     BATCH_SEAL_BYTES,
@@ -26,12 +29,18 @@ from node.limits import (
     MEMPOOL_MAKER_BYTES_MAX,
     MEMPOOL_SENDER_BYTES_MAX,
     MEMPOOL_SENDER_TXS_MAX,
+    MEMPOOL_SOURCE_BYTES_MAX,
+    MEMPOOL_SOURCE_TXS_MAX,
     MEMPOOL_TXS_MAX,
     OVERLOAD_RETRY_S,
+    QUEUE_FREE_ACCOUNT_BYTES,
+    QUEUE_FREE_SOURCE_BYTES,
+    QUEUE_MS_MAX,
 )
+from node.pace import Pace, retry_ms
 from node.seam import Overloaded
 
-_BATCH_OVERHEAD: Final = 16
+OURS: Final = ""  # who brought a transaction: this peer itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +84,15 @@ class Usage:
 
 @dataclass(slots=True)
 class Mempool:
-    """See the module. `places` counts where a transaction waits: pending, and in each batch that has it."""
+    """See the module. `places` counts where a transaction waits: pending, and in each batch that has it.
+    Without a `pace` batches go out at once, and nothing is bounded by time."""
 
     chain_id: str
+    pace: Pace | None = None
     known: KnownTxs = field(default_factory=KnownTxs)
-    pending: list[VerifiedTx] = field(default_factory=list)
-    pending_bytes: int = 0
+    pending: FairQueue = field(default_factory=FairQueue)
     pending_since_ms: int = 0
+    refused: Counter[str] = field(default_factory=Counter)  # why nothing more was taken -> how often
     places: dict[bytes, int] = field(default_factory=dict)
     senders: dict[bytes, Usage] = field(default_factory=dict)
     batches: dict[bytes, HeldBatch] = field(default_factory=dict)
@@ -89,8 +100,15 @@ class Mempool:
     size_bytes: int = 0
     by_maker: dict[int, int] = field(default_factory=dict)
 
-    def check(self, raw: bytes, context: Context, record: Callable[[bytes], bytes | None]) -> VerifiedTx:
-        """Form, window, replay and signature of a transaction, cheapest first. Raises Refused.
+    def check(
+        self,
+        raw: bytes,
+        context: Context,
+        record: Callable[[bytes], bytes | None],
+        source: str = OURS,
+    ) -> VerifiedTx:
+        """Form, window, replay, room and signature of a transaction, cheapest first. Raises Refused,
+        Overloaded.
 
         `record` reads the state; it knows each executed transaction for as long as its window is open [T2].
         """
@@ -98,55 +116,92 @@ class Mempool:
         check_window(checked.tx, context)
         if record(key_seen(checked.tx.expires, checked.id)) is not None:
             raise Refused("tx.duplicate", "final already")
+        if checked.id not in self.places:
+            self.admit(checked, source)  # a flood costs no signatures
         return self.known.remember(self.known.verify(checked))
 
-    def add(self, tx: VerifiedTx, now_ms: int) -> bool:
-        """Queue a checked transaction for the next batch. False: held already. Raises Overloaded."""
-        if tx.id in self.places:
-            return False
+    def admit(self, tx: CheckedTx, source: str) -> None:
+        """Raises Overloaded when there is no room for that transaction now; it says when to come again.
+
+        Nothing is counted for a sender here: the signature may not have been checked yet.
+        """
         size = len(tx.raw)
         if len(self.places) >= MEMPOOL_TXS_MAX or self.size_bytes + size > MEMPOOL_BYTES_MAX:
-            raise Overloaded(OVERLOAD_RETRY_S)
+            raise self._overloaded("pool")
         used = self.senders.get(tx.tx.sender)
         if used is not None and (
             used.txs >= MEMPOOL_SENDER_TXS_MAX or used.size_bytes + size > MEMPOOL_SENDER_BYTES_MAX
         ):
-            raise Overloaded(OVERLOAD_RETRY_S)
+            raise self._overloaded("account")
+        txs, waiting_bytes = self.pending.usage(source)
+        if txs >= MEMPOOL_SOURCE_TXS_MAX or waiting_bytes + size > MEMPOOL_SOURCE_BYTES_MAX:
+            raise self._overloaded("source")
+        wait_ms = self.wait_ms(tx, source)
+        if wait_ms > QUEUE_MS_MAX:
+            if self.pending.waiting(source, tx.tx.sender) > QUEUE_FREE_ACCOUNT_BYTES:
+                raise self._overloaded("account_wait", wait_ms - QUEUE_MS_MAX / 2)
+            if self.pending.waiting(source) > QUEUE_FREE_SOURCE_BYTES:
+                raise self._overloaded("source_wait", wait_ms - QUEUE_MS_MAX / 2)
+
+    def wait_ms(self, tx: CheckedTx, source: str) -> float:
+        """How long that transaction would wait for its batch, at the most, as far as is known."""
+        if self.pace is None:
+            return 0.0
+        return self.pace.wait_ms(self.pending.ahead(source, tx.tx.sender, cost_of(tx)))
+
+    def is_crowded(self, source: str) -> bool:
+        """Has so much of that client come that most of what else it brings will be refused?"""
+        waiting = self.pending.waiting(source)
+        return self.pace is not None and self.pace.wait_ms(waiting) > QUEUE_MS_MAX / 2
+
+    def _overloaded(self, why: str, wait_ms: float = OVERLOAD_RETRY_S * 1000) -> Overloaded:
+        self.refused[why] += 1
+        return Overloaded(retry_ms(wait_ms) / 1000)
+
+    def add(self, tx: VerifiedTx, now_ms: int, source: str = OURS) -> bool:
+        """Queue a checked transaction for the next batch. False: held already. Raises Overloaded."""
+        if tx.id in self.places:
+            return False
+        self.admit(tx, source)
         if not self.pending:
             self.pending_since_ms = now_ms
-        self.pending.append(tx)
-        self.pending_bytes += size
-        self.size_bytes += size
+        self.pending.put(tx, source)
+        self.size_bytes += len(tx.raw)
         self._enter(tx)
         return True
 
     def seal_due_ms(self) -> int | None:
-        """When the pending transactions should go out as a batch; None: nothing pending."""
+        """When the pending transactions should go out as a batch; None: nothing pending, or those before
+        must be final first."""
         if not self.pending:
             return None
-        full = self.pending_bytes >= BATCH_SEAL_BYTES or len(self.pending) >= BATCH_TXS_MAX
+        if self.pace is not None and not self.pace.room(self.pending.size_bytes):
+            return self.pace.express_due_ms if self.pending.has_fresh() else None
+        full = self.pending.size_bytes >= BATCH_SEAL_BYTES or len(self.pending) >= BATCH_TXS_MAX
         return self.pending_since_ms + (0 if full else BATCH_SEAL_MS)
 
     def seal(self, maker: int) -> HeldBatch | None:
-        """The next batch of pending transactions, held from now on."""
-        if not self.pending:
+        """The next batch of pending transactions, held from now on. None: as `seal_due_ms`."""
+        taken = self._take()
+        if not taken:
             return None
-        taken: list[VerifiedTx] = []
-        size = 0
-        for tx in self.pending[:BATCH_TXS_MAX]:
-            if taken and size + len(tx.raw) + _BATCH_OVERHEAD > BATCH_SEAL_BYTES:
-                break
-            taken.append(tx)
-            size += len(tx.raw) + _BATCH_OVERHEAD
-        del self.pending[: len(taken)]
-        self.pending_bytes -= _size(taken)
         self.size_bytes -= _size(taken)
         raws = tuple(tx.raw for tx in taken)
         batch = HeldBatch(encode(Batch(raws)), txs_digest(raws), tuple(taken), len(taken))
         self._hold(batch, maker)
+        if self.pace is not None:
+            self.pace.sealed(batch.digest, len(batch.data), sum(cost_of(tx) for tx in taken))
         for tx in taken:
             self._leave(tx)
         return batch
+
+    def _take(self) -> list[VerifiedTx]:
+        if self.pace is None or not self.pending:
+            return self.pending.take(BATCH_TXS_MAX, BATCH_SEAL_BYTES)
+        room = self.pace.room(self.pending.size_bytes)
+        if room:
+            return self.pending.take(BATCH_TXS_MAX, min(room, BATCH_SEAL_BYTES))
+        return self.pending.take_fresh(BATCH_TXS_MAX, self.pace.express())
 
     def hold(self, batch: HeldBatch, maker: int, *, wanted: bool) -> bool:
         """Keep another's opened batch. False when it is held already or its maker holds too much
@@ -184,7 +239,7 @@ class Mempool:
 
     def hand_over(self) -> list[VerifiedTx]:
         """All transactions that wait, each once, in order; none does from now on."""
-        waiting = [tx for batch in self.batches.values() for tx in batch.txs] + self.pending
+        waiting = [tx for batch in self.batches.values() for tx in batch.txs] + list(self.pending)
         handed = list({tx.id: tx for tx in waiting}.values())
         for batch in self.batches.values():
             for tx in batch.txs:
@@ -192,10 +247,14 @@ class Mempool:
         self.batches, self.makers, self.by_maker = {}, {}, {}
         self._unqueue({tx.id for tx in self.pending})
         self.size_bytes = 0
+        if self.pace is not None:
+            self.pace.clear()
         return handed
 
     def committed(self, header: Header, executed: tuple[bytes, ...]) -> None:
         """Forget the batches of a final block, and the transactions that it executed or skipped."""
+        if self.pace is not None:
+            self.pace.final(header.batches)
         done = set(executed)
         for digest in header.batches:
             batch = self.batches.pop(digest, None)
@@ -215,15 +274,13 @@ class Mempool:
 
     def _unqueue(self, ids: set[bytes]) -> None:
         """Take these out of what is pending."""
-        if not self.pending or ids.isdisjoint(tx.id for tx in self.pending):
+        if not self.pending:
             return
-        gone = [tx for tx in self.pending if tx.id in ids]
-        self.pending = [tx for tx in self.pending if tx.id not in ids]
-        size = _size(gone)
-        self.pending_bytes -= size
-        self.size_bytes -= size
-        for tx in gone:
-            self._leave(tx)
+        for id_ in ids:
+            tx = self.pending.remove(id_)
+            if tx is not None:
+                self.size_bytes -= len(tx.raw)
+                self._leave(tx)
 
     def _enter(self, tx: VerifiedTx) -> None:
         places = self.places.get(tx.id, 0)
@@ -243,6 +300,11 @@ class Mempool:
         used.size_bytes -= len(tx.raw)
         if not used.txs:
             del self.senders[tx.tx.sender]
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of the transactions that wait for a batch."""
+        return self.pending.size_bytes
 
     @property
     def tx_count(self) -> int:

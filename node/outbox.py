@@ -24,9 +24,12 @@ from node.limits import (
     OUTBOX_RESEND_S,
     OUTBOX_RESENDS_AT_ONCE,
     OUTBOX_SENDER_TXS_MAX,
+    OUTBOX_SOURCE_TXS_MAX,
     OUTBOX_TXS_MAX,
     OVERLOAD_RETRY_S,
 )
+from node.mempool import OURS
+from node.pace import retry_ms
 from node.seam import Overloaded
 from p2p.errors import Refused as PeerRefused
 from p2p.errors import RequestError
@@ -35,6 +38,7 @@ from p2p.network import Network
 log = structlog.get_logger("outbox")
 
 NO_SEAT: Final = "tx.not_a_validator"  # it left, or does not know yet that it has joined: another one will
+_RETRY: Final = re.compile(r"overloaded: retry in (\d{1,6}) ms")
 _RULE: Final = re.compile(r"(tx|request)(\.[a-z0-9_]{1,40}){1,2}")
 
 
@@ -54,6 +58,7 @@ class Entry:
 
     tx: VerifiedTx
     tries: int = 0
+    source: str = OURS
 
 
 @dataclass(slots=True)
@@ -68,20 +73,21 @@ class Outbox:
     faulty_max: Callable[[], int]
     entries: OrderedDict[bytes, Entry] = field(default_factory=OrderedDict)
     _senders: Counter[bytes] = field(default_factory=Counter)
+    _sources: Counter[str] = field(default_factory=Counter)
     _bell: trio.Event = field(default_factory=trio.Event)
 
-    async def submit(self, tx: VerifiedTx) -> None:
+    async def submit(self, tx: VerifiedTx, source: str = OURS) -> None:
         """Tell validators until one takes it. Raises Refused when more refuse it than may lie, Overloaded
-        when all that answered are. With no validator in reach it is gossiped and kept."""
+        when all that answered are; then it says when the first of them has room again. With no validator in
+        reach it is gossiped and kept. `source` is the client that brought it."""
         if tx.id in self.entries:
             return
-        if len(self.entries) >= OUTBOX_TXS_MAX or self._senders[tx.tx.sender] >= OUTBOX_SENDER_TXS_MAX:
+        if not self._has_room(tx, source):
             raise Overloaded(OVERLOAD_RETRY_S)
-        entry = self.entries[tx.id] = Entry(tx)
-        self._senders[tx.tx.sender] += 1
+        entry = self._enter(tx, source)
         self.publish(topic_kind(tx), tx.raw)
         refusals: list[Refused] = []
-        overloaded = False
+        retries_ms: list[int] = []
         for peer_id in self._in_turn(tx)[:OUTBOX_ASKED_MAX]:
             entry.tries += 1
             try:
@@ -90,7 +96,7 @@ class Outbox:
             except PeerRefused as error:
                 refusal = _refusal(error.reason)
                 if refusal is None:
-                    overloaded = True
+                    retries_ms.append(_retry_ms(error.reason))
                     continue
                 if refusal.rule == NO_SEAT:
                     continue
@@ -100,19 +106,29 @@ class Outbox:
                     raise refusal from None
             except RequestError:
                 continue
-        if overloaded and not refusals:
+        if retries_ms and not refusals:
             self._drop(tx.id)
-            raise Overloaded(OVERLOAD_RETRY_S)
+            raise Overloaded(min(retries_ms) / 1000)
+
+    def _has_room(self, tx: VerifiedTx, source: str) -> bool:
+        return (
+            len(self.entries) < OUTBOX_TXS_MAX
+            and self._senders.get(tx.tx.sender, 0) < OUTBOX_SENDER_TXS_MAX
+            and self._sources.get(source, 0) < OUTBOX_SOURCE_TXS_MAX
+        )
+
+    def _enter(self, tx: VerifiedTx, source: str) -> Entry:
+        entry = self.entries[tx.id] = Entry(tx, source=source)
+        self._senders[tx.tx.sender] += 1
+        self._sources[source] += 1
+        return entry
 
     def adopt(self, tx: VerifiedTx) -> None:
         """Take over a transaction that was accepted here while this peer voted: it is gossiped now and
         re-sent as all others. Beyond the bounds it is gossiped only."""
         self.publish(topic_kind(tx), tx.raw)
-        if tx.id in self.entries or len(self.entries) >= OUTBOX_TXS_MAX:
-            return
-        if self._senders[tx.tx.sender] < OUTBOX_SENDER_TXS_MAX:
-            self.entries[tx.id] = Entry(tx)
-            self._senders[tx.tx.sender] += 1
+        if tx.id not in self.entries and self._has_room(tx, OURS):
+            self._enter(tx, OURS)
             self._bell.set()
 
     def _in_turn(self, tx: VerifiedTx) -> list[str]:
@@ -129,6 +145,9 @@ class Outbox:
         self._senders[sender] -= 1
         if not self._senders[sender]:
             del self._senders[sender]
+        self._sources[entry.source] -= 1
+        if not self._sources[entry.source]:
+            del self._sources[entry.source]
 
     def final(self, ids: tuple[bytes, ...]) -> None:
         """These are final: done."""
@@ -174,6 +193,12 @@ class Outbox:
             log.debug("resend_failed", error=str(error))
         finally:
             room.release()
+
+
+def _retry_ms(reason: str) -> int:
+    """A validator's hint when to come again, within our own bounds."""
+    found = _RETRY.fullmatch(reason)
+    return retry_ms(int(found[1]) if found else OVERLOAD_RETRY_S * 1000)
 
 
 def _refusal(reason: str) -> Refused | None:

@@ -25,11 +25,12 @@ from node.event_log import EventLog
 from node.follower import Follower
 from node.handlers import PeerHandlers
 from node.limits import OUTBOX_RESENDS_AT_ONCE
-from node.mempool import Mempool
+from node.mempool import OURS, Mempool
 from node.mesh import METHOD, Mesh
 from node.notary import Committed, Notary
 from node.other_epochs import OtherEpochs
 from node.outbox import RARE_KINDS, Outbox, topic_kind
+from node.pace import Pace
 from node.peer_view import Metric, metrics_of, status_of
 from node.repair import Repair
 from node.safety_store import SafetyStore
@@ -110,7 +111,7 @@ class Peer:
     ) -> Peer:
         """Parts to a peer; nothing runs yet. `safety` is given exactly when the peer votes."""
         notary = Notary.open(genesis, store, Ed25519Scheme())
-        mempool = Mempool(genesis.chain_id)
+        mempool = Mempool(genesis.chain_id, Pace(now_ms))
         key = identity.validator_key if safety is not None else None
         event_log = EventLog(store)
 
@@ -277,25 +278,27 @@ class Peer:
         """Block time of `height`."""
         return self.store.tip.time_ms
 
-    async def submit(self, raw: bytes) -> bytes:
+    async def submit(self, raw: bytes, source: str = OURS) -> bytes:
         """See PeerSeam.submit."""
         try:
-            tx = self.handlers.accept(raw)
+            tx = self.handlers.accept(raw, source)
         except Refused as error:
             self.handlers.count(error.rule)
             raise
         if self.engine is None:
-            await self.outbox.submit(tx)
+            await self.outbox.submit(tx, source)
         else:
             await trio.lowlevel.checkpoint()
             if (kind := topic_kind(tx)) in RARE_KINDS:  # batches bring it to validators, this to strangers
                 self.outbox.publish(kind, raw)
         return tx.id
 
-    async def submit_many(self, raws: Sequence[bytes]) -> list[bytes | Refused | Overloaded]:
+    async def submit_many(
+        self, raws: Sequence[bytes], source: str = OURS
+    ) -> list[bytes | Refused | Overloaded]:
         """See PeerSeam.submit_many."""
         if self.engine is not None:
-            taken = await self.handlers.accept_many(raws)
+            taken = await self.handlers.accept_many(raws, source)
             for one in taken:
                 if isinstance(one, VerifiedTx) and (kind := topic_kind(one)) in RARE_KINDS:
                     self.outbox.publish(kind, one.raw)
@@ -305,7 +308,7 @@ class Peer:
         async def one_by_one(place: int, raw: bytes) -> None:
             async with room:
                 try:
-                    answers[place] = await self.submit(raw)
+                    answers[place] = await self.submit(raw, source)
                 except (Refused, Overloaded) as error:
                     answers[place] = error
 

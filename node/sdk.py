@@ -8,7 +8,7 @@ from __future__ import annotations
 import http.client
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
@@ -24,7 +24,6 @@ T = TypeVar("T")
 
 _ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 _EXTRA_S: Final = 5.0  # the server answers a time-out itself; we wait a little longer for that answer
-_RETRIES: Final = 5
 
 
 class ClientError(Exception):
@@ -77,8 +76,16 @@ class TxRefused(ClientError):
 class Client:
     """Calls to one peer. One connection per call: commands are short, and peers restart."""
 
-    def __init__(self, address: str, token_file: Path | None = None, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        token_file: Path | None = None,
+        timeout_s: float = 30.0,
+        on_wait: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """`on_wait` hears in words why a call is not over yet."""
         self.address = address
+        self._on_wait = on_wait
         self.timeout_s = timeout_s
         self._token_file = token_file
 
@@ -240,26 +247,37 @@ class Client:
         return sign_tx(key, Tx(status.chain_id, key.public, expires, secrets.token_bytes(8), body))
 
     def submit(self, raw: bytes, wait: str = "final", timeout_s: float | None = None) -> m.TxResult:
-        """Send a signed transaction. Raises ClientError; an overloaded peer is asked again a few times."""
+        """Send a signed transaction. An overloaded peer is asked again when it says, until the time is up;
+        with wait="none" never. Raises ClientError."""
         limit_s = self.timeout_s if timeout_s is None else timeout_s
-        for attempt in range(_RETRIES):
+        deadline = time.monotonic() + limit_s
+        while True:
+            left_s = max(0.0, deadline - time.monotonic())
             try:
                 answer = self.call(
                     "POST",
                     "/v1/tx",
-                    query={"wait": wait, "timeout": limit_s},
+                    query={"wait": wait, "timeout": round(left_s, 3)},
                     body=raw,
                     headers={"Content-Type": "application/octet-stream"},
-                    timeout_s=limit_s + _EXTRA_S,
+                    timeout_s=left_s + _EXTRA_S,
                 )
                 return _decode(answer, m.TxResult)
             except ApiError as error:
                 if error.status == 504:
                     raise self._why_late(error) from None
-                if error.status != 429 or attempt == _RETRIES - 1:
+                if error.status != 429 or wait == "none":
                     raise
-                time.sleep(min(5.0, error.problem.retry_s or 1.0))
-        raise AssertionError("unreachable")
+                self._come_again(error, deadline)
+
+    def _come_again(self, error: ApiError, deadline: float) -> None:
+        """Wait as long as an overloaded peer says, and a little more by chance, so that not all come at once.
+        Raises TimedOut when that is too long."""
+        pause_s = (error.problem.retry_after_ms or 1_000) / 1_000 * (1 + secrets.randbelow(250) / 1_000)
+        if time.monotonic() + pause_s > deadline:
+            raise TimedOut(f"{error}; not accepted in time, so it will not become final unless sent again")
+        self._on_wait(f"{error.problem.rule}: {error.problem.detail}; asking again in {pause_s:.1f} s")
+        time.sleep(pause_s)
 
     def _why_late(self, error: ApiError) -> ClientError:
         if self.is_ready():

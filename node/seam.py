@@ -24,11 +24,16 @@ Wait = Literal["none", "accepted", "final"]
 
 
 class Overloaded(Exception):
-    """The mempool is full: try again after `retry_s` seconds."""
+    """Too much waits here: try again after `retry_s` seconds."""
 
     def __init__(self, retry_s: float) -> None:
         self.retry_s = retry_s
         super().__init__(f"overloaded, retry after {retry_s:.1f} s")
+
+    @property
+    def retry_ms(self) -> int:
+        """The same in milliseconds, at least one."""
+        return max(1, round(self.retry_s * 1000))
 
 
 class NotFinal(Exception):
@@ -124,11 +129,14 @@ class PeerSeam(Protocol):
 
     def status(self) -> PeerStatus: ...
 
-    async def submit(self, raw: bytes) -> bytes:
-        """Check a signed transaction and spread it. Returns its id once it is accepted here
+    async def submit(self, raw: bytes, source: str = "") -> bytes:
+        """Check a signed transaction and spread it. `source` names the client that brought it, among whom
+        room is shared; "": this peer itself. Returns its id once it is accepted here
         (kept and re-sent until it is final or expired). Raises Refused, Overloaded."""
 
-    async def submit_many(self, raws: Sequence[bytes]) -> list[bytes | Refused | Overloaded]:
+    async def submit_many(
+        self, raws: Sequence[bytes], source: str = ""
+    ) -> list[bytes | Refused | Overloaded]:
         """As `submit` for each, cheaper: ids or why not, in order."""
 
     def watch_final(self, tx: bytes, told: Callable[[TxOutcome], None]) -> None:

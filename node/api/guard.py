@@ -12,14 +12,15 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from node.api.limits import BODY_BYTES_MAX, REQUESTS_MAX, RETRY_AFTER_S
+from node.api.clients import Clients, client_name
+from node.api.limits import BODY_BYTES_MAX, RETRY_AFTER_S
 from node.api.problems import ApiProblem, problem_response
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 class Guard:
-    """ASGI middleware. `requests` counts answers by status, `running` what is under way, `count` refusals;
+    """ASGI middleware. `requests` counts answers by status, `count` refusals;
     while `is_stale` says so, each answer is marked: what is read here is not what the validators signed."""
 
     def __init__(
@@ -34,7 +35,12 @@ class Guard:
         self._count = count
         self._is_stale = is_stale
         self.requests: Counter[int] = Counter()
-        self.running = 0
+        self._clients = Clients()
+
+    @property
+    def running(self) -> int:
+        """Requests under way."""
+        return self._clients.total
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,18 +59,20 @@ class Guard:
                     message["headers"].append((b"gridpact-stale", b"true"))
             await send(message)
 
-        self.running += 1
+        client = client_name(scope)
+        has_room = self._clients.has_room(client)
+        self._clients.enter(client)
         try:
-            problem = self._check(scope)
+            problem = self._check(scope, has_room)
             if problem is not None:
                 self._count(f"refused.{problem.problem.rule}")
                 await problem_response(problem.problem)(scope, receive, counted)
             else:
                 await self._app(scope, receive, counted)
         finally:
-            self.running -= 1
+            self._clients.leave(client)
 
-    def _check(self, scope: Scope) -> ApiProblem | None:
+    def _check(self, scope: Scope, has_room: bool) -> ApiProblem | None:
         headers: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name, []).append(value)
@@ -80,7 +88,7 @@ class Guard:
         is_upload = scope["method"] == "PUT" and scope["path"].startswith("/v1/artifacts/")
         if not is_upload and length.isdigit() and int(length) > BODY_BYTES_MAX:
             return ApiProblem(413, "http.too_long", f"at most {BODY_BYTES_MAX} bytes", "Content-Length")
-        if self.running > REQUESTS_MAX:
+        if not has_room:
             return ApiProblem(429, "http.busy", "too many requests at once", retry_s=RETRY_AFTER_S)
         return None
 

@@ -14,12 +14,15 @@ HISTORY_SHOWN_MAX: Final = 500  # transaction ids of one deployment
 WAIT_S_DEFAULT: Final = 30.0
 WAIT_S_MAX: Final = 300.0  # longer than any healthy finality; frees the handler
 REQUESTS_MAX: Final = 256  # at once; each holds a task and perhaps an open wait
+REQUESTS_OF_CLIENT_MAX: Final = 192  # of one address: a quarter is left for others, whatever it does
 EVENT_CLIENTS_MAX: Final = 64  # each wakes at every block
 HEARTBEAT_S: Final = 15.0  # proxies close a silent stream after 30 to 60 s
 RETRY_AFTER_S: Final = 1.0
 STREAMS_MAX: Final = 32  # of transactions, at once; each may have this many under way:
 STREAM_TXS_MAX: Final = 4_096  # some batches of the largest size; further ones wait at the client
 STREAM_GROUP_BYTES: Final = 32 * 1024  # taken at once: some 200 small transactions, 10 ms of signatures
+# An overloaded peer keeps its answer back for so long, so that who asks again at once is slowed down.
+OVERLOAD_HOLD_S: Final = 1.0
 PREFIX_DIGITS_MIN: Final = 6  # of a shortened id: 24 bits tell some thousand deployments apart
 HEADER_BYTES_MAX: Final = 32 * 1024  # of a request's head
 # Ready: a block was final within this many view time-outs (and idle waits), or FINAL_AGE_MS_MIN.

@@ -28,7 +28,8 @@ T = TypeVar("T")
 
 
 class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """RFC 9457 problem details. `refused`: a rule of the ledger said no, asking again won't help."""
+    """RFC 9457 problem details. `refused`: a rule of the ledger said no, asking again won't help.
+    `retry_after_ms`: above 0 when the same request may be good then."""
 
     type: str = "about:blank"
     title: str
@@ -37,7 +38,7 @@ class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
     detail: str = ""
     field: str = ""
     refused: bool = False
-    retry_s: float = 0.0
+    retry_after_ms: int = 0
 
 
 class Page(msgspec.Struct, Generic[T], kw_only=True):

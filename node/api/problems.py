@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from math import ceil
 
 import msgspec
 import structlog
+import trio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ledger.errors import LocalError, Refused
-from node.api.limits import RETRY_AFTER_S
+from node.api.limits import OVERLOAD_HOLD_S, RETRY_AFTER_S
 from node.api.models import Problem
 from node.errors import ArtifactError, ArtifactFull, ArtifactMissing
 from node.seam import NotFinal, Overloaded
@@ -33,7 +35,7 @@ class ApiProblem(Exception):
             rule=rule,
             detail=detail,
             field=field,
-            retry_s=retry_s,
+            retry_after_ms=round(retry_s * 1000),
         )
         super().__init__(f"{rule}: {detail}")
 
@@ -61,7 +63,7 @@ def problem_of(error: Exception) -> Problem:
             status = 503
         return _problem(status, error.rule, error.detail, error.field, refused=status != 503)
     if isinstance(error, Overloaded):
-        return _problem(429, "peer.overloaded", "too much is waiting here", retry_s=error.retry_s)
+        return _problem(429, "peer.overloaded", "too much is waiting here", retry_ms=error.retry_ms)
     if isinstance(error, NotFinal):
         return _problem(504, "tx.not_final", f"{error}; it may still become final")
     if isinstance(error, ArtifactFull):
@@ -79,11 +81,17 @@ def problem_of(error: Exception) -> Problem:
 
 
 def _problem(
-    status: int, rule: str, detail: str, field: str = "", *, refused: bool = False, retry_s: float = 0.0
+    status: int, rule: str, detail: str, field: str = "", *, refused: bool = False, retry_ms: int = 0
 ) -> Problem:
     title = HTTPStatus(status).phrase
     return Problem(
-        title=title, status=status, rule=rule, detail=detail, field=field, refused=refused, retry_s=retry_s
+        title=title,
+        status=status,
+        rule=rule,
+        detail=detail,
+        field=field,
+        refused=refused,
+        retry_after_ms=retry_ms,
     )
 
 
@@ -91,7 +99,8 @@ def problem_response(problem: Problem) -> Response:
     """The HTTP answer of a problem."""
     headers = {}
     if problem.status in (429, 503):
-        headers["Retry-After"] = str(max(1, round(problem.retry_s or RETRY_AFTER_S)))
+        wait_s = problem.retry_after_ms / 1000 or RETRY_AFTER_S
+        headers["Retry-After"] = str(max(1, ceil(wait_s)))  # whole seconds, RFC 9110
     if problem.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(msgspec.json.encode(problem), problem.status, headers, "application/problem+json")
@@ -101,4 +110,6 @@ async def on_error(request: Request, error: Exception) -> Response:
     """Exception handler of the application."""
     problem = problem_of(error)
     request.app.state.api.count(f"refused.{problem.rule}")
+    if isinstance(error, Overloaded):
+        await trio.sleep(min(error.retry_s, OVERLOAD_HOLD_S))
     return problem_response(problem)

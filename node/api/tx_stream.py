@@ -23,6 +23,7 @@ from ledger.errors import Refused
 from ledger.limits import TX_BYTES_MAX
 from ledger.transactions import decode_tx
 from node.api import models as m
+from node.api.clients import client_name
 from node.api.core import Api, api_of, choice, need_type, seconds
 from node.api.limits import (
     RETRY_AFTER_S,
@@ -47,7 +48,7 @@ async def submit_many(request: Request) -> Response:
     timeout_s = seconds(request, "timeout", WAIT_S_DEFAULT, WAIT_S_MAX)
     if api.tx_streams >= STREAMS_MAX:
         raise ApiProblem(429, "http.busy", f"{STREAMS_MAX} streams are open", retry_s=RETRY_AFTER_S)
-    return TxStream(api, wait == "final", timeout_s)
+    return TxStream(api, client_name(request.scope), wait == "final", timeout_s)
 
 
 class Frames:
@@ -84,11 +85,12 @@ class Frames:
 class TxStream(Response):
     """The answer, written as transactions come to their ends. Its own ASGI callable, as node.api.events."""
 
-    def __init__(self, api: Api, is_final: bool, timeout_s: float) -> None:
+    def __init__(self, api: Api, source: str, is_final: bool, timeout_s: float) -> None:
         super().__init__(None, headers={"Cache-Control": "no-store"}, media_type="application/jsonl")
         del self.headers["content-length"]
         self._api = api
         self._peer = api.peer
+        self._source = source
         self._is_final = is_final
         self._timeout_s = timeout_s
         self._count = 0  # frames so far
@@ -150,7 +152,7 @@ class TxStream(Response):
         first = self._count
         self._count += len(group)
         for number, (raw, answer) in enumerate(
-            zip(group, await self._peer.submit_many(group), strict=True), first
+            zip(group, await self._peer.submit_many(group, self._source), strict=True), first
         ):
             self._answered(number, raw, answer)
         self._bell.set()

@@ -13,6 +13,7 @@ from ledger.limits import ARTIFACT_BYTES_MAX, TX_BYTES_MAX
 from ledger.transactions import decode_tx
 from node.api import models as m
 from node.api.bot_seam import BotSeam, CancelRequest, DeployRequest, PlanRequest
+from node.api.clients import client_name
 from node.api.core import (
     Api,
     answer,
@@ -39,7 +40,7 @@ async def submit(request: Request) -> Response:
     timeout_s = seconds(request, "timeout", WAIT_S_DEFAULT, WAIT_S_MAX)
     raw = await body_bytes(request, TX_BYTES_MAX)
     try:
-        id_ = await api.peer.submit(raw)
+        id_ = await api.peer.submit(raw, client_name(request.scope))
     except Refused as error:
         if error.rule != "tx.duplicate":
             raise

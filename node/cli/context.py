@@ -89,7 +89,7 @@ class Context:
                     f"no peer runs in {home.root}; start it, or name one with --api host:port",
                 )
             address = info.api
-        return Client(address, token_file=home.token_file, timeout_s=self.timeout_s)
+        return Client(address, token_file=home.token_file, timeout_s=self.timeout_s, on_wait=_say)
 
 
 current: Context = Context()
@@ -119,6 +119,12 @@ def take_globals(arguments: Sequence[str]) -> list[str]:
         values[name] = value
     _set(values)
     return rest
+
+
+def _say(text: str) -> None:
+    from node.cli.output import say
+
+    say(text)
 
 
 def _set(values: dict[str, str]) -> None:

@@ -32,7 +32,7 @@ class OnePeer:
         self.faults = faults or []
         self.receipts: dict[bytes, Receipt] = {}
 
-    async def submit(self, raw: bytes) -> bytes:
+    async def submit(self, raw: bytes, source: str = "") -> bytes:
         if self.faults:
             raise self.faults.pop(0)
         tx = verified(decode_tx(raw, self.chain_id))

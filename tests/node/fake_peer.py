@@ -109,7 +109,7 @@ class FakePeer:
         self.event_log.tick()
         return result
 
-    async def submit(self, raw: bytes) -> bytes:
+    async def submit(self, raw: bytes, source: str = "") -> bytes:
         tx = verified(decode_tx(raw, self.chain_id))
         tip = self.store.tip
         check_window(tx.tx, Context(self.chain_id, tip.height + 1, tip.time_ms, tip.hash))
@@ -121,7 +121,9 @@ class FakePeer:
             self.block(raw)
         return tx.id
 
-    async def submit_many(self, raws: Sequence[bytes]) -> list[bytes | Refused | Overloaded]:
+    async def submit_many(
+        self, raws: Sequence[bytes], source: str = ""
+    ) -> list[bytes | Refused | Overloaded]:
         answers: list[bytes | Refused | Overloaded] = []
         for raw in raws:
             try:

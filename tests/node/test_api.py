@@ -22,7 +22,7 @@ from ledger.records import key_account
 from ledger.transactions import PutVault, Transfer
 from node.api import models as m
 from node.api.guard import Guard
-from node.api.limits import BODY_BYTES_MAX, EVENT_CLIENTS_MAX, REQUESTS_MAX
+from node.api.limits import BODY_BYTES_MAX, EVENT_CLIENTS_MAX, REQUESTS_MAX, REQUESTS_OF_CLIENT_MAX
 from node.api.openapi import make_openapi
 from node.api.routes import ROUTES, Route
 from node.seam import Gap
@@ -264,7 +264,7 @@ async def test_bad_transactions_are_refused_by_rule(peer: FakePeer, tmp_path: Pa
         assert peer.height == 0
         peer.overloaded = True
         answer = await post(good.raw)
-        assert problem(answer, 429, "peer.overloaded").retry_s == 2.0
+        assert problem(answer, 429, "peer.overloaded").retry_after_ms == 2_000
         assert answer.headers["retry-after"] == "2"
         peer.overloaded, peer.final = False, False
         problem(await post(good.raw, "?wait=final&timeout=0"), 504, "tx.not_final")
@@ -345,12 +345,17 @@ async def test_names_and_origins_that_are_not_ours_are_refused(
         assert "access-control-allow-origin" not in answer.headers
 
 
-async def test_too_many_requests_at_once_are_told_so() -> None:
+@pytest.mark.parametrize("clients", [1, 2])
+async def test_too_many_requests_at_once_are_told_so(clients: int) -> None:
+    """One client never holds all of the room, two may."""
+
     async def never(scope: Any, receive: Any, send: Any) -> None:
         await trio.sleep_forever()
 
     guard = Guard(never, frozenset())
     scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"localhost")]}
+    scopes = [scope | {"client": (f"192.0.2.{number}", 4_000 + number)} for number in range(clients)]
+    room = REQUESTS_OF_CLIENT_MAX if clients == 1 else REQUESTS_MAX
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -360,12 +365,18 @@ async def test_too_many_requests_at_once_are_told_so() -> None:
         return {"type": "http.request"}
 
     async with trio.open_nursery() as nursery:
-        for _ in range(REQUESTS_MAX):
-            nursery.start_soon(guard, scope, receive, send)
+        for number in range(room):
+            nursery.start_soon(guard, scopes[number % clients], receive, send)
         await trio.testing.wait_all_tasks_blocked()
-        await guard(scope, receive, send)
+        assert not sent
+        await guard(scopes[0], receive, send)
         assert sent[0]["status"] == 429
         assert (b"retry-after", b"1") in sent[0]["headers"]
+        assert guard.running == room
+        if clients == 1:
+            nursery.start_soon(guard, scope | {"client": ("192.0.2.9", 1)}, receive, send)
+            await trio.testing.wait_all_tasks_blocked()
+            assert guard.running == room + 1
         nursery.cancel_scope.cancel()
 
 

@@ -233,7 +233,7 @@ async def test_a_sender_over_its_share_hears_when_to_come_again(monkeypatch: pyt
     peer = make()
     sender = up(peer, "x")
     await peer.handlers.serve(sender, "tx", transfer_tx(1))
-    with pytest.raises(RequestRefused, match="overloaded: retry in 1 s"):
+    with pytest.raises(RequestRefused, match="overloaded: retry in 1000 ms"):
         await peer.handlers.serve(sender, "tx", transfer_tx(2))
     with pytest.raises(Overloaded):
         await peer.submit(transfer_tx(2))

@@ -147,4 +147,4 @@ def test_what_makers_brought_follows_them_to_their_new_places() -> None:
     handed = pool.hand_over()
     assert len(handed) == 3
     assert (pool.size_bytes, pool.by_maker, pool.tx_count, pool.batches) == (0, {}, 0, {})
-    assert pool.pending == []
+    assert not pool.pending

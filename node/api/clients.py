@@ -1,0 +1,55 @@
+"""Room at the API, shared among clients: one address can never hold all of it.
+
+A client is an IPv4 address or an IPv6 /64, which one machine can fill at will.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address, ip_address
+
+from starlette.types import Scope
+
+from node.api.limits import REQUESTS_MAX, REQUESTS_OF_CLIENT_MAX
+
+_HOST_BITS = 64
+
+
+def client_name(scope: Scope) -> str:
+    """Who asks, as room is shared: "http:ADDRESS"."""
+    client = scope.get("client")
+    host = str(client[0]) if client else ""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return f"http:{host[:64]}"
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return f"http:{address.ipv4_mapped}"
+        return f"http:{IPv6Address(int(address) >> _HOST_BITS << _HOST_BITS)}/64"
+    return f"http:{address}"
+
+
+@dataclass(slots=True)
+class Clients:
+    """Requests under way of each client."""
+
+    total: int = 0
+    running: Counter[str] = field(default_factory=Counter)
+
+    def has_room(self, client: str) -> bool:
+        """May that client bring one more request?"""
+        return self.total < REQUESTS_MAX and self.running.get(client, 0) < REQUESTS_OF_CLIENT_MAX
+
+    def enter(self, client: str) -> None:
+        """It is under way."""
+        self.total += 1
+        self.running[client] += 1
+
+    def leave(self, client: str) -> None:
+        """It is answered."""
+        self.total -= 1
+        self.running[client] -= 1
+        if not self.running[client]:
+            del self.running[client]
