@@ -16,6 +16,7 @@ from bench.load.channel import Channel, ChannelLost
 STREAMS_MAX: Final = 1_000  # at once on one connection
 WINDOW_BYTES: Final = 65_535  # RFC 9113, 6.9.2: until the server says otherwise
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+_MAX_CONCURRENT_STREAMS: Final = 3
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -67,6 +68,7 @@ class GrpcChannel(Channel):
         self._tags: dict[int, int] = {}
         self._good: set[int] = set()
         self._window = WINDOW_BYTES
+        self._streams_max = STREAMS_MAX
         self._waiting: deque[tuple[int, bytes]] = deque()  # messages that the window has no room for
         # A window of 2 GiB for what we receive: never to be renewed within a measurement.
         self.sock.sendall(
@@ -76,7 +78,7 @@ class GrpcChannel(Channel):
 
     @property
     def room(self) -> int:
-        return STREAMS_MAX - len(self._tags)
+        return self._streams_max - len(self._tags)
 
     def encode(self, tag: int, payload: bytes) -> bytes:
         stream = self._next_stream
@@ -130,6 +132,9 @@ class GrpcChannel(Channel):
         if kind == _PING and not flags & _ACK:
             self.unsent += frame(_PING, _ACK, 0, payload)
         elif kind == _SETTINGS and not flags & _ACK:
+            for at in range(0, len(payload) - 5, 6):
+                if int.from_bytes(payload[at : at + 2], "big") == _MAX_CONCURRENT_STREAMS:
+                    self._streams_max = min(STREAMS_MAX, int.from_bytes(payload[at + 2 : at + 6], "big"))
             self.unsent += frame(_SETTINGS, _ACK, 0, b"")
         elif kind == _WINDOW_UPDATE and stream == 0:  # a stream's own is never full: one call is smaller
             self._window += int.from_bytes(payload, "big") & 0x7FFF_FFFF

@@ -22,16 +22,17 @@ _KEY_CHARS: Final = 24
 def gridpact(count: int, chain_id: str, expires: int) -> list[bytes]:
     """Signed transactions by fresh owners, each valid to the height `expires`."""
     made: list[bytes] = []
-    fill = PAYLOAD_BYTES
+    fill = PAYLOAD_BYTES // 2
     for number in range(count):
         if number % RECORDS_PER_OWNER == 0:
             key = Key(secrets.token_bytes(32))
-        body = PutVault(f"r{number % RECORDS_PER_OWNER}", 1, secrets.token_bytes(fill))
-        raw = sign_tx(key, Tx(chain_id, key.public, expires, secrets.token_bytes(8), body))
-        if len(raw) != PAYLOAD_BYTES:  # the first: only now is it known what all else takes
-            fill -= len(raw) - PAYLOAD_BYTES
-            body = PutVault(f"r{number % RECORDS_PER_OWNER}", 1, secrets.token_bytes(fill))
+        name = f"r{number % RECORDS_PER_OWNER}"
+        while True:
+            body = PutVault(name, 1, secrets.token_bytes(fill))
             raw = sign_tx(key, Tx(chain_id, key.public, expires, secrets.token_bytes(8), body))
+            if len(raw) == PAYLOAD_BYTES:
+                break
+            fill += PAYLOAD_BYTES - len(raw)  # the first time: only now is it known what all else takes
         made.append(raw)
     return made
 

@@ -88,8 +88,13 @@ class WsChannel(Channel):
             f"GET /websocket HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
         )
-        head = read_exactly(self.sock, b"\r\n\r\n", HEAD_BYTES_MAX)
+        try:
+            head = read_exactly(self.sock, b"\r\n\r\n", HEAD_BYTES_MAX)
+        except (OSError, ChannelLost):
+            self.close()
+            raise
         if not head.startswith(b"HTTP/1.1 101"):
+            self.close()
             raise ChannelLost(f"no WebSocket: {head[:60]!r}")
         if subscribes:
             self.sock.sendall(frame(_TEXT, _SUBSCRIBE))

@@ -22,8 +22,12 @@ SAME_MACHINE: Final = {"addr_book_strict": "false", "allow_duplicate_ip": "true"
 TUNED: Final = {
     "timeout_commit": '"0s"',
     "skip_timeout_commit": "true",
-    "peer_gossip_sleep_duration": '"5ms"',
+    "peer_gossip_sleep_duration": '"10ms"',
     "recheck": "false",
+    "flush_throttle_timeout": '"10ms"',
+    "max_packet_msg_payload_size": "10240",
+    "send_rate": "20000000",
+    "recv_rate": "20000000",
 }
 
 
