@@ -40,6 +40,12 @@ class Watch:
         for view in [v for v in self.proposals if v < self.lowest]:
             del self.proposals[view]
 
+    def is_news(self, vote: Vote, frontier: int) -> bool:
+        """Could a vote that is not checked yet tell anything that is not known?"""
+        known = self.votes.get(vote.statement.view, {}).get((vote.voter, vote.statement.kind))
+        is_known = known is not None and known.statement == vote.statement
+        return not is_known and self._minds(vote.voter, vote.statement.view, frontier)
+
     def vote(self, vote: Vote, frontier: int) -> Evidence | None:
         """A member's vote; the evidence that it completes, once per member."""
         known = self.votes.get(vote.statement.view, {}).get((vote.voter, vote.statement.kind))

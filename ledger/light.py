@@ -125,10 +125,13 @@ class Trust:
 
     def advance(self, proof: EpochProof, now_ms: int | None = None) -> ValidatorSet:
         """[P1] The set of the next epoch, from the proof that the last known one ended. `now_ms` is needed by
-        a trust that does not begin at genesis [P2]. Raises Refused with the broken rule; nothing changed."""
+        a trust that does not begin at genesis [P2]: it rests on the boundary's time from then on, so that
+        must not lie ahead. Raises Refused with the broken rule; nothing changed."""
         if self.since_ms is not None and (now_ms is None or now_ms - self.since_ms > self.period_ms):
             raise Refused("light.trust_expired", f"it rests on a block of {self.since_ms} ms", "now_ms")
         header = verify_final(self.chain_id, self.latest, proof.finality)
+        if now_ms is not None:
+            _check_not_ahead(header, now_ms)
         found = self._follow(header, proof)
         if self.since_ms is not None:
             self.since_ms = header.time_ms
@@ -146,8 +149,7 @@ class Trust:
     def fresh(self, header: Header, now_ms: int) -> None:
         """[P2] Raises Refused("light.stale" | "light.from_future") when the header's block is older than the
         period, or younger than `now_ms` by more than clocks differ."""
-        if header.time_ms > now_ms + CLOCK_DRIFT_MS_MAX:
-            raise Refused("light.from_future", f"block time {header.time_ms}, here it is {now_ms}", "time_ms")
+        _check_not_ahead(header, now_ms)
         if now_ms - header.time_ms > self.period_ms:
             days = (now_ms - header.time_ms) // 86_400_000
             raise Refused("light.stale", f"the block is {days} days old", "time_ms")
@@ -167,6 +169,11 @@ class Trust:
         self.sets.append(found)
         self.ends.append(header)
         return found
+
+
+def _check_not_ahead(header: Header, now_ms: int) -> None:
+    if header.time_ms > now_ms + CLOCK_DRIFT_MS_MAX:
+        raise Refused("light.from_future", f"block time {header.time_ms}, here it is {now_ms}", "time_ms")
 
 
 def decode_certificate(data: bytes) -> Certificate:

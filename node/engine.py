@@ -17,6 +17,7 @@ from consensus.core import Core
 from consensus.messages import (
     BatchHeld,
     Event,
+    Executed,
     Fetch,
     Joined,
     Ready,
@@ -34,12 +35,13 @@ from ledger.blocks import Header
 from ledger.certificate import Certificate
 from ledger.codec import encode
 from ledger.errors import LocalError, PeerFault, Refused
-from ledger.evidence import accused, offence_name
+from ledger.evidence import Evidence, accused, offence_name
 from ledger.keys import Key
 from node.accuser import Accuser
 from node.batch_desk import BatchDesk
 from node.clock import now_ms, wall_ms
 from node.errors import StateDiffers, TwoChains
+from node.former_epoch import FormerEpoch
 from node.inbox import Inbox
 from node.limits import ENGINE_DRAIN_MAX, ENGINE_DRAIN_MS, FAULT_POINTS, PRUNE_EVERY_VIEWS
 from node.mempool import HeldBatch, Mempool, open_batch
@@ -70,7 +72,8 @@ class Counters:
 @dataclass(slots=True)
 class Engine:
     """See the module. `peers` are the connected validators: member index to peer id. `on_other_epoch(peer id,
-    epoch)` hears of messages that are not of this epoch."""
+    epoch)` hears of messages that are not of this epoch; `former` too, of those of the one before, in which
+    we voted."""
 
     notary: Notary
     mempool: Mempool
@@ -79,6 +82,7 @@ class Engine:
     key: Key
     me: int
     on_other_epoch: Callable[[str, int], None] = lambda peer_id, epoch: None
+    former: FormerEpoch | None = None
     core: Core = field(init=False)
     desk: BatchDesk = field(init=False)
     accuser: Accuser = field(init=False)
@@ -224,10 +228,25 @@ class Engine:
     def _take_synced(self) -> None:
         while self._synced:
             header, certificate = self._synced.popleft()
-            root = self.notary.store.root(header.height)
-            if root is not None:  # older roots are forgotten; the next block's will do
-                self._step(executed(self.notary.store, header.height, root))  # more may be judged at once
+            if (done := self._executed(header.height)) is not None:
+                self._step(done)  # more may be judged at once
+            elif self._is_past(header):
+                continue
             self._step(Synced(header, certificate))
+
+    def _executed(self, height: int) -> Executed | None:
+        """The event for a block of the store. None when its root is forgotten (a later block's will do), and
+        when the store is past the core's epoch: what was pending in it is not to be read there any more, and
+        without it the core would judge wrongly."""
+        root = self.notary.store.root(height)
+        is_over = self.notary.validators.epoch != self.core.config.validators.epoch
+        return None if root is None or is_over else executed(self.notary.store, height, root)
+
+    def _is_past(self, header: Header) -> bool:
+        """Does the store know the end of this block's epoch already? Then only the boundary matters, which
+        ends the core."""
+        is_over = self.notary.validators.epoch != self.core.config.validators.epoch
+        return is_over and header.next_validators == header.validators
 
     def _message(self, member: int, payload: bytes) -> None:
         self.counters.received += 1
@@ -238,6 +257,8 @@ class Engine:
             if epoch is not None and epoch != validators.epoch:
                 if epoch > validators.epoch or not is_answer(decoded):
                     self.on_other_epoch(peer, epoch)
+                if self.former is not None and epoch == self.former.epoch:
+                    self._accuse(self.former.heard(validators.members[member].key, decoded))
                 return
             rules = Rules(self.mempool.chain_id, validators, self.notary.scheme, self.core.knows)
             event = check(rules, member, decoded)
@@ -306,10 +327,7 @@ class Engine:
             for send in ready.send:
                 self._send(send)
             self._commit(ready, queue)
-            for evidence in ready.evidence:
-                log.error("equivocation", by=accused(evidence).hex(), what=offence_name(evidence))
-                self.accuser.found(evidence)
-                self.alarm("equivocation")
+            self._accuse(*ready.evidence)
             for alarm in ready.alarms:
                 self.alarm(alarm)
                 if alarm == "final_off_chain":
@@ -317,13 +335,18 @@ class Engine:
             wake_ms = ready.wake_ms
         return wake_ms
 
+    def _accuse(self, *found: Evidence | None) -> None:
+        for evidence in (one for one in found if one is not None):
+            log.error("equivocation", by=accused(evidence).hex(), what=offence_name(evidence))
+            self.accuser.found(evidence)
+            self.alarm("equivocation")
+
     def _commit(self, ready: Ready, queue: deque[Event]) -> None:
         for commit in ready.commit:
             header = commit.header
             if header.height <= self.notary.store.tip.height:  # range sync was faster
-                root = self.notary.store.root(header.height)
-                if root is not None:  # before those above it: what is proposed may name it
-                    queue.append(executed(self.notary.store, header.height, root))
+                if (done_before := self._executed(header.height)) is not None:
+                    queue.append(done_before)  # before those above it: what is proposed may name it
                 continue
             batches = [self.desk.bytes_of(digest) for digest in header.batches]
             present = [data for data in batches if data is not None]

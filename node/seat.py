@@ -10,6 +10,7 @@ import structlog
 from ledger.certificate import ValidatorSet
 from ledger.keys import Key
 from node.engine import Engine
+from node.former_epoch import FormerEpoch
 from node.mempool import Mempool
 from node.notary import Notary
 from node.safety_store import SafetyStore
@@ -65,4 +66,6 @@ class Seat:
         if before is not None:  # what it counted, and offences not yet on the ledger
             engine.counters, engine.roll_call = before.counters, before.roll_call
             engine.accuser.cases.update(before.accuser.cases)
+            is_next = before.core.config.validators.epoch == self._members.epoch - 1
+            engine.former = FormerEpoch.of(before.core) if is_next else None
         return engine

@@ -210,6 +210,21 @@ def test_a_trust_that_does_not_begin_at_genesis_grows_old(world: ChainWorld) -> 
     assert refused.value.rule == "light.unknown_epoch"
 
 
+def test_a_trust_does_not_rest_on_a_time_that_lies_ahead(world: ChainWorld) -> None:
+    """[P2] Regression: a boundary dated into the future, by keys that were sold, made a trust that never grew
+    old."""
+    first, second, _ = proofs(world)
+    ended_ms = decode_header(second.finality.header).time_ms
+    start = Trust.of(world.genesis)
+    trust = Trust(start.chain_id, start.advance(first), ended_ms - 5_000)
+    with pytest.raises(Refused) as refused:
+        trust.advance(second, ended_ms - CLOCK_DRIFT_MS_MAX - 1)
+    assert refused.value.rule == "light.from_future"
+    assert (trust.since_ms, len(trust.sets)) == (ended_ms - 5_000, 1), "nothing changed"
+    trust.advance(second, ended_ms - CLOCK_DRIFT_MS_MAX)
+    assert trust.since_ms == ended_ms
+
+
 def test_a_walk_from_genesis_takes_only_young_facts(world: ChainWorld) -> None:
     """[P2]"""
     trust = Trust.of(world.genesis)
