@@ -6,6 +6,9 @@ PIECES_MAX pieces are under way or wait, and PIECES_PER_SOURCE are with one sour
 up all others: when its source is slow, a second one is asked for it, too, and whoever delivers first wins.
 A source's word on its height is a hint: who does not deliver what it told of rests, longer each time, and
 its word counts no more until it delivers. Who lied is not asked for LIED_REST_S.
+
+At the tip, where blocks come one by one, new ones are asked for every FOLLOW_PACE_S: the first at once, those
+that are told of meanwhile together. What a follower does for each request it does once for all of these.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from node.limits import (
     FOLLOW_BACKOFF_S,
     FOLLOW_HEDGE_S,
     FOLLOW_LIED_REST_S,
+    FOLLOW_PACE_S,
     PIECE_BLOCKS_MAX,
     PIECE_BYTES,
     PIECES_MAX,
@@ -62,6 +66,8 @@ class SyncPlan:
     _asks: dict[int, Ask] = field(default_factory=dict)
     _held: dict[int, int] = field(default_factory=dict)  # proved pieces that wait: first -> last
     _number: int = 0
+    _asked_to: int = 0  # the highest height that was asked for; new are those above it
+    _paced_until_s: float = 0.0  # a part of a piece, all new, is not asked for before
 
     # ------------------------------------------------------------------ sources
 
@@ -101,7 +107,10 @@ class SyncPlan:
             if peer_id is not None:
                 count = max(1, min(PIECE_BLOCKS_MAX, int(PIECE_BYTES / self.block_bytes)))
                 last = min(first + count - 1, self.sources[peer_id].told, end)
-                return self._make(peer_id, first, last, now_s)
+                if not (first > self._asked_to and last < first + count - 1 and now_s < self._paced_until_s):
+                    if last > self._asked_to:
+                        self._asked_to, self._paced_until_s = last, now_s + FOLLOW_PACE_S
+                    return self._make(peer_id, first, last, now_s)
         return self._hedge(tip, now_s)
 
     def _gap(self, tip: int) -> tuple[int, int]:
@@ -153,6 +162,8 @@ class SyncPlan:
             for source in self.sources.values()
             if source.told > tip and source.first <= tip + 1 and source.asked < PIECES_PER_SOURCE
         ]
+        if any(source.told > max(tip, self._asked_to) for source in self.sources.values()):
+            due.append(self._paced_until_s)
         due += [ask.since_s + FOLLOW_HEDGE_S for ask in self._asks.values() if ask.first <= tip + 1]
         later = [at_s - now_s for at_s in due if at_s > now_s]
         return min(later, default=3600.0)
@@ -212,6 +223,7 @@ class SyncPlan:
         for ask in list(self._asks.values()):
             self._drop(ask)
         self._held.clear()
+        self._asked_to = 0
 
     def given_up(self, ask: Ask) -> None:
         """A request was cancelled through nobody's fault."""

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from node.limits import FOLLOW_HEDGE_S, FOLLOW_LIED_REST_S, PIECES_MAX, PIECES_PER_SOURCE
+from node.limits import FOLLOW_HEDGE_S, FOLLOW_LIED_REST_S, FOLLOW_PACE_S, PIECES_MAX, PIECES_PER_SOURCE
 from node.sync_plan import Ask, SyncPlan
 
 
@@ -161,3 +161,38 @@ def test_whatever_happens_all_blocks_come_in_the_end(seed: int) -> None:
         if tip == height:
             return
     raise AssertionError(f"stuck at {tip}: {plan}")
+
+
+def test_blocks_at_the_tip_are_asked_for_together() -> None:
+    """The first at once, those told of within FOLLOW_PACE_S in one request; what did not come, at once."""
+    plan = plan_of(1, "a", "b")
+    ask = plan.next(0, 0.0)
+    assert ask is not None and (ask.first, ask.last) == (1, 1)
+    plan.delivered(ask, 1, 1_000, 0.01)
+    plan.used(1)
+    for height in (2, 3, 4):
+        plan.told("a", height)
+        plan.told("b", height)
+        assert plan.next(1, 0.02 * height) is None
+    assert plan.wait_s(1, 0.08) == pytest.approx(FOLLOW_PACE_S - 0.08)
+    ask = plan.next(1, FOLLOW_PACE_S)
+    assert ask is not None and (ask.first, ask.last) == (2, 4)
+    plan.failed(ask, FOLLOW_PACE_S)
+    again = plan.next(1, FOLLOW_PACE_S)
+    assert again is not None, "no new height: it is only asked of another"
+    assert (again.first, again.last, again.peer_id != ask.peer_id) == (2, 4, True)
+
+
+def test_whole_pieces_are_not_paced() -> None:
+    plan = plan_of(10**6, "a", "b")
+    assert len(all_of(plan)) == 2 * PIECES_PER_SOURCE
+
+
+def test_a_pause_forgets_what_was_asked_for() -> None:
+    """After `forget` the chain may go on lower down: its heights are new again, and paced as such."""
+    plan = plan_of(100, "a")
+    assert plan.next(0, 0.0) is not None
+    plan.forget()
+    plan.sources["a"].told = 50
+    assert plan.next(0, FOLLOW_PACE_S / 2) is None
+    assert plan.next(0, FOLLOW_PACE_S) is not None
