@@ -102,7 +102,7 @@ class Sync(_Section, frozen=True):
 
     state: Annotated[
         Literal["auto", "off"],
-        Meta(description="auto: far behind, take a recent state, not all blocks; never on a 3node."),
+        Meta(description="auto: far behind, take a recent state, not all blocks."),
     ] = "auto"
     behind_blocks: Annotated[
         int, Meta(description="Blocks behind from which on a state is taken, 1 or more.")
@@ -137,11 +137,6 @@ class Settings(_Section, frozen=True):
     store: Store = Store()
     sync: Sync = Sync()
     log: Log = Log()
-
-    @property
-    def takes_states(self) -> bool:
-        """May it begin from a state? A 3node may not: it proves approvals by orders of its own chain."""
-        return self.sync.state == "auto" and "node" not in self.roles
 
     @property
     def wants_relays(self) -> bool:

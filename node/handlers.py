@@ -28,7 +28,7 @@ from node.mempool import Mempool
 from node.notary import Notary
 from node.other_epochs import OtherEpochs, is_answer
 from node.outbox import topic_kind
-from node.ranges import answer_batch, answer_range
+from node.ranges import answer_batch, answer_order, answer_range
 from node.seam import Overloaded
 from node.wire import (
     HELLO_DOMAIN,
@@ -281,6 +281,8 @@ class PeerHandlers:
                 return self._take_tx(peer_id, body)
             if method in self.methods:
                 return await self.methods[method](peer_id, body)
+            if method == "order":
+                return answer_order(self.notary.store, body)
         except Refused as error:
             self.count(error.rule)
             raise RequestRefused(f"{error.rule}: {error.detail}"[:200]) from None

@@ -70,6 +70,18 @@ def answer_batch(store: Store, body: bytes) -> bytes:
     return data
 
 
+def answer_order(store: Store, body: bytes) -> bytes:
+    """The signed order of a deployment by its id. Raises Refused("order.unknown").
+
+    For 3nodes that began from a state. The order of one that still lives is kept however old its block is
+    (ledger.retention), and proves itself: its id is its hash.
+    """
+    found = store.tx(body) if len(body) == 32 else None
+    if found is None:
+        raise Refused("order.unknown", "no such transaction in a final block here")
+    return found.raw
+
+
 def held_from(refusal: str) -> int:
     """The first height that a peer holds by its refusal `range.pruned`; 0 when it is another refusal."""
     found = re.search(rf"range\.pruned: {HELD_FROM}([0-9]{{1,15}})", refusal)

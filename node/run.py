@@ -78,7 +78,7 @@ def open_peer(home: Home, settings: Settings, resources: ExitStack) -> Peer:
     identity = Identity(settings.moniker, settings.roles, node_key, validator)
     peer = Peer.assemble(home.root, genesis, identity, store, safety, network)
     peer.snapshots.folder, peer.snapshots.every_blocks = home.data_dir, settings.sync.offer_every_blocks
-    peer.state_sync.enabled = settings.takes_states
+    peer.state_sync.enabled = settings.sync.state == "auto"
     peer.state_sync.behind_blocks = settings.sync.behind_blocks
     for address in settings.p2p.persistent_peers:
         network.add_peer(address, keep=True)
@@ -213,6 +213,7 @@ def _start_executor(
 
     driver = SandboxDriver(home.data_dir / "sandbox")
     executor = Executor(peer, settings.node, driver, exchange)
+    peer.handlers.methods["order"] = executor.orders.serve
     peer.sources.append(executor.metrics)
     nursery.start_soon(executor.run)
     return executor

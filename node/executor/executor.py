@@ -42,6 +42,7 @@ from node.executor.limits import (
     TENURES_MAX,
 )
 from node.executor.offering import Offering
+from node.executor.orders import Orders
 from node.executor.reporter import Reporter
 from node.executor.sender import Sender
 from node.executor.status import ExecutorStatus, TenureStatus
@@ -80,6 +81,7 @@ class Executor:
         self._wall_ms = wall_clock_ms
         self._sender = Sender(peer, peer.node_key)
         self._me = peer.node_key.public
+        self.orders = Orders(peer)
         self._shop: Workshop | None = None
         self._offering: Offering | None = None
         self._nursery: trio.Nursery | None = None
@@ -112,11 +114,13 @@ class Executor:
             self._exchange,
             self._boot_ms,
             self._wall_ms,
+            self.orders,
         )
         self._offering = Offering(self._peer, self._sender, self._settings, fingerprint, self._boot_ms)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._renewals)
+            nursery.start_soon(self.orders.run)
             height = -1
             while True:
                 height = await self._peer.next_block(height)
@@ -237,7 +241,7 @@ class Executor:
         missing = {a.sha256: a.size_bytes for a in workload.artifacts if not store.has(a.sha256)}
         if not store.fits(sum(missing.values())):
             return f"its artifacts do not fit the {store.size_bytes_max} bytes of this node's store"
-        verdict = self._shop.prove(opening.deployment)
+        verdict = self._shop.prove(opening.deployment, self.orders.get(opening.deployment))
         return "" if verdict.ok else "not proved: " + "; ".join(verdict.reasons)
 
     async def _claim(self, slot_id: SlotId, raw: bytes) -> None:
@@ -390,6 +394,8 @@ class Executor:
         rows += [
             ("executor_lease_left_seconds", {}, left / 1000, "gauge"),
             ("executor_checks", {}, checks, "gauge"),
+            ("executor_orders_fetched_total", {}, self.orders.fetched, "counter"),
+            ("executor_orders_false_total", {}, self.orders.lied, "counter"),
         ]
         return rows
 

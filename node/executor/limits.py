@@ -100,6 +100,18 @@ CLAIMS_PENDING_MAX = 64
 TENURES_MAX = 256
 """Slots held at once: what one renewal may carry (RENEW_SLOTS_MAX)."""
 
+ORDERS_BYTES_MAX = 8 << 20
+"""Fetched orders kept: 64 of the largest, some 8,000 usual ones. Running terms hold theirs apart."""
+
+ORDERS_WANTED_MAX = 1_024
+"""As OPENINGS_LOOKED_AT_MAX: more slots are not looked at."""
+
+ORDERS_ASKED_AT_ONCE = 4
+"""Orders under way: half a frame at the most, and one neighbour that stalls holds up few."""
+
+ORDER_ASK_S = 3.0
+"""For one neighbour's answer, of 128 KiB at the most; then the next is asked."""
+
 COOL_S = 2.0
 """A slot that does not fit, or whose approvals do not prove, is looked at again after this."""
 

@@ -27,6 +27,7 @@ from node.executor.drivers.base import Driver, Fingerprint, Handle, TaskSpec
 from node.executor.errors import ExecutorError
 from node.executor.lease import LeaseClock
 from node.executor.limits import FETCH_STALLED_S, GOODBYE_S, GUARD_TICK_S, HINTS_MAX
+from node.executor.orders import Orders
 from node.executor.reporter import Reporter
 from node.executor.sender import Sender
 from node.executor.status import FetchStatus, Phase, TenureStatus
@@ -50,12 +51,12 @@ class Workshop:
     exchange: Exchange
     boot_ms: Callable[[], int]
     wall_ms: Callable[[], int]
+    orders: Orders
 
-    def prove(self, deployment: bytes) -> Verdict:
-        """The node's own proof that a deployment may run now."""
+    def prove(self, deployment: bytes, order: bytes | None) -> Verdict:
+        """The node's own proof that a deployment may run now. `order`: its bytes; None: not here (yet)."""
         peer = self.peer
-        order = peer.store.tx(deployment)
-        return verify(Case(peer.state, peer.chain_id, deployment, order.raw if order else None, peer.time_ms))
+        return verify(Case(peer.state, peer.chain_id, deployment, order, peer.time_ms))
 
     def holders(self, deployment: bytes) -> list[str]:
         """Addresses of the nodes that hold slots of a deployment: they fetch the same bytes."""
@@ -105,6 +106,7 @@ class Tenure:
         self._progress = [(artifact, Progress(artifact.size_bytes)) for artifact in workload.artifacts]
         self._handle: Handle | None = None
         self._ordered = trio.Event()
+        self._order = shop.orders.get(record.id)  # kept for the whole term: all re-checks need it
         self._verdict = Verdict(False, ())
         self._log = log.bind(deployment=record.id.hex()[:16], slot=slot, term=term)
         node = shop.sender.key.public.hex()
@@ -255,7 +257,7 @@ class Tenure:
 
     async def _live(self) -> Ending:
         """All of the workload's life; how it ended."""
-        self._verdict = self._shop.prove(self.id[0])
+        self._verdict = self._shop.prove(self.id[0], self._order)
         if not self._verdict.ok:
             return Ending("released", "not proved: " + "; ".join(self._verdict.reasons))
         store = self._shop.exchange.store
@@ -309,7 +311,7 @@ class Tenure:
                 self._set("waiting")
                 while not self.lease.may_start(self._shop.boot_ms()):  # noqa: ASYNC110 - a clock is no event
                     await trio.sleep(GUARD_TICK_S)
-                self._verdict = self._shop.prove(self.id[0])  # section 8: again before it starts
+                self._verdict = self._shop.prove(self.id[0], self._order)  # section 8: again before it starts
                 if not self._verdict.ok:
                     return Ending("released", "not proved: " + "; ".join(self._verdict.reasons))
                 self._set("starting")
@@ -372,7 +374,7 @@ class Tenure:
 
     def _still_proved(self) -> str:
         """At each re-check of the bytes: is it still approved? "" or the reason why not."""
-        verdict = self._shop.prove(self.id[0])
+        verdict = self._shop.prove(self.id[0], self._order)
         return "" if verdict.ok else "not proved: " + "; ".join(verdict.reasons)
 
     async def _collect(self, handle: Handle) -> dict[str, ResultFile]:

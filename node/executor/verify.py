@@ -89,7 +89,7 @@ def _verify(case: Case) -> Verdict:
 def _check_order(case: Case, record: Deployment) -> OrderDeployment:
     """The consumer's signed order of exactly this; a deployment's id is its order's."""
     if case.order is None:
-        raise Refused("verify.order", "the order's transaction is not in this peer's chain")
+        raise Refused("verify.order", "the order's transaction is not here (yet)")
     tx = decode_tx(case.order, case.chain_id)
     body = tx.tx.body
     if tx.id != case.deployment or record.id != case.deployment or not isinstance(body, OrderDeployment):

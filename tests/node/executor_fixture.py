@@ -248,6 +248,7 @@ class Fleet:
             exchange,
             boot_clock_ms=lambda: int(trio.current_time() * 1000),
         )
+        peer.handlers.methods["order"] = made.orders.serve
         self.executors[name] = made
         scope = self.scopes[name] = trio.CancelScope()
 

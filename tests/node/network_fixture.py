@@ -56,9 +56,15 @@ class World:
     scopes: dict[str, trio.CancelScope] = field(default_factory=dict)
     stores: dict[str, MemoryKv] = field(default_factory=dict)
 
-    async def start(self, name: str, votes_as: str = "", policy: Policy | None = None) -> Peer:
+    async def start(
+        self,
+        name: str,
+        votes_as: str = "",
+        policy: Policy | None = None,
+        prepare: Callable[[Peer], None] = lambda peer: None,
+    ) -> Peer:
         """Start, or restart on what its stores hold. `votes_as`: with the validator key of another. With a
-        `policy` it finds others by that alone."""
+        `policy` it finds others by that alone. `prepare` is called before it runs."""
         validator = name.startswith("validator")
         node_key = key(f"node-{name}")
         topics = tuple(topic(CHAIN_ID, kind) for kind in TOPIC_KINDS)
@@ -67,6 +73,7 @@ class World:
         safety = SafetyStore(self.stores.setdefault(name + "/safety", MemoryKv())) if validator else None
         identity = Identity(name, (), node_key, key(votes_as or name) if validator else None)
         peer = Peer.assemble(Path("."), self.genesis, identity, store, safety, network)
+        prepare(peer)
         scope = trio.CancelScope()
 
         async def run(*, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED) -> None:

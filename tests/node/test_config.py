@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.config import KEYS, P2P, Api, Bot, Log, Node, Settings, Sync, load_settings, template
+from node.config import KEYS, P2P, Api, Bot, Log, Node, Settings, load_settings, template
 from node.errors import ConfigError
 from node.home import (
     Home,
@@ -33,13 +33,6 @@ def written(folder: Path, text: str) -> Path:
     file = folder / "config.toml"
     file.write_text(text)
     return file
-
-
-def test_a_3node_never_begins_from_a_state() -> None:
-    """It proves approvals by the orders in its own chain, which a fetched state does not bring."""
-    assert Settings().takes_states and Settings(roles=("validator", "bot")).takes_states
-    assert not Settings(roles=("node",)).takes_states
-    assert not Settings(sync=Sync(state="off")).takes_states
 
 
 def test_flag_beats_variable_beats_file_beats_default(tmp_path: Path) -> None:
