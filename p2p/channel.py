@@ -140,9 +140,14 @@ class Channel:
         return b"".join(parts)
 
     async def read_loop(
-        self, on_frame: Callable[[Kind, bytes], None], admitted: Callable[[], Awaitable[None]]
+        self,
+        on_frame: Callable[[Kind, bytes], None],
+        admitted: Callable[[], Awaitable[None]],
+        pause: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Hands each message to ``on_frame`` until the stream ends; raises PeerFault and StreamClosed.
+
+        ``pause`` is awaited before more is read: meanwhile the peer's credit runs out, so it has to wait.
 
         ``admitted`` is awaited before the first message that is neither HELLO nor GOODBYE: what the peer
         says before we have called ``on_up`` waits here, and so does the peer, by its credit.
@@ -163,6 +168,8 @@ class Channel:
             if self._taken_total - self._ack_told >= ACK_EVERY_BYTES:
                 self._ack_due = True
                 self._work.set()
+            if pause is not None:
+                await pause()
 
     def _acknowledged(self, total: int) -> None:
         if not self._acked_total <= total <= self._sent_total:

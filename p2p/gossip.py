@@ -5,12 +5,15 @@ the link's own connection, and each new link brings a new stream and a new hello
 peer that reconnects while its old connection lingers). What gossip loses, range requests bring.
 
 Messages are signed by their origin (strict), and one content is one message (see
-``libp2p_fixes.message_id``). Each neighbour may bring GOSSIP_RATE_PER_S messages a second,
-GOSSIP_VALIDATING_MAX may be judged at once.
+``libp2p_fixes.message_id``). Of each neighbour so many messages of a topic are judged a second; what is more
+is dropped unjudged, as it may pass on another's flood. Who floods in its own name, or brings more than any
+honest neighbour passes on, is read more slowly, and breaks a rule when it goes on. GOSSIP_VALIDATING_MAX may
+be judged at once.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 import trio
@@ -22,15 +25,20 @@ from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.validators import signature_validator
 from libp2p.tools.anyio_service import background_trio_service
 
+from p2p.budget import Budget, Slowed
 from p2p.errors import LocalError, PeerFault
 from p2p.libp2p_fixes import BoundedGossipSub, message_id, start_sequence, widen_queues
 from p2p.limits import (
     FAULT_POINTS,
     GOSSIP_BYTES_MAX,
     GOSSIP_HEARTBEAT_S,
+    GOSSIP_PUBLISH_BURST,
+    GOSSIP_PUBLISH_PER_S,
     GOSSIP_QUEUE_MAX,
     GOSSIP_RATE_PER_S,
     GOSSIP_SEEN_S,
+    GOSSIP_TOPIC_BURST,
+    GOSSIP_TOPIC_RATE_PER_S,
     GOSSIP_VALIDATING_MAX,
     TOPIC_BYTES_MAX,
     TOPICS_MAX,
@@ -92,6 +100,32 @@ class _HostView:
         return getattr(self._links.basic_host, name)
 
 
+class _PacedStream:
+    """A stream that waits before each read."""
+
+    def __init__(self, stream: INetStream, pause: Callable[[], Awaitable[None]]) -> None:
+        self._stream = stream
+        self._pause = pause
+
+    async def read(self, count: int | None = None) -> bytes:
+        await self._pause()
+        return await self._stream.read(count)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Router(BoundedGossipSub):
+    """The library's router; what it hears counts for the neighbour's budget."""
+
+    on_control: Callable[[str], None] = staticmethod(lambda peer_id: None)
+
+    async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
+        """Takes a neighbour's talk about meshes and messages."""
+        self.on_control(str(sender_peer_id))
+        await super().handle_rpc(rpc, sender_peer_id)
+
+
 class _LinkedPubsub(Pubsub):
     """The library's pubsub, with bounded intake, driven by links."""
 
@@ -99,6 +133,7 @@ class _LinkedPubsub(Pubsub):
     links: LinkHost
     on_malformed: Callable[[str], None]
     on_forged: Callable[[str], None]
+    pause: Callable[[str], Awaitable[None]]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -140,6 +175,11 @@ class _LinkedPubsub(Pubsub):
             self.on_malformed(str(stream.muxed_conn.peer_id))
             await stream.reset()
 
+    async def continuously_read_stream(self, stream: INetStream) -> None:
+        """Reads a peer's stream, slowed down to the peer's budget."""
+        peer_id = str(stream.muxed_conn.peer_id)
+        await super().continuously_read_stream(_PacedStream(stream, partial(self.pause, peer_id)))  # type: ignore[arg-type]
+
     def notify_subscriptions(self, publish_message: rpc_pb2.Message) -> None:
         """Does nothing: messages reach us in the validator, and nobody reads the library's queue."""
 
@@ -148,6 +188,37 @@ class _LinkedPubsub(Pubsub):
             peer_id
         ):  # a stream of the old link that dies late takes nothing along
             super()._forget_all_subscriptions(peer_id)
+
+
+class _Intake:
+    """What one neighbour brings: on each topic, in its own name, and in all."""
+
+    def __init__(self, slowed: Slowed) -> None:
+        self.slowed = slowed
+        now = trio.current_time()
+        self._total = Budget(GOSSIP_RATE_PER_S, TOPICS_MAX * GOSSIP_TOPIC_BURST, now)
+        self._own = Budget(GOSSIP_TOPIC_RATE_PER_S, GOSSIP_TOPIC_BURST, now)
+        self._topics: dict[str, Budget] = {}  # of topics that we subscribe to, so they are few
+
+    def admits(self, topic: str, is_own: bool) -> bool:
+        """Counts a message of the neighbour; returns whether it is to be judged."""
+        now = trio.current_time()
+        self._total.spend(now)
+        if is_own:
+            self._own.spend(now)
+        budget = self._topics.get(topic)
+        if budget is None:
+            budget = self._topics[topic] = Budget(GOSSIP_TOPIC_RATE_PER_S, GOSSIP_TOPIC_BURST, now)
+        return budget.spend(now)
+
+    def spend_own(self) -> None:
+        """Counts what the neighbour says in its own name."""
+        self._own.spend(trio.current_time())
+
+    def debt_s(self) -> float:
+        """How long not to read from it."""
+        now = trio.current_time()
+        return max(self._total.debt_s(now), self._own.debt_s(now))
 
 
 class Gossip:
@@ -165,9 +236,9 @@ class Gossip:
         self._crash: BaseException | None = None
         self._crashed = trio.Event()
         self._judging = 0
-        self._allowance: dict[str, tuple[float, float]] = {}
+        self._intakes: dict[str, _Intake] = {}
         self._handlers: Handlers | None = None
-        self._router = BoundedGossipSub(
+        self._router = _Router(
             protocols=[PROTOCOL],
             degree=6,
             degree_low=4,
@@ -196,6 +267,8 @@ class Gossip:
         self._pubsub.links = links
         self._pubsub.on_malformed = self._malformed
         self._pubsub.on_forged = self._forged
+        self._pubsub.pause = self._pause
+        self._router.on_control = lambda peer_id: self._intake(peer_id).spend_own()
         widen_queues(self._pubsub)
         start_sequence(self._pubsub)
 
@@ -219,7 +292,7 @@ class Gossip:
 
     def link_down(self, peer_id: str) -> None:
         """A link ended: forget the peer's stream and topics."""
-        self._allowance.pop(peer_id, None)
+        self._intakes.pop(peer_id, None)
         self._pubsub._handle_dead_peer(ID.from_string(peer_id))
 
     async def run(self, handlers: Handlers, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
@@ -242,8 +315,11 @@ class Gossip:
             self._pubsub.seen_messages.stop()
 
     async def _publish_loop(self) -> None:
+        budget = Budget(GOSSIP_PUBLISH_PER_S, GOSSIP_PUBLISH_BURST, trio.current_time())
         while True:
             while self._outbox:
+                budget.spend(trio.current_time())
+                await trio.sleep(budget.debt_s(trio.current_time()))
                 topic, payload = self._outbox.popleft()
                 await self._pubsub.publish(topic, payload)
                 self._board.standing.count("gossip.published")
@@ -253,20 +329,31 @@ class Gossip:
     def _admits(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
         """Cheap checks before any signature is verified."""
         peer_id = str(forwarder)
-        now = trio.current_time()
-        tokens, at = self._allowance.get(peer_id, (float(GOSSIP_RATE_PER_S), now))
-        tokens = min(float(GOSSIP_RATE_PER_S), tokens + (now - at) * GOSSIP_RATE_PER_S)
-        if tokens < 1:
-            self._board.standing.count("shed.gossip_rate")
-            return False
-        self._allowance[peer_id] = (tokens - 1, now)
         if len(message.topicIDs) != 1 or len(message.data) > GOSSIP_BYTES_MAX:
             self._malformed(peer_id)
+            return False
+        if not self._intake(peer_id).admits(message.topicIDs[0], message.from_id == forwarder.to_bytes()):
+            self._board.standing.count("shed.gossip_rate")
             return False
         if self._judging >= GOSSIP_VALIDATING_MAX:
             self._board.standing.count("shed.gossip_in")
             return False
         return True
+
+    def _intake(self, peer_id: str) -> "_Intake":
+        intake = self._intakes.get(peer_id)
+        if intake is None:
+            count, penalise = self._board.standing.count, self._board.penalise
+            slowed = Slowed(
+                partial(count, "slowed.gossip"), partial(penalise, peer_id, "flood.gossip", FAULT_POINTS)
+            )
+            intake = self._intakes[peer_id] = _Intake(slowed)
+        return intake
+
+    async def _pause(self, peer_id: str) -> None:
+        intake = self._intakes.get(peer_id)
+        if intake is not None:
+            await intake.slowed.pause(intake.debt_s())
 
     def _malformed(self, peer_id: str) -> None:
         self._board.penalise(peer_id, "gossip.malformed", FAULT_POINTS)

@@ -28,6 +28,7 @@ from p2p.frames import BULK_PROTOCOL, CONSENSUS_PROTOCOL
 from p2p.gossip import Gossip
 from p2p.host_parts import HostConnection, build_host, to_multiaddr
 from p2p.ids import peer_id_of, peer_of_address, public_key_of, relay_of_address
+from p2p.lan import Lan
 from p2p.limits import DIAL_S, NEIGHBOURS_MAX
 from p2p.link import Link, Pace
 from p2p.network import Ban, Handlers, Lane, Neighbour, Started
@@ -43,7 +44,8 @@ class HostConfig:
     """``seed``: the 32-byte Ed25519 node key seed. ``listen``: multiaddrs, port 0 = any free. ``announce``:
     addresses to tell others instead of those (behind a NAT or proxy). ``book_path`` None keeps no peer
     book. ``public``: values that strangers may read, by protocol (see ``p2p.public``). ``serves_relay``:
-    carry circuits to neighbours that ask for it; ``wants_relays``: be reached through such neighbours."""
+    carry circuits to neighbours that ask for it; ``wants_relays``: be reached through such neighbours.
+    ``mdns``: find peers on the local network, and be found."""
 
     seed: bytes = field(repr=False)
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
@@ -55,6 +57,7 @@ class HostConfig:
     public: tuple[tuple[str, bytes], ...] = ()
     serves_relay: bool = False
     wants_relays: bool = False
+    mdns: bool = False
     pace: Pace = field(default_factory=Pace)
 
 
@@ -156,6 +159,14 @@ class Host:
         to_multiaddr(address)
         self._board.add_peer(address, keep=keep)
 
+    def _learn(self, address: str) -> None:
+        """Takes an address that the local network told."""
+        try:
+            to_multiaddr(address)
+            self._board.add_peer(address, keep=False)
+        except LocalError:
+            self._board.standing.count("fault.mdns.address")
+
     def hold(self, peer_ids: frozenset[str]) -> None:
         """See ``Network``."""
         self._board.hold(peer_ids)
@@ -181,6 +192,8 @@ class Host:
                     await nursery.start(self._gossip.run, handlers)  # first: a link that comes up needs it
                     nursery.start_soon(self._board.run, handlers)
                     nursery.start_soon(self.relayed.run)
+                    if self._config.mdns:
+                        nursery.start_soon(Lan(self.addresses, self._learn, self._board.standing.count).run)
                     task_status.started(self.addresses())
             finally:
                 await libp2p_fixes.close_listeners(self.swarm)

@@ -30,6 +30,12 @@ BULK_QUEUE_BYTES: Final = 16_777_216  # about 0.3 s at full speed; memory for 10
 BULK_QUEUE_FRAMES: Final = 16_384
 CONTROL_QUEUE_FRAMES: Final = 64  # pings come every few seconds; more is a flood
 
+# --- what a peer may bring: beyond it is read more slowly, and who goes on breaks a rule -------------------
+CONSENSUS_RATE_PER_S: Final = 4_000  # a hundred validators' votes for ten views a second, four times
+BULK_RATE_PER_S: Final = 2_000  # batches go out every 4 ms at most, requests wait for answers
+PAUSE_S_MAX: Final = 2.0  # below the heartbeats that may be missed: a slowed peer is not silent
+SLOWED_FAULT_S: Final = 5.0  # of pauses for one fault: who floods without end is banned in half a minute
+
 # --- what anybody may read ---------------------------------------------------------------------------------
 LENGTH_BYTES: Final = 4  # before a public value
 PUBLIC_VALUE_BYTES_MAX: Final = 1_048_576  # a genesis is at most that long
@@ -93,12 +99,22 @@ RELAYS_WANTED: Final = 2  # reservations of a peer behind NAT: one relay may die
 RELAY_LOOK_S: Final = 5.0  # how often it looks whether it has them, when no link came or went
 RELAY_ASK_AGAIN_S: Final = 120.0  # before a peer that refused is asked again
 
+# --- local network (mDNS) ----------------------------------------------------------------------------------
+MDNS_ADDRESSES_MAX: Final = 8  # of one answer; each stands in one UDP packet with the others
+MDNS_ANSWER_S: Final = 3.0  # for a peer's TXT record to come
+
 # --- gossip ------------------------------------------------------------------------------------------------
 GOSSIP_HEARTBEAT_S: Final = 1.0
 GOSSIP_BYTES_MAX: Final = 1_000_000  # the library silently drops above 1 MiB, its own envelope included
 GOSSIP_QUEUE_MAX: Final = 1_024  # messages waiting to be published by us
 GOSSIP_PEER_QUEUE_MAX: Final = 1_024  # waiting to leave to one peer (library default 32 loses bursts)
-GOSSIP_RATE_PER_S: Final = 1_000  # per peer and topic (library default 10 loses bursts, own messages too)
+# Of one neighbour on one topic: what is more is not judged (library default 10 loses bursts, own ones too).
+GOSSIP_TOPIC_RATE_PER_S: Final = 200
+GOSSIP_TOPIC_BURST: Final = 1_024  # a whole queue at once
+GOSSIP_PUBLISH_PER_S: Final = 150  # of our own: below what any neighbour judges of one peer …
+GOSSIP_PUBLISH_BURST: Final = 768  # … also while some of it is still on its way
+# In all: five times what is judged of a topic, no honest neighbour passes on more; it is read more slowly.
+GOSSIP_RATE_PER_S: Final = 1_000
 GOSSIP_SEEN_MAX: Final = 65_536  # digests remembered for dedup
 GOSSIP_SEEN_S: Final = 120.0
 GOSSIP_VALIDATING_MAX: Final = 256  # validations at once

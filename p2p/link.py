@@ -9,14 +9,17 @@ from typing import Protocol
 import trio
 
 from p2p import frames
+from p2p.budget import Budget, Slowed
 from p2p.channel import Channel
 from p2p.errors import PeerFault, PeerGone, StreamClosed
 from p2p.frames import Kind
 from p2p.limits import (
     BULK_QUEUE_BYTES,
     BULK_QUEUE_FRAMES,
+    BULK_RATE_PER_S,
     CONSENSUS_QUEUE_BYTES,
     CONSENSUS_QUEUE_FRAMES,
+    CONSENSUS_RATE_PER_S,
     FLUSH_S,
     HANDSHAKE_S,
     HEARTBEAT_S,
@@ -60,7 +63,10 @@ class Owner(Protocol):
         """The answer to a request; raises Refused."""
 
     def on_fault(self, fault: PeerFault) -> None:
-        """The peer broke a rule of the wire; the link ends."""
+        """The peer broke a rule of the wire, whereupon the link ends, or of its budgets."""
+
+    def on_slowed(self, lane: Lane) -> None:
+        """A peer brings more than its budget and is read more slowly."""
 
 
 class Link:
@@ -91,6 +97,15 @@ class Link:
         self._requests: Requests | None = None
         self._ping_token = 0
         self._ping_at = 0.0
+        now = trio.current_time()
+        self._budgets = {
+            Lane.CONSENSUS: Budget(CONSENSUS_RATE_PER_S, CONSENSUS_QUEUE_FRAMES, now),
+            Lane.BULK: Budget(BULK_RATE_PER_S, BULK_QUEUE_FRAMES, now),
+        }
+        self._slowed = {
+            lane: Slowed(functools.partial(owner.on_slowed, lane), functools.partial(self._flood, lane))
+            for lane in Lane
+        }
 
     @property
     def bytes_in(self) -> int:
@@ -215,7 +230,7 @@ class Link:
 
         async def read() -> None:
             try:
-                await channel.read_loop(on_frame, self._admitted.wait)
+                await channel.read_loop(on_frame, self._admitted.wait, functools.partial(self._pause, lane))
             except StreamClosed:
                 self._silent.set()
                 raise
@@ -263,6 +278,7 @@ class Link:
         if kind is Kind.DATA:
             self._on_data(Lane.BULK, body)
         elif kind is Kind.REQUEST:
+            self._budgets[Lane.BULK].spend(trio.current_time())
             work = self._requests.on_request(body)
             if work is not None:
                 self._nursery.start_soon(self._guard, work)
@@ -270,6 +286,12 @@ class Link:
             self._requests.on_response(body)
         else:
             self._on_common_frame(Lane.BULK, kind, body)
+
+    async def _pause(self, lane: Lane) -> None:
+        await self._slowed[lane].pause(self._budgets[lane].debt_s(trio.current_time()))
+
+    def _flood(self, lane: Lane) -> None:
+        self._owner.on_fault(PeerFault(self.peer_id, f"flood.{lane.value}"))
 
     def _on_common_frame(self, lane: Lane, kind: Kind, body: bytes) -> None:
         if kind is Kind.PING:
@@ -286,6 +308,7 @@ class Link:
     def _on_data(self, lane: Lane, payload: bytes) -> None:
         if not self.up:
             return  # ended, or replaced by a newer link: its last messages are lost like those under way
+        self._budgets[lane].spend(trio.current_time())
         if len(payload) > PAYLOAD_BYTES_MAX:
             raise PeerFault(self.peer_id, "frame.too_long", f"payload above {PAYLOAD_BYTES_MAX} B")
         self._owner.on_data(self, lane, payload)

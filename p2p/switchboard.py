@@ -308,6 +308,10 @@ class Switchboard:
             self.on_fault(fault)
             raise Refused(fault.rule) from fault
 
+    def on_slowed(self, lane: Lane) -> None:
+        """Counts that a peer brings too much on a lane."""
+        self.standing.count(f"slowed.{lane.value}")
+
     def on_fault(self, fault: PeerFault) -> None:
         """Counts and punishes a broken rule."""
         self.penalise(fault.peer, fault.rule, FAULT_POINTS)
