@@ -135,6 +135,7 @@ def _host(home: Home, settings: Settings, genesis: Genesis, seed: bytes) -> Host
             public=((GENESIS_PROTOCOL, genesis.encode()),),
             serves_relay=settings.p2p.relay == "serve",
             wants_relays=settings.wants_relays,
+            mdns=settings.p2p.mdns,
         )
     )
 
