@@ -21,9 +21,10 @@ class Channel(ABC):
     done tags from `under_way` (another channel may hear of them).
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        """Connects. Raises OSError."""
-        self.sock = socket.create_connection((host, port), timeout=CONNECT_S)
+    def __init__(self, host: str, port: int, source: str = "") -> None:
+        """Connects, from the address `source` if given. Raises OSError."""
+        bound = (source, 0) if source else None
+        self.sock = socket.create_connection((host, port), timeout=CONNECT_S, source_address=bound)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.unsent = bytearray()
         self.under_way: set[int] = set()
@@ -42,10 +43,9 @@ class Channel(ABC):
         """Tags that are done, with an error or "". Raises ChannelLost."""
 
     def put(self, tag: int, payload: bytes) -> None:
-        """Begin a request. Raises ChannelLost."""
+        """Begin a request; `flush` sends all that were put."""
         self.under_way.add(tag)
         self.unsent += self.encode(tag, payload)
-        self.flush()
 
     def flush(self) -> None:
         """Write what the socket takes. Raises ChannelLost."""

@@ -60,8 +60,8 @@ def _header_block(authority: str) -> bytes:
 class GrpcChannel(Channel):
     """Payloads are encoded PutRequests."""
 
-    def __init__(self, host: str, port: int) -> None:
-        super().__init__(host, port)
+    def __init__(self, host: str, port: int, source: str = "") -> None:
+        super().__init__(host, port, source)
         self._headers = _header_block(f"{host}:{port}")
         self._buffer = bytearray()
         self._next_stream = 1

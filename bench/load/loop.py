@@ -53,21 +53,19 @@ class Report:
 
 
 class Loop:
-    """See the module. `grow` opens one more channel, or gives None when there may be no more."""
+    """See the module. A channel that is lost is not replaced: it is told in the report."""
 
     def __init__(
         self,
         plan: Plan,
         payloads: Sequence[bytes],
         channels: list[Channel],
-        grow: Callable[[], Channel | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.plan = plan
         self.report = Report()
         self._payloads = payloads
         self._channels = channels
-        self._grow = grow
         self._clock = clock
         self._selector = selectors.DefaultSelector()
         self._owner: dict[int, Channel] = {}
@@ -77,6 +75,7 @@ class Loop:
         self._ready: deque[float] = deque()  # due times that wait for a channel with room
         self._resting: deque[float] = deque()
         self._turn = 0
+        self._filled: dict[Channel, None] = {}  # channels that have something to send, in order
 
     def run(self) -> Report:
         """Blocks until all is done or given up; closes no channel."""
@@ -134,18 +133,22 @@ class Loop:
             if self._next >= len(self._payloads):
                 self.report.ran_out = True
                 self._ready.clear()
-                return
+                break
             channel = self._channel_with_room()
             if channel is None:
-                return
+                break
             due = self._ready.popleft()
             tag, self._next = self._next, self._next + 1
             self._owner[tag], self._due[tag] = channel, due
             if self._counts(due):
                 self.report.late_ms_max = max(self.report.late_ms_max, (now - due) * 1000)
                 self.report.due += not self.plan.rate_per_s
+            channel.put(tag, self._payloads[tag])
+            self._filled[channel] = None
+        while self._filled:
+            channel, _ = self._filled.popitem()
             try:
-                channel.put(tag, self._payloads[tag])
+                channel.flush()
             except ChannelLost as error:
                 self._lose(channel, str(error))
                 continue
@@ -156,11 +159,7 @@ class Loop:
             self._turn = (self._turn + 1) % len(self._channels)
             if self._channels[self._turn].room > 0:
                 return self._channels[self._turn]
-        more = self._grow()
-        if more is not None:
-            self._channels.append(more)
-            self._selector.register(more.sock, selectors.EVENT_READ, more)
-        return more
+        return None
 
     def _watch(self, channel: Channel) -> None:
         """Wait for room in the socket only while there is something to write."""
@@ -221,6 +220,3 @@ class Loop:
         self._turn = 0
         lost = [(tag, f"connection lost: {why}") for tag, owner in self._owner.items() if owner is channel]
         self._finish(lost, self._clock())
-        if not self._channels and (more := self._grow()) is not None:
-            self._channels.append(more)
-            self._selector.register(more.sock, selectors.EVENT_READ, more)

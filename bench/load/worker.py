@@ -8,14 +8,14 @@ from multiprocessing.connection import Connection
 from typing import Final
 
 from bench.load import payloads
-from bench.load.channel import Channel, ChannelLost
+from bench.load.channel import Channel
 from bench.load.grpc_channel import GrpcChannel
-from bench.load.http_channel import HttpChannel
 from bench.load.loop import Loop, Plan
+from bench.load.stream_channel import StreamChannel
 from bench.load.ws_channel import WsChannel
 
 ANSWER_S: Final = 20.0  # what a peer of ours is asked to wait for finality
-HTTP_OPEN_MAX: Final = 192  # connections of a client in the open loop: a peer takes 256 requests at once
+FIRST_ADDRESS: Final = 11  # of 127.0.0.0/8, which Linux has whole; the servers are at 127.0.0.1
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ def run(pipe: Connection) -> None:
     gc.freeze()  # payloads live to the end: the collector need not look at them
     pipe.send("ready")
     plan: Plan = pipe.recv()
-    clients = Clients(job)
-    loop = Loop(plan, made, clients.first(plan.outstanding), clients.grow)
+    loop = Loop(plan, made, connect(job))
     pipe.send(loop.run())
     pipe.close()
 
@@ -51,37 +50,19 @@ def make(job: Job) -> list[bytes]:
     return payloads.etcd(job.count) if job.protocol == "etcd" else payloads.cometbft(job.count)
 
 
-class Clients:
-    """Opens channels, the servers in turn."""
+def connect(job: Job) -> list[Channel]:
+    """A channel to each server, each of which takes many requests at once; clients begin at different ones.
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._opened = 0
-        self._waiting: dict[str, int] = {}
-
-    def first(self, outstanding: int) -> list[Channel]:
-        """HTTP/1.1: one for each request under way; else one for each server, which takes many."""
-        count = len(self._job.addresses)
-        if self._job.protocol == "gridpact":
-            count = max(count, outstanding)
-        return [self._open() for _ in range(count)]
-
-    def grow(self) -> Channel | None:
-        """One more for the open loop, where the protocol takes one request at a time."""
-        if self._job.protocol != "gridpact" or self._opened >= HTTP_OPEN_MAX:
-            return None
-        try:
-            return self._open()
-        except (OSError, ChannelLost):
-            return None
-
-    def _open(self) -> Channel:
-        # Clients begin at different servers.
-        places = self._job.addresses
-        host, port = places[(self._job.worker + self._opened) % len(places)]
-        self._opened += 1
-        if self._job.protocol == "gridpact":
-            return HttpChannel(host, port, ANSWER_S)
-        if self._job.protocol == "etcd":
-            return GrpcChannel(host, port)
-        return WsChannel(host, port, self._waiting, subscribes=self._opened == 1)
+    A client has an address of its own: servers that share their room among clients see several."""
+    count = len(job.addresses)
+    places = [job.addresses[(job.worker + n) % count] for n in range(count)]
+    source = f"127.0.0.{FIRST_ADDRESS + job.worker}"
+    if job.protocol == "gridpact":
+        return [StreamChannel(host, port, ANSWER_S, source) for host, port in places]
+    if job.protocol == "etcd":
+        return [GrpcChannel(host, port, source) for host, port in places]
+    waiting: dict[str, int] = {}
+    return [
+        WsChannel(host, port, waiting, source, subscribes=place == 0)
+        for place, (host, port) in enumerate(places)
+    ]

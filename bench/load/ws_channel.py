@@ -77,8 +77,10 @@ def frame(opcode: int, payload: bytes) -> bytes:
 class WsChannel(Channel):
     """`waiting`: transaction in base64 -> tag, shared by all channels of a client."""
 
-    def __init__(self, host: str, port: int, waiting: dict[str, int], *, subscribes: bool) -> None:
-        super().__init__(host, port)
+    def __init__(
+        self, host: str, port: int, waiting: dict[str, int], source: str = "", *, subscribes: bool
+    ) -> None:
+        super().__init__(host, port, source)
         self._waiting = waiting
         self._buffer = bytearray()
         self._message = bytearray()

@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import Iterator
 
+import h11
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -17,7 +18,7 @@ from wsproto.events import AcceptConnection, Event, Message, Ping, Pong, Request
 
 from bench.load.channel import ChannelLost
 from bench.load.grpc_channel import GrpcChannel, put_request, varint
-from bench.load.http_channel import HttpChannel
+from bench.load.stream_channel import StreamChannel
 from bench.load.ws_channel import WsChannel
 
 WAIT_S = 10.0
@@ -36,58 +37,87 @@ def _accept(listener: socket.socket) -> socket.socket:
     return peer
 
 
-# --- HTTP/1.1 -----------------------------------------------------------------------------------------
+# --- our own stream over HTTP/1.1 ---------------------------------------------------------------------
+
+HEAD = b"HTTP/1.1 200 \r\ncontent-type: application/jsonl\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def http_answer(status: int, body: dict[str, object]) -> bytes:
-    data = json.dumps(body).encode()
-    return b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
-        status,
-        len(data),
-        data,
-    )
+def chunk(*lines: dict[str, object]) -> bytes:
+    data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 @pytest.fixture
-def http(listener: socket.socket) -> Iterator[HttpChannel]:
-    channel = HttpChannel("127.0.0.1", listener.getsockname()[1], 20)
+def stream(listener: socket.socket) -> Iterator[StreamChannel]:
+    channel = StreamChannel("127.0.0.1", listener.getsockname()[1], 20, "127.0.0.77")
     yield channel
     channel.close()
 
 
-def test_http_takes_one_request_and_its_answer_in_any_pieces(http: HttpChannel) -> None:
-    assert http.room == 1
-    sent = http.encode(3, b"x" * 250)
-    http.under_way.add(3)
-    assert http.room == 0
-    assert b"Content-Length: 250\r\n\r\n" + b"x" * 250 in sent
-    answer = http_answer(200, {"id": "ab", "state": "final", "ok": True})
-    for place in range(len(answer) - 1):
-        assert http.parse(answer[place : place + 1]) == []
-    assert http.parse(answer[-1:]) == [(3, "")]
+def test_a_stream_is_legal_http_and_comes_from_the_clients_own_address(
+    stream: StreamChannel, listener: socket.socket
+) -> None:
+    """The h11 library judges every byte of ours."""
+    for tag in (40, 41, 42):
+        stream.put(tag, b"x" * 250)
+    stream.flush()
+    with _accept(listener) as sock:
+        assert sock.getpeername()[0] == "127.0.0.77"
+        server = h11.Connection(h11.SERVER)
+        body = b""
+        target = b""
+        while len(body) < 3 * 254:
+            event = server.next_event()
+            if event is h11.NEED_DATA:
+                server.receive_data(sock.recv(65_536))
+            elif isinstance(event, h11.Request):
+                target = event.target
+            else:
+                assert isinstance(event, h11.Data)
+                body += event.data
+    assert target == b"/v1/txs?wait=final&timeout=20"
+    assert body == (b"\x00\x00\x00\xfa" + b"x" * 250) * 3
+
+
+def test_a_streams_answer_may_come_in_any_pieces(stream: StreamChannel) -> None:
+    for tag in (40, 41):
+        stream.encode(tag, b"x")
+    answer = (
+        HEAD + chunk({"n": 1, "state": "final", "ok": True}) + chunk({"n": 0, "state": "final", "ok": True})
+    )
+    found = [done for place in range(len(answer)) for done in stream.parse(answer[place : place + 1])]
+    assert found == [(41, ""), (40, "")]
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "error"),
+    ("line", "error"),
     [
-        (429, {"rule": "http.busy"}, "HTTP 429 http.busy"),
-        (200, {"state": "final", "ok": False, "rule": "vault.version"}, "HTTP 200 vault.version"),
-        (202, {"state": "accepted"}, "HTTP 202 accepted"),
-        (504, {"rule": "tx.late"}, "HTTP 504 tx.late"),
+        ({"state": "overloaded", "rule": "peer.overloaded"}, "overloaded peer.overloaded"),
+        ({"state": "final", "ok": False, "rule": "vault.version"}, "final vault.version"),
+        ({"state": "accepted"}, "accepted"),
+        ({"state": "late", "rule": "tx.not_final"}, "late tx.not_final"),
     ],
 )
-def test_http_counts_only_a_final_good_outcome(
-    http: HttpChannel, status: int, body: dict[str, object], error: str
+def test_a_stream_counts_only_a_final_good_outcome(
+    stream: StreamChannel, line: dict[str, object], error: str
 ) -> None:
-    http.encode(1, b"")
-    http.under_way.add(1)
-    assert http.parse(http_answer(status, body)) == [(1, error)]
+    stream.encode(9, b"")
+    assert stream.parse(HEAD + chunk({"n": 0, **line})) == [(9, error)]
 
 
-@pytest.mark.parametrize("data", [b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 40_000, http_answer(200, {})])
-def test_http_gives_up_a_server_that_breaks_its_protocol(http: HttpChannel, data: bytes) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 429 Too Many Requests\r\n\r\n",
+        b"x" * 40_000,
+        HEAD + b"0\r\n\r\n",
+        HEAD + b"z" * 40,
+        HEAD + chunk({"n": 0, "state": "final"}),
+    ],
+)
+def test_a_stream_gives_up_a_server_that_breaks_the_protocol(stream: StreamChannel, data: bytes) -> None:
     with pytest.raises(ChannelLost):
-        http.parse(data)
+        stream.parse(data)
 
 
 # --- gRPC ---------------------------------------------------------------------------------------------
@@ -147,6 +177,7 @@ def test_grpc_calls_are_legal_and_end_as_the_server_says(listener: socket.socket
         wanted = put_request(b"key", b"v" * 247)
         for tag in (7, 8, 9):
             channel.put(tag, wanted)
+        channel.flush()
         while len(server.ended) < 3:
             server.hear()
         assert server.headers[0][":path"] == "/etcdserverpb.KV/Put"
@@ -171,6 +202,7 @@ def test_grpc_never_sends_more_than_the_server_has_room_for(listener: socket.soc
         count = 600
         for tag in range(count):
             channel.put(tag, put_request(b"key", b"v" * 247))
+        channel.flush()
         while len(server.ended) < 250:
             server.hear()  # h2 raises FlowControlError when we overdo it
         assert len(server.ended) < count, "the window of 65,535 bytes is full"
@@ -212,6 +244,7 @@ class WsServer:
         self.ws = WSConnection(ConnectionType.SERVER)
         self.said: list[dict[str, object]] = []
         self.pongs = 0
+        self._text = ""
 
     def hear(self) -> None:
         self.ws.receive_data(self.sock.recv(1 << 20))
@@ -219,7 +252,10 @@ class WsServer:
             if isinstance(event, Request):
                 self.send(AcceptConnection())
             elif isinstance(event, Message):
-                self.said.append(json.loads(event.data))
+                self._text += str(event.data)
+                if event.message_finished:
+                    self.said.append(json.loads(self._text))
+                    self._text = ""
             elif isinstance(event, Pong):
                 self.pongs += 1
 
@@ -260,6 +296,7 @@ def test_websocket_transactions_are_final_with_their_block(listener: socket.sock
     for tag, text in enumerate(texts):
         channel.put(tag, text.encode())
     channel.put(4, base64.b64encode(b"big=" + b"v" * 70_000))
+    channel.flush()
     while len(server.said) < 5:
         server.hear()
     assert server.said[0]["method"] == "broadcast_tx_sync"
