@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import plyvel
 
@@ -32,9 +32,22 @@ _TORN_KEY: Final = b"m/torn"  # how often a log was cut at opening [J1]
 
 _SCAN_FIRST: Final = 16  # pairs read at first; most scans want few
 _SCAN_MORE: Final = 512
-_WRITE_BUFFER_BYTES: Final = 16 * 1024 * 1024  # a few blocks of 1000 transactions
-_BLOCK_CACHE_BYTES: Final = 16 * 1024 * 1024
 _OPEN_FILES_MAX: Final = 256  # a network of many peers on one machine must fit in 1024 descriptors each
+
+
+class Room(NamedTuple):
+    """How much memory a store may take: what was written last, until it is a table (twice that while one is
+    being made), and blocks of tables that were read. It fills in the course of hours, and stays."""
+
+    write_bytes: int
+    cache_bytes: int
+
+
+# Of the chain: a few blocks of 1000 transactions. Half of it costs a busy chain a fifth more time for tables,
+# and waits of 0.4 s; twice as much brings nothing. What is read often is in the caches of ledger.chain.
+CHAIN_ROOM: Final = Room(8 * 1024 * 1024, 8 * 1024 * 1024)
+# Of what is read at the start alone: the sign state.
+SMALL_ROOM: Final = Room(4 * 1024 * 1024, 256 * 1024)
 
 
 class KeyValue:
@@ -51,7 +64,9 @@ class KeyValue:
         self.mended = mended
 
     @classmethod
-    def open(cls, path: Path, owner: str, *, create: bool = True, format_: int = FORMAT) -> KeyValue:
+    def open(
+        cls, path: Path, owner: str, *, create: bool = True, format_: int = FORMAT, room: Room = CHAIN_ROOM
+    ) -> KeyValue:
         """Open, or create if allowed. Raises LocalError saying what is wrong and what to do."""
         if not create and not (path / "CURRENT").exists():
             raise LocalError(f"{path}: no store here. Was this peer initialised, and is this its home?")
@@ -60,12 +75,12 @@ class KeyValue:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
             check_logs(path)
             try:
-                db = _leveldb(path, create)
+                db = _leveldb(path, create, room)
             except plyvel.CorruptionError:
                 mended = cut_torn_logs(path)
                 if not mended:
                     raise
-                db = _leveldb(path, create)
+                db = _leveldb(path, create, room)
         except (plyvel.Error, OSError) as error:
             raise LocalError(_explain(path, error)) from error
         store = cls(db, path, mended)
@@ -165,11 +180,16 @@ class KeyValue:
             raise LocalError(_explain(self._path, error)) from error
 
     def size_bytes(self, prefix: bytes) -> int:
-        """As Measured.size_bytes, of the table files: the newest _WRITE_BUFFER_BYTES are not in it."""
+        """As Measured.size_bytes, of the table files: the newest `Room.write_bytes` are not in it."""
         try:
             return self._db.approximate_size(prefix, prefix_end(prefix) or b"\xff" * 9)  # type: ignore[no-any-return]
         except (plyvel.Error, RuntimeError) as error:
             raise LocalError(_explain(self._path, error)) from error
+
+    @property
+    def memory_bytes(self) -> int:
+        """What LevelDB holds in memory of this store, as it says itself."""
+        return int(self._db.get_property(b"leveldb.approximate-memory-usage"))
 
     def compact(self, prefix: bytes) -> None:
         """As Measured.compact."""
@@ -211,13 +231,13 @@ class _Snapshot:
         self._snapshot.close()
 
 
-def _leveldb(path: Path, create: bool) -> plyvel.DB:
+def _leveldb(path: Path, create: bool, room: Room) -> plyvel.DB:
     return plyvel.DB(
         str(path),
         create_if_missing=create,
         paranoid_checks=True,
-        write_buffer_size=_WRITE_BUFFER_BYTES,
-        lru_cache_size=_BLOCK_CACHE_BYTES,
+        write_buffer_size=room.write_bytes,
+        lru_cache_size=room.cache_bytes,
         max_open_files=_OPEN_FILES_MAX,
         bloom_filter_bits=10,
     )

@@ -18,7 +18,7 @@ from ledger.certificate import Certificate, VoteKind
 from ledger.codec import decode, encode
 from ledger.kv import Kv
 from ledger.records import be
-from ledger.store import KeyValue
+from ledger.store import SMALL_ROOM, KeyValue
 from node.limits import CERTIFICATES_RIDING_MAX
 
 # Votes and certificates by view, kind and epoch (left out for epoch 0). Views grow over all epochs, so that
@@ -41,7 +41,8 @@ class SafetyStore:
     def open(cls, path: Path, chain_id: str, validator: bytes, *, create: bool) -> SafetyStore:
         """Open the sign state of this key. Raises LocalError for another key's or chain's, or when it
         is missing and `create` is False: a validator never votes without its memory."""
-        return cls(KeyValue.open(path, f"sign state {chain_id} {validator.hex()}", create=create))
+        owner = f"sign state {chain_id} {validator.hex()}"
+        return cls(KeyValue.open(path, owner, create=create, room=SMALL_ROOM))
 
     def load(self, epoch: int, tip_view: int) -> tuple[SafetyState, dict[bytes, bytes]]:
         """Promises and certificates of an epoch above the committed view, and the batches of the voted

@@ -23,7 +23,7 @@ from ledger.kv import Kv, MemoryKv, ReadCache, prefix_end
 from ledger.limits import RECENT_ROOTS
 from ledger.outcome import Event
 from ledger.records import be
-from ledger.store import FORMAT, KeyValue, Store
+from ledger.store import CHAIN_ROOM, FORMAT, SMALL_ROOM, KeyValue, Room, Store
 from ledger.stored import CommitData
 from tests.ledger.chain_fixture import CHAIN_ID, GENESIS_HASH, GENESIS_STATE, SmallChain
 
@@ -384,3 +384,23 @@ def test_tip_record_decodes_to_itself(store: Store) -> None:
     assert decode(type(store.tip), encode(store.tip)) == store.tip
     assert store.root(0) is not None
     assert be(1) < be(256)
+
+
+@pytest.mark.parametrize("room", [CHAIN_ROOM, SMALL_ROOM])
+def test_a_store_takes_no_more_memory_than_its_room(tmp_path: Path, room: Room) -> None:
+    """However much is written and read: two of what is being written, and the cache."""
+    kv, rng = KeyValue.open(tmp_path, "me", room=room), random.Random(3)
+    values, most = [rng.randbytes(64 * 1024) for _ in range(8)], 0
+    for number in range(5 * room.write_bytes // (64 * 1024)):
+        kv.write({rng.randbytes(16): values[number % 8]}, sync=False)
+        most = max(most, kv.memory_bytes)
+    for _ in range(2):
+        for _ in kv.scan(b""):
+            most = max(most, kv.memory_bytes)
+    kv.close()
+    assert room.write_bytes // 2 < most < 2 * room.write_bytes + room.cache_bytes + 1024 * 1024
+    assert kv_total(CHAIN_ROOM) + kv_total(SMALL_ROOM) <= 40 * 1024 * 1024
+
+
+def kv_total(room: Room) -> int:
+    return 2 * room.write_bytes + room.cache_bytes
