@@ -136,7 +136,7 @@ def test_zeros_before_a_later_block_refuse(tmp_path: Path) -> None:
     shutil.copytree(path, alone)
     db = plyvel.DB(str(alone), paranoid_checks=True)
     db.close()
-    with pytest.raises(LocalError, match=r"\[D2\]"):
+    with pytest.raises(LocalError, match=r"\[J2\]"):
         KeyValue.open(path, OWNER, create=False)
 
 
