@@ -86,6 +86,7 @@ class Lan:
 
     def _start(self, listen: Sequence[str], token: Any) -> "Zeroconf":
         """On a thread: the library runs threads of its own. Raises OSError."""
+        from ifaddr import get_adapters
         from zeroconf import (  # half a second of import, for those who want it
             InterfaceChoice,
             IPVersion,
@@ -93,10 +94,10 @@ class Lan:
             ServiceInfo,
             ServiceStateChange,
             Zeroconf,
-            get_all_addresses,
         )
 
-        hosts = [host for host in get_all_addresses() if not host.startswith("127.")]
+        found = [str(one.ip) for adapter in get_adapters() for one in adapter.ips if one.is_IPv4]
+        hosts = [host for host in found if not host.startswith("127.")]
         zeroconf = Zeroconf(interfaces=InterfaceChoice.All, ip_version=IPVersion.V4Only)
         try:
             name = secrets.token_hex(16)
