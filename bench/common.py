@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,32 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "load_before": os.getloadavg()[0],
     }
+
+
+def sync_ms(folder: Path | None) -> dict[str, float]:
+    """How long the file system takes to make 4 KiB durable, p50 and p99 of 200. All systems wait for this."""
+    times: list[float] = []
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        for _ in range(200):
+            begin = time.perf_counter()
+            os.write(stream.fileno(), bytes(4096))
+            os.fdatasync(stream.fileno())
+            times.append((time.perf_counter() - begin) * 1000)
+    return {"p50": round(percentile(times, 0.5), 2), "p99": round(percentile(times, 0.99), 2)}
+
+
+def file_system(folder: Path | None) -> str:
+    """The type of the file system that a folder (or the system's temporary one) is on, from /proc/mounts."""
+    place = str((folder or Path(tempfile.gettempdir())).resolve())
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    above = [(point, kind) for point, kind in mounts if (place + "/").startswith(point.rstrip("/") + "/")]
+    return max(above, key=lambda mount: len(mount[0]))[1]
+
+
+def memory_mib(pid: int) -> float:
+    """Resident memory of a process, MiB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1024 / 1024
 
 
 def save(name: str, command: str, shape: dict[str, Any], figures: dict[str, Any]) -> Path:

@@ -54,14 +54,14 @@ def run_round(system: System, lengths: Lengths, root: Path | None, say: Say) -> 
 
 
 def _figures(system: System, lengths: Lengths, say: Say) -> dict[str, Any]:
-    def one(what: str, load: Load) -> dict[str, Any]:
-        found = measure(load, system.job(), system.pids)
+    def one(what: str, load: Load, *, signs: bool = False) -> dict[str, Any]:
+        found = measure(load, replace(system.job(), signs=signs), system.pids)
         for _ in range(RETRIES_MAX):
             if not found["ran_out"]:
                 break
             # Faster than thought: what was found is too low.
             load = replace(load, guess_per_s=2 * load.guess_per_s)
-            found = measure(load, system.job(), system.pids)
+            found = measure(load, replace(system.job(), signs=signs), system.pids)
         say(f"{system.name}: {what}: {line(found)}")
         return found
 
@@ -84,7 +84,10 @@ def _figures(system: System, lengths: Lengths, say: Say) -> dict[str, Any]:
     figures["closed"] = runs
     best = figures["saturation"] = max(runs, key=lambda run: run["per_s"])
     figures["half"] = one("half of that", rate(lengths.rate_s, max(1.0, round(best["per_s"] / 2, 1))))
-    if system.bears_one_dead:
+    if system.client_may_sign:
+        load = closed(lengths.closed_s, best["outstanding"], GUESS_FACTOR * guess)
+        figures["client_signs"] = one("clients sign and verify", load, signs=True)
+    if system.kills_one:
         system.kill_one()
         dead = one("one dead, saturation", closed(lengths.dead_s, best["outstanding"], GUESS_FACTOR * guess))
         figures["one_dead"] = dead

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from bench.common import machine, save
+from bench.common import file_system, machine, save, sync_ms
 from bench.rivals.cometbft import CometBft
 from bench.rivals.etcd import Etcd
 from bench.rivals.gridpact import Gridpact
@@ -34,6 +34,8 @@ def main() -> int:
     options = parser.parse_args()
     begin = time.monotonic()
     shape = machine()
+    shape["sync_ms"] = sync_ms(options.folder)
+    shape["file_system"] = file_system(options.folder)
     figures: dict[str, Any] = {}
     for name in options.only.split(","):
         if name == "cometbft-defaults" and options.short:

@@ -7,12 +7,15 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from bench.load.payloads import PAYLOAD_BYTES
+
 OURS: Final = "gridpact"
 WIDTH: Final = 150
 PARTS: Final = {
     "rate_100": "100/s",
-    "half": "half of its saturation",
+    "half": "half load",
     "saturation": "saturation",
+    "client_signs": "clients sign and verify",
     "one_dead": "saturation, one dead",
     "one_dead_rate_100": "100/s, one dead",
 }
@@ -44,7 +47,10 @@ def print_table(figures: dict[str, Any], shape: dict[str, Any]) -> None:
     """To stdout."""
     systems = {name: found for name, found in figures.items() if isinstance(found, dict) and "name" in found}
     console = Console(width=WIDTH)
-    title = f"{shape['cores']} cores, {shape['processor']}, {shape['memory_gib']} GiB; 250 B a transaction"
+    title = (
+        f"{shape['cores']} cores, {shape['processor']}, {shape['memory_gib']} GiB, {shape['file_system']}, "
+    )
+    title += f"4 KiB durable in {shape['sync_ms']['p50']} ms; {PAYLOAD_BYTES} B a transaction"
     table = Table(title=title)
     for name in ("system", "load", "under way", "tx/s", "p50 ms", "p99 ms"):
         table.add_column(name, justify="left" if name in ("system", "load") else "right")
@@ -69,10 +75,9 @@ def print_table(figures: dict[str, Any], shape: dict[str, Any]) -> None:
 
 def _rows(table: Table, found: dict[str, Any]) -> None:
     name = found["name"]
-    for part, what in PARTS.items():
-        if part not in found:
-            continue
-        one = found[part]
+    rows = [(what, found[part]) for part, what in PARTS.items() if part in found and part != "closed"]
+    rows[1:1] = [("closed loop", one) for one in found.get("closed", []) if one != found["saturation"]]
+    for what, one in rows:
         cells = [one["outstanding"], one["per_s"], one["p50_ms"], one["p99_ms"]]
         cells += [one["server_cpu_us_per_tx"], one["client_cpu_us_per_tx"]]
         texts = ["" if cell is None else str(cell) for cell in cells]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from bench.common import cpu_s, percentile
+from bench.common import cpu_s, memory_mib, percentile
 from bench.load.loop import Plan, Report
 from bench.load.worker import Job, run
 
@@ -63,7 +63,7 @@ def measure(load: Load, job: Job, pids: Callable[[], Sequence[int]]) -> dict[str
         plan = _plan(load, now + SETTLE_S)
         for number, pipe in enumerate(pipes):
             pipe.send(_share(plan, load, number, clients))
-        used = _server_cpu(plan, pids)
+        used = _servers(plan, pids)
         reports = [_receive(pipe, plan.give_up_s - time.monotonic() + 10) for pipe in pipes]
     finally:
         for process in processes:
@@ -100,16 +100,23 @@ def _share(plan: Plan, load: Load, number: int, clients: int) -> Plan:
     return replace(plan, outstanding=load.outstanding // clients + extra)
 
 
-def _server_cpu(plan: Plan, pids: Callable[[], Sequence[int]]) -> float:
-    """Processor seconds of the servers within the window."""
+@dataclass(frozen=True)
+class Used:
+    """What the servers took: processor seconds within the window, and the largest one's memory at its end."""
+
+    cpu_s: float
+    memory_mib: float
+
+
+def _servers(plan: Plan, pids: Callable[[], Sequence[int]]) -> Used:
     time.sleep(max(0.0, plan.begin_s - time.monotonic()))
     servers = list(pids())
     before = sum(map(cpu_s, servers))
     time.sleep(max(0.0, plan.end_s - time.monotonic()))
-    return sum(map(cpu_s, servers)) - before
+    return Used(sum(map(cpu_s, servers)) - before, max(map(memory_mib, servers)))
 
 
-def summary(load: Load, reports: Sequence[Report], server_cpu_s: float) -> dict[str, Any]:
+def summary(load: Load, reports: Sequence[Report], used: Used) -> dict[str, Any]:
     """One set of figures from all clients' reports. Latencies in ms; CPU in microseconds a transaction."""
     latencies = sorted(value for report in reports for value in report.latencies_ms)
     done = sum(report.done for report in reports)
@@ -118,7 +125,7 @@ def summary(load: Load, reports: Sequence[Report], server_cpu_s: float) -> dict[
     for report in reports:
         for text, count in report.errors.items():
             errors[text] = errors.get(text, 0) + count
-    all_cpu_s = server_cpu_s + client_cpu_s
+    all_cpu_s = used.cpu_s + client_cpu_s
     return {
         "rate_per_s": load.rate_per_s or None,
         "outstanding": load.outstanding or None,
@@ -127,10 +134,11 @@ def summary(load: Load, reports: Sequence[Report], server_cpu_s: float) -> dict[
         "p50_ms": round(percentile(latencies, 0.5), 1) if latencies else None,
         "p99_ms": round(percentile(latencies, 0.99), 1) if latencies else None,
         "max_ms": round(latencies[-1], 1) if latencies else None,
-        "server_cpu_us_per_tx": round(server_cpu_s * 1e6 / done) if done else None,
+        "server_cpu_us_per_tx": round(used.cpu_s * 1e6 / done) if done else None,
         "client_cpu_us_per_tx": round(client_cpu_s * 1e6 / done) if done else None,
         "client_cpu_share": round(client_cpu_s / all_cpu_s, 3) if all_cpu_s else None,
-        "server_cores": round(server_cpu_s / load.seconds, 2),
+        "server_cores": round(used.cpu_s / load.seconds, 2),
+        "server_memory_mib_max": round(used.memory_mib, 1),
         "failed": sum(report.failed for report in reports),
         "unanswered": sum(report.unanswered for report in reports),
         "connections_lost": sum(report.lost for report in reports),

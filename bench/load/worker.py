@@ -9,7 +9,7 @@ from typing import Final
 
 from bench.load import payloads
 from bench.load.channel import Channel
-from bench.load.grpc_channel import GrpcChannel
+from bench.load.grpc_channel import GrpcChannel, SigningGrpcChannel
 from bench.load.loop import Loop, Plan
 from bench.load.stream_channel import StreamChannel
 from bench.load.ws_channel import WsChannel
@@ -20,7 +20,8 @@ FIRST_ADDRESS: Final = 11  # of 127.0.0.0/8, which Linux has whole; the servers 
 
 @dataclass(frozen=True)
 class Job:
-    """`protocol`: gridpact, etcd or cometbft. `count` transactions are made; `expires`, `chain_id`: ours."""
+    """`protocol`: gridpact, etcd or cometbft. `count` transactions are made; `expires`, `chain_id`: ours.
+    `signs`: an etcd client signs and verifies what it writes."""
 
     protocol: str
     addresses: tuple[tuple[str, int], ...]
@@ -28,6 +29,7 @@ class Job:
     count: int
     chain_id: str = ""
     expires: int = 0
+    signs: bool = False
 
 
 def run(pipe: Connection) -> None:
@@ -60,7 +62,8 @@ def connect(job: Job) -> list[Channel]:
     if job.protocol == "gridpact":
         return [StreamChannel(host, port, ANSWER_S, source) for host, port in places]
     if job.protocol == "etcd":
-        return [GrpcChannel(host, port, source) for host, port in places]
+        kind = SigningGrpcChannel if job.signs else GrpcChannel
+        return [kind(host, port, source) for host, port in places]
     waiting: dict[str, int] = {}
     return [
         WsChannel(host, port, waiting, source, subscribes=place == 0)

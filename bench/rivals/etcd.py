@@ -18,7 +18,8 @@ class Etcd(System):
     name = "etcd, 3 members"
     protocol = "etcd"
     signatures = "none: etcd has no signatures"
-    bears_one_dead = False  # it would, but three of three is what the comparison is about
+    kills_one = False  # it would bear it; what one dead costs is asked of four that tolerate one liar
+    client_may_sign = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -29,7 +29,8 @@ class System(ABC):
     name = ""
     protocol = ""
     signatures = ""  # what is signed and who checks it, for the table
-    bears_one_dead = True
+    kills_one = True  # measured once more with one server dead
+    client_may_sign = False  # measured once more with clients that sign and verify
 
     def __init__(self) -> None:
         self.settings: list[str] = []  # version, and every setting that is not a default

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.common import cpu_s, percentile
+from bench.common import cpu_s, file_system, memory_mib, percentile, sync_ms
 from bench.load import payloads
 from bench.load.loop import Plan, Report
-from bench.load.run import CLIENTS, Load, _share, measure, summary
+from bench.load.run import CLIENTS, Load, Used, _share, measure, summary
 from bench.rivals.cometbft import SAME_MACHINE, TUNED, CometBft, configured
 from bench.rivals.etcd import Etcd
 from bench.rivals.system import NotHere, Processes
@@ -59,16 +59,17 @@ def test_clients_share_what_is_under_way() -> None:
 def test_the_sum_of_reports() -> None:
     first = Report(latencies_ms=[1.0] * 98, done=100, cpu_s=0.1, failed=1, errors={"no": 1})
     second = Report(latencies_ms=[50.0, 90.0], done=100, cpu_s=0.1, unanswered=2, errors={"no": 2})
-    found = summary(Load(2.0, 0.0, outstanding=8), [first, second], server_cpu_s=0.6)
+    found = summary(Load(2.0, 0.0, outstanding=8), [first, second], Used(0.6, 90.0))
     assert found["per_s"] == 100.0
     assert (found["p50_ms"], found["p99_ms"], found["max_ms"]) == (1.0, 90.0, 90.0)
     assert (found["server_cpu_us_per_tx"], found["client_cpu_us_per_tx"]) == (3_000, 1_000)
     assert found["client_cpu_share"] == 0.25
+    assert (found["server_cores"], found["server_memory_mib_max"]) == (0.3, 90.0)
     assert (found["failed"], found["unanswered"], found["errors"]) == (1, 2, {"no": 3})
 
 
 def test_nothing_done_is_no_division_by_zero() -> None:
-    found = summary(Load(2.0, 0.0, outstanding=8), [Report()], server_cpu_s=0.6)
+    found = summary(Load(2.0, 0.0, outstanding=8), [Report()], Used(0.6, 90.0))
     assert found["per_s"] == 0 and found["p99_ms"] is None and found["server_cpu_us_per_tx"] is None
 
 
@@ -88,6 +89,15 @@ def test_processor_time_of_a_server_is_read() -> None:
         process.stdout.readline()
         assert 0.25 <= cpu_s(process.pid) < 5
         process.communicate(b"\n")
+
+
+MACHINE = {
+    "cores": 2,
+    "processor": "p",
+    "memory_gib": 4,
+    "file_system": "ext4",
+    "sync_ms": {"p50": 0.1},
+}
 
 
 def _figures(per_s: float, cpu: int, p50: float) -> dict[str, object]:
@@ -112,7 +122,7 @@ def test_ratios_are_ours_by_theirs_and_a_skip_is_printed(capsys: pytest.CaptureF
     figures["ratios"] = ratios(figures)
     expected = {"throughput": 1.5, "server_cpu_per_tx": 1.5, "p50_at_100": 2.0, "p99_at_100": 2.0}
     assert figures["ratios"] == {"etcd": expected}
-    print_table(figures, {"cores": 2, "processor": "p", "memory_gib": 4})
+    print_table(figures, MACHINE)
     said = capsys.readouterr().out
     assert "CometBFT: skipped: no Go here" in said
     assert "throughput 1.5x" in said
@@ -189,3 +199,11 @@ def test_a_server_that_ends_early_is_told_with_its_last_words(tmp_path: Path) ->
     with pytest.raises(RuntimeError, match=r"m1 ended with 3:\nno disk"):
         processes.check()
     processes.stop()
+
+
+def test_the_file_system_and_its_sync_are_told(tmp_path: Path) -> None:
+    assert file_system(Path("/proc")) == "proc"
+    found = sync_ms(tmp_path)
+    assert 0 <= found["p50"] <= found["p99"] < 10_000
+    assert not list(tmp_path.iterdir())
+    assert memory_mib(os.getpid()) > 5

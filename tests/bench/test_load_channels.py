@@ -17,7 +17,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, Event, Message, Ping, Pong, Request, TextMessage
 
 from bench.load.channel import ChannelLost
-from bench.load.grpc_channel import GrpcChannel, put_request, varint
+from bench.load.grpc_channel import GrpcChannel, SigningGrpcChannel, put_request, varint
 from bench.load.stream_channel import StreamChannel
 from bench.load.ws_channel import WsChannel
 
@@ -212,6 +212,24 @@ def test_grpc_never_sends_more_than_the_server_has_room_for(listener: socket.soc
             server.flush()
             channel.receive()
             server.hear()
+    channel.close()
+
+
+def test_a_signing_client_writes_its_signature_and_verifies_it(listener: socket.socket) -> None:
+    channel = SigningGrpcChannel("127.0.0.1", listener.getsockname()[1])
+    with _accept(listener) as sock:
+        server = GrpcServer(sock)
+        plain = put_request(b"key", b"v" * 247)
+        channel.put(1, plain)
+        channel.put(2, plain)
+        channel.flush()
+        while len(server.ended) < 2:
+            server.hear()
+        sent = bytes(server.messages[1])[5:]
+        assert len(sent) == len(plain) and sent[:-64] == plain[:-64] and sent[-64:] != plain[-64:]
+        server.answer(1)
+        server.answer(3, good=False)
+        assert _finish(channel, 2) == [(1, ""), (2, "gRPC: refused")]
     channel.close()
 
 
