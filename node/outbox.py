@@ -85,7 +85,9 @@ class Outbox:
         if not self._has_room(tx, source):
             raise Overloaded(OVERLOAD_RETRY_S)
         entry = self._enter(tx, source)
-        self.publish(topic_kind(tx), tx.raw)
+        kind = topic_kind(tx)
+        if kind in RARE_KINDS:
+            self.publish(kind, tx.raw)
         refusals: list[Refused] = []
         retries_ms: list[int] = []
         for peer_id in self._in_turn(tx)[:OUTBOX_ASKED_MAX]:
@@ -109,6 +111,8 @@ class Outbox:
         if retries_ms and not refusals:
             self._drop(tx.id)
             raise Overloaded(min(retries_ms) / 1000)
+        if kind not in RARE_KINDS:  # a delivery costs a peer a hundred times that of a stream
+            self.publish(kind, tx.raw)
 
     def _has_room(self, tx: VerifiedTx, source: str) -> bool:
         return (

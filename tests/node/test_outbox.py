@@ -10,6 +10,7 @@ import trio
 from ledger.errors import Refused
 from ledger.transactions import VerifiedTx, decode_tx, verified
 from node import outbox as module
+from node.limits import OVERLOAD_RETRY_S
 from node.outbox import Outbox
 from node.seam import Overloaded
 from p2p.errors import Refused as PeerRefused
@@ -91,6 +92,40 @@ async def test_with_nobody_in_reach_it_is_gossiped_and_kept() -> None:
         await box.submit(tx())
         assert network.published == [("transactions", tx().raw)]
         assert list(box.entries) == [tx().id]
+
+
+async def test_what_a_validator_took_is_gossiped_only_when_strangers_wait_for_it() -> None:
+    """A batch brings it to all validators; gossip costs each peer a hundred times as much."""
+    box, network = outbox(dict.fromkeys(FOUR, accepting))
+    await box.submit(tx())
+    assert network.published == []
+
+
+async def test_the_hint_is_the_earliest_of_those_who_answer_and_within_our_bounds() -> None:
+    for hints, told_s in (((700, 300), 0.3), ((1, 5), 0.1), ((999_999, 999_999), 10.0)):
+        answers = {f"v{n}": refusing(f"overloaded: retry in {ms} ms") for n, ms in enumerate(hints)}
+        box, _ = outbox(answers)
+        with pytest.raises(Overloaded) as refusal:
+            await box.submit(tx())
+        assert refusal.value.retry_s == told_s
+    box, _ = outbox({"v0": refusing("overloaded: " + "9" * 90)})
+    with pytest.raises(Overloaded) as refusal:
+        await box.submit(tx())
+    assert refusal.value.retry_s == OVERLOAD_RETRY_S
+
+
+async def test_one_client_cannot_fill_the_outbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "OUTBOX_SOURCE_TXS_MAX", 2)
+    box, _ = outbox(dict.fromkeys(FOUR, accepting))
+    for salt in range(2):
+        await box.submit(tx(salt), "http:a")
+    with pytest.raises(Overloaded):
+        await box.submit(tx(2), "http:a")
+    await box.submit(tx(2), "http:b")
+    box.final((tx(0).id,))
+    await box.submit(tx(3), "http:a")
+    box.final(tuple(box.entries))
+    assert not box._sources
 
 
 async def test_no_validator_is_everybodys_first() -> None:
