@@ -28,7 +28,12 @@ ENGINE: Final = (
     "tests/node/test_engine.py",
     "tests/node/test_safety_store.py",
 )
-MEMPOOL: Final = ("tests/node/test_mempool.py", "tests/node/test_narrow_gaps.py")
+MEMPOOL: Final = (
+    "tests/node/test_mempool.py",
+    "tests/node/test_narrow_gaps.py",
+    "tests/node/test_fair_queue.py",
+    "tests/node/test_admission.py",
+)
 LEASE: Final = ("tests/node/test_lease.py",)
 EXECUTOR: Final = ("tests/node/test_executor_verify.py", "tests/node/test_narrow_gaps.py")
 ARTIFACTS: Final = ("tests/node/test_artifacts.py",)
@@ -773,7 +778,7 @@ MUTANTS: Final = (
         "if False:",
         MEMPOOL,
     ),
-    _M("pending_is_bundled_twice", _QUEUE, "            self.remove(tx.id)\n", "", MEMPOOL),
+    _M("pending_is_bundled_twice", _QUEUE, "        self.remove(tx.id)\n", "", MEMPOOL),
     _M("nobody_takes_turns", _QUEUE, "self._turns.served(cost)", "self._turns.served(0)", MEMPOOL),
     _M("queues_have_no_end_in_time", _POOL, "if wait_ms > QUEUE_MS_MAX:", "if False:", MEMPOOL),
     _M(
