@@ -34,6 +34,7 @@ COPIED: Final = (
     "pyproject.toml",
 )
 TESTS_S_MAX: Final = 300
+WHOLE_S_MAX: Final = 1800  # all tests that judge, unbroken; and the variants that are classes
 # Variants that are classes, not source: each is a parameter of these tests.
 IN_PROCESS: Final = (
     "tests/sim/test_mutants.py",
@@ -67,12 +68,14 @@ def copy_tree(to: Path) -> Path:
     return to
 
 
-def run_tests(tree: Path, tests: Sequence[str], *more: str) -> subprocess.CompletedProcess[str]:
-    """pytest in a copy; what it imports is the copy."""
+def run_tests(
+    tree: Path, tests: Sequence[str], *more: str, within_s: int = TESTS_S_MAX
+) -> subprocess.CompletedProcess[str]:
+    """pytest in a copy; what it imports is the copy. Raises TimeoutExpired."""
     command = [sys.executable, "-B", "-m", "pytest", "-q", "--no-header", *more]
     env = os.environ | {"CI": "true", "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
-        [*command, *tests], cwd=tree, env=env, capture_output=True, text=True, timeout=TESTS_S_MAX
+        [*command, *tests], cwd=tree, env=env, capture_output=True, text=True, timeout=within_s
     )
 
 
@@ -138,12 +141,23 @@ def judge_all(mutants: Sequence[Mutant], jobs: int) -> list[Outcome]:
     return done
 
 
+def unbroken(mutants: Sequence[Mutant]) -> str:
+    """The first test that fails though nothing is broken, "" when none does: it would "kill" anything."""
+    tests = sorted({test for mutant in mutants for test in mutant.tests})
+    with tempfile.TemporaryDirectory(prefix="gridpact-mutants-") as folder:
+        done = run_tests(copy_tree(Path(folder)), tests, "-x", within_s=WHOLE_S_MAX) if tests else None
+    if done is None or done.returncode == 0:
+        return ""
+    failed = _FAILED.search(done.stdout)
+    return failed.group(1) if failed else " ".join((done.stdout + done.stderr).split())[-300:]
+
+
 def in_process() -> tuple[int, list[str]]:
     """The variants that are classes: how many were killed, and which survived."""
     with tempfile.TemporaryDirectory(prefix="gridpact-mutants-") as folder:
         tree = copy_tree(Path(folder))
         wanted = ("-vv", "-k", "mutant or caught")
-        done = run_tests(tree, IN_PROCESS, *wanted)
+        done = run_tests(tree, IN_PROCESS, *wanted, within_s=WHOLE_S_MAX)
     passed = re.findall(r"^(\S+\[\S+\]) PASSED", done.stdout, re.MULTILINE)
     assert passed, f"nothing was run: {done.stdout[-500:]}{done.stderr[-500:]}"
     for name in passed:
@@ -161,6 +175,9 @@ def main(argv: list[str]) -> int:
     shape = machine()
     chosen = [mutant for mutant in MUTANTS if asked.only in mutant.name]
     began_s = time.monotonic()
+    if failed := unbroken(chosen):
+        print(f"nothing is judged: without any mutant this fails: {failed}")
+        return 1
     outcomes = judge_all(chosen, asked.jobs)
     killed, survivors = (0, []) if asked.only else in_process()
     bad = [outcome for outcome in outcomes if not outcome.killed_by]
