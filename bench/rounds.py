@@ -16,6 +16,7 @@ from bench.rivals.system import NotHere, System
 RATE_PER_S: Final = 100
 GUESS_FACTOR: Final = 2.0  # so many more transactions are made beforehand than the last figure would need
 
+GUESS_MAX_PER_S: Final = 10_000.0  # some seconds of signing
 RETRIES_MAX: Final = 3
 
 Say = Callable[[str], None]
@@ -73,12 +74,14 @@ def _figures(system: System, lengths: Lengths, say: Say) -> dict[str, Any]:
 
     figures: dict[str, Any] = {"settings": system.settings, "signatures": system.signatures}
     figures["rate_100"] = one(f"{RATE_PER_S}/s", rate(lengths.rate_s, RATE_PER_S))
-    guess = one("warm-up", Load(2.0, 0.5, outstanding=lengths.outstanding[0], guess_per_s=4_000))["per_s"]
+    former = lengths.outstanding[0]
+    guess = one("warm-up", Load(2.0, 0.5, outstanding=former, guess_per_s=4_000))["per_s"]
     runs = []
     for outstanding in lengths.outstanding:
-        found = one(
-            f"{outstanding} under way", closed(lengths.closed_s, outstanding, GUESS_FACTOR * guess + 500)
-        )
+        # Up to a point twice as many under way bring twice as much.
+        likely = min(GUESS_MAX_PER_S, guess * max(GUESS_FACTOR, outstanding / former) + 500)
+        found = one(f"{outstanding} under way", closed(lengths.closed_s, outstanding, likely))
+        former = outstanding
         guess = max(guess, found["per_s"])
         runs.append(found)
     figures["closed"] = runs

@@ -19,6 +19,17 @@ PARTS: Final = {
     "one_dead": "saturation, one dead",
     "one_dead_rate_100": "100/s, one dead",
 }
+SHOWN: Final = (
+    "under way",
+    "tx/s",
+    "p50 ms",
+    "p99 ms",
+    "server CPU us/tx",
+    "client CPU us/tx",
+    "client share",
+    "server MiB",
+    "failed",
+)
 
 
 def ratios(figures: dict[str, Any]) -> dict[str, Any]:
@@ -43,21 +54,37 @@ def _share(ours: float | None, theirs: float | None) -> float | None:
     return round(ours / theirs, 2) if ours is not None and theirs else None
 
 
+def rows_of(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """Each measurement of a system: what it was, and its figures as SHOWN names them."""
+    rows = [(what, found[part]) for part, what in PARTS.items() if part in found]
+    others = [one for one in found.get("closed", []) if one != found["saturation"]]
+    rows[1:1] = [("closed loop", one) for one in others]
+    return [(what, _cells(one)) for what, one in rows]
+
+
+def _cells(one: dict[str, Any]) -> list[str]:
+    share = None if one["client_cpu_share"] is None else f"{one['client_cpu_share']:.0%}"
+    cells = [one["outstanding"], one["per_s"], one["p50_ms"], one["p99_ms"], one["server_cpu_us_per_tx"]]
+    cells += [one["client_cpu_us_per_tx"], share, one["server_memory_mib_max"]]
+    return ["" if cell is None else str(cell) for cell in (*cells, one["failed"] + one["unanswered"])]
+
+
 def print_table(figures: dict[str, Any], shape: dict[str, Any]) -> None:
     """To stdout."""
     systems = {name: found for name, found in figures.items() if isinstance(found, dict) and "name" in found}
     console = Console(width=WIDTH)
-    title = (
-        f"{shape['cores']} cores, {shape['processor']}, {shape['memory_gib']} GiB, {shape['file_system']}, "
-    )
-    title += f"4 KiB durable in {shape['sync_ms']['p50']} ms; {PAYLOAD_BYTES} B a transaction"
-    table = Table(title=title)
-    for name in ("system", "load", "under way", "tx/s", "p50 ms", "p99 ms"):
-        table.add_column(name, justify="left" if name in ("system", "load") else "right")
-    for name in ("server CPU us/tx", "client CPU us/tx", "client share", "failed"):
+    machine = f"{shape['cores']} cores, {shape['processor']}, {shape['memory_gib']} GiB"
+    disk = f"{shape['file_system']}, 4 KiB durable in {shape['sync_ms']['p50']} ms"
+    table = Table(title=f"{machine}, {disk}; {PAYLOAD_BYTES} B a transaction")
+    table.add_column("system", max_width=24)
+    table.add_column("load")
+    for name in SHOWN:
         table.add_column(name, justify="right")
     for found in systems.values():
-        _rows(table, found)
+        name = found["name"]
+        for what, cells in rows_of(found):
+            table.add_row(name, what, *cells)
+            name = ""
         table.add_section()
     console.print(table)
     for name, found in systems.items():
@@ -71,16 +98,3 @@ def print_table(figures: dict[str, Any], shape: dict[str, Any]) -> None:
             console.print(f"    ours / this: {told}", highlight=False)
         if found.get("one_dead_share") is not None:
             console.print(f"    one dead: {found['one_dead_share']:.0%} of the throughput", highlight=False)
-
-
-def _rows(table: Table, found: dict[str, Any]) -> None:
-    name = found["name"]
-    rows = [(what, found[part]) for part, what in PARTS.items() if part in found and part != "closed"]
-    rows[1:1] = [("closed loop", one) for one in found.get("closed", []) if one != found["saturation"]]
-    for what, one in rows:
-        cells = [one["outstanding"], one["per_s"], one["p50_ms"], one["p99_ms"]]
-        cells += [one["server_cpu_us_per_tx"], one["client_cpu_us_per_tx"]]
-        texts = ["" if cell is None else str(cell) for cell in cells]
-        share = "" if one["client_cpu_share"] is None else f"{one['client_cpu_share']:.0%}"
-        table.add_row(name, what, *texts, share, str(one["failed"] + one["unanswered"]))
-        name = ""

@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from bench.report import comparison
 from ledger.contract_rules import CONTRACT_RULES
 from node.api.routes import ROUTES
 from node.config import KEYS
@@ -209,6 +210,7 @@ def blocks(root: Path) -> dict[str, str]:
         "routes": routes_table(),
         "contract-errors": contract_errors_table(),
         "vectors": vectors_table(),
+        "comparison": comparison(root / "bench" / "results"),
     }
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from bench.common import cpu_s, file_system, memory_mib, percentile, sync_ms
 from bench.load import payloads
 from bench.load.loop import Plan, Report
 from bench.load.run import CLIENTS, Load, Used, _share, measure, summary
+from bench.report import NOTHING, comparison
 from bench.rivals.cometbft import SAME_MACHINE, TUNED, CometBft, configured
 from bench.rivals.etcd import Etcd
 from bench.rivals.system import NotHere, Processes
@@ -102,7 +104,13 @@ MACHINE = {
 
 def _figures(per_s: float, cpu: int, p50: float) -> dict[str, object]:
     one = {"per_s": per_s, "server_cpu_us_per_tx": cpu, "p50_ms": p50, "p99_ms": 2 * p50, "outstanding": 64}
-    one |= {"client_cpu_us_per_tx": 9, "client_cpu_share": 0.1, "failed": 0, "unanswered": 0}
+    one |= {
+        "server_memory_mib_max": 80.5,
+        "client_cpu_us_per_tx": 9,
+        "client_cpu_share": 0.1,
+        "failed": 0,
+        "unanswered": 0,
+    }
     return {
         "name": "x",
         "settings": ["s"],
@@ -207,3 +215,23 @@ def test_the_file_system_and_its_sync_are_told(tmp_path: Path) -> None:
     assert 0 <= found["p50"] <= found["p99"] < 10_000
     assert not list(tmp_path.iterdir())
     assert memory_mib(os.getpid()) > 5
+
+
+def test_the_document_shows_the_newest_round_or_says_that_there_is_none(tmp_path: Path) -> None:
+    assert comparison(tmp_path) == NOTHING
+    figures: dict[str, object] = {"gridpact": _figures(3_000.0, 300, 10.0)}
+    figures["etcd"] = {"name": "etcd", "skipped": "not installed"}
+    for day, per_s in (("2026-01-01", 1.0), ("2026-01-02", 3_000.0)):
+        figures["gridpact"] = _figures(per_s, 300, 10.0)
+        figures["ratios"] = ratios(figures)
+        saved = {
+            "date": day,
+            "command": "make bench",
+            "machine": MACHINE | {"load_before": 0.1},
+            "figures": figures,
+        }
+        (tmp_path / f"{day}-compare.json").write_text(json.dumps(saved))
+    text = comparison(tmp_path)
+    assert "2026-01-02" in text and "2026-01-01" not in text
+    assert "| x | 100/s | 64 | 3000.0 | 10.0 | 20.0 | 300 | 9 | 10% | 80.5 | 0 |" in text
+    assert "- etcd: skipped: not installed" in text
