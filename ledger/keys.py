@@ -6,6 +6,7 @@ shown to people as 64 hex digits.
 
 from __future__ import annotations
 
+from functools import cache
 from hashlib import blake2b
 from typing import Final
 
@@ -86,4 +87,10 @@ def short(data: bytes) -> str:
 
 def hash_tagged(domain: str, data: bytes) -> bytes:
     """sha256 under a domain tag, so that a hash of one kind is never one of another kind."""
-    return sha256(DOMAIN_PREFIX + domain.encode() + b"\0" + data)
+    return sha256(_hash_prefix(domain) + data)
+
+
+@cache
+def _hash_prefix(domain: str) -> bytes:
+    """Domains are a few words of this program."""
+    return DOMAIN_PREFIX + domain.encode() + b"\0"

@@ -133,11 +133,16 @@ class Overlay:
 
     def commit(self, target: State) -> None:
         """Hand the writes down to `target` (as a rule the base) and start empty again. O(writes)."""
-        for key, value in self._writes.items():
-            if value is None:
-                target.delete(key)
-            else:
-                target.put(key, value)
+        if isinstance(target, Overlay):  # once a transaction: no call for each key
+            target._writes.update(self._writes)
+            if target._order is not None:
+                target._order.update(self._writes)
+        else:
+            for key, value in self._writes.items():
+                if value is None:
+                    target.delete(key)
+                else:
+                    target.put(key, value)
         self.discard()
 
     def discard(self) -> None:

@@ -14,16 +14,18 @@ from functools import partial
 
 import trio
 
-from ledger.blocks import batch_digest
-from ledger.errors import Refused
+from ledger.blocks import Header, decode_batch
+from ledger.errors import LocalError, Refused
+from ledger.inclusion import txs_digest
 from ledger.store import Store
+from ledger.transactions import VerifiedTx
 from node.limits import (
     BATCHES_OPENING_MAX,
     FETCH_ANSWERS_MAX,
     FETCH_ANSWERS_MS,
     VERIFY_THREAD_BYTES,
 )
-from node.mempool import HeldBatch, Mempool, open_batch
+from node.mempool import HeldBatch, Mempool, open_txs
 
 _ASKED_MAX = 256  # four times what a core wants at once
 
@@ -72,13 +74,13 @@ class BatchDesk:
     async def _judge(self, data: bytes) -> HeldBatch | None:
         """The opened batch; None when it is held or final already. Raises Refused."""
         is_long = len(data) > VERIFY_THREAD_BYTES
-        naming = partial(batch_digest, data)
-        digest = await trio.to_thread.run_sync(naming) if is_long else naming()
+        naming = partial(_named, data)
+        digest, raws = await trio.to_thread.run_sync(naming) if is_long else naming()
         was_asked = digest in self._asked
         if digest in self.mempool.batches or (not was_asked and self.store.batch(digest) is not None):
             return None
         # The thread only reads the known transactions, one by one.
-        opening = partial(open_batch, data, self.mempool.chain_id, self.mempool.known.verify)
+        opening = partial(open_txs, data, digest, raws, self.mempool.chain_id, self.mempool.known.verify)
         batch = await trio.to_thread.run_sync(opening) if is_long else opening()
         if batch.is_spoiled and digest not in self._asked:
             raise Refused("batch.entries", f"{batch.count - len(batch.txs)} are no signed transactions")
@@ -105,7 +107,26 @@ class BatchDesk:
             self._answers[member] = (since_ms, count + 1)
         return data
 
+    def block(self, header: Header) -> tuple[list[bytes], list[VerifiedTx] | None]:
+        """The batches of a block, and, when all are in the mempool, their signed transactions in order, which
+        need not be decoded again. Raises LocalError when one is not here."""
+        batches = [self.bytes_of(digest) for digest in header.batches]
+        present = [data for data in batches if data is not None]
+        if len(present) != len(batches):
+            raise LocalError(f"block {header.height} is to be committed, but a batch of it is not held")
+        held = [self.mempool.batches.get(digest) for digest in header.batches]
+        opened = [batch for batch in held if batch is not None]
+        if len(opened) != len(held):
+            return present, None
+        return present, [tx for batch in opened for tx in batch.txs]
+
     def bytes_of(self, digest: bytes) -> bytes | None:
         """A batch that is held or final."""
         held = self.mempool.batches.get(digest)
         return held.data if held else self.store.batch(digest)
+
+
+def _named(data: bytes) -> tuple[bytes, tuple[bytes, ...]]:
+    """A batch's digest and entries. Raises Refused for bytes that are no batch."""
+    raws = decode_batch(data).txs
+    return txs_digest(raws), raws

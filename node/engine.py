@@ -34,7 +34,7 @@ from consensus.verify import Rules, check
 from ledger.blocks import Header
 from ledger.certificate import Certificate
 from ledger.codec import encode
-from ledger.errors import LocalError, PeerFault, Refused
+from ledger.errors import PeerFault, Refused
 from ledger.evidence import Evidence, accused, offence_name
 from ledger.keys import Key
 from node.accuser import Accuser
@@ -348,12 +348,9 @@ class Engine:
                 if (done_before := self._executed(header.height)) is not None:
                     queue.append(done_before)  # before those above it: what is proposed may name it
                 continue
-            batches = [self.desk.bytes_of(digest) for digest in header.batches]
-            present = [data for data in batches if data is not None]
-            if len(present) != len(batches):
-                raise LocalError(f"block {header.height} is to be committed, but a batch of it is not held")
+            present, txs = self.desk.block(header)
             known = self.mempool.known.txs
-            done = self.notary.commit(header, commit.certificate, present, known, commit.path)
+            done = self.notary.commit(header, commit.certificate, present, known, commit.path, txs)
             queue.append(executed(self.notary.store, header.height, done.root))
         if ready.prune_view >= self._pruned_view + self.prune_every_views:
             self._pruned_view = ready.prune_view

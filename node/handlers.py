@@ -19,7 +19,7 @@ from ledger.errors import PeerFault as LedgerPeerFault
 from ledger.errors import Refused
 from ledger.keys import Key
 from ledger.light import decode_certificate
-from ledger.transactions import VerifiedTx
+from ledger.transactions import CheckedTx, VerifiedTx
 from node.engine import Engine
 from node.follower import Follower
 from node.known import verify_many
@@ -244,22 +244,29 @@ class PeerHandlers:
         self, raws: Sequence[bytes], source: str
     ) -> list[VerifiedTx | Refused | Overloaded]:
         """As `accept` for each, in order. Signatures of many are checked in a thread, by one hop."""
-        if sum(map(len, raws)) > VERIFY_THREAD_BYTES and not self.mempool.is_crowded(source):
-            known = self.mempool.known
-            judge = partial(verify_many, raws, self.mempool.chain_id, known.verify)
-            for tx in await trio.to_thread.run_sync(judge):
-                known.remember(tx)
-        return [self._accepted(raw, source) for raw in raws]
+        context, record, known = self.notary.next_context, self.notary.store.state.get, self.mempool.known
+        found: list[CheckedTx | Refused | Overloaded] = []
+        for raw in raws:
+            try:
+                found.append(self.mempool.check_form(raw, context, record, source))
+            except (Refused, Overloaded) as error:
+                found.append(error)
+        judge = partial(verify_many, found, known.verify)
+        is_long = sum(map(len, raws)) > VERIFY_THREAD_BYTES
+        judged = await trio.to_thread.run_sync(judge) if is_long else judge()
+        return [self._accepted(one, source) for one in judged]
 
-    def _accepted(self, raw: bytes, source: str) -> VerifiedTx | Refused | Overloaded:
+    def _accepted(
+        self, tx: VerifiedTx | Refused | Overloaded, source: str
+    ) -> VerifiedTx | Refused | Overloaded:
         try:
-            return self.accept(raw, source)
-        except Refused as error:
-            self.count(error.rule)
-            return error
+            if isinstance(tx, VerifiedTx):
+                self._queue(self.mempool.known.remember(tx), source)
+                return tx
         except Overloaded as error:
-            self.count("overloaded")
-            return error
+            tx = error
+        self.count(tx.rule if isinstance(tx, Refused) else "overloaded")
+        return tx
 
     def _checked(self, raw: bytes, source: str) -> VerifiedTx:
         return self.mempool.check(raw, self.notary.next_context, self.notary.store.state.get, source)

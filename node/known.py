@@ -7,21 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ledger.errors import Refused
-from ledger.transactions import CheckedTx, VerifiedTx, decode_tx, verified
+from ledger.transactions import CheckedTx, VerifiedTx, verified
 from node.limits import VERIFIED_BYTES_MAX, VERIFIED_MAX
+from node.seam import Overloaded
 
 
 def verify_many(
-    raws: Sequence[bytes], chain_id: str, verify: Callable[[CheckedTx], VerifiedTx]
-) -> list[VerifiedTx]:
-    """Those that are transactions of this chain, signed by their senders. May run in a thread."""
-    found: list[VerifiedTx] = []
-    for raw in raws:
+    found: Sequence[CheckedTx | Refused | Overloaded], verify: Callable[[CheckedTx], VerifiedTx]
+) -> list[VerifiedTx | Refused | Overloaded]:
+    """Each with its signature checked, or why not; refusals stay as they are. May run in a thread."""
+    judged: list[VerifiedTx | Refused | Overloaded] = []
+    for one in found:
         try:
-            found.append(verify(decode_tx(raw, chain_id)))
-        except Refused:
-            continue
-    return found
+            judged.append(verify(one) if isinstance(one, CheckedTx) else one)
+        except Refused as error:
+            judged.append(error)
+    return judged
 
 
 @dataclass(slots=True)

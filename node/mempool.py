@@ -8,7 +8,7 @@ checked once: ids of checked transactions are remembered for execution. What wai
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -65,13 +65,24 @@ def open_batch(data: bytes, chain_id: str, verify: Callable[[CheckedTx], Verifie
     May run in a thread.
     """
     batch = decode_batch(data)
+    return open_txs(data, txs_digest(batch.txs), batch.txs, chain_id, verify)
+
+
+def open_txs(
+    data: bytes,
+    digest: bytes,
+    raws: Sequence[bytes],
+    chain_id: str,
+    verify: Callable[[CheckedTx], VerifiedTx],
+) -> HeldBatch:
+    """As `open_batch`, of a batch that was decoded and named before."""
     txs: list[VerifiedTx] = []
-    for raw in batch.txs:
+    for raw in raws:
         try:
             txs.append(verify(decode_tx(raw, chain_id)))
         except Refused:
             continue
-    return HeldBatch(data, txs_digest(batch.txs), tuple(txs), len(batch.txs))
+    return HeldBatch(data, digest, tuple(txs), len(raws))
 
 
 @dataclass(slots=True)
@@ -107,18 +118,27 @@ class Mempool:
         record: Callable[[bytes], bytes | None],
         source: str = OURS,
     ) -> VerifiedTx:
-        """Form, window, replay, room and signature of a transaction, cheapest first. Raises Refused,
-        Overloaded.
+        """Form, window, replay, room, signature of a transaction, cheapest first. Raises Refused, Overloaded.
 
         `record` reads the state; it knows each executed transaction for as long as its window is open [T2].
         """
+        return self.known.remember(self.known.verify(self.check_form(raw, context, record, source)))
+
+    def check_form(
+        self,
+        raw: bytes,
+        context: Context,
+        record: Callable[[bytes], bytes | None],
+        source: str = OURS,
+    ) -> CheckedTx:
+        """All of `check` but the signature. Raises Refused, Overloaded."""
         checked = decode_tx(raw, self.chain_id)
         check_window(checked.tx, context)
         if record(key_seen(checked.tx.expires, checked.id)) is not None:
             raise Refused("tx.duplicate", "final already")
         if checked.id not in self.places:
             self.admit(checked, source)  # a flood costs no signatures
-        return self.known.remember(self.known.verify(checked))
+        return checked
 
     def admit(self, tx: CheckedTx, source: str) -> None:
         """Raises Overloaded when there is no room for that transaction now; it says when to come again.
@@ -148,11 +168,6 @@ class Mempool:
         if self.pace is None:
             return 0.0
         return self.pace.wait_ms(self.pending.ahead(source, tx.tx.sender, cost_of(tx)))
-
-    def is_crowded(self, source: str) -> bool:
-        """Has so much of that client come that most of what else it brings will be refused?"""
-        waiting = self.pending.waiting(source)
-        return self.pace is not None and self.pace.wait_ms(waiting) > QUEUE_MS_MAX / 2
 
     def _overloaded(self, why: str, wait_ms: float = OVERLOAD_RETRY_S * 1000) -> Overloaded:
         self.refused[why] += 1

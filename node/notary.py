@@ -128,16 +128,19 @@ class Notary:
         batches: Sequence[bytes],
         known: Mapping[bytes, VerifiedTx],
         path: tuple[bytes, ...] = (),
+        txs: Sequence[VerifiedTx] | None = None,
     ) -> Committed:
         """Execute and store the tip's child. `certificate` (verified by the caller) finalizes it or a
-        descendant; `known` are transactions checked before. Raises LocalError: the peer must stop; and
+        descendant; `known` are transactions checked before, `txs` what `transactions`
+        finds in these batches, if it is known. Raises LocalError: the peer must stop; and
         StateDiffers, before anything is executed, when a quorum's state root is not ours: one of us has
         executed wrongly, and nothing that this peer shows can be proved any more.
 
         At an epoch's last block `certificate` names it or the last header of `path`, which begins with a
         child of it; from then on `validators` is the next epoch's set."""
         self._check_root(header)
-        txs = self.transactions(batches, known)
+        if txs is None:
+            txs = self.transactions(batches, known)
         result = execute(self.store.state, header, txs)
         block_hash = header.hash
         named = header_hash(path[-1]) if path else block_hash

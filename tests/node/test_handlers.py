@@ -17,7 +17,7 @@ from ledger.kv import MemoryKv
 from ledger.store import Store
 from ledger.transactions import Body, Decide, PublishContract, SignedTx, Tx, decode_tx, sign_tx
 from node import mempool
-from node import peer as peer_module
+from node import waiters as waiters_module
 from node.limits import ANNOUNCE_RELAY_BLOCKS, RANGE_BYTES_MAX
 from node.peer import Identity, Peer
 from node.safety_store import SafetyStore
@@ -314,7 +314,7 @@ async def test_ranges_start_at_one_and_are_bounded() -> None:
 
 
 async def test_waiters_are_bounded_in_all_and_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_module, "WAITERS_MAX", 3)
+    monkeypatch.setattr(waiters_module, "WAITERS_MAX", 3)
     peer = make()
     full: list[Any] = []
 
@@ -330,8 +330,8 @@ async def test_waiters_are_bounded_in_all_and_leave_nothing(monkeypatch: pytest.
             await peer.wait_final(bytes(32), 10)
         full.append(refusal.value.retry_s)
     assert full[0] > 0
-    assert peer._waiters == {}
-    assert peer._waiting == 0
+    assert not list(peer.waiters.ids())
+    assert peer.waiters.count == 0
 
 
 async def test_a_waiter_is_told_at_the_commit() -> None:
@@ -346,5 +346,5 @@ async def test_a_waiter_is_told_at_the_commit() -> None:
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
         extend(peer.notary, batch_of(raw))
-    assert peer._waiters == {}
-    assert peer._waiting == 0
+    assert not list(peer.waiters.ids())
+    assert peer.waiters.count == 0

@@ -166,15 +166,15 @@ async def _finals(peer: Any, raws: Iterable[bytes]) -> list[bytes]:
     return ends
 
 
-@pytest.mark.parametrize("name", ["validator1", "observer"])
-async def test_real_peers_take_many_and_tell_of_each(name: str) -> None:
+@pytest.mark.parametrize(("name", "count"), [("validator1", 100), ("observer", 10)])
+async def test_real_peers_take_many_and_tell_of_each(name: str, count: int) -> None:
     async with world([f"validator{n}" for n in range(4)] + ["observer"]) as net:
         peer = net.peers[name]
         await until(lambda: len(peer.handlers.members) >= 3)
-        raws = [transfer(peer, amount, salt) for salt, amount in enumerate(range(1, 101))]
-        bad = raws[5][:-1] + bytes([raws[5][-1] ^ 1])
+        raws = [transfer(peer, amount, salt) for salt, amount in enumerate(range(1, 1 + count))]
+        other = transfer(peer, 1, count)
+        (refused,) = await peer.submit_many([other[:-1] + bytes([other[-1] ^ 1])])
         ends = await _finals(peer, raws)
-        (refused,) = await peer.submit_many([bad])
         assert isinstance(refused, Refused) and refused.rule == "tx.signature"
         await until(lambda: len(ends) == len(raws))
         assert len(set(ends)) == len(raws) and peer.waiters.count == 0
