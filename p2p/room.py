@@ -1,6 +1,8 @@
-"""Who gets a place among our neighbours, so that no network of one owner can take them all.
+"""Who gets a place among our neighbours: a network of thousands stays a few hops wide, and no network of one
+owner can take all places.
 
-Three rules. A quarter of the places is for peers that we chose and dialled ourselves, so that whoever dials
+Four rules. Of a crowd we dial few, and whom we dialled when it was none makes room for who dials us. A
+quarter of the places is for peers that we chose and dialled ourselves, so that whoever dials
 us first cannot keep us from our bootstrap list. When the others are taken, the /24 (or IPv6 /48) that holds
 the most of them makes room for one that holds at least two fewer. We dial those first whose /24 has the
 fewest places here. Peers whose connection is kept stand beside all this. (Heilman et al., "Eclipse Attacks on
@@ -20,6 +22,15 @@ _FULL = "full, try "  # then addresses, for who is refused
 def inbound_max(neighbours_max: int) -> int:
     """How many places those may have who dialled us."""
     return neighbours_max - neighbours_max // 4
+
+
+def dialled_max(neighbours_max: int, known: int) -> int:
+    """How many peers we dial, when we know of so many. Of a few all that there is place for. Of a crowd three
+    eighths: if all dialled until they were full, who joins would find room with the last that came before it
+    alone, and a network of thousands would be one long chain. With three each and room for five more it is a
+    random graph, some hops deep."""
+    few = min(neighbours_max, max(2, neighbours_max * 3 // 8))
+    return neighbours_max if known <= 2 * neighbours_max else few
 
 
 def group_of(address: str) -> str:

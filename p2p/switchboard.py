@@ -266,6 +266,11 @@ class Switchboard:
         """Who dialled us, in the order in which they came, but for those that are kept."""
         return [link for link in self.links.values() if link.inbound and not self._is_kept(link.peer_id)]
 
+    def _dialled(self) -> tuple[list[Link], int]:
+        """Whom we dialled, but for those that are kept, oldest first; and how many they should be at most."""
+        found = [x for x in self.links.values() if not x.inbound and not self._is_kept(x.peer_id)]
+        return found, room.dialled_max(self._policy.neighbours_max, len(self.book.entries))
+
     def _has_place(self, link: Link) -> bool:
         if self._is_kept(link.peer_id):
             return True
@@ -273,13 +278,17 @@ class Switchboard:
         return self.places_left() > 0 and (not link.inbound or len(self._guests()) < guests_max)
 
     def _make_place(self, link: Link) -> bool:
-        guests = self._guests() if link.inbound else []
-        found = room.gives_way([guest.address for guest in guests], link.address)
-        if found is None:
+        guests, (dialled, most) = self._guests() if link.inbound else [], self._dialled()
+        takes_more = link.inbound and len(guests) < room.inbound_max(self._policy.neighbours_max)
+        if takes_more and len(dialled) > most:
+            gone = dialled[-1]
+        elif (found := room.gives_way([guest.address for guest in guests], link.address)) is not None:
+            gone = guests[found]
+        else:
             return False
         self.standing.count("link.gave_way")
-        guests[found].end(self._refusal(guests[found].peer_id), goodbye=True)
-        self._drop(guests[found])
+        gone.end(self._refusal(gone.peer_id), goodbye=True)
+        self._drop(gone)
         return True
 
     def _refusal(self, peer_id: str) -> str:
@@ -343,7 +352,8 @@ class Switchboard:
             kept = {entry.peer_id for entry in due if self._is_kept(entry.peer_id)}
             due.sort(key=lambda e: (e.peer_id not in kept, here[room.group_of(self.book.next_address(e))]))
             for entry in due:
-                left = self.places_left() - len(self._dialling)
+                dialled, most = self._dialled()
+                left = min(self.places_left(), most - len(dialled)) - len(self._dialling)
                 if len(self._dialling) >= DIALS_AT_ONCE_MAX or (left <= 0 and entry.peer_id not in kept):
                     break
                 if not self.is_banned(entry.peer_id):

@@ -5,6 +5,7 @@ import trio
 import trio.testing
 
 from p2p.errors import LocalError, PeerGone, Refused, RequestTimeout, TooManyRequests
+from p2p.ids import peer_id_of
 from p2p.limits import CREDIT_BYTES, PAYLOAD_BYTES_MAX, REQUESTS_OUT_MAX
 from p2p.network import Lane, Verdict
 
@@ -210,6 +211,23 @@ async def test_neighbours_are_bounded_but_not_kept_ones(world, wait_until):
     assert not hub.knows(third)
     hub.net.add_peer(third.address, keep=True)
     await wait_until(lambda: hub.knows(second, third))
+
+
+async def test_in_a_crowd_whom_we_dialled_makes_room_for_who_dials_us(world, wait_until):
+    """A peer that filled its places while it knew of few takes a newcomer in later; it keeps those that it
+    dialled first, and never redials beyond what it needs."""
+    others = [await world.start(number) for number in range(2, 6)]
+    one = await world.start(1, bootstrap=tuple(other.address for other in others), neighbours_max=4)
+    await wait_until(lambda: one.knows(*others))
+    newcomer = await world.start(7, bootstrap=(one.address,))
+    await wait_until(lambda: newcomer.net.stats().get("dial.connected", 0) >= 1)
+    assert not one.knows(newcomer), "few are known: those that we chose stay"
+    for number in range(20, 30):
+        one.net.add_peer(f"/ip4/127.0.0.1/tcp/1/p2p/{peer_id_of(bytes([number]) * 32)}", keep=False)
+    await wait_until(lambda: one.knows(newcomer))
+    assert len(one.net.neighbours()) <= 4
+    assert sum(not neighbour.inbound for neighbour in one.net.neighbours()) >= 2
+    assert one.net.stats()["link.gave_way"] >= 1
 
 
 async def test_the_book_brings_back_neighbours_without_bootstrap(world, wait_until, tmp_path):

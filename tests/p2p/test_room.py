@@ -18,6 +18,13 @@ def test_a_quarter_is_ours() -> None:
     assert [room.inbound_max(n) for n in (1, 3, 4, 8, 64)] == [1, 3, 3, 6, 48]
 
 
+def test_of_a_crowd_we_dial_few() -> None:
+    assert [room.dialled_max(8, known) for known in (0, 16, 17, 5_000)] == [8, 8, 3, 3]
+    assert [room.dialled_max(n, 5_000) for n in (1, 2, 4, 64)] == [1, 2, 2, 24]
+    for places in range(1, 65):  # what is not dialled is room for others, and never less than is dialled
+        assert places - room.dialled_max(places, 5_000) >= min(places // 4, room.dialled_max(places, 5_000))
+
+
 def test_groups_are_what_one_owner_has() -> None:
     assert room.group_of(at("10.1.2.3")) == room.group_of(at("10.1.2.200")) != room.group_of(at("10.1.3.3"))
     assert room.group_of("/ip6/2001:db8:1::1/tcp/1") == room.group_of("/ip6/2001:db8:1:9::2/tcp/1")
