@@ -23,6 +23,8 @@ from libp2p.rcmgr import Direction
 
 from p2p import libp2p_fixes
 from p2p.circuit import HOP_PROTOCOL, STOP_PROTOCOL
+from p2p.dht import PROTOCOL as KAD_PROTOCOL
+from p2p.dht import Dht
 from p2p.errors import ConnectFailed, LocalError, StreamClosed
 from p2p.frames import BULK_PROTOCOL, CONSENSUS_PROTOCOL
 from p2p.gossip import Gossip
@@ -45,7 +47,7 @@ class HostConfig:
     addresses to tell others instead of those (behind a NAT or proxy). ``book_path`` None keeps no peer
     book. ``public``: values that strangers may read, by protocol (see ``p2p.public``). ``serves_relay``:
     carry circuits to neighbours that ask for it; ``wants_relays``: be reached through such neighbours.
-    ``mdns``: find peers on the local network, and be found."""
+    ``mdns``: find peers on the local network, and be found. ``dht``: by Kademlia's FIND_NODE."""
 
     seed: bytes = field(repr=False)
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
@@ -58,6 +60,7 @@ class HostConfig:
     serves_relay: bool = False
     wants_relays: bool = False
     mdns: bool = False
+    dht: bool = False
     pace: Pace = field(default_factory=Pace)
 
 
@@ -120,7 +123,7 @@ class Host:
             self.basic_host.set_stream_handler(
                 TProtocol(protocol), PublicValue(value, self._board.standing.count).handle
             )
-        self._set_up_relay(config)
+        self._set_up_services(config)
         self.swarm.register_notifee(_Watch(self._connected))
 
     # --- Network -------------------------------------------------------------------------------------------
@@ -192,6 +195,8 @@ class Host:
                     await nursery.start(self._gossip.run, handlers)  # first: a link that comes up needs it
                     nursery.start_soon(self._board.run, handlers)
                     nursery.start_soon(self.relayed.run)
+                    if self._config.dht:
+                        nursery.start_soon(self.dht.run)
                     if self._config.mdns:
                         nursery.start_soon(Lan(self.addresses, self._learn, self._board.standing.count).run)
                     task_status.started(self.addresses())
@@ -225,11 +230,14 @@ class Host:
         self._connections[connection.muxed_conn] = ours
         return ours
 
-    def _set_up_relay(self, config: HostConfig) -> None:
+    def _set_up_services(self, config: HostConfig) -> None:
         count = self._board.standing.count
         self.relayed = Relayed(self, count, self._board.announce, wants=config.wants_relays)
         if config.wants_relays:
             self.basic_host.set_stream_handler(TProtocol(STOP_PROTOCOL), self.relayed.accept)
+        self.dht = Dht(self, self._board)
+        if config.dht:
+            self.basic_host.set_stream_handler(TProtocol(KAD_PROTOCOL), self.dht.handle)
         if config.serves_relay:
             relay = Relay(self, count, self._board.is_banned)
             self.basic_host.set_stream_handler(TProtocol(HOP_PROTOCOL), relay.handle)

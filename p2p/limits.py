@@ -99,6 +99,15 @@ RELAYS_WANTED: Final = 2  # reservations of a peer behind NAT: one relay may die
 RELAY_LOOK_S: Final = 5.0  # how often it looks whether it has them, when no link came or went
 RELAY_ASK_AGAIN_S: Final = 120.0  # before a peer that refused is asked again
 
+# --- peer routing (Kademlia) -------------------------------------------------------------------------------
+DHT_PEERS_MAX: Final = 20  # in an answer: k of the specification
+DHT_ADDRESSES_MAX: Final = 4  # of each of them
+DHT_MESSAGE_BYTES_MAX: Final = 65_536  # 20 peers, also with the signed records that others send along
+DHT_QUESTIONS_MAX: Final = 16  # on one stream
+DHT_ANSWER_S: Final = 10.0  # to one question, and for the next one to come
+DHT_FIRST_S: Final = 3.0
+DHT_EVERY_S: Final = 60.0
+
 # --- local network (mDNS) ----------------------------------------------------------------------------------
 MDNS_ADDRESSES_MAX: Final = 8  # of one answer; each stands in one UDP packet with the others
 MDNS_ANSWER_S: Final = 3.0  # for a peer's TXT record to come
