@@ -52,6 +52,9 @@ class P2P(_Section, frozen=True):
         Literal["auto", "off", "serve", "use"],
         Meta(description="serve: carry others' circuits; use: be reached by them; auto: a bot uses them."),
     ] = "auto"
+    dht: Annotated[
+        bool, Meta(description="Find peers by Kademlia's FIND_NODE, too, and answer it; keeps no records.")
+    ] = False
     mdns: Annotated[
         bool, Meta(description="Find peers on the local network by mDNS, and be found; not on public hosts.")
     ] = False

@@ -136,6 +136,7 @@ def _host(home: Home, settings: Settings, genesis: Genesis, seed: bytes) -> Host
             serves_relay=settings.p2p.relay == "serve",
             wants_relays=settings.wants_relays,
             mdns=settings.p2p.mdns,
+            dht=settings.p2p.dht,
         )
     )
 
