@@ -29,12 +29,13 @@ class Lengths:
     rate_s: float
     closed_s: float
     dead_s: float  # long beside the time-outs that a dead leader costs: seconds with CometBFT
+    dead_rate_s: float  # 0: left out
     warm_up_s: float
     outstanding: tuple[int, ...]
 
 
-FULL: Final = Lengths(rate_s=10, closed_s=5, dead_s=15, warm_up_s=2, outstanding=(16, 64, 256, 1024))
-SHORT: Final = Lengths(rate_s=4, closed_s=3, dead_s=5, warm_up_s=1, outstanding=(64,))
+FULL: Final = Lengths(10, 5, 15, 15, 2, outstanding=(16, 64, 256, 1024))
+SHORT: Final = Lengths(3, 3, 4, 0, 1, outstanding=(64,))
 
 
 def run_round(system: System, lengths: Lengths, root: Path | None, say: Say) -> dict[str, Any]:
@@ -94,7 +95,10 @@ def _figures(system: System, lengths: Lengths, say: Say) -> dict[str, Any]:
         system.kill_one()
         dead = one("one dead, saturation", closed(lengths.dead_s, best["outstanding"], GUESS_FACTOR * guess))
         figures["one_dead"] = dead
-        figures["one_dead_rate_100"] = one(f"one dead, {RATE_PER_S}/s", rate(lengths.dead_s, RATE_PER_S))
+        if lengths.dead_rate_s:
+            figures["one_dead_rate_100"] = one(
+                f"one dead, {RATE_PER_S}/s", rate(lengths.dead_rate_s, RATE_PER_S)
+            )
         figures["one_dead_share"] = round(dead["per_s"] / best["per_s"], 3) if best["per_s"] else None
     return figures
 

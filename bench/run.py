@@ -50,12 +50,13 @@ def main() -> int:
     if options.save:
         command = "make bench" + (" SHORT=1" if options.short else "")
         print(f"written: {save('compare', command, shape, figures).name}")
-    return int(any(_lost(found) for found in figures.values() if isinstance(found, dict)))
+    return int(any(lost(found) for found in figures.values() if isinstance(found, dict)))
 
 
-def _lost(found: dict[str, Any]) -> bool:
-    parts = [found.get(name) for name in ("rate_100", "saturation", "half")]
-    return any(part and (part["failed"] or part["unanswered"]) for part in parts)
+def lost(found: dict[str, Any]) -> bool:
+    """True when a system refused, lost or did not answer a request that counted."""
+    parts = [part for part in found.values() if isinstance(part, dict) and "failed" in part]
+    return any(part["failed"] or part["unanswered"] for part in [*parts, *found.get("closed", [])])
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ SHOWN: Final = (
     "tx/s",
     "p50 ms",
     "p99 ms",
-    "server CPU us/tx",
-    "client CPU us/tx",
+    "server us/tx",
+    "client us/tx",
     "client share",
-    "server MiB",
+    "MiB",
     "failed",
 )
 
@@ -76,8 +76,8 @@ def print_table(figures: dict[str, Any], shape: dict[str, Any]) -> None:
     machine = f"{shape['cores']} cores, {shape['processor']}, {shape['memory_gib']} GiB"
     disk = f"{shape['file_system']}, 4 KiB durable in {shape['sync_ms']['p50']} ms"
     table = Table(title=f"{machine}, {disk}; {PAYLOAD_BYTES} B a transaction")
-    table.add_column("system", max_width=24)
-    table.add_column("load")
+    table.add_column("system", max_width=40)
+    table.add_column("load", no_wrap=True)
     for name in SHOWN:
         table.add_column(name, justify="right")
     for found in systems.values():

@@ -15,7 +15,7 @@ from bench.load.worker import Job, run
 
 CLIENTS: Final = 2  # processes; one for each core of a small machine
 READY_S: Final = 120.0  # to sign tens of thousands of transactions
-SETTLE_S: Final = 1.0  # from "ready" to the first request: connections are opened meanwhile
+SETTLE_S: Final = 0.5  # from "ready" to the first request: connections are opened meanwhile
 GRACE_S: Final = 25.0  # above ANSWER_S: after that a request counts as unanswered
 
 

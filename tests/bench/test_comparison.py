@@ -22,6 +22,7 @@ from bench.rivals.cometbft import SAME_MACHINE, TUNED, CometBft, configured
 from bench.rivals.etcd import Etcd
 from bench.rivals.system import NotHere, Processes
 from bench.rounds import SHORT, run_round
+from bench.run import lost
 from bench.table import print_table, ratios
 from ledger.transactions import decode_tx, verified
 
@@ -235,3 +236,12 @@ def test_the_document_shows_the_newest_round_or_says_that_there_is_none(tmp_path
     assert "2026-01-02" in text and "2026-01-01" not in text
     assert "| x | 100/s | 64 | 3000.0 | 10.0 | 20.0 | 300 | 9 | 10% | 80.5 | 0 |" in text
     assert "- etcd: skipped: not installed" in text
+
+
+def test_a_round_that_lost_requests_is_no_success() -> None:
+    good = _figures(3_000.0, 300, 10.0)
+    assert not lost(good)
+    one = dict(good["saturation"])  # type: ignore[call-overload]
+    assert lost(good | {"half": one | {"failed": 1}})
+    assert lost(good | {"closed": [one | {"unanswered": 2}]})
+    assert not lost({"name": "etcd", "skipped": "not installed"})
