@@ -39,7 +39,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def sync_ms(folder: Path | None) -> dict[str, float]:
+def sync_ms(folder: Path) -> dict[str, float]:
     """How long the file system takes to make 4 KiB durable, p50 and p99 of 200. All systems wait for this."""
     times: list[float] = []
     with tempfile.TemporaryFile(dir=folder) as stream:
@@ -51,9 +51,9 @@ def sync_ms(folder: Path | None) -> dict[str, float]:
     return {"p50": round(percentile(times, 0.5), 2), "p99": round(percentile(times, 0.99), 2)}
 
 
-def file_system(folder: Path | None) -> str:
-    """The type of the file system that a folder (or the system's temporary one) is on, from /proc/mounts."""
-    place = str((folder or Path(tempfile.gettempdir())).resolve())
+def file_system(folder: Path) -> str:
+    """The type of the file system that a folder is on, from /proc/mounts."""
+    place = str(folder.resolve())
     mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     above = [(point, kind) for point, kind in mounts if (place + "/").startswith(point.rstrip("/") + "/")]
     return max(above, key=lambda mount: len(mount[0]))[1]

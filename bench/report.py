@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from bench.table import SHOWN, rows_of
+from bench.table import SHOWN, rows_of, unmeasured
 
 NOTHING: Final = "No round is saved yet: `make bench SAVE=1` on a quiet machine, then `make docs`."
 
@@ -52,8 +52,8 @@ def _ratios(figures: dict[str, Any]) -> str:
 
 
 def _notes(found: dict[str, Any]) -> str:
-    if "skipped" in found:
-        return f"- {found['name']}: skipped: {found['skipped']}"
+    if (why := unmeasured(found)) is not None:
+        return f"- {found['name']}: {why}"
     settings = "; ".join(found["settings"])
     text = f"- {found['name']}: signatures: {found['signatures']}. Settings: {settings}."
     if found.get("one_dead_share") is not None:

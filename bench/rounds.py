@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from bench.load.run import Load, measure
+from bench.load.run import ClientFailed, Load, measure
 from bench.rivals.system import NotHere, System
 
 RATE_PER_S: Final = 100
@@ -38,21 +37,22 @@ FULL: Final = Lengths(10, 5, 15, 15, 2, outstanding=(16, 64, 256, 1024))
 SHORT: Final = Lengths(3, 3, 4, 0, 1, outstanding=(64,))
 
 
-def run_round(system: System, lengths: Lengths, root: Path | None, say: Say) -> dict[str, Any]:
-    """All figures of one system; `{"skipped": why}` when this machine has not what it needs."""
-    folder = Path(tempfile.mkdtemp(prefix="gridpact-bench-", dir=root))
+def run_round(system: System, lengths: Lengths, root: Path, say: Say) -> dict[str, Any]:
+    """All figures of one system; `{"skipped": why}` when this machine has not what it needs, and
+    `{"broke": why}` when it failed: the others are measured all the same."""
+    folder = Path(tempfile.mkdtemp(prefix="round-", dir=root))
     try:
         system.start(folder)
         return _figures(system, lengths, say)
     except NotHere as reason:
         say(f"{system.name}: skipped: {reason}")
         return {"skipped": str(reason)}
+    except (RuntimeError, ClientFailed) as error:
+        say(f"{system.name}: BROKE: {error}")
+        return {"broke": str(error)}
     finally:
         system.stop()
-        if os.environ.get("KEEP"):
-            say(f"kept: {folder}")
-        else:
-            shutil.rmtree(folder)
+        shutil.rmtree(folder)
 
 
 def _figures(system: System, lengths: Lengths, say: Say) -> dict[str, Any]:

@@ -23,6 +23,9 @@ SYSTEMS: Final = {
     "cometbft-defaults": lambda: CometBft(tuned=False),
 }
 
+# Not the system's temporary folder, which may be in memory.
+FOLDER: Final = Path(__file__).resolve().parent.parent / ".cache" / "bench"
+
 
 def main() -> int:
     """0 when all that is here was measured; 1 when one of them lost requests."""
@@ -30,8 +33,9 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="a minute: fewer and shorter parts")
     parser.add_argument("--save", action="store_true", help="write bench/results")
     parser.add_argument("--only", default=",".join(SYSTEMS), help=f"of {', '.join(SYSTEMS)}")
-    parser.add_argument("--folder", type=Path, help="where data folders are made; else the system's default")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where data folders are made: on a disk")
     options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
     shape = machine()
     shape["sync_ms"] = sync_ms(options.folder)
@@ -54,9 +58,11 @@ def main() -> int:
 
 
 def lost(found: dict[str, Any]) -> bool:
-    """True when a system refused, lost or did not answer a request that counted."""
+    """True when a system broke, or refused, lost or did not answer a request that counted."""
     parts = [part for part in found.values() if isinstance(part, dict) and "failed" in part]
-    return any(part["failed"] or part["unanswered"] for part in [*parts, *found.get("closed", [])])
+    return "broke" in found or any(
+        part["failed"] or part["unanswered"] for part in [*parts, *found.get("closed", [])]
+    )
 
 
 if __name__ == "__main__":

@@ -54,6 +54,11 @@ def _share(ours: float | None, theirs: float | None) -> float | None:
     return round(ours / theirs, 2) if ours is not None and theirs else None
 
 
+def unmeasured(found: dict[str, Any]) -> str | None:
+    """Why a system has no figures; None when it has."""
+    return next((f"{what}: {found[what]}" for what in ("skipped", "broke") if what in found), None)
+
+
 def rows_of(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
     """Each measurement of a system: what it was, and its figures as SHOWN names them."""
     rows = [(what, found[part]) for part, what in PARTS.items() if part in found]
@@ -87,9 +92,12 @@ def print_table(figures: dict[str, Any], shape: dict[str, Any]) -> None:
             name = ""
         table.add_section()
     console.print(table)
+    if shape["load_before"] > shape["cores"] / 4:
+        text = "others were at work here before it began: the figures are noisy, and so are ratios"
+        console.print(f"load {shape['load_before']:.1f} on {shape['cores']} cores: {text}", highlight=False)
     for name, found in systems.items():
-        if "skipped" in found:
-            console.print(f"{found['name']}: skipped: {found['skipped']}", highlight=False)
+        if (why := unmeasured(found)) is not None:
+            console.print(f"{found['name']}: {why}", highlight=False)
             continue
         console.print(f"{found['name']}: signatures: {found['signatures']}", highlight=False)
         console.print(f"    {'; '.join(found['settings'])}", highlight=False)

@@ -100,6 +100,7 @@ MACHINE = {
     "memory_gib": 4,
     "file_system": "ext4",
     "sync_ms": {"p50": 0.1},
+    "load_before": 0.1,
 }
 
 
@@ -135,6 +136,9 @@ def test_ratios_are_ours_by_theirs_and_a_skip_is_printed(capsys: pytest.CaptureF
     said = capsys.readouterr().out
     assert "CometBFT: skipped: no Go here" in said
     assert "throughput 1.5x" in said
+    assert "noisy" not in said
+    print_table(figures, MACHINE | {"load_before": 1.2})
+    assert "load 1.2 on 2 cores" in capsys.readouterr().out
 
 
 CONFIG = """# a comment: timeout_commit = "9s"
@@ -228,7 +232,7 @@ def test_the_document_shows_the_newest_round_or_says_that_there_is_none(tmp_path
         saved = {
             "date": day,
             "command": "make bench",
-            "machine": MACHINE | {"load_before": 0.1},
+            "machine": MACHINE,
             "figures": figures,
         }
         (tmp_path / f"{day}-compare.json").write_text(json.dumps(saved))
@@ -244,4 +248,15 @@ def test_a_round_that_lost_requests_is_no_success() -> None:
     one = dict(good["saturation"])  # type: ignore[call-overload]
     assert lost(good | {"half": one | {"failed": 1}})
     assert lost(good | {"closed": [one | {"unanswered": 2}]})
+    assert lost({"name": "etcd", "broke": "m1 ended with 3"})
     assert not lost({"name": "etcd", "skipped": "not installed"})
+
+
+def test_a_system_that_breaks_does_not_end_the_others_and_leaves_nothing(tmp_path: Path) -> None:
+    class Broken(Etcd):
+        def start(self, folder: Path) -> None:
+            (folder / "data").write_bytes(b"x")
+            raise RuntimeError("m1 ended with 3")
+
+    assert run_round(Broken(), SHORT, tmp_path, lambda text: None) == {"broke": "m1 ended with 3"}
+    assert not list(tmp_path.iterdir())
