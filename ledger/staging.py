@@ -138,5 +138,11 @@ class Staging:
         self._kv.write(puts, (), sync=True)
 
 
+def wanted_height(kv: Kv) -> int | None:
+    """The height whose state is being fetched into a store; None when nothing is that could go on."""
+    found = kv.get(_STATUS_KEY)
+    return None if found is None else decode(Status, found).height
+
+
 def _index(path: bytes) -> int:
     return int.from_bytes(path, "big")

@@ -14,13 +14,14 @@ from ledger.chain import TIP_KEY, Chain
 from ledger.errors import LocalError
 from ledger.kv import Frozen, Kv, Measured, MemoryKv, prefix_end
 from ledger.retention import HISTORY
+from ledger.staging import wanted_height
 from ledger.store_files import (
     DAMAGED,
+    adopt_next,
     check_logs,
     cut_torn_logs,
     former_path,
     next_path,
-    put_in_place,
     remove_folder,
 )
 from ledger.store_log import END_KEY
@@ -288,9 +289,10 @@ class Store(Chain):
         """Open or create. Raises LocalError for another chain's store, a newer format, a locked, missing
         or damaged one. A new store is empty: call `begin` with the genesis state."""
         owner = _owner(chain_id, genesis_hash)
-        finish_change(path, owner)
+        finish_adoption(path, owner)
         store = cls._over(KeyValue.open(path, owner, create=create), chain_id)
         store._disk = path, owner
+        store._forget_useless()
         return store
 
     @classmethod
@@ -331,6 +333,32 @@ class Store(Chain):
         if self._disk is not None:
             remove_folder(next_path(self._disk[0]))
 
+    def _forget_useless(self) -> None:
+        """The store beside this one stays over a start only while a fetch can go on in it, to a height that
+        this one has not come to by blocks. Raises LocalError when the disk fails."""
+        if self._disk is None or not (following := next_path(self._disk[0])).exists():
+            return
+        try:
+            kv = KeyValue.open(following, self._disk[1])
+            try:
+                height = wanted_height(kv)
+            finally:
+                kv.close()
+        except LocalError:  # damaged, or of another chain
+            height = None
+        if height is None or (not self.is_empty and height <= self.tip.height):
+            remove_folder(following)
+
+    def staged_bytes(self) -> int:
+        """What the store beside this one takes on the disk."""
+        if self._disk is None:
+            return 0
+        total = 0
+        for file in next_path(self._disk[0]).glob("*"):
+            with contextlib.suppress(FileNotFoundError):  # LevelDB removes files as it goes
+                total += file.stat().st_size
+        return total
+
     def adopt(self) -> None:
         """Go on with what `stage` gave, which holds a tip; what was here before is removed. All at once: a
         crash leaves one or the other. Raises LocalError when the disk fails (the peer must stop)."""
@@ -344,7 +372,7 @@ class Store(Chain):
         staged.close()
         self._kv.base.close()
         path, owner = self._disk
-        put_in_place(path)
+        adopt_next(path)
         self._attach(KeyValue.open(path, owner, create=False))
 
     def close(self) -> None:
@@ -354,7 +382,7 @@ class Store(Chain):
         super().close()
 
 
-def finish_change(path: Path, owner: str) -> None:
+def finish_adoption(path: Path, owner: str) -> None:
     """After a crash within `Store.adopt`: the complete next store takes its place. Else nothing happens."""
     following = next_path(path)
     if path.exists() or not (following / "CURRENT").exists():
@@ -365,4 +393,4 @@ def finish_change(path: Path, owner: str) -> None:
     is_complete = kv.get(TIP_KEY) is not None
     kv.close()
     if is_complete:
-        put_in_place(path)
+        adopt_next(path)

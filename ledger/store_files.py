@@ -55,7 +55,7 @@ def former_path(path: Path) -> Path:
     return path.with_name(path.name + ".former")
 
 
-def put_in_place(path: Path) -> None:
+def adopt_next(path: Path) -> None:
     """The closed next store takes the place of the closed one at `path`. Raises LocalError."""
     former = former_path(path)
     try:

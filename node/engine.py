@@ -83,6 +83,7 @@ class Engine:
     me: int
     on_other_epoch: Callable[[str, int], None] = lambda peer_id, epoch: None
     former: FormerEpoch | None = None
+    halted: bool = False  # another state is in place: nothing of this core counts any more
     core: Core = field(init=False)
     desk: BatchDesk = field(init=False)
     accuser: Accuser = field(init=False)
@@ -132,6 +133,11 @@ class Engine:
         self._joined.append(member)
         self._bell.set()
 
+    def halt(self) -> None:
+        """No step from now on, not one: the store is another than the core was made from."""
+        self.halted = True
+        self._bell.set()
+
     def alarm(self, rule: str) -> None:
         """Something that people should look at."""
         count = self.counters.alarms.get(rule, 0) + 1
@@ -148,7 +154,8 @@ class Engine:
     async def run(self) -> None:
         """Until the epoch ends, by the notary's commit of its last block, or cancelled. Raises LocalError
         when our own state is wrong."""
-        await self._reach_promises()
+        if not await self._reach_promises():
+            return
         self._restore()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -157,6 +164,8 @@ class Engine:
                 while not self.core.ended:
                     await self._wait(wake_ms)
                     self._bell = trio.Event()
+                    if self.halted:
+                        break  # awake already when it was halted: a cancellation would come too late
                     if self.notary.differs:  # found by others: nothing needs to be committed here to tell
                         raise StateDiffers(self.notary.differs)
                     wake_ms = self._drain()
@@ -167,20 +176,22 @@ class Engine:
             finally:
                 self._nursery = None
 
-    async def _reach_promises(self) -> None:
-        """Wait until range sync has brought the chain to the view up to which votes were forgotten.
+    async def _reach_promises(self) -> bool:
+        """Wait until range sync has brought the chain to the view up to which votes were forgotten. False:
+        halted.
 
         So far a vote is in the chain's past; with an older copy of the chain we could vote twice.
         """
         floor = self.safety.floor
         if self.notary.store.tip.view < floor:
             log.warning("chain_older_than_votes", view=self.notary.store.tip.view, wanted=floor)
-        while True:
+        while not self.halted:
             self._take_synced()
             if self.notary.store.tip.view >= floor or self.core.ended:
-                return
+                return True
             await self._bell.wait()
             self._bell = trio.Event()
+        return False
 
     def _restore(self) -> None:
         if self.core.ended:

@@ -207,6 +207,8 @@ class Peer:
     def _other_state(self) -> None:
         """Another state took the place of ours: all that follows the chain begins anew there."""
         self.seat.stopped = self.follower.off_chain
+        if self.engine is not None:
+            self.engine.halt()
         if self._voting is not None:
             self._voting.cancel()  # `_vote` goes on with another engine
         else:

@@ -46,12 +46,13 @@ class Pruner:
     async def round(self) -> int:
         """Measure, and drop what is over the budget. Returns how many blocks went. Raises LocalError."""
         store = self.store
-        self.size_bytes = store.history_bytes()
+        history_bytes = store.history_bytes()
+        self.size_bytes = history_bytes + store.staged_bytes()  # it stands beside ours until it is whole
         if self.size_bytes <= self.budget_bytes:
             return 0
         first, above = store.first_height, store.tip.height + 1
         over_bytes = self.size_bytes - self.budget_bytes * PRUNE_TO_PERCENT // 100
-        wanted = -(-over_bytes * (above - first) // self.size_bytes)
+        wanted = -(-over_bytes * (above - first) // max(1, history_bytes))
         wanted_from = self.keep_from()
         count = min(wanted, above - self.keep_blocks - first)
         if wanted_from is not None:
@@ -63,7 +64,7 @@ class Pruner:
             await self._drop(height)
         await self._look_again()
         await trio.to_thread.run_sync(store.compact_history)
-        before_bytes, self.size_bytes = self.size_bytes, store.history_bytes()
+        before_bytes, self.size_bytes = self.size_bytes, store.history_bytes() + store.staged_bytes()
         log.info("pruned", first_height=store.first_height, size_bytes=self.size_bytes, before=before_bytes)
         return count
 

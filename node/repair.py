@@ -32,6 +32,7 @@ from node.state_sync import LOOK_EVERY_S, StateSync
 log = structlog.get_logger("repair")
 
 NO_CHANCE: Final = "state_root_differs_again"
+NOT_REPLACED: Final = "store_not_replaced"
 
 
 @dataclass(slots=True)
@@ -69,18 +70,29 @@ class Repair:
         log.error(NO_CHANCE, height=self.notary.differs, reason=why)
 
     async def _mend(self) -> bool:
-        """One attempt. True when another state is in place."""
+        """One attempt. True when another state is in place. Raises LocalError when the peer must stop: the
+        disk failed while one store took the other's place."""
         if self.sync.enabled and await self.sync.attempt(above=0):
             return True
+        async with self.sync.store_use:  # nothing is pruned meanwhile
+            if not await self._is_made_anew():
+                return False
+            await self.sync.snapshots.close()
+            try:
+                self.sync.adopt()
+            except LocalError as error:  # our store may be closed: nothing can go on
+                log.critical("store_not_replaced", reason=str(error), rule=NOT_REPLACED)
+                raise
+        return True
+
+    async def _is_made_anew(self) -> bool:
+        """Is a store with another state ready, made of the blocks held here? Ours stays as it is."""
+        if self.notary.store.first_height > 1:
+            log.warning("no_blocks_to_mend_from", first_height=self.notary.store.first_height)
+            return False
+        self.phase = "executing again"
         try:
-            async with self.sync.store_use:  # nothing is pruned meanwhile
-                if self.notary.store.first_height > 1:
-                    log.warning("no_blocks_to_mend_from", first_height=self.notary.store.first_height)
-                    return False
-                self.phase = "executing again"
-                await self._execute_again()
-                await self.sync.snapshots.close()
-                self.sync.swap()
+            await self._execute_again()
             return True
         except StateDiffers:
             self._give_up("the blocks held here, executed anew, lead to it again")

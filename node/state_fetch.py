@@ -1,8 +1,9 @@
 """Fetches one state from many peers at once into a staging store: chunks, each checked alone, then the blocks
 of the replay window. What came is on the disk, so that a kill costs only what was on its way.
 
-A peer that brings what does not prove itself is penalised and left alone at once; one that stalls or fails is
-left alone after a few times, and what it was asked for goes to another.
+A peer that brings what does not prove itself is penalised and left alone at once; one that stalls or fails
+is left alone after a few times, one that is slow, or gives crumbs, after some seconds; what it was asked for
+goes to another. When nothing else is missing, others are asked for what a source takes long to give.
 """
 
 from __future__ import annotations
@@ -33,10 +34,15 @@ from node.limits import (
     SNAPSHOT_CHUNK_BYTES,
     STATE_ASK_S,
     STATE_FAILURES_MAX,
+    STATE_HEDGE_S,
     STATE_IDLE_S,
     STATE_PREPARING_MAX,
     STATE_PREPARING_S,
+    STATE_RATE_BYTES_S,
+    STATE_RATE_S,
+    STATE_SHORT_S,
     STATE_SOURCES_MAX,
+    STATE_WHOLE_BYTES,
     STATE_WINDOW,
 )
 from node.notary import Covered, Notary
@@ -47,6 +53,24 @@ from p2p.errors import RequestError
 from p2p.network import Network
 
 log = structlog.get_logger("state_sync")
+
+
+@dataclass(slots=True)
+class Pace:
+    """What a source gave, and how long it was asked for it."""
+
+    spent_s: float = 0.0
+    size_bytes: int = 0
+
+    def gave(self, size_bytes: int, took_s: float, is_whole: bool) -> None:
+        """An answer that was true; `is_whole`: nothing of what was asked for is missing now."""
+        self.spent_s += took_s if is_whole else max(took_s, STATE_SHORT_S)
+        self.size_bytes += max(size_bytes, STATE_WHOLE_BYTES) if is_whole else size_bytes
+
+    @property
+    def is_slow(self) -> bool:
+        """Is it too little for the time?"""
+        return self.spent_s >= STATE_RATE_S and self.size_bytes < self.spent_s * STATE_RATE_BYTES_S
 
 
 _Row = tuple[StoredBlock, Header, list[bytes]]
@@ -68,7 +92,10 @@ class StateFetch:
     peers: Callable[[], list[str]]
     banned: set[str]
     lies: int = 0
-    _asked: set[int] = field(default_factory=set)
+    hedged: int = 0  # places that a second source was asked for
+    slow: set[str] = field(default_factory=set)  # left alone while chunks are fetched
+    _asked: dict[int, dict[str, float]] = field(default_factory=dict)  # place -> by whom, since when
+    _paces: dict[str, Pace] = field(default_factory=dict)
     _workers: dict[str, int] = field(default_factory=dict)
     _failures: dict[str, int] = field(default_factory=dict)
     _preparing: int = 0
@@ -104,45 +131,74 @@ class StateFetch:
         return [
             peer
             for peer in self.peers()
-            if peer not in self.banned and self._failures.get(peer, 0) < STATE_FAILURES_MAX
+            if peer not in self.banned | self.slow and self._failures.get(peer, 0) < STATE_FAILURES_MAX
         ]
 
     async def _work(self, peer_id: str) -> None:
         """Ask one peer for one missing part after the other, until there is none or it is of no use."""
         try:
             while peer_id in self._usable():
-                place = next((p for p in self.staging.todo if p not in self._asked), None)
+                place = self._place(peer_id)
                 if place is not None:
                     await self._chunk(peer_id, place)
                 elif self.staging.todo:
                     bell = self._bell
-                    await bell.wait()
+                    with trio.move_on_after(STATE_HEDGE_S):
+                        await bell.wait()
                 else:
                     return
         finally:
             self._workers[peer_id] -= 1
             self._ring()
 
+    def _place(self, peer_id: str) -> int | None:
+        """What to ask this peer for: a missing place that nobody is asked for, or one that a single other
+        was asked for a while ago."""
+        todo = self.staging.todo
+        found = next((place for place in todo if place not in self._asked), None)
+        if found is not None:
+            return found
+        late_s = time.monotonic() - STATE_HEDGE_S
+        asked = ((place, self._asked[place]) for place in todo)
+        late = (p for p, by in asked if len(by) == 1 and peer_id not in by and max(by.values()) <= late_s)
+        found = next(late, None)
+        self.hedged += found is not None
+        return found
+
     async def _chunk(self, peer_id: str, place: int) -> None:
         """One part from one peer."""
         status = self.staging.now
         request = encode(ChunkRequest(status.height, path_of(place), SNAPSHOT_CHUNK_BYTES))
-        self._asked.add(place)
+        began_s = time.monotonic()
+        self._asked.setdefault(place, {})[peer_id] = began_s
         try:
             data = await self.network.request(peer_id, CHUNK, request, STATE_ASK_S)
             proved = await trio.to_thread.run_sync(partial(check_chunk, status.root, data))
             if not is_within(proved.place, place):
                 raise Refused("snapshot.place", "not below the place that was asked for")
+            is_whole = not any(is_within(beside, place) for beside in proved.beside)
             self.staging.take(proved, place)
             self._failures.pop(peer_id, None)
             self._came_s = time.monotonic()
+            size_bytes = sum(len(key) + len(value) for key, value in proved.pairs)
+            self._judge_pace(peer_id, size_bytes, self._came_s - began_s, is_whole)
         except Refused as error:
             self._lied(peer_id, error)
         except RequestError as error:
             await self._failed(peer_id, str(error))
         finally:
-            self._asked.discard(place)
+            by = self._asked.get(place, {})
+            by.pop(peer_id, None)
+            if not by:
+                self._asked.pop(place, None)
             self._ring()
+
+    def _judge_pace(self, peer_id: str, size_bytes: int, took_s: float, is_whole: bool) -> None:
+        pace = self._paces.setdefault(peer_id, Pace())
+        pace.gave(size_bytes, took_s, is_whole)
+        if pace.is_slow:
+            self.slow.add(peer_id)
+            log.warning("state_source_slow", peer=peer_id, size_bytes=pace.size_bytes, seconds=pace.spent_s)
 
     async def _failed(self, peer_id: str, reason: str) -> None:
         if PREPARING in reason and self._preparing < STATE_PREPARING_MAX:
@@ -173,6 +229,7 @@ class StateFetch:
         height = self.staging.now.height
         first = max(1, height - EXPIRY_BLOCKS_MAX + 1)
         self._failures.clear()
+        self.slow.clear()  # here all are asked in turns
         if self.staging.now.blocks >= anchor.height:  # as of a later header that names this state, too
             self.staging.remember((), 0, b"")
         while True:

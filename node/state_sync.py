@@ -260,12 +260,13 @@ class StateSync:
                 self.notary.store.unstage()
                 return False
             staging.finish(ended)
-            self.swap()
+            self.adopt()
         log.info("state_installed", height=candidate.height, root=candidate.root.hex())
         return True
 
-    def swap(self) -> None:
-        """The complete staging store takes the place of ours, without letting anybody run in between."""
+    def adopt(self) -> None:
+        """The complete staging store takes the place of ours, without letting anybody run in between. Raises
+        LocalError when the disk fails: ours may be closed by then, so the peer must stop."""
         self.follower.pause(True)  # what waits there follows another tip
         self.notary.store.adopt()
         self.notary.trust = trust_of(self.notary)

@@ -12,7 +12,7 @@ from ledger.errors import LocalError
 from ledger.kv import Freezable, MemoryKv
 from ledger.snapshot import BUCKETS, Bucket, Shelf, bucket_of, check_chunk, pair_bytes
 from ledger.staging import Staging
-from ledger.store import Store, finish_change
+from ledger.store import Store, finish_adoption
 from ledger.store_files import next_path
 from ledger.stored import Tip
 from ledger.views import FrozenState
@@ -152,6 +152,36 @@ def test_a_kill_loses_nothing_that_was_there(tmp_path: Path) -> None:
     again.close()
 
 
+def test_what_no_fetch_can_go_on_in_does_not_stay_on_the_disk(tmp_path: Path) -> None:
+    """Regression: an unfinished store stayed beside the chain's until the next fetch or reset, uncounted."""
+    chain, path = source(), tmp_path / "store"
+    store = open_store(path)
+    SmallChain(store)
+    assert store.staged_bytes() == 0
+    store.stage().write({b"n\1": bytes(50_000)})  # blocks executed anew, say, and then a kill
+    assert store.staged_bytes() > 50_000
+    store.close()
+    store = open_store(path)
+    assert not next_path(path).exists()
+
+    Staging(store.stage()).begin(BLOCKS, chain.store.tip.root)
+    store.close()
+    store = open_store(path)
+    assert Staging(store.stage()).now.height == BLOCKS, "a fetch goes on"
+    while store.tip.height < BLOCKS:
+        SmallChain(store, lag=0).grow({b"k": b"v"})
+    store.close()
+    store = open_store(path)
+    assert not next_path(path).exists(), "the chain came there by blocks"
+
+    store.stage().write({b"n\1": b"x"})
+    store.close()
+    (next_path(path) / "CURRENT").write_bytes(b"MANIFEST-999999\n")
+    store = open_store(path)
+    assert not next_path(path).exists(), "it is damaged"
+    store.close()
+
+
 def test_nothing_takes_the_place_before_it_is_whole(place: Path | None) -> None:
     chain = source()
     frozen = chain.store.freeze(BLOCKS)
@@ -210,7 +240,7 @@ def test_a_crash_while_stores_change_places_leaves_one_of_them(tmp_path: Path, m
     assert again.tip.height == (0 if moment == "before" else BLOCKS)
     again.close()
     assert not (tmp_path / "store.former").exists()
-    finish_change(path, owner)
+    finish_adoption(path, owner)
     assert path.exists()
 
 

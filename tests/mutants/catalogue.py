@@ -622,8 +622,8 @@ MUTANTS: Final = (
     _M(
         "votes_with_an_older_chain",
         _ENGINE,
-        "            if self.notary.store.tip.view >= floor or self.core.ended:\n                return\n",
-        "            return\n",
+        "            if self.notary.store.tip.view >= floor or self.core.ended:\n                return True\n",
+        "            return True\n",
         ENGINE,
     ),
     # ---- epochs
@@ -1242,14 +1242,14 @@ MUTANTS: Final = (
     _M(
         "incomplete_store_takes_the_place",
         "ledger/store.py",
-        "    if is_complete:\n        put_in_place(path)\n",
-        "    put_in_place(path)\n",
+        "    if is_complete:\n        adopt_next(path)\n",
+        "    adopt_next(path)\n",
         STAGING,
     ),
     _M(
         "interrupted_change_of_stores_is_not_finished",
         "ledger/store.py",
-        "        finish_change(path, owner)\n",
+        "        finish_adoption(path, owner)\n",
         "",
         STAGING,
     ),

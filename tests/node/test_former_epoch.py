@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import trio
+
 from consensus.messages import Certified, Message, Propose, Received, Start, Vote, encode_message
 from ledger.certificate import PROPOSE_DOMAIN, VOTE_DOMAIN, Statement, VoteKind, vote_message
 from ledger.codec import encode
@@ -12,7 +14,7 @@ from ledger.transactions import ReportEvidence, Tx, decode_tx, sign_tx, verified
 from node.engine import Engine
 from tests.node.epochs_fixture import change_tx
 from tests.node.final_chain import batch_of, certificate, extend, next_header
-from tests.node.network_fixture import CHAIN_ID, RICH, key
+from tests.node.network_fixture import CHAIN_ID, RICH, key, until
 from tests.node.test_engine import Rig
 from tests.node.test_other_epochs import NEXT, ended
 
@@ -81,6 +83,20 @@ def test_rule_11_late_votes_are_checked_and_bounded() -> None:
     for block in (b"\1" * 32, b"\2" * 32):  # validator 5 sits in the place of 3, and had no seat then
         engine._message(3, encode_message(vote(block, member=3)))
     assert engine.accuser.cases == {}
+
+
+async def test_a_halted_engine_takes_not_one_step_more() -> None:
+    """Regression: an engine that was awake already when another state took the store's place went on once
+    with its old core, over the new store."""
+    rig = Rig(validators=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.engine.run)
+        await until(lambda: rig.notary.store.tip.height >= 2)
+        rig.add(1)  # awake
+        steps = rig.engine.counters.steps
+        rig.engine.halt()
+        await until(lambda: not nursery.child_tasks)
+        assert rig.engine.counters.steps == steps
 
 
 def test_rule_12_a_core_whose_epoch_is_over_in_the_store_votes_no_more() -> None:

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from consensus.messages import Ready
+from ledger.errors import LocalError
 from ledger.kv import MemoryKv
 from ledger.store import Store
 from node import repair as module
@@ -174,6 +175,39 @@ async def test_with_all_blocks_here_the_state_is_made_anew_from_them(place: str,
         assert store.block(17) == source.notary.store.block(17)
     if disk is not None:
         disk.close()
+
+
+async def test_a_store_that_cannot_be_replaced_stops_the_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: the disk failed after the old store was closed; the peer said "not mended" and went on with
+    a store that answers nothing."""
+    source = server_of(30)
+    disk = Store.open(tmp_path / "store", CHAIN_ID, source.notary.genesis.hash)
+
+    def fails(path: Path) -> None:
+        raise LocalError(f"{path}: the new store cannot take its place: No space left on device")
+
+    async def mends() -> None:
+        async with client_of({}, source, store=disk) as client:
+            store = client.notary.store
+            for height in range(1, 31):
+                block = source.notary.store.block(height)
+                assert block is not None
+                proved = client.notary.check_range([block], store.tip)[0]
+                client.notary.commit(proved.header, proved.certificate, block.batches, {})
+            monkeypatch.setattr("ledger.store.adopt_next", fails)
+            client.notary.differs = 30
+            async with mending(client):
+                await trio.sleep_forever()
+
+    with trio.fail_after(20), pytest.raises(ExceptionGroup) as stopped:
+        await mends()
+    assert stopped.group_contains(LocalError, match="No space left on device")
+    monkeypatch.undo()
+    again = Store.open(tmp_path / "store", CHAIN_ID, source.notary.genesis.hash)
+    assert again.tip.height == 30, "nothing is lost: the next start finds the old store"
+    again.close()
 
 
 async def test_a_state_from_others_is_taken_first_also_a_lower_one() -> None:

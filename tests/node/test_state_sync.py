@@ -9,12 +9,13 @@ import pytest
 import trio
 
 from ledger.codec import decode, encode
-from ledger.snapshot import StateChunk
+from ledger.snapshot import StateChunk, place_of
 from ledger.staging import Staging
 from ledger.store import Store
 from node import limits as node_limits
 from node import snapshots, state_fetch, state_sync
-from node.state_wire import CHUNK, EPOCHS, OFFERS, Offer
+from node.state_fetch import Pace
+from node.state_wire import CHUNK, EPOCHS, OFFERS, Offer, decode_chunk_request
 from tests.node.final_chain import batch_of, extend, transfer_tx
 from tests.node.network_fixture import CHAIN_ID, until
 from tests.node.scripted_network import Answer
@@ -26,6 +27,7 @@ def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of a few records, so that there are many; waits as short as a test wants them."""
     monkeypatch.setattr(snapshots, "SNAPSHOT_PAIR_BYTES_MAX", 1_000)
     monkeypatch.setattr(state_fetch, "SNAPSHOT_CHUNK_BYTES", 1_000)
+    monkeypatch.setattr(state_fetch, "STATE_RATE_BYTES_S", 16)  # chunks are that much smaller
     monkeypatch.setattr(state_fetch, "STATE_PREPARING_S", 0.02)
     monkeypatch.setattr(state_fetch, "STATE_IDLE_S", 0.5)
     monkeypatch.setattr(state_sync, "LOOK_EVERY_S", 0.02)
@@ -196,6 +198,91 @@ async def test_who_stalls_does_not_hold_up_the_others() -> None:
         assert not client.network.penalties
 
 
+def crumbs(server: Server, wait_s: float) -> Answer:
+    """Gives one true pair or two at a time, as slowly as it is let."""
+
+    async def answer(asked: str, body: bytes) -> bytes:
+        data = await server.answer(asked, body)
+        if asked != CHUNK:
+            return data
+        await trio.sleep(wait_s)
+        request = decode_chunk_request(body)
+        spool = server.snapshots._snapshots[request.height].spool
+        assert spool is not None, "the honest answer came from it"
+        return encode(spool.shelf.cut(place_of(request.place), 150))
+
+    return answer
+
+
+async def test_who_gives_crumbs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: each true pair kept a state sync going, so a few hostile neighbours could make it endless.
+    Alone they are given up for another way; beside an honest one they are passed by. No crime: no penalty."""
+    for name, value in (
+        ("RATE_S", 2.0),
+        ("SHORT_S", 0.05),
+        ("RATE_BYTES_S", 200),
+        ("WHOLE_BYTES", 100),
+        ("IDLE_S", 5),
+    ):
+        monkeypatch.setattr(state_fetch, f"STATE_{name}", value)
+    server = server_of(35, accounts=80)
+    slow = {name: crumbs(server, 1.0) for name in ("slow 1", "slow 2", "slow 3")}
+    async with client_of(slow, server, follow=False) as client:
+        client.came(35)
+        with trio.fail_after(30):
+            assert not await client.sync.attempt(0)
+        assert 3 < client.asked("slow 1", CHUNK) < 60
+        assert client.network.penalties == []
+    server = server_of(35, accounts=80)
+    slow = {name: crumbs(server, 1.0) for name in slow}
+    async with client_of(slow | {"one": server.answer}, server, follow=False) as client:
+        client.came(35)
+        with trio.fail_after(30):
+            assert await client.sync.attempt(0)
+        assert client.installed == [30]
+        assert client.network.penalties == []
+
+
+def test_the_pace_of_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked of it is little: a slow line that fills its chunks, or brings small remainders, is not
+    slow; crumbs are, however fast they come."""
+    monkeypatch.setattr(state_fetch, "STATE_RATE_BYTES_S", node_limits.STATE_RATE_BYTES_S)
+    chunk, kib = node_limits.SNAPSHOT_CHUNK_BYTES, 1024
+    for size_bytes, took_s, is_whole, is_slow in (
+        (chunk // 2, 4.9, False, False),
+        (16 * kib, 1.9, False, False),
+        (100, 0.001, False, True),
+        (100, 4.9, False, True),
+        (100, 0.4, True, False),
+        (100, 4.9, True, True),
+        (chunk, 4.9, True, False),
+    ):
+        pace = Pace()
+        for _ in range(40):
+            pace.gave(size_bytes, took_s, is_whole)
+        assert pace.is_slow == is_slow, (size_bytes, took_s, is_whole)
+    begins = Pace()
+    begins.gave(1, node_limits.STATE_RATE_S - 0.1, False)
+    assert not begins.is_slow, "not before it had time"
+
+
+async def test_what_one_takes_long_to_give_is_asked_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last parts are with a source that does not answer: another gives them, before the time is up."""
+    monkeypatch.setattr(state_fetch, "STATE_HEDGE_S", 0.1)
+    server = server_of(35)
+
+    async def mute(asked: str, body: bytes) -> bytes:
+        if asked == CHUNK:
+            await trio.sleep_forever()
+        return await server.answer(asked, body)
+
+    async with client_of({"mute": mute, "one": server.answer}, server, follow=False) as client:
+        client.came(35)
+        with trio.fail_after(4):  # STATE_ASK_S is 5
+            assert await client.sync.attempt(0)
+        assert client.asked("mute", CHUNK) > 0
+
+
 async def test_when_nobody_gives_the_state_blocks_are_the_way() -> None:
     server = server_of(35)
     async with client_of({"staller": stalls_at(CHUNK, server)}, server) as client:
@@ -300,8 +387,10 @@ async def test_a_kill_in_the_middle_costs_only_what_was_on_its_way(
     store = Store.open(tmp_path / "store", CHAIN_ID, genesis.hash)
     async with client_of({"one": answer}, server, store=store, follow=False) as client:
         client.came(35)
-        with trio.move_on_after(0.5):
-            await client.sync.attempt(0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.sync.attempt, 0)
+            await until(lambda: count > 5)
+            nursery.cancel_scope.cancel()
         status = Staging(store.stage()).now
         assert status.pairs > 0
         assert (status.blocks > 0) == (during == "blocks")
