@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from bench.goals import judged
 from bench.table import SHOWN, rows_of, unmeasured
 
 NOTHING: Final = "No round is saved yet: `make bench SAVE=1` on a quiet machine, then `make docs`."
@@ -35,6 +36,8 @@ def comparison(results: Path) -> str:
     ratios = _ratios(figures)
     if ratios:
         parts.append(ratios)
+    lines = ["goal | found | ", "--- | --- | ---", *map(" | ".join, judged(figures))]
+    parts.append("\n".join(f"| {line} |" for line in lines))
     parts.append("\n".join(_notes(found) for found in systems))
     return "\n\n".join(parts)
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from bench.goals import judged
 from bench.load.payloads import PAYLOAD_BYTES
 
 OURS: Final = "gridpact"
@@ -106,3 +107,5 @@ def print_table(figures: dict[str, Any], shape: dict[str, Any]) -> None:
             console.print(f"    ours / this: {told}", highlight=False)
         if found.get("one_dead_share") is not None:
             console.print(f"    one dead: {found['one_dead_share']:.0%} of the throughput", highlight=False)
+    for text, figure, verdict in judged(figures):
+        console.print(f"goal: {text}: {figure}: {verdict}", highlight=False)

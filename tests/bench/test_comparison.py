@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench.common import cpu_s, file_system, memory_mib, percentile, sync_ms
+from bench.goals import judged
 from bench.load import payloads
 from bench.load.loop import Plan, Report
 from bench.load.run import CLIENTS, Load, Used, _share, measure, summary
@@ -260,3 +261,16 @@ def test_a_system_that_breaks_does_not_end_the_others_and_leaves_nothing(tmp_pat
 
     assert run_round(Broken(), SHORT, tmp_path, lambda text: None) == {"broke": "m1 ended with 3"}
     assert not list(tmp_path.iterdir())
+
+
+def test_goals_are_judged_and_what_was_not_measured_is_left_out() -> None:
+    ours = _figures(6_000.0, 300, 15.0) | {"one_dead_share": 0.74}
+    figures: dict[str, object] = {"gridpact": ours, "ratios": {"etcd": {"throughput": 1.49}}}
+    verdicts = {text.partition(":")[0]: (figure, verdict) for text, figure, verdict in judged(figures)}
+    assert verdicts == {
+        "writes at saturation, of etcd's": ("1.49", "missed"),
+        "signed transactions a second, stretch": ("6000", "met"),
+        "p50 at 100/s": ("15", "met"),
+        "p99 at 100/s": ("30", "met"),
+        "one of four dead leaves at least 0.75 of it": ("0.74", "missed"),
+    }
