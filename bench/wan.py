@@ -1,6 +1,6 @@
-"""`make wan`: finality, messages and bytes of 16, 50 and 100 validators in ten regions of the world, all up and
-with a third of them crashed, in the model of bench.wan_model; and how far off the model is, against four real
-validators with the same round trips.
+"""`make wan`: finality, messages and bytes of 16, 50 and 100 validators in ten regions of the world, all up
+and with a third of them crashed, in the model of bench.wan_model; and how far off the model is, against four
+real validators with the same round trips.
 
     python -m bench.wan [--save] [--short] [--no-real] [--only N]
 
@@ -60,9 +60,7 @@ def simulate(shape: Shape, costs: Costs, step_us: dict[str, float]) -> dict[str,
         "bytes_per_view": round(sum(found.size_bytes.values()) / views),
         "messages_by_kind": {k: round(v / views, 1) for k, v in sorted(found.messages.items())},
         "bytes_by_kind": {k: round(v / views) for k, v in sorted(found.size_bytes.items())},
-        "egress_kb_per_s": round(
-            sum(found.size_bytes.values()) / len(wide.live) / shape.seconds / 1_000, 1
-        ),
+        "egress_kb_per_s": round(sum(found.size_bytes.values()) / len(wide.live) / shape.seconds / 1_000, 1),
         "busy_percent": round(sum(found.busy_us.values()) / len(wide.live) / shape.seconds / 1e4, 1),
         "step_us": step_us,
         "took_s": round(time.perf_counter() - begun, 1),
@@ -79,7 +77,7 @@ def compare(costs: Costs, seconds: float, rounds: int = _ROUNDS) -> dict[str, An
     real = min(runs, key=lambda run: run["tx_p50_ms"])
     shape = Shape(4, rate_per_s=8.0, seconds=120.0, regions=wan_real.SITES)
     model = simulate(shape, costs, steps_us(shape, costs))
-    # As the real ones count theirs: consensus messages without batches, bytes without those of the layers below.
+    # As the real ones count theirs: consensus messages without batches, bytes without the layers below.
     below = sum(model["messages_by_kind"].values()) * (FRAME_BYTES - HEADER_BYTES)
     model["bytes_per_view"] = round(model["bytes_per_view"] - below)
     model["messages_per_view"] = round(

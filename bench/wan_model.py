@@ -1,5 +1,5 @@
-"""A wide network of validators as a seeded event heap: the production consensus core of each, on machines that
-work one thing at a time and are joined by lines with the delays of bench.wan_lines.
+"""A wide network of validators as a seeded event heap: the production consensus core of each, on machines
+that work one thing at a time and are joined by lines with the delays of bench.wan_lines.
 
 What is real: `consensus.core` with its messages, their encoded sizes, batches, timers, certificates. What is
 charged (bench.wan_costs): signatures, decoding, disk, execution, network, each from a measurement; and the
@@ -49,7 +49,8 @@ from node.voter import timing_of
 CHAIN: Final = "wide"
 TX_BYTES: Final = 250  # of a signed transfer
 HEADER_BYTES: Final = 5
-FRAME_BYTES: Final = HEADER_BYTES + 12 + 18 + 54  # our header, yamux, noise, TCP/IP on Ethernet: a message alone
+FRAME_BYTES: Final = HEADER_BYTES + 12 + 18 + 54  # and yamux's, noise's, TCP/IP on Ethernet: a message alone
+TIMING: Final = timing_of(ConsensusParameters())
 WALL_MS: Final = 1_800_000_000_000
 
 
@@ -64,7 +65,7 @@ class Shape:
     warm_s: float = 5.0
     seed: int = 1
     regions: tuple[int, ...] = tuple(range(len(REGIONS)))
-    timing: Timing = timing_of(ConsensusParameters())
+    timing: Timing = TIMING
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,9 @@ class Machine:
     def __init__(self, world: Wide, me: int) -> None:
         self.world, self.me = world, me
         self.region = world.shape.regions[me % len(world.shape.regions)]
-        config = Config(CHAIN, world.validators, me, world.shape.timing, world.scheme, world.keys[me].sign_for)
+        config = Config(
+            CHAIN, world.validators, me, world.shape.timing, world.scheme, world.keys[me].sign_for
+        )
         self.core = Core(config, Chain(world.genesis, world.genesis_hash), {0: _root(0)}, None)
         self.batches: dict[bytes, Batch] = {}
         self.pending: list[int] = []  # submit times of transactions not sealed yet
@@ -182,7 +185,7 @@ class Machine:
 
     def _push(self, batch: Batch, targets: tuple[int, ...], cost: float) -> float:
         for target in targets:
-            cost += self.world.costs.message_us
+            cost += self.world.costs.message_us if target not in self.world.down else 0.0
             machine = self.world.machines[target]
             self._leave(target, "Batch", batch.size_bytes, cost, partial(machine.hold, batch))
         return cost
@@ -231,8 +234,9 @@ class Machine:
                 cost += self.world.costs.sign_us
                 self.world.proposed.setdefault(header.hash, self.world.now_us + int(cost))
             cost += self.world.costs.codec_us
-            for target in self.world.others(self.me) if send.to is None else (send.to,):
-                cost += self.world.costs.message_us
+            targets = self.world.others(self.me) if send.to is None else [send.to]
+            for target in targets:
+                cost += self.world.costs.message_us if target not in self.world.down else 0.0
                 heard = partial(self.world.machines[target].hear, self.me, message, header)
                 self._leave(target, type(message).__name__, len(data), cost, heard)
         return cost
@@ -240,12 +244,12 @@ class Machine:
     def _leave(self, to: int, kind: str, size: int, cost: float, arrive: Callable[[], float]) -> None:
         """Bytes go on the line to another machine, after what the link is still busy with."""
         world = self.world
+        if to in world.down:
+            return  # no link, so nothing is sent
         size += FRAME_BYTES
         if world.is_counting:
             world.figures.messages[kind] += 1
             world.figures.size_bytes[kind] += size
-        if to in world.down:
-            return
         begin = max(world.now_us + int(cost), self.link_until)
         self.link_until = begin + int(size * 8e6 / world.costs.link_bps)
         machine = world.machines[to]

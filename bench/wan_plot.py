@@ -142,7 +142,9 @@ def _at(x: float, log_x: bool) -> float:
 def _legend(names: list[str]) -> list[str]:
     parts, x = [], float(_LEFT)
     for s, name in enumerate(names):
-        parts.append(f'<rect x="{x:.1f}" y="28" width="10" height="10" fill="{_COLOURS[s % len(_COLOURS)]}"/>')
+        parts.append(
+            f'<rect x="{x:.1f}" y="28" width="10" height="10" fill="{_COLOURS[s % len(_COLOURS)]}"/>'
+        )
         parts.append(_text(x + 14, 37, name))
         x += 32 + 7 * len(name)
     return parts

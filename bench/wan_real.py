@@ -1,5 +1,5 @@
-"""Four real validators, each a process in a network namespace of its own, with the round trips of bench.wan_lines
-between them: what the model of bench.wan_model is held against. Needs root."""
+"""Four real validators, each a process in a network namespace of its own, with the round trips of
+bench.wan_lines between them: what the model of bench.wan_model is held against. Needs root."""
 
 from __future__ import annotations
 
@@ -55,7 +55,15 @@ def _load(grid: Grid, names: list[str], rate_per_s: float, seconds: float) -> di
     threads = [
         threading.Thread(
             target=_client,
-            args=(grid, grid.members[name], found[name], failed, start + every_s * k / clients, every_s, seconds),
+            args=(
+                grid,
+                grid.members[name],
+                found[name],
+                failed,
+                start + every_s * k / clients,
+                every_s,
+                seconds,
+            ),
         )
         for k, name in enumerate(names * CLIENTS_PER_SITE)
     ]
