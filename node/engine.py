@@ -97,6 +97,7 @@ class Engine:
     _synced: deque[tuple[Header, Certificate]] = field(default_factory=deque)
     _joined: deque[int] = field(default_factory=deque)
     _pruned_view: int = 0
+    _due_ms: int | None = None  # when the core has something to do if nothing else happens
 
     def __post_init__(self) -> None:
         self.core = make_core(self.notary, self.key, self.me)
@@ -234,6 +235,8 @@ class Engine:
         while due is not None and now_ms() >= due and not self.core.ended:
             self._seal()
             due = self.mempool.seal_due_ms()
+        if self._due_ms is not None and self._due_ms > now_ms():
+            return self._due_ms  # events and time alone change the core: nothing is due
         return self._step(Tick())
 
     def _take_synced(self) -> None:
@@ -343,7 +346,7 @@ class Engine:
                 self.alarm(alarm)
                 if alarm == "final_off_chain":
                     raise TwoChains(f"a final block is not above ours of height {self.core.chain.tip.height}")
-            wake_ms = ready.wake_ms
+            wake_ms = self._due_ms = ready.wake_ms
         return wake_ms
 
     def _accuse(self, *found: Evidence | None) -> None:

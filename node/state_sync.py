@@ -41,7 +41,7 @@ from p2p.network import Network
 
 log = structlog.get_logger("state_sync")
 
-LOOK_EVERY_S: Final = 0.5  # whether a state is wanted: a few comparisons
+LOOK_EVERY_S: Final = 2.5  # whether a state is wanted, beside being told: an idle peer should rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,7 @@ class StateSync:
     _fetch: StateFetch | None = None
     _banned: set[str] = field(default_factory=set)
     _next_s: float = 0.0
+    _bell: trio.Event = field(default_factory=trio.Event)
     _began_s: float = 0.0
 
     @property
@@ -96,12 +97,17 @@ class StateSync:
         stall us must not keep us from the blocks that others have."""
         if self.phase:
             return time.monotonic() < self._began_s + STATE_DECIDE_S
-        return time.monotonic() >= self._next_s and self.is_wanted()
+        if time.monotonic() < self._next_s or not self.is_wanted():
+            return False
+        self._bell.set()
+        return True
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await trio.sleep(LOOK_EVERY_S)
+            with trio.move_on_after(LOOK_EVERY_S):
+                await self._bell.wait()
+            self._bell = trio.Event()
             async with self.turn:
                 if time.monotonic() >= self._next_s and self.is_wanted():
                     # What neighbours told of their height is not proved, and our blocks go with our state:
