@@ -2,7 +2,8 @@
 
 Without a bound, a flood would stand in sealed batches, where nobody takes turns any more. The window of
 bytes under way follows the delay as congestion control does: it grows while it is full and batches are final
-in time, and shrinks when they are late. Late is measured against batches that were alone under way.
+in time, and shrinks when they are late: beside what they take while nothing of ours has to wait, or while
+the window is as small as can be.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from node.limits import (
-    PACE_ALONE_BYTES,
     PACE_EXPRESS_BYTES,
     PACE_EXPRESS_MS,
     PACE_FORGET_MS,
@@ -26,8 +26,9 @@ from node.limits import (
     RETRY_MS_MIN,
 )
 
-_SMOOTHING = 8  # an eighth of each new measurement of the delay counts
-_DRIFT = 64  # and so little of one that only shows that the network is not as fast as it was
+# The part of a new measurement that counts: what is quick is soon believed, one late batch is chance.
+_FALLS = 2
+_RISES = 8
 _MIN_MS = 1.0  # the clock's grain
 
 
@@ -35,7 +36,6 @@ class _Sealed(NamedTuple):
     at_ms: int
     size_bytes: int
     cost: int
-    was_alone: bool
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class Pace:
     now_ms: Callable[[], int]
     window_bytes: int = PACE_WINDOW_BYTES
     under_way_bytes: int = 0
-    base_ms: float = 0.0  # delay of a batch that is alone; 0: not known yet
+    base_ms: float = 0.0  # delay of batches when none has to wait; 0: not known yet
     last_ms: int = 0  # delay of the last own batch
     _under_way: dict[bytes, _Sealed] = field(default_factory=dict)
     _express_ms: int = 0  # when the last express batch went out
@@ -84,7 +84,7 @@ class Pace:
         now = self.now_ms()
         if not self._under_way:
             self._since_ms = now
-        self._under_way[digest] = _Sealed(now, size_bytes, cost, not self._under_way)
+        self._under_way[digest] = _Sealed(now, size_bytes, cost)
         self.under_way_bytes += size_bytes
 
     def final(self, digests: Iterable[bytes]) -> None:
@@ -99,10 +99,8 @@ class Pace:
         delay_ms = max(_MIN_MS, self.last_ms)
         if not self.base_ms:
             self.base_ms = delay_ms
-        elif ours[0].was_alone and size <= PACE_ALONE_BYTES:
-            self.base_ms += (delay_ms - self.base_ms) / _SMOOTHING
-        elif self.window_bytes == PACE_WINDOW_BYTES_MIN and delay_ms > self.base_ms:
-            self.base_ms += (delay_ms - self.base_ms) / _DRIFT
+        elif not self._is_full or self.window_bytes == PACE_WINDOW_BYTES_MIN:  # it is not we who are late
+            self.base_ms += (delay_ms - self.base_ms) / (_FALLS if delay_ms < self.base_ms else _RISES)
         if self._is_full:
             self._measure(now, sum(sealed.cost for sealed in ours))
         self._since_ms = now
@@ -138,7 +136,7 @@ class Pace:
         if delay_ms > late_ms:
             if now - self._cut_ms >= delay_ms:  # once for all that were under way together
                 self._cut_ms = now
-                in_time = int(self.window_bytes * max(0.25, late_ms / delay_ms))
+                in_time = int(self.window_bytes * max(0.5, late_ms / delay_ms))
                 self.window_bytes = max(PACE_WINDOW_BYTES_MIN, in_time)
         elif self._is_full:
             share = min(1.0, late_ms / delay_ms - 1)

@@ -6,8 +6,10 @@ import heapq
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cache
+from hashlib import sha256
 
 import pytest
+from msgspec import structs
 
 from ledger.codec import encode
 from ledger.errors import Refused
@@ -33,13 +35,19 @@ from tests.node.network_fixture import CHAIN_ID
 from tests.node.test_mempool import naming
 
 LOUD, QUIET, OTHER = Key(b"l" * 32), Key(b"q" * 32), Key(b"o" * 32)
-CAPACITY_PER_S = 500
+CAPACITY_PER_S = 2_000
 PIPELINE_MS = 25  # a block at least
 
 
 @cache
 def tx(salt: int, sender: Key) -> VerifiedTx:
     return verified(decode_tx(transfer_tx(salt, sender=sender), CHAIN_ID))
+
+
+def unsigned(salt: int, sender: Key) -> VerifiedTx:
+    """As `tx`, made quickly: pools do not look at signatures once they were checked."""
+    like, name = tx(0, sender), salt.to_bytes(8, "big")
+    return structs.replace(like, id=sha256(sender.public + name).digest(), raw=like.raw[:-8] + name)
 
 
 @dataclass
@@ -118,7 +126,7 @@ def run(chain: Chain, seconds: int, *flows: tuple[str, Key, float, int]) -> None
     while chain.now < start + seconds * 1000:
         while queue[0][0] <= chain.now - start:
             _, place, number, source, sender, every_ms, first_ms = queue[0]
-            chain.offer(tx(number, sender), source, number)
+            chain.offer(unsigned(number, sender), source, number)
             due = first_ms + int((number + 1) * every_ms)
             heapq.heapreplace(queue, (due, place, number + 1, source, sender, every_ms, first_ms))
         chain.tick()
@@ -138,16 +146,16 @@ def test_a_flood_at_ten_times_capacity_starves_nobody() -> None:
     alone = Chain()
     run(alone, 10, ("quiet", QUIET, 200, 0))
     chain = Chain()
-    run(chain, 6, ("quiet", QUIET, 200, 0), ("loud", LOUD, FLOOD_MS, 2_000))
+    run(chain, 5, ("quiet", QUIET, 200, 0), ("loud", LOUD, FLOOD_MS, 2_000))
     unloaded, loaded = (percentile(c.delays["quiet"], 0.99) for c in (alone, chain))
     assert loaded <= 3 * unloaded, (unloaded, loaded)
     assert not chain.refused["quiet"]
-    assert chain.order["quiet"] == list(range(30))
+    assert chain.order["quiet"] == list(range(25))
     assert chain.order["loud"] == sorted(chain.order["loud"])
-    assert len(chain.delays["loud"]) >= 0.9 * 4 * CAPACITY_PER_S
+    assert len(chain.delays["loud"]) >= 0.9 * 3 * CAPACITY_PER_S
     assert max(chain.delays["loud"]) <= 1.25 * QUEUE_MS_MAX
     assert all(RETRY_MS_MIN <= hint <= RETRY_MS_MAX for hint in chain.refused["loud"])
-    assert chain.peak < 500_000
+    assert chain.peak < 2_000_000
 
 
 def test_a_flood_of_one_account_leaves_the_others_of_its_client_their_turns() -> None:
@@ -178,14 +186,14 @@ def test_a_network_that_stands_still_takes_little_and_says_when_to_come_again() 
     run(chain, 2, ("loud", LOUD, FLOOD_MS, 0))
     hints = len(chain.refused["loud"])
     chain.capacity_per_s = 0
-    for number in range(100_000, 103_000):
-        chain.offer(tx(number, LOUD), "loud", number)
+    for number in range(100_000, 104_000):
+        chain.offer(unsigned(number, LOUD), "loud", number)
         chain.tick()
     assert len(chain.refused["loud"]) - hints > 1_500
     assert chain.refused["loud"][-1] > chain.refused["loud"][hints]  # the longer, the later
     taken = chain.pool.pending.waiting("loud", LOUD.public)
     assert taken <= QUEUE_MS_MAX * CAPACITY_PER_S / 1000 * cost_of(tx(0, LOUD)) * 1.1
-    assert chain.offer(tx(99, QUIET), "quiet", 99)
+    assert chain.offer(unsigned(99, QUIET), "quiet", 99)
     chain.capacity_per_s = CAPACITY_PER_S
     run(chain, 1, ("quiet", QUIET, 200, 100))
     assert sorted(chain.order["quiet"]) == [0, 1, 2, 3, 4, 99]
@@ -204,19 +212,16 @@ def test_the_window_follows_the_network() -> None:
         if number == 0:
             first = pace.window_bytes
     assert PACE_WINDOW_BYTES_MIN < first < pace.window_bytes == PACE_WINDOW_BYTES_MAX
-    for number in range(60):
+    assert pace.base_ms == 30
+    smallest = pace.window_bytes
+    for number in range(60):  # the network is that slow now: the window is not kept small for ever
         digest = (1_000 + number).to_bytes(32, "big")
         pace.sealed(digest, pace.window_bytes, pace.window_bytes)
         pace.room(PACE_WINDOW_BYTES_MAX)
         now += 2_000
         pace.final([digest])
-    assert pace.window_bytes < PACE_WINDOW_BYTES_MAX // 100
-    for number in range(400):  # the network is that slow now: the window is not kept small for ever
-        digest = (2_000 + number).to_bytes(32, "big")
-        pace.sealed(digest, pace.window_bytes, pace.window_bytes)
-        pace.room(PACE_WINDOW_BYTES_MAX)
-        now += 2_000
-        pace.final([digest])
+        smallest = min(smallest, pace.window_bytes)
+    assert smallest == PACE_WINDOW_BYTES_MIN
     assert pace.base_ms > 900
     assert pace.window_bytes > 10 * PACE_WINDOW_BYTES_MIN
     assert pace.under_way_bytes == 0
