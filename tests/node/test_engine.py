@@ -225,6 +225,32 @@ def test_persist_then_send_then_commit_then_prune() -> None:
     assert trace == ["persist", "send", "commit", "prune"]
 
 
+@dataclass
+class Patient:
+    """In place of a core: has something to do `in_ms` after each step. Remembers what it was told."""
+
+    in_ms: int
+    events: list[Event] = field(default_factory=list)
+    ended: bool = False
+
+    def step(self, event: Event, now_ms: int, wall_ms: int) -> Ready:
+        self.events.append(event)
+        return Ready(wake_ms=now_ms + self.in_ms)
+
+
+def test_time_that_has_not_come_costs_no_step() -> None:
+    """An idle validator is woken by each message: one step each, not two. Time that is due is a step."""
+    rig = Rig()
+    rig.engine.core = Patient(60_000)  # type: ignore[assignment]
+    first = rig.engine._drain()
+    assert first is not None and rig.engine.core.events == [Tick()]
+    assert rig.engine._drain() == first and len(rig.engine.core.events) == 1
+    rig.engine.core = Patient(0)  # type: ignore[assignment]
+    rig.engine._step(Tick())
+    rig.engine._drain()
+    assert rig.engine.core.events == [Tick(), Tick()]
+
+
 async def test_it_does_not_vote_before_its_chain_is_where_its_votes_were_forgotten() -> None:
     """Someone moved the chain away, but kept the sign state: views up to 3 were voted in before."""
     source = new_notary()

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from ledger.codec import decode, encode
 from ledger.snapshot import StateChunk, place_of
@@ -90,6 +91,20 @@ async def test_it_begins_by_itself_when_it_is_far_behind_and_not_when_it_is_off(
         nursery.start_soon(client.sync.run)
         await until(lambda: client.installed == [30])
         assert not client.sync.is_wanted()
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_hears_that_it_is_far_behind_looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle peer looks seldom; the follower, which hears of it, says so."""
+    monkeypatch.setattr(state_sync, "LOOK_EVERY_S", 3_600)
+    server = server_of(35)
+    async with client_of({"one": server.answer}, server) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(client.sync.run)
+        await trio.testing.wait_all_tasks_blocked()
+        client.came(35)
+        assert client.sync.is_due()
+        await until(lambda: client.installed == [30])
+        assert not client.sync.is_due()
         nursery.cancel_scope.cancel()
 
 
