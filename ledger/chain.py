@@ -14,7 +14,7 @@ ledger.retention deletes from b, h, B, c, t, r, e, d, k, u below a height; s, n,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Final, TypeVar
 
@@ -130,10 +130,10 @@ class Chain:
         first = data.header.height * EVENTS_PER_BLOCK_MAX
         for number, event in enumerate(data.events):
             puts[b"e" + be(first + number)] = encode(event)
-        root, nodes = tree.update(self._nodes.get, _proved(data.changes))
+        root, nodes, fresh = tree.update_noting_fresh(self._nodes.get, _proved(data.changes))
         header = data.header
         tip = Tip(header.height, hash_, header.view, header.time_ms, root, header.state_height)
-        self._write(puts, tip, data.changes, nodes)
+        self._write(puts, tip, data.changes, nodes, fresh)
         if is_boundary(header):
             self._kv.flush()  # ended epochs are read from the disk
         return root
@@ -162,6 +162,7 @@ class Chain:
         tip: Tip,
         changes: Mapping[bytes, bytes | None],
         nodes: Mapping[bytes, bytes | None],
+        fresh: Collection[bytes] = (),
     ) -> bytes:
         deletes = [UNDO_KEY]
         for space, delta in ((b"s", changes), (b"n", nodes)):
@@ -174,7 +175,7 @@ class Chain:
         if tip.height >= RECENT_ROOTS:
             deletes.append(b"R" + be(tip.height - RECENT_ROOTS))
         puts[TIP_KEY] = encode(tip)
-        self._window.push(tip.height, changes, nodes)
+        self._window.push(tip.height, changes, nodes, fresh)
         try:
             self._kv.write(puts, deletes, sync=True)
         except BaseException:

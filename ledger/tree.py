@@ -60,6 +60,7 @@ class _Update:
         self.leaves = [row[1] for row in rows]
         self.read_node = read_node
         self.writes: dict[bytes, bytes | None] = {}
+        self.fresh: set[bytes] = set()  # of the written ones, those that were not there
 
     def run(self) -> bytes:
         """The new root."""
@@ -156,8 +157,13 @@ class _Update:
             return sha256(_HASH_LEAF + leaf).digest(), leaf
         boundary = (2 * index + 1) << (_BITS - depth - 1)
         middle = bisect_left(rows, boundary, key=_row_index)
-        left = self.build(2 * index, depth + 1, rows[:middle])[0] if middle else EMPTY
-        right = self.build(2 * index + 1, depth + 1, rows[middle:])[0] if middle < len(rows) else EMPTY
+        left = right = EMPTY
+        if middle:
+            left = self.build(2 * index, depth + 1, rows[:middle])[0]
+            self.fresh.add(_path(2 * index))
+        if middle < len(rows):
+            right = self.build(2 * index + 1, depth + 1, rows[middle:])[0]
+            self.fresh.add(_path(2 * index + 1))
         return self.put_inner(path, left, right), None
 
     def put_inner(self, path: bytes, left: bytes, right: bytes) -> bytes:
@@ -210,9 +216,18 @@ def update(
 
     Nothing is written here. Raises LocalError when a node is missing that the tree names.
     """
+    root, writes, _ = update_noting_fresh(read_node, changes)
+    return root, writes
+
+
+def update_noting_fresh(
+    read_node: ReadNode, changes: Mapping[bytes, bytes | None]
+) -> tuple[bytes, dict[bytes, bytes | None], set[bytes]]:
+    """As `update`, and which of the written paths had no node before, as far as that is known without a read:
+    below what was empty or one leaf. (To ask a store for what it does not hold is the dearest of reads.)"""
     batch = _Update(read_node, changes)
     root = batch.run()
-    return root, batch.writes
+    return root, batch.writes, batch.fresh
 
 
 Row = tuple[int, bytes]  # where a leaf stands (its key hash below a leading 1), its 64 bytes

@@ -404,3 +404,18 @@ def test_a_store_takes_no_more_memory_than_its_room(tmp_path: Path, room: Room) 
 
 def kv_total(room: Room) -> int:
     return 2 * room.write_bytes + room.cache_bytes
+
+
+def test_a_prefix_that_was_empty_is_not_so_any_more_after_a_commit(store: Store) -> None:
+    """The reader remembers that a prefix has no keys until the next commit, which may write some."""
+    store.begin(bytes(32), {b"a/1": b"1"}, 0)
+    state = store.state
+    for _ in range(2):  # the second answer comes from memory
+        assert list(state.scan(b"b/")) == []
+    assert list(state.scan(b"a/", b"a/2")) == [], "empty from there on, but not as a whole"
+    assert list(state.scan(b"a/")) == [(b"a/1", b"1")]
+    assert list(state.scan(b"a/", limit=0)) == []
+    assert list(state.scan(b"a/")) == [(b"a/1", b"1")]
+    state.follow({b"b/1": b"2"})
+    store._kv.write({b"sb/1": b"2"})
+    assert list(state.scan(b"b/")) == [(b"b/1", b"2")]

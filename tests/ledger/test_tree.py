@@ -23,7 +23,9 @@ class Stored:
         self.root = tree.EMPTY
 
     def apply(self, changes: dict[bytes, bytes | None]) -> None:
-        self.root, writes = tree.update(self.nodes.get, changes)
+        self.root, writes, fresh = tree.update_noting_fresh(self.nodes.get, changes)
+        assert fresh <= writes.keys(), "of what is written"
+        assert fresh.isdisjoint(self.nodes), "a node that was there is called fresh: an undo would lose it"
         for store, delta in ((self.nodes, writes), (self.pairs, changes)):
             for key, value in delta.items():
                 if value is None:
