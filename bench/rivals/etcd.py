@@ -6,6 +6,7 @@ import json
 import shutil
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from bench.rivals.system import NotHere, Processes, System, clean_env, free_ports, output_of, until
 
@@ -13,7 +14,8 @@ MEMBERS = 3
 
 
 class Etcd(System):
-    """See the module. Clients write through all members."""
+    """See the module. Clients write through the leader, which spares the members a hop: measured here, that
+    takes a third less CPU than writing through all."""
 
     name = "etcd, 3 members"
     protocol = "etcd"
@@ -32,7 +34,11 @@ class Etcd(System):
         if program is None:
             raise NotHere("etcd is not installed (scripts/bench_setup.sh)")
         version = output_of([program, "--version"]).splitlines()[0]
-        self.settings = [version.strip(), "all defaults (fsync before each acknowledgement)"]
+        self.settings = [
+            version.strip(),
+            "all defaults (fsync before each acknowledgement)",
+            "clients write to the leader",
+        ]
         names = [f"m{n + 1}" for n in range(MEMBERS)]
         ports = free_ports(2 * MEMBERS)
         self._clients = dict(zip(names, ports[:MEMBERS], strict=True))
@@ -62,8 +68,18 @@ class Etcd(System):
         return [process.pid for process in self._processes.running.values()]
 
     def addresses(self) -> tuple[tuple[str, int], ...]:
-        """See System."""
-        return tuple(("127.0.0.1", self._clients[name]) for name in self._processes.running)
+        """The leader's. Raises RuntimeError when there is none."""
+        for name in self._processes.running:
+            status = self._status(self._clients[name])
+            if status["leader"] == status["header"]["member_id"]:
+                return (("127.0.0.1", self._clients[name]),)
+        raise RuntimeError("etcd: no member says that it leads")
+
+    def _status(self, port: int) -> dict[str, Any]:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/v3/maintenance/status", data=b"{}")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
 
     def kill_one(self) -> None:
         """See System."""
