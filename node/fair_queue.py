@@ -99,6 +99,11 @@ class FairQueue:
     def __contains__(self, id_: object) -> bool:
         return id_ in self._txs
 
+    @property
+    def source_count(self) -> int:
+        """How many bringers wait."""
+        return len(self._sources)
+
     def put(self, tx: VerifiedTx, source: str) -> None:
         """Queue a transaction that is not here."""
         cost, size = cost_of(tx), len(tx.raw)

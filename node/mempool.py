@@ -2,7 +2,7 @@
 
 A validator bundles what it accepts into batches; proposals name batches by digest. A signature is
 checked once: ids of checked transactions are remembered for execution. What waits for a batch takes turns
-(`node.fair_queue`), and no more is accepted than is final soon (`node.pace`). Pure.
+(`node.fair_queue`, rule Q1), and no more is accepted than is final soon (`node.pace`, rules Q2 to Q4). Pure.
 """
 
 from __future__ import annotations

@@ -81,6 +81,24 @@ def _suspended(peer: Peer) -> int:
     return sum(peer.state.get(key_offence(v.key)) is not None for v in peer.validators.members)
 
 
+def _admission(peer: Peer) -> list[Metric]:
+    """What waits for a batch here, how fast batches become final, and what was not taken."""
+    pool = peer.mempool
+    rows: list[Metric] = [
+        ("mempool_pending_txs", {}, len(pool.pending), "gauge"),
+        ("mempool_pending_bytes", {}, pool.pending.size_bytes, "gauge"),
+        ("mempool_pending_clients", {}, pool.pending.source_count, "gauge"),
+    ]
+    rows += [("mempool_refused_total", {"why": why}, n, "counter") for why, n in pool.refused.items()]
+    if pool.pace is not None:
+        pace = pool.pace
+        rows.append(("mempool_wait_seconds", {}, pace.wait_ms(pool.pending.cost) / 1000, "gauge"))
+        rows.append(("mempool_window_bytes", {}, pace.window_bytes, "gauge"))
+        rows.append(("mempool_under_way_bytes", {}, pace.under_way_bytes, "gauge"))
+        rows.append(("mempool_batch_final_seconds", {}, pace.last_ms / 1000, "gauge"))
+    return rows
+
+
 def metrics_of(peer: Peer) -> list[Metric]:
     """See PeerSeam.metrics. Names follow cometbft where there is one."""
     tip = peer.store.tip
@@ -104,6 +122,7 @@ def metrics_of(peer: Peer) -> list[Metric]:
     rows += [("p2p_events_total", {"kind": k}, v, "counter") for k, v in peer.network.stats().items()]
     rows += [("refused_total", {"rule": k}, v, "counter") for k, v in peer.handlers.refused.items()]
     rows += [("ledger_refused_total", {"rule": k}, v, "counter") for k, v in peer.refused_final.items()]
+    rows += _admission(peer)
     rows += [row for source in peer.sources for row in source()]
     if peer.engine is not None:
         counters = peer.engine.counters

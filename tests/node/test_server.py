@@ -19,6 +19,7 @@ from node.api.app import serve_api
 from node.artifacts import ArtifactStore
 from node.home import write_secret
 from node.sdk import ApiError, Client, TimedOut, Unreachable
+from node.seam import Overloaded
 from tests.ledger.world import AUTHOR, CONSUMER
 from tests.node.api_fixture import TOKEN, served
 from tests.node.fake_peer import FakePeer
@@ -69,6 +70,49 @@ def test_the_client_gives_artifacts_with_its_token(tmp_path: Path) -> None:
         client.put_artifact(digest, file)
         client.put_artifact(digest, file)
         assert client.call("GET", f"/v1/artifacts/{digest}") == file.read_bytes()
+
+
+class Relenting(FakePeer):
+    """Overloaded as often as it is told."""
+
+    def __init__(self, refusals: int, retry_s: float = 0.2) -> None:
+        super().__init__()
+        self.refusals = refusals
+        self.retry_s = retry_s
+        self.sources: list[str] = []
+
+    async def submit(self, raw: bytes, source: str = "") -> bytes:
+        self.sources.append(source)
+        if self.refusals:
+            self.refusals -= 1
+            raise Overloaded(self.retry_s)
+        return await super().submit(raw, source)
+
+
+def test_an_overloaded_peer_is_asked_again_when_it_says(tmp_path: Path) -> None:
+    peer, said = Relenting(refusals=2), list[str]()
+    tx = peer.world.tx(CONSUMER, Transfer(AUTHOR.public, 1))
+    with served(peer, tmp_path) as address:
+        begin = time.monotonic()
+        assert Client(address, on_wait=said.append).submit(tx.raw).ok
+        assert time.monotonic() - begin >= 2 * (0.2 + 0.2)  # the answer is kept back, then the client waits
+    assert peer.sources == ["http:127.0.0.1"] * 3
+    assert len(said) == 2
+    assert said[0].startswith("peer.overloaded: too much is waiting here; asking again in 0.2 s")
+
+
+def test_a_peer_that_stays_overloaded_is_a_time_out(tmp_path: Path) -> None:
+    peer = Relenting(refusals=1_000)
+    tx = peer.world.tx(CONSUMER, Transfer(AUTHOR.public, 1))
+    with served(peer, tmp_path) as address:
+        with pytest.raises(TimedOut, match=r"peer\.overloaded.*not accepted in time"):
+            Client(address).submit(tx.raw, timeout_s=1.0)
+        asked = len(peer.sources)
+        assert 2 <= asked <= 4
+        with pytest.raises(ApiError) as caught:
+            Client(address).submit(tx.raw, wait="none")
+        assert (caught.value.status, caught.value.problem.retry_after_ms) == (429, 200)
+        assert len(peer.sources) == asked + 1
 
 
 def test_nobody_there_and_nobody_answering() -> None:
