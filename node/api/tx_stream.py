@@ -26,6 +26,7 @@ from node.api import models as m
 from node.api.clients import client_name
 from node.api.core import Api, api_of, choice, need_type, seconds
 from node.api.limits import (
+    OVERLOAD_HOLD_S,
     RETRY_AFTER_S,
     STREAM_GROUP_BYTES,
     STREAM_TXS_MAX,
@@ -151,11 +152,13 @@ class TxStream(Response):
             size += len(raw)
         first = self._count
         self._count += len(group)
-        for number, (raw, answer) in enumerate(
-            zip(group, await self._peer.submit_many(group, self._source), strict=True), first
-        ):
+        answers = await self._peer.submit_many(group, self._source)
+        for number, (raw, answer) in enumerate(zip(group, answers, strict=True), first):
             self._answered(number, raw, answer)
         self._bell.set()
+        hints_s = [answer.retry_s for answer in answers if isinstance(answer, Overloaded)]
+        if hints_s:  # no more is read from who brings too much, for a while [Q4]
+            await trio.sleep(min(OVERLOAD_HOLD_S, *hints_s))
         return len(group)
 
     def _answered(self, number: int, raw: bytes, answer: bytes | Refused | Overloaded) -> None:
