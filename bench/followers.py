@@ -1,4 +1,4 @@
-"""`make followers`: what following costs: bytes and CPU of a follower for each transaction, its delay behind
+"""What following costs: bytes and CPU of a follower for each transaction, its delay behind
 the validators, and the validators' egress, with 1, 10 and 50 followers beside four validators; then 5,000 of
 them in a model (bench.followers_model).
 
@@ -163,7 +163,7 @@ def main() -> int:
     _print(figures)
     if options.save:
         label = f"followers-{options.label}" if options.label else "followers"
-        print(save(label, "make followers SAVE=1", shape, figures).name)
+        print(save(label, "python -m bench.followers --save", shape, figures).name)
         if not options.no_model:
             for file in followers_model.plots(figures["model"]):
                 print(file.name)

@@ -1,4 +1,4 @@
-"""`make wan`: finality, messages and bytes of 16, 50 and 100 validators in ten regions of the world, all up
+"""Finality, messages and bytes of 16, 50 and 100 validators in ten regions of the world, all up
 and with a third of them crashed, in the model of bench.wan_model; and how far off the model is, against four
 real validators with the same round trips.
 
@@ -111,7 +111,9 @@ def main() -> int:
             figures["networks"].append(found)
             print(_line(found), file=sys.stderr, flush=True)
     if options.save:
-        save("wan", "make wan SAVE=1", shape, figures)  # what is there stays, whatever the real ones do
+        save(
+            "wan", "python -m bench.wan --save", shape, figures
+        )  # what is there stays, whatever the real ones do
     reason = "asked not to" if options.no_real else wan_real.why_not()
     if reason:
         print(f"no comparison with real validators: {reason}", file=sys.stderr)
@@ -120,7 +122,7 @@ def main() -> int:
     _print(figures)
     if options.save:
         figures["load_after"] = os.getloadavg()[0]
-        print(save("wan", "make wan SAVE=1", shape, figures).name)
+        print(save("wan", "python -m bench.wan --save", shape, figures).name)
         for file in plots(figures["networks"], IMAGES):
             print(file.name)
     return 0
