@@ -1,5 +1,6 @@
 """Asking neighbours for addresses, telling them ours, and going round a relay when there is a direct way."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -60,12 +61,12 @@ class Exchange:
         """Returns what we know for who asks, and takes what it says of itself; raises PeerFault."""
         self._said(link, discovery.parse(link.peer_id, body, link.address))
         shared = self._board.book.shareable(discovery.SHARED_MAX, self._board.links, link.peer_id)
-        return discovery.answer(self._transport.addresses(), shared)
+        return discovery.answer(self._own(link), shared)
 
     async def ask(self, link: "Link") -> None:
         """Learns what the neighbour knows; a malformed answer is its fault, a missing one is nobody's."""
         try:
-            body = discovery.answer(self._transport.addresses(), ())
+            body = discovery.answer(self._own(link), ())
             answered = await link.request(discovery.METHOD, body, discovery.TIMEOUT_S)
             addresses = discovery.parse(link.peer_id, answered, link.address)
         except RequestError:
@@ -80,9 +81,15 @@ class Exchange:
         if relay_of_address(link.address) is not None:
             await self._go_direct(link, [address for address in own if relay_of_address(address) is None])
 
+    def _own(self, link: "Link") -> Sequence[str]:
+        own = self._transport.addresses()
+        return own if relay_of_address(link.address) is None else discovery.concrete(own)
+
     def _said(self, link: "Link", addresses: list[str]) -> list[str]:
         """Notes what a peer says of itself, in place of what it said before. Returns that."""
         own = [address for address in addresses if peer_of_address(address)[1] == link.peer_id]
+        for address in own:
+            self._board.book.learn(address)
         is_proved = not link.inbound and relay_of_address(link.address) is None
         self._board.book.said(link.peer_id, own, link.address if is_proved else None)
         return own

@@ -240,6 +240,7 @@ class Host:
             self.basic_host.set_stream_handler(TProtocol(KAD_PROTOCOL), self.dht.handle)
         if config.serves_relay:
             relay = Relay(self, count, self._board.is_banned)
+            self._board.is_sheltered = relay.holds
             self.basic_host.set_stream_handler(TProtocol(HOP_PROTOCOL), relay.handle)
 
     def _handler_for(self, protocol: str) -> Callable[[INetStream], Any]:

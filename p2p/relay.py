@@ -90,6 +90,11 @@ class Relay:
         """How many circuits there are now."""
         return len(self._circuits)
 
+    def holds(self, peer_id: str) -> bool:
+        """Has that peer a place? Its link stands beside the places of neighbours: it would give way to
+        others, and be reached no more."""
+        return self.reservations.get(peer_id, 0.0) > trio.current_time()
+
     async def handle(self, stream: INetStream) -> None:
         """Serves one stream of the hop protocol: one question, and for a circuit all that follows."""
         try:

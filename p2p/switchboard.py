@@ -53,6 +53,7 @@ class Switchboard:
         self.peer_id = transport.peer_id
         self.standing = Standing(trio.current_time)
         self.book = PeerBook(self.peer_id, self.rng, backoff_scale=policy.pace.backoff_scale)
+        self.is_sheltered: Callable[[str], bool] = lambda peer_id: False  # beside the places, if linked
         self.on_link_up: Callable[[Link], None] = lambda link: None
         self.on_link_down: Callable[[Link], None] = lambda link: None
         self.operator = Operator(self.book, self.standing, self._end_links, self.look)
@@ -100,9 +101,8 @@ class Switchboard:
 
     def penalise(self, peer_id: str, rule: str, points: int) -> None:
         """See ``Network.penalise``."""
-        if not self.standing.fault(peer_id, rule, points):
-            return
-        self._end_links(peer_id, f"banned: {rule}")
+        if self.standing.fault(peer_id, rule, points):
+            self._end_links(peer_id, f"banned: {rule}")
 
     def _end_links(self, peer_id: str, reason: str) -> None:
         for link in [*self._pending, *self.links.values()]:
@@ -254,25 +254,25 @@ class Switchboard:
         self._nursery.start_soon(self._exchange.ask, link)  # for us, or for whom we must refuse
         return None
 
-    def _is_kept(self, peer_id: str) -> bool:
-        return self.book.keeps(peer_id)
+    def _is_beside(self, peer_id: str) -> bool:
+        return self.book.keeps(peer_id) or self.is_sheltered(peer_id)
 
     def places_left(self) -> int:
         """How many neighbours there is room for; kept connections stand beside the places."""
-        taken = sum(not self._is_kept(peer_id) for peer_id in self.links)
+        taken = sum(not self._is_beside(peer_id) for peer_id in self.links)
         return self._policy.neighbours_max - taken
 
     def _guests(self) -> list[Link]:
         """Who dialled us, in the order in which they came, but for those that are kept."""
-        return [link for link in self.links.values() if link.inbound and not self._is_kept(link.peer_id)]
+        return [link for link in self.links.values() if link.inbound and not self._is_beside(link.peer_id)]
 
     def _dialled(self) -> tuple[list[Link], int]:
         """Whom we dialled, but for those that are kept, oldest first; and how many they should be at most."""
-        found = [x for x in self.links.values() if not x.inbound and not self._is_kept(x.peer_id)]
+        found = [x for x in self.links.values() if not x.inbound and not self.book.keeps(x.peer_id)]
         return found, room.dialled_max(self._policy.neighbours_max, len(self.book.entries))
 
     def _has_place(self, link: Link) -> bool:
-        if self._is_kept(link.peer_id):
+        if self.book.keeps(link.peer_id):
             return True
         guests_max = room.inbound_max(self._policy.neighbours_max)
         return self.places_left() > 0 and (not link.inbound or len(self._guests()) < guests_max)
@@ -349,7 +349,7 @@ class Switchboard:
             busy = [*self.links, *self._dialling, *(link.peer_id for link in self._pending)]
             here = room.groups([link.address for link in self.links.values()])
             due = self.book.due(now, busy)
-            kept = {entry.peer_id for entry in due if self._is_kept(entry.peer_id)}
+            kept = {entry.peer_id for entry in due if self.book.keeps(entry.peer_id)}
             due.sort(key=lambda e: (e.peer_id not in kept, here[room.group_of(self.book.next_address(e))]))
             for entry in due:
                 dialled, most = self._dialled()

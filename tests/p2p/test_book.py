@@ -199,3 +199,25 @@ def test_what_clients_need_does_not_import_the_library() -> None:
     root = pathlib.Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_who_is_seen_through_a_relay_is_not_where_the_relay_is():
+    said = f"/ip4/0.0.0.0/tcp/9/p2p/{peer(1)}"
+    body = discovery.answer([said, address(1)], [])
+    seen = f"/ip4/10.0.0.7/tcp/5/p2p/{peer(3)}/p2p-circuit/p2p/{peer(1)}"
+    assert discovery.parse(peer(1), body, seen) == [address(1)]
+    assert not any("0.0.0.0" in one or "127." in one for one in discovery.concrete([said]))
+    assert discovery.concrete([address(1)]) == [address(1)]
+
+
+def test_what_a_peer_says_of_itself_takes_the_place_of_its_old_relays():
+    book = PeerBook(peer(9), random.Random(1))
+    old, new = (f"/ip4/10.0.0.{i}/tcp/5/p2p/{peer(3)}/p2p-circuit/p2p/{peer(1)}" for i in (1, 2))
+    book.learn(address(1))
+    book.learn(old)
+    book.said(peer(1), [new])
+    assert book.entries[peer(1)].addresses == [new, address(1)]
+    book.said(peer(1), [], None)  # who says nothing changes nothing
+    assert book.entries[peer(1)].addresses == [new, address(1)]
+    book.said(peer(2), [new])  # nobody knows it
+    assert peer(2) not in book.entries

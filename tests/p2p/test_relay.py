@@ -102,6 +102,17 @@ async def test_when_its_relay_dies_another_takes_its_place(hosts):
     assert await source.net.request(target.id, "echo", b"still there", 10.0) == b"still there"
 
 
+async def test_who_has_a_place_at_a_relay_takes_no_neighbours_place(hosts):
+    relay = await start(hosts, 1, serves_relay=True, neighbours_max=1)
+    target = await hidden(hosts, 2, relay)
+    other = await start(hosts, 3, listen=NOWHERE, bootstrap=(relay.address,))
+    await until(lambda: relay.knows(target, other))
+    late = await start(hosts, 4, listen=NOWHERE, bootstrap=(relay.address,))
+    await until(lambda: relay.net.stats().get("refused.full", 0) >= 1)
+    assert relay.knows(target, other)
+    assert not relay.knows(late)
+
+
 async def test_no_place_no_circuit(hosts):
     """Who has not reserved is not reached, and who does not serve is no relay."""
     relay = await start(hosts, 1, serves_relay=True)
