@@ -1,19 +1,22 @@
-"""A host on its machine's local network, until stdin ends: tells its peer id, then its neighbours each time
-that they change, as JSON lines.
+"""A host and nothing above it, until stdin ends: tells its peer id, then its neighbours and addresses each
+time that they change, as JSON lines.
 
-    python -m tests.netns.lan_peer NUMBER mdns|quiet
+    python -m tests.netns.single_peer NUMBER '{"mdns": true, …}'      (fields of HostConfig)
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import trio
 
 from p2p.errors import Refused
 from p2p.host import Host, HostConfig
 from p2p.network import Lane, Neighbour, Verdict
+
+LISTEN = ("/ip4/0.0.0.0/tcp/27656",)
 
 
 class Quiet:
@@ -37,9 +40,10 @@ class Quiet:
         return Verdict.IGNORE
 
 
-async def main(number: int, mdns: bool) -> None:
+async def main(number: int, options: dict[str, Any]) -> None:
     """Tells what changes, looking ten times a second."""
-    host = Host(HostConfig(seed=bytes([number]) * 32, listen=("/ip4/0.0.0.0/tcp/0",), mdns=mdns))
+    lists = {name: tuple(value) for name, value in options.items() if isinstance(value, list)}
+    host = Host(HostConfig(seed=bytes([number]) * 32, **({"listen": LISTEN} | options | lists)))
     async with trio.open_nursery() as nursery:
         await nursery.start(host.run, Quiet())
         print(json.dumps(host.peer_id), flush=True)
@@ -51,12 +55,15 @@ async def main(number: int, mdns: bool) -> None:
 async def _tell(host: Host) -> None:
     told: object = None
     while True:
-        now = {n.peer_id: n.address for n in host.neighbours()}
+        now = {
+            "neighbours": {n.peer_id: n.address for n in host.neighbours()},
+            "addresses": host.addresses(),
+        }
         if now != told:
             told = now
-            print(json.dumps({"neighbours": now, "stats": host.stats()}), flush=True)
+            print(json.dumps(now | {"stats": host.stats()}), flush=True)
         await trio.sleep(0.1)
 
 
 if __name__ == "__main__":
-    trio.run(main, int(sys.argv[1]), sys.argv[2] == "mdns")
+    trio.run(main, int(sys.argv[1]), json.loads(sys.argv[2]))
