@@ -28,7 +28,9 @@ from node.executor.decide import Now, Opening, SlotId, held_slots, openings, ref
 from node.executor.drivers.base import Driver
 from node.executor.drivers.spec import check_spec
 from node.executor.errors import SpecRefused
+from node.executor.figures import Metric, figures
 from node.executor.lease import LedgerTime
+from node.executor.ledger_clock import LedgerClock
 from node.executor.limits import (
     CLAIMS_PENDING_MAX,
     COOL_FAILED_S,
@@ -51,8 +53,6 @@ from node.executor.tenure import Tenure, Workshop
 from node.seam import NotFinal, Overloaded, PeerSeam
 
 log = structlog.get_logger("executor")
-
-Metric = tuple[str, dict[str, str], float, str]
 
 
 def boot_ms() -> int:
@@ -87,7 +87,7 @@ class Executor:
         self._nursery: trio.Nursery | None = None
         self._tenures: dict[SlotId, Tenure] = {}
         self._attempts = Attempts()
-        self._ledger_time = LedgerTime()
+        self._clock = LedgerClock(peer, boot_clock_ms)
         self._cool_until_ms: dict[SlotId, int] = {}
         self._refused: dict[SlotId, str] = {}
         self._ended: deque[TenureStatus] = deque(maxlen=LAST_EXITS_MAX)
@@ -124,7 +124,7 @@ class Executor:
             height = -1
             while True:
                 height = await self._peer.next_block(height)
-                self._ledger_time.saw(self._peer.time_ms, self._boot_ms())
+                self._clock.look()
                 self._look(nursery)
                 await trio.sleep(LOOK_EVERY_S)
 
@@ -140,11 +140,17 @@ class Executor:
             return
         assert self._offering is not None, "made before the first look"
         current = not self._peer.status().catching_up  # else the record may be older than a withdrawal
-        if self._offering.due(node) and current:
-            nursery.start_soon(self._offering.post)
+        if current and self._offering.due(node, anew=self._clock.wants_own):
+            nursery.start_soon(self._post)
         self._find_orphans(nursery, node)
-        if self._offering.usable and current:
+        if self._offering.usable and current and self._clock.is_sure:
             self._claim_some(nursery)
+
+    async def _post(self) -> None:
+        assert self._offering is not None, "made before the first look"
+        token = self._clock.token
+        if height := await self._offering.post():
+            self._clock.sent(height, token)
 
     def _take_wins(self, nursery: trio.Nursery) -> None:
         """Claims that the ledger decided."""
@@ -209,7 +215,7 @@ class Executor:
             room -= 1
             signed = self._sender.sign(Claim(opening.deployment, opening.slot, opening.term))
             sent_ms = self._boot_ms()
-            self._attempts.note(slot_id, opening.term, signed, sent_ms, self._ledger_time.at(sent_ms))
+            self._attempts.note(slot_id, opening.term, signed, sent_ms, self._clock.at(sent_ms))
             nursery.start_soon(self._claim, slot_id, signed.raw)
 
     def _skips(self, slot_id: SlotId) -> bool:
@@ -284,7 +290,7 @@ class Executor:
         with trio.move_on_after(LEASE_MS / 1000):
             while held := [t for t in held if t.holds]:
                 sent_ms = self._boot_ms()
-                ledger_ms = self._ledger_time.at(sent_ms)
+                ledger_ms = self._clock.at(sent_ms)
                 items = tuple(RenewItem(t.id[0], t.id[1], t.term) for t in held)
                 signed = self._sender.sign(Renew(items))
                 try:
@@ -378,22 +384,9 @@ class Executor:
 
     def metrics(self) -> Sequence[Metric]:
         """Rows as PeerSeam.metrics gives them."""
-        phases: dict[str, int] = {}
-        for tenure in self._tenures.values():
-            phases[tenure.phase] = phases.get(tenure.phase, 0) + 1
-        now_ms = self._boot_ms()
-        left = min((t.lease.left_ms(now_ms) for t in self._tenures.values() if t.holds), default=0)
-        checks = sum(t.watched.checks for t in self._tenures.values())
-        rows: list[Metric] = [
-            ("executor_slots", {"phase": phase}, count, "gauge") for phase, count in sorted(phases.items())
-        ]
+        gauges = {"ledger_time_known": float(self._clock.is_sure)}
+        rows = figures(list(self._tenures.values()), self._counts, gauges, self._boot_ms())
         rows += [
-            (f"executor_{what}_total", {"result": result}, count, "counter")
-            for (what, result), count in sorted(self._counts.items())
-        ]
-        rows += [
-            ("executor_lease_left_seconds", {}, left / 1000, "gauge"),
-            ("executor_checks", {}, checks, "gauge"),
             ("executor_orders_fetched_total", {}, self.orders.fetched, "counter"),
             ("executor_orders_false_total", {}, self.orders.lied, "counter"),
         ]

@@ -85,16 +85,20 @@ class LedgerTime:
 
     _seen: deque[tuple[int, int]] = field(default_factory=deque)  # boot clock, time of the block
 
-    def saw(self, block_ms: int, now_ms: int) -> None:
-        """A committed block of that time is there now."""
+    def saw(self, block_ms: int, now_ms: int, keeps_best: bool = False) -> None:
+        """A committed block of that time is there now. `keeps_best`: of those that are too old the best one
+        stays, as what came since may all be dated back."""
         if self._seen and now_ms < self._seen[-1][0] + SEEN_EVERY_MS:
             last_ms, was_ms = self._seen[-1]
             # The best of each second: who catches up sees old blocks first.
             self._seen[-1] = last_ms, max(was_ms, block_ms - (now_ms - last_ms))
             return
         self._seen.append((now_ms, block_ms))
+        old: list[tuple[int, int]] = []
         while self._seen[0][0] < now_ms - SEEN_MS:
-            self._seen.popleft()
+            old.append(self._seen.popleft())
+        if old and keeps_best:
+            self._seen.appendleft(max(old, key=lambda seen: seen[1] - seen[0]))
 
     def at(self, now_ms: int) -> int:
         """Ledger time then, as the block says that was ahead of the boot clock the most: the others came

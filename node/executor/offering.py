@@ -44,8 +44,8 @@ class Offering:
         self._busy = False
         self._not_before_ms = 0
 
-    def due(self, node: LedgerNode) -> bool:
-        """Whether the record calls for a new offer."""
+    def due(self, node: LedgerNode, anew: bool = False) -> bool:
+        """Whether the record calls for a new offer; `anew`: any record does, but a withdrawal."""
         now_ms = self._peer.time_ms
         self.valid = node.valid_until_ms > now_ms
         if not self.usable or self._busy or self._boot_ms() < self._not_before_ms:
@@ -56,10 +56,11 @@ class Offering:
         if not offer.address:
             return False
         same = all(getattr(offer, name) == getattr(node, name) for name in _SAME)
-        return not same or node.valid_until_ms < now_ms + OFFER_VALID_MS // 2
+        return anew or not same or node.valid_until_ms < now_ms + OFFER_VALID_MS // 2
 
-    async def post(self) -> None:
-        """Send the offer once; what is refused is tried again later."""
+    async def post(self) -> int:
+        """Send the offer once; what is refused is tried again later. Returns the height at which it is final,
+        0 when it is not."""
         self._busy = True
         try:
             sent = await self._sender.deliver(self._offer(), lambda: True)
@@ -70,6 +71,7 @@ class Offering:
             self._not_before_ms = self._boot_ms() + int(OFFER_RETRY_S * 1000)
         else:
             log.info("offer_posted")
+        return sent.outcome.height if sent is not None and sent.outcome is not None else 0
 
     def _offer(self) -> PostOffer:
         address = best_address(self._peer.network.addresses())

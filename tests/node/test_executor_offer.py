@@ -46,12 +46,15 @@ async def offers(net: Fleet) -> int:
     return sum(event.kind == "offer.posted" for _, event in net.first.store.events(0, 1_000))
 
 
-async def test_an_offer_that_holds_is_left_alone(tmp_path: Path) -> None:
+async def test_an_offer_that_holds_is_posted_once_at_a_start(tmp_path: Path) -> None:
+    """By the block that holds it the node knows which blocks are of its own life."""
     async with fleet(tmp_path, "node1", executors=False) as net:
-        offer = await post(net)
+        await post(net)
         net.execute("node1")
-        assert await offers(net) == 1
-        assert node(net).valid_until_ms == offer.valid_until_ms
+        clock = net.executors["node1"]._clock
+        await until(lambda: clock.is_sure)
+        assert await offers(net) == 2
+        assert not clock.wants_own
 
 
 async def test_an_offer_by_hand_is_renewed_before_it_ends(tmp_path: Path) -> None:
@@ -114,7 +117,9 @@ async def test_a_withdrawal_holds_whoever_posted_and_after_a_restart(tmp_path: P
     async with fleet(tmp_path, "node1", executors=False) as net:
         await post(net)
         net.execute("node1")
-        assert await offers(net) == 1
+        clock = net.executors["node1"]._clock
+        await until(lambda: clock.is_sure)  # its own offer is final, too
+        assert await offers(net) == 2
         await net.do(net.net.peers["node1"].node_key, t.WithdrawOffer())
         await until(lambda: not net.executors["node1"].status().offering)
         net.scopes["node1"].cancel()
