@@ -22,7 +22,7 @@ from ledger import epoch_log, tree
 from ledger.blocks import Header, decode_batch, header_hash
 from ledger.codec import decode, encode, sha256
 from ledger.epoch_log import EpochLog
-from ledger.epochs import is_boundary
+from ledger.epochs import is_ending
 from ledger.errors import LocalError, Refused
 from ledger.group import Group
 from ledger.inclusion import prove_inclusion
@@ -116,7 +116,7 @@ class Chain:
             puts[b"B" + digest] = batch
         if data.certificate is not None:
             puts[b"c" + height] = data.certificate
-            if is_boundary(data.header):
+            if is_ending(data.header):
                 parent = self._header_must(data.header.height - 1)
                 next_set = _next_set(data)
                 key, proof = epoch_log.entry(data.header, parent, data.path, data.certificate, next_set)
@@ -134,7 +134,7 @@ class Chain:
         header = data.header
         tip = Tip(header.height, hash_, header.view, header.time_ms, root, header.state_height)
         self._write(puts, tip, data.changes, nodes, fresh)
-        if is_boundary(header):
+        if is_ending(header):
             self._kv.flush()  # ended epochs are read from the disk
         return root
 
@@ -149,9 +149,9 @@ class Chain:
         next_set = _next_set(data)
         if (sha256(next_set) if next_set else header.validators) != header.next_validators:
             raise LocalError(f"commit of height {header.height}: its validators do not fit its changes")
-        if is_boundary(header) and (data.certificate is None or len(data.path) > FINALITY_PATH_MAX):
+        if is_ending(header) and (data.certificate is None or len(data.path) > FINALITY_PATH_MAX):
             raise LocalError(f"commit of height {header.height}: an epoch ends, and nothing makes it final")
-        if data.path and not is_boundary(header):
+        if data.path and not is_ending(header):
             raise LocalError(f"commit of height {header.height}: headers above it belong to an epoch's end")
         if len(data.events) >= EVENTS_PER_BLOCK_MAX:
             raise LocalError(f"commit of height {header.height}: {len(data.events)} events")

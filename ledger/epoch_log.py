@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ledger.blocks import Header
 from ledger.codec import decode, encode
-from ledger.epochs import is_boundary
+from ledger.epochs import is_ending
 from ledger.errors import LocalError
 from ledger.kv import Kv
 from ledger.light import EpochProof, FinalityProof
@@ -43,7 +43,7 @@ class EpochLog:
     def tail(self, header: Header) -> tuple[bytes, ...]:
         """The headers between this block and the certificate that names it or its tail: () for all but
         boundaries."""
-        if not is_boundary(header):
+        if not is_ending(header):
             return ()
         proof = self.proof(header.epoch)
         if proof is None:

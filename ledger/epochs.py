@@ -55,8 +55,9 @@ def past(state: Reader, epoch: int) -> ValidatorSet | None:
     return None if data is None else decode(ValidatorSet, data)
 
 
-def is_boundary(header: Header) -> bool:
-    """Does this header name another set for the time after it? Then it is its epoch's last, or above it."""
+def is_ending(header: Header) -> bool:
+    """Does this header name another set for the time after it? Then it is its epoch's boundary, or of the
+    tail above that; of committed blocks, the boundary. (consensus.epochs asks the same of one epoch.)"""
     return header.next_validators != header.validators
 
 

@@ -92,7 +92,7 @@ def accused(evidence: Evidence) -> bytes:
     return decode_header(evidence.first.header).proposer
 
 
-def epoch_of(evidence: Evidence) -> int:
+def offence_epoch(evidence: Evidence) -> int:
     """The epoch that the first statement names: the evidence is to be checked against that epoch's set.
     Raises Refused for a malformed header."""
     if isinstance(evidence, TwoVotes):

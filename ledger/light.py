@@ -24,7 +24,7 @@ from ledger import tree
 from ledger.blocks import HEADER_BYTES_MAX, Header, decode_header, header_hash, validators_hash
 from ledger.certificate import Certificate, Ed25519Scheme, Scheme, ValidatorSet, VoteKind
 from ledger.codec import decode_exact, encode
-from ledger.epochs import decode_set, is_boundary
+from ledger.epochs import decode_set, is_ending
 from ledger.errors import LocalError, Refused
 from ledger.genesis import Genesis
 from ledger.limits import VALIDATORS_MAX
@@ -157,11 +157,11 @@ class Trust:
     def _follow(self, header: Header, proof: EpochProof) -> ValidatorSet:
         if header.epoch != self.latest.epoch or header.validators != self.latest.hash:
             raise Refused("light.other_validators", f"height {header.height} names another set", "validators")
-        if not is_boundary(header):
+        if not is_ending(header):
             raise Refused("light.no_boundary", f"height {header.height} does not end its epoch", "header")
         parent = decode_header(proof.parent)
         is_child = header.parent_hash == header_hash(proof.parent) and header.height == parent.height + 1
-        if not is_child or parent.epoch != header.epoch or is_boundary(parent):
+        if not is_child or parent.epoch != header.epoch or is_ending(parent):
             raise Refused("light.not_first", f"height {header.height} is not shown to be the first", "parent")
         found = decode_set(proof.next_set)
         if validators_hash(proof.next_set) != header.next_validators or found.epoch != header.epoch + 1:
@@ -196,7 +196,7 @@ def verify_final(chain_id: str, validators: ValidatorSet, finality: FinalityProo
         child = _chained_header(chain_id, validators, data)
         if child.parent_hash != last_hash or child.height != last.height + 1:
             raise Refused("light.broken_path", f"height {child.height} does not follow {last.height}", "path")
-        if is_boundary(last) and (child.batches or child.next_validators != last.next_validators):
+        if is_ending(last) and (child.batches or child.next_validators != last.next_validators):
             raise Refused("light.tail", f"height {child.height} above an epoch's end, and not empty", "path")
         last, last_hash = child, header_hash(data)
     certificate = decode_certificate(finality.certificate)

@@ -163,7 +163,7 @@ def execute(state: Reader, header: Header, txs: Sequence[CheckedTx]) -> BlockRes
         receipts.append(receipt)
         events.extend(receipt.events)
     _forget(block, header.height)
-    if epochs.is_boundary(header):
+    if epochs.is_ending(header):
         events.append(epochs.turn(block, header))
     return BlockResult(tuple(receipts), tuple(events), block.changes(), tuple(skipped))
 

@@ -19,7 +19,7 @@ import msgspec
 from ledger.blocks import Header, header_hash
 from ledger.codec import decode, encode
 from ledger.epoch_log import EpochLog, epoch_key
-from ledger.epochs import is_boundary
+from ledger.epochs import is_ending
 from ledger.errors import LocalError
 from ledger.kv import Kv
 from ledger.light import FINALITY_PATH_MAX, FinalityProof
@@ -105,7 +105,7 @@ class Retention:
         keys = [b"b" + be(height), b"h" + header_hash(data), b"r" + be(height), b"c" + be(height)]
         keys += self._events(height)
         header = decode(Header, data)
-        if is_boundary(header):
+        if is_ending(header):
             keys.append(epoch_key(header.epoch))
         for number, receipt in enumerate(receipts):
             if self._place(receipt.id, height) is not None:

@@ -15,7 +15,7 @@ import structlog
 from ledger.blocks import Header, batch_digest, decode_batch, decode_header, header_hash
 from ledger.certificate import Certificate, Scheme, ValidatorSet, VoteKind
 from ledger.codec import decode, encode
-from ledger.epochs import is_boundary
+from ledger.epochs import is_ending
 from ledger.errors import Refused
 from ledger.genesis import Genesis, genesis_state
 from ledger.light import FinalityProof, Trust, decode_certificate, verify_final
@@ -53,6 +53,14 @@ class Covered(NamedTuple):
     path: tuple[bytes, ...]
 
 
+def stored_trust(genesis: Genesis, store: Store) -> Trust:
+    """The sets of all epochs that the store has proofs of. Raises LocalError when they do not fit."""
+    trust = Trust.of(genesis)
+    while found := store.epochs.proofs(trust.latest.epoch, EPOCHS_READ):
+        trust.resume(found)
+    return trust
+
+
 @dataclass(slots=True)
 class Notary:
     """Store and state machine together. Callers are on one task; `on_commit` is called after each block."""
@@ -70,10 +78,7 @@ class Notary:
         """Over an opened store; a new one gets the genesis state."""
         if store.is_empty:
             store.begin(genesis.hash, genesis_state(genesis), genesis.time_ms)
-        trust = Trust.of(genesis)
-        while found := store.epochs.proofs(trust.latest.epoch, EPOCHS_READ):
-            trust.resume(found)
-        return cls(genesis, store, trust, scheme)
+        return cls(genesis, store, stored_trust(genesis, store), scheme)
 
     @property
     def validators(self) -> ValidatorSet:
@@ -147,7 +152,7 @@ class Notary:
         names_it = encode(certificate) if certificate.statement.block == named else None
         data = commit_data(header, batches, names_it, txs, result, path)
         root = self.store.commit(data)
-        if is_boundary(header):
+        if is_ending(header):
             self.trust.resume(self.store.epochs.proofs(header.epoch, 1))
         done = Committed(header, block_hash, root, result, certificate, data.txs)
         for listener in self.on_commit:
@@ -199,7 +204,7 @@ class Notary:
                 raise Refused("range.batches", f"height {header.height}: not the batches of the header")
             parent, height = header_hash(block.header), header.height
             found.append((header, parent))
-            if is_boundary(header):
+            if is_ending(header):
                 break
             if block.path:
                 raise Refused("range.path", f"height {header.height} does not end its epoch")

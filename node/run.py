@@ -16,7 +16,6 @@ import trio
 
 from ledger.errors import LocalError
 from ledger.genesis import Genesis
-from ledger.light import Trust
 from ledger.store import Store
 from node.api.bot_seam import BotSeam
 from node.artifacts import ArtifactStore
@@ -25,7 +24,7 @@ from node.config import Settings
 from node.exchange import Exchange
 from node.home import Home, RunInfo, remove_run, start_ticks, write_run
 from node.limits import MIB
-from node.notary import EPOCHS_READ
+from node.notary import stored_trust
 from node.peer import Identity, Peer
 from node.pruner import Pruner
 from node.safety_store import SafetyStore
@@ -117,9 +116,7 @@ def _had_seat(store: Store, genesis: Genesis, validator: bytes) -> bool:
     """Was this key a member of any epoch's set in which this peer holds blocks?"""
     if store.is_empty or store.tip.height == 0:
         return False
-    trust = Trust.of(genesis)
-    while found := store.epochs.proofs(trust.latest.epoch, EPOCHS_READ):
-        trust.resume(found)
+    trust = stored_trust(genesis, store)
     return any(members.index(validator) is not None for members in trust.sets)
 
 

@@ -32,7 +32,7 @@ from node.limits import (
     STATE_RETRY_S,
     STATE_ROUNDS_MAX,
 )
-from node.notary import EPOCHS_READ, Notary
+from node.notary import Notary, stored_trust
 from node.snapshots import Snapshots, named_state
 from node.state_fetch import StateFetch, Unreachable
 from node.state_wire import EPOCHS, OFFERS, EpochsRequest, decode_epochs, decode_offers
@@ -162,7 +162,7 @@ class StateSync:
 
     async def _epochs(self) -> tuple[Trust, dict[int, EpochProof]]:
         """All validator sets from genesis to the newest that a peer can prove, and the proofs."""
-        trust = trust_of(self.notary)
+        trust = stored_trust(self.notary.genesis, self.notary.store)
         proofs = dict(enumerate(self.notary.store.epochs.upto(trust.latest.epoch)))
         turn = trio.Lock()
 
@@ -275,7 +275,7 @@ class StateSync:
         LocalError when the disk fails: ours may be closed by then, so the peer must stop."""
         self.follower.pause(True)  # what waits there follows another tip
         self.notary.store.adopt()
-        self.notary.trust = trust_of(self.notary)
+        self.notary.trust = stored_trust(self.notary.genesis, self.notary.store)
         self.notary.differs = 0
         self.installed += 1
         self.follower.pause(False)
@@ -289,14 +289,6 @@ class StateSync:
             ("state_sync_installed_total", {}, float(self.installed), "counter"),
             ("state_sync_lies_total", {}, float(self.lies), "counter"),
         ]
-
-
-def trust_of(notary: Notary) -> Trust:
-    """The sets of all epochs that the store has proofs of."""
-    trust = Trust.of(notary.genesis)
-    while found := notary.store.epochs.proofs(trust.latest.epoch, EPOCHS_READ):
-        trust.resume(found)
-    return trust
 
 
 def _advance(trust: Trust, page: tuple[EpochProof, ...], first: int, proofs: dict[int, EpochProof]) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from ledger import epochs
 from ledger.errors import Refused
-from ledger.evidence import accused, check_evidence, epoch_of, offence_name
+from ledger.evidence import accused, check_evidence, offence_epoch, offence_name
 from ledger.records import KEY_NEXT_VALIDATORS, Offence, key_offence
 from ledger.transactions import ChangeValidators, ReportEvidence
 from ledger.transition.env import Env
@@ -28,7 +28,7 @@ def report_evidence(env: Env, body: ReportEvidence) -> None:
     key = key_offence(offender)
     if env.state.get(key) is not None:  # first: every honest validator reports, and signatures cost time
         raise Refused("evidence.known", "this validator is suspended already")
-    epoch = epoch_of(body.evidence)
+    epoch = offence_epoch(body.evidence)
     members = epochs.past(env.state, epoch)
     if members is None:
         now = epochs.current(env.state).epoch

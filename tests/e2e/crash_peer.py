@@ -21,7 +21,7 @@ import node.pruner
 from consensus.messages import Propose, Send, Vote
 from ledger.blocks import header_hash
 from ledger.chain import Chain
-from ledger.epochs import is_boundary
+from ledger.epochs import is_ending
 from ledger.group import Group
 from ledger.retention import Retention
 from ledger.store import KeyValue, Store
@@ -159,7 +159,7 @@ def put_points() -> None:
     points.around(SafetyStore, "close", "safety.close")
     points.around(Chain, "begin", "store.begin")
     points.around(Chain, "commit", "store.commit")
-    points.around(Chain, "commit", "store.boundary", lambda self, data: is_boundary(data.header))
+    points.around(Chain, "commit", "store.boundary", lambda self, data: is_ending(data.header))
     points.around(Group, "flush", "store.group", lambda self: bool(self._layers))
     points.around(Retention, "drop", "store.drop")
     points.around(Chain, "close", "store.close")

@@ -22,7 +22,7 @@ from ledger.certificate import (
     vote_message,
 )
 from ledger.codec import encode, sha256
-from ledger.epochs import current, is_boundary, sign_change
+from ledger.epochs import current, is_ending, sign_change
 from ledger.genesis import GenesisValidator, genesis_state
 from ledger.keys import Key
 from ledger.light import Trust
@@ -126,7 +126,7 @@ class SmallChain:
     def finality(self, header: Header) -> tuple[tuple[bytes, ...], bytes]:
         """The headers above an epoch's last block, and the Final certificate of the topmost."""
         path: tuple[bytes, ...] = ()
-        if is_boundary(header):
+        if is_ending(header):
             for _ in range(self.tail):
                 header = above(header)
                 path = (*path, header.encode())
@@ -142,7 +142,7 @@ class SmallChain:
 
     def _commit(self, data: CommitData) -> None:
         self.store.commit(data)
-        if is_boundary(data.header):
+        if is_ending(data.header):
             self.validators = current(self.store.state)
 
     def grow(

@@ -248,7 +248,7 @@ def boundary(world: ChainWorld) -> Header:
     assert send(world, world.change(SEVEN)).ok
     world.run()
     header = world.chain.header()
-    assert epochs.is_boundary(header)
+    assert epochs.is_ending(header)
     return header
 
 

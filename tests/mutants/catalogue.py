@@ -622,8 +622,8 @@ MUTANTS: Final = (
     _M(
         "votes_with_an_older_chain",
         _ENGINE,
-        "            if self.notary.store.tip.view >= floor or self.core.ended:\n                return True\n",
-        "            return True\n",
+        "            if self.notary.store.tip.view >= floor or self.core.ended:\n",
+        "            if True:\n",
         ENGINE,
     ),
     # ---- epochs
@@ -993,14 +993,14 @@ MUTANTS: Final = (
     _M(
         "boundary_without_finality",
         "ledger/chain.py",
-        "if is_boundary(header) and (data.certificate is None or len(data.path) > FINALITY_PATH_MAX):",
+        "if is_ending(header) and (data.certificate is None or len(data.path) > FINALITY_PATH_MAX):",
         "if False:",
         EPOCHS,
     ),
     _M(
         "rollback_leaves_ended_epochs",
         "ledger/retention.py",
-        "        if is_boundary(header):\n            keys.append(epoch_key(header.epoch))\n",
+        "        if is_ending(header):\n            keys.append(epoch_key(header.epoch))\n",
         "",
         EPOCHS,
     ),
@@ -1014,22 +1014,22 @@ MUTANTS: Final = (
     _M(
         "light_takes_a_block_of_the_tail_for_the_boundary",
         "ledger/light.py",
-        "if not is_child or parent.epoch != header.epoch or is_boundary(parent):",
+        "if not is_child or parent.epoch != header.epoch or is_ending(parent):",
         "if not is_child or parent.epoch != header.epoch:",
         EPOCHS,
     ),
     _M(
         "light_takes_any_header_for_a_boundary",
         "ledger/light.py",
-        "        if not is_boundary(header):\n",
+        "        if not is_ending(header):\n",
         "        if False:\n",
         EPOCHS,
     ),
     _M(
         "light_tail_may_hold_batches",
         "ledger/light.py",
-        "if is_boundary(last) and (child.batches or child.next_validators != last.next_validators):",
-        "if is_boundary(last) and child.next_validators != last.next_validators:",
+        "if is_ending(last) and (child.batches or child.next_validators != last.next_validators):",
+        "if is_ending(last) and child.next_validators != last.next_validators:",
         EPOCHS,
     ),
     _M(
@@ -1056,7 +1056,7 @@ MUTANTS: Final = (
     _M(
         "range_goes_on_behind_a_boundary",
         "node/notary.py",
-        "            if is_boundary(header):\n                break\n",
+        "            if is_ending(header):\n                break\n",
         "",
         EPOCHS,
     ),
@@ -1070,8 +1070,8 @@ MUTANTS: Final = (
     _M(
         "sets_are_forgotten_at_a_restart",
         "node/notary.py",
-        "            trust.resume(found)\n        return cls",
-        "            break\n        return cls",
+        "        trust.resume(found)\n    return trust",
+        "        break\n    return trust",
         EPOCHS,
     ),
     # ---- retention and rollback

@@ -43,7 +43,7 @@ class Sets(RuleBasedStateMachine):
         """Follow the last block: did it end the epoch?"""
         data = self.world.store.header(self.world.store.tip.height)
         assert data is not None
-        if epochs.is_boundary(decode_header(data)):
+        if epochs.is_ending(decode_header(data)):
             assert self.waits is not None, "an epoch ended, and no change was pending"
             self.model.append(self.waits)
             self.waits = None

@@ -15,7 +15,7 @@ from ledger.certificate import (
     vote_message,
 )
 from ledger.codec import decode
-from ledger.epochs import is_boundary
+from ledger.epochs import is_ending
 from ledger.evidence import SignedVote, TwoVotes
 from ledger.records import Account, key_account
 from ledger.state import read
@@ -135,7 +135,7 @@ def stop_at_boundary(net: World, validator: str) -> None:
     peer = net.peers[validator]
 
     def committed(done: Committed) -> None:
-        if is_boundary(done.header):
+        if is_ending(done.header):
             net.stop(validator)
 
     peer.notary.on_commit.append(committed)

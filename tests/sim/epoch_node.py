@@ -164,6 +164,6 @@ class EpochNode(SimNode):
         """See SimNode. Counts what rule 12 did."""
         faults = self.world.result.faults
         for commit in ready.commit:
-            faults["epoch.boundary"] += epochs.is_boundary(commit.header)
+            faults["epoch.boundary"] += epochs.is_ending(commit.header)
             faults["epoch.cut"] += bool(commit.path)
         super().carry_out(ready)
