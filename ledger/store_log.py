@@ -1,4 +1,4 @@
-"""LevelDB's log file as bytes (after its own text on the log format): what a power cut left of it, by the rules
+"""LevelDB's log file as bytes (after its text on the log format): what a power cut left of it, by the rules
 below. `ledger.store` asks; nothing is read or written here.
 
 A file is blocks of 32 KiB. A block holds physical records: checksum (4 bytes, masked CRC-32C of type and
