@@ -84,7 +84,7 @@ def open_followers(net: Testnet, folder: Path, count: int, resources: ExitStack)
         write_atomic(home.genesis_file, Path(net.genesis).read_bytes(), 0o644)
         turned = validators[number % len(validators) :] + validators[: number % len(validators)]
         p2p = P2P(listen=("/ip4/127.0.0.1/tcp/0",), bootstrap=tuple(turned[:BOOTSTRAP]))
-        settings = Settings(moniker=f"f{number}", roles=("observer",), p2p=p2p)
+        settings = Settings(moniker=f"f{number}", roles=(), p2p=p2p)
         peers.append(open_peer(home, settings, resources))
     return peers
 
