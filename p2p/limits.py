@@ -6,6 +6,7 @@ from typing import Final
 # A noise message carries at most 65,535 B with its tag, and a yamux header travels in it too: one write of up
 # to 65,500 B becomes one noise message; a full 64 KiB would become two, at half the speed (measured).
 WRITE_BYTES_MAX: Final = 65_500
+READ_AHEAD_BYTES: Final = 65_536  # taken from a socket at once and held: the largest noise message
 # One message = one DATA, REQUEST or RESPONSE: 1 MiB of payload and room for a header.
 PAYLOAD_BYTES_MAX: Final = 1_048_576
 MESSAGE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + 4_096
