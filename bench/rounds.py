@@ -33,7 +33,7 @@ class Lengths:
     outstanding: tuple[int, ...]
 
 
-FULL: Final = Lengths(10, 5, 15, 15, 2, outstanding=(16, 128, 512, 2048))
+FULL: Final = Lengths(10, 7, 15, 15, 2, outstanding=(16, 128, 512, 2048))
 SHORT: Final = Lengths(3, 3, 4, 0, 1, outstanding=(64,))
 
 
