@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from node.api.clients import Clients, client_name
+from node.api.clients import Clients, Starts, client_name
 from node.api.limits import BODY_BYTES_MAX, RETRY_AFTER_S
 from node.api.problems import ApiProblem, problem_response
 
@@ -36,6 +36,7 @@ class Guard:
         self._is_stale = is_stale
         self.requests: Counter[int] = Counter()
         self._clients = Clients()
+        self._starts = Starts()
 
     @property
     def running(self) -> int:
@@ -68,6 +69,7 @@ class Guard:
                 self._count(f"refused.{problem.problem.rule}")
                 await problem_response(problem.problem)(scope, receive, counted)
             else:
+                await self._starts.turn(client)
                 await self._app(scope, receive, counted)
         finally:
             self._clients.leave(client)

@@ -17,6 +17,7 @@ REQUESTS_MAX: Final = 256  # at once; each holds a task and perhaps an open wait
 REQUESTS_OF_CLIENT_MAX: Final = 192  # of one address: a quarter is left for others, whatever it does
 EVENT_CLIENTS_MAX: Final = 64  # each wakes at every block
 HEARTBEAT_S: Final = 15.0  # proxies close a silent stream after 30 to 60 s
+REQUESTS_PER_PASS: Final = 8  # that begin before others get the event loop again: some ms
 RETRY_AFTER_S: Final = 1.0
 STREAMS_MAX: Final = 32  # of transactions, at once; each may have this many under way:
 STREAM_TXS_MAX: Final = 4_096  # some batches of the largest size; further ones wait at the client
