@@ -114,6 +114,8 @@ async def test_a_mended_validator_votes_again_and_is_needed(monkeypatch: pytest.
     async with world(NAMES[:4]) as made:
         await until(lambda: all(len(p.network.neighbours()) == 3 for p in made.peers.values()))
         await pay(made, made.peers["validator0"], 1)
+        paid = b"account/" + POOR.public
+        await until(lambda: made.peers["validator3"].state.get(paid) is not None)
         await stop(made, "validator3")
         harm(made.stores["validator3"])
         peer = await made.start("validator3")
