@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 
 from ledger.audit_approvals import check_approvals, check_signoff
 from ledger.audit_file import Case, Placed
-from ledger.audit_report import Facts, Holding, timeline
+from ledger.audit_report import BillRow, Facts, Holding, timeline
 from ledger.errors import Refused
 from ledger.manifest import cost, slots, workload_of
+from ledger.manifest_types import Manifest
+from ledger.policy import describe
 from ledger.predicates import ReceiptPredicate
 from ledger.records import Bill, ReceiptRecord
 from ledger.transactions import CancelDeployment, Claim, OrderDeployment, Renew, Report
@@ -45,12 +47,27 @@ def _order(case: Case, facts: Facts) -> str:
     facts.chain_id, facts.deployment = case.chain_id, case.deployment.hex()
     facts.contract = f"{manifest.name}@{manifest.version}"
     facts.manifest, facts.author, facts.consumer = body.manifest.hex(), manifest.author, manifest.consumer
+    _ordered(manifest, facts)
     facts.status, facts.state_height = record.status, case.anchor.state_height
     facts.state_time_ms, facts.escrow = case.anchor.time_ms, body.escrow
     facts.renewals = sum(isinstance(tx.body, Renew) for tx in case.placed)
     facts.timeline = timeline(case.placed)
     _cancels(case)
     return f"{_short(case.deployment)} by {_short(record.consumer)}, status {record.status}"
+
+
+def _ordered(manifest: Manifest, facts: Facts) -> None:
+    """What was ordered, in words: a reader need not open the contract."""
+    facts.parameters = dict(manifest.parameters)
+    for w in manifest.workloads:
+        place = ", ".join((*w.placement.countries, *w.placement.farms)) or "anywhere"
+        facts.workloads[w.name] = f"{w.replicas} x {w.kind} in a {w.runtime}, {place}: {' '.join(w.command)}"
+        for artifact in w.artifacts:
+            facts.artifacts[f"{w.name} {artifact.path}"] = artifact.sha256
+    facts.roles = {role.name: role.keys for role in manifest.roles}
+    policies = manifest.policies
+    facts.policies = {"deploy": describe(policies.deploy), "signoff": describe(policies.signoff)}
+    facts.duration_s, facts.fee = manifest.terms.duration_s, manifest.terms.fee
 
 
 def _cancels(case: Case) -> None:
@@ -199,6 +216,12 @@ def _bills(case: Case, facts: Facts) -> str:
         raise Refused(
             "audit.escrow", f"{record.escrow} left of {facts.escrow} after {record.spent}", "escrow"
         )
+    paid = bills if fee is None else {("", 0): fee} | bills
+    for (name, term), bill in paid.items():
+        slot = case.records.slots.get(name)
+        rate = slot.rate_hour if slot is not None and slot.term == term else 0
+        row = BillRow(name, term, bill.payee.hex(), bill.from_ms, bill.to_ms, rate, bill.amount)
+        facts.bills.append(row)
     facts.spent, facts.left, facts.refunded = record.spent, record.escrow, rest - record.escrow
     return f"{len(bills)} bills and the fee make {total} of {facts.escrow}; {facts.refunded} refunded"
 

@@ -28,6 +28,19 @@ class Row(msgspec.Struct, frozen=True):
     what: str
     who: str  # hex key
     detail: str
+    tx: str  # id in hex: what the file proves to be in the block of that height
+
+
+class BillRow(msgspec.Struct, frozen=True):
+    """What was paid for a term of a slot, or the author's fee (slot ""). amount in micro-credits."""
+
+    slot: str
+    term: int
+    payee: str  # hex key
+    from_ms: int
+    to_ms: int
+    rate_hour: int  # 0: not known any more, a later term of the slot has another
+    amount: int
 
 
 class Holding(msgspec.Struct, frozen=True):
@@ -51,6 +64,13 @@ class Facts(msgspec.Struct):
     manifest: str = ""  # digest in hex
     author: str = ""
     consumer: str = ""
+    parameters: dict[str, str | int | bool] = msgspec.field(default_factory=dict)
+    workloads: dict[str, str] = msgspec.field(default_factory=dict)  # name: what it is, in words
+    artifacts: dict[str, str] = msgspec.field(default_factory=dict)  # "workload path": sha256
+    roles: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)  # keys that may sign, in hex
+    policies: dict[str, str] = msgspec.field(default_factory=dict)  # by act, in words
+    duration_s: int = 0
+    fee: int = 0
     status: str = ""
     state_height: int = 0  # everything is as of the state after this height
     state_time_ms: int = 0
@@ -62,6 +82,7 @@ class Facts(msgspec.Struct):
     left: int = 0
     renewals: int = 0
     decisions: dict[str, Decision] = msgspec.field(default_factory=dict)  # by act, as at its last change
+    bills: list[BillRow] = msgspec.field(default_factory=list)
     holdings: list[Holding] = msgspec.field(default_factory=list)
     timeline: list[Row] = msgspec.field(default_factory=list)
 
@@ -97,7 +118,7 @@ class AuditReport(msgspec.Struct):
 
 def timeline(placed: Sequence[Placed]) -> list[Row]:
     """A row per transaction, in the order of the chain; renewals are only counted elsewhere."""
-    return [Row(tx.height, tx.time_ms, *row) for tx in placed if (row := _row(tx)) is not None]
+    return [Row(tx.height, tx.time_ms, *row, tx.id.hex()) for tx in placed if (row := _row(tx)) is not None]
 
 
 def _row(tx: Placed) -> tuple[str, str, str] | None:

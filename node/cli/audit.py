@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated
 
@@ -28,19 +29,26 @@ def export(deployment: str, /, *, file: Annotated[Path, Parameter(name=["--file"
     return 0
 
 
-def verify(file: Path, /, *, genesis: Path | None = None) -> int:
+def verify(file: Path, /, *, genesis: Path | None = None, page: Path | None = None) -> int:
     """Check an audit file with nothing but the genesis. No network is used.
 
     Parameters
     ----------
     file: The audit file.
     genesis: The chain's genesis file (default: the home's).
+    page: Write what was found as one HTML page, to read, print or make a PDF of.
     """
     from ledger.audit import verify as verify_audit
     from node.home import read_genesis
 
     trusted = read_genesis(genesis if genesis is not None else current.home().genesis_file)
-    report = verify_audit(file.read_bytes(), trusted)
+    data = file.read_bytes()
+    report = verify_audit(data, trusted)
+    if page is not None:
+        from node.audit_page import audit_page
+
+        page.write_text(audit_page(report, hashlib.sha256(data).hexdigest()), "utf-8")
+        say(f"page: {page}")
     code = EXIT_OK if report.ok else EXIT_REJECTED
     if current.output != "table":
         emit(

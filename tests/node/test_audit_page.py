@@ -1,0 +1,111 @@
+"""The page of an audit: all facts are on it, nothing foreign becomes markup, and a browser prints it."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from ledger.audit import export, verify
+from ledger.audit_report import AuditReport
+from ledger.transactions import CancelDeployment
+from node.amounts import credits_text
+from node.audit_page import audit_page
+from tests.ledger.chain_fixture import ChainWorld
+from tests.ledger.world import BUDGET, CONSUMER, EXPERT, FARMERS, LEGAL, NODES, contract
+from tests.node.test_web import HOSTILE, Page
+
+DIGEST = "ab" * 32
+
+
+@pytest.fixture(scope="module")
+def life() -> tuple[ChainWorld, bytes]:
+    """A site: a hostile comment, approved, run on two nodes, signed off, cancelled."""
+    world = ChainWorld()
+    world.add_nodes()
+    deployment = world.ordered(contract())
+    world.ok(LEGAL, world.decide(deployment, LEGAL, "legal", "rejected", comment=HOSTILE))
+    world.approve(deployment)
+    for name, node in (("web/0", NODES[0]), ("web/1", NODES[2])):
+        world.claimed(deployment, name, [node])
+        world.report(deployment, name, node, "fetching", "verified", "running")
+    world.ok(BUDGET, world.decide(deployment, BUDGET, "budget", act="signoff"))
+    world.ok(CONSUMER, CancelDeployment(deployment, "done"))
+    world.run()
+    world.run()
+    return world, export(world.store, deployment)
+
+
+@pytest.fixture(scope="module")
+def report(life: tuple[ChainWorld, bytes]) -> AuditReport:
+    world, data = life
+    found = verify(data, world.genesis)
+    found.require()
+    return found
+
+
+def test_all_facts_are_on_the_page(report: AuditReport) -> None:
+    page, facts = Page(audit_page(report, DIGEST)), report.facts
+    for text in (DIGEST, facts.deployment, facts.manifest, facts.policies["deploy"], "satisfied", "Valid."):
+        assert text in page.text
+    assert facts.policies["deploy"] == "role budget and any 1 of (role it-expert, role legal)"
+    for place, signer in facts.decisions["deploy"].used:
+        assert place in page.text
+        assert signer.hex()[:16] in page.text
+    for check in report.checks:
+        assert check.detail in page.text
+    for row in facts.timeline:
+        assert row.tx[:16] in page.text
+    for amount in (facts.spent, facts.refunded, facts.escrow, *(bill.amount for bill in facts.bills)):
+        assert credits_text(amount) in page.text
+    for held in facts.holdings:
+        assert f"node of farm {held.farm}, {held.country}" in page.text
+    for digest in facts.artifacts.values():
+        assert digest in page.text
+
+
+def test_the_bills_on_the_page_are_those_of_the_ledger(
+    life: tuple[ChainWorld, bytes], report: AuditReport
+) -> None:
+    facts = report.facts
+    assert sum(bill.amount for bill in facts.bills) == facts.spent
+    paid = {(bill.slot, bill.term): bill.payee for bill in facts.bills}
+    assert paid["web/0", 1] == FARMERS[0].public.hex()
+    assert paid["web/1", 1] == FARMERS[1].public.hex()
+    assert facts.roles["it-expert"] == (EXPERT.public.hex(),)
+
+
+def test_nothing_foreign_becomes_markup(report: AuditReport) -> None:
+    html = audit_page(report, DIGEST)
+    page = Page(html)
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "img", "link", "a", "iframe", "form"})
+    assert "<script>alert" in page.text
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    hostile = replace(report.facts, contract=HOSTILE, parameters={HOSTILE: HOSTILE}, workloads={"w": HOSTILE})
+    assert "img" not in {tag for tag, _ in Page(audit_page(replace(report, facts=hostile), DIGEST)).tags}
+
+
+def test_a_bad_file_makes_a_page_that_says_so(life: tuple[ChainWorld, bytes]) -> None:
+    world, data = life
+    bad = verify(data[:-1], world.genesis)
+    page = Page(audit_page(bad, hashlib.sha256(data[:-1]).hexdigest()))
+    assert "NOT VALID. audit.malformed" in page.text
+    assert "Who did the work" not in page.text
+
+
+def test_a_browser_makes_a_pdf_of_it(report: AuditReport, tmp_path: Path) -> None:
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("no chromium on this machine")
+    page, pdf = tmp_path / "audit.html", tmp_path / "audit.pdf"
+    page.write_text(audit_page(report, DIGEST), "utf-8")
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    command = [browser, *flags, profile, f"--print-to-pdf={pdf}", page.as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    assert pdf.read_bytes().startswith(b"%PDF-")
+    assert pdf.stat().st_size > 10_000
