@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -10,10 +10,12 @@ import msgspec
 from ledger import manifest_check as check
 from ledger.contract_types import Contract, Parameter, TermsTemplate, Value, WorkloadTemplate
 from ledger.errors import Refused
+from ledger.expression import KINDS, ExpressionError, Kind, Part, kind_of, names_in
 from ledger.limits import (
     CHOICES_MAX,
     CONTRACT_BYTES_MAX,
     COUNTRIES_MAX,
+    EXPRESSIONS_MAX,
     NAME_CHARS_MAX,
     NUMBER_MAX,
     PARAMETERS_MAX,
@@ -27,7 +29,7 @@ from ledger.manifest_check import Report
 from ledger.parameters import parameter_value
 from ledger.pattern import PatternError, parse_pattern
 from ledger.quantities import QuantityError, parse_country
-from ledger.template import TemplateError, has_template, references, whole_reference
+from ledger.template import TemplateError, expressions, has_template, references, whole
 
 # Programs whose next argument after -c or -e is code.
 _INTERPRETERS: Final = frozenset(
@@ -111,6 +113,9 @@ def report_problems(contract: Contract, report: Report) -> None:
             check.check_keys(role.keys, f"roles.{role.name}.keys", report)
         elif role.keys:
             report(f"roles.{role.name}.keys", "contract.role_keys", "a role bound by the order has none here")
+    rules = sum(text.count("${=") for text in _templates(contract))
+    if rules > EXPRESSIONS_MAX:
+        report("workloads", "contract.too_many", f"{rules} expressions, at most {EXPRESSIONS_MAX}")
     if not contract.workloads:
         report("workloads", "contract.workloads", "at least one workload wanted")
     _check_count(contract.workloads, WORKLOADS_MAX, "workloads", report)
@@ -119,6 +124,18 @@ def report_problems(contract: Contract, report: Report) -> None:
         _check_workload(workload, types, report)
     check.check_policies(contract.policies, [role.name for role in contract.roles], report)
     _check_terms(contract.terms, types, report)
+
+
+def _templates(contract: Contract) -> Iterator[str]:
+    """Every text in which expansion evaluates something."""
+    terms = contract.terms
+    found: list[int | str] = [terms.duration_s, terms.budget, terms.fee]
+    for workload in contract.workloads:
+        need = workload.resources
+        found += [workload.replicas, need.cpu_millis, need.memory_bytes, need.disk_bytes, need.pids]
+        found += [*workload.command, *workload.environment.values()]
+        found += [*workload.placement.countries, *workload.placement.farms]
+    return (item for item in found if isinstance(item, str))
 
 
 def _check_count(items: Sequence[object], most: int, field: str, report: Report) -> None:
@@ -268,25 +285,29 @@ def _check_place(
     names = _check_references(text, types, field, report)
     if names is None:
         return
-    if whole_reference(text) is None:
-        report(field, "contract.reference", "one parameter alone wanted here, such as ${name}")
-    elif types[names[0]] not in wanted:
-        report(
-            field,
-            "contract.reference_type",
-            f"{names[0]} is a {types[names[0]]}, wanted: {' or '.join(wanted)}",
-        )
+    alone = whole(text)
+    if alone is None:
+        report(field, "contract.reference", "one parameter or expression alone wanted here, such as ${name}")
+    elif isinstance(alone, Part):
+        kind = kind_of(alone, _kinds(types))
+        if kind != KINDS[wanted[0]]:
+            detail = f"the expression gives a {kind}, wanted: a {KINDS[wanted[0]]}"
+            report(field, "contract.reference_type", detail)
+    elif types[alone] not in wanted:
+        detail = f"{alone} is a {types[alone]}, wanted: {' or '.join(wanted)}"
+        report(field, "contract.reference_type", detail)
 
 
 def _check_references(text: str, types: dict[str, str], field: str, report: Report) -> tuple[str, ...] | None:
     """Names of the parameters in a text, or None when something was reported."""
     try:
-        names = references(text)
+        names, rules = references(text), expressions(text)
     except TemplateError as error:
         report(field, error.rule, str(error))
         return None
+    in_rules = {name for expression in rules for name in names_in(expression)}
     for name in names:
-        if name not in types:
+        if name not in types and name not in in_rules:
             declared = ", ".join(types) or "none"
             report(
                 field,
@@ -294,4 +315,14 @@ def _check_references(text: str, types: dict[str, str], field: str, report: Repo
                 f"no parameter {name}; declared: {declared}. {check.nearest(name, types)}".strip(),
             )
             return None
+    for expression in rules:
+        try:
+            kind_of(expression, _kinds(types))
+        except ExpressionError as error:
+            report(field, "contract.expression", str(error))
+            return None
     return names
+
+
+def _kinds(types: dict[str, str]) -> dict[str, Kind]:
+    return {name: KINDS[kind] for name, kind in types.items()}

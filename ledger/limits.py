@@ -8,7 +8,7 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 DOMAIN_PREFIX: Final = b"gridpact/"
-LIMITS_VERSION: Final = 1  # a chain's genesis names it: whoever changes a protocol limit below adds one
+LIMITS_VERSION: Final = 2  # a chain's genesis names it: whoever changes a protocol limit below adds one
 
 # Sizes of what travels. A transaction must fit one gossip message (1 MiB) many times over.
 TX_BYTES_MAX: Final = 128 * KIB  # a contract envelope is the largest body
@@ -112,6 +112,11 @@ PARAMETER_CHARS_MAX: Final = 1_000
 PATTERN_CHARS_MAX: Final = 200
 PATTERN_ATOMS_MAX: Final = 32
 PATTERN_REPEAT_MAX: Final = 1_000
+# A sizing rule runs on every peer: all of a contract's together cost some 10 ms at the worst.
+EXPRESSION_CHARS_MAX: Final = 500
+EXPRESSION_PARTS_MAX: Final = 100
+EXPRESSION_DEPTH_MAX: Final = 16
+EXPRESSIONS_MAX: Final = 128
 CPU_MILLIS_MIN: Final = 10  # the kernel knows no smaller quota
 CPU_MILLIS_MAX: Final = 1_024_000  # the largest machine on sale has some 1,000 threads
 MEMORY_BYTES_MIN: Final = 4 * MIB  # the isolation itself needs as much; less is a forgotten unit

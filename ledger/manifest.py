@@ -14,6 +14,7 @@ from ledger import manifest_check as check
 from ledger.contract_check import check_contract
 from ledger.contract_types import Contract, ContractRole, Value, WorkloadTemplate
 from ledger.errors import LocalError, Refused
+from ledger.expression import ExpressionError, Part, evaluate
 from ledger.limits import (
     ARGUMENT_CHARS_MAX,
     COUNTRIES_MAX,
@@ -36,7 +37,7 @@ from ledger.quantities import (
     parse_money,
     parse_size,
 )
-from ledger.template import starts_with_reference, substitute, whole_reference
+from ledger.template import starts_with_reference, substitute, whole
 from ledger.transactions import Price
 
 HOUR_MS: Final = 3_600_000
@@ -223,20 +224,30 @@ def _expand_workload(template: WorkloadTemplate, values: Mapping[str, Value]) ->
 
 
 def _number(given: int | str, values: Mapping[str, Value], parse: Callable[[object], int], field: str) -> int:
-    """A literal is in its unit already; a reference's value is read as if it stood in the source."""
+    """A literal and an expression's value are in their unit already; a reference's value is read as if it
+    stood in the source."""
     if isinstance(given, int):
         return given
-    name = whole_reference(given)
+    name = whole(given)
     if name is None:
         raise LocalError(f"{field}: {given!r} passed the contract's check")
+    if isinstance(name, Part):
+        return int(_evaluated(lambda: evaluate(name, values), given, field))
     try:
         return parse(values[name])
     except QuantityError as error:
         raise Refused("manifest.value", f"{error} (from parameter {name})", field) from None
 
 
+def _evaluated(run: Callable[[], Value], text: str, field: str) -> Value:
+    try:
+        return run()
+    except ExpressionError as error:
+        raise Refused("manifest.expression", f"{text[:80]}: {error}", field) from None
+
+
 def _text(text: str, values: Mapping[str, Value], field: str) -> str:
-    out = substitute(text, values)
+    out = str(_evaluated(lambda: substitute(text, values), text, field))
     if len(out) > ARGUMENT_CHARS_MAX:
         raise Refused("manifest.value", f"{len(out)} characters, at most {ARGUMENT_CHARS_MAX}", field)
     return out

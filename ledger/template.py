@@ -2,7 +2,8 @@
 
 A scalar that is one reference takes the parameter's type; inside other text a value becomes text.
 `$${` is a plain `${`. Values replace text inside one scalar and are never read again, so a value
-cannot bring in another reference, argument, key or path. `${= expression}` is kept for sizing rules.
+cannot bring in another reference, argument, key or path. `${= expression}` is a sizing rule, and stands
+where a reference may stand (ledger.expression).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ledger.contract_types import Value
+from ledger.expression import ExpressionError, Part, evaluate, names_in, parse_expression
 
 _REFERENCE: Final = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 NAME: Final = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
@@ -40,18 +42,31 @@ def unsafe_character(text: str) -> str | None:
 
 
 def references(text: str) -> tuple[str, ...]:
-    """Names of the parameters in a text, in order. Raises TemplateError."""
-    names = []
+    """Names of the parameters in a text, in order, also those in its expressions. Raises TemplateError."""
+    names: list[str] = []
     for match in _REFERENCE.finditer(text):
         if match[0] != "$${":
-            names.append(_name(match))
+            found = _read(match)
+            names += [found] if isinstance(found, str) else names_in(found)
     return tuple(names)
 
 
-def whole_reference(text: str) -> str | None:
-    """The parameter's name when the text is one reference and nothing else."""
+def expressions(text: str) -> tuple[Part, ...]:
+    """The sizing rules in a text, in order. Raises TemplateError."""
+    found = [_read(match) for match in _REFERENCE.finditer(text) if match[0] != "$${"]
+    return tuple(part for part in found if isinstance(part, Part))
+
+
+def whole(text: str) -> str | Part | None:
+    """The parameter's name or the expression, when the text is one reference and nothing else."""
     match = _REFERENCE.fullmatch(text)
-    return _name(match) if match is not None and match[0] != "$${" else None
+    return _read(match) if match is not None and match[0] != "$${" else None
+
+
+def whole_reference(text: str) -> str | None:
+    """The parameter's name when the text is one reference to it and nothing else."""
+    found = whole(text)
+    return found if isinstance(found, str) else None
 
 
 def has_template(text: str) -> bool:
@@ -65,10 +80,14 @@ def starts_with_reference(text: str) -> bool:
 
 
 def substitute(text: str, values: Mapping[str, Value]) -> str:
-    """The text with each reference replaced. Raises TemplateError, KeyError for an unknown name."""
+    """The text with each reference replaced. Raises TemplateError, ExpressionError for a rule without a value
+    (a division by zero), KeyError for an unknown name."""
 
     def one(match: re.Match[str]) -> str:
-        return "${" if match[0] == "$${" else value_text(values[_name(match)])
+        if match[0] == "$${":
+            return "${"
+        found = _read(match)
+        return value_text(values[found] if isinstance(found, str) else evaluate(found, values))
 
     return _REFERENCE.sub(one, text)
 
@@ -78,12 +97,16 @@ def value_text(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _name(match: re.Match[str]) -> str:
+def _read(match: re.Match[str]) -> str | Part:
+    """A parameter's name, or an expression."""
     inner = match[1]
     if inner is None:
         raise TemplateError("contract.reference", "a ${ without its }; write $${ for the text itself")
     if inner.startswith("="):
-        raise TemplateError("contract.expression", "sizing rules (${= …}) are not part of version 1")
+        try:
+            return parse_expression(inner[1:])
+        except ExpressionError as error:
+            raise TemplateError("contract.expression", f"{match[0][:80]}: {error}") from None
     if not NAME.fullmatch(inner):
         raise TemplateError("contract.reference", f"${{{inner}}} is not a parameter's name")
     return inner

@@ -147,7 +147,7 @@ def _syntax(error: yaml.MarkedYAMLError, text: str) -> Problem:
     at = Mark(mark.line + 1, mark.column + 1) if mark is not None else Mark(1, 1)
     lines = text.splitlines()
     near = "".join(lines[max(0, at.line - 2) : at.line])
-    hint = 'write "${name}" in quotes inside [ ] and { }' if "${" in near else ""
+    hint = 'put a text with ${ … } in quotes, as in "${= a > 1 ? 2 : 1}"' if "${" in near else ""
     detail = " ".join(part for part in (error.context, error.problem) if part)
     return Problem(at, "", "contract.yaml", detail or "not YAML", hint)
 
