@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 from ledger.audit_approvals import check_approvals, check_signoff
 from ledger.audit_file import Case, Placed
-from ledger.audit_report import BillRow, Facts, Holding, timeline
+from ledger.audit_report import BillRow, Facts, Holding, PenaltyRow, timeline
 from ledger.errors import Refused
+from ledger.limits import PENALTY_MS
 from ledger.manifest import cost, slots, workload_of
 from ledger.manifest_types import Manifest
 from ledger.policy import describe
@@ -23,6 +24,7 @@ def check_case(case: Case, facts: Facts) -> Iterator[tuple[str, Callable[[], str
     yield "receipts", lambda: _receipts(case)
     yield "terms", lambda: _terms(case, facts)
     yield "bills", lambda: _bills(case, facts)
+    yield "penalties", lambda: _penalties(case, facts)
     yield "sign-off", lambda: check_signoff(case, facts)
 
 
@@ -230,7 +232,31 @@ def _stretch(case: Case, name: str, term: int, bill: Bill, earliest_ms: int) -> 
     if (bill.slot, bill.term) != (name, term) or not earliest_ms <= bill.from_ms <= bill.to_ms:
         raise Refused("audit.bill_time", f"{name} term {term} overlaps what was paid before", "bills")
     slot = case.records.slots[name]
-    if slot.term == term and bill.amount > cost(slot.rate_hour, bill.from_ms, bill.to_ms):
+    if not 0 <= bill.missed_ms <= bill.to_ms - bill.from_ms:
+        raise Refused("audit.bill_time", f"{name} term {term}: {bill.missed_ms} ms missed", "bills")
+    if slot.term == term and bill.amount > cost(slot.rate_hour, bill.from_ms, bill.to_ms - bill.missed_ms):
         raise Refused("audit.bill_amount", f"{name} term {term}: more than its rate", "bills")
     if bill.amount < 0:
         raise Refused("audit.bill_amount", f"{name} term {term}: below zero", "bills")
+
+
+def _penalties(case: Case, facts: Facts) -> str:
+    """[E5] Each is paid by the farmer of the term's node to the consumer, and no more than was owed."""
+    for (name, term), found in case.records.penalties.items():
+        slot = case.records.slots[name]
+        names = (found.slot, found.term, found.payer, found.payee)
+        if names != (name, term, _farmer(case, found.node), case.records.deployment.consumer):
+            raise Refused("audit.penalty", f"{name} term {term}: of another than its farmer", "penalties")
+        rate_known = slot.term == term
+        if not 0 <= found.amount <= found.owed or (
+            rate_known and found.owed != cost(slot.rate_hour, 0, PENALTY_MS)
+        ):
+            raise Refused("audit.penalty", f"{name} term {term}: {found.amount} of {found.owed}", "penalties")
+        if any(receipt.node != found.node for receipt in case.records.receipts[name, term]):
+            raise Refused("audit.penalty", f"{name} term {term}: another node held it", "penalties")
+        row = PenaltyRow(
+            name, term, found.node.hex(), found.payer.hex(), found.owed, found.amount, found.time_ms
+        )
+        facts.penalties.append(row)
+    paid = sum(row.amount for row in facts.penalties)
+    return f"{len(facts.penalties)} broken leases, {paid} paid to the consumer"

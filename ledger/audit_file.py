@@ -29,6 +29,7 @@ from ledger.records import (
     Deployment,
     Farm,
     Node,
+    Penalty,
     ReceiptRecord,
     Slot,
     key_approval,
@@ -37,12 +38,13 @@ from ledger.records import (
     key_document,
     key_farm,
     key_node,
+    key_penalty,
     key_receipt,
     key_slot,
 )
 from ledger.transactions import Body, CheckedTx
 
-FORMAT: Final = "gridpact-audit/2"
+FORMAT: Final = "gridpact-audit/3"
 AUDIT_BYTES_MAX: Final = 256 * MIB  # renewals are most of a long life: about 9 MB a day and held slot
 
 T = TypeVar("T")
@@ -123,6 +125,7 @@ class Records(msgspec.Struct, frozen=True):
     receipts: dict[tuple[str, int], list[ReceiptRecord]]
     fee: Bill | None
     bills: dict[tuple[str, int], Bill]
+    penalties: dict[tuple[str, int], Penalty]
     nodes: dict[bytes, Node]
     farms: dict[str, Farm]
 
@@ -146,7 +149,7 @@ def gather(deployment: bytes, manifest: Manifest, documents: Sequence[bytes], ge
     free number, bills of every term.
 
     The exporter passes a `get` that writes proofs, the verifier one that checks them. Raises
-    Refused("audit.incomplete") when a record is missing that must be there.
+    Refused("audit.incomplete") when a record is missing that must be there. Penalties as bills.
     """
     record = _must(Deployment, get, key_deployment(deployment))
     slot_records = {name: _must(Slot, get, key_slot(deployment, name)) for name in slots(manifest)}
@@ -159,19 +162,24 @@ def gather(deployment: bytes, manifest: Manifest, documents: Sequence[bytes], ge
     accepted = {id_: get(key_document(deployment, id_)) is not None for id_ in documents}
     receipts: dict[tuple[str, int], list[ReceiptRecord]] = {}
     bills: dict[tuple[str, int], Bill] = {}
+    penalties: dict[tuple[str, int], Penalty] = {}
     for name, slot in slot_records.items():
         for term in range(1, slot.term + 1):
             receipts[name, term] = _receipts(deployment, name, term, get)
             found = get(key_bill(deployment, name, term, 0))
             if found is not None:
                 bills[name, term] = decode(Bill, found)
+            found = get(key_penalty(deployment, name, term))
+            if found is not None:
+                penalties[name, term] = decode(Penalty, found)
     found = get(key_bill(deployment, "", 0, 0))
     fee = None if found is None else decode(Bill, found)
     holders = {receipt.node for list_ in receipts.values() for receipt in list_}
+    holders |= {penalty.node for penalty in penalties.values()}
     holders |= {slot.holder for slot in slot_records.values() if slot.holder}
     nodes = {key: _must(Node, get, key_node(key)) for key in sorted(holders)}
     farms = {name: _must(Farm, get, key_farm(name)) for name in sorted({n.farm for n in nodes.values()})}
-    return Records(record, slot_records, approvals, accepted, receipts, fee, bills, nodes, farms)
+    return Records(record, slot_records, approvals, accepted, receipts, fee, bills, penalties, nodes, farms)
 
 
 def _receipts(deployment: bytes, name: str, term: int, get: Get) -> list[ReceiptRecord]:

@@ -55,6 +55,18 @@ class Holding(msgspec.Struct, frozen=True):
     amount: int
 
 
+class PenaltyRow(msgspec.Struct, frozen=True):
+    """What a farmer paid the consumer for a broken lease, of what was owed. Micro-credits."""
+
+    slot: str
+    term: int
+    node: str  # hex key
+    payer: str  # hex key
+    owed: int
+    amount: int
+    time_ms: int
+
+
 class Facts(msgspec.Struct):
     """What the checked file says. Money in micro-credits."""
 
@@ -83,6 +95,7 @@ class Facts(msgspec.Struct):
     renewals: int = 0
     decisions: dict[str, Decision] = msgspec.field(default_factory=dict)  # by act, as at its last change
     bills: list[BillRow] = msgspec.field(default_factory=list)
+    penalties: list[PenaltyRow] = msgspec.field(default_factory=list)
     holdings: list[Holding] = msgspec.field(default_factory=list)
     timeline: list[Row] = msgspec.field(default_factory=list)
 

@@ -72,6 +72,10 @@ BLOCK_IDLE_MS: Final = 1_000
 LEASE_GUARD_MS: Final = (
     -(-2 * CLOCK_RATE_PERCENT * LEASE_MS // (100 - CLOCK_RATE_PERCENT)) + KILL_MS + 2 * BLOCK_IDLE_MS + 1_000
 )
+# Block time between two blocks beyond this is no time that anybody had: a holder that renews on time (every
+# L/3) can't. What goes beyond one idle block is missed: not billed, not counted.
+OUTAGE_MS: Final = LEASE_MS // 3
+PENALTY_MS: Final = 3_600_000  # a broken lease costs the farmer what the slot costs for this long
 CLAIM_WINDOW_MS: Final = 600  # candidates gather this long after the first claim of a slot
 
 PROOF_DEPTH_MAX: Final = 256

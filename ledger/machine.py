@@ -8,9 +8,9 @@
      or "" when it was applied; so its id never counts again. (Not under the state root: see
      ledger.chain.UNPROVED_PREFIXES.)
 [T3] A refused transaction changes nothing else. An applied one is applied whole.
-[T4] Order in a block: timed work due at the header's time, oldest first, bounded (W1);
-     then the transactions; then ids whose window has passed are forgotten; a block that ends its epoch
-     puts the pending validator set in force at last (V4).
+[T4] Order in a block: time missed since its parent is noted (O1); timed work due at the header's time,
+     oldest first, bounded (W1); then the transactions; then ids whose window has passed are forgotten; a
+     block that ends its epoch puts the pending validator set in force at last (V4).
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from ledger.transition import (
     deployments,
     leases,
     money,
+    outage,
     reports,
     timed,
     validators,
@@ -141,17 +142,19 @@ def _detail(error: Refused) -> str:
     return text[:DETAIL_CHARS_MAX]
 
 
-def execute(state: Reader, header: Header, txs: Sequence[CheckedTx]) -> BlockResult:
+def execute(state: Reader, header: Header, txs: Sequence[CheckedTx], parent_ms: int) -> BlockResult:
     """Execute a final block over `state`, which is only read; the caller commits `changes`.
 
-    `txs` in block order; those that are not VerifiedTx yet are verified here. Raises LocalError when
-    our own rules are broken: then the process must stop.
+    `txs` in block order; those that are not VerifiedTx yet are verified here. `parent_ms`: the parent
+    block's time (genesis' for the first). Raises LocalError when our own rules are broken: then the
+    process must stop.
     """
     if len(txs) > BLOCK_TXS_MAX:
         raise LocalError(f"{len(txs)} transactions in a block: the limit is checked before voting")
     context = Context.of(header)
     block = Overlay(state)
-    events = _run_timed(block, context)
+    events = outage.note_gap(block, header.time_ms, parent_ms)
+    events += _run_timed(block, context)
     receipts: list[Receipt] = []
     skipped: list[Skipped] = []
     for tx in txs:

@@ -92,6 +92,10 @@ class Node(_Record, frozen=True):
     valid_until_ms: int  # 0: no offer
     slots_held: int
     broken_leases: int
+    terms_kept: int = 0  # ended with success, or when the ledger asked for the stop
+    terms_failed: int = 0
+    terms_quarantined: int = 0
+    terms_given_up: int = 0  # given back unasked
 
 
 class Deployment(_Record, frozen=True):
@@ -116,6 +120,7 @@ class Deployment(_Record, frozen=True):
     slots: tuple[str, ...]
     reason: str
     ends_ms: int = 0  # when the timed work `duration` comes: the wait for approval, then the term; 0: none
+    missed_ms: int = 0  # the ledger's missed time when `ends_ms` was set
     decisions: int = 0  # approval documents accepted so far
 
 
@@ -157,6 +162,8 @@ class Slot(_Record, frozen=True):
     results: dict[str, str]  # path -> sha256 of a job's results
     detail: str
     receipts: int = 0  # accepted in this term
+    missed_ms: int = 0  # the ledger's missed time when the term began
+    missed_renewed_ms: int = 0  # and at its last renewal
 
 
 class Candidate(_Record, frozen=True):
@@ -186,7 +193,7 @@ class Bill(_Record, frozen=True):
     """What one term of a slot was paid so far, or the author's fee (slot ""). amount in micro-credits.
 
     One record grows with the term, so that rounding happens once:
-    amount == cost(rate, from_ms, to_ms) unless the escrow ran out.
+    amount == cost(rate, from_ms, to_ms - missed_ms) unless the escrow ran out.
     """
 
     slot: str
@@ -195,6 +202,26 @@ class Bill(_Record, frozen=True):
     from_ms: int
     to_ms: int
     amount: int
+    missed_ms: int = 0  # of this stretch: not billed
+
+
+class Penalty(_Record, frozen=True):
+    """What a broken lease cost the farmer. `owed` and `amount`, which was there to take, in micro-credits."""
+
+    slot: str
+    term: int
+    node: bytes
+    payer: bytes
+    payee: bytes
+    owed: int
+    amount: int
+    time_ms: int
+
+
+class Missed(_Record, frozen=True):
+    """Block time without blocks so far: outages of the notary ([O1])."""
+
+    total_ms: int
 
 
 class Offence(_Record, frozen=True):
@@ -281,6 +308,10 @@ def key_bill(deployment: bytes, slot: str, term: int, number: int) -> bytes:
     return b"bill/" + deployment + b"/" + slot.encode() + b"/" + be(term) + be(number)
 
 
+def key_penalty(deployment: bytes, slot: str, term: int) -> bytes:
+    return b"penalty/" + deployment + b"/" + slot.encode() + b"/" + be(term)
+
+
 def key_vault(owner: bytes, name: str) -> bytes:
     return b"vault/" + owner + b"/" + name.encode()
 
@@ -311,5 +342,6 @@ def key_seen(expires: int, tx: bytes) -> bytes:
 
 
 KEY_SUPPLY = b"supply"
+KEY_MISSED = b"missed"
 KEY_VALIDATORS = b"validators"
 KEY_NEXT_VALIDATORS = b"validators_next"

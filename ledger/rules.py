@@ -252,6 +252,7 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "audit.order": "blocks or transactions are out of order, repeated or empty",
     "audit.order_record": "the deployment's record is not what was ordered",
     "audit.payee": "a bill was paid to another than the holder's farmer",
+    "audit.penalty": "a penalty was not paid by the holder's farmer to the consumer as owed",
     "audit.pruned": "the deployment has ended, and this peer no longer holds its blocks",
     "audit.receipt_approvals": "a receipt names an approval that was never given",
     "audit.receipt_record": "a receipt differs from its record",

@@ -146,7 +146,7 @@ class Notary:
         self._check_root(header)
         if txs is None:
             txs = self.transactions(batches, known)
-        result = execute(self.store.state, header, txs)
+        result = execute(self.store.state, header, txs, self.store.tip.time_ms)
         block_hash = header.hash
         named = header_hash(path[-1]) if path else block_hash
         names_it = encode(certificate) if certificate.statement.block == named else None

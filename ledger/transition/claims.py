@@ -120,6 +120,8 @@ def _lease(deal: Deal, name: str, node: Node) -> None:
         results={},
         detail="",
         receipts=0,
+        missed_ms=env.missed_ms,
+        missed_renewed_ms=env.missed_ms,
     )
     if not deal.record.claimed_ms:
         deal.set(claimed_ms=now)

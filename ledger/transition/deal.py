@@ -48,6 +48,12 @@ class Deal:
         self.record = replace(self.record, **changes)
         self.env.write(key_deployment(self.id), self.record)
 
+    @property
+    def ends_ms(self) -> int:
+        """[O1] Block time at which the term, or the wait for approval, ends as things stand; 0: none."""
+        ends_ms = self.record.ends_ms
+        return ends_ms and ends_ms + self.env.missed_ms - self.record.missed_ms
+
     def slot(self, name: str) -> Slot:
         """The record of one of this deployment's slots."""
         return self.env.must(Slot, key_slot(self.id, name))

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from ledger.errors import LocalError, Refused
 from ledger.outcome import Event
 from ledger.state import Overlay, read, write
+from ledger.transition.outage import missed_ms
 
 T = TypeVar("T")
 
@@ -58,6 +59,11 @@ class Env:
         if record is None:
             raise LocalError(f"the state holds no {kind.__name__} at {key!r}: its own rules are broken")
         return record
+
+    @property
+    def missed_ms(self) -> int:
+        """[O1] All missed time up to this block."""
+        return missed_ms(self.state)
 
     def write(self, key: bytes, record: Any) -> None:
         """Put a record."""

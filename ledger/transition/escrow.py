@@ -1,37 +1,42 @@
 """A deployment's escrow: what leaves it, and to whom.
 
 [E1] Held time is billed from the escrow to the account of the farm's owner, by block time, from the
-     claim's selection to the stop, never past the deployment's end; rounding up happens once a term.
+     claim's selection to the stop, never past the deployment's end, missed time (O1) left out; rounding
+     up happens once a term.
 [E2] A lost lease is not paid past its last renewal: nobody knows that it ran.
 [E3] The author's fee is paid once, when the deployment first runs; until then it is kept back.
 [E4] What is left goes back to the consumer when the deployment ends (a job's rest: when it is signed
      off, or at the end of its term).
+[E5] A broken lease costs the farmer what the slot costs for PENALTY_MS, as far as the account goes: it is
+     paid to the consumer, and recorded with what was owed.
 """
 
 from __future__ import annotations
 
+from ledger.limits import PENALTY_MS
 from ledger.manifest import cost
-from ledger.records import Bill, Farm, Node, key_bill, key_farm, key_node
+from ledger.records import Bill, Farm, Node, Penalty, key_bill, key_farm, key_node, key_penalty
 from ledger.transition.deal import Deal
-from ledger.transition.money import credit
+from ledger.transition.money import balance, credit, debit
 
 
 def bill(deal: Deal, name: str, until_ms: int) -> bool:
     """[E1] Pay for a held slot up to `until_ms`. False when the escrow could not pay it all."""
     slot = deal.slot(name)
-    until_ms = min(until_ms, deal.record.ends_ms)
+    until_ms = min(until_ms, deal.ends_ms)
     if until_ms <= slot.billed_ms:
         return True
     env = deal.env
     key = key_bill(deal.id, name, slot.term, 0)
     former = env.read(Bill, key)
     paid = 0 if former is None else former.amount
-    owed = cost(slot.rate_hour, slot.claimed_ms, until_ms) - paid
+    missed_ms = env.missed_ms - slot.missed_ms
+    owed = cost(slot.rate_hour, slot.claimed_ms, until_ms - missed_ms) - paid
     kept = 0 if deal.record.fee_paid else deal.manifest.terms.fee
     amount = min(owed, deal.record.escrow - kept)
     payee = env.must(Farm, key_farm(env.must(Node, key_node(slot.holder)).farm)).owner
     _pay(deal, payee, amount)
-    env.write(key, Bill(name, slot.term, payee, slot.claimed_ms, until_ms, paid + amount))
+    env.write(key, Bill(name, slot.term, payee, slot.claimed_ms, until_ms, paid + amount, missed_ms))
     deal.set_slot(name, billed_ms=until_ms)
     return amount == owed
 
@@ -55,6 +60,19 @@ def refund(deal: Deal) -> None:
         credit(deal.env, deal.record.consumer, rest)
         deal.set(escrow=0)
         deal.emit("deployment.refunded", payee=deal.record.consumer.hex(), amount=rest)
+
+
+def penalize(deal: Deal, name: str) -> None:
+    """[E5] The holder of a slot broke its lease."""
+    env, slot = deal.env, deal.slot(name)
+    payer = env.must(Farm, key_farm(env.must(Node, key_node(slot.holder)).farm)).owner
+    owed = cost(slot.rate_hour, 0, PENALTY_MS)
+    amount = min(owed, balance(env, payer))
+    debit(env, payer, amount)
+    credit(env, deal.record.consumer, amount)
+    penalty = Penalty(name, slot.term, slot.holder, payer, deal.record.consumer, owed, amount, env.time_ms)
+    env.write(key_penalty(deal.id, name, slot.term), penalty)
+    deal.emit("lease.penalty", slot=name, term=slot.term, payer=payer.hex(), owed=owed, amount=amount)
 
 
 def _pay(deal: Deal, payee: bytes, amount: int) -> None:

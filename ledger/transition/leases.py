@@ -3,7 +3,8 @@
 [L1] The holder renews with its term before the lease is freed: leased anew from the block's time, billed.
      Each item of a renewal stands alone.
 [L2] When the escrow cannot pay the stretch, the deployment is paused: released, settled, refunded.
-[L3] At a lease's end the slot is lost and opens again; the node's broken leases count.
+[L3] At a lease's end the slot is lost and opens again. When no time was missed since its last renewal (O1)
+     the lease is broken: the node's broken leases count, and the farmer pays (E5).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ledger.records import Node, Slot, key_due, key_node
 from ledger.transactions import Renew, RenewItem
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
-from ledger.transition.escrow import bill
+from ledger.transition.escrow import bill, penalize
 from ledger.transition.lifecycle import end
 from ledger.transition.slots import due_rest, free_slot, reopen_slot
 
@@ -67,7 +68,9 @@ def _extend(deal: Deal, slot: Slot) -> None:
     lease_until_ms = env.time_ms + LEASE_MS + LEASE_GUARD_MS
     env.state.delete(key_due(slot.lease_until_ms, "lease", rest))
     env.state.put(key_due(lease_until_ms, "lease", rest), b"")
-    deal.set_slot(slot.name, lease_until_ms=lease_until_ms, renewed_ms=env.time_ms)
+    deal.set_slot(
+        slot.name, lease_until_ms=lease_until_ms, renewed_ms=env.time_ms, missed_renewed_ms=env.missed_ms
+    )
 
 
 def lease_over(deal: Deal, name: str) -> None:
@@ -77,8 +80,11 @@ def lease_over(deal: Deal, name: str) -> None:
         raise LocalError(f"slot {name} of {deal.id.hex()} has no holder whose lease could end")
     if slot.status != "released":
         deal.set_slot(name, status="lost")
-        node = env.must(Node, key_node(slot.holder))
-        env.write(key_node(slot.holder), replace(node, broken_leases=node.broken_leases + 1))
-        deal.emit("slot.lost", slot=name, term=slot.term, node=slot.holder.hex())
+        missed_ms = env.missed_ms - slot.missed_renewed_ms
+        if not missed_ms:
+            node = env.must(Node, key_node(slot.holder))
+            env.write(key_node(slot.holder), replace(node, broken_leases=node.broken_leases + 1))
+            penalize(deal, name)
+        deal.emit("slot.lost", slot=name, term=slot.term, node=slot.holder.hex(), missed_ms=missed_ms)
     free_slot(deal, name)
     reopen_slot(deal, name)

@@ -1,7 +1,8 @@
 """A deployment's way: approved, suspended, active, completed, ended. Called by transactions and timed work.
 
 [D2] An order waits for its approval as long as the policy's validity, then it expires.
-[D3] Its term runs from the first approval for terms.duration; a suspension does not stop that clock.
+[D3] Its term runs from the first approval for terms.duration; a suspension does not stop that clock, an
+     outage of the notary does (O1).
 [D4] Suspended (a needed approval was withdrawn or has expired): slots released, back to awaiting approval;
      terms count on. Approved again: slots open again.
 [D5] Active with the first slot that runs. Completed when all jobs succeeded and there is no service, or when
@@ -29,7 +30,7 @@ def set_end(deal: Deal, time_ms: int) -> None:
         state.delete(key_due(deal.record.ends_ms, "duration", deal.id))
     if time_ms:
         state.put(key_due(time_ms, "duration", deal.id), b"")
-    deal.set(ends_ms=time_ms)
+    deal.set(ends_ms=time_ms, missed_ms=deal.env.missed_ms)
 
 
 def approve(deal: Deal) -> None:
@@ -104,6 +105,12 @@ def term_over(deal: Deal) -> None:
     """[D2] [D5] [D6] The timed work `duration`."""
     if not deal.record.ends_ms:
         raise LocalError(f"deployment {deal.id.hex()} has no end to come")
+    ends_ms, missed_ms = deal.ends_ms, deal.env.missed_ms - deal.record.missed_ms
+    if missed_ms:
+        set_end(deal, ends_ms)
+        deal.emit("deployment.delayed", missed_ms=missed_ms, ends_ms=ends_ms)
+        if ends_ms > deal.env.time_ms:
+            return
     if deal.record.status == "completed":
         set_end(deal, 0)
         refund(deal)

@@ -27,14 +27,19 @@ def transfer(env: Env, body: Transfer) -> None:
     env.emit("transfer", env.tx_id, sender=env.sender.hex(), to=body.to.hex(), amount=body.amount)
 
 
+def balance(env: Env, account: bytes) -> int:
+    """Micro-credits of an account; 0 for one that never had any."""
+    found = env.read(Account, key_account(account))
+    return 0 if found is None else found.balance
+
+
 def debit(env: Env, account: bytes, amount: int) -> None:
     """[M2] Take micro-credits out of an account. Raises Refused("money.insufficient")."""
-    key = key_account(account)
-    found = env.read(Account, key)
-    balance = 0 if found is None else found.balance
-    if balance < amount:
-        raise Refused("money.insufficient", f"balance {balance}, wanted {amount}")
-    env.write(key, Account(balance - amount))
+    held = balance(env, account)
+    if held < amount:
+        raise Refused("money.insufficient", f"balance {held}, wanted {amount}")
+    if amount:
+        env.write(key_account(account), Account(held - amount))
 
 
 def credit(env: Env, account: bytes, amount: int) -> None:
@@ -43,6 +48,4 @@ def credit(env: Env, account: bytes, amount: int) -> None:
         raise LocalError(f"a credit of {amount}")
     if amount == 0:
         return
-    key = key_account(account)
-    found = env.read(Account, key)
-    env.write(key, Account(amount + (0 if found is None else found.balance)))
+    env.write(key_account(account), Account(balance(env, account) + amount))

@@ -9,18 +9,22 @@
 [R5] A failed or quarantined slot opens again until its attempts exceed what the workload allows; then the
      deployment has failed.
 [R6] Of a slot that the ledger released, only the stop may be reported.
+[R7] How each term ended is counted for its node: kept (succeeded, or stopped when the ledger asked),
+     failed, quarantined, given up (released unasked). ledger.reputation makes a number of it.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from msgspec.structs import replace
+
 from ledger.documents import Document, open_document
 from ledger.errors import Refused
 from ledger.limits import ADDRESS_CHARS_MAX, DETAIL_CHARS_MAX, RECEIPTS_PER_TERM_MAX
 from ledger.manifest_types import Workload
 from ledger.predicates import ReceiptPredicate
-from ledger.records import ReceiptRecord, Slot, key_receipt
+from ledger.records import Node, ReceiptRecord, Slot, key_node, key_receipt
 from ledger.transactions import Report
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
@@ -35,6 +39,11 @@ _NEXT: Final = {
     "verified": ("running", *_STOPS),
     "running": ("running", "succeeded", *_STOPS),
     "released": _STOPS,
+}
+_COUNTED: Final = {
+    "failed": "terms_failed",
+    "quarantined": "terms_quarantined",
+    "released": "terms_given_up",
 }
 
 
@@ -108,14 +117,23 @@ def _check_contents(workload: Workload, predicate: ReceiptPredicate) -> None:
 
 def _stopped(deal: Deal, name: str) -> None:
     """[R6] The ledger stopped it, the holder confirms; billed already."""
+    _count(deal, "terms_kept")
     free_slot(deal, name)
     reopen_slot(deal, name)
+
+
+def _count(deal: Deal, field: str) -> None:
+    """[R7] The sender's term has ended."""
+    env = deal.env
+    node = env.must(Node, key_node(env.sender))
+    env.write(key_node(env.sender), replace(node, **{field: getattr(node, field) + 1}))
 
 
 def _succeeded(deal: Deal, name: str, predicate: ReceiptPredicate) -> None:
     bill(deal, name, deal.env.time_ms)
     results = {path: found.sha256 for path, found in sorted(predicate.results.items())}
     deal.set_slot(name, status="succeeded", results=results)
+    _count(deal, "terms_kept")
     free_slot(deal, name)
     complete_jobs(deal)
 
@@ -124,6 +142,7 @@ def _gave_up(deal: Deal, name: str, workload: Workload, predicate: ReceiptPredic
     """[R4] [R5]"""
     bill(deal, name, deal.env.time_ms)
     slot = deal.set_slot(name, status=predicate.status)
+    _count(deal, _COUNTED[predicate.status])
     free_slot(deal, name)
     if predicate.status != "released":
         slot = deal.set_slot(name, attempts=slot.attempts + 1)

@@ -355,6 +355,11 @@ class NodeView(msgspec.Struct, kw_only=True):
     offering: bool
     slots_held: int
     broken_leases: int
+    terms_kept: int  # ended with success, or when the ledger asked for the stop
+    terms_failed: int
+    terms_quarantined: int
+    terms_given_up: int
+    reputation: int  # 0 to 1000, the share of terms that ended well
 
 
 class FarmView(msgspec.Struct, kw_only=True):

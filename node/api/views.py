@@ -17,6 +17,7 @@ from ledger.contract_types import Contract
 from ledger.documents import open_document
 from ledger.errors import Refused
 from ledger.keys import public_key_from_hex
+from ledger.reputation import reputation
 from ledger.state import read
 from node.api import models as m
 from node.api.limits import FINAL_AGE_MS_MIN, FINAL_AGE_VIEWS, PREFIX_DIGITS_MIN
@@ -208,7 +209,7 @@ def full_id(peer: PeerSeam, prefix: bytes, ref: str, what: str) -> bytes:
 
 def node_view(peer: PeerSeam, node: r.Node) -> m.NodeView:
     """A node with its offer."""
-    skipped = ("key", "peer_id", "price", "runtimes", "offering")
+    skipped = ("key", "peer_id", "price", "runtimes", "offering", "reputation")
     plain = {n: getattr(node, n) for n in m.NodeView.__struct_fields__ if n not in skipped}
     price = m.PriceView(**{n: getattr(node.price, n) for n in m.PriceView.__struct_fields__})
     return m.NodeView(
@@ -217,6 +218,7 @@ def node_view(peer: PeerSeam, node: r.Node) -> m.NodeView:
         price=price,
         runtimes=list(node.runtimes),
         offering=node.valid_until_ms > peer.time_ms,
+        reputation=reputation(node),
         **plain,
     )
 

@@ -151,11 +151,23 @@ def node_list() -> int:
             f"{size_text(node.used_memory_bytes)} of {size_text(node.memory_bytes)}",
             f"{credits_text(node.price.cpu_core_hour)}/core h",
             node.slots_held,
+            f"{node.reputation / 10:.1f} %",
             node.broken_leases,
             f"until {time_text(node.valid_until_ms)}" if node.offering else "no offer",
         )
         for node in found
     ]
-    columns = ("node", "farm", "country", "cpu", "memory", "price", "slots", "broken leases", "offer (UTC)")
+    columns = (
+        "node",
+        "farm",
+        "country",
+        "cpu",
+        "memory",
+        "price",
+        "slots",
+        "reputation",
+        "broken leases",
+        "offer (UTC)",
+    )
     emit(found, columns, rows)
     return 0

@@ -113,12 +113,16 @@ class SmallChain:
             batches=tuple(batch_digest(b) for b in batches),
         )
 
-    def submit(self, txs: Sequence[bytes], step_ms: int = 1_000, *, certified: bool = True) -> BlockResult:
-        """Commit one block that executes these signed transactions through the real machine."""
+    def submit(
+        self, txs: Sequence[bytes], step_ms: int = 1_000, *, certified: bool = True, outage: bool = False
+    ) -> BlockResult:
+        """Commit one block that executes these signed transactions through the real machine. As if blocks had
+        come meanwhile: a long step is no outage, unless told."""
         batches = (encode(Batch(tuple(txs))),) if txs else ()
         header = self.header(batches, step_ms)
         checked = [decode_tx(tx, self.store.chain_id) for tx in txs]
-        result = execute(self.store.state, header, checked)
+        parent_ms = self.store.tip.time_ms if outage else header.time_ms
+        result = execute(self.store.state, header, checked, parent_ms)
         path, certificate = self.finality(header) if certified else ((), None)
         self._commit(commit_data(header, batches, certificate, checked, result, path))
         return result
@@ -192,9 +196,9 @@ class ChainWorld(World):
         )
         self.state = self.store.state  # type: ignore[assignment]
 
-    def run(self, *txs: CheckedTx, step_ms: int = 1_000) -> BlockResult:
+    def run(self, *txs: CheckedTx, step_ms: int = 1_000, outage: bool = False) -> BlockResult:
         """Execute one block and commit it, certified."""
-        result = self.chain.submit([tx.raw for tx in txs], step_ms)
+        result = self.chain.submit([tx.raw for tx in txs], step_ms, outage=outage)
         self.height, self.now_ms = self.store.tip.height, self.store.tip.time_ms
         self.events.extend(result.events)
         return result

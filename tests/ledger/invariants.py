@@ -14,6 +14,7 @@ from ledger.records import (
     Bill,
     Deployment,
     Node,
+    Penalty,
     Slot,
     Supply,
     due_parts,
@@ -69,6 +70,10 @@ def check_money(view: View) -> None:
         assert d.spent == sum(b.amount for b in view.all(b"bill/" + d.id, Bill)), (
             "bills are not what was spent"
         )
+        for b in view.all(b"bill/" + d.id, Bill):
+            assert 0 <= b.missed_ms <= b.to_ms - b.from_ms, "more missed than there was"
+        for p in view.all(b"penalty/" + d.id, Penalty):
+            assert 0 <= p.amount <= p.owed
         if d.status in ENDED and d.status != "completed":
             assert d.escrow == 0, f"{d.status} with {d.escrow} in escrow"
         if d.ended_ms and not d.ends_ms:

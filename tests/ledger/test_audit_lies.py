@@ -15,6 +15,7 @@ from ledger.records import (
     ApprovalRecord,
     Bill,
     Deployment,
+    Penalty,
     ReceiptRecord,
     Slot,
     key_approval,
@@ -22,6 +23,7 @@ from ledger.records import (
     key_deployment,
     key_document,
     key_open,
+    key_penalty,
     key_receipt,
     key_slot,
 )
@@ -31,6 +33,7 @@ from tests.ledger.world import BUDGET, CONSUMER, EXPERT, LEGAL, NODES, STRANGER,
 
 Lie = Callable[[ChainWorld, bytes], dict[bytes, bytes | None]]
 NAME = "mine/0"
+PENALTY = 20_641  # an hour of half a core, 64 MiB and 16 MiB of disk, rounded up once
 
 
 def signed_off_job() -> tuple[ChainWorld, bytes]:
@@ -44,6 +47,19 @@ def signed_off_job() -> tuple[ChainWorld, bytes]:
     node = world.claimed(deployment, NAME, NODES[:1])
     world.report(deployment, NAME, node, "fetching", "verified", "running", "succeeded")
     world.ok(EXPERT, world.decide(deployment, EXPERT, "it-expert", act="signoff"))
+    return world, deployment
+
+
+def broken_lease() -> tuple[ChainWorld, bytes]:
+    """A job whose node vanished while it ran; the farmer paid."""
+    world = ChainWorld()
+    world.add_nodes(NODES[:2])
+    deployment = world.ordered(contract(job(), name="mining"))
+    world.approve(deployment)
+    node = world.claimed(deployment, NAME, NODES[:1])
+    world.report(deployment, NAME, node, "fetching", "verified", "running")
+    world.wait(60_000, step_ms=10_000)
+    assert world.node(node).broken_leases == 1
     return world, deployment
 
 
@@ -152,6 +168,7 @@ LIES: dict[str, tuple[str, Lie]] = {
     "a bill above the rate": ("audit.bill_amount", move_spending),
     "a bill below zero": ("audit.bill_amount", edit(Bill, bill_key(1), amount=-1)),
     "a bill before approval": ("audit.bill_time", edit(Bill, bill_key(1), from_ms=1)),
+    "more missed than passed": ("audit.bill_time", edit(Bill, bill_key(1), missed_ms=1 << 40)),
     "an endless bill": ("audit.bill_time", edit(Bill, bill_key(1), to_ms=1 << 50)),
     "a bill removed": ("audit.bills", drop(bill_key(1))),
     "a larger fee": ("audit.fee", edit(Bill, fee_key, amount=100_001)),
@@ -169,9 +186,31 @@ def test_a_certified_lie_is_found(name: str) -> None:
     assert rule_after(world, deployment, lie) == rule
 
 
+def penalty_key(deployment: bytes) -> bytes:
+    return key_penalty(deployment, NAME, 1)
+
+
+PENALTY_LIES: dict[str, Lie] = {
+    "more than was owed": edit(Penalty, penalty_key, amount=PENALTY + 1),
+    "more owed": edit(Penalty, penalty_key, owed=PENALTY + 1),
+    "below zero": edit(Penalty, penalty_key, amount=-1),
+    "of another term": edit(Penalty, penalty_key, term=2),
+    "paid by a stranger": edit(Penalty, penalty_key, payer=STRANGER.public),
+    "paid to a stranger": edit(Penalty, penalty_key, payee=STRANGER.public),
+    "for another node": edit(Penalty, penalty_key, node=NODES[1].public),
+}
+
+
+@pytest.mark.parametrize("name", PENALTY_LIES)
+def test_a_lie_about_a_penalty_is_found(name: str) -> None:
+    """[E5]"""
+    world, deployment = broken_lease()
+    assert rule_after(world, deployment, PENALTY_LIES[name]) == "audit.penalty"
+
+
 def test_the_truth_holds() -> None:
-    world, deployment = signed_off_job()
-    assert rule_after(world, deployment, None) == ""
+    for world, deployment in (signed_off_job(), broken_lease()):
+        assert rule_after(world, deployment, None) == ""
 
 
 def test_work_without_approval_is_found() -> None:

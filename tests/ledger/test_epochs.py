@@ -257,13 +257,13 @@ def test_a_boundary_that_names_another_set_stops_the_peer(world: ChainWorld) -> 
     header = boundary(world)
     for wrong in (replace(header, next_validators=ZERO_HASH), replace(header, validators=ZERO_HASH)):
         with pytest.raises(LocalError):
-            execute(world.state, wrong, [])
-    assert execute(world.state, header, []).events[-1].kind == "validators.changed"
+            execute(world.state, wrong, [], wrong.time_ms)
+    assert execute(world.state, header, [], header.time_ms).events[-1].kind == "validators.changed"
 
 
 def test_the_store_takes_a_boundary_only_with_what_makes_it_final(world: ChainWorld) -> None:
     header = boundary(world)
-    changes = execute(world.state, header, []).changes
+    changes = execute(world.state, header, [], header.time_ms).changes
     path, certificate = world.chain.finality(header)
     good = CommitData(header, (), certificate, (), (), (), changes, path)
     plain = replace(header, next_validators=header.validators)

@@ -139,7 +139,7 @@ def test_apply_takes_no_unverified_transaction() -> None:
 def test_too_many_transactions_stop_the_process() -> None:
     world = World()
     with pytest.raises(LocalError):
-        execute(world.state, world.header(0), [world.tx(CONSUMER, PAY)] * (BLOCK_TXS_MAX + 1))
+        execute(world.state, world.header(0), [world.tx(CONSUMER, PAY)] * (BLOCK_TXS_MAX + 1), world.now_ms)
 
 
 def test_an_unexpected_error_stops_loudly_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_nothing_is_due_on_a_quiet_chain() -> None:
 def test_execute_only_reads_its_state() -> None:
     world = World()
     before = world.state.entries()
-    result = execute(world.state, world.header(0), [world.tx(CONSUMER, PAY)])
+    result = execute(world.state, world.header(0), [world.tx(CONSUMER, PAY)], world.now_ms)
     assert world.state.entries() == before
     assert list(result.changes) == sorted(result.changes)
 

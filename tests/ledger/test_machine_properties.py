@@ -10,6 +10,7 @@ from ledger.certificate import Validator, ValidatorSet
 from ledger.codec import encode
 from ledger.epochs import current, pending, sign_change
 from ledger.keys import Key
+from ledger.limits import BLOCK_IDLE_MS, OUTAGE_MS
 from ledger.manifest_types import Policies, Restart
 from ledger.records import Slot, key_open
 from ledger.state import MemoryState
@@ -25,6 +26,7 @@ from ledger.transactions import (
     WithdrawOffer,
 )
 from ledger.transition.deal import ENDED
+from ledger.transition.outage import missed_ms
 from tests.ledger.invariants import View, check, check_step
 from tests.ledger.world import (
     AUTHOR,
@@ -255,6 +257,22 @@ class Lives(RuleBasedStateMachine):
             self.world.run(step_ms=0)
             assert current(self.world.state).members == tuple(members)
             assert pending(self.world.state) is None
+
+    @rule(gap_ms=st.sampled_from([9_000, 11_000, 25_000, 50_000, 3_600_000, 90_000_000]))
+    def outage(self, gap_ms: int) -> None:
+        """No block for so long: nothing ends that would not have within the next second."""
+        before, then_ms = self.view, self.world.now_ms
+        total_ms = missed_ms(self.world.state)
+        self.world.run(step_ms=gap_ms, outage=True)
+        if gap_ms <= OUTAGE_MS:
+            return
+        after = View(self.world.state)
+        for key, node in before.nodes.items():
+            assert after.nodes[key].broken_leases == node.broken_leases, "an outage broke a lease"
+        for id_, record in before.deployments.items():
+            left_ms = record.ends_ms + total_ms - record.missed_ms - then_ms
+            if record.status not in ENDED and left_ms > BLOCK_IDLE_MS:
+                assert after.deployments[id_].status not in ENDED, "an outage ended a deployment"
 
     @rule(step_ms=STEPS_MS)
     def wait(self, step_ms: int) -> None:

@@ -205,10 +205,10 @@ class World:
         place = (CHAIN_ID, members.epoch, height, height, height - 1)
         return Header(*place, parent, now_ms, validator, 0, zero, now, then, ())
 
-    def run(self, *txs: CheckedTx, step_ms: int = 1_000) -> BlockResult:
-        """Execute one block and commit it."""
+    def run(self, *txs: CheckedTx, step_ms: int = 1_000, outage: bool = False) -> BlockResult:
+        """Execute one block and commit it. As if blocks had come meanwhile, unless there was an outage."""
         header = self.header(step_ms)
-        result = execute(self.state, header, txs)
+        result = execute(self.state, header, txs, self.now_ms if outage else header.time_ms)
         self.state.update(result.changes)
         self.height, self.now_ms = header.height, header.time_ms
         self.events.extend(result.events)
@@ -307,8 +307,10 @@ class World:
         """Order, and return the deployment's id."""
         return self.ok(CONSUMER, self.order_body(source, contract_id, bot)).id
 
-    def order_body(self, source: Contract, contract_id: bytes, bot: Key = BOT) -> OrderDeployment:
-        data = expand(source, contract_id, AUTHOR.public, CONSUMER.public, {}, {})
+    def order_body(
+        self, source: Contract, contract_id: bytes, bot: Key = BOT, consumer: Key = CONSUMER
+    ) -> OrderDeployment:
+        data = expand(source, contract_id, AUTHOR.public, consumer.public, {}, {})
         budget = decode_manifest(data).terms.budget
         return OrderDeployment(contract_id, {}, {}, manifest_digest(data), budget, bot.public)
 

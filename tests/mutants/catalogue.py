@@ -14,6 +14,8 @@ VERIFY: Final = ("tests/consensus/test_verify.py",)
 TWINS: Final = ("tests/sim/test_twins.py::test_two_rounds_of_twins",)
 CLAIMS: Final = ("tests/ledger/test_claims.py",)
 MONEY: Final = ("tests/ledger/test_money.py", "tests/ledger/test_money_bounds.py")
+OUTAGES: Final = ("tests/ledger/test_outage.py",)
+PENALTIES: Final = ("tests/ledger/test_penalties.py",)
 APPROVALS: Final = ("tests/ledger/test_approvals.py",)
 REPORTS: Final = ("tests/ledger/test_reports.py",)
 MACHINE: Final = ("tests/ledger/test_machine.py",)
@@ -420,12 +422,12 @@ MUTANTS: Final = (
         REPORTS,
     ),
     # ---- money
-    _M("balances_may_be_negative", _MONEY, "if balance < amount:", "if False:", MONEY),
+    _M("balances_may_be_negative", _MONEY, "if held < amount:", "if False:", MONEY),
     _M("negative_transfers", _MONEY, "if not 0 < body.amount <= AMOUNT_MAX:", "if False:", MONEY),
     _M(
         "credit_replaces_the_balance",
         _MONEY,
-        "Account(amount + (0 if found is None else found.balance))",
+        "Account(balance(env, account) + amount)",
         "Account(amount)",
         MONEY,
     ),
@@ -441,10 +443,27 @@ MUTANTS: Final = (
     _M(
         "billed_past_the_end",
         _ESCROW,
-        "    until_ms = min(until_ms, deal.record.ends_ms)\n",
+        "    until_ms = min(until_ms, deal.ends_ms)\n",
         "",
         (*MONEY, "tests/ledger/test_orders.py", *REPORTS),
     ),
+    _M(
+        "missed_time_is_billed",
+        _ESCROW,
+        "    missed_ms = env.missed_ms - slot.missed_ms\n",
+        "    missed_ms = 0\n",
+        OUTAGES,
+    ),
+    _M("an_outage_breaks_leases", _LEASES, "        if not missed_ms:\n", "        if True:\n", OUTAGES),
+    _M("an_outage_ends_terms", _LIFE, "    if missed_ms:\n", "    if False:\n", OUTAGES),
+    _M(
+        "penalties_come_from_nowhere",
+        _ESCROW,
+        "    debit(env, payer, amount)\n",
+        "",
+        PENALTIES,
+    ),
+    _M("broken_leases_cost_nothing", _LEASES, "            penalize(deal, name)\n", "", PENALTIES),
     _M(
         "unpaid_deployments_run_on",
         _LEASES,

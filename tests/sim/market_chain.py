@@ -53,7 +53,8 @@ class Chronicle:
     def append(self, header: Header, batches: tuple[bytes, ...], at_us: int) -> Final:
         """Execute the next block."""
         txs = tuple(tx for data in batches for tx in self._txs(data))
-        result = execute(self.state, header, txs)
+        parent_ms = self.blocks[-1].time_ms if self.blocks else self.genesis.time_ms
+        result = execute(self.state, header, txs, parent_ms)
         self.state.update(result.changes)
         block = Final(header.height, header.time_ms, at_us, txs, result)
         self.blocks.append(block)
