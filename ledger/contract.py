@@ -20,6 +20,7 @@ from ledger.contract_types import (
     ContractRole,
     Parameter,
     ParameterType,
+    PriceTemplate,
     ResourcesTemplate,
     TermsTemplate,
     Value,
@@ -27,7 +28,7 @@ from ledger.contract_types import (
 )
 from ledger.errors import LocalError
 from ledger.limits import CPU_MILLIS_MIN, MEMORY_BYTES_MIN, PATH_CHARS_MAX
-from ledger.manifest_types import Artifact, Health, Placement, Port, Restart
+from ledger.manifest_types import Apart, Artifact, Health, Level, Placement, Port, Restart, Spread
 from ledger.quantities import (
     parse_country,
     parse_cpu,
@@ -63,7 +64,12 @@ _WORKLOAD_OPTIONAL: Final = (
     "placement",
     "results",
     "recheck",
+    "depends_on",
+    "agree",
 )
+
+_PLACEMENT: Final = ("country", "farm", "distinct", "attributes", "spread", "apart", "min_farms")
+_LEVELS: Final[tuple[str, ...]] = get_args(Level)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +142,8 @@ def _read(reader: Reader, root: Node) -> ContractSource:
         _workload(reader, name, node, artifacts)
         for name, node in reader.mapping(top.get("workloads"), "workloads").items()
     )
-    terms = reader.mapping(top.get("terms"), "terms", ("duration", "budget"), ("fee",))
+    terms = reader.mapping(top.get("terms"), "terms", ("duration", "budget"), ("fee", "price"))
+    price = reader.mapping(terms.get("price"), "terms.price", (), ("cpu", "memory", "disk"))
     contract = Contract(
         gridpact=1,
         name=reader.text(top.get("name"), "name", "unnamed"),
@@ -152,9 +159,18 @@ def _read(reader: Reader, root: Node) -> ContractSource:
             duration_s=reader.number(terms.get("duration"), "terms.duration", parse_duration, 60),
             budget=reader.number(terms.get("budget"), "terms.budget", parse_money, 0),
             fee=reader.number(terms.get("fee"), "terms.fee", parse_money, 0),
+            price=PriceTemplate(
+                cpu_core_hour=_cap(reader, price.get("cpu"), "terms.price.cpu"),
+                memory_gib_hour=_cap(reader, price.get("memory"), "terms.price.memory"),
+                disk_gib_hour=_cap(reader, price.get("disk"), "terms.price.disk"),
+            ),
         ),
     )
     return ContractSource(contract, tuple(artifacts))
+
+
+def _cap(reader: Reader, node: Node | None, field: str) -> int | str | None:
+    return None if node is None else reader.number(node, field, parse_money, 0)
 
 
 def _parameter(reader: Reader, name: str, node: Node) -> Parameter:
@@ -243,6 +259,8 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
         recheck_s=reader.parsed(
             entries.get("recheck"), f"{field}.recheck", parse_duration, RECHECK_S_DEFAULT
         ),
+        depends_on=reader.texts(entries.get("depends_on"), f"{field}.depends_on"),
+        agree=reader.number(entries.get("agree"), f"{field}.agree", parse_integer, 0),
     )
 
 
@@ -280,13 +298,31 @@ def _health(reader: Reader, node: Node | None, field: str) -> Health | None:
 
 
 def _placement(reader: Reader, node: Node | None, field: str) -> Placement:
-    entries = reader.mapping(node, field, (), ("country", "farm", "distinct"))
-    known = ("none", "node", "farm")
+    entries = reader.mapping(node, field, (), _PLACEMENT)
     countries = reader.some(entries.get("country"), f"{field}.country")
     farms = reader.some(entries.get("farm"), f"{field}.farm")
-    distinct = reader.choice(entries.get("distinct"), f"{field}.distinct", known, "node")
+    distinct = reader.choice(entries.get("distinct"), f"{field}.distinct", ("none", *_LEVELS), "node")
+    spread = reader.mapping(entries.get("spread"), f"{field}.spread", ("by", "most"))
+    apart = reader.mapping(entries.get("apart"), f"{field}.apart", ("by", "from"))
+    attributes = reader.mapping(entries.get("attributes"), f"{field}.attributes")
     return Placement(
         countries=tuple(reader.text(item, path) for item, path in countries),
         farms=tuple(reader.text(item, path) for item, path in farms),
-        distinct=cast(Literal["none", "node", "farm"], distinct),
+        distinct=cast(Literal["none", "node", "farm", "country"], distinct),
+        attributes={
+            name: reader.text(value, f"{field}.attributes.{name}") for name, value in attributes.items()
+        },
+        spread=Spread(
+            by=cast(Level, reader.choice(spread.get("by"), f"{field}.spread.by", _LEVELS, "farm")),
+            most=reader.parsed(spread.get("most"), f"{field}.spread.most", parse_integer, 1),
+        )
+        if "spread" in entries
+        else None,
+        apart=Apart(
+            by=cast(Level, reader.choice(apart.get("by"), f"{field}.apart.by", _LEVELS, "node")),
+            workloads=reader.texts(apart.get("from"), f"{field}.apart.from"),
+        )
+        if "apart" in entries
+        else None,
+        min_farms=reader.parsed(entries.get("min_farms"), f"{field}.min_farms", parse_integer, 1),
     )

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from ledger import manifest_check as check
-from ledger.contract_types import Contract, Parameter, TermsTemplate, Value, WorkloadTemplate
+from ledger.contract_types import Contract, Parameter, TermsTemplate, Value, WorkloadTemplate, caps
 from ledger.errors import Refused
 from ledger.expression import KINDS, ExpressionError, Kind, Part, kind_of, names_in
 from ledger.limits import (
@@ -26,6 +26,7 @@ from ledger.limits import (
     WORKLOADS_MAX,
 )
 from ledger.manifest_check import Report
+from ledger.manifest_places import check_order
 from ledger.parameters import parameter_value
 from ledger.pattern import PatternError, parse_pattern
 from ledger.quantities import QuantityError, parse_country
@@ -48,6 +49,8 @@ _TYPES: Final = {
     "duration": ("duration",),
     "budget": ("money", "integer"),
     "fee": ("money", "integer"),
+    "price": ("money", "integer"),
+    "agree": ("integer",),
 }
 
 
@@ -124,15 +127,18 @@ def report_problems(contract: Contract, report: Report) -> None:
         _check_workload(workload, types, report)
     check.check_policies(contract.policies, [role.name for role in contract.roles], report)
     _check_terms(contract.terms, types, report)
+    check_order(contract.workloads, report)
 
 
 def _templates(contract: Contract) -> Iterator[str]:
     """Every text in which expansion evaluates something."""
     terms = contract.terms
-    found: list[int | str] = [terms.duration_s, terms.budget, terms.fee]
+    found: list[int | str | None] = [terms.duration_s, terms.budget, terms.fee]
+    found += [cap for _, cap in caps(terms.price)]
     for workload in contract.workloads:
         need = workload.resources
-        found += [workload.replicas, need.cpu_millis, need.memory_bytes, need.disk_bytes, need.pids]
+        found += [workload.replicas, workload.agree]
+        found += [need.cpu_millis, need.memory_bytes, need.disk_bytes, need.pids]
         found += [*workload.command, *workload.environment.values()]
         found += [*workload.placement.countries, *workload.placement.farms]
     return (item for item in found if isinstance(item, str))
@@ -213,6 +219,7 @@ def _check_workload(workload: WorkloadTemplate, types: dict[str, str], report: R
     field = f"workloads.{workload.name}"
     check.check_name(workload.name, field, report)
     _check_number("replicas", workload.replicas, types, f"{field}.replicas", report)
+    _check_number("agree", workload.agree, types, f"{field}.agree", report)
     for index, argument in enumerate(workload.command):
         where = f"{field}.command[{index}]"
         _check_references(argument, types, where, report)
@@ -263,6 +270,9 @@ def _check_terms(terms: TermsTemplate, types: dict[str, str], report: Report) ->
     _check_number("duration", terms.duration_s, types, "terms.duration", report)
     _check_number("budget", terms.budget, types, "terms.budget", report)
     _check_number("fee", terms.fee, types, "terms.fee", report)
+    for name, cap in caps(terms.price):
+        if cap is not None:
+            _check_number("price", cap, types, f"terms.price.{name}", report)
     if isinstance(terms.fee, int) and isinstance(terms.budget, int) and terms.fee > terms.budget:
         report("terms.fee", "manifest.fee", f"{terms.fee} is more than the budget {terms.budget}")
 

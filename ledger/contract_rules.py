@@ -44,6 +44,9 @@ CONTRACT_RULES: Final[dict[str, str]] = {
     "contract.unknown_port": "the health check names a port that is not declared",
     "contract.job_ports": "a job has no ports and no health check",
     "contract.service_results": "a service has no results",
+    "contract.attribute": "an attribute of a node is a fixed name and value",
+    "contract.depends_on": "other workloads of the contract are named, each once, and none waits for itself",
+    "contract.agree": "more than half of a job's replicas, on nodes of their own, agree on results",
     # [L] parameters inside a contract
     "contract.reference": "a ${parameter} is malformed, or must stand alone",
     "contract.reference_type": "the parameter's type does not fit this place",

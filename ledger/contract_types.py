@@ -68,6 +68,21 @@ class WorkloadTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     placement: Placement  # countries and farms may hold ${parameter}
     results: tuple[str, ...]
     recheck_s: int
+    depends_on: tuple[str, ...] = ()
+    agree: int | str = 0
+
+
+class PriceTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Caps of prices before expansion."""
+
+    cpu_core_hour: int | str | None = None
+    memory_gib_hour: int | str | None = None
+    disk_gib_hour: int | str | None = None
+
+
+def caps(price: PriceTemplate) -> tuple[tuple[str, int | str | None], ...]:
+    """Each cap with its name in the source."""
+    return ("cpu", price.cpu_core_hour), ("memory", price.memory_gib_hour), ("disk", price.disk_gib_hour)
 
 
 class TermsTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -76,6 +91,7 @@ class TermsTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     duration_s: int | str
     budget: int | str
     fee: int | str
+    price: PriceTemplate = PriceTemplate()
 
 
 class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

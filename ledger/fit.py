@@ -1,10 +1,10 @@
-"""Which node fits which slot, and which of several is the best: rules [C2] to [C6] of
+"""Which node fits which slot, and which of several is the best: rules [C2] to [C6], [C8] and [C9] of
 `ledger.transition.claims`. Pure, so that a planner applies the very rules that the ledger selects by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from ledger.errors import Refused
@@ -20,7 +20,7 @@ Held = Sequence[tuple[str, Node]]  # slot name and holder, for each held slot of
 
 
 def misfits(manifest: Manifest, workload: Workload, node: Node, held: Held, now_ms: int) -> Iterator[Refused]:
-    """Every rule of [C2]–[C5] that keeps this node from a slot of this workload; none: it fits."""
+    """Every rule of [C2]–[C5] and [C9] that keeps this node from a slot of this workload; none: it fits."""
     yield from _offer_misfits(workload, node, now_ms)
     needs = workload.resources
     if (
@@ -29,18 +29,83 @@ def misfits(manifest: Manifest, workload: Workload, node: Node, held: Held, now_
         or needs.disk_bytes > node.disk_bytes - node.used_disk_bytes
     ):
         yield Refused("claim.capacity", "the node has not enough free for this slot")
-    distinct = workload.placement.distinct
-    if distinct != "none":
-        for other, holder in held:
-            if other.partition("/")[0] == workload.name and (
-                holder.key == node.key or (distinct == "farm" and holder.farm == node.farm)
-            ):
-                yield Refused("claim.distinct", f"its {distinct} holds {other} already")
-                break
+    yield from _place_misfits(manifest, workload, node, held)
+    yield from _price_misfits(manifest, node)
     share = slot_share(manifest, workload)
     wanted = term_cost(manifest, slot_rate(workload, node.price))
     if wanted > share:
         yield Refused("claim.price", f"{wanted} for the whole term, the slot's share is {share}")
+
+
+def neighbours(manifest: Manifest, workload: Workload) -> frozenset[str]:
+    """Workloads whose slots matter to where a slot of this one may stand, itself among them."""
+    apart = workload.placement.apart
+    names = {workload.name, *(apart.workloads if apart is not None else ())}
+    for other in manifest.workloads:
+        if other.placement.apart is not None and workload.name in other.placement.apart.workloads:
+            names.add(other.name)
+    return frozenset(names)
+
+
+def waits_for(manifest: Manifest, workload: Workload, statuses: Mapping[str, str]) -> str:
+    """[C8] The first slot that must run (a job's: have succeeded) before a slot of this workload is given
+    out; "" when there is none. `statuses`: of all slots, by name."""
+    for other in manifest.workloads:
+        if other.name not in workload.depends_on:
+            continue
+        wanted = "succeeded" if other.kind == "job" else "running"
+        names = [f"{other.name}/{index}" for index in range(other.replicas)]
+        late = [name for name in names if statuses.get(name) != wanted]
+        # Once enough replicas of a job agree, the others are released and never run.
+        agreed = 0 < other.agree <= len(names) - len(late)
+        if late and not (agreed and all(statuses.get(name) == "released" for name in late)):
+            return late[0]
+    return ""
+
+
+def _shares(one: Node, other: Node, level: str) -> bool:
+    if level == "country":
+        return one.country == other.country
+    return one.farm == other.farm if level == "farm" else one.key == other.key
+
+
+def _place_misfits(manifest: Manifest, workload: Workload, node: Node, held: Held) -> Iterator[Refused]:
+    """[C4]"""
+    place = workload.placement
+    own = [(name, holder) for name, holder in held if name.partition("/")[0] == workload.name]
+    if place.distinct != "none":
+        # A farm is in one place, but a node's country is its own: what is apart by country is so by node.
+        levels = {place.distinct, "node"}
+        for name, holder in own:
+            if any(_shares(holder, node, level) for level in levels):
+                yield Refused("claim.distinct", f"its {place.distinct} holds {name} already")
+                break
+    if place.spread is not None:
+        there = sum(1 for _, holder in own if _shares(holder, node, place.spread.by))
+        if there >= place.spread.most:
+            yield Refused("claim.spread", f"its {place.spread.by} holds {there} already")
+    farms = {holder.farm for _, holder in own}
+    left = workload.replicas - len(own) - 1
+    if len(farms | {node.farm}) + left < place.min_farms:
+        yield Refused("claim.min_farms", f"another farm wanted: {len(farms)} of {place.min_farms}")
+    beside = {w.name: w for w in manifest.workloads if w.name in neighbours(manifest, workload)}
+    for name, holder in held:
+        other = beside.get(name.partition("/")[0])
+        for one, two in ((workload, other), (other, workload)):
+            apart = one.placement.apart if one is not None else None
+            if apart is None or two is None or two.name not in apart.workloads:
+                continue
+            if _shares(holder, node, apart.by):
+                yield Refused("claim.apart", f"its {apart.by} holds {name}")
+                return
+
+
+def _price_misfits(manifest: Manifest, node: Node) -> Iterator[Refused]:
+    """[C9]"""
+    for name in node.price.__struct_fields__:
+        cap, asked = getattr(manifest.terms.price, name), getattr(node.price, name)
+        if cap is not None and asked > cap:
+            yield Refused("claim.price_cap", f"{name} {asked}, at most {cap}")
 
 
 def _offer_misfits(workload: Workload, node: Node, now_ms: int) -> Iterator[Refused]:
@@ -54,6 +119,11 @@ def _offer_misfits(workload: Workload, node: Node, now_ms: int) -> Iterator[Refu
         yield Refused("claim.country", f"{node.country}, wanted {', '.join(placement.countries)}")
     if placement.farms and node.farm not in placement.farms:
         yield Refused("claim.farm", f"{node.farm}, wanted {', '.join(placement.farms)}")
+    for name, value in placement.attributes.items():
+        found = node.attributes.get(name)
+        if found != value:
+            shown = "nothing" if found is None else repr(found[:80])
+            yield Refused("claim.attribute", f"{name} {value!r} wanted, found {shown}")
 
 
 def term_cost(manifest: Manifest, rate_hour: int) -> int:

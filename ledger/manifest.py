@@ -12,7 +12,7 @@ import msgspec
 
 from ledger import manifest_check as check
 from ledger.contract_check import check_contract
-from ledger.contract_types import Contract, ContractRole, Value, WorkloadTemplate
+from ledger.contract_types import Contract, ContractRole, PriceTemplate, Value, WorkloadTemplate, caps
 from ledger.errors import LocalError, Refused
 from ledger.expression import ExpressionError, Part, evaluate
 from ledger.limits import (
@@ -25,7 +25,8 @@ from ledger.limits import (
     SLOTS_MAX,
     WORKLOADS_MAX,
 )
-from ledger.manifest_types import Manifest, Placement, Resources, Role, Terms, Workload
+from ledger.manifest_places import check_order
+from ledger.manifest_types import Manifest, PriceCaps, Resources, Role, Terms, Workload
 from ledger.parameters import resolve_parameters
 from ledger.policy import check_reachable, excluded_signers
 from ledger.quantities import (
@@ -77,6 +78,7 @@ def expand(
             duration_s=_number(contract.terms.duration_s, values, parse_duration, "terms.duration"),
             budget=_number(contract.terms.budget, values, parse_money, "terms.budget"),
             fee=_number(contract.terms.fee, values, parse_money, "terms.fee"),
+            price=_expand_price(contract.terms.price, values),
         ),
     )
     check_manifest(manifest)
@@ -119,6 +121,7 @@ def check_manifest(manifest: Manifest) -> None:
         raise Refused("contract.workloads", f"1 to {WORKLOADS_MAX} with names of their own", "workloads")
     for workload in manifest.workloads:
         _check_workload(workload, f"workloads.{workload.name}")
+    check_order(manifest.workloads, _refuse)
     if sum(workload.replicas for workload in manifest.workloads) > SLOTS_MAX:
         raise Refused("manifest.slots", f"more than {SLOTS_MAX} replicas in all", "workloads")
     role_names = [role.name for role in manifest.roles]
@@ -132,6 +135,10 @@ def check_manifest(manifest: Manifest) -> None:
     check.check_number("duration", terms.duration_s, "terms.duration", _refuse)
     check.check_number("budget", terms.budget, "terms.budget", _refuse)
     check.check_number("fee", terms.fee, "terms.fee", _refuse)
+    for name in terms.price.__struct_fields__:
+        cap = getattr(terms.price, name)
+        if cap is not None:
+            check.check_number("price", cap, f"terms.price.{name}", _refuse)
     if terms.fee > terms.budget:
         raise Refused("manifest.fee", f"{terms.fee} is more than the budget {terms.budget}", "terms.fee")
 
@@ -211,16 +218,26 @@ def _expand_workload(template: WorkloadTemplate, values: Mapping[str, Value]) ->
         ports=template.ports,
         health=template.health,
         restart=template.restart,
-        placement=Placement(
+        placement=msgspec.structs.replace(
+            template.placement,
             countries=tuple(
                 _text(c, values, f"{field}.placement.country") for c in template.placement.countries
             ),
             farms=tuple(_text(f, values, f"{field}.placement.farm") for f in template.placement.farms),
-            distinct=template.placement.distinct,
         ),
         results=template.results,
         recheck_s=template.recheck_s,
+        depends_on=template.depends_on,
+        agree=_number(template.agree, values, parse_integer, f"{field}.agree"),
     )
+
+
+def _expand_price(price: PriceTemplate, values: Mapping[str, Value]) -> PriceCaps:
+    cpu, memory, disk = (
+        None if cap is None else _number(cap, values, parse_money, f"terms.price.{name}")
+        for name, cap in caps(price)
+    )
+    return PriceCaps(cpu_core_hour=cpu, memory_gib_hour=memory, disk_gib_hour=disk)
 
 
 def _number(given: int | str, values: Mapping[str, Value], parse: Callable[[object], int], field: str) -> int:
@@ -266,6 +283,7 @@ def _argument(text: str, values: Mapping[str, Value], field: str) -> str:
 def _check_workload(workload: Workload, field: str) -> None:
     check.check_name(workload.name, field, _refuse)
     check.check_number("replicas", workload.replicas, f"{field}.replicas", _refuse)
+    check.check_number("agree", workload.agree, f"{field}.agree", _refuse)
     paths = [(artifact.path, artifact.kind) for artifact in workload.artifacts]
     check.check_artifact_paths(paths, f"{field}.artifacts", _refuse)
     check.check_artifact_digests(workload.artifacts, f"{field}.artifacts", _refuse)

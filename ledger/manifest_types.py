@@ -57,12 +57,43 @@ class Restart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     attempts: int = 3
 
 
-class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Filters, then anti-affinity. An empty tuple does not filter."""
+Level = Literal["node", "farm", "country"]
+
+
+class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """At most so many replicas of a workload share one node, farm or country."""
+
+    by: Level
+    most: int
+
+
+class Apart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """No replica shares a node, farm or country with one of these workloads, whichever comes first."""
+
+    by: Level
+    workloads: tuple[str, ...]
+
+
+class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """Filters, then anti-affinity. An empty tuple does not filter. What has its default is left out of the
+    canonical JSON."""
 
     countries: tuple[str, ...] = ()  # ISO 3166-1 alpha-2
     farms: tuple[str, ...] = ()
-    distinct: Literal["none", "node", "farm"] = "node"  # replicas never share one of these
+    distinct: Literal["none", "node", "farm", "country"] = "node"  # replicas never share one of these
+    attributes: dict[str, str] = {}  # of the node's offer, each with exactly this value
+    spread: Spread | None = None
+    apart: Apart | None = None
+    min_farms: int = 1  # the replicas stand on at least so many farms
+
+
+class PriceCaps(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The most that an offer may ask in micro-credits per hour and core, GiB of memory, GiB of disk.
+    None: no cap."""
+
+    cpu_core_hour: int | None = None
+    memory_gib_hour: int | None = None
+    disk_gib_hour: int | None = None
 
 
 class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -82,6 +113,8 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     placement: Placement
     results: tuple[str, ...]  # files under /result, collected when a job ends with 0
     recheck_s: int  # bytes are verified again while running, at this interval
+    depends_on: tuple[str, ...] = ()  # workloads: a slot is given out when services run and jobs succeeded
+    agree: int = 0  # a job is done when so many replicas have the same results; 0: when all succeeded
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -120,6 +153,7 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     duration_s: int
     budget: int  # most micro-credits that may be spent, and the escrow asked for
     fee: int  # the author's, micro-credits, once, when the deployment first runs
+    price: PriceCaps = PriceCaps()
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

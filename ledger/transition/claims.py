@@ -4,18 +4,23 @@
      which others may claim, too; when it closes, the state machine selects.
 [C2] Who claims has a valid offer with the runtime, at a place that the workload allows.
 [C3] It has the capacity free.
-[C4] Replicas of a workload never share a node or farm that must be distinct.
+[C4] Replicas of a workload never share a node, farm or country that must be distinct, nor more of them than
+     its spread allows; slots of workloads that stay apart never share one; a claim that would leave too few
+     replicas to reach min_farms is refused.
 [C5] A slot's price for the whole term fits its share of budget - fee; shares are in proportion to what
      the slots need, weighed by REFERENCE_PRICE. So all slots together never cost more than the budget.
 [C6] Selection: [C2]-[C5] again, then fewest slots of this deployment on the farm, then on the node, then
      the lowest rate, then the least capacity left over, then a hash that nobody could choose.
 [C7] Selected: term + 1, capacity bound, leased until the block's time + L + G.
+[C8] A slot of a workload that depends on others is given out when all their services run and all their jobs
+     have succeeded. What runs goes on when one of those stops later.
+[C9] No price of the offer is above the cap that the terms name.
 """
 
 from __future__ import annotations
 
 from ledger.errors import Refused
-from ledger.fit import Held, misfits, rank
+from ledger.fit import Held, misfits, neighbours, rank, waits_for
 from ledger.keys import hash_tagged
 from ledger.limits import (
     CANDIDATES_PER_SLOT_MAX,
@@ -24,7 +29,6 @@ from ledger.limits import (
     LEASE_MS,
 )
 from ledger.manifest import slot_rate
-from ledger.manifest_types import Workload
 from ledger.records import Candidate, Node, key_candidate, key_due, key_node, key_open
 from ledger.transactions import Claim
 from ledger.transition.deal import Deal
@@ -43,7 +47,9 @@ def claim(env: Env, body: Claim) -> None:
     if env.state.get(key_open(deal.id, body.slot)) is None:
         raise Refused("claim.not_open", f"deployment {deal.record.status}, slot {slot.status}", "slot")
     node = env.need(Node, key_node(env.sender), "claim.unknown_node", "the sender is no registered node")
-    _check_fit(deal, slot.name, node, _held_by(deal, deal.workload(slot.name)))
+    _check_order(deal, slot.name)
+    concerned = neighbours(deal.manifest, deal.workload(slot.name))
+    _check_fit(deal, slot.name, node, _held_by(deal, concerned))
     key = key_candidate(deal.id, slot.name, env.sender)
     if env.state.get(key) is not None:
         raise Refused("claim.duplicate", "the node is a candidate already")
@@ -58,11 +64,22 @@ def claim(env: Env, body: Claim) -> None:
     deal.emit("slot.candidate", slot=slot.name, term=body.term, node=env.sender.hex())
 
 
-def _held_by(deal: Deal, workload: Workload | None = None) -> list[tuple[str, Node]]:
-    """Held slots of the deployment; of one workload only, when that is all that matters to a claim."""
+def _check_order(deal: Deal, name: str) -> None:
+    """[C8]"""
+    workload = deal.workload(name)
+    if not workload.depends_on:
+        return
+    slots = [s for s in deal.record.slots if deal.workload(s).name in workload.depends_on]
+    missing = waits_for(deal.manifest, workload, {slot: deal.slot(slot).status for slot in slots})
+    if missing:
+        raise Refused("claim.depends_on", f"{workload.name} waits for {missing}", "slot")
+
+
+def _held_by(deal: Deal, workloads: frozenset[str] | None = None) -> list[tuple[str, Node]]:
+    """Held slots of the deployment; of some workloads only, when these are all that matter to a claim."""
     out: list[tuple[str, Node]] = []
     for name in deal.record.slots:
-        if workload is not None and deal.workload(name) is not workload:
+        if workloads is not None and deal.workload(name).name not in workloads:
             continue
         holder = deal.slot(name).holder
         if holder:
@@ -71,7 +88,7 @@ def _held_by(deal: Deal, workload: Workload | None = None) -> list[tuple[str, No
 
 
 def _check_fit(deal: Deal, name: str, node: Node, held: Held) -> None:
-    """[C2]–[C5] Raises Refused("claim.…")."""
+    """[C2]–[C5] [C9] Raises Refused("claim.…")."""
     for misfit in misfits(deal.manifest, deal.workload(name), node, held, deal.env.time_ms):
         raise misfit
 
@@ -85,6 +102,7 @@ def select(deal: Deal, name: str) -> None:
     for key, _ in list(env.state.scan(prefix)):
         node = env.must(Node, key_node(key[len(prefix) :]))
         try:
+            _check_order(deal, name)
             _check_fit(deal, name, node, held)
         except Refused:
             continue  # it fitted when it claimed; another slot was faster

@@ -20,7 +20,7 @@ from ledger.records import ApprovalRecord, DeploymentStatus, key_due
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
 from ledger.transition.escrow import bill, pay_fee, refund
-from ledger.transition.slots import open_free_slots, release_slot
+from ledger.transition.slots import finished, open_free_slots, release_slot
 
 
 def set_end(deal: Deal, time_ms: int) -> None:
@@ -66,7 +66,7 @@ def complete_jobs(deal: Deal) -> None:
     """[D5] Nothing happens while a service or an unfinished job is left."""
     if any(workload.kind == "service" for workload in deal.manifest.workloads):
         return
-    if any(deal.slot(name).status != "succeeded" for name in deal.record.slots):
+    if not all(finished(deal, workload) for workload in deal.manifest.workloads):
         return
     clear_approval_dues(deal.env, deal.id)
     deal.set(status="completed", desired="stop", ended_ms=deal.env.time_ms)

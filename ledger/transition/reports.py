@@ -26,7 +26,8 @@ from ledger.manifest_types import Workload
 from ledger.predicates import ReceiptPredicate
 from ledger.records import Node, ReceiptRecord, Slot, key_node, key_receipt
 from ledger.transactions import Report
-from ledger.transition.deal import Deal
+from ledger.transition.agreement import settle_agreement
+from ledger.transition.deal import RUNS, Deal
 from ledger.transition.env import Env
 from ledger.transition.escrow import bill
 from ledger.transition.lifecycle import complete_jobs, end, first_run
@@ -135,7 +136,10 @@ def _succeeded(deal: Deal, name: str, predicate: ReceiptPredicate) -> None:
     deal.set_slot(name, status="succeeded", results=results)
     _count(deal, "terms_kept")
     free_slot(deal, name)
-    complete_jobs(deal)
+    if deal.workload(name).agree:
+        settle_agreement(deal, deal.workload(name))
+    if deal.record.status in RUNS:
+        complete_jobs(deal)
 
 
 def _gave_up(deal: Deal, name: str, workload: Workload, predicate: ReceiptPredicate) -> None:

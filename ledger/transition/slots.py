@@ -9,9 +9,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from msgspec.structs import replace
 
-from ledger.manifest_types import Resources
+from ledger.manifest_types import Resources, Workload
 from ledger.records import Node, Slot, key_candidate, key_due, key_node, key_open
 from ledger.transition.deal import RUNS, Deal
 from ledger.transition.env import Env
@@ -24,7 +26,9 @@ def due_rest(deployment: bytes, name: str) -> bytes:
 
 
 def open_slot(deal: Deal, name: str) -> None:
-    """[S1] Let nodes claim a slot that nobody holds."""
+    """[S1] Let nodes claim a slot that nobody holds. Nothing happens when its job needs no more replicas."""
+    if agreed(deal, deal.workload(name)):
+        return
     deal.set_slot(name, status="open")
     deal.env.state.put(key_open(deal.id, name), b"")
     deal.emit("slot.open", slot=name, term=deal.slot(name).term)
@@ -89,3 +93,19 @@ def use_capacity(env: Env, node_key: bytes, resources: Resources, sign: int) -> 
         slots_held=node.slots_held + sign,
     )
     env.write(key, changed)
+
+
+def finished(deal: Deal, workload: Workload) -> bool:
+    """Whether all replicas of a job succeeded, or, when they must agree, so many did that the rest was
+    released."""
+    statuses = [deal.slot(n).status for n in deal.record.slots if deal.workload(n).name == workload.name]
+    return agreed(deal, workload) or all(status == "succeeded" for status in statuses)
+
+
+def agreed(deal: Deal, workload: Workload) -> bool:
+    """Whether so many replicas of a job as must agree do so ([R8]): it needs no other slot any more."""
+    if not workload.agree:
+        return False
+    slots = [deal.slot(n) for n in deal.record.slots if deal.workload(n).name == workload.name]
+    counts = Counter(tuple(sorted(s.results.items())) for s in slots if s.status == "succeeded")
+    return max(counts.values(), default=0) >= workload.agree

@@ -102,7 +102,8 @@ def check_slots(view: View) -> None:
     held: set[tuple[bytes, str, str]] = set()
     for (deployment, name), slot in view.slots.items():
         runs = view.deployments[deployment].status in RUNS
-        may_be_claimed = runs and not slot.holder and slot.status != "succeeded"
+        done = slot.status == "succeeded" or _agreed(view, deployment, name)
+        may_be_claimed = runs and not slot.holder and not done
         assert (key_open(deployment, name) in opened) == may_be_claimed, f"open list is wrong about {name}"
         if may_be_claimed:
             assert slot.status == "open"
@@ -124,6 +125,17 @@ def check_slots(view: View) -> None:
                 assert place not in held, f"two replicas on one {distinct}"
                 held.add(place)
     assert opened <= {key_open(deployment, name) for deployment, name in view.slots}, "an open slot of nobody"
+
+
+def _agreed(view: View, deployment: bytes, slot: str) -> bool:
+    """Whether enough replicas of the slot's job have the same results."""
+    workload = workload_of(view.manifests[deployment], slot)
+    found = [
+        str(sorted(other.results.items()))
+        for (id_, name), other in view.slots.items()
+        if id_ == deployment and name.startswith(f"{workload.name}/") and other.status == "succeeded"
+    ]
+    return workload.agree > 0 and max(Counter(found).values(), default=0) >= workload.agree
 
 
 def check_due(view: View, now_ms: int) -> None:

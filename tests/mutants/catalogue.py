@@ -386,7 +386,7 @@ MUTANTS: Final = (
         "0 > node.cpu_millis",
         CLAIMS,
     ),
-    _M("replicas_share_a_node", "ledger/fit.py", 'if distinct != "none":', "if False:", CLAIMS),
+    _M("replicas_share_a_node", "ledger/fit.py", 'if place.distinct != "none":', "if False:", CLAIMS),
     _M("price_is_not_capped", "ledger/fit.py", "if wanted > share:", "if False:", CLAIMS),
     _M("offers_never_end", "ledger/fit.py", "if node.valid_until_ms <= now_ms:", "if False:", CLAIMS),
     _M("anybody_renews", _LEASES, "if slot.holder != env.sender:", "if False:", CLAIMS),

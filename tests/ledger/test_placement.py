@@ -1,0 +1,307 @@
+"""Where slots stand, start order, price caps, replicas that agree: rules C2, C4, C8, C9, R8."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from ledger.contract import parse_contract
+from ledger.contract_types import Contract, PriceTemplate, WorkloadTemplate
+from ledger.errors import Refused
+from ledger.keys import Key
+from ledger.manifest_types import Apart, Placement, PriceCaps, Spread
+from ledger.predicates import ResultFile
+from ledger.transactions import Claim, Price
+from ledger.yaml_tree import ContractError
+from tests.ledger.contract_samples import SOURCE, expanded
+from tests.ledger.contract_samples import contract as sample
+from tests.ledger.contract_samples import workload as template
+from tests.ledger.invariants import check
+from tests.ledger.world import FARMERS, NODES, World, contract, job, key_of, register_node, service
+
+A0, A1, B0, B1 = NODES  # two of farm a in BE, two of farm b in NL
+THIRD = key_of("node 4")  # of farm a, in CH
+
+
+def approved(*workloads: WorkloadTemplate, terms: Callable[[Contract], Contract] = lambda c: c) -> Any:
+    world = World()
+    world.add_nodes()
+    world.ok(FARMERS[0], register_node(THIRD, FARMERS[0], "farm-a", "CH"))
+    world.ok(THIRD, world.offer(attributes={"gpu": "a100"}))
+    deployment = world.ordered(terms(contract(*workloads, budget=100_000_000)))
+    world.approve(deployment)
+    return world, deployment
+
+
+def refusals(world: World, deployment: bytes, slot: str) -> dict[Key, str]:
+    """Who may not have this slot now, and by which rule."""
+    found = {}
+    for node in (*NODES, THIRD):
+        receipt = world.run(world.tx(node, Claim(deployment, slot, 99))).receipts[0]
+        assert receipt.rule == "claim.stale_term"
+        tried = World.__new__(World)
+        tried.__dict__ |= world.__dict__
+        tried.state = world.state.__class__(world.state.entries())
+        found[node] = tried.do(node, Claim(deployment, slot, world.slot(deployment, slot).term + 1)).rule
+    return {node: rule for node, rule in found.items() if rule}
+
+
+def test_attributes_of_the_offer() -> None:
+    """[C2]"""
+    world, deployment = approved(service(placement=Placement(attributes={"gpu": "a100"})))
+    assert refusals(world, deployment, "web/0") == dict.fromkeys(NODES, "claim.attribute")
+    assert world.refused(A0, Claim(deployment, "web/0", 1)) == "claim.attribute"
+    world.ok(A0, world.offer(attributes={"gpu": "a100"}))
+    assert world.claimed(deployment, "web/0", [A0]) is A0
+
+
+def test_distinct_countries() -> None:
+    """[C4]"""
+    world, deployment = approved(service(placement=Placement(distinct="country")))
+    world.claimed(deployment, "web/0", [A0])
+    assert refusals(world, deployment, "web/1") == dict.fromkeys((A0, A1), "claim.distinct")
+
+
+def test_spread_bounds_how_many_share() -> None:
+    """[C4]"""
+    place = Placement(distinct="none", spread=Spread(by="farm", most=2))
+    world, deployment = approved(service(replicas=4, placement=place))
+    for slot, node in (("web/0", A0), ("web/1", A0)):
+        world.claimed(deployment, slot, [node])
+    assert refusals(world, deployment, "web/2") == dict.fromkeys((A0, A1, THIRD), "claim.spread")
+
+
+def test_min_farms_leaves_room_for_the_farms_that_are_missing() -> None:
+    """[C4] Two of three replicas may share a farm, the third may not."""
+    world, deployment = approved(service(replicas=3, placement=Placement(min_farms=2)))
+    world.claimed(deployment, "web/2", [A0])
+    assert refusals(world, deployment, "web/0") == {A0: "claim.distinct"}
+    world.claimed(deployment, "web/0", [A1])
+    assert refusals(world, deployment, "web/1") == {
+        A0: "claim.distinct", A1: "claim.distinct", THIRD: "claim.min_farms"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("first", ["web", "db"])
+def test_apart_holds_from_both_sides(first: str) -> None:
+    """[C4] Whichever is placed first."""
+    apart = Placement(distinct="none", apart=Apart(by="farm", workloads=("db",)))
+    db = service(name="db", replicas=1, placement=Placement())
+    world, deployment = approved(service(placement=apart), db)
+    world.claimed(deployment, f"{first}/0", [B0])
+    other = {"web": "db", "db": "web"}[first]
+    assert refusals(world, deployment, f"{other}/0") == dict.fromkeys((B0, B1), "claim.apart")
+    if first == "web":
+        assert not refusals(world, deployment, "web/1")  # its own replicas may be near each other
+
+
+def test_a_window_never_ends_with_two_that_must_be_apart() -> None:
+    """[C4] [C6] Both claimed while nobody held anything: selection looks again."""
+    apart = Placement(distinct="none", apart=Apart(by="node", workloads=("db",)))
+    world, deployment = approved(
+        service(replicas=1, placement=apart), service(name="db", replicas=1, placement=Placement())
+    )
+    world.run(*(world.tx(A0, Claim(deployment, slot, 1)) for slot in ("web/0", "db/0")))
+    world.run()
+    assert {world.slot(deployment, slot).holder for slot in ("web/0", "db/0")} == {A0.public, b""}
+
+
+def test_start_order() -> None:
+    """[C8] A service runs first, a job succeeds first; nothing stops when they stop."""
+    free = Placement(distinct="none")
+    load = job(name="load", depends_on=("db",))
+    web = service(replicas=1, depends_on=("load", "db"), placement=free)
+    world, deployment = approved(web, service(name="db", replicas=1, ports=(), health=None), load)
+    assert world.refused(A0, Claim(deployment, "web/0", 1)) == "claim.depends_on"
+    assert world.refused(A0, Claim(deployment, "load/0", 1)) == "claim.depends_on"
+    db = world.claimed(deployment, "db/0", [A0])
+    world.report(deployment, "db/0", db, "fetching", "verified")
+    assert world.refused(A1, Claim(deployment, "load/0", 1)) == "claim.depends_on"
+    world.report(deployment, "db/0", db, "running")
+    loader = world.claimed(deployment, "load/0", [A1])
+    world.report(deployment, "load/0", loader, "fetching", "verified", "running")
+    assert world.refused(B0, Claim(deployment, "web/0", 1)) == "claim.depends_on"
+    world.report(deployment, "load/0", loader, "succeeded")
+    front = world.claimed(deployment, "web/0", [B0])
+    world.report(deployment, "web/0", front, "fetching", "verified", "running")
+    world.report(deployment, "db/0", db, "failed")
+    assert world.slot(deployment, "web/0").status == "running"
+    check(world.state, world.now_ms)
+
+
+def test_price_caps() -> None:
+    """[C9]"""
+    caps = PriceTemplate(cpu_core_hour=40_000, disk_gib_hour=1_000)
+    world, deployment = approved(service(), terms=lambda c: replace(c, terms=replace(c.terms, price=caps)))
+    assert world.manifest(deployment).terms.price == PriceCaps(cpu_core_hour=40_000, disk_gib_hour=1_000)
+    world.ok(A0, world.offer(price=Price(40_001, 0, 0)))
+    world.ok(B0, world.offer(price=Price(0, 20_000, 1_001)))
+    assert refusals(world, deployment, "web/0") == dict.fromkeys((A0, B0), "claim.price_cap")
+
+
+def mining(replicas: int, agree: int) -> WorkloadTemplate:
+    return job(replicas=replicas, agree=agree, placement=Placement())
+
+
+def finish(world: World, deployment: bytes, slot: str, node: Key, result: str) -> None:
+    world.claimed(deployment, slot, [node])
+    world.report(deployment, slot, node, "fetching", "verified", "running")
+    results = {"/result/words.tsv": ResultFile(sha256=result * 32, size_bytes=10)}
+    world.ok(node, world.receipt(deployment, slot, node, "succeeded", results=results))
+
+
+def test_enough_replicas_agree() -> None:
+    """[R8] Two of three: the third is released, nobody claims it again, and who differs is named."""
+    world, deployment = approved(mining(3, 2))
+    finish(world, deployment, "mine/0", A0, "33")
+    assert world.deployment(deployment).status == "active"
+    finish(world, deployment, "mine/1", B0, "44")
+    third = world.claimed(deployment, "mine/2", [B1])
+    world.report(deployment, "mine/2", third, "fetching", "verified", "running")
+    results = {"/result/words.tsv": ResultFile(sha256="44" * 32, size_bytes=10)}
+    world.ok(third, world.receipt(deployment, "mine/2", third, "succeeded", results=results))
+    assert world.deployment(deployment).status == "completed"
+    (event,) = [e for e in world.events if e.kind == "slot.disagrees"]
+    assert dict(event.fields)["slot"] == "mine/0"
+    check(world.state, world.now_ms)
+
+
+def test_what_is_not_needed_any_more_is_released() -> None:
+    """[R8] One runs, one is open: both end, and stay so when the holder reports its stop."""
+    world, deployment = approved(mining(4, 3), job(name="other", placement=Placement(distinct="none")))
+    for slot, node in (("mine/0", A0), ("mine/1", A1)):
+        finish(world, deployment, slot, node, "33")
+    world.claimed(deployment, "mine/3", [B1])
+    finish(world, deployment, "mine/2", B0, "33")
+    assert world.deployment(deployment).status == "active"  # `other` has not run
+    assert world.slot(deployment, "mine/3").status == "released"
+    world.ok(B1, world.receipt(deployment, "mine/3", B1, "released"))
+    slot = world.slot(deployment, "mine/3")
+    assert (slot.status, slot.holder) == ("released", b"")
+    assert world.refused(A0, Claim(deployment, "mine/3", slot.term + 1)) == "claim.not_open"
+    finish(world, deployment, "other/0", A0, "55")
+    assert world.deployment(deployment).status == "completed"
+    check(world.state, world.now_ms)
+
+
+def test_nobody_agrees() -> None:
+    """[R8]"""
+    world, deployment = approved(mining(2, 2))
+    finish(world, deployment, "mine/0", A0, "33")
+    finish(world, deployment, "mine/1", B0, "44")
+    record = world.deployment(deployment)
+    assert (record.status, record.reason) == ("failed", "mine: at most 1 of 2 agree, 2 wanted")
+    check(world.state, world.now_ms)
+
+
+def test_who_waits_for_a_job_that_agreed_waits_no_longer() -> None:
+    """[C8] [R8]"""
+    web = service(replicas=1, depends_on=("mine",))
+    world, deployment = approved(mining(3, 2), web)
+    finish(world, deployment, "mine/0", A0, "33")
+    assert world.refused(B0, Claim(deployment, "web/0", 1)) == "claim.depends_on"
+    finish(world, deployment, "mine/1", A1, "33")
+    assert world.claimed(deployment, "web/0", [B0]) is B0
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule", "field"),
+    [
+        ({"depends_on": ("web",)}, "contract.depends_on", "workloads.web.depends_on[0]"),
+        ({"depends_on": ("wbe",)}, "contract.depends_on", "workloads.web.depends_on[0]"),
+        ({"depends_on": ("db", "db")}, "contract.depends_on", "workloads.web.depends_on"),
+        ({"depends_on": ("db",)}, "contract.depends_on", "workloads.web.depends_on"),  # db waits for web
+        ({"placement": Placement(min_farms=5)}, "contract.range", "workloads.web.placement.min_farms"),
+        (
+            {"placement": Placement(min_farms=2, farms=("a",))},
+            "contract.range",
+            "workloads.web.placement.min_farms",
+        ),
+        (
+            {"placement": Placement(spread=Spread(by="farm", most=0))},
+            "contract.range",
+            "workloads.web.placement.spread.most",
+        ),
+        (
+            {"placement": Placement(apart=Apart(by="farm", workloads=()))},
+            "contract.depends_on",
+            "workloads.web.placement.apart.from",
+        ),
+        (
+            {"placement": Placement(apart=Apart(by="farm", workloads=("nobody",)))},
+            "contract.depends_on",
+            "workloads.web.placement.apart.from[0]",
+        ),
+        (
+            {"placement": Placement(attributes={"gpu": "${title}"})},
+            "contract.attribute",
+            "workloads.web.placement.attributes.gpu",
+        ),
+        ({"agree": 2}, "contract.agree", "workloads.web.agree"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(changes: dict[str, Any], rule: str, field: str) -> None:
+    db = template(name="db", depends_on=("web",), replicas=1)
+    with pytest.raises(Refused) as caught:
+        expanded(sample(workloads=(template(**{"replicas": 4} | changes), db)))
+    assert (caught.value.rule, caught.value.field) == (rule, field)
+
+
+@pytest.mark.parametrize(("replicas", "agree"), [(4, 2), (3, 1), (2, 3), ("${replicas}", 1)])
+def test_a_minority_never_agrees(replicas: int | str, agree: int) -> None:
+    mine = template(
+        kind="job", ports=(), health=None, results=("/result/a",), replicas=replicas, agree=agree,
+        placement=Placement(),
+    )  # fmt: skip
+    with pytest.raises(Refused) as caught:
+        expanded(sample(workloads=(mine,)))
+    assert caught.value.rule == "contract.agree"
+
+
+def test_one_node_is_one_witness() -> None:
+    mine = template(
+        kind="job", ports=(), health=None, results=("/result/a",), replicas=3, agree=2,
+        placement=Placement(distinct="none"),
+    )  # fmt: skip
+    with pytest.raises(Refused) as caught:
+        expanded(sample(workloads=(mine,)))
+    assert caught.value.rule == "contract.agree"
+
+
+PLACED = """placement:
+      country: [BE, CH]
+      distinct: country
+      attributes: {gpu: a100}
+      spread: {by: farm, most: 2}
+      apart: {by: node, from: [db]}
+      min_farms: 2
+    depends_on: [db]
+    recheck: 10s
+  db:
+    kind: service
+    command: [/bin/busybox, httpd]
+    artifacts: [{path: /bin/busybox, file: /bin/busybox, executable: true}]
+    resources: {cpu: 100m, memory: 64MiB}
+approval:"""
+
+
+def test_a_source_says_all_of_it() -> None:
+    text = SOURCE.replace(
+        'placement: {country: "${country}", distinct: farm}\n    recheck: 10s\napproval:', PLACED
+    )
+    text = text.replace(
+        '"${budget}", fee: 1000}', '"${budget}", fee: 1000, price: {cpu: 0.04 credits, disk: 5}}'
+    )
+    made = parse_contract(text, "c.yaml").contract
+    assert made.workloads[0].placement == Placement(
+        countries=("BE", "CH"), distinct="country", attributes={"gpu": "a100"}, min_farms=2,
+        spread=Spread(by="farm", most=2), apart=Apart(by="node", workloads=("db",)),
+    )  # fmt: skip
+    assert made.workloads[0].depends_on == ("db",)
+    assert made.terms.price == PriceTemplate(cpu_core_hour=40_000, disk_gib_hour=5)
+    with pytest.raises(ContractError) as caught:
+        parse_contract(text.replace("from: [db]", "from: [dbb]").replace("by: farm", "by: form"), "c.yaml")
+    told = str(caught.value)
+    assert "workloads.web.placement.spread.by: contract.choice: 'form' is none of" in told
+    assert "workloads.web.placement.apart.from[0]: contract.depends_on" in told and "mean 'db'?" in told
