@@ -126,6 +126,11 @@ def _offer_misfits(workload: Workload, node: Node, now_ms: int) -> Iterator[Refu
             yield Refused("claim.attribute", f"{name} {value!r} wanted, found {shown}")
 
 
+def certifiers_of(node: Node, now_ms: int) -> frozenset[str]:
+    """[F5] Hex keys of those who stand for a node now."""
+    return frozenset(key for key, until_ms in node.certified.items() if until_ms > now_ms)
+
+
 def term_cost(manifest: Manifest, rate_hour: int) -> int:
     """Micro-credits that a slot at this rate costs over the whole term."""
     return cost(rate_hour, 0, manifest.terms.duration_s * 1000)

@@ -96,6 +96,17 @@ class Node(_Record, frozen=True):
     terms_failed: int = 0
     terms_quarantined: int = 0
     terms_given_up: int = 0  # given back unasked
+    leaves_ms: int = 0  # when it leaves, as it has told; 0: it has not
+    certified: dict[str, int] = {}  # certifier's key in hex: until when, ms
+
+
+class CertificationRecord(_Record, frozen=True):
+    """A certifier's last word about a node. `valid_until_ms` 0: withdrawn; `made_ms`: none older counts."""
+
+    made_ms: int
+    valid_until_ms: int
+    says: str
+    signature: bytes
 
 
 class Deployment(_Record, frozen=True):
@@ -268,6 +279,21 @@ def key_farm(name: str) -> bytes:
 
 def key_node(node: bytes) -> bytes:
     return b"node/" + node
+
+
+def key_certification(node: bytes, certifier: bytes) -> bytes:
+    return b"certification/" + node + b"/" + certifier
+
+
+def key_held(node: bytes, deployment: bytes, slot: str) -> bytes:
+    """Index of what a node holds; the value is empty. Without deployment and slot: what all of it begins
+    with."""
+    return b"held/" + node + b"/" + (deployment + b"/" + slot.encode() if deployment else b"")
+
+
+def held_parts(key: bytes) -> tuple[bytes, str]:
+    """Deployment and slot of a `key_held`."""
+    return key[38:70], key[71:].decode()
 
 
 def key_deployment(deployment: bytes) -> bytes:

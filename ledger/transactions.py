@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from ledger import keys
+from ledger.certification import Certification
 from ledger.codec import decode_exact, encode
 from ledger.errors import Refused
 from ledger.evidence import TwoProposals, TwoVotes
@@ -77,6 +78,26 @@ class PostOffer(_Body, frozen=True, tag="offer.post"):
 
 class WithdrawOffer(_Body, frozen=True, tag="offer.withdraw"):
     """No new slots for this node. Sender: the node key."""
+
+
+class CertifyNode(_Body, frozen=True, tag="node.certify"):
+    """A certifier's signed word about a node. Sender: the node, or its farm's owner."""
+
+    certifier: bytes
+    certification: Certification
+    signature: bytes  # see ledger.certification
+
+
+class UncertifyNode(_Body, frozen=True, tag="node.uncertify"):
+    """The sender does not stand for a node any more."""
+
+    node: bytes
+
+
+class DrainNode(_Body, frozen=True, tag="node.drain"):
+    """The sender, a node, takes no new slot and leaves at this block time."""
+
+    leaves_ms: int
 
 
 class OrderDeployment(_Body, frozen=True, tag="deployment.order"):
@@ -167,6 +188,9 @@ Body = (
     | RegisterNode
     | PostOffer
     | WithdrawOffer
+    | CertifyNode
+    | UncertifyNode
+    | DrainNode
     | OrderDeployment
     | Decide
     | CancelDeployment

@@ -30,6 +30,7 @@ from ledger.records import Farm, Node, key_farm, key_node
 from ledger.template import NAME
 from ledger.transactions import PostOffer, Price, RegisterFarm, RegisterNode, WithdrawOffer
 from ledger.transition.env import Env
+from ledger.transition.standing import stay
 
 _RUNTIME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _COUNTRY: Final = re.compile(r"[A-Z]{2}")
@@ -82,7 +83,7 @@ def post_offer(env: Env, body: PostOffer) -> None:
         if getattr(body, name) < used:
             raise Refused("offer.below_used", f"slots of this node use {used}", name)
     changed = msgspec.structs.replace(
-        node,
+        stay(env, node),
         cpu_millis=body.cpu_millis,
         memory_bytes=body.memory_bytes,
         disk_bytes=body.disk_bytes,

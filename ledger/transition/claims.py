@@ -29,7 +29,7 @@ from ledger.limits import (
     LEASE_MS,
 )
 from ledger.manifest import slot_rate
-from ledger.records import Candidate, Node, key_candidate, key_due, key_node, key_open
+from ledger.records import Candidate, Node, key_candidate, key_due, key_held, key_node, key_open
 from ledger.transactions import Claim
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
@@ -123,6 +123,7 @@ def _lease(deal: Deal, name: str, node: Node) -> None:
     lease_until_ms = now + LEASE_MS + LEASE_GUARD_MS
     use_capacity(env, node.key, workload.resources, 1)
     env.state.delete(key_open(deal.id, name))
+    env.state.put(key_held(node.key, deal.id, name), b"")
     env.state.put(key_due(lease_until_ms, "lease", due_rest(deal.id, name)), b"")
     slot = deal.set_slot(
         name,

@@ -14,7 +14,7 @@ from collections import Counter
 from msgspec.structs import replace
 
 from ledger.manifest_types import Resources, Workload
-from ledger.records import Node, Slot, key_candidate, key_due, key_node, key_open
+from ledger.records import Node, Slot, key_candidate, key_due, key_held, key_node, key_open
 from ledger.transition.deal import RUNS, Deal
 from ledger.transition.env import Env
 from ledger.transition.escrow import bill
@@ -70,6 +70,7 @@ def free_slot(deal: Deal, name: str) -> Slot:
     """[S3] Take the slot from its holder; returns the new record. The caller sets the status first."""
     env, slot = deal.env, deal.slot(name)
     env.state.delete(key_due(slot.lease_until_ms, "lease", due_rest(deal.id, name)))
+    env.state.delete(key_held(slot.holder, deal.id, name))
     use_capacity(env, slot.holder, deal.workload(name).resources, -1)
     deal.emit("slot.freed", slot=name, term=slot.term, node=slot.holder.hex())
     return deal.set_slot(name, holder=b"", lease_until_ms=0, endpoints={})

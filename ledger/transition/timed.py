@@ -20,6 +20,7 @@ from ledger.transition.deal import Deal
 from ledger.transition.env import Env
 from ledger.transition.leases import lease_over
 from ledger.transition.lifecycle import term_over
+from ledger.transition.standing import leave
 
 DUE_PREFIX: Final = b"due/"
 
@@ -30,6 +31,9 @@ def run_entry(env: Env, key: bytes) -> int:
     Raises LocalError when the entry makes no sense.
     """
     _, kind, rest = due_parts(key)
+    if kind == "drain":
+        env.state.delete(key)
+        return leave(env, rest)
     deal = Deal.of(env, rest[:32])
     if kind == "approval":
         env.state.delete(key)

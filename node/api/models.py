@@ -359,6 +359,8 @@ class NodeView(msgspec.Struct, kw_only=True):
     terms_failed: int
     terms_quarantined: int
     terms_given_up: int
+    leaves_ms: int  # when it leaves, as it has told; 0: it has not
+    certified: dict[str, int]  # certifier's key: until when, ms
     reputation: int  # 0 to 1000, the share of terms that ended well
 
 

@@ -8,6 +8,7 @@ import time
 from ledger.consent import sign_consent
 from ledger.transactions import RegisterFarm, RegisterNode, WithdrawOffer
 from node.amounts import cpu_text, credits_text, size_text, time_text
+from node.api.models import NodeView
 from node.cli.context import EXIT_ERROR, EXIT_USAGE, Failure, current
 from node.cli.keys import public_key
 from node.cli.output import emit, emit_facts, say
@@ -139,6 +140,12 @@ def node_slots() -> int:
     return 0
 
 
+def _offer_text(node: NodeView) -> str:
+    if node.leaves_ms:
+        return f"leaves {time_text(node.leaves_ms)}"
+    return f"until {time_text(node.valid_until_ms)}" if node.offering else "no offer"
+
+
 def node_list() -> int:
     """List the nodes and their offers."""
     found = list(current.client().nodes())
@@ -152,8 +159,9 @@ def node_list() -> int:
             f"{credits_text(node.price.cpu_core_hour)}/core h",
             node.slots_held,
             f"{node.reputation / 10:.1f} %",
+            len(node.certified) or "-",
             node.broken_leases,
-            f"until {time_text(node.valid_until_ms)}" if node.offering else "no offer",
+            _offer_text(node),
         )
         for node in found
     ]
@@ -166,6 +174,7 @@ def node_list() -> int:
         "price",
         "slots",
         "reputation",
+        "certified by",
         "broken leases",
         "offer (UTC)",
     )

@@ -20,6 +20,7 @@ from ledger.records import (
     due_parts,
     key_approval,
     key_due,
+    key_held,
     key_open,
 )
 from ledger.state import MemoryState
@@ -124,6 +125,9 @@ def check_slots(view: View) -> None:
                 place = (deployment, workload.name, node.farm if distinct == "farm" else node.key.hex())
                 assert place not in held, f"two replicas on one {distinct}"
                 held.add(place)
+    index = {key for key, _ in view.state.scan(b"held/")}
+    holding = {key_held(slot.holder, *place) for place, slot in view.slots.items() if slot.holder}
+    assert index == holding, "the index of held slots is wrong"
     assert opened <= {key_open(deployment, name) for deployment, name in view.slots}, "an open slot of nobody"
 
 
@@ -146,6 +150,10 @@ def check_due(view: View, now_ms: int) -> None:
             expected.add(key_due(slot.lease_until_ms, "lease", rest))
         if slot.window_closes_ms:
             expected.add(key_due(slot.window_closes_ms, "window", rest))
+    for node in view.nodes.values():
+        if node.leaves_ms:
+            expected.add(key_due(node.leaves_ms, "drain", node.key + b"/"))
+            assert not node.valid_until_ms, "it leaves, and offers"
     for d in view.deployments.values():
         if d.ends_ms:
             expected.add(key_due(d.ends_ms, "duration", d.id))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ledger.certificate import Validator, ValidatorSet
+from ledger.certification import Certification, sign_certification
 from ledger.codec import encode
 from ledger.epochs import current, pending, sign_change
 from ledger.keys import Key
@@ -17,12 +18,15 @@ from ledger.state import MemoryState
 from ledger.transactions import (
     Body,
     CancelDeployment,
+    CertifyNode,
     ChangeValidators,
     Claim,
+    DrainNode,
     Price,
     Renew,
     RenewItem,
     Transfer,
+    UncertifyNode,
     WithdrawOffer,
 )
 from ledger.transition.deal import ENDED
@@ -230,6 +234,26 @@ class Lives(RuleBasedStateMachine):
     def withdraw(self, node: int, pick: int) -> None:
         if pick % 5 == 0:
             self.send(NODES[node], WithdrawOffer())
+
+    @rule(node=st.integers(0, 3), pick=PICK, notice_ms=st.sampled_from([60_000, 60_001, 3_600_000, 59_999]))
+    def drain(self, node: int, pick: int, notice_ms: int) -> None:
+        if pick % 3 == 0:
+            self.send(NODES[node], DrainNode(self.world.now_ms + notice_ms))
+
+    @rule(node=st.integers(0, 3), who=st.integers(0, 2), days=st.integers(0, 3), own=st.booleans())
+    def certify(self, node: int, who: int, days: int, own: bool) -> None:
+        certifier = (AUTHOR, EXPERT, STRANGER)[who]
+        until_ms, now_ms = self.world.now_ms + days * 90_000_000, self.world.now_ms
+        word = Certification(NODES[node].public, until_ms, now_ms, "")
+        signed = sign_certification(certifier, CHAIN_ID, word)
+        sender = FARMERS[node // 2] if own else STRANGER
+        self.send(sender, CertifyNode(certifier.public, word, signed))
+
+    @rule(node=st.integers(0, 3), who=st.integers(0, 2))
+    def uncertify(self, node: int, who: int) -> None:
+        certifier = (AUTHOR, EXPERT, STRANGER)[who]
+        self.send(certifier, UncertifyNode(NODES[node].public))
+        assert certifier.public.hex() not in self.world.node(NODES[node]).certified
 
     @rule(who=st.integers(0, 3), amount=st.integers(0, 10**11))
     def transfer(self, who: int, amount: int) -> None:

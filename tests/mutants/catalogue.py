@@ -15,6 +15,7 @@ TWINS: Final = ("tests/sim/test_twins.py::test_two_rounds_of_twins",)
 CLAIMS: Final = ("tests/ledger/test_claims.py",)
 MONEY: Final = ("tests/ledger/test_money.py", "tests/ledger/test_money_bounds.py")
 OUTAGES: Final = ("tests/ledger/test_outage.py",)
+STANDING: Final = ("tests/ledger/test_standing.py",)
 PENALTIES: Final = ("tests/ledger/test_penalties.py",)
 APPROVALS: Final = ("tests/ledger/test_approvals.py",)
 REPORTS: Final = ("tests/ledger/test_reports.py",)
@@ -75,6 +76,7 @@ class Mutant:
 _M = Mutant
 _CORE, _STATE = "consensus/core.py", "consensus/state.py"
 _CLAIMS, _LEASES = "ledger/transition/claims.py", "ledger/transition/leases.py"
+_STANDING = "ledger/transition/standing.py"
 _ESCROW, _MONEY = "ledger/transition/escrow.py", "ledger/transition/money.py"
 _APPROVALS, _REPORTS = "ledger/transition/approvals.py", "ledger/transition/reports.py"
 _LIFE, _SLOTS = "ledger/transition/lifecycle.py", "ledger/transition/slots.py"
@@ -462,6 +464,15 @@ MUTANTS: Final = (
         "    debit(env, payer, amount)\n",
         "",
         PENALTIES,
+    ),
+    _M("a_withdrawn_word_counts_again", _STANDING, "word.made_ms <= former.made_ms", "False", STANDING),
+    _M("anybody_certifies", _STANDING, "if not certifies(", "if False and not certifies(", STANDING),
+    _M(
+        "draining_nodes_keep_their_slots",
+        _STANDING,
+        "        release_slot(Deal.of(env, deployment), name)\n",
+        "        pass\n",
+        STANDING,
     ),
     _M("broken_leases_cost_nothing", _LEASES, "            penalize(deal, name)\n", "", PENALTIES),
     _M(

@@ -370,6 +370,35 @@ def test_farms_and_nodes_are_registered_and_listed(shell: Shell) -> None:
     assert "no offer" in shell.ok("node", "list")
 
 
+def test_a_node_is_certified_and_leaves_with_notice(shell: Shell, tmp_path: Path) -> None:
+    world = shell.peer.world
+    world.add_nodes(NODES[:1])
+    node, file = NODES[0].public.hex(), tmp_path / "word.json"
+    write_secret(shell.home / "config" / "node_key", sha256(b"node 0").hex())
+    shell.ok(
+        "node", "certify", node, "--key", "it-expert", "-f", str(file), "--valid", "30d", "--says", "seen"
+    )
+    assert shell.run("node", "certified", str(file), "--key", "stranger")[0] == 4
+    shell.ok("node", "certified", str(file), "--key", "farmer")
+    (shown,) = shell.json("node", "list")
+    assert list(shown["certified"]) == [EXPERT.public.hex()]
+    shell.ok("node", "uncertify", node, "--key", "it-expert")
+    code, _, err = shell.run("node", "certified", str(file), "--key", "farmer")
+    assert code == 4
+    assert "certify.superseded" in err
+    file.write_text(file.read_text().replace(node, "no hex"))
+    assert shell.run("node", "certified", str(file), "--key", "farmer")[0] == 2
+    assert shell.run("node", "drain", "--notice", "soon", "--yes")[0] == 2
+    code, _, err = shell.run("node", "drain", "--notice", "59s", "--yes")
+    assert code == 4
+    assert "drain.notice" in err
+    shell.ok("node", "drain", "--notice", "2h", "--yes")
+    (shown,) = shell.json("node", "list")
+    assert (shown["offering"], shown["reputation"]) == (False, 1_000)
+    assert shown["leaves_ms"] > world.now_ms + 7_000_000
+    assert "leaves" in shell.ok("node", "list")
+
+
 def test_a_3nodes_slots_are_shown_and_asked_of_others_it_is_an_error(
     shell: Shell, peer: FakePeer, tmp_path: Path
 ) -> None:

@@ -1,0 +1,117 @@
+"""`gridpact node drain`, `certify`, `certified`, `uncertify`: what stands about a node beside its offer."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from ledger.certification import Certification, sign_certification
+from ledger.quantities import QuantityError, parse_duration
+from ledger.transactions import CertifyNode, DrainNode, UncertifyNode
+from node.amounts import time_text
+from node.cli.context import EXIT_USAGE, Failure, current
+from node.cli.keys import public_key
+from node.cli.output import confirm, emit_facts, say
+from node.cli.tx import print_result
+
+Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
+
+
+class CertificationFile(msgspec.Struct, forbid_unknown_fields=True):
+    """A certifier's word as a file; keys and signature in hex."""
+
+    node: str
+    certifier: str
+    valid_until_ms: int
+    made_ms: int
+    says: str
+    signature: str
+
+
+def _span_ms(text: str, flag: str) -> int:
+    try:
+        return parse_duration(text) * 1000
+    except QuantityError as error:
+        raise Failure(EXIT_USAGE, f"{flag}: {error}") from None
+
+
+def drain(*, notice: str, yes: Yes = False) -> int:
+    """Tell that the home's node leaves: no new slot from now on, and what it holds moves at that time.
+
+    Parameters
+    ----------
+    notice: How long it stays, such as 2h; at least 60s. A new offer before then takes the notice back.
+    """
+    client = current.client()
+    leaves_ms = client.status().block_time_ms + _span_ms(notice, "--notice")
+    confirm(f"Leave at {time_text(leaves_ms)} UTC?", yes)
+    return print_result(client.send(current.home().node_key(), DrainNode(leaves_ms)))
+
+
+def certify(
+    node: str,
+    /,
+    *,
+    key: str,
+    file: Annotated[Path, Parameter(name=["--file", "-f"])],
+    valid: str = "365d",
+    says: str = "",
+) -> int:
+    """Sign that you stand for a node; its farm's owner carries the file in.
+
+    Parameters
+    ----------
+    node: The node's public key, 64 hex digits.
+    key: Name of the certifier's key.
+    file: Where to write your word.
+    valid: For how long, such as 365d.
+    says: What you looked at, for people.
+    """
+    certifier, status = current.key(key), current.client().status()
+    made_ms = time.time_ns() // 1_000_000
+    word = Certification(public_key(node), status.block_time_ms + _span_ms(valid, "--valid"), made_ms, says)
+    said = CertificationFile(
+        word.node.hex(),
+        certifier.public.hex(),
+        word.valid_until_ms,
+        made_ms,
+        says,
+        sign_certification(certifier, status.chain_id, word).hex(),
+    )
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(said)) + b"\n")
+    emit_facts(said, list(msgspec.structs.asdict(said).items()))
+    say(f"the farm's owner: gridpact node certified {file} --key NAME")
+    return 0
+
+
+def certified(file: Path, /, *, key: str) -> int:
+    """Carry a certifier's word about one of your nodes in.
+
+    Parameters
+    ----------
+    file: What the certifier wrote.
+    key: Name of the farmer's key.
+    """
+    try:
+        said = msgspec.json.decode(file.read_bytes(), type=CertificationFile)
+        parts = [bytes.fromhex(text) for text in (said.node, said.certifier, said.signature)]
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Failure(EXIT_USAGE, f"{file}: no certification: {error}") from None
+    word = Certification(parts[0], said.valid_until_ms, said.made_ms, said.says)
+    body = CertifyNode(parts[1], word, parts[2])
+    return print_result(current.client().send(current.key(key), body))
+
+
+def uncertify(node: str, /, *, key: str) -> int:
+    """Take your word about a node back; what you signed up to now counts no more.
+
+    Parameters
+    ----------
+    node: The node's public key, 64 hex digits.
+    key: Name of the certifier's key.
+    """
+    return print_result(current.client().send(current.key(key), UncertifyNode(public_key(node))))
