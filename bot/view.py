@@ -24,6 +24,7 @@ from ledger.policy import Approval, Decision, evaluate, excluded_signers
 from ledger.records import (
     Account,
     ApprovalRecord,
+    ContractMark,
     ContractOwner,
     ContractRecord,
     Deployment,
@@ -31,6 +32,7 @@ from ledger.records import (
     Slot,
     key_account,
     key_contract,
+    key_contract_mark,
     key_contract_name,
     key_contract_owner,
     key_deployment,
@@ -144,7 +146,8 @@ def is_own(state: Reader, deployment: bytes, account: bytes) -> bool:
 
 
 def find_contract(state: Reader, ref: str) -> Template:
-    """By id in hex, NAME@VERSION, or NAME (its newest). Raises Refused("contract.unknown")."""
+    """By id in hex, NAME@VERSION, or NAME (its newest). Raises Refused("contract.unknown"), and
+    Refused("order.revoked") as the ledger would."""
     try:
         id_: bytes | None = public_key_from_hex(ref, "contract")
     except Refused:
@@ -156,6 +159,9 @@ def find_contract(state: Reader, ref: str) -> Template:
     record = None if id_ is None else read(state, ContractRecord, key_contract(id_))
     if record is None:
         raise Refused("contract.unknown", f"no contract {ref[:100]!r} is published", "contract")
+    marked = read(state, ContractMark, key_contract_mark(record.id))
+    if marked is not None and marked.mark == "revoked":
+        raise Refused("order.revoked", f"its author has revoked it: {marked.reason}", "contract")
     return Template(record.id, record.author, open_document(record.envelope, "contract").predicate.contract)
 
 

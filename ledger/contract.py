@@ -51,7 +51,7 @@ _PARSERS: Final[dict[str, Any]] = {
     "country": parse_country,
 }
 _CONTRACT_REQUIRED: Final = ("gridpact", "name", "version", "title", "workloads", "approval", "terms")
-_CONTRACT_OPTIONAL: Final = ("summary", "tags", "parameters", "roles")
+_CONTRACT_OPTIONAL: Final = ("summary", "changes", "tags", "parameters", "roles")
 _PARAMETER_OPTIONAL: Final = ("default", "min", "max", "pattern", "choices", "description", "unit")
 _WORKLOAD_REQUIRED: Final = ("kind", "command", "artifacts", "resources")
 _WORKLOAD_OPTIONAL: Final = (
@@ -150,6 +150,7 @@ def _read(reader: Reader, root: Node) -> ContractSource:
         version=reader.text(top.get("version"), "version", "0.0.0"),
         title=reader.text(top.get("title"), "title"),
         summary=reader.text(top.get("summary"), "summary").strip(),
+        changes=reader.text(top.get("changes"), "changes").strip(),
         tags=reader.texts(top.get("tags"), "tags"),
         parameters=parameters,
         roles=roles,

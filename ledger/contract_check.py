@@ -103,6 +103,7 @@ def report_problems(contract: Contract, report: Report) -> None:
     check.check_version(contract.version, "version", report)
     check.check_text(contract.title, TITLE_CHARS_MAX, "title", report)
     check.check_text(contract.summary, TEXT_CHARS_MAX, "summary", report)
+    check.check_text(contract.changes, TEXT_CHARS_MAX, "changes", report)
     _check_count(contract.tags, TAGS_MAX, "tags", report)
     for index, tag in enumerate(contract.tags):
         check.check_name(tag, f"tags[{index}]", report)

@@ -108,6 +108,7 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     workloads: tuple[WorkloadTemplate, ...]
     policies: Policies
     terms: TermsTemplate
+    changes: str = ""  # since the version before, for people
 
     def encode(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, UTF-8."""

@@ -57,6 +57,7 @@ _SEEN: Final = b"seen/"
 _HANDLERS: Final[dict[type[Any], Callable[[Env, Any], None]]] = {
     t.Transfer: money.transfer,
     t.PublishContract: contracts.publish,
+    t.MarkContract: contracts.mark,
     t.RegisterFarm: capacity.register_farm,
     t.RegisterNode: capacity.register_node,
     t.PostOffer: capacity.post_offer,

@@ -67,6 +67,15 @@ class ContractOwner(_Record, frozen=True):
     latest: str
 
 
+class ContractMark(_Record, frozen=True):
+    """What a contract version's author said of it after it was published."""
+
+    mark: Literal["deprecated", "revoked"]
+    reason: str
+    height: int
+    time_ms: int
+
+
 class Farm(_Record, frozen=True):
     name: str
     owner: bytes
@@ -271,6 +280,11 @@ def key_contract_name(name: str, version: str) -> bytes:
 def key_contract_owner(name: str) -> bytes:
     """A ContractOwner: the first author of a name owns it."""
     return b"contract_owner/" + name.encode()
+
+
+def key_contract_mark(contract: bytes) -> bytes:
+    """A ContractMark; none: the version stands."""
+    return b"contract_mark/" + contract
 
 
 def key_farm(name: str) -> bytes:

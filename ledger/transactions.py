@@ -39,6 +39,14 @@ class PublishContract(_Body, frozen=True, tag="contract.publish"):
     envelope: bytes
 
 
+class MarkContract(_Body, frozen=True, tag="contract.mark"):
+    """Warn of a published version (deprecated), or take it back (revoked). Sender: its author."""
+
+    contract: bytes
+    mark: str  # "deprecated" or "revoked"
+    reason: str
+
+
 class RegisterFarm(_Body, frozen=True, tag="farm.register"):
     """A farm name (unique) owned by the sender."""
 
@@ -184,6 +192,7 @@ class ChangeValidators(_Body, frozen=True, tag="validators.change"):
 Body = (
     Transfer
     | PublishContract
+    | MarkContract
     | RegisterFarm
     | RegisterNode
     | PostOffer

@@ -3,27 +3,35 @@
 [K1] A contract is published by its author: the document's signer is the sender.
 [K2] A name belongs to its first author; each version is newer than all before (semver.org, item 11).
 [K3] The contract itself is valid (ledger.contract_check).
+[K4] Its author marks a version as deprecated, which warns, or as revoked, for ever: then nobody orders it any
+     more. What was ordered before goes on by its own terms and approvals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, Literal, cast, get_args
 
 from ledger.contract_check import check_contract
 from ledger.contract_types import Contract, Value
 from ledger.documents import open_document
 from ledger.errors import Refused
+from ledger.limits import DETAIL_CHARS_MAX
 from ledger.manifest import expand
 from ledger.records import (
+    ContractMark,
     ContractOwner,
     ContractRecord,
     key_contract,
+    key_contract_mark,
     key_contract_name,
     key_contract_owner,
 )
-from ledger.transactions import PublishContract
+from ledger.template import unsafe_character
+from ledger.transactions import MarkContract, PublishContract
 from ledger.transition.env import Env
+
+Mark = Literal["deprecated", "revoked"]
 
 _CACHED_MAX: Final = 128
 _contracts: dict[bytes, Contract] = {}  # by id, a digest, so it is right for every chain and fork
@@ -53,6 +61,25 @@ def publish(env: Env, body: PublishContract) -> None:
     env.emit("contract.published", document.id, name=contract.name, version=contract.version, author=author)
 
 
+def mark(env: Env, body: MarkContract) -> None:
+    """[K4] Raises Refused("mark.…")."""
+    detail = f"no contract {body.contract.hex()[:64]}"
+    key = key_contract(body.contract)
+    record = env.need(ContractRecord, key, "mark.unknown_contract", detail, "contract")
+    if record.author != env.sender:
+        raise Refused("mark.not_author", "only its author marks a contract", "contract")
+    if body.mark not in get_args(Mark):
+        raise Refused("mark.kind", f"one of {', '.join(get_args(Mark))} wanted", "mark")
+    if not 1 <= len(body.reason) <= DETAIL_CHARS_MAX or unsafe_character(body.reason) is not None:
+        raise Refused("mark.reason", f"1 to {DETAIL_CHARS_MAX} plain characters wanted", "reason")
+    former = env.read(ContractMark, key_contract_mark(record.id))
+    if former is not None and (former.mark == "revoked" or former.mark == body.mark):
+        raise Refused("mark.done", f"the contract is {former.mark} already", "mark")
+    made = ContractMark(cast(Mark, body.mark), body.reason, env.height, env.time_ms)
+    env.write(key_contract_mark(record.id), made)
+    env.emit(f"contract.{body.mark}", record.id, name=record.name, version=record.version, reason=body.reason)
+
+
 def version_order(version: str) -> tuple[tuple[int, ...], bool, tuple[tuple[bool, int, str], ...]]:
     """A key that sorts checked semantic versions by precedence (semver.org, item 11)."""
     core, dash, pre = version.partition("-")
@@ -70,9 +97,13 @@ def expand_contract(
     parameters: Mapping[str, Value],
     roles: Mapping[str, Sequence[str]],
 ) -> bytes:
-    """A published contract's manifest. Raises Refused("order.unknown_contract") and those of `expand`."""
+    """A published contract's manifest. Raises Refused("order.unknown_contract"), Refused("order.revoked") and
+    those of `expand`."""
     detail = f"no contract {contract_id.hex()[:64]}"
     record = env.need(ContractRecord, key_contract(contract_id), "order.unknown_contract", detail, "contract")
+    taken_back = env.read(ContractMark, key_contract_mark(contract_id))
+    if taken_back is not None and taken_back.mark == "revoked":
+        raise Refused("order.revoked", f"its author has revoked it: {taken_back.reason}", "contract")
     contract = _contracts.get(contract_id)
     if contract is None:
         contract = open_document(record.envelope, "contract").predicate.contract

@@ -186,6 +186,10 @@ class ContractSummary(msgspec.Struct, kw_only=True):
     author: str
     height: int
     time_ms: int
+    tags: tuple[str, ...]
+    runtimes: tuple[str, ...]
+    mark: str  # "", "deprecated" or "revoked"
+    mark_reason: str
 
 
 class ContractDetail(msgspec.Struct, kw_only=True):
@@ -199,6 +203,8 @@ class ContractDetail(msgspec.Struct, kw_only=True):
     time_ms: int
     contract: Contract
     envelope: bytes
+    mark: str  # "", "deprecated" or "revoked"
+    mark_reason: str
 
 
 class DeploymentSummary(msgspec.Struct, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from starlette.requests import Request
@@ -42,7 +43,8 @@ async def epochs(request: Request) -> Response:
 async def contracts(request: Request) -> Response:
     peer = api_of(request).peer
     cursor, limit = paging(request)
-    return answer(views.page(peer, b"contract/", r.ContractRecord, views.contract_summary, cursor, limit))
+    make = functools.partial(views.contract_summary, peer)
+    return answer(views.page(peer, b"contract/", r.ContractRecord, make, cursor, limit))
 
 
 async def contract(request: Request) -> Response:

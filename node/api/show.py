@@ -20,6 +20,7 @@ _RECORDS: Final[dict[bytes, Any]] = {
     b"candidate": r.Candidate,
     b"certification": r.CertificationRecord,
     b"contract": r.ContractRecord,
+    b"contract_mark": r.ContractMark,
     b"contract_owner": r.ContractOwner,
     b"deployment": r.Deployment,
     b"farm": r.Farm,

@@ -125,8 +125,15 @@ def contract_of(record: r.ContractRecord) -> Contract:
     return open_document(record.envelope, "contract").predicate.contract
 
 
-def contract_summary(record: r.ContractRecord) -> m.ContractSummary:
+def _mark(peer: PeerSeam, contract_id: bytes) -> tuple[str, str]:
+    """What the author said of a version, and why."""
+    found = read(peer.state, r.ContractMark, r.key_contract_mark(contract_id))
+    return ("", "") if found is None else (found.mark, found.reason)
+
+
+def contract_summary(peer: PeerSeam, record: r.ContractRecord) -> m.ContractSummary:
     """A line of the list."""
+    mark, reason = _mark(peer, record.id)
     contract = contract_of(record)
     return m.ContractSummary(
         id=record.id.hex(),
@@ -137,12 +144,17 @@ def contract_summary(record: r.ContractRecord) -> m.ContractSummary:
         author=record.author.hex(),
         height=record.height,
         time_ms=record.time_ms,
+        tags=contract.tags,
+        runtimes=tuple(sorted({workload.runtime for workload in contract.workloads})),
+        mark=mark,
+        mark_reason=reason,
     )
 
 
 def contract(peer: PeerSeam, ref: str) -> m.ContractDetail:
     """A contract by id, NAME@VERSION, or NAME. Raises ApiProblem 404."""
     record = find_contract(peer, ref)
+    mark, reason = _mark(peer, record.id)
     return m.ContractDetail(
         id=record.id.hex(),
         name=record.name,
@@ -152,6 +164,8 @@ def contract(peer: PeerSeam, ref: str) -> m.ContractDetail:
         time_ms=record.time_ms,
         contract=contract_of(record),
         envelope=record.envelope,
+        mark=mark,
+        mark_reason=reason,
     )
 
 

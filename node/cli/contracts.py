@@ -135,8 +135,11 @@ def publish(
 def list_contracts() -> int:
     """List the published contracts."""
     found = list(current.client().contracts())
-    rows = [(c.name, c.version, c.title, c.author[:10], time_text(c.time_ms), c.id[:16]) for c in found]
-    emit(found, ("name", "version", "title", "author", "published (UTC)", "id"), rows)
+    rows = [
+        (c.name, c.version, c.mark or "-", c.title, c.author[:10], time_text(c.time_ms), c.id[:16])
+        for c in found
+    ]
+    emit(found, ("name", "version", "mark", "title", "author", "published (UTC)", "id"), rows)
     return 0
 
 
@@ -155,7 +158,10 @@ def show(ref: str, /) -> int:
         ("author", found.author),
         ("published", f"{time_text(found.time_ms)} UTC, height {found.height}"),
         ("about", contract.summary or "-"),
+        ("changes", contract.changes or "-"),
     ]
+    if found.mark:
+        facts.insert(1, (found.mark, found.mark_reason))
     for parameter in contract.parameters:
         default = "must be given" if parameter.default is None else f"default {parameter.default}"
         facts.append((f"parameter {parameter.name}", f"{parameter.type}, {default}. {parameter.description}"))

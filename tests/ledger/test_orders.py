@@ -1,4 +1,4 @@
-"""Publishing, ordering, cancelling, and how a deployment's term runs: rules K1-K3, D1-D7."""
+"""Publishing, ordering, cancelling, and how a deployment's term runs: rules K1-K4, D1-D7."""
 
 import random
 from typing import Any
@@ -9,9 +9,17 @@ from msgspec.structs import replace
 from ledger.documents import sign_contract
 from ledger.limits import DETAIL_CHARS_MAX
 from ledger.manifest_types import Policies
-from ledger.records import ContractOwner, ContractRecord, key_contract, key_contract_name, key_contract_owner
+from ledger.records import (
+    ContractMark,
+    ContractOwner,
+    ContractRecord,
+    key_contract,
+    key_contract_mark,
+    key_contract_name,
+    key_contract_owner,
+)
 from ledger.state import read
-from ledger.transactions import CancelDeployment, Claim, PublishContract
+from ledger.transactions import CancelDeployment, Claim, MarkContract, PublishContract
 from ledger.transition.contracts import version_order
 from tests.ledger.world import (
     AUTHOR,
@@ -59,6 +67,48 @@ def test_publishing_rules() -> None:
     world.publish(contract(version="1.2.0"))
     broken = sign_contract(AUTHOR, replace(contract(version="1.3.0"), title="\x1b[2J"))
     assert world.refused(AUTHOR, PublishContract(broken)) == "contract.character"
+
+
+def test_a_revoked_version_is_ordered_no_more_and_what_was_ordered_goes_on() -> None:
+    """[K4]"""
+    world = World()
+    world.add_nodes()
+    source = contract()
+    first = world.running(source)
+    id_ = world.deployment(first).contract
+    waiting = world.order(source, id_)
+    world.ok(AUTHOR, MarkContract(id_, "deprecated", "take 1.1.0"))
+    world.order(source, id_)  # only a warning
+    world.ok(AUTHOR, MarkContract(id_, "revoked", "serves a wrong tree"))
+    mark = read(world.state, ContractMark, key_contract_mark(id_))
+    assert mark == ContractMark("revoked", "serves a wrong tree", world.height, world.now_ms)
+    assert world.refused(CONSUMER, world.order_body(source, id_)) == "order.revoked"
+    assert world.slot(first, "web/0").status == "running"
+    world.approve(waiting)
+    assert world.deployment(waiting).status == "approved"
+    assert world.kinds().count("contract.deprecated") == world.kinds().count("contract.revoked") == 1
+    newer = contract(version="1.1.0")
+    world.order(newer, world.publish(newer))
+
+
+def test_marking_rules() -> None:
+    """[K4]"""
+    world = World()
+    id_ = world.publish(contract())
+    for sender, body, rule in (
+        (AUTHOR, MarkContract(bytes(32), "revoked", "x"), "mark.unknown_contract"),
+        (STRANGER, MarkContract(id_, "revoked", "x"), "mark.not_author"),
+        (AUTHOR, MarkContract(id_, "", "x"), "mark.kind"),
+        (AUTHOR, MarkContract(id_, "revoked", ""), "mark.reason"),
+        (AUTHOR, MarkContract(id_, "revoked", "x" * (DETAIL_CHARS_MAX + 1)), "mark.reason"),
+        (AUTHOR, MarkContract(id_, "revoked", "a\nb"), "mark.reason"),
+    ):
+        assert world.refused(sender, body) == rule
+    world.ok(AUTHOR, MarkContract(id_, "deprecated", "x"))
+    assert world.refused(AUTHOR, MarkContract(id_, "deprecated", "y")) == "mark.done"
+    world.ok(AUTHOR, MarkContract(id_, "revoked", "x"))
+    for mark in ("deprecated", "revoked"):
+        assert world.refused(AUTHOR, MarkContract(id_, mark, "y")) == "mark.done"
 
 
 def test_semver_precedence() -> None:

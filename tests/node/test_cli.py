@@ -265,6 +265,41 @@ def test_a_contract_from_template_to_notary(shell: Shell, tmp_path: Path) -> Non
     assert "versoin" in err
 
 
+def test_contracts_are_found_compared_and_taken_back(shell: Shell, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shell.ok("contract", "init", str(folder), "--template", "mining")
+    shell.ok("contract", "publish", str(folder), "--key", "author")
+    shell.peer.world.publish(contract())
+    hits = [
+        [c["name"] for c in shell.json("contract", "search", *words)]
+        for words in (
+            (), ("Text licence",), ("licence site",), ("--tag", "job"), ("--tag", "jo"),
+            ("--author", AUTHOR.public.hex()[:12].upper()), ("--author", "00"),
+            ("--runtime", "sandbox"), ("--runtime", "wasm"),
+        )
+    ]  # fmt: skip
+    both = hits[0]
+    assert sorted(both) == ["mining", "site"]
+    assert hits[1:] == [["mining"], [], ["mining"], [], both, [], both, []]
+    assert shell.json("contract", "diff", "mining", str(folder)) == []  # built, as published
+    text = (folder / "contract.yaml").read_text()
+    changed = text.replace("default: 40", "default: 50").replace("cpu: 500m", "cpu: 600m")
+    (folder / "contract.yaml").write_text(changed.replace("[text, job]", "[text, job, small]"))
+    found = shell.json("contract", "diff", "mining", str(folder))
+    assert {d["field"]: (d["before"], d["after"]) for d in found} == {
+        "tags": (["text", "job"], ["text", "job", "small"]),
+        "parameters.top.default": (40, 50),
+        "workloads.mine.resources.cpu_millis": (500, 600),
+    }
+    assert shell.json("contract", "diff", "mining", "site")
+    shell.ok("contract", "deprecate", "mining@1.0.0", "--key", "author", "--reason", "use site")
+    assert "use site" in shell.ok("contract", "show", "mining")
+    shell.ok("contract", "revoke", "mining", "--key", "author", "--reason", "wrong")
+    assert [c["mark"] for c in shell.json("contract", "list") if c["name"] == "mining"] == ["revoked"]
+    code, _, err = shell.run("contract", "revoke", "mining", "--key", "author", "--reason", "wrong")
+    assert (code, "mark.done" in err) == (4, True)
+
+
 def test_deploy_shows_the_plan_then_orders(shell: Shell, bot: FakeBot) -> None:
     shell.peer.world.publish(contract())
     code, out, err = shell.run("deploy", "site", "--plan-only", "--budget", "3")

@@ -1,0 +1,129 @@
+"""`gridpact contract` for what exists already: search, compare, warn of a version, take it back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from ledger.contract_types import Contract
+from ledger.transactions import MarkContract
+from node.cli.context import current
+from node.cli.output import emit, emit_facts, say
+
+
+def search(
+    text: str = "", /, *, tag: str | None = None, author: str | None = None, runtime: str | None = None
+) -> int:
+    """Find published contracts.
+
+    Parameters
+    ----------
+    text: Words that name, title, summary or tags must hold, all of them.
+    tag: One of its tags.
+    author: The author's key in hex, or how it begins.
+    runtime: A runtime that one of its workloads wants.
+    """
+    words = text.lower().split()
+    found = []
+    for item in current.client().contracts():
+        about = " ".join((item.name, item.title, item.summary, *item.tags)).lower()
+        if (
+            all(word in about for word in words)
+            and (tag is None or tag in item.tags)
+            and (author is None or item.author.startswith(author.lower()))
+            and (runtime is None or runtime in item.runtimes)
+        ):
+            found.append(item)
+    rows = [
+        (c.name, c.version, c.mark or "-", c.title, " ".join(c.tags), ", ".join(c.runtimes), c.author[:10])
+        for c in found
+    ]
+    emit(found, ("name", "version", "mark", "title", "tags", "runtime", "author"), rows)
+    return 0
+
+
+def diff(before: str, after: str, /) -> int:
+    """Show what differs between two contracts.
+
+    Parameters
+    ----------
+    before: A folder with a contract.yaml, or a published one: its id, NAME@VERSION, or NAME.
+    after: The other one.
+    """
+    from node.contract_diff import differences
+
+    sides = _contract(before), _contract(after)
+    if any(not workload.artifacts for side in sides for workload in side.workloads):
+        sides = _bare(sides[0]), _bare(sides[1])
+    found = differences(*sides)
+    if not found:
+        say("no difference")
+    rows = [(d.field, _short(d.before), _short(d.after)) for d in found]
+    emit(found, ("field", "before", "after"), rows)
+    return 0
+
+
+def _contract(ref: str) -> Contract:
+    """A source is compared by its built form when there is one: then artifacts have digests."""
+    folder = Path(ref)
+    if not (folder / "contract.yaml").is_file():
+        return current.client().contract(ref).contract
+    from node.build import load_built, read_source
+
+    contract = read_source(folder).contract
+    build = folder / "build"
+    if (build / "contract.json").is_file():
+        built = load_built(build).contract
+        if _bare(built) == contract:
+            return built
+    say(f"{folder} was not built as it stands: artifacts are left out")
+    return contract
+
+
+def _bare(contract: Contract) -> Contract:
+    workloads = tuple(msgspec.structs.replace(w, artifacts=()) for w in contract.workloads)
+    return msgspec.structs.replace(contract, workloads=workloads)
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "-"
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def deprecate(ref: str, /, *, key: str, reason: str) -> int:
+    """Warn of a published version; it can still be ordered.
+
+    Parameters
+    ----------
+    ref: Its id, NAME@VERSION, or NAME for the newest version.
+    key: Name of the author's key.
+    reason: What those who read it should know, such as which version to take.
+    """
+    return _mark(ref, key, "deprecated", reason)
+
+
+def revoke(ref: str, /, *, key: str, reason: str) -> int:
+    """Take a published version back for ever: nobody orders it any more. What was ordered goes on.
+
+    Parameters
+    ----------
+    ref: Its id, NAME@VERSION, or NAME for the newest version.
+    key: Name of the author's key.
+    reason: Why; consumers see it.
+    """
+    return _mark(ref, key, "revoked", reason)
+
+
+def _mark(ref: str, key: str, mark: str, reason: str) -> int:
+    client, author = current.client(), current.key(key)
+    found = client.contract(ref)
+    result = client.send(author, MarkContract(bytes.fromhex(found.id), mark, reason))
+    label = f"{found.name}@{found.version}"
+    emit_facts(
+        {"id": found.id, "name": found.name, "version": found.version, "mark": mark, "height": result.height},
+        (("contract", label), ("mark", mark), ("reason", reason), ("height", result.height)),
+    )
+    return 0

@@ -1,0 +1,49 @@
+"""What differs between two contracts, field by field. Lists of things with names are compared by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from ledger.contract_types import Contract
+
+_MISSING = object()
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """A field that is not the same; None where one of the two has no such field."""
+
+    field: str
+    before: Any
+    after: Any
+
+
+def differences(before: Contract, after: Contract) -> tuple[Difference, ...]:
+    """Every field that differs, in the order of the contract."""
+    return tuple(_compare("", msgspec.to_builtins(before), msgspec.to_builtins(after)))
+
+
+def _compare(field: str, before: Any, after: Any) -> Iterator[Difference]:
+    one, two = _named(before), _named(after)
+    if isinstance(one, dict) and isinstance(two, dict):
+        for key in [*one, *(key for key in two if key not in one)]:
+            path = f"{field}.{key}" if field else str(key)
+            yield from _compare(path, one.get(key, _MISSING), two.get(key, _MISSING))
+    elif before != after:
+        yield Difference(field, _shown(before), _shown(after))
+
+
+def _named(value: Any) -> Any:
+    """A list of things with names of their own becomes a mapping."""
+    if isinstance(value, list | tuple) and value and all(isinstance(item, dict) for item in value):
+        for key in ("name", "path"):
+            names = [item.get(key) for item in value]
+            if None not in names and len(set(names)) == len(names):
+                return dict(zip(names, value, strict=True))
+    return value
+
+
+def _shown(value: Any) -> Any:
+    return None if value is _MISSING else value
