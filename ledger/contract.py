@@ -68,7 +68,16 @@ _WORKLOAD_OPTIONAL: Final = (
     "agree",
 )
 
-_PLACEMENT: Final = ("country", "farm", "distinct", "attributes", "spread", "apart", "min_farms")
+_PLACEMENT: Final = (
+    "country",
+    "farm",
+    "distinct",
+    "attributes",
+    "certified_by",
+    "spread",
+    "apart",
+    "min_farms",
+)
 _LEVELS: Final[tuple[str, ...]] = get_args(Level)
 
 
@@ -313,6 +322,7 @@ def _placement(reader: Reader, node: Node | None, field: str) -> Placement:
         attributes={
             name: reader.text(value, f"{field}.attributes.{name}") for name, value in attributes.items()
         },
+        certified_by=reader.texts(entries.get("certified_by"), f"{field}.certified_by"),
         spread=Spread(
             by=cast(Level, reader.choice(spread.get("by"), f"{field}.spread.by", _LEVELS, "farm")),
             most=reader.parsed(spread.get("most"), f"{field}.spread.most", parse_integer, 1),

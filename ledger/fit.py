@@ -119,6 +119,9 @@ def _offer_misfits(workload: Workload, node: Node, now_ms: int) -> Iterator[Refu
         yield Refused("claim.country", f"{node.country}, wanted {', '.join(placement.countries)}")
     if placement.farms and node.farm not in placement.farms:
         yield Refused("claim.farm", f"{node.farm}, wanted {', '.join(placement.farms)}")
+    if placement.certified_by and certifiers_of(node, now_ms).isdisjoint(placement.certified_by):
+        wanted = ", ".join(key[:10] for key in placement.certified_by)
+        yield Refused("claim.certified", f"certified by {wanted} wanted")
     for name, value in placement.attributes.items():
         found = node.attributes.get(name)
         if found != value:

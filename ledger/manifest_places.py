@@ -16,7 +16,7 @@ from ledger.limits import (
     REPLICAS_MAX,
     WORKLOADS_MAX,
 )
-from ledger.manifest_check import Report, check_text, nearest
+from ledger.manifest_check import Report, check_keys, check_text, nearest
 from ledger.manifest_types import Placement
 from ledger.template import has_template
 
@@ -92,6 +92,8 @@ def _check_placement(workload: Placed, known: Mapping[str, Placed], field: str, 
         check_text(value, ADDRESS_CHARS_MAX, where, report)
         if not name or has_template(name) or has_template(value):
             report(where, "contract.attribute", "a fixed name and value wanted, as offers have them")
+    if place.certified_by:
+        check_keys(place.certified_by, f"{field}.certified_by", report)
     if place.spread is not None and not 1 <= place.spread.most <= REPLICAS_MAX:
         report(f"{field}.spread.most", "contract.range", f"1 to {REPLICAS_MAX} wanted")
     if place.apart is not None:

@@ -157,6 +157,7 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "claim.apart": "the node, farm or country holds a slot that this one stays apart from",
     "claim.attribute": "the node's offer has another value of an attribute that is wanted",
     "claim.capacity": "the node has not enough free",
+    "claim.certified": "none of the certifiers that the contract names stands for the node",
     "claim.country": "the node's country is not among those wanted",
     "claim.depends_on": "a workload that this one depends on does not run or has not succeeded",
     "claim.distinct": "the node, farm or country holds another replica",

@@ -8,6 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from ledger.certification import Certification, sign_certification
+from ledger.contract import parse_contract
+from ledger.contract_check import check_contract
+from ledger.errors import Refused
 from ledger.fit import certifiers_of
 from ledger.keys import Key
 from ledger.limits import (
@@ -21,6 +24,7 @@ from ledger.manifest_types import Placement
 from ledger.records import Node
 from ledger.transactions import CertifyNode, Claim, DrainNode, Renew, RenewItem, UncertifyNode, WithdrawOffer
 from ledger.transition import standing
+from tests.ledger.contract_samples import SOURCE
 from tests.ledger.invariants import check
 from tests.ledger.world import (
     CHAIN_ID,
@@ -135,6 +139,36 @@ def test_only_so_many_stand_for_a_node_and_who_is_over_makes_room() -> None:
     world.run(step_ms=HOUR_MS)
     world.ok(FARMERS[0], word(world, many[-1]))
     assert many[0].public.hex() not in world.node(NODES[0]).certified
+
+
+def test_a_contract_names_the_certifiers_that_it_believes() -> None:
+    """[C2]"""
+    world = market()
+    placement = Placement(certified_by=(EXPERT.public.hex(), LEGAL.public.hex()))
+    deployment = world.ordered(contract(service(replicas=1, placement=placement), name="safe"))
+    world.approve(deployment)
+    assert world.refused(NODES[0], Claim(deployment, "web/0", 1)) == "claim.certified"
+    world.ok(FARMERS[0], word(world, STRANGER))
+    assert world.refused(NODES[0], Claim(deployment, "web/0", 1)) == "claim.certified"
+    world.ok(FARMERS[0], word(world, LEGAL, valid_until_ms=world.now_ms + HOUR_MS))
+    world.claimed(deployment, "web/0", [NODES[0]])
+    world.report(deployment, "web/0", NODES[0], "fetching", "failed")
+    world.ok(LEGAL, UncertifyNode(NODES[0].public))
+    assert world.refused(NODES[0], Claim(deployment, "web/0", 2)) == "claim.certified"
+
+
+def test_certifiers_in_a_contract_are_keys() -> None:
+    for keys, rule in (
+        (("no key",), "contract.role_keys"),
+        ((EXPERT.public.hex(),) * 2, "contract.duplicate"),
+    ):
+        with pytest.raises(Refused, match=rule.replace(".", r"\.")):
+            check_contract(contract(service(placement=Placement(certified_by=keys))))
+    key = EXPERT.public.hex()
+    changed = SOURCE.replace("placement: {", f"placement: {{certified_by: [{key}], ")
+    assert changed != SOURCE
+    found = parse_contract(changed, "contract.yaml").contract.workloads
+    assert any(w.placement.certified_by == (key,) for w in found)
 
 
 # --- F6: drain
