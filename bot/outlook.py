@@ -9,7 +9,7 @@ from bot.matcher import best_node, why_none
 from bot.view import Own, View, awaits_signoff
 from ledger.manifest import cost
 from ledger.records import Slot
-from ledger.transition.deal import RUNS
+from ledger.transition.deal import RUNS, extended
 from node.amounts import credits_text
 
 _NAMES_SHOWN: Final = 3
@@ -98,8 +98,9 @@ def _capacity(view: View, own: Own) -> dict[str, str]:
         if slot.status != "open" or slot.window_closes_ms or workload is None or name in looked_at:
             continue
         looked_at.add(name)
-        if best_node(own.manifest, workload, view.nodes, held, view.time_ms) is None:
-            why = "; ".join(why_none(own.manifest, workload, view.nodes, held, view.time_ms))
+        manifest = extended(own.manifest, own.record)
+        if best_node(manifest, workload, view.nodes, held, view.time_ms) is None:
+            why = "; ".join(why_none(manifest, workload, view.nodes, held, view.time_ms))
             found[f"no_capacity.{name}"] = f"no node fits {slot.name}: {why}"
     return found
 

@@ -14,7 +14,15 @@ from ledger.manifest_types import Manifest
 from ledger.policy import describe
 from ledger.predicates import ReceiptPredicate
 from ledger.records import Bill, ReceiptRecord
-from ledger.transactions import CancelDeployment, Claim, OrderDeployment, Renew, Report
+from ledger.transactions import (
+    CancelDeployment,
+    Claim,
+    ExtendDeployment,
+    OrderDeployment,
+    Renew,
+    Report,
+    TopUp,
+)
 
 
 def check_case(case: Case, facts: Facts) -> Iterator[tuple[str, Callable[[], str]]]:
@@ -51,7 +59,9 @@ def _order(case: Case, facts: Facts) -> str:
     facts.manifest, facts.author, facts.consumer = body.manifest.hex(), manifest.author, manifest.consumer
     _ordered(manifest, facts)
     facts.status, facts.state_height = record.status, case.anchor.state_height
-    facts.state_time_ms, facts.escrow = case.anchor.time_ms, body.escrow
+    facts.state_time_ms, facts.escrow = case.anchor.time_ms, record.funded
+    _funds(case)
+    facts.extended_s = record.extended_s
     facts.renewals = sum(isinstance(tx.body, Renew) for tx in case.placed)
     facts.timeline = timeline(case.placed)
     _cancels(case)
@@ -70,6 +80,29 @@ def _ordered(manifest: Manifest, facts: Facts) -> None:
     policies = manifest.policies
     facts.policies = {"deploy": describe(policies.deploy), "signoff": describe(policies.signoff)}
     facts.duration_s, facts.fee = manifest.terms.duration_s, manifest.terms.fee
+
+
+def _funds(case: Case) -> None:
+    """[D10] [D11] What was put into escrow, and the term, are what was asked for, within the terms."""
+    record, terms = case.records.deployment, case.manifest.terms
+    topped_up = extended_s = paid = 0
+    for tx in case.placed:
+        if isinstance(tx.body, TopUp):
+            topped_up += tx.body.amount
+        elif isinstance(tx.body, ExtendDeployment):
+            if tx.sender not in (record.consumer, record.bot) or tx.body.extended_s != extended_s:
+                raise Refused("audit.foreign", "an extension by a stranger, or out of order", "txs")
+            extended_s += tx.body.duration_s
+            paid += tx.body.amount
+        else:
+            continue
+        if tx.body.deployment != case.deployment:
+            raise Refused("audit.foreign", "money for another deployment", "txs")
+    wanted = (terms.budget + topped_up + paid, topped_up, extended_s)
+    if (record.funded, record.topped_up, record.extended_s) != wanted:
+        raise Refused("audit.funds", f"asked for: {wanted}, recorded otherwise", "deployment")
+    if topped_up > terms.top_up or extended_s > terms.extension_s:
+        raise Refused("audit.funds", "more than the terms let it have", "deployment")
 
 
 def _cancels(case: Case) -> None:

@@ -9,7 +9,16 @@ import msgspec
 from ledger.audit_file import Placed
 from ledger.errors import Refused
 from ledger.policy import Decision
-from ledger.transactions import CancelDeployment, Claim, Decide, OrderDeployment, PublishContract, Report
+from ledger.transactions import (
+    CancelDeployment,
+    Claim,
+    Decide,
+    ExtendDeployment,
+    OrderDeployment,
+    PublishContract,
+    Report,
+    TopUp,
+)
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -81,7 +90,8 @@ class Facts(msgspec.Struct):
     artifacts: dict[str, str] = msgspec.field(default_factory=dict)  # "workload path": sha256
     roles: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)  # keys that may sign, in hex
     policies: dict[str, str] = msgspec.field(default_factory=dict)  # by act, in words
-    duration_s: int = 0
+    duration_s: int = 0  # as ordered
+    extended_s: int = 0  # on top of that
     fee: int = 0
     status: str = ""
     state_height: int = 0  # everything is as of the state after this height
@@ -151,6 +161,10 @@ def _row(tx: Placed) -> tuple[str, str, str] | None:
     if isinstance(body, Report) and tx.document is not None:
         predicate = tx.document.predicate
         return predicate.status, who, f"{predicate.slot} term {predicate.term}"
+    if isinstance(body, TopUp):
+        return "topped up", who, f"{body.amount}"
+    if isinstance(body, ExtendDeployment):
+        return "extended", who, f"{body.duration_s} s for {body.amount}"
     if isinstance(body, CancelDeployment):
         return "cancelled", who, body.reason[:80]
     return None

@@ -78,6 +78,7 @@ _PLACEMENT: Final = (
     "apart",
     "min_farms",
 )
+_TERMS_MORE: Final = ("fee", "price", "extension", "top_up")
 _LEVELS: Final[tuple[str, ...]] = get_args(Level)
 
 
@@ -151,7 +152,7 @@ def _read(reader: Reader, root: Node) -> ContractSource:
         _workload(reader, name, node, artifacts)
         for name, node in reader.mapping(top.get("workloads"), "workloads").items()
     )
-    terms = reader.mapping(top.get("terms"), "terms", ("duration", "budget"), ("fee", "price"))
+    terms = reader.mapping(top.get("terms"), "terms", ("duration", "budget"), _TERMS_MORE)
     price = reader.mapping(terms.get("price"), "terms.price", (), ("cpu", "memory", "disk"))
     contract = Contract(
         gridpact=1,
@@ -169,6 +170,8 @@ def _read(reader: Reader, root: Node) -> ContractSource:
             duration_s=reader.number(terms.get("duration"), "terms.duration", parse_duration, 60),
             budget=reader.number(terms.get("budget"), "terms.budget", parse_money, 0),
             fee=reader.number(terms.get("fee"), "terms.fee", parse_money, 0),
+            extension_s=reader.number(terms.get("extension"), "terms.extension", parse_duration, 0),
+            top_up=reader.number(terms.get("top_up"), "terms.top_up", parse_money, 0),
             price=PriceTemplate(
                 cpu_core_hour=_cap(reader, price.get("cpu"), "terms.price.cpu"),
                 memory_gib_hour=_cap(reader, price.get("memory"), "terms.price.memory"),

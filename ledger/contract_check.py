@@ -134,7 +134,13 @@ def report_problems(contract: Contract, report: Report) -> None:
 def _templates(contract: Contract) -> Iterator[str]:
     """Every text in which expansion evaluates something."""
     terms = contract.terms
-    found: list[int | str | None] = [terms.duration_s, terms.budget, terms.fee]
+    found: list[int | str | None] = [
+        terms.duration_s,
+        terms.budget,
+        terms.fee,
+        terms.extension_s,
+        terms.top_up,
+    ]
     found += [cap for _, cap in caps(terms.price)]
     for workload in contract.workloads:
         need = workload.resources
@@ -271,6 +277,8 @@ def _check_terms(terms: TermsTemplate, types: dict[str, str], report: Report) ->
     _check_number("duration", terms.duration_s, types, "terms.duration", report)
     _check_number("budget", terms.budget, types, "terms.budget", report)
     _check_number("fee", terms.fee, types, "terms.fee", report)
+    _check_number("extension", terms.extension_s, types, "terms.extension", report)
+    _check_number("top_up", terms.top_up, types, "terms.top_up", report)
     for name, cap in caps(terms.price):
         if cap is not None:
             _check_number("price", cap, types, f"terms.price.{name}", report)

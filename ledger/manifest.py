@@ -79,6 +79,8 @@ def expand(
             budget=_number(contract.terms.budget, values, parse_money, "terms.budget"),
             fee=_number(contract.terms.fee, values, parse_money, "terms.fee"),
             price=_expand_price(contract.terms.price, values),
+            extension_s=_number(contract.terms.extension_s, values, parse_duration, "terms.extension"),
+            top_up=_number(contract.terms.top_up, values, parse_money, "terms.top_up"),
         ),
     )
     check_manifest(manifest)
@@ -135,6 +137,8 @@ def check_manifest(manifest: Manifest) -> None:
     check.check_number("duration", terms.duration_s, "terms.duration", _refuse)
     check.check_number("budget", terms.budget, "terms.budget", _refuse)
     check.check_number("fee", terms.fee, "terms.fee", _refuse)
+    check.check_number("extension", terms.extension_s, "terms.extension", _refuse)
+    check.check_number("top_up", terms.top_up, "terms.top_up", _refuse)
     for name in terms.price.__struct_fields__:
         cap = getattr(terms.price, name)
         if cap is not None:
@@ -311,3 +315,16 @@ def _check_workload(workload: Workload, field: str) -> None:
             raise Refused("manifest.value", str(error), f"{field}.placement.country") from None
     for farm in place.farms:
         check.check_name(farm, f"{field}.placement.farm", _refuse)
+
+
+def extension_cost(terms: Terms, extra_s: int) -> int:
+    """Micro-credits that extending a term by `extra_s` costs: as much in proportion as the term itself may,
+    so that every slot's share ([C5]) pays for the longer term, too. `terms` as they are before it."""
+    return -(-(terms.budget - terms.fee) * extra_s // terms.duration_s)
+
+
+def most_spent(terms: Terms) -> int:
+    """Micro-credits that a deployment may cost at the very most: topped up and extended as far as its
+    manifest lets it."""
+    funded = msgspec.structs.replace(terms, budget=terms.budget + terms.top_up)
+    return funded.budget + extension_cost(funded, terms.extension_s)

@@ -59,6 +59,8 @@ NUMBERS: Final = {
     "duration": (60, DURATION_S_MAX),
     "budget": (0, NUMBER_MAX),
     "fee": (0, NUMBER_MAX),
+    "extension": (0, DURATION_S_MAX),
+    "top_up": (0, NUMBER_MAX),
     "price": (0, PRICE_MAX),
     "agree": (0, REPLICAS_MAX),
     "interval": (1, INTERVAL_S_MAX),

@@ -141,6 +141,9 @@ class Deployment(_Record, frozen=True):
     reason: str
     ends_ms: int = 0  # when the timed work `duration` comes: the wait for approval, then the term; 0: none
     missed_ms: int = 0  # the ledger's missed time when `ends_ms` was set
+    funded: int = 0  # put into escrow so far: the budget, top-ups, extensions
+    topped_up: int = 0  # of that, top-ups
+    extended_s: int = 0
     decisions: int = 0  # approval documents accepted so far
 
 

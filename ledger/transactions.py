@@ -136,6 +136,23 @@ class CancelDeployment(_Body, frozen=True, tag="deployment.cancel"):
     reason: str
 
 
+class TopUp(_Body, frozen=True, tag="deployment.top_up"):
+    """Micro-credits of the sender into a deployment's escrow. Anybody may."""
+
+    deployment: bytes
+    amount: int
+
+
+class ExtendDeployment(_Body, frozen=True, tag="deployment.extend"):
+    """A longer term, paid by the sender: consumer or bot. `extended_s`: by how much it is extended
+    already, so the same wish never counts twice."""
+
+    deployment: bytes
+    extended_s: int
+    duration_s: int
+    amount: int  # exactly what it costs
+
+
 class Claim(_Body, frozen=True, tag="slot.claim"):
     """A node asks for an open slot. The state machine selects when the window closes."""
 
@@ -203,6 +220,8 @@ Body = (
     | OrderDeployment
     | Decide
     | CancelDeployment
+    | TopUp
+    | ExtendDeployment
     | Claim
     | Renew
     | Report

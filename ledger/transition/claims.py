@@ -89,7 +89,7 @@ def _held_by(deal: Deal, workloads: frozenset[str] | None = None) -> list[tuple[
 
 def _check_fit(deal: Deal, name: str, node: Node, held: Held) -> None:
     """[C2]–[C5] [C9] Raises Refused("claim.…")."""
-    for misfit in misfits(deal.manifest, deal.workload(name), node, held, deal.env.time_ms):
+    for misfit in misfits(deal.extended, deal.workload(name), node, held, deal.env.time_ms):
         raise misfit
 
 

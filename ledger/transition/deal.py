@@ -49,6 +49,11 @@ class Deal:
         self.env.write(key_deployment(self.id), self.record)
 
     @property
+    def extended(self) -> Manifest:
+        """The manifest with the term and the funds that the deployment has by now ([D10], [D11])."""
+        return extended(self.manifest, self.record)
+
+    @property
     def ends_ms(self) -> int:
         """[O1] Block time at which the term, or the wait for approval, ends as things stand; 0: none."""
         ends_ms = self.record.ends_ms
@@ -71,6 +76,16 @@ class Deal:
     def emit(self, kind: str, **fields: str | int) -> None:
         """An event about this deployment."""
         self.env.emit(kind, self.id, **fields)
+
+
+def extended(manifest: Manifest, record: Deployment) -> Manifest:
+    """A deployment's manifest with the term and the funds that it has by now. What shares and prices are
+    judged by; never what was approved."""
+    terms = manifest.terms
+    if record.funded == terms.budget and not record.extended_s:
+        return manifest
+    now = replace(terms, budget=record.funded, duration_s=terms.duration_s + record.extended_s)
+    return replace(manifest, terms=now)
 
 
 def _manifest(env: Env, digest: bytes) -> _Parsed:

@@ -56,6 +56,7 @@ def _new_deployment(env: Env, body: OrderDeployment, digest: bytes, names: tuple
         status="awaiting_approval",
         desired="run",
         escrow=body.escrow,
+        funded=body.escrow,
         spent=0,
         fee_paid=False,
         ordered_ms=env.time_ms,

@@ -13,6 +13,7 @@ from ledger.manifest_types import Manifest
 from ledger.policy import Approval, evaluate, excluded_signers
 from ledger.predicates import Act
 from ledger.state import read
+from ledger.transition.outage import missed_ms
 from node.api import models as m
 from node.api.limits import BILLS_SHOWN_MAX, HISTORY_SHOWN_MAX, RECEIPTS_SHOWN_MAX
 from node.api.problems import not_found
@@ -76,6 +77,10 @@ def deployment_detail(peer: PeerSeam, ref: str) -> m.DeploymentDetail:
         status=record.status,
         desired=record.desired,
         escrow=record.escrow,
+        funded=record.funded,
+        topped_up=record.topped_up,
+        extended_s=record.extended_s,
+        ends_ms=record.ends_ms and record.ends_ms + missed_ms(peer.state) - record.missed_ms,
         spent=record.spent,
         fee_paid=record.fee_paid,
         reason=record.reason,

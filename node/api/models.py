@@ -321,6 +321,10 @@ class DeploymentDetail(msgspec.Struct, kw_only=True):
     status: str
     desired: str
     escrow: int
+    funded: int  # put into escrow so far: the budget, top-ups, extensions
+    topped_up: int
+    extended_s: int
+    ends_ms: int  # when its term, or its wait for approval, is over as things stand; 0: never
     spent: int
     fee_paid: bool
     reason: str

@@ -70,6 +70,8 @@ COMMANDS: Final = (
     ("deployment show", "deployments:show", "Show a deployment with its approvals, slots and receipts."),
     ("deployment results", "results:results", "Fetch and check what a deployment's jobs wrote."),
     ("deployment cancel", "deployments:cancel", "Stop a deployment, settle and refund."),
+    ("deployment top-up", "funds:top_up", "Put credits on top of a deployment's budget."),
+    ("deployment extend", "funds:extend", "Extend a deployment's term."),
     ("approve", "approvals:approve", "Sign an approval of a deployment, or its sign-off."),
     ("reject", "approvals:reject", "Sign a rejection of a deployment."),
     ("revoke", "approvals:revoke", "Withdraw an approval."),

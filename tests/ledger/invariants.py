@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from ledger.codec import decode
-from ledger.manifest import decode_manifest, workload_of
+from ledger.manifest import decode_manifest, most_spent, workload_of
 from ledger.manifest_types import Manifest
 from ledger.records import (
     Account,
@@ -67,7 +67,10 @@ def check_money(view: View) -> None:
         budget = view.manifests[d.id].terms.budget
         assert d.escrow >= 0
         assert d.spent >= 0
-        assert d.spent + d.escrow <= budget, "spent more than was ordered"
+        assert d.spent + d.escrow <= d.funded, "spent more than was put in"
+        assert d.topped_up <= view.manifests[d.id].terms.top_up
+        assert d.extended_s <= view.manifests[d.id].terms.extension_s
+        assert budget <= d.funded <= most_spent(view.manifests[d.id].terms), "more than was approved"
         assert d.spent == sum(b.amount for b in view.all(b"bill/" + d.id, Bill)), (
             "bills are not what was spent"
         )

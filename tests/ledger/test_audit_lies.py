@@ -175,6 +175,8 @@ LIES: dict[str, tuple[str, Lie]] = {
     "a fee to another": ("audit.fee", edit(Bill, fee_key, payee=STRANGER.public)),
     "a fee removed": ("audit.fee", drop(fee_key)),
     "escrow out of nothing": ("audit.escrow", edit(Deployment, key_deployment, escrow=123)),
+    "funds that nobody paid": ("audit.funds", edit(Deployment, key_deployment, funded=2_000_001)),
+    "a term that nobody extended": ("audit.funds", edit(Deployment, key_deployment, extended_s=60)),
     "more spent than billed": ("audit.bills", edit(Deployment, key_deployment, spent=123)),
 }
 

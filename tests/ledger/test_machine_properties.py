@@ -12,6 +12,7 @@ from ledger.codec import encode
 from ledger.epochs import current, pending, sign_change
 from ledger.keys import Key
 from ledger.limits import BLOCK_IDLE_MS, OUTAGE_MS
+from ledger.manifest import extension_cost
 from ledger.manifest_types import Policies, Restart
 from ledger.records import Slot, key_open
 from ledger.state import MemoryState
@@ -22,14 +23,16 @@ from ledger.transactions import (
     ChangeValidators,
     Claim,
     DrainNode,
+    ExtendDeployment,
     Price,
     Renew,
     RenewItem,
+    TopUp,
     Transfer,
     UncertifyNode,
     WithdrawOffer,
 )
-from ledger.transition.deal import ENDED
+from ledger.transition.deal import ENDED, extended
 from ledger.transition.outage import missed_ms
 from tests.ledger.invariants import View, check, check_step
 from tests.ledger.world import (
@@ -54,11 +57,19 @@ from tests.ledger.world import (
 
 NO_APPROVAL = Policies(deploy=None, signoff=None)
 CONTRACTS = (
-    contract(name="site"),
+    contract(name="site", top_up=1_000_000, extension_s=3_600),
     contract(job(replicas=2, restart=Restart(attempts=0)), name="mining", duration_s=3_600),
     contract(service(), job(), name="mixed", duration_s=600),
     contract(job(), name="free", policies=NO_APPROVAL, duration_s=60, fee=0),
-    contract(service(replicas=1), name="poor", duration_s=60, budget=700, fee=3),
+    contract(
+        service(replicas=1),
+        name="poor",
+        duration_s=60,
+        budget=700,
+        fee=3,
+        extension_s=1_200,
+        top_up=500_000,
+    ),
     contract(
         service(), name="brief", policies=Policies(deploy=POLICIES.deploy, signoff=SIGNOFF, validity_s=60)
     ),
@@ -234,6 +245,24 @@ class Lives(RuleBasedStateMachine):
     def withdraw(self, node: int, pick: int) -> None:
         if pick % 5 == 0:
             self.send(NODES[node], WithdrawOffer())
+
+    @rule(pick=PICK, amount=st.sampled_from([1, 300_000, 1_000_000, 0, -5]))
+    @precondition(lambda self: self.deployments)
+    def top_up(self, pick: int, amount: int) -> None:
+        self.send(STRANGER, TopUp(self.deployment(pick), amount))
+
+    @rule(
+        pick=PICK,
+        key=st.sampled_from([CONSUMER, CONSUMER, BOT, STRANGER]),
+        duration_s=st.sampled_from([60, 60, 600, 0, 10**7]),
+        more=st.sampled_from([0, 0, 0, 1]),
+    )
+    @precondition(lambda self: self.deployments)
+    def extend(self, pick: int, key: Key, duration_s: int, more: int) -> None:
+        deployment = self.deployment(pick)
+        record = self.world.deployment(deployment)
+        amount = extension_cost(extended(self.view.manifests[deployment], record).terms, duration_s) + more
+        self.send(key, ExtendDeployment(deployment, record.extended_s, duration_s, amount))
 
     @rule(node=st.integers(0, 3), pick=PICK, notice_ms=st.sampled_from([60_000, 60_001, 3_600_000, 59_999]))
     def drain(self, node: int, pick: int, notice_ms: int) -> None:

@@ -147,6 +147,8 @@ def contract(
     budget: int = 2_000_000,
     fee: int = 100_000,
     parameters: tuple[Parameter, ...] = (),
+    extension_s: int = 0,
+    top_up: int = 0,
 ) -> Contract:
     """A valid contract; without workloads, the web server."""
     return Contract(
@@ -163,7 +165,9 @@ def contract(
         ),
         workloads=workloads or (service(),),
         policies=policies,
-        terms=TermsTemplate(duration_s=duration_s, budget=budget, fee=fee),
+        terms=TermsTemplate(
+            duration_s=duration_s, budget=budget, fee=fee, extension_s=extension_s, top_up=top_up
+        ),
     )
 
 

@@ -15,6 +15,7 @@ TWINS: Final = ("tests/sim/test_twins.py::test_two_rounds_of_twins",)
 CLAIMS: Final = ("tests/ledger/test_claims.py",)
 MONEY: Final = ("tests/ledger/test_money.py", "tests/ledger/test_money_bounds.py")
 OUTAGES: Final = ("tests/ledger/test_outage.py",)
+FUNDS: Final = ("tests/ledger/test_funds.py",)
 STANDING: Final = ("tests/ledger/test_standing.py",)
 PENALTIES: Final = ("tests/ledger/test_penalties.py",)
 APPROVALS: Final = ("tests/ledger/test_approvals.py",)
@@ -76,6 +77,7 @@ class Mutant:
 _M = Mutant
 _CORE, _STATE = "consensus/core.py", "consensus/state.py"
 _CLAIMS, _LEASES = "ledger/transition/claims.py", "ledger/transition/leases.py"
+_FUNDS = "ledger/transition/funds.py"
 _STANDING = "ledger/transition/standing.py"
 _ESCROW, _MONEY = "ledger/transition/escrow.py", "ledger/transition/money.py"
 _APPROVALS, _REPORTS = "ledger/transition/approvals.py", "ledger/transition/reports.py"
@@ -474,6 +476,9 @@ MUTANTS: Final = (
         "        pass\n",
         STANDING,
     ),
+    _M("extensions_are_free", _FUNDS, "    debit(env, env.sender, wanted)\n", "", FUNDS),
+    _M("the_same_extension_counts_twice", _FUNDS, "body.extended_s != record.extended_s", "False", FUNDS),
+    _M("top_ups_without_bound", _FUNDS, "0 < body.amount <= left", "0 < body.amount", FUNDS),
     _M("broken_leases_cost_nothing", _LEASES, "            penalize(deal, name)\n", "", PENALTIES),
     _M(
         "unpaid_deployments_run_on",

@@ -434,6 +434,23 @@ def test_a_node_is_certified_and_leaves_with_notice(shell: Shell, tmp_path: Path
     assert "leaves" in shell.ok("node", "list")
 
 
+def test_a_deployment_is_topped_up_and_extended(shell: Shell) -> None:
+    world = shell.peer.world
+    world.add_nodes()
+    deployment = world.running(contract(extension_s=7_200, top_up=500_000)).hex()
+    ends_ms = shell.json("deployment", "show", deployment)["ends_ms"]
+    shell.ok("deployment", "top-up", deployment[:12], "0.5", "--key", "stranger", "--yes")
+    code, _, err = shell.run("deployment", "top-up", deployment, "0.1", "--key", "stranger", "--yes")
+    assert code == 4
+    assert "top_up.amount" in err
+    assert shell.run("deployment", "extend", deployment, "--by", "soon", "--key", "consumer", "--yes")[0] == 2
+    shell.ok("deployment", "extend", deployment, "--by", "1h", "--key", "consumer", "--yes")
+    found = shell.json("deployment", "show", deployment)
+    assert (found["topped_up"], found["extended_s"]) == (500_000, 3_600)
+    assert found["funded"] == 2_500_000 + 100_000, "a day for 2.4 credits, so an hour for 0.1"
+    assert found["ends_ms"] == ends_ms + 3_600_000
+
+
 def test_a_3nodes_slots_are_shown_and_asked_of_others_it_is_an_error(
     shell: Shell, peer: FakePeer, tmp_path: Path
 ) -> None:
