@@ -68,6 +68,9 @@ _WORKLOAD_OPTIONAL: Final = (
     "agree",
 )
 
+_WORKLOAD_LATER: Final = ("volumes", "secrets", "egress", "update")
+RUNTIMES: Final = ("sandbox",)  # those that a 3node of this release has a driver for
+_RUNTIMES_LATER: Final = ("oci", "wasm")
 _PLACEMENT: Final = (
     "country",
     "farm",
@@ -233,9 +236,9 @@ def _role(reader: Reader, name: str, node: Node) -> ContractRole:
 
 def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtifact]) -> WorkloadTemplate:
     field = f"workloads.{name}"
-    entries = reader.mapping(node, field, _WORKLOAD_REQUIRED, _WORKLOAD_OPTIONAL)
+    entries = reader.mapping(node, field, _WORKLOAD_REQUIRED, _WORKLOAD_OPTIONAL, _WORKLOAD_LATER)
     kind = reader.choice(entries.get("kind"), f"{field}.kind", ("service", "job"), "service")
-    reader.choice(entries.get("runtime"), f"{field}.runtime", ("sandbox",), "sandbox")
+    runtime = reader.choice(entries.get("runtime"), f"{field}.runtime", RUNTIMES, "sandbox", _RUNTIMES_LATER)
     for item, path in reader.sequence(entries.get("artifacts"), f"{field}.artifacts"):
         artifacts.append(_artifact(reader, name, item, path))
     need = reader.mapping(entries.get("resources"), f"{field}.resources", ("cpu", "memory"), ("disk", "pids"))
@@ -243,7 +246,7 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
     return WorkloadTemplate(
         name=name,
         kind="job" if kind == "job" else "service",
-        runtime="sandbox",
+        runtime=cast(Literal["sandbox"], runtime),
         replicas=reader.number(entries.get("replicas"), f"{field}.replicas", parse_integer, 1),
         command=reader.texts(entries.get("command"), f"{field}.command"),
         environment={

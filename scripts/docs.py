@@ -12,6 +12,7 @@ from bench.report import comparison
 from ledger.contract_rules import CONTRACT_RULES
 from node.api.routes import ROUTES
 from node.config import KEYS
+from scripts import schema
 from scripts.marked import filled, names, table
 from scripts.spec_rules import numbered_table, refusals_table
 from scripts.vectors import vectors_table
@@ -233,7 +234,7 @@ def main() -> int:
         if new != old:
             file.write_text(new, encoding="utf-8")
             print(f"wrote {file.relative_to(ROOT)}")
-    return 0
+    return schema.main()
 
 
 if __name__ == "__main__":
