@@ -2,7 +2,7 @@
 # SAVE=1 writes the result of a long run to bench/results.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo sim market leases twins mutants crash e2e soak model net interop bench docs lock clean
+.PHONY: help setup lint test demo sim market leases scenario-approvals twins mutants crash e2e soak model net interop bench docs lock clean
 python := .venv/bin/python
 SEEDS ?= 200
 PARTITIONS ?= 1000000
@@ -11,8 +11,8 @@ SEED ?= 1
 SHAPES ?= wn,nw
 
 help: ## this list
-	@sed -nE 's/^([a-z0-9]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
-		printf '  make %-8s %s\n' "$$name" "$$text"; done
+	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
+		printf '  make %-18s %s\n' "$$name" "$$text"; done
 
 setup: ## make .venv (and, as root, install missing Debian packages); at once when nothing changed
 	@scripts/setup.sh
@@ -36,6 +36,9 @@ market: setup ## claims, leases, approvals and money on simulated networks, over
 
 leases: setup ## leases alone: PARTITIONS=1000000 partitions with clock rates of +-1 %, none held twice (3 minutes)
 	@$(python) -m tests.sim.market_leases --seeds $(PARTITIONS) $(if $(SAVE),--save)
+
+scenario-approvals: setup ## what approval policies do on the ledger, as a table: case, expected, got; 100 signers timed
+	@$(python) -m tests.ledger.approval_scenario
 
 twins: setup ## every small scenario with a Byzantine twin; SHAPES=nnn takes three rounds (half an hour)
 	@$(python) -m tests.sim.twins --shapes $(SHAPES) $(if $(SAVE),--save)

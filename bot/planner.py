@@ -17,7 +17,8 @@ from ledger.errors import Refused
 from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import Manifest, Rule, manifest_digest
 from ledger.parameters import parameter_value, parameters_from_text
-from ledger.policy import describe, excluded_signers
+from ledger.policy import describe, excluded_signers, named_keys, rules_in
+from ledger.policy_types import ACTS
 from ledger.records import Node
 from ledger.template import whole_reference
 from node.amounts import credits_text
@@ -145,7 +146,7 @@ def _plan(
             for x in matching.misfits[:EXCLUDED_SHOWN_MAX]
         ],
         approvers=list(_approvers(manifest)),
-        policies={"deploy": describe(policies.deploy), "signoff": describe(policies.signoff)},
+        policies={act: describe(policies.of(act)) for act in ACTS},
         missing=missing,
         rate_hour=sum(m.rate_hour for m in matches),
         cost=sum(m.cost for m in matches),
@@ -168,7 +169,7 @@ def _open_plan(template: Template, missing: list[str], balance: int) -> Plan:
         lines=[],
         excluded=[],
         approvers=[],
-        policies={"deploy": describe(policies.deploy), "signoff": describe(policies.signoff)},
+        policies={act: describe(policies.of(act)) for act in ACTS},
         missing=missing,
         rate_hour=0,
         cost=0,
@@ -180,21 +181,25 @@ def _open_plan(template: Template, missing: list[str], balance: int) -> Plan:
 
 
 def _approvers(manifest: Manifest) -> Iterator[Approver]:
-    """Roles that a policy names, with the keys that count."""
+    """Roles that a policy names, with the keys that count; those that it names by key come last."""
     policies = manifest.policies
     excluded = excluded_signers(policies, bytes.fromhex(manifest.author), bytes.fromhex(manifest.consumer))
-    for act, rule in (("deploy", policies.deploy), ("signoff", policies.signoff)):
+    for act in ACTS:
+        rule = policies.of(act)
         wanted = set(_roles_in(rule))
         for role in manifest.roles:
             if role.name in wanted:
                 keys = [key for key in role.keys if bytes.fromhex(key) not in excluded]
                 yield Approver(act=act, role=role.name, keys=keys)
+        by_key = sorted(key.hex() for key in named_keys(rule) - excluded)
+        if by_key:
+            yield Approver(act=act, role="named by key", keys=by_key)
 
 
 def _roles_in(rule: Rule | None) -> Iterator[str]:
-    if rule is None:
-        return
-    if rule.role is not None:
-        yield rule.role
-    for child in (*rule.all, *rule.any):
-        yield from _roles_in(child)
+    """Roles that fill a place of a policy, or have a veto on it."""
+    for node in rules_in(rule):
+        if node.role is not None:
+            yield node.role
+        yield from (entry.role for entry in node.weigh if entry.role is not None)
+        yield from node.veto

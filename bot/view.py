@@ -20,7 +20,8 @@ from ledger.errors import LocalError, Refused
 from ledger.keys import public_key_from_hex
 from ledger.manifest import decode_manifest
 from ledger.manifest_types import Manifest
-from ledger.policy import Approval, Decision, evaluate, excluded_signers
+from ledger.policy import Decision
+from ledger.policy_records import judge_records
 from ledger.records import (
     Account,
     ApprovalRecord,
@@ -61,16 +62,7 @@ class Own(msgspec.Struct, frozen=True, kw_only=True):
 
     def judge(self, act: str, at_ms: int) -> Decision:
         """What the act's policy says at a time, as the ledger will."""
-        policies = self.manifest.policies
-        rule = policies.deploy if act == "deploy" else policies.signoff
-        given = [
-            Approval(a.signer, (a.role,), a.decision, a.expires_ms, a.time_ms)
-            for a in self.approvals
-            if a.act == act
-        ]
-        author, consumer = bytes.fromhex(self.manifest.author), bytes.fromhex(self.manifest.consumer)
-        excluded = excluded_signers(policies, author, consumer)
-        return evaluate(rule, self.manifest.roles, given, at_ms, excluded)
+        return judge_records(self.manifest, self.record, act, self.approvals, at_ms)
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):

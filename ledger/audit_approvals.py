@@ -4,46 +4,99 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec.structs import replace
+
 from ledger.audit_file import Case, Placed
 from ledger.audit_report import Facts
 from ledger.errors import Refused
-from ledger.policy import Approval, Decision, approval_expiry, evaluate, excluded_signers
+from ledger.policy import Approval, Decision, approval_expiry, judge, standing_since
+from ledger.policy_records import about_of
+from ledger.policy_types import ACTS
 from ledger.predicates import ApprovalPredicate
-from ledger.transactions import Claim, Decide, Report
+from ledger.transactions import CancelDeployment, Claim, Decide, Report
 
-_ACTS: Final = ("deploy", "signoff")
 _WORK: Final = ("fetching", "verified", "running", "succeeded")  # receipts that need a standing approval
+_BEGUN: Final = ("running", "succeeded")  # those that may come while a deployment runs on without it
+# Timed work is done by the first block that reaches it: what follows from it may be dated so much later.
+_LATE_MS: Final = 60_000
 
 
 class _Ballot:
-    """The decisions of one act so far, evaluated as the state machine does ([A2] to [A5])."""
+    """The decisions of one act so far, evaluated as the state machine does ([A2] to [A5]).
+
+    `met_ms`: when the policy was satisfied first, `exact` when a transaction did it and not time alone.
+    `lost_ms`: since when it is not satisfied any more; 0: it is, or never was.
+    """
 
     def __init__(self, case: Case, act: str) -> None:
-        manifest = case.manifest
-        self.manifest = manifest
-        self.rule = manifest.policies.deploy if act == "deploy" else manifest.policies.signoff
-        consumer = bytes.fromhex(manifest.consumer)
-        self.excluded = excluded_signers(manifest.policies, bytes.fromhex(manifest.author), consumer)
+        self.act = act
+        self.policies = case.manifest.policies
+        self.rule = self.policies.of(act)
         self.approvals: dict[bytes, Approval] = {}
+        self.met_ms = self.lost_ms = 0
+        self.exact = False
+        self._roles = case.manifest.roles
+        self._about = about_of(case.manifest, case.records.deployment)
+        self._judge(case.order.time_ms, True)
 
     def cast(self, signer: bytes, predicate: ApprovalPredicate, time_ms: int) -> Approval:
         """Replace the signer's former decision."""
-        expires_ms = approval_expiry(self.manifest.policies, time_ms, predicate.expires_ms)
+        expires_ms = approval_expiry(self.policies, time_ms, predicate.expires_ms)
         approval = Approval(signer, (predicate.role,), predicate.decision, expires_ms, time_ms)
-        self.approvals[signer] = approval
+        since_ms = standing_since(self.approvals.get(signer), approval)
+        self.approvals[signer] = approval = replace(approval, since_ms=since_ms)
+        self._judge(time_ms, True)
         return approval
 
     def at(self, time_ms: int) -> Decision:
         """The policy's decision at a time."""
-        return evaluate(self.rule, self.manifest.roles, self.approvals.values(), time_ms, self.excluded)
+        given = self.approvals.values()
+        return judge(self.policies, self.act, self._roles, given, time_ms, self._about)
+
+    def follow(self, time_ms: int) -> None:
+        """Let time pass: waits that end, approvals that expire."""
+        while True:
+            times = [approval.expires_ms for approval in self.approvals.values()]
+            times = [time for time in (*times, self._next_ms) if self._time_ms < time <= time_ms]
+            if not times:
+                return
+            self._judge(min(times), False)
+
+    def _judge(self, time_ms: int, exact: bool) -> None:
+        decision = self.at(time_ms)
+        self._time_ms, self._next_ms = time_ms, decision.next_ms
+        if decision.satisfied:
+            self.lost_ms = 0
+            if not self.met_ms:
+                self.met_ms, self.exact = time_ms, exact
+        elif self.met_ms and not self.lost_ms:
+            self.lost_ms = time_ms
+
+    def fits(self, recorded_ms: int, until_ms: int) -> bool:
+        """True when the state machine, up to `until_ms`, would have recorded that as the first time."""
+        if self.exact or not self.met_ms:
+            return recorded_ms == self.met_ms
+        if not recorded_ms:
+            return self.met_ms > until_ms - _LATE_MS
+        return self.met_ms <= recorded_ms <= self.met_ms + _LATE_MS
+
+    def lets_work(self, tx: Placed) -> bool:
+        """[D8] True when the act's approval stands, or what runs may go on without it."""
+        if self.at(tx.time_ms).satisfied:
+            return True
+        begun = tx.document is not None and tx.document.predicate.status in _BEGUN
+        until_ms = self.lost_ms + self.policies.run_on_s * 1000 + _LATE_MS
+        return begun and bool(self.policies.run_on_s and self.lost_ms) and tx.time_ms <= until_ms
 
 
 def check_approvals(case: Case, facts: Facts) -> str:
     """Each decision is about this manifest, was accepted, none is missing; work only while approved."""
-    ballots = {act: _Ballot(case, act) for act in _ACTS}
+    ballots = {act: _Ballot(case, act) for act in ACTS}
     last: dict[tuple[str, bytes], tuple[Placed, int]] = {}
-    approved_ms = case.order.time_ms if ballots["deploy"].rule is None else 0
+    deploy, record = ballots["deploy"], case.records.deployment
+    until_ms = min(record.ended_ms or case.anchor.time_ms, case.anchor.time_ms)
     for tx in case.placed:
+        deploy.follow(min(tx.time_ms, until_ms))
         if isinstance(tx.body, Decide):
             predicate = _decision(case, tx)
             assert tx.document is not None
@@ -51,27 +104,29 @@ def check_approvals(case: Case, facts: Facts) -> str:
             approval = ballot.cast(tx.document.signer, predicate, tx.time_ms)
             last[predicate.act, tx.document.signer] = tx, approval.expires_ms
             facts.decisions[predicate.act] = ballot.at(tx.time_ms)
-            if predicate.act == "deploy" and not approved_ms and ballot.at(tx.time_ms).satisfied:
-                approved_ms = tx.time_ms
-        elif _needs_approval(tx) and not ballots["deploy"].at(tx.time_ms).satisfied:
+        elif isinstance(tx.body, CancelDeployment):
+            if record.approved_ms and not ballots["delete"].at(tx.time_ms).satisfied:
+                raise Refused("audit.cancelled", f"cancelled at height {tx.height} without consent", "txs")
+        elif _needs_approval(tx) and not deploy.lets_work(tx):
             raise Refused("audit.not_approved", f"work at height {tx.height} without approval", "txs")
-    if approved_ms != case.records.deployment.approved_ms:
+    deploy.follow(until_ms)
+    if not deploy.fits(record.approved_ms, until_ms):
         raise Refused(
-            "audit.approved_time", f"the policy was satisfied first at {approved_ms}", "approved_ms"
+            "audit.approved_time", f"the policy was satisfied first at {deploy.met_ms}", "approved_ms"
         )
-    for key, record in case.records.approvals.items():
-        _same_decision(record, last.pop(key, None))
+    for key, found in case.records.approvals.items():
+        _same_decision(found, last.pop(key, None))
     if last:
         raise Refused("audit.not_a_stakeholder", "a decision by a key that holds no role", "approvals")
     count = sum(isinstance(tx.body, Decide) for tx in case.placed)
-    if count != case.records.deployment.decisions:
-        wanted = case.records.deployment.decisions
+    if count != record.decisions:
+        wanted = record.decisions
         raise Refused("audit.incomplete", f"{count} decisions, the record counts {wanted}", "approvals")
-    facts.approved_ms = approved_ms
+    facts.approved_ms = approved_ms = record.approved_ms
     for act, ballot in ballots.items():
         facts.decisions.setdefault(act, ballot.at(case.anchor.time_ms))
     state = "approved" if approved_ms else "; ".join(facts.decisions["deploy"].reasons)
-    keys = {signer for (_, signer), record in case.records.approvals.items() if record}
+    keys = {signer for (_, signer), found in case.records.approvals.items() if found}
     return f"{count} decisions by {len(keys)} keys: {state}"
 
 
@@ -116,17 +171,18 @@ def _same_decision(record: object, found: tuple[Placed, int] | None) -> None:
 def check_signoff(case: Case, facts: Facts) -> str:
     """[A6] Signed off exactly when the policy was satisfied first."""
     record, ballot = case.records.deployment, _Ballot(case, "signoff")
-    satisfied_ms = 0
     for tx in case.placed:
+        ballot.follow(tx.time_ms)
         if isinstance(tx.body, Decide) and tx.document and tx.document.predicate.act == "signoff":
             ballot.cast(tx.document.signer, tx.document.predicate, tx.time_ms)
-            if not satisfied_ms and ballot.at(tx.time_ms).satisfied:
-                satisfied_ms = tx.time_ms
+    ballot.follow(case.anchor.time_ms)
     if ballot.rule is None:  # a finished job is signed off by itself
-        satisfied_ms = record.signed_off_ms if record.signed_off_ms == record.ended_ms else 0
-    if satisfied_ms != record.signed_off_ms:
+        fits = record.signed_off_ms in (0, record.ended_ms)
+    else:
+        fits = ballot.fits(record.signed_off_ms, case.anchor.time_ms)
+    if not fits:
         raise Refused(
-            "audit.signoff_time", f"the policy was satisfied first at {satisfied_ms}", "signed_off_ms"
+            "audit.signoff_time", f"the policy was satisfied first at {ballot.met_ms}", "signed_off_ms"
         )
-    facts.signed_off_ms = satisfied_ms
-    return "signed off" if satisfied_ms else "not signed off"
+    facts.signed_off_ms = record.signed_off_ms
+    return "signed off" if record.signed_off_ms else "not signed off"

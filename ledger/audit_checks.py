@@ -12,6 +12,7 @@ from ledger.limits import PENALTY_MS
 from ledger.manifest import cost, slots, workload_of
 from ledger.manifest_types import Manifest
 from ledger.policy import describe
+from ledger.policy_types import ACTS
 from ledger.predicates import ReceiptPredicate
 from ledger.records import Bill, ReceiptRecord
 from ledger.transactions import (
@@ -78,7 +79,7 @@ def _ordered(manifest: Manifest, facts: Facts) -> None:
             facts.artifacts[f"{w.name} {artifact.path}"] = artifact.sha256
     facts.roles = {role.name: role.keys for role in manifest.roles}
     policies = manifest.policies
-    facts.policies = {"deploy": describe(policies.deploy), "signoff": describe(policies.signoff)}
+    facts.policies = {act: describe(policies.of(act)) for act in ACTS}
     facts.duration_s, facts.fee = manifest.terms.duration_s, manifest.terms.fee
 
 

@@ -23,6 +23,8 @@ from ledger.light import EpochProof, FinalityProof
 from ledger.limits import MIB
 from ledger.manifest import slots
 from ledger.manifest_types import Manifest
+from ledger.policy_records import stakeholders
+from ledger.policy_types import ACTS
 from ledger.records import (
     ApprovalRecord,
     Bill,
@@ -145,7 +147,7 @@ class Case(msgspec.Struct):
 
 def gather(deployment: bytes, manifest: Manifest, documents: Sequence[bytes], get: Get) -> Records:
     """Read all records of a deployment, in one fixed order of keys; also those that may be absent, so
-    that nothing can be left out: approvals of every key that holds a role, receipts up to the first
+    that nothing can be left out: approvals of every key that may decide, receipts up to the first
     free number, bills of every term.
 
     The exporter passes a `get` that writes proofs, the verifier one that checks them. Raises
@@ -153,9 +155,9 @@ def gather(deployment: bytes, manifest: Manifest, documents: Sequence[bytes], ge
     """
     record = _must(Deployment, get, key_deployment(deployment))
     slot_records = {name: _must(Slot, get, key_slot(deployment, name)) for name in slots(manifest)}
-    signers = sorted({bytes.fromhex(key) for role in manifest.roles for key in role.keys})
+    signers = stakeholders(manifest)
     approvals: dict[tuple[str, bytes], ApprovalRecord | None] = {}
-    for act in ("deploy", "signoff"):
+    for act in ACTS:
         for signer in signers:
             found = get(key_approval(deployment, act, signer))
             approvals[act, signer] = None if found is None else decode(ApprovalRecord, found)

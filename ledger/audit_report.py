@@ -153,9 +153,13 @@ def _row(tx: Placed) -> tuple[str, str, str] | None:
         return "ordered", who, f"escrow {body.escrow}"
     if isinstance(body, Decide) and tx.document is not None:
         predicate = tx.document.predicate
-        what = "sign-off" if predicate.act == "signoff" else "approval"
+        what = {"signoff": "sign-off", "delete": "consent to delete"}.get(predicate.act, "approval")
         comment = f": {predicate.comment[:80]}" if predicate.comment else ""
-        return f"{what} {predicate.decision}", tx.document.signer.hex(), f"as {predicate.role}{comment}"
+        return (
+            f"{what} {predicate.decision}",
+            tx.document.signer.hex(),
+            f"as {predicate.role or 'named key'}{comment}",
+        )
     if isinstance(body, Claim):
         return "claim", who, f"{body.slot} term {body.term}"
     if isinstance(body, Report) and tx.document is not None:

@@ -29,6 +29,7 @@ from ledger.manifest_check import Report
 from ledger.manifest_places import check_order
 from ledger.parameters import parameter_value
 from ledger.pattern import PatternError, parse_pattern
+from ledger.policy_check import check_policies
 from ledger.quantities import QuantityError, parse_country
 from ledger.template import TemplateError, expressions, has_template, references, whole
 
@@ -126,7 +127,7 @@ def report_problems(contract: Contract, report: Report) -> None:
     _check_distinct([workload.name for workload in contract.workloads], "workloads", report)
     for workload in contract.workloads:
         _check_workload(workload, types, report)
-    check.check_policies(contract.policies, [role.name for role in contract.roles], report)
+    check_policies(contract.policies, [role.name for role in contract.roles], report)
     _check_terms(contract.terms, types, report)
     check_order(contract.workloads, report)
 

@@ -67,9 +67,10 @@ CONTRACT_RULES: Final[dict[str, str]] = {
     "parameter.choices": "the value is none of the choices",
     "parameter.character": "the text holds a control or invisible character",
     # [L] approval policies
-    "policy.rule": "a rule is exactly one of role, all and any",
+    "policy.rule": "a rule is exactly one of role, key, all, any, weigh and auto, with what fits it",
     "policy.unknown_role": "the policy names a role that is not declared",
     "policy.count": "a count that can never be met",
+    "policy.wait": "a waiting time that outlasts the approvals it waits on",
     "policy.too_large": "more levels, rules or signatures than a policy may have",
     # [L] expansion
     "role.unbound": "the order must name the keys of this role",

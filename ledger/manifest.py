@@ -28,7 +28,9 @@ from ledger.limits import (
 from ledger.manifest_places import check_order
 from ledger.manifest_types import Manifest, PriceCaps, Resources, Role, Terms, Workload
 from ledger.parameters import resolve_parameters
-from ledger.policy import check_reachable, excluded_signers
+from ledger.policy import About, check_reachable, excluded_signers
+from ledger.policy_check import check_policies
+from ledger.policy_types import ACTS
 from ledger.quantities import (
     QuantityError,
     parse_country,
@@ -85,9 +87,11 @@ def expand(
     )
     check_manifest(manifest)
     excluded = excluded_signers(manifest.policies, author, consumer)
-    for act, rule in (("deploy", manifest.policies.deploy), ("signoff", manifest.policies.signoff)):
+    about = About(author=author, consumer=consumer, budget=manifest.terms.budget)
+    for act in ACTS:
+        rule = manifest.policies.of(act)
         if rule is not None:
-            check_reachable(rule, bound, excluded, f"approval.{act}")
+            check_reachable(rule, bound, excluded, f"approval.{act}", about)
     data = manifest.encode()
     if len(data) > MANIFEST_BYTES_MAX:
         raise Refused("manifest.too_long", f"{len(data)} bytes, at most {MANIFEST_BYTES_MAX}")
@@ -132,7 +136,7 @@ def check_manifest(manifest: Manifest) -> None:
     for role in manifest.roles:
         check.check_name(role.name, f"roles.{role.name}", _refuse)
         check.check_keys(role.keys, f"roles.{role.name}", _refuse)
-    check.check_policies(manifest.policies, role_names, _refuse)
+    check_policies(manifest.policies, role_names, _refuse)
     terms = manifest.terms
     check.check_number("duration", terms.duration_s, "terms.duration", _refuse)
     check.check_number("budget", terms.budget, "terms.budget", _refuse)

@@ -1,4 +1,4 @@
-"""The rules of workloads, policies and terms that hold for every manifest, and for a contract's fixed parts.
+"""The rules of workloads and terms that hold for every manifest, and for a contract's fixed parts.
 
 Each check reports (field, rule, detail) through `report`, so that the contract compiler can
 tell several problems at once and the ledger can stop at the first.
@@ -28,9 +28,6 @@ from ledger.limits import (
     NUMBER_MAX,
     PATH_CHARS_MAX,
     PIDS_MAX,
-    POLICY_DEPTH_MAX,
-    POLICY_NODES_MAX,
-    POLICY_PLACES_MAX,
     PORTS_MAX,
     PRICE_MAX,
     REPLICAS_MAX,
@@ -38,7 +35,7 @@ from ledger.limits import (
     RESULTS_MAX,
     ROLE_KEYS_MAX,
 )
-from ledger.manifest_types import Artifact, Health, Policies, Port, Rule
+from ledger.manifest_types import Artifact, Health, Port
 from ledger.template import NAME, has_template, unsafe_character
 
 Report = Callable[[str, str, str], None]  # field, rule, detail
@@ -248,44 +245,3 @@ def check_keys(keys: Sequence[str], field: str, report: Report) -> None:
             report(f"{field}[{index}]", "contract.role_keys", "a public key wanted: 64 lower-case hex digits")
     if len(set(keys)) != len(keys):
         report(field, "contract.duplicate", "a key is there twice")
-
-
-def check_policies(policies: Policies, roles: Iterable[str], report: Report) -> None:
-    """Both policies, their roles and bounds."""
-    known = set(roles)
-    for act, rule in (("deploy", policies.deploy), ("signoff", policies.signoff)):
-        if rule is not None:
-            _check_rule(rule, known, f"approval.{act}", report)
-    check_number("validity", policies.validity_s, "approval.validity", report)
-
-
-def _check_rule(rule: Rule, known: set[str], root: str, report: Report) -> None:
-    pending = [(rule, root, 1)]
-    nodes = places = 0
-    while pending:
-        node, field, depth = pending.pop()
-        nodes += 1
-        if depth > POLICY_DEPTH_MAX or nodes > POLICY_NODES_MAX:
-            report(field, "policy.too_large", f"{POLICY_DEPTH_MAX} levels, {POLICY_NODES_MAX} rules at most")
-            return
-        if (node.role is not None) + bool(node.all) + bool(node.any) != 1:
-            report(field, "policy.rule", "exactly one of role, all and any wanted")
-        elif node.role is not None:
-            places += max(node.count, 0)
-            if node.role not in known:
-                wanted = ", ".join(sorted(known)) or "none is declared"
-                report(
-                    f"{field}.role",
-                    "policy.unknown_role",
-                    f"no role {node.role!r}; roles: {wanted}. {nearest(node.role, known)}".strip(),
-                )
-            if not 1 <= node.count <= ROLE_KEYS_MAX:
-                report(f"{field}.count", "policy.count", f"1 to {ROLE_KEYS_MAX} wanted")
-        elif node.all and node.count != 1:
-            report(f"{field}.count", "policy.count", "all has no count")
-        elif node.any and not 1 <= node.count <= len(node.any):
-            report(f"{field}.any.count", "policy.count", f"{node.count} of {len(node.any)} can never be met")
-        pending += [(child, f"{field}.all[{i}]", depth + 1) for i, child in enumerate(node.all)]
-        pending += [(child, f"{field}.any[{i}]", depth + 1) for i, child in enumerate(node.any)]
-    if places > POLICY_PLACES_MAX:
-        report(root, "policy.too_large", f"asks for {places} signatures, at most {POLICY_PLACES_MAX}")

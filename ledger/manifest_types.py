@@ -12,6 +12,9 @@ from typing import Literal
 import msgspec
 
 from ledger.codec import sha256
+from ledger.policy_types import Policies as Policies
+from ledger.policy_types import Role as Role
+from ledger.policy_types import Rule as Rule
 
 
 class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -116,36 +119,6 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     recheck_s: int  # bytes are verified again while running, at this interval
     depends_on: tuple[str, ...] = ()  # workloads: a slot is given out when services run and jobs succeeded
     agree: int = 0  # a job is done when so many replicas have the same results; 0: when all succeeded
-
-
-class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A node of an approval policy: exactly one of `role`, `all`, `any` is set.
-
-    `role`: `count` distinct holders of that role granted. `all`: each child holds.
-    `any`: at least `count` children hold. One approval fills one place only.
-    """
-
-    role: str | None = None
-    all: tuple[Rule, ...] = ()
-    any: tuple[Rule, ...] = ()
-    count: int = 1
-
-
-class Role(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who may sign for a role: public keys in hex."""
-
-    name: str
-    keys: tuple[str, ...]
-
-
-class Policies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Approval policies by act. None: the act needs no approval (written out, never by accident)."""
-
-    deploy: Rule | None
-    signoff: Rule | None
-    validity_s: int = 72 * 3600  # an approval without own expiry counts this long
-    author_may_approve: bool = False
-    consumer_may_approve: bool = True
 
 
 class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

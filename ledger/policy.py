@@ -1,32 +1,50 @@
-"""Approval policies: is this tree of k-of-n satisfied by these approvals, and what is missing?
+"""Approval policies: is this tree of rules satisfied by these approvals, and what is missing?
 
 A policy asks for places ("1 of role budget"); one approval fills one place only, where it helps
-most. Finding that is a matching of signers to places, searched over the choices of `any`
-(augmenting paths: Kuhn 1955; places that can be filled together form a transversal matroid, which
-gives the bound that keeps the search short). The search is counted in steps, never in time, so
-that all peers decide the same; past POLICY_STEPS_MAX a policy counts as not satisfied.
+most. Finding that is a matching of signers to places, searched over the choices of `any` and the
+entries of `weigh` (augmenting paths: Kuhn 1955; places that can be filled together form a transversal
+matroid, which gives the bounds that keep the search short). Which approval counts in which place,
+and when, is worked out first (`ledger.policy_plan`). The search is counted in steps, never in time,
+so that all peers decide the same; past POLICY_STEPS_MAX a policy counts as not satisfied.
+
+[G1] One approval fills one place; those beyond the threshold are recorded all the same.
+[G2] A `role` place is filled by an approval signed in that role, a `key` place by any approval of that key;
+     a `weigh` needs so much weight of approvals, each counted in one entry.
+[G3] Who is excluded by a rule or a rule above it fills no place there: author, consumer, a role, a key.
+[G4] An approval counts for a rule until the rule's `expires` after it was accepted.
+[G5] In an ordered `all`, a child counts only approvals that stand since a later block than the one at which
+     the children before it were met. Who approves anew without a break keeps their turn.
+[G6] A rule with a `wait` holds when the standing approvals have met it for so long.
+[G7] While a holder of a role with a veto on it rejects, a rule does not hold.
+[G8] `auto` holds without a signature, from the order on, when the budget is at most its own and the same
+     manifest was approved by signatures at most so long before; otherwise the rules beside it decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
 
 from ledger.errors import Refused
-from ledger.limits import POLICY_STEPS_MAX
-from ledger.manifest_types import Policies, Role, Rule
-from ledger.policy_match import Goal, Group, Match, TooComplex, child_goal, goal_of
+from ledger.policy_match import Match, Node, TooComplex, goal_of
+from ledger.policy_plan import About, Grant, Plan
+from ledger.policy_types import Policies, Role, Rule
+from ledger.policy_words import brief, describe
+
+__all__ = ["About", "describe"]
 
 NOT_ASKED = "no approval asked by contract"
+NO_ONE = About()
 
 
 class Approval(msgspec.Struct, frozen=True):
     """A signer's last decision. `roles`: those it was signed in; empty: any that the signer holds.
 
     `expires_ms` is when a grant stops to count (`approval_expiry` gives it); 0: never. A rejection
-    stands until its signer decides otherwise.
+    stands until its signer decides otherwise. `since_ms`: since when the signer grants without a break
+    (`standing_since` gives it); 0: since `time_ms`.
     """
 
     signer: bytes
@@ -34,23 +52,38 @@ class Approval(msgspec.Struct, frozen=True):
     decision: Literal["granted", "rejected", "revoked"]
     expires_ms: int
     time_ms: int
+    since_ms: int = 0
 
 
 class Decision(msgspec.Struct, frozen=True):
     """What a policy says now. `reasons` names each open rule; `used` is (place, signer) per filled place.
 
-    `rejected`: those who have not rejected can no longer satisfy it.
+    `rejected`: those who have not rejected can no longer satisfy it. `next_ms`: when a wait or an expiry
+    of the policy's own may change this; 0: none to come.
     """
 
     satisfied: bool
     rejected: bool
     reasons: tuple[str, ...]
     used: tuple[tuple[str, bytes], ...]
+    next_ms: int = 0
 
 
 def approval_expiry(policies: Policies, time_ms: int, expires_ms: int) -> int:
     """When a grant made at `time_ms` stops to count: its own expiry, or the policy's validity."""
     return expires_ms or time_ms + policies.validity_s * 1000
+
+
+def standing_since(former: Approval | None, latest: Approval) -> int:
+    """[G5] Since when a signer grants in a role without a break, given the decision before the latest."""
+    if (
+        former is None
+        or (former.decision, latest.decision) != ("granted", "granted")
+        or former.roles != latest.roles
+        or (former.expires_ms and former.expires_ms <= latest.time_ms)
+    ):
+        return latest.time_ms
+    return former.since_ms or former.time_ms
 
 
 def excluded_signers(policies: Policies, author: bytes, consumer: bytes) -> frozenset[bytes]:
@@ -69,12 +102,30 @@ def roles_of(roles: Sequence[Role], signer: bytes) -> tuple[str, ...]:
     return tuple(role.name for role in roles if wanted in role.keys)
 
 
+def rules_in(rule: Rule | None) -> Iterator[Rule]:
+    """A rule and all below it."""
+    pending = [] if rule is None else [rule]
+    while pending:
+        node = pending.pop()
+        yield node
+        pending += (*node.any, *node.all)
+
+
+def named_keys(rule: Rule | None) -> frozenset[bytes]:
+    """Keys that a policy names themselves, without a role."""
+    out: set[bytes] = set()
+    for node in rules_in(rule):
+        out |= {bytes.fromhex(key) for key in (node.key, *(entry.key for entry in node.weigh)) if key}
+    return frozenset(out)
+
+
 def evaluate(
     rule: Rule | None,
     roles: Sequence[Role],
     approvals: Iterable[Approval],
     now_ms: int,
     excluded: frozenset[bytes] = frozenset(),
+    about: About = NO_ONE,
 ) -> Decision:
     """The decision at `now_ms` (ledger time). Pure; never raises. Unknown signers count for nothing.
 
@@ -87,126 +138,153 @@ def evaluate(
         held = last.get(approval.signer)
         if held is None or approval.time_ms >= held.time_ms:
             last[approval.signer] = approval
-    holders = _holders(roles, excluded)
-    granted: dict[bytes, tuple[str, ...]] = {}
-    rejecting: set[bytes] = set()
+    holders = _holders(rule, roles, excluded)
+    granted: dict[bytes, Grant] = {}
+    rejecting: dict[bytes, tuple[str, ...]] = {}
     for signer in sorted(last):
         approval = last[signer]
-        mine = holders.get(signer, ())
+        mine = holders.get(signer, frozenset())
         if approval.roles:
-            mine = tuple(name for name in mine if name in approval.roles)
+            mine = frozenset(x for x in mine if x.startswith("key ") or x[5:] in approval.roles)
         if not mine:
             continue
         if approval.decision == "rejected":
-            rejecting.add(signer)
+            rejecting[signer] = tuple(x[5:] for x in mine if x.startswith("role "))
         elif approval.decision == "granted" and (not approval.expires_ms or approval.expires_ms > now_ms):
-            granted[signer] = mine
-    match = _solve(rule, granted)
+            granted[signer] = Grant(mine, approval.since_ms or approval.time_ms, approval.time_ms)
+    try:
+        plan = Plan(rule, roles, granted, rejecting, about, now_ms)
+        match = plan.match(now_ms).solve((goal_of(plan.root),))
+    except TooComplex:
+        reasons: tuple[str, ...] = ("too many combinations to decide this policy with these approvals",)
+        return Decision(False, False, reasons, ())
     if match is not None:
-        return Decision(True, False, (), match.used())
-    rejected = bool(rejecting) and not _reachable(
-        rule, {signer: names for signer, names in holders.items() if signer not in rejecting}
-    )
-    reasons, used = _open_rules(rule, granted, holders)
-    return Decision(False, rejected, reasons, used)
+        return Decision(True, False, (), match.used(), plan.next_ms())
+    rejected = False
+    if rejecting:
+        others = {s: Grant(names, 0, 0) for s, names in holders.items() if s not in rejecting}
+        rejected = not _reachable(Plan(rule, roles, others, rejecting, about, now_ms, ever=True))
+    reasons, used = _open_rules(plan, rule, holders, now_ms)
+    return Decision(False, rejected, reasons, used, plan.next_ms())
 
 
-def check_reachable(rule: Rule, roles: Sequence[Role], excluded: frozenset[bytes], field: str) -> None:
+def judge(
+    policies: Policies,
+    act: str,
+    roles: Sequence[Role],
+    approvals: Iterable[Approval],
+    now_ms: int,
+    about: About,
+) -> Decision:
+    """`evaluate` for an act of a deployment, with those excluded whom its policies exclude."""
+    excluded = excluded_signers(policies, about.author, about.consumer)
+    return evaluate(policies.of(act), roles, approvals, now_ms, excluded, about)
+
+
+def check_reachable(
+    rule: Rule, roles: Sequence[Role], excluded: frozenset[bytes], field: str, about: About = NO_ONE
+) -> None:
     """Raises Refused(manifest.policy_unreachable) when not even all holders together satisfy `rule`."""
-    holders = _holders(roles, excluded)
-    if _solve(rule, holders) is None:
-        reasons, _ = _open_rules(rule, holders, holders)
+    holders = _holders(rule, roles, excluded)
+    grants = {signer: Grant(names, 0, 0) for signer, names in holders.items()}
+    try:
+        plan = Plan(rule, roles, grants, {}, about, 0, ever=True)
+        solved = plan.match(0).solve((goal_of(plan.root),))
+    except TooComplex:
+        raise Refused("manifest.policy_unreachable", "too many combinations to decide it", field) from None
+    if solved is None:
+        reasons, _ = _open_rules(plan, rule, holders, 0)
         raise Refused("manifest.policy_unreachable", "even if all sign: " + "; ".join(reasons), field)
 
 
-def describe(rule: Rule | None) -> str:
-    """A policy in plain words, such as "1 of role budget and any 1 of (role it-expert, role legal)"."""
-    if rule is None:
-        return "none"
-    if rule.role is not None:
-        return f"{rule.count} of role {rule.role}"
-    if rule.all:
-        return " and ".join(_brief(child) for child in rule.all)
-    return f"any {rule.count} of ({', '.join(_brief(child) for child in rule.any)})"
-
-
-def _brief(rule: Rule) -> str:
-    if rule.role is not None:
-        return f"role {rule.role}" if rule.count == 1 else f"{rule.count} of role {rule.role}"
-    return f"({describe(rule)})" if rule.all else describe(rule)
-
-
-def _holders(roles: Sequence[Role], excluded: frozenset[bytes]) -> dict[bytes, tuple[str, ...]]:
-    """Role names by key, without the excluded ones; in the order of keys."""
-    out: dict[bytes, tuple[str, ...]] = {}
+def _holders(rule: Rule, roles: Sequence[Role], excluded: frozenset[bytes]) -> dict[bytes, frozenset[str]]:
+    """What each key may count for, without the excluded ones; in the order of keys."""
+    out: dict[bytes, set[str]] = {}
     for role in roles:
         for text in role.keys:
-            key = bytes.fromhex(text)
-            if key not in excluded:
-                out[key] = (*out.get(key, ()), role.name)
-    return dict(sorted(out.items()))
+            out.setdefault(bytes.fromhex(text), set()).add(f"role {role.name}")
+    for key in named_keys(rule):
+        out.setdefault(key, set()).add(f"key {key.hex()}")
+    return {key: frozenset(names) for key, names in sorted(out.items()) if key not in excluded}
 
 
-def _groups(signers: dict[bytes, tuple[str, ...]]) -> tuple[Group, ...]:
-    """Signers with the same roles are interchangeable: one group with a capacity."""
-    by_roles: dict[frozenset[str], list[bytes]] = {}
-    for signer, names in signers.items():
-        by_roles.setdefault(frozenset(names), []).append(signer)
-    ordered = sorted(by_roles.items(), key=lambda item: (len(item[0]), sorted(item[0])))
-    return tuple(Group(names, tuple(keys)) for names, keys in ordered)
-
-
-def _solve(rule: Rule, signers: dict[bytes, tuple[str, ...]]) -> Match | None:
-    """A match that satisfies `rule`, or None."""
-    try:
-        return Match(_groups(signers), POLICY_STEPS_MAX).solve((goal_of(rule),))
-    except TooComplex:
-        return None
-
-
-def _reachable(rule: Rule, signers: dict[bytes, tuple[str, ...]]) -> bool:
+def _reachable(plan: Plan) -> bool:
     """True also when the search is cut: a rejection is final, so it must be certain."""
     try:
-        return Match(_groups(signers), POLICY_STEPS_MAX).solve((goal_of(rule),)) is not None
+        return plan.match(0).solve((goal_of(plan.root),)) is not None
     except TooComplex:
         return True
 
 
+# ---------------------------------------------------------------------- what is missing, in words
+
+
 def _open_rules(
-    rule: Rule, signers: dict[bytes, tuple[str, ...]], holders: dict[bytes, tuple[str, ...]]
+    plan: Plan, rule: Rule, holders: dict[bytes, frozenset[str]], now_ms: int
 ) -> tuple[tuple[str, ...], tuple[tuple[str, bytes], ...]]:
     """One sentence for each rule that is open, and the places that are filled meanwhile."""
-    match = Match(_groups(signers), POLICY_STEPS_MAX)
+    match = plan.match(now_ms)
     reasons: list[str] = []
     try:
-        for goal in match.flatten((goal_of(rule),)):
+        for goal in match.flatten((goal_of(plan.root),)):
             solved = match.solve((goal,))
-            role = goal.rule.role
+            node = goal.node
             if solved is not None:
                 match = solved
-            elif role is not None:
-                match, missing = match.fill(goal)
-                held = sum(role in names for names in holders.values())
-                known = "" if held >= goal.need else f", which {held} may sign"
-                reasons.append(
-                    f"needs {missing} {'more ' if missing < goal.need else ''}of role {role}{known}"
-                )
+            elif node.form == "fixed":
+                reasons.append(f"needs {node.name}" if not node.name.startswith("veto") else node.name)
+            elif node.form == "leaf":
+                match, reason = _fill_leaf(plan, node, match, holders)
+                reasons.append(reason)
+            elif node.form == "weigh":
+                match, total = match.heaviest(node)
+                names = ", ".join(f"{name[:20]} {weight}" for _, weight, name in node.weights)
+                more = "more " if total else ""
+                reasons.append(f"needs weight {node.need - total} {more}of ({names}){_waits(plan, node)}")
             else:
-                match, reason = _fill_any(goal, match)
+                match, reason = _fill_any(plan, node, match, rule)
                 reasons.append(reason)
     except TooComplex:
         reasons.append("too many combinations to decide this policy with these approvals")
     return tuple(reasons), match.used()
 
 
-def _fill_any(goal: Goal, match: Match) -> tuple[Match, str]:
+def _fill_leaf(
+    plan: Plan, node: Node, match: Match, holders: dict[bytes, frozenset[str]]
+) -> tuple[Match, str]:
+    ask = plan.asks[node.ask]
+    match, missing = match.fill(node)
+    if ask.name.startswith("key "):
+        return match, f"needs {ask.name[:20]}{_waits(plan, node)}"
+    held = sum(ask.name in names for signer, names in holders.items() if signer not in ask.exclude)
+    known = "" if held >= node.need else f", which {held} may sign"
+    more = "more " if missing < node.need else ""
+    return match, f"needs {missing} {more}of {ask.name}{known}{_waits(plan, node)}"
+
+
+def _waits(plan: Plan, node: Node) -> str:
+    asks = [node.ask] if node.ask >= 0 else [ask for ask, _, _ in node.weights]
+    waiting = sum(plan.waiting(ask) for ask in asks)
+    return f" ({waiting} given, in their waiting time)" if waiting else ""
+
+
+def _fill_any(plan: Plan, node: Node, match: Match, root: Rule) -> tuple[Match, str]:
     """What an open `any` has, and what it still needs."""
     met = 0
     waiting: list[str] = []
-    for index, child in enumerate(goal.rule.any):
-        solved = match.solve((child_goal(child, goal.path, "any", index),))
+    rules = _rule_at(root, node.path).any
+    for child, rule in zip(node.children, rules, strict=True):
+        solved = match.solve((goal_of(child),))
         if solved is not None:
             match, met = solved, met + 1
         else:
-            waiting.append(_brief(child))
-    return match, f"needs {goal.need - met} {'more ' if met else ''}of any ({', '.join(waiting)})"
+            waiting.append(brief(rule) + _waits(plan, child))
+    return match, f"needs {node.need - met} {'more ' if met else ''}of any ({', '.join(waiting)})"
+
+
+def _rule_at(rule: Rule, path: str) -> Rule:
+    """The rule at a path such as "all[1].any[0]"."""
+    for step in path.split(".") if path else ():
+        form, _, index = step[:-1].partition("[")
+        rule = (rule.all if form == "all" else rule.any)[int(index)]
+    return rule

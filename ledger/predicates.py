@@ -20,10 +20,10 @@ from ledger.limits import (
     RESULTS_MAX,
     TEXT_CHARS_MAX,
 )
+from ledger.policy_types import Act as Act
 
 _HEX: Final = frozenset("0123456789abcdef")
 
-Act = Literal["deploy", "signoff"]
 ReceiptStatus = Literal["fetching", "verified", "running", "succeeded", "failed", "quarantined", "released"]
 
 
@@ -46,7 +46,7 @@ class ApprovalPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     chain_id: str
     deployment: str  # hex id
     act: Act
-    role: str  # the role that the signer decides in
+    role: str  # the role that the signer decides in; "" when the policy names the key itself
     decision: Literal["granted", "rejected", "revoked"]
     expires_ms: int = 0  # 0: as long as the policy's validity
     comment: str = ""

@@ -11,31 +11,10 @@ from typing import Literal
 import msgspec
 
 from ledger.evidence import TwoProposals, TwoVotes
+from ledger.policy_types import Act
+from ledger.statuses import DeploymentStatus as DeploymentStatus
+from ledger.statuses import SlotStatus as SlotStatus
 from ledger.transactions import Price
-
-DeploymentStatus = Literal[
-    "awaiting_approval",
-    "approved",
-    "active",
-    "completed",
-    "rejected",
-    "expired",
-    "cancelled",
-    "paused",
-    "failed",
-]
-SlotStatus = Literal[
-    "open",
-    "claimed",
-    "fetching",
-    "verified",
-    "running",
-    "succeeded",
-    "failed",
-    "lost",
-    "quarantined",
-    "released",
-]
 
 
 class _Record(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -145,14 +124,19 @@ class Deployment(_Record, frozen=True):
     topped_up: int = 0  # of that, top-ups
     extended_s: int = 0
     decisions: int = 0  # approval documents accepted so far
+    lost_ms: int = 0  # since when it runs on without approval; 0: it does not
+    judge_ms: int = 0  # when the deploy policy is judged again by itself; 0: not
+    signoff_judge_ms: int = 0  # the same for the sign-off
+    precedent_ms: int = 0  # when the same manifest was approved by signatures before the order; 0: never
 
 
 class ApprovalRecord(_Record, frozen=True):
-    """The last decision of a signer for an act. `role` is one of those the signer holds."""
+    """The last decision of a signer for an act. `role` is one of those the signer holds, or "" of a key that
+    the policy names itself."""
 
     signer: bytes
     role: str
-    act: Literal["deploy", "signoff"]
+    act: Act
     decision: Literal["granted", "rejected", "revoked"]
     document: bytes  # id: sha256 of the payload
     envelope: bytes
@@ -160,6 +144,14 @@ class ApprovalRecord(_Record, frozen=True):
     height: int
     time_ms: int
     made_ms: int = 0  # the signer's clock, as in the document
+    since_ms: int = 0  # since when the signer grants in this role without a break
+
+
+class Precedent(_Record, frozen=True):
+    """The last deployment of a manifest that signatures approved and none withdrew; where a policy asks."""
+
+    deployment: bytes
+    approved_ms: int
 
 
 class Slot(_Record, frozen=True):
@@ -321,6 +313,10 @@ def key_manifest(digest: bytes) -> bytes:
     return b"manifest/" + digest
 
 
+def key_precedent(manifest: bytes) -> bytes:
+    return b"precedent/" + manifest
+
+
 def key_approval(deployment: bytes, act: str, signer: bytes) -> bytes:
     return b"approval/" + deployment + b"/" + act.encode() + b"/" + signer
 
@@ -369,7 +365,8 @@ def key_past_validators(epoch: int) -> bytes:
 
 
 def key_due(time_ms: int, kind: str, rest: bytes) -> bytes:
-    """Timed work, in time order: (window | lease | approval | duration) and what it is about."""
+    """Timed work, in time order: its kind (window, lease, approval, judge, run_on, duration) and what it is
+    about."""
     return b"due/" + be(time_ms) + kind.encode() + b"/" + rest
 
 

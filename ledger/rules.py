@@ -135,6 +135,7 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "order.revoked": "the contract's author has revoked it",
     "order.unknown_contract": "there is no such contract",
     "cancel.ended": "the deployment has ended already",
+    "cancel.not_approved": "the delete policy is not satisfied",
     "cancel.not_yours": "only the consumer or its bot cancels a deployment",
     "cancel.reason": "the reason is longer than DETAIL_CHARS_MAX",
     "extend.amount": "an extension costs exactly what the term so far may, in proportion",

@@ -13,7 +13,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ledger.audit_report import AuditReport
 from node.amounts import credits_text, span_text, time_text
 
-ACTS = {"deploy": "Approval before work begins", "signoff": "Sign-off of what was delivered"}
+ACTS = {
+    "deploy": "Approval before work begins",
+    "signoff": "Sign-off of what was delivered",
+    "delete": "Consent to its end",
+}
 
 
 def audit_page(report: AuditReport, digest: str) -> str:

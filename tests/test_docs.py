@@ -29,8 +29,8 @@ PATHS = re.compile(
 )
 PLACE = re.compile(r"`((?:ledger|consensus|p2p|node|bot|scripts)/[a-z0-9_/]+\.py):([A-Za-z_][\w.]*)")
 COMMAND = re.compile(r"(?:^|`|\$ )gridpact ((?:-{0,2}[a-z][a-z-]* ?)+)", re.MULTILINE)
-MAKE = re.compile(r"(?:^|`|\$ )make ([a-z][a-z0-9]*)", re.MULTILINE)
-NUMBER = re.compile(r"\[([TMKFDASCLREWVB][0-9]+)\](?!\()")
+MAKE = re.compile(r"(?:^|`|\$ )make ([a-z][a-z0-9-]*)", re.MULTILINE)
+NUMBER = re.compile(r"\[([TMKFDAGSCLREWVB][0-9]+)\](?!\()")
 DECISION_PARTS = ("**Context.**", "**Decision.**", "**Consequences.**", "**How to undo.**")
 
 # Files that a reader or a running peer makes, which documents name.
@@ -138,7 +138,7 @@ def unknown_commands(text: str) -> Iterator[str]:
 
 def unknown_targets(text: str) -> Iterator[str]:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    known = set(re.findall(r"^([a-z0-9]+):", makefile, re.MULTILINE))
+    known = set(re.findall(r"^([a-z0-9-]+):", makefile, re.MULTILINE))
     yield from (target for target in MAKE.findall(code_in(text)) if target not in known)
 
 

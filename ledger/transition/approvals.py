@@ -1,23 +1,30 @@
-"""Decisions of stakeholders: approvals before a deployment runs, sign-offs of what it did.
+"""Decisions of stakeholders: approvals before a deployment runs, sign-offs of it, consent to its end.
 
 [A1] A decision is a signed document about this chain, this deployment and the exact manifest; anybody may
      carry it in, once.
-[A2] Its signer holds the role that it names, and is not excluded by the policy (author, consumer).
+[A2] Its signer holds the role that it names, or names none and is named by key in the act's policy; and is
+     not excluded by the policies (author, consumer).
 [A3] The last decision of a signer for an act counts: one that was made before it (made_ms) is refused, so
      that nobody can hold a grant back and carry it in after a rejection. Only a grant can be revoked.
 [A4] A grant counts until it expires: its own time, or the policy's validity from its acceptance on.
-[A5] After each decision and each expiry the policy is evaluated: satisfied, the deployment is approved;
-     out of reach through rejections, it is rejected; no longer satisfied, it is suspended.
+[A5] After the order, each decision, each expiry and each wait that is over, the policy is evaluated:
+     satisfied, the deployment is approved; out of reach through rejections, it is rejected; no longer
+     satisfied, it is suspended, or runs on for as long as the contract says.
 [A6] Sign-off is for a deployment that is active or completed; satisfied, it is settled.
+[A7] A decision on the delete act is for a deployment that has not ended, and changes nothing by itself: the
+     cancel asks for it.
 """
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from ledger.codec import decode
 from ledger.documents import Document, open_document
 from ledger.errors import Refused
-from ledger.limits import APPROVALS_PER_DEPLOYMENT_MAX, DETAIL_CHARS_MAX
-from ledger.policy import Approval, Decision, approval_expiry, evaluate, excluded_signers, roles_of
+from ledger.limits import APPROVALS_PER_DEPLOYMENT_MAX, DETAIL_CHARS_MAX, SIGNOFF_AGAIN_MS
+from ledger.policy import Decision, approval_expiry, excluded_signers, standing_since
+from ledger.policy_records import BY_KEY, approval_of, capacities, judge_records
 from ledger.predicates import ApprovalPredicate
 from ledger.records import ApprovalRecord, key_approval, key_document
 from ledger.transactions import Decide
@@ -28,15 +35,22 @@ from ledger.transition.lifecycle import (
     approve,
     drop_approval_due,
     end,
+    keep_precedent,
+    lose,
+    regain,
+    set_judge,
     sign_off,
-    suspend,
 )
 
-_DECIDABLE = {"deploy": ("awaiting_approval", *RUNS), "signoff": ("active", "completed")}
+_DECIDABLE = {
+    "deploy": ("awaiting_approval", *RUNS),
+    "signoff": ("active", "completed"),
+    "delete": ("awaiting_approval", *RUNS),
+}
 
 
 def decide(env: Env, body: Decide) -> None:
-    """[A1]–[A6] Raises Refused("document.…" | "approval.…")."""
+    """[A1]–[A7] Raises Refused("document.…" | "approval.…")."""
     document = open_document(body.envelope, "approval")
     predicate = document.predicate
     if predicate.chain_id != env.chain_id:
@@ -44,7 +58,7 @@ def decide(env: Env, body: Decide) -> None:
     deal = Deal.load(env, bytes.fromhex(predicate.deployment), "approval.unknown_deployment")
     if document.subject != deal.record.manifest:
         raise Refused("approval.manifest_mismatch", f"it is {deal.record.manifest.hex()}", "subject")
-    _check_signer(deal, document.signer, predicate.role)
+    _check_signer(deal, document.signer, predicate)
     _check_act(deal, predicate)
     if env.state.get(key_document(deal.id, document.id)) is not None:
         raise Refused("approval.duplicate", "this document was accepted before")
@@ -53,27 +67,27 @@ def decide(env: Env, body: Decide) -> None:
     _record(deal, document, body.envelope)
     if predicate.act == "deploy":
         judge_deploy(deal)
-    else:
+    elif predicate.act == "signoff":
         _judge_signoff(deal)
 
 
-def _check_signer(deal: Deal, signer: bytes, role: str) -> None:
+def _check_signer(deal: Deal, signer: bytes, predicate: ApprovalPredicate) -> None:
     """[A2]"""
-    manifest = deal.manifest
-    if role not in {known.name for known in manifest.roles}:
+    manifest, role = deal.manifest, predicate.role
+    if role != BY_KEY and role not in {known.name for known in manifest.roles}:
         raise Refused("approval.unknown_role", f"the manifest has no role {role!r}", "role")
-    held = roles_of(manifest.roles, signer)
+    held = capacities(manifest, predicate.act, signer)
     if not held:
         raise Refused("approval.not_a_stakeholder", "the signer holds no role of this manifest", "role")
     if role not in held:
-        raise Refused("approval.wrong_role", f"the signer holds {', '.join(held)}, not {role}", "role")
+        names = ", ".join(name or "no role, but is named by key" for name in held)
+        raise Refused("approval.wrong_role", f"the signer holds {names}, not {role or 'none'}", "role")
     if signer in _excluded(deal):
         raise Refused("approval.excluded", "the contract counts no author or consumer here", "role")
 
 
 def _check_act(deal: Deal, predicate: ApprovalPredicate) -> None:
-    policies = deal.manifest.policies
-    if (policies.deploy if predicate.act == "deploy" else policies.signoff) is None:
+    if deal.manifest.policies.of(predicate.act) is None:
         raise Refused("approval.not_asked", f"the contract asks for no {predicate.act} approval", "act")
     status = deal.record.status
     if status not in _DECIDABLE[predicate.act] or (predicate.act == "signoff" and deal.record.signed_off_ms):
@@ -104,6 +118,8 @@ def _record(deal: Deal, document: Document[ApprovalPredicate], envelope: bytes) 
         time_ms=env.time_ms,
         made_ms=predicate.made_ms,
     )
+    before = None if former is None else approval_of(former)
+    record = replace(record, since_ms=standing_since(before, approval_of(record)))
     if predicate.act == "deploy":
         if former is not None:
             drop_approval_due(env, deal.id, former)
@@ -129,22 +145,39 @@ def expire_approval(deal: Deal, signer: bytes) -> None:
     judge_deploy(deal)
 
 
+def judge_again(deal: Deal, act: str) -> None:
+    """[A5] The timed work `judge`: a wait or an expiry of the policy's own is over."""
+    set_judge(deal, act, 0)
+    if act == "deploy":
+        judge_deploy(deal)
+    elif deal.record.status in _DECIDABLE["signoff"]:
+        _judge_signoff(deal)
+    else:  # suspended just now: asked again when it may run
+        set_judge(deal, act, deal.env.time_ms + SIGNOFF_AGAIN_MS)
+
+
 def judge_deploy(deal: Deal) -> None:
     """[A5]"""
     decision = evaluate_act(deal, "deploy")
+    set_judge(deal, "deploy", decision.next_ms)
     waiting = deal.record.status == "awaiting_approval"
     if decision.satisfied:
+        if decision.used and (waiting or deal.record.lost_ms):
+            keep_precedent(deal)
         if waiting:
             approve(deal)
+        else:
+            regain(deal)
     elif decision.rejected:
         end(deal, "rejected", "; ".join(decision.reasons))
     elif not waiting:
-        suspend(deal, "; ".join(decision.reasons))
+        lose(deal, "; ".join(decision.reasons))
 
 
 def _judge_signoff(deal: Deal) -> None:
     """[A6]"""
     decision = evaluate_act(deal, "signoff")
+    set_judge(deal, "signoff", decision.next_ms)
     if decision.satisfied:
         sign_off(deal)
     elif decision.rejected:
@@ -154,12 +187,9 @@ def _judge_signoff(deal: Deal) -> None:
 
 def evaluate_act(deal: Deal, act: str) -> Decision:
     """The policy's decision at the block's time, from the recorded approvals."""
-    policies = deal.manifest.policies
     found = deal.env.state.scan(key_approval(deal.id, act, b""))
     records = [decode(ApprovalRecord, data) for _, data in found]
-    approvals = [Approval(r.signer, (r.role,), r.decision, r.expires_ms, r.time_ms) for r in records]
-    rule = policies.deploy if act == "deploy" else policies.signoff
-    return evaluate(rule, deal.manifest.roles, approvals, deal.env.time_ms, _excluded(deal))
+    return judge_records(deal.manifest, deal.record, act, records, deal.env.time_ms)
 
 
 def _excluded(deal: Deal) -> frozenset[bytes]:

@@ -2,7 +2,8 @@
 
 [D1] An order names a published contract, its parameters and roles; the ledger expands it itself and
      refuses another manifest digest. Exactly the manifest's budget moves into escrow.
-[D7] The consumer or its bot cancels what has not ended.
+[D7] The consumer or its bot cancels what has not ended. What was approved once it cancels only when the
+     delete policy, if there is one, is satisfied at that time.
 """
 
 from __future__ import annotations
@@ -14,8 +15,17 @@ from ledger.keys import PUBLIC_KEY_BYTES
 from ledger.limits import DETAIL_CHARS_MAX
 from ledger.manifest import decode_manifest, slots
 from ledger.manifest_types import Manifest, manifest_digest
-from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_slot
+from ledger.records import (
+    Deployment,
+    Precedent,
+    Slot,
+    key_deployment,
+    key_manifest,
+    key_precedent,
+    key_slot,
+)
 from ledger.transactions import CancelDeployment, OrderDeployment
+from ledger.transition.approvals import evaluate_act, judge_deploy
 from ledger.transition.contracts import expand_contract
 from ledger.transition.deal import ENDED, Deal
 from ledger.transition.env import Env
@@ -41,7 +51,9 @@ def order(env: Env, body: OrderDeployment) -> None:
     names = slots(manifest)
     for name in names:
         env.write(key_slot(env.tx_id, name), replace(_SLOT, deployment=env.tx_id, name=name))
-    record = _new_deployment(env, body, digest, names)
+    found = env.read(Precedent, key_precedent(digest))
+    precedent_ms = 0 if found is None else found.approved_ms
+    record = replace(_new_deployment(env, body, digest, names), precedent_ms=precedent_ms)
     env.write(key_deployment(env.tx_id), record)
     _start(Deal(env, record), manifest)
 
@@ -84,6 +96,7 @@ def _start(deal: Deal, manifest: Manifest) -> None:
         approve(deal)
     else:
         set_end(deal, deal.env.time_ms + manifest.policies.validity_s * 1000)
+        judge_deploy(deal)
 
 
 def cancel(env: Env, body: CancelDeployment) -> None:
@@ -95,4 +108,7 @@ def cancel(env: Env, body: CancelDeployment) -> None:
         raise Refused("cancel.not_yours", "only its consumer or its bot may cancel a deployment")
     if deal.record.status in ENDED:
         raise Refused("cancel.ended", f"it is {deal.record.status}")
+    decision = evaluate_act(deal, "delete")
+    if deal.record.approved_ms and not decision.satisfied:
+        raise Refused("cancel.not_approved", "; ".join(decision.reasons), "deployment")
     end(deal, "cancelled", body.reason)

@@ -5,6 +5,11 @@
      outage of the notary does (O1).
 [D4] Suspended (a needed approval was withdrawn or has expired): slots released, back to awaiting approval;
      terms count on. Approved again: slots open again.
+[D8] With `on_revoked: run_until`, a deployment that loses its approval runs on for that long first: holders
+     keep and renew their slots, but no slot is open to claims. Approved again within it, slots open again;
+     not, it is suspended. A rejection for good ends it at once all the same.
+[D9] Approved by signatures, a deployment is the precedent of its manifest, until its approval is lost; where
+     the deploy policy asks for one. An order keeps what it found.
 [D5] Active with the first slot that runs. Completed when all jobs succeeded and there is no service, or when
      the term of a deployment that ran is over; expired when it never ran.
 [D6] At its end all slots are released and billed, the rest is refunded. A completed job keeps its escrow
@@ -16,7 +21,8 @@ from __future__ import annotations
 from ledger.codec import decode
 from ledger.errors import LocalError
 from ledger.limits import DETAIL_CHARS_MAX
-from ledger.records import ApprovalRecord, DeploymentStatus, key_due
+from ledger.policy import rules_in
+from ledger.records import ApprovalRecord, DeploymentStatus, Precedent, key_due, key_precedent
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
 from ledger.transition.escrow import bill, pay_fee, refund
@@ -33,6 +39,83 @@ def set_end(deal: Deal, time_ms: int) -> None:
     deal.set(ends_ms=time_ms, missed_ms=deal.env.missed_ms)
 
 
+def set_judge(deal: Deal, act: str, time_ms: int) -> None:
+    """Move the `judge` timed work of an act; 0 removes it."""
+    field = "judge_ms" if act == "deploy" else "signoff_judge_ms"
+    before_ms, rest = getattr(deal.record, field), deal.id + b"/" + act.encode()
+    if before_ms == time_ms:
+        return
+    if before_ms:
+        deal.env.state.delete(key_due(before_ms, "judge", rest))
+    if time_ms:
+        deal.env.state.put(key_due(time_ms, "judge", rest), b"")
+    deal.set(**{field: time_ms})
+
+
+def _run_on_key(deal: Deal) -> bytes:
+    return key_due(deal.record.lost_ms + deal.manifest.policies.run_on_s * 1000, "run_on", deal.id)
+
+
+def _forget_loss(deal: Deal) -> None:
+    if deal.record.lost_ms:
+        deal.env.state.delete(_run_on_key(deal))
+        deal.set(lost_ms=0)
+
+
+def asks_precedent(deal: Deal) -> bool:
+    """True when the deploy policy looks at earlier approvals of the same manifest."""
+    rules = rules_in(deal.manifest.policies.deploy)
+    return any(rule.auto is not None and rule.auto.approved_within_s is not None for rule in rules)
+
+
+def keep_precedent(deal: Deal) -> None:
+    """[D9] Signatures approve this deployment now."""
+    if asks_precedent(deal):
+        deal.env.write(key_precedent(deal.record.manifest), Precedent(deal.id, deal.env.time_ms))
+
+
+def drop_precedent(deal: Deal) -> None:
+    """[D9] Its approval was lost; the precedent of another deployment stays."""
+    key = key_precedent(deal.record.manifest)
+    found = deal.env.read(Precedent, key)
+    if found is not None and found.deployment == deal.id:
+        deal.env.state.delete(key)
+
+
+def lose(deal: Deal, reason: str) -> None:
+    """[D4] [D8] The deploy policy is not satisfied any more while the deployment runs."""
+    drop_precedent(deal)
+    run_on_ms = deal.manifest.policies.run_on_s * 1000
+    if not run_on_ms:
+        suspend(deal, reason)
+        return
+    if deal.record.lost_ms:
+        return
+    reason = reason[:DETAIL_CHARS_MAX]
+    deal.set(lost_ms=deal.env.time_ms, reason=reason)
+    deal.env.state.put(_run_on_key(deal), b"")
+    deal.emit("deployment.approval_lost", reason=reason, until_ms=deal.env.time_ms + run_on_ms)
+    for name in deal.record.slots:
+        if deal.slot(name).status == "open":
+            release_slot(deal, name)
+
+
+def regain(deal: Deal) -> None:
+    """[D8] Satisfied again in time; nothing to do when nothing was lost."""
+    if deal.record.lost_ms:
+        _forget_loss(deal)
+        deal.set(reason="")
+        deal.emit("deployment.approval_regained")
+        open_free_slots(deal)
+
+
+def run_on_over(deal: Deal) -> None:
+    """[D8] The timed work `run_on`."""
+    if not deal.record.lost_ms:
+        raise LocalError(f"deployment {deal.id.hex()} has lost no approval")
+    suspend(deal, deal.record.reason)
+
+
 def approve(deal: Deal) -> None:
     """[D3] [D4] The deploy policy is satisfied: slots may be claimed."""
     now = deal.env.time_ms
@@ -47,6 +130,7 @@ def approve(deal: Deal) -> None:
 def suspend(deal: Deal, reason: str) -> None:
     """[D4] The deploy policy is not satisfied any more."""
     reason = reason[:DETAIL_CHARS_MAX]
+    _forget_loss(deal)
     deal.set(status="awaiting_approval", reason=reason)
     deal.emit("deployment.suspended", reason=reason)
     for name in deal.record.slots:
@@ -68,7 +152,7 @@ def complete_jobs(deal: Deal) -> None:
         return
     if not all(finished(deal, workload) for workload in deal.manifest.workloads):
         return
-    clear_approval_dues(deal.env, deal.id)
+    clear_approval_dues(deal)
     deal.set(status="completed", desired="stop", ended_ms=deal.env.time_ms)
     deal.emit("deployment.completed", spent=deal.record.spent)
     if deal.manifest.policies.signoff is None:
@@ -77,6 +161,7 @@ def complete_jobs(deal: Deal) -> None:
 
 def sign_off(deal: Deal) -> None:
     """[D6] Accepted: pay what is owed; give back the rest when nothing runs any more."""
+    set_judge(deal, "signoff", 0)
     deal.set(signed_off_ms=deal.env.time_ms)
     deal.emit("deployment.signed_off", spent=deal.record.spent)
     if deal.record.status == "completed":
@@ -94,7 +179,11 @@ def end(deal: Deal, status: DeploymentStatus, reason: str) -> None:
     reason = reason[:DETAIL_CHARS_MAX]
     for name in deal.record.slots:
         release_slot(deal, name)
-    clear_approval_dues(deal.env, deal.id)
+    clear_approval_dues(deal)
+    if status != "completed":
+        set_judge(deal, "signoff", 0)
+    if status == "rejected":
+        drop_precedent(deal)
     set_end(deal, 0)
     deal.set(status=status, desired="stop", ended_ms=deal.env.time_ms, reason=reason)
     deal.emit(f"deployment.{status}", reason=reason, spent=deal.record.spent)
@@ -122,10 +211,12 @@ def term_over(deal: Deal) -> None:
         end(deal, "expired", "not approved in time")
 
 
-def clear_approval_dues(env: Env, deployment: bytes) -> None:
-    """Approvals of an ended deployment need not expire."""
-    for _, data in list(env.state.scan(b"approval/" + deployment + b"/deploy/")):
-        drop_approval_due(env, deployment, decode(ApprovalRecord, data))
+def clear_approval_dues(deal: Deal) -> None:
+    """Approvals of an ended deployment need not expire, nor is its deploy policy judged again."""
+    for _, data in list(deal.env.state.scan(b"approval/" + deal.id + b"/deploy/")):
+        drop_approval_due(deal.env, deal.id, decode(ApprovalRecord, data))
+    set_judge(deal, "deploy", 0)
+    _forget_loss(deal)
 
 
 def approval_due_key(deployment: bytes, approval: ApprovalRecord) -> bytes:

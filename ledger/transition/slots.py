@@ -77,8 +77,8 @@ def free_slot(deal: Deal, name: str) -> Slot:
 
 
 def reopen_slot(deal: Deal, name: str) -> None:
-    """[S1] Open a freed slot again when its deployment runs."""
-    if deal.record.status in RUNS:
+    """[S1] Open a freed slot again when its deployment runs with approval."""
+    if deal.record.status in RUNS and not deal.record.lost_ms:
         open_slot(deal, name)
 
 

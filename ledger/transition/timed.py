@@ -14,12 +14,12 @@ from typing import Final
 from ledger.errors import LocalError
 from ledger.limits import DUE_PER_BLOCK_MAX
 from ledger.records import due_parts
-from ledger.transition.approvals import expire_approval
+from ledger.transition.approvals import expire_approval, judge_again
 from ledger.transition.claims import select
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
 from ledger.transition.leases import lease_over
-from ledger.transition.lifecycle import term_over
+from ledger.transition.lifecycle import run_on_over, term_over
 from ledger.transition.standing import leave
 
 DUE_PREFIX: Final = b"due/"
@@ -38,6 +38,10 @@ def run_entry(env: Env, key: bytes) -> int:
     if kind == "approval":
         env.state.delete(key)
         expire_approval(deal, rest[33:])
+    elif kind == "judge":
+        judge_again(deal, rest[33:].decode())
+    elif kind == "run_on":
+        run_on_over(deal)
     elif kind == "duration":
         term_over(deal)
     elif kind == "window":

@@ -10,7 +10,7 @@ from ledger.documents import open_document
 from ledger.errors import LocalError
 from ledger.manifest import decode_manifest
 from ledger.manifest_types import Manifest
-from ledger.policy import Approval, evaluate, excluded_signers
+from ledger.policy_records import judge_records
 from ledger.predicates import Act
 from ledger.state import read
 from ledger.transition.outage import missed_ms
@@ -88,6 +88,7 @@ def deployment_detail(peer: PeerSeam, ref: str) -> m.DeploymentDetail:
         policies=m.Policies(
             deploy=_policy(peer, record, manifest, approvals, "deploy"),
             signoff=_policy(peer, record, manifest, approvals, "signoff"),
+            delete=_policy(peer, record, manifest, approvals, "delete"),
         ),
         approvals=[_approval(item) for item in sorted(approvals, key=lambda a: (a.time_ms, a.signer))],
         slots=[_slot(peer, record.id, name) for name in record.slots],
@@ -108,15 +109,9 @@ def deployment_detail(peer: PeerSeam, ref: str) -> m.DeploymentDetail:
 def _policy(
     peer: PeerSeam, record: r.Deployment, manifest: Manifest, approvals: Sequence[r.ApprovalRecord], act: Act
 ) -> m.PolicyView:
-    policies = manifest.policies
-    rule = policies.deploy if act == "deploy" else policies.signoff
-    given = [
-        Approval(a.signer, (a.role,), a.decision, a.expires_ms, a.time_ms) for a in approvals if a.act == act
-    ]
-    excluded = excluded_signers(policies, bytes.fromhex(manifest.author), record.consumer)
-    found = evaluate(rule, manifest.roles, given, peer.time_ms, excluded)
+    found = judge_records(manifest, record, act, approvals, peer.time_ms)
     return m.PolicyView(
-        asked=rule is not None,
+        asked=manifest.policies.of(act) is not None,
         satisfied=found.satisfied,
         rejected=found.rejected,
         reasons=list(found.reasons),

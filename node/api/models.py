@@ -243,6 +243,7 @@ class PolicyView(msgspec.Struct, kw_only=True):
 class Policies(msgspec.Struct, kw_only=True):
     deploy: PolicyView
     signoff: PolicyView
+    delete: PolicyView
 
 
 class ApprovalView(msgspec.Struct, kw_only=True):

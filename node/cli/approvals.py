@@ -15,22 +15,33 @@ from ledger.light import Trust
 from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import Manifest, manifest_digest
 from ledger.policy import describe
+from ledger.policy_records import capacities
+from ledger.policy_types import Act
+from ledger.policy_words import describe_rest
 from ledger.predicates import ApprovalPredicate
 from ledger.quantities import parse_duration
 from ledger.records import Deployment, key_deployment
 from ledger.transactions import Decide
 from node.amounts import cpu_text, credits_text, size_text, span_text, time_text, value_text
-from node.cli.context import EXIT_REJECTED, Failure, current
+from node.cli.context import EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.output import clean, confirm, emit_facts, say
 from node.cli.query import proved, trust_of
 from node.errors import ConfigError
 from node.sdk import ApiError, Client
 
 Decision = Literal["granted", "rejected", "revoked"]
-Role = Annotated[str, Parameter(name=["--as", "--role"], help="The role to decide in.")]
+Role = Annotated[
+    str,
+    Parameter(
+        name=["--as", "--role"], help="The role to decide in (default: the only one that the key has here)."
+    ),
+]
 KeyName = Annotated[str, Parameter(name="--key", help="Name of your key.")]
 Signoff = Annotated[
     bool, Parameter(negative="", help="Decide on the sign-off of what ran, not on the deployment.")
+]
+Delete = Annotated[
+    bool, Parameter(negative="", help="Decide on the deployment's end: the consent that its cancel needs.")
 ]
 Expires = Annotated[
     str, Parameter(help="How long it counts, such as 72h (default: as long as the contract says).")
@@ -46,9 +57,10 @@ def approve(
     deployment: str,
     /,
     *,
-    role: Role,
     key: KeyName,
+    role: Role = "",
     signoff: Signoff = False,
+    delete: Delete = False,
     expires: Expires = "",
     comment: Comment = "",
     yes: Yes = False,
@@ -61,16 +73,17 @@ def approve(
     ----------
     deployment: Its id, or the first 6 or more digits.
     """
-    return _decide("granted", deployment, role, key, signoff, expires, comment, yes)
+    return _decide("granted", deployment, role, key, _act(signoff, delete), expires, comment, yes)
 
 
 def reject(
     deployment: str,
     /,
     *,
-    role: Role,
     key: KeyName,
+    role: Role = "",
     signoff: Signoff = False,
+    delete: Delete = False,
     comment: Comment = "",
     yes: Yes = False,
 ) -> int:
@@ -80,16 +93,17 @@ def reject(
     ----------
     deployment: Its id, or the first 6 or more digits.
     """
-    return _decide("rejected", deployment, role, key, signoff, "", comment, yes)
+    return _decide("rejected", deployment, role, key, _act(signoff, delete), "", comment, yes)
 
 
 def revoke(
     deployment: str,
     /,
     *,
-    role: Role,
     key: KeyName,
+    role: Role = "",
     signoff: Signoff = False,
+    delete: Delete = False,
     comment: Comment = "",
     yes: Yes = False,
 ) -> int:
@@ -99,7 +113,7 @@ def revoke(
     ----------
     deployment: Its id, or the first 6 or more digits.
     """
-    return _decide("revoked", deployment, role, key, signoff, "", comment, yes)
+    return _decide("revoked", deployment, role, key, _act(signoff, delete), "", comment, yes)
 
 
 def _decide(
@@ -107,15 +121,15 @@ def _decide(
     ref: str,
     role: str,
     key_name: str,
-    signoff: bool,
+    act: Act,
     expires: str,
     comment: str,
     yes: bool,
 ) -> int:
     key = current.key(key_name)
     client = current.client()
-    act: Literal["deploy", "signoff"] = "signoff" if signoff else "deploy"
     deal = read_deal(client, ref)
+    role = role or _only_role(deal.manifest, act, key.public)
     deployment, digest = deal.id, deal.digest
     expires_ms = 0
     if expires:
@@ -146,13 +160,28 @@ def _decide(
         },
         (
             ("deployment", deployment),
-            ("decision", f"{decision} as {role} ({act})"),
+            ("decision", f"{decision} as {role or 'named key'} ({act})"),
             ("signer", key.public.hex()),
             ("transaction", result.id),
             ("final", f"{time_text(result.time_ms)} UTC, height {result.height}"),
         ),
     )
     return 0
+
+
+def _act(signoff: bool, delete: bool) -> Act:
+    if signoff and delete:
+        raise Failure(EXIT_USAGE, "--signoff and --delete are two decisions: sign each by itself")
+    return "signoff" if signoff else "delete" if delete else "deploy"
+
+
+def _only_role(manifest: Manifest, act: Act, signer: bytes) -> str:
+    """The role of a key that has one only; "" when the policy names the key itself."""
+    found = capacities(manifest, act, signer)
+    if len(found) != 1:
+        names = ", ".join(name or "by key" for name in found) or "none: it is no stakeholder here"
+        raise Failure(EXIT_USAGE, f"say in which role, with --as; roles of this key: {names}")
+    return found[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,14 +259,14 @@ def _check_record(client: Client, deployment: str, digest: bytes) -> None:
 def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> str:
     """What a signature means, in words."""
     manifest = deal.manifest
-    act = "the deployment" if predicate.act == "deploy" else "the sign-off"
+    act = {"deploy": "the deployment", "signoff": "the sign-off", "delete": "the end"}[predicate.act]
     verb = {"granted": "APPROVE", "rejected": "REJECT", "revoked": "WITHDRAW your approval of"}[
         predicate.decision
     ]
-    policy = manifest.policies.deploy if predicate.act == "deploy" else manifest.policies.signoff
+    policies = manifest.policies
     answers = [f"{n}: {value_text(deal.types.get(n, ''), v)}" for n, v in manifest.parameters.items()]
     lines = [
-        f"You {verb} {act} of {manifest.name} {manifest.version} as {predicate.role}",
+        f"You {verb} {act} of {manifest.name} {manifest.version} as {predicate.role or 'a named key'}",
         f"  chain       {predicate.chain_id}",
         f"  deployment  {predicate.deployment}",
         f"  manifest    {deal.digest.hex()} (hashed here)",
@@ -245,7 +274,8 @@ def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> s
         f"  author      {manifest.author}",
         f"  consumer    {manifest.consumer}",
         f"  parameters  {', '.join(answers) or '-'}",
-        f"  asked for   {describe(policy)}",
+        f"  asked for   {describe(policies.of(predicate.act))}",
+        f"  also        {describe_rest(policies)}",
         f"  costs       at most {credits_text(manifest.terms.budget)} credits "
         f"in {span_text(manifest.terms.duration_s * 1000)}, {credits_text(manifest.terms.fee)} to the author",
     ]

@@ -60,6 +60,7 @@ def validate(folder: Path = _HERE, /) -> int:
             ("workloads", ", ".join(f"{w.name} ({w.kind})" for w in contract.workloads)),
             ("deploy asks for", describe(contract.policies.deploy)),
             ("sign-off asks for", describe(contract.policies.signoff)),
+            ("delete asks for", describe(contract.policies.delete)),
             ("valid", "yes"),
         ),
     )
@@ -182,5 +183,6 @@ def show(ref: str, /) -> int:
         ]
     facts.append(("deploy asks for", describe(contract.policies.deploy)))
     facts.append(("sign-off asks for", describe(contract.policies.signoff)))
+    facts.append(("delete asks for", describe(contract.policies.delete)))
     emit_facts(found, facts)
     return 0

@@ -222,6 +222,7 @@ def _print_head(found: DeploymentDetail) -> None:
             ),
             ("deploy approval", _policy_text(found.policies.deploy)),
             ("sign-off", _policy_text(found.policies.signoff)),
+            ("delete", _policy_text(found.policies.delete)),
             ("money", f"{credits_text(found.spent)} spent, {credits_text(found.escrow)} in escrow"),
             ("ordered", f"{time_text(times.ordered_ms)} UTC"),
             ("then", ", ".join(steps) or "nothing yet"),

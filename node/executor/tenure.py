@@ -53,10 +53,11 @@ class Workshop:
     wall_ms: Callable[[], int]
     orders: Orders
 
-    def prove(self, deployment: bytes, order: bytes | None) -> Verdict:
-        """The node's own proof that a deployment may run now. `order`: its bytes; None: not here (yet)."""
+    def prove(self, deployment: bytes, order: bytes | None, *, runs: bool = False) -> Verdict:
+        """The node's own proof that a deployment may run now, or, when it `runs`, may go on. `order`: its
+        bytes; None: not here (yet)."""
         peer = self.peer
-        return verify(Case(peer.state, peer.chain_id, deployment, order, peer.time_ms))
+        return verify(Case(peer.state, peer.chain_id, deployment, order, peer.time_ms, runs))
 
     def holders(self, deployment: bytes) -> list[str]:
         """Addresses of the nodes that hold slots of a deployment: they fetch the same bytes."""
@@ -374,7 +375,7 @@ class Tenure:
 
     def _still_proved(self) -> str:
         """At each re-check of the bytes: is it still approved? "" or the reason why not."""
-        verdict = self._shop.prove(self.id[0], self._order)
+        verdict = self._shop.prove(self.id[0], self._order, runs=True)
         return "" if verdict.ok else "not proved: " + "; ".join(verdict.reasons)
 
     async def _collect(self, handle: Handle) -> dict[str, ResultFile]:

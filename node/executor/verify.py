@@ -15,7 +15,8 @@ from ledger.documents import Document, open_document
 from ledger.errors import Refused
 from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import Manifest
-from ledger.policy import Approval, approval_expiry, evaluate, excluded_signers, roles_of
+from ledger.policy import Approval, approval_expiry, judge
+from ledger.policy_records import about_of, capacities
 from ledger.predicates import ApprovalPredicate, ContractPredicate
 from ledger.records import (
     ApprovalRecord,
@@ -46,13 +47,15 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class Case:
     """What is to be proved: a deployment in a state, for a chain, at a block's time. `order`: the bytes of
-    the order's transaction as this peer's chain holds them."""
+    the order's transaction as this peer's chain holds them. `runs`: the work was started with approval, and
+    may go on without it for as long as the contract says."""
 
     state: Reader
     chain_id: str
     deployment: bytes
     order: bytes | None
     now_ms: int
+    runs: bool = False
 
 
 def verify(case: Case) -> Verdict:
@@ -132,16 +135,27 @@ def _check_approvals(case: Case, record: Deployment, manifest: Manifest) -> Verd
         predicate = document.predicate
         expires_ms = approval_expiry(manifest.policies, held.time_ms, predicate.expires_ms)
         approvals.append(
-            Approval(document.signer, (predicate.role,), predicate.decision, expires_ms, held.time_ms)
+            Approval(
+                document.signer,
+                (predicate.role,),
+                predicate.decision,
+                expires_ms,
+                held.time_ms,
+                held.since_ms,
+            )
         )
         documents[document.signer] = document.id
-    author = bytes.fromhex(manifest.author)
-    excluded = excluded_signers(manifest.policies, author, record.consumer)
-    decision = evaluate(manifest.policies.deploy, manifest.roles, approvals, case.now_ms, excluded)
-    if not decision.satisfied:
+    about = about_of(manifest, record)
+    decision = judge(manifest.policies, "deploy", manifest.roles, approvals, case.now_ms, about)
+    if not decision.satisfied and not (case.runs and _runs_on(case, record, manifest)):
         return Verdict(False, decision.reasons, (), manifest)
     used = sorted({documents[signer].hex() for _, signer in decision.used})
     return Verdict(True, decision.reasons, tuple(used), manifest)
+
+
+def _runs_on(case: Case, record: Deployment, manifest: Manifest) -> bool:
+    """[D8] The approval was lost less than `run_until` ago."""
+    return bool(record.lost_ms) and case.now_ms < record.lost_ms + manifest.policies.run_on_s * 1000
 
 
 def _approval_problem(
@@ -161,8 +175,8 @@ def _approval_problem(
         return "about another manifest"
     if predicate.act != "deploy" or predicate.decision != held.decision or predicate.role != held.role:
         return "the record says something else than the document"
-    if predicate.role not in roles_of(manifest.roles, signer):
+    if predicate.role not in capacities(manifest, "deploy", signer):
         return f"the signer does not hold the role {predicate.role}"
-    if held.time_ms > case.now_ms:
+    if held.time_ms > case.now_ms or held.since_ms > held.time_ms:
         return "accepted in the future"
     return ""

@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from ledger import records as r
 from ledger.codec import decode
 from ledger.policy import describe
+from ledger.policy_types import ACTS
 from node.amounts import cpu_text, credits_text, size_text, span_text, time_text, value_text
 from node.api import block_views, deployment_views, views
 from node.api import models as m
@@ -148,7 +149,7 @@ async def deployment(request: Request) -> Response:
         steps=steps(found),
         sentence=sentence(found),
         roles=roles,
-        asked={"deploy": describe(policies.deploy), "signoff": describe(policies.signoff)},
+        asked={act: describe(policies.of(act)) for act in ACTS},
         receipts=list(reversed(found.receipts)),
         answers=answers,
     )

@@ -127,6 +127,7 @@ approval:
       - role: budget
       - any: {count: 1, of: [{role: it-expert}, {role: legal}]}
   signoff: none
+  delete: none
   validity: 72h
 terms: {duration: 1h, budget: "${budget}", fee: 1000}
 """

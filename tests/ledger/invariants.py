@@ -105,9 +105,10 @@ def check_slots(view: View) -> None:
     opened = {key for key, _ in view.state.scan(b"open/")}
     held: set[tuple[bytes, str, str]] = set()
     for (deployment, name), slot in view.slots.items():
-        runs = view.deployments[deployment].status in RUNS
+        record = view.deployments[deployment]
+        runs = record.status in RUNS
         done = slot.status == "succeeded" or _agreed(view, deployment, name)
-        may_be_claimed = runs and not slot.holder and not done
+        may_be_claimed = runs and not record.lost_ms and not slot.holder and not done
         assert (key_open(deployment, name) in opened) == may_be_claimed, f"open list is wrong about {name}"
         if may_be_claimed:
             assert slot.status == "open"
@@ -160,6 +161,13 @@ def check_due(view: View, now_ms: int) -> None:
     for d in view.deployments.values():
         if d.ends_ms:
             expected.add(key_due(d.ends_ms, "duration", d.id))
+        for act, at_ms in (("deploy", d.judge_ms), ("signoff", d.signoff_judge_ms)):
+            if at_ms:
+                expected.add(key_due(at_ms, "judge", d.id + b"/" + act.encode()))
+        if d.lost_ms:
+            assert d.status in RUNS, f"{d.status}, and runs on without approval"
+            run_on_ms = view.manifests[d.id].policies.run_on_s * 1000
+            expected.add(key_due(d.lost_ms + run_on_ms, "run_on", d.id))
         if d.status not in ENDED:
             for record in view.all(key_approval(d.id, "deploy", b""), ApprovalRecord):
                 if record.decision == "granted" and record.expires_ms > now_ms:

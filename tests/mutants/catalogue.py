@@ -84,6 +84,9 @@ _APPROVALS, _REPORTS = "ledger/transition/approvals.py", "ledger/transition/repo
 _LIFE, _SLOTS = "ledger/transition/lifecycle.py", "ledger/transition/slots.py"
 _CHAIN, _MACHINE = "ledger/chain.py", "ledger/machine.py"
 _LOG: Final = "ledger/store_log.py"
+_PLAN: Final = "ledger/policy_plan.py"
+POLICIES: Final = ("tests/ledger/test_policy_rules.py",)
+SCENARIO: Final = ("tests/ledger/test_approval_scenario.py",)
 TORN_LOG: Final = ("tests/ledger/test_torn_log.py",)
 _SAFETY, _ENGINE = "node/safety_store.py", "node/engine.py"
 _POOL, _LEASE, _PROOF = "node/mempool.py", "node/executor/lease.py", "node/executor/verify.py"
@@ -514,10 +517,58 @@ MUTANTS: Final = (
     _M(
         "revocation_changes_nothing",
         _APPROVALS,
-        "    elif not waiting:\n        suspend(",
-        "    elif False:\n        suspend(",
+        "    elif not waiting:\n        lose(",
+        "    elif False:\n        lose(",
         APPROVALS,
     ),
+    _M("veto_is_not_heard", _PLAN, "        if vetoed:\n", "        if False:\n", POLICIES),
+    _M("wait_is_not_waited", _PLAN, "grant.since_ms + self.wait_ms <= at_ms", "True", POLICIES),
+    _M(
+        "order_is_not_kept",
+        _PLAN,
+        "(self.after_ms is None or grant.since_ms > self.after_ms)",
+        "True",
+        POLICIES,
+    ),
+    _M("exclusion_of_a_rule_is_not_heard", _PLAN, "and signer not in self.exclude", "and True", POLICIES),
+    _M(
+        "rule_expiry_is_not_heard",
+        _PLAN,
+        "and (not self.expires_ms or grant.time_ms + self.expires_ms > now_ms)",
+        "and True",
+        POLICIES,
+    ),
+    _M("auto_at_any_price", _PLAN, "about.budget > auto.budget", "False", POLICIES),
+    _M("weights_are_not_summed", "ledger/policy_match.py", "total += weight", "total += 9", POLICIES),
+    _M(
+        "without_approval_slots_stay_open",
+        _LIFE,
+        'if deal.slot(name).status == "open":\n            release_slot(deal, name)',
+        "if False:\n            release_slot(deal, name)",
+        SCENARIO,
+    ),
+    _M(
+        "without_approval_slots_open_again",
+        _SLOTS,
+        "in RUNS and not deal.record.lost_ms:",
+        "in RUNS:",
+        SCENARIO,
+    ),
+    _M(
+        "run_on_never_ends",
+        _LIFE,
+        "    suspend(deal, deal.record.reason)",
+        "    _forget_loss(deal)",
+        SCENARIO,
+    ),
+    _M(
+        "cancel_needs_no_consent",
+        "ledger/transition/deployments.py",
+        "if deal.record.approved_ms and not decision.satisfied:",
+        "if False:",
+        SCENARIO,
+    ),
+    _M("lost_precedent_counts_on", _LIFE, "found.deployment == deal.id", "False", SCENARIO),
     _M(
         "grants_never_expire",
         "ledger/policy.py",
@@ -876,8 +927,8 @@ MUTANTS: Final = (
     _M(
         "status_of_the_ledger_is_believed",
         _PROOF,
-        "    if not decision.satisfied:\n",
-        "    if False:\n",
+        "    if not decision.satisfied and not (",
+        "    if False and not (",
         EXECUTOR,
     ),
     _M("order_signature_is_not_checked", _PROOF, "    if not verify_tx(tx):\n", "    if False:\n", EXECUTOR),

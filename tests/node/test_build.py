@@ -34,7 +34,7 @@ workloads:
       - {path: /bin/tool, file: tool, executable: true}
       - {path: /data, tree: data}
     resources: {cpu: 100m, memory: 16MiB}
-approval: {deploy: none, signoff: none}
+approval: {deploy: none, signoff: none, delete: none}
 terms: {duration: 1h, budget: 1 credits}
 """
 

@@ -11,7 +11,7 @@ from ledger import transactions as t
 from ledger.codec import encode
 from ledger.documents import sign_approval
 from ledger.keys import Key
-from ledger.manifest_types import Policies
+from ledger.manifest_types import Policies, Rule
 from ledger.predicates import ApprovalPredicate
 from ledger.records import (
     ApprovalRecord,
@@ -188,3 +188,32 @@ def test_another_manifest_contract_consumer_or_order_is_refused() -> None:
     state.put(key_contract(record.contract), encode(replace(held, author=STRANGER.public)))
     assert "verify.contract" in site.verdict().reasons[0]
     assert state.get(key_slot(site.id, "web/0")) is not None
+
+
+def test_what_runs_goes_on_for_as_long_as_the_contract_says() -> None:
+    """[D8] It may go on, but nothing may start; and not for longer, whatever the state says."""
+    site = Site(replace(people.POLICIES, run_on_s=600))
+    world = site.world
+    world.approve(site.id)
+    world.ok(EXPERT, world.decide(site.id, EXPERT, "it-expert", "revoked"))
+    lost_ms = world.deployment(site.id).lost_ms
+    assert lost_ms == world.now_ms
+
+    def may_run(now_ms: int, runs: bool) -> bool:
+        return verify(Case(world.state, CHAIN_ID, site.id, site.order, now_ms, runs)).ok
+
+    assert may_run(lost_ms + 599_999, True)
+    assert not may_run(lost_ms + 600_000, True)
+    assert not may_run(lost_ms, False)
+    stopped = Site()
+    stopped.world.approve(stopped.id)
+    stopped.world.ok(EXPERT, stopped.world.decide(stopped.id, EXPERT, "it-expert", "revoked"))
+    state, now_ms = stopped.world.state, stopped.world.now_ms
+    assert not verify(Case(state, CHAIN_ID, stopped.id, stopped.order, now_ms, True)).ok
+
+
+def test_a_named_key_is_proved_without_a_role() -> None:
+    """[G2]"""
+    site = Site(Policies(deploy=Rule(key=STRANGER.public.hex()), signoff=None))
+    site.world.ok(STRANGER, site.world.decide(site.id, STRANGER, ""))
+    assert site.verdict().ok

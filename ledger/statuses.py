@@ -1,0 +1,29 @@
+"""In which states a deployment and a slot may be; docs/spec.md, section 6, says by what they change."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+DeploymentStatus = Literal[
+    "awaiting_approval",
+    "approved",
+    "active",
+    "completed",
+    "rejected",
+    "expired",
+    "cancelled",
+    "paused",
+    "failed",
+]
+SlotStatus = Literal[
+    "open",
+    "claimed",
+    "fetching",
+    "verified",
+    "running",
+    "succeeded",
+    "failed",
+    "lost",
+    "quarantined",
+    "released",
+]
