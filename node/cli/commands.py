@@ -62,6 +62,7 @@ COMMANDS: Final = (
     ("contract list", "contracts:list_contracts", "List the published contracts."),
     ("contract show", "contracts:show", "Show a published contract."),
     ("contract search", "contract_tools:search", "Find published contracts."),
+    ("contract import", "contract_tools:import_file", "Write a draft of a contract from a compose file."),
     ("contract diff", "contract_tools:diff", "Show what differs between two contracts."),
     ("contract deprecate", "contract_tools:deprecate", "Warn of a published version."),
     ("contract revoke", "contract_tools:revoke", "Take a published version back for ever."),

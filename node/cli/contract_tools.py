@@ -8,7 +8,7 @@ import msgspec
 
 from ledger.contract_types import Contract
 from ledger.transactions import MarkContract
-from node.cli.context import current
+from node.cli.context import EXIT_ERROR, Failure, current
 from node.cli.output import emit, emit_facts, say
 
 
@@ -91,6 +91,39 @@ def _short(value: object) -> str:
         return "-"
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def import_file(file: Path, /, *, out: Path | None = None, name: str | None = None) -> int:
+    """Write a draft of a contract from a compose file, and say what is not taken over, and why.
+
+    Parameters
+    ----------
+    file: The compose.yaml.
+    out: Folder of the new contract.yaml (default: a folder here with the contract's name).
+    name: The contract's name (default: that of the compose file's folder).
+    """
+    from ledger.limits import CONTRACT_BYTES_MAX
+    from node.compose import import_compose
+
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(CONTRACT_BYTES_MAX + 1).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(EXIT_ERROR, f"{file}: {error}") from None
+    draft = import_compose(text, str(file), name or file.resolve().parent.name)
+    target = (out or Path(draft.contract["name"])) / "contract.yaml"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("x", encoding="utf-8") as made:
+            made.write(draft.text)
+    except FileExistsError:
+        raise Failure(EXIT_ERROR, f"{target} exists; nothing was changed") from None
+    except OSError as error:
+        raise Failure(EXIT_ERROR, f"{target}: {error.strerror}") from None
+    rows = [(remark.line, remark.field, remark.kind, remark.why) for remark in draft.remarks]
+    emit(draft.remarks, ("line", "field", "what", "why"), rows)
+    say(f"wrote {target}; name its artifacts, then: gridpact contract validate {target.parent}")
+    return 0
 
 
 def deprecate(ref: str, /, *, key: str, reason: str) -> int:
