@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ledger.audit_approvals import check_approvals, check_signoff
+from ledger.audit_disputes import check_disputes
 from ledger.audit_file import Case, Placed
 from ledger.audit_report import BillRow, Facts, Holding, PenaltyRow, timeline
 from ledger.errors import Refused
@@ -34,6 +35,7 @@ def check_case(case: Case, facts: Facts) -> Iterator[tuple[str, Callable[[], str
     yield "terms", lambda: _terms(case, facts)
     yield "bills", lambda: _bills(case, facts)
     yield "penalties", lambda: _penalties(case, facts)
+    yield "disputes", lambda: check_disputes(case, facts)
     yield "sign-off", lambda: check_signoff(case, facts)
 
 

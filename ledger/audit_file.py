@@ -31,7 +31,6 @@ from ledger.records import (
     Deployment,
     Farm,
     Node,
-    Penalty,
     ReceiptRecord,
     Slot,
     key_approval,
@@ -40,10 +39,10 @@ from ledger.records import (
     key_document,
     key_farm,
     key_node,
-    key_penalty,
     key_receipt,
     key_slot,
 )
+from ledger.trade_records import Dispute, Penalty, key_dispute, key_penalty
 from ledger.transactions import Body, CheckedTx
 
 FORMAT: Final = "gridpact-audit/3"
@@ -130,6 +129,7 @@ class Records(msgspec.Struct, frozen=True):
     penalties: dict[tuple[str, int], Penalty]
     nodes: dict[bytes, Node]
     farms: dict[str, Farm]
+    disputes: list[Dispute]
 
 
 class Case(msgspec.Struct):
@@ -181,7 +181,10 @@ def gather(deployment: bytes, manifest: Manifest, documents: Sequence[bytes], ge
     holders |= {slot.holder for slot in slot_records.values() if slot.holder}
     nodes = {key: _must(Node, get, key_node(key)) for key in sorted(holders)}
     farms = {name: _must(Farm, get, key_farm(name)) for name in sorted({n.farm for n in nodes.values()})}
-    return Records(record, slot_records, approvals, accepted, receipts, fee, bills, penalties, nodes, farms)
+    disputes = [_must(Dispute, get, key_dispute(deployment, n)) for n in range(record.disputes)]
+    return Records(
+        record, slot_records, approvals, accepted, receipts, fee, bills, penalties, nodes, farms, disputes
+    )
 
 
 def _receipts(deployment: bytes, name: str, term: int, get: Get) -> list[ReceiptRecord]:

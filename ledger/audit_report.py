@@ -12,8 +12,10 @@ from ledger.policy import Decision
 from ledger.transactions import (
     CancelDeployment,
     Claim,
+    CloseDispute,
     Decide,
     ExtendDeployment,
+    OpenDispute,
     OrderDeployment,
     PublishContract,
     Report,
@@ -76,6 +78,17 @@ class PenaltyRow(msgspec.Struct, frozen=True):
     time_ms: int
 
 
+class DisputeRow(msgspec.Struct, frozen=True):
+    """What a party said against another. `closed_ms` 0: it is open."""
+
+    opener: str  # hex key
+    about: str
+    says: str
+    opened_ms: int
+    closed_ms: int
+    closing: str
+
+
 class Facts(msgspec.Struct):
     """What the checked file says. Money in micro-credits."""
 
@@ -106,6 +119,7 @@ class Facts(msgspec.Struct):
     decisions: dict[str, Decision] = msgspec.field(default_factory=dict)  # by act, as at its last change
     bills: list[BillRow] = msgspec.field(default_factory=list)
     penalties: list[PenaltyRow] = msgspec.field(default_factory=list)
+    disputes: list[DisputeRow] = msgspec.field(default_factory=list)
     holdings: list[Holding] = msgspec.field(default_factory=list)
     timeline: list[Row] = msgspec.field(default_factory=list)
 
@@ -165,6 +179,10 @@ def _row(tx: Placed) -> tuple[str, str, str] | None:
     if isinstance(body, Report) and tx.document is not None:
         predicate = tx.document.predicate
         return predicate.status, who, f"{predicate.slot} term {predicate.term}"
+    if isinstance(body, OpenDispute):
+        return "dispute opened", who, body.says[:80]
+    if isinstance(body, CloseDispute):
+        return "dispute closed", who, body.says[:80]
     if isinstance(body, TopUp):
         return "topped up", who, f"{body.amount}"
     if isinstance(body, ExtendDeployment):

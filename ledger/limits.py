@@ -141,4 +141,7 @@ CERTIFIERS_MAX: Final = 8  # who may stand for one node at a time; its record is
 CERTIFIED_MS_MAX: Final = 2 * 366 * 24 * 3_600_000  # machines change; then somebody looks again
 DRAIN_NOTICE_MS_MIN: Final = 60_000  # a consumer's bot sees it, and others post offers
 DRAIN_SLOTS_PER_STEP_MAX: Final = 256  # as many as a deployment holds
+DISPUTES_MAX: Final = 64  # of one deployment; each stays on its record
+DISPUTES_PER_PARTY_MAX: Final = 8  # so that no party fills the record alone
+DISPUTE_MS_MAX: Final = 90 * 24 * 3_600_000  # after its end a deployment is open to dispute for a quarter
 OFFER_VALID_MS_MAX: Final = 31 * 24 * 3_600_000  # a node that is gone must not look available for longer

@@ -88,15 +88,6 @@ class Node(_Record, frozen=True):
     certified: dict[str, int] = {}  # certifier's key in hex: until when, ms
 
 
-class CertificationRecord(_Record, frozen=True):
-    """A certifier's last word about a node. `valid_until_ms` 0: withdrawn; `made_ms`: none older counts."""
-
-    made_ms: int
-    valid_until_ms: int
-    says: str
-    signature: bytes
-
-
 class Deployment(_Record, frozen=True):
     """`desired` is what the consumer wants, `status` what is observed."""
 
@@ -123,6 +114,7 @@ class Deployment(_Record, frozen=True):
     funded: int = 0  # put into escrow so far: the budget, top-ups, extensions
     topped_up: int = 0  # of that, top-ups
     extended_s: int = 0
+    disputes: int = 0  # opened so far
     decisions: int = 0  # approval documents accepted so far
     lost_ms: int = 0  # since when it runs on without approval; 0: it does not
     judge_ms: int = 0  # when the deploy policy is judged again by itself; 0: not
@@ -220,25 +212,6 @@ class Bill(_Record, frozen=True):
     missed_ms: int = 0  # of this stretch: not billed
 
 
-class Penalty(_Record, frozen=True):
-    """What a broken lease cost the farmer. `owed` and `amount`, which was there to take, in micro-credits."""
-
-    slot: str
-    term: int
-    node: bytes
-    payer: bytes
-    payee: bytes
-    owed: int
-    amount: int
-    time_ms: int
-
-
-class Missed(_Record, frozen=True):
-    """Block time without blocks so far: outages of the notary ([O1])."""
-
-    total_ms: int
-
-
 class Offence(_Record, frozen=True):
     """Why a validator is suspended, and since which block. `validator`: its key."""
 
@@ -288,10 +261,6 @@ def key_farm(name: str) -> bytes:
 
 def key_node(node: bytes) -> bytes:
     return b"node/" + node
-
-
-def key_certification(node: bytes, certifier: bytes) -> bytes:
-    return b"certification/" + node + b"/" + certifier
 
 
 def key_held(node: bytes, deployment: bytes, slot: str) -> bytes:
@@ -347,10 +316,6 @@ def key_bill(deployment: bytes, slot: str, term: int, number: int) -> bytes:
     return b"bill/" + deployment + b"/" + slot.encode() + b"/" + be(term) + be(number)
 
 
-def key_penalty(deployment: bytes, slot: str, term: int) -> bytes:
-    return b"penalty/" + deployment + b"/" + slot.encode() + b"/" + be(term)
-
-
 def key_vault(owner: bytes, name: str) -> bytes:
     return b"vault/" + owner + b"/" + name.encode()
 
@@ -382,6 +347,5 @@ def key_seen(expires: int, tx: bytes) -> bytes:
 
 
 KEY_SUPPLY = b"supply"
-KEY_MISSED = b"missed"
 KEY_VALIDATORS = b"validators"
 KEY_NEXT_VALIDATORS = b"validators_next"

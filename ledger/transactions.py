@@ -153,6 +153,24 @@ class ExtendDeployment(_Body, frozen=True, tag="deployment.extend"):
     amount: int  # exactly what it costs
 
 
+class OpenDispute(_Body, frozen=True, tag="dispute.open"):
+    """A party's complaint, on record. Sender: consumer, bot, author, a key that may decide; about a term of a
+    slot also the node that held it and its farm's owner."""
+
+    deployment: bytes
+    slot: str  # "": the deployment as a whole
+    term: int
+    says: str
+
+
+class CloseDispute(_Body, frozen=True, tag="dispute.close"):
+    """The sender, who opened it, has nothing against it any more."""
+
+    deployment: bytes
+    number: int
+    says: str
+
+
 class Claim(_Body, frozen=True, tag="slot.claim"):
     """A node asks for an open slot. The state machine selects when the window closes."""
 
@@ -222,6 +240,8 @@ Body = (
     | CancelDeployment
     | TopUp
     | ExtendDeployment
+    | OpenDispute
+    | CloseDispute
     | Claim
     | Renew
     | Report

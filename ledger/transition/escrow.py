@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from ledger.limits import PENALTY_MS
 from ledger.manifest import cost
-from ledger.records import Bill, Farm, Node, Penalty, key_bill, key_farm, key_node, key_penalty
+from ledger.records import Bill, Farm, Node, key_bill, key_farm, key_node
+from ledger.trade_records import Penalty, key_penalty
 from ledger.transition.deal import Deal
 from ledger.transition.money import balance, credit, debit
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from ledger.limits import BLOCK_IDLE_MS, OUTAGE_MS
 from ledger.outcome import Event
-from ledger.records import KEY_MISSED, Missed
 from ledger.state import Overlay, Reader, read, write
+from ledger.trade_records import KEY_MISSED, Missed
 
 
 def missed_ms(state: Reader) -> int:

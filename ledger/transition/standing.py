@@ -23,17 +23,8 @@ from ledger.limits import (
     DRAIN_SLOTS_PER_STEP_MAX,
     OFFER_VALID_MS_MAX,
 )
-from ledger.records import (
-    CertificationRecord,
-    Farm,
-    Node,
-    held_parts,
-    key_certification,
-    key_due,
-    key_farm,
-    key_held,
-    key_node,
-)
+from ledger.records import Farm, Node, held_parts, key_due, key_farm, key_held, key_node
+from ledger.trade_records import CertificationRecord, key_certification
 from ledger.transactions import CertifyNode, DrainNode, UncertifyNode
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env

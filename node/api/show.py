@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from ledger import records as r
+from ledger import trade_records as tr
 from ledger import transactions as t
 from ledger.certificate import ValidatorSet
 from ledger.codec import decode
@@ -18,16 +19,17 @@ _RECORDS: Final[dict[bytes, Any]] = {
     b"approval": r.ApprovalRecord,
     b"bill": r.Bill,
     b"candidate": r.Candidate,
-    b"certification": r.CertificationRecord,
+    b"certification": tr.CertificationRecord,
     b"contract": r.ContractRecord,
     b"contract_mark": r.ContractMark,
     b"contract_owner": r.ContractOwner,
     b"deployment": r.Deployment,
+    b"dispute": tr.Dispute,
     b"farm": r.Farm,
-    b"missed": r.Missed,
+    b"missed": tr.Missed,
     b"node": r.Node,
     b"offence": r.Offence,
-    b"penalty": r.Penalty,
+    b"penalty": tr.Penalty,
     b"receipt": r.ReceiptRecord,
     b"slot": r.Slot,
     b"supply": r.Supply,

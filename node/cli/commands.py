@@ -73,6 +73,8 @@ COMMANDS: Final = (
     ("deployment cancel", "deployments:cancel", "Stop a deployment, settle and refund."),
     ("deployment top-up", "funds:top_up", "Put credits on top of a deployment's budget."),
     ("deployment extend", "funds:extend", "Extend a deployment's term."),
+    ("deployment dispute", "disputes:dispute", "Put a complaint about a deployment on record."),
+    ("deployment close-dispute", "disputes:close_dispute", "Close a dispute that you opened."),
     ("approve", "approvals:approve", "Sign an approval of a deployment, or its sign-off."),
     ("reject", "approvals:reject", "Sign a rejection of a deployment."),
     ("revoke", "approvals:revoke", "Withdraw an approval."),

@@ -14,7 +14,6 @@ from ledger.records import (
     Bill,
     Deployment,
     Node,
-    Penalty,
     Slot,
     Supply,
     due_parts,
@@ -24,6 +23,7 @@ from ledger.records import (
     key_open,
 )
 from ledger.state import MemoryState
+from ledger.trade_records import Penalty
 from ledger.transition.deal import ENDED, RUNS
 
 

@@ -72,7 +72,7 @@ def test_a_whole_life_verifies(site: tuple[ChainWorld, bytes, bytes]) -> None:
     report.require()
     assert [c.name for c in report.checks] == [
         "file", "epochs", "blocks", "transactions", "contract", "manifest", "records",
-        "order", "approvals", "receipts", "terms", "bills", "penalties", "sign-off",
+        "order", "approvals", "receipts", "terms", "bills", "penalties", "disputes", "sign-off",
     ]  # fmt: skip
     facts, record = report.facts, world.deployment(deployment)
     assert (facts.contract, facts.status) == ("site@1.0.0", "cancelled")

@@ -15,7 +15,6 @@ from ledger.records import (
     ApprovalRecord,
     Bill,
     Deployment,
-    Penalty,
     ReceiptRecord,
     Slot,
     key_approval,
@@ -23,10 +22,10 @@ from ledger.records import (
     key_deployment,
     key_document,
     key_open,
-    key_penalty,
     key_receipt,
     key_slot,
 )
+from ledger.trade_records import Penalty, key_penalty
 from ledger.transactions import CancelDeployment, Claim
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.world import BUDGET, CONSUMER, EXPERT, LEGAL, NODES, STRANGER, contract, job

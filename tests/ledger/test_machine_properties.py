@@ -22,8 +22,10 @@ from ledger.transactions import (
     CertifyNode,
     ChangeValidators,
     Claim,
+    CloseDispute,
     DrainNode,
     ExtendDeployment,
+    OpenDispute,
     Price,
     Renew,
     RenewItem,
@@ -250,6 +252,20 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.deployments)
     def top_up(self, pick: int, amount: int) -> None:
         self.send(STRANGER, TopUp(self.deployment(pick), amount))
+
+    @rule(pick=PICK, who=st.integers(0, 3), close=st.booleans())
+    @precondition(lambda self: self.deployments)
+    def dispute(self, pick: int, who: int, close: bool) -> None:
+        deployment, key = self.deployment(pick), (CONSUMER, AUTHOR, FARMERS[0], STRANGER)[who]
+        before = self.world.deployment(deployment).disputes
+        if close:
+            self.send(key, CloseDispute(deployment, pick % 3, ""))
+        else:
+            name = self.world.deployment(deployment).slots[0] if pick % 2 else ""
+            term = self.world.slot(deployment, name).term if name else 0
+            done = self.send(key, OpenDispute(deployment, name, term, "late"))
+            assert self.world.deployment(deployment).disputes == before + done
+            assert not (done and key is STRANGER)
 
     @rule(
         pick=PICK,

@@ -9,8 +9,9 @@ from ledger.keys import Key
 from ledger.limits import BLOCK_IDLE_MS, LEASE_MS, OUTAGE_MS
 from ledger.manifest import cost
 from ledger.manifest_types import Policies
-from ledger.records import Bill, Missed
+from ledger.records import Bill
 from ledger.state import read
+from ledger.trade_records import Missed
 from ledger.transactions import Renew, RenewItem
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.invariants import check

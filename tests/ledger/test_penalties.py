@@ -5,9 +5,10 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from ledger.manifest import cost
-from ledger.records import Account, Node, Penalty, key_account
+from ledger.records import Account, Node, key_account
 from ledger.reputation import reputation, terms_ended
 from ledger.state import write
+from ledger.trade_records import Penalty
 from ledger.transactions import CancelDeployment, Transfer
 from tests.ledger.invariants import check
 from tests.ledger.world import (

@@ -1,0 +1,70 @@
+"""Records of trade beside the life of a deployment: what certifiers said, penalties, disputes, missed time.
+
+As `ledger.records`, which has the others.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ledger.records import be
+
+
+class _Record(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """Base of the records."""
+
+
+class CertificationRecord(_Record, frozen=True):
+    """A certifier's last word about a node. `valid_until_ms` 0: withdrawn; `made_ms`: none older counts."""
+
+    made_ms: int
+    valid_until_ms: int
+    says: str
+    signature: bytes
+
+
+class Penalty(_Record, frozen=True):
+    """What a broken lease cost the farmer. `owed` and `amount`, which was there to take, in micro-credits."""
+
+    slot: str
+    term: int
+    node: bytes
+    payer: bytes
+    payee: bytes
+    owed: int
+    amount: int
+    time_ms: int
+
+
+class Missed(_Record, frozen=True):
+    """Block time without blocks so far: outages of the notary ([O1])."""
+
+    total_ms: int
+
+
+class Dispute(_Record, frozen=True):
+    """What a party says against another. `slot` "": about the deployment as a whole. `closed_ms` 0: open."""
+
+    number: int  # from 0
+    opener: bytes
+    slot: str
+    term: int
+    says: str
+    opened_ms: int
+    closed_ms: int
+    closing: str  # what its opener said when closing it
+
+
+def key_certification(node: bytes, certifier: bytes) -> bytes:
+    return b"certification/" + node + b"/" + certifier
+
+
+def key_penalty(deployment: bytes, slot: str, term: int) -> bytes:
+    return b"penalty/" + deployment + b"/" + slot.encode() + b"/" + be(term)
+
+
+def key_dispute(deployment: bytes, number: int) -> bytes:
+    return b"dispute/" + deployment + b"/" + be(number)
+
+
+KEY_MISSED = b"missed"
