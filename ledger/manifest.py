@@ -87,7 +87,7 @@ def expand(
     )
     check_manifest(manifest)
     excluded = excluded_signers(manifest.policies, author, consumer)
-    about = About(author=author, consumer=consumer, budget=manifest.terms.budget)
+    about = About(author=author, consumer=consumer, budget=most_spent(manifest.terms))
     for act in ACTS:
         rule = manifest.policies.of(act)
         if rule is not None:

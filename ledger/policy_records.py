@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ledger.manifest import most_spent
 from ledger.manifest_types import Manifest
 from ledger.policy import About, Approval, Decision, judge, named_keys, roles_of
 from ledger.policy_types import ACTS
@@ -24,7 +25,7 @@ def about_of(manifest: Manifest, record: Deployment) -> About:
     return About(
         author=bytes.fromhex(manifest.author),
         consumer=record.consumer,
-        budget=manifest.terms.budget,
+        budget=most_spent(manifest.terms),
         ordered_ms=record.ordered_ms,
         precedent_ms=record.precedent_ms,
     )

@@ -24,6 +24,8 @@ HOUSE = ("ledger", "consensus", "p2p", "node", "bot")
 STRUCTS = {
     "transactions": ("ledger/transactions.py", ("Tx", "SignedTx", "Price", "RenewItem", "+_Body")),
     "records": ("ledger/records.py", ("+_Record",)),
+    "trade-records": ("ledger/trade_records.py", ("+_Record",)),
+    "certification": ("ledger/certification.py", ("Certification",)),
     "blocks": ("ledger/blocks.py", ("Header", "Batch")),
     "certificates": (
         "ledger/certificate.py",

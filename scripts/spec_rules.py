@@ -15,7 +15,11 @@ from ledger.rules import RULES
 from scripts.marked import table
 
 PACKAGES = ("ledger", "consensus", "node", "bot")
-AUDITS = ("ledger/audit_checks.py", "ledger/audit_approvals.py")  # they check rules, and hold none
+AUDITS = (  # they check rules, and hold none
+    "ledger/audit_checks.py",
+    "ledger/audit_approvals.py",
+    "ledger/audit_disputes.py",
+)
 TESTS_SHOWN = 2
 _NUMBERED = re.compile(
     r"^\[([A-Z][0-9]+)\] (.+?)(?=^\[[A-Z][0-9]+\] |^\S(?!\[)|\Z)", re.MULTILINE | re.DOTALL

@@ -12,8 +12,8 @@ from cyclopts import Parameter
 from ledger.codec import decode
 from ledger.documents import open_document, sign_approval
 from ledger.light import Trust
-from ledger.manifest import decode_manifest, expand
-from ledger.manifest_types import Manifest, manifest_digest
+from ledger.manifest import decode_manifest, expand, most_spent
+from ledger.manifest_types import Manifest, Terms, manifest_digest
 from ledger.policy import describe
 from ledger.policy_records import capacities
 from ledger.policy_types import Act
@@ -276,8 +276,7 @@ def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> s
         f"  parameters  {', '.join(answers) or '-'}",
         f"  asked for   {describe(policies.of(predicate.act))}",
         f"  also        {describe_rest(policies)}",
-        f"  costs       at most {credits_text(manifest.terms.budget)} credits "
-        f"in {span_text(manifest.terms.duration_s * 1000)}, {credits_text(manifest.terms.fee)} to the author",
+        f"  costs       {_cost_text(manifest.terms)}",
     ]
     for workload in manifest.workloads:
         need = workload.resources
@@ -297,3 +296,13 @@ def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> s
     if predicate.comment:
         lines.append(f"  comment     {clean(predicate.comment)}")
     return "\n".join(lines)
+
+
+def _cost_text(terms: Terms) -> str:
+    """What a deployment may cost in its term, and topped up and extended as far as its terms go."""
+    budget, fee = credits_text(terms.budget), credits_text(terms.fee)
+    text = f"at most {budget} credits in {span_text(terms.duration_s * 1000)}, {fee} to the author"
+    if terms.extension_s or terms.top_up:
+        longest = span_text((terms.duration_s + terms.extension_s) * 1000)
+        text += f"; topped up and extended, {credits_text(most_spent(terms))} in {longest}"
+    return text

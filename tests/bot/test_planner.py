@@ -131,6 +131,7 @@ def test_approvers_and_policies_in_words() -> None:
     assert plan.policies == {
         "deploy": "role budget and any 1 of (role it-expert, role legal)",
         "signoff": "any 1 of (role it-expert, role budget)",
+        "delete": "none",
     }
     named = {(approver.act, approver.role): approver.keys for approver in plan.approvers}
     assert named[("deploy", "legal")] == [LEGAL.public.hex()]

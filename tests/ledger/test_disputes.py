@@ -39,6 +39,7 @@ def said(world: World, deployment: bytes) -> list[Dispute]:
 
 
 def test_a_dispute_stays_on_record_and_moves_no_money() -> None:
+    """[D12]"""
     world = World()
     deployment = running(world)
     before = {key: value for key, value in world.live_entries().items() if key.startswith(b"account/")}
@@ -116,6 +117,7 @@ def test_disputes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_after_the_end_there_is_time_to_complain_but_not_for_ever() -> None:
+    """[D12]"""
     world = World()
     deployment = running(world)
     world.ok(CONSUMER, CancelDeployment(deployment, ""))

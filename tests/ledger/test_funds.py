@@ -12,7 +12,8 @@ from ledger.errors import Refused
 from ledger.fit import slot_share, term_cost
 from ledger.keys import Key
 from ledger.manifest import decode_manifest, expand, extension_cost, most_spent
-from ledger.manifest_types import Placement, Terms
+from ledger.manifest_types import Placement, Policies, Rule, Terms
+from ledger.policy_types import Auto
 from ledger.transactions import (
     CancelDeployment,
     Claim,
@@ -204,6 +205,22 @@ def test_no_order_of_top_ups_and_extensions_costs_more_than_was_approved() -> No
         cost = extension_cost(extended(world.manifest(deployment), record).terms, HOUR_S)
         world.ok(CONSUMER, ExtendDeployment(deployment, hour * HOUR_S, HOUR_S, cost))
     assert world.deployment(deployment).funded == most
+
+
+@pytest.mark.parametrize(
+    ("terms", "status"),
+    [
+        ({}, "approved"),
+        ({"extension_s": 1}, "awaiting_approval"),
+        ({"top_up": 1}, "awaiting_approval"),
+    ],
+)
+def test_a_rule_about_the_budget_looks_at_all_that_may_be_spent(terms: dict[str, int], status: str) -> None:
+    world = World()
+    cheap = Rule(any=(Rule(auto=Auto(budget=BUDGET)), Rule(role="budget")))
+    plain = {"extension_s": 0, "top_up": 0}
+    deployment = world.ordered(alone(policies=Policies(deploy=cheap, signoff=None), **(plain | terms)))
+    assert world.deployment(deployment).status == status
 
 
 def test_costs_round_up() -> None:

@@ -47,6 +47,7 @@ def test_a_gap_counts_when_no_holder_could_renew_in_time(gap_ms: int, wanted: in
 
 
 def test_missed_time_is_not_billed() -> None:
+    """[O1] [E1]"""
     world = World()
     deployment = alone(world)
     slot = world.slot(deployment, "web/0")
@@ -72,6 +73,7 @@ def test_missed_time_is_not_billed() -> None:
 
 
 def test_a_lease_that_an_outage_ended_is_not_counted_as_broken() -> None:
+    """[O1] [L3]"""
     world = World()
     deployment = alone(world)
     before = world.balance(FARMERS[0])
@@ -89,6 +91,7 @@ def test_a_lease_that_an_outage_ended_is_not_counted_as_broken() -> None:
 
 
 def test_an_outage_moves_the_end_of_a_term() -> None:
+    """[O1] [D3]"""
     world = World()
     deployment = alone(world, duration_s=60)
     ends_ms = world.deployment(deployment).ends_ms

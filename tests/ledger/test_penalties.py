@@ -37,6 +37,7 @@ def penalties(world: World, deployment: bytes) -> list[Penalty]:
 
 
 def test_a_broken_lease_costs_the_farmer_an_hour_of_the_slot() -> None:
+    """[E5]"""
     world = World()
     farmer, consumer = world.balance(FARMERS[0]), world.balance(CONSUMER)
     deployment = vanished(world)
@@ -54,6 +55,7 @@ def test_a_broken_lease_costs_the_farmer_an_hour_of_the_slot() -> None:
 
 
 def test_no_account_goes_below_zero_and_the_rest_stays_on_record() -> None:
+    """[E5] [M2]"""
     world = World()
     world.ok(FARMERS[0], Transfer(STRANGER.public, world.balance(FARMERS[0]) - 7))
     deployment = vanished(world)

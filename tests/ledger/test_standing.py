@@ -66,6 +66,7 @@ def market() -> World:
 
 @pytest.mark.parametrize("carrier", [FARMERS[0], NODES[0]], ids=["farmer", "node"])
 def test_a_certifiers_word_stands_until_its_time(carrier: Key) -> None:
+    """[F5]"""
     world = market()
     body = word(world, valid_until_ms=world.now_ms + HOUR_MS)
     world.ok(carrier, body)
@@ -90,6 +91,7 @@ def test_each_certifier_has_one_word_and_the_last_counts() -> None:
 
 
 def test_what_a_certifier_withdrew_nobody_carries_in_again() -> None:
+    """[F5]"""
     world = market()
     kept_back = word(world, made_ms=world.now_ms - 5)
     world.ok(FARMERS[0], word(world, made_ms=world.now_ms - 10))
@@ -197,6 +199,7 @@ def live_to(world: World, deployment: bytes, time_ms: int) -> None:
 
 
 def test_a_node_leaves_with_notice_and_its_slots_move() -> None:
+    """[F6] [S2]"""
     world = market()
     deployment = running(world)
     leaves_ms = drained(world)
