@@ -132,6 +132,7 @@ def build_host(seed: bytes, listen: Sequence[str], neighbours_max: int) -> Any:
     libp2p_fixes.quiet_logs()
     libp2p_fixes.batch_window_updates()
     libp2p_fixes.read_ahead()
+    libp2p_fixes.read_settings_once()
     keys = create_new_key_pair(seed)
     noise = NoiseTransport(keys, noise_privkey=create_new_x25519_key_pair().private_key)
     connections_max = 2 * neighbours_max + 2 * LINKS_PENDING_MAX

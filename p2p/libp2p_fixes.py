@@ -12,6 +12,7 @@ Each has a test in tests/p2p/test_libp2p_fixes.py that fails when the library no
   that a peer grows deaf with time; and one address may hold all of them without a word.
 - `contain_streams`: an exception in any protocol's stream handler (a protobuf error from garbage) ends the
   whole host; and one peer may open as many streams as all peers together.
+- `read_settings_once`: yamux looks its settings up in the environment at each read of a stream.
 - `batch_window_updates`: yamux sends a window update for each small read, so each message costs two.
 - `read_ahead`: each message takes two reads of the socket, and yamux sets a timer to take what it holds.
 - `DigestCache`: the gossip cache ignores the configured message id, so each IHAVE asks for what is there.
@@ -23,6 +24,7 @@ Each has a test in tests/p2p/test_libp2p_fixes.py that fails when the library no
 
 import contextlib
 import errno
+import functools
 import hashlib
 import logging
 import socket
@@ -43,6 +45,7 @@ from libp2p.pubsub.mcache import CacheEntry, MessageCache
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.security.secure_session import SecureSession
+from libp2p.stream_muxer.yamux import yamux
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 
 from p2p.circuit import CircuitStream
@@ -99,6 +102,13 @@ def batch_window_updates() -> None:
 
     batched.library = library  # type: ignore[attr-defined]
     YamuxStream._auto_tune_and_send_window_update = batched  # type: ignore[method-assign,assignment]
+
+
+def read_settings_once() -> None:
+    """Makes yamux look up each of its settings once; once for the whole process."""
+    if not hasattr(yamux, "library_env"):
+        yamux.library_env = yamux._py_yamux_env  # type: ignore[attr-defined]
+        yamux._py_yamux_env = functools.cache(yamux._py_yamux_env)
 
 
 def read_ahead() -> None:

@@ -24,6 +24,7 @@ from libp2p.pubsub.mcache import MessageCache
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
+from libp2p.stream_muxer.yamux import yamux
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 
 from p2p import lean_import, libp2p_fixes
@@ -315,6 +316,28 @@ async def test_batch_window_updates(monkeypatch):
     after: list[int] = []
     await small_reads(after)
     assert after == []
+
+
+async def test_read_settings_once(monkeypatch):
+    """Fault: a look into the environment for each of 100 reads."""
+    libp2p_fixes.quiet_logs()
+    library = getattr(yamux, "library_env", yamux._py_yamux_env)
+    monkeypatch.setattr(yamux, "_py_yamux_env", library)
+    monkeypatch.delattr(yamux, "library_env", raising=False)
+    looks = [0]
+
+    def getenv(*names):
+        looks[0] += 1
+        return library_getenv(*names)
+
+    library_getenv = yamux.os.getenv
+    monkeypatch.setattr(yamux.os, "getenv", getenv)
+    await small_reads([])
+    before, looks[0] = looks[0], 0
+    assert before >= 100, "the library no longer looks for each read"
+    libp2p_fixes.read_settings_once()
+    await small_reads([])
+    assert looks[0] < 20
 
 
 async def test_read_ahead(monkeypatch):
