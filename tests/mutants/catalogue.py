@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 CONSENSUS: Final = ("tests/consensus",)
+SILENCE: Final = ("tests/consensus/test_silence.py",)
 VERIFY: Final = ("tests/consensus/test_verify.py",)
 TWINS: Final = ("tests/sim/test_twins.py::test_two_rounds_of_twins",)
 CLAIMS: Final = ("tests/ledger/test_claims.py",)
@@ -212,12 +213,54 @@ MUTANTS: Final = (
     ),
     _M(
         "late_final_shortens_the_timeout",
-        _CORE,
+        _STATE,
         'assert state.entered_ms is not None, "only a view entered has a timeout"',
         "state.timeout_ms = self.config.timing.timeout_ms(state.number, self.final_view)",
         CONSENSUS,
     ),
     _M("skip_before_the_timeout", _CORE, "self._now_ms >= self._skip_ms(state)", "True", CONSENSUS),
+    _M(
+        "silent_for_ever",
+        _CORE,
+        "        self.silence.heard(sender)  # [14]\n",
+        "",
+        SILENCE,
+    ),
+    _M(
+        "silent_without_a_skip",
+        _STATE,
+        "        elif state is not None and state.skip:\n            self.silence.skipped(by)",
+        "        self.silence.skipped(by)",
+        SILENCE,
+    ),
+    _M(
+        "silent_though_its_block_was_notarized",
+        _STATE,
+        "            self.silence.heard(by)\n",
+        "            pass\n",
+        SILENCE,
+    ),
+    _M(
+        "silent_though_heard_in_its_view",
+        "consensus/silence.py",
+        "        if leader in self.unheard:\n            self.silent.add(leader)",
+        "        self.silent.add(leader)",
+        SILENCE,
+    ),
+    _M(
+        "no_whole_timer_where_nothing_is_final",
+        _STATE,
+        "if is_silent and state.is_near_final:",
+        "if is_silent:",
+        SILENCE,
+    ),
+    _M(
+        "no_grace_for_who_comes_back",
+        "consensus/timers.py",
+        "return min(SILENT_GRACE_MS, timeout_ms // SILENT_GRACE_SHARE)",
+        "return 0",
+        SILENCE,
+    ),
     _M(
         "standstill_is_never_noticed",
         _CORE,
