@@ -218,6 +218,13 @@ MUTANTS: Final = (
         "state.timeout_ms = self.config.timing.timeout_ms(state.number, self.final_view)",
         CONSENSUS,
     ),
+    _M(
+        "one_late_batch_shrinks_the_window",
+        "node/pace.py",
+        "_ROW = 4  #",
+        "_ROW = 1  #",
+        ("tests/node/test_admission.py",),
+    ),
     _M("skip_before_the_timeout", _CORE, "self._now_ms >= self._skip_ms(state)", "True", CONSENSUS),
     _M(
         "silent_for_ever",

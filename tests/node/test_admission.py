@@ -227,6 +227,55 @@ def test_the_window_follows_the_network() -> None:
     assert pace.under_way_bytes == 0
 
 
+class Away(Chain):
+    """A loaded network where one view in four has no leader: the next one's block comes a second later."""
+
+    views = 0
+
+    def tick(self) -> None:
+        before = self.block
+        super().tick()
+        if self.block and self.block is not before:
+            self.views += 1
+            self.block_due += 300 if self.views % 3 else 1_300
+
+
+def test_a_leader_that_is_away_does_not_keep_the_others_from_working() -> None:
+    """One of four dead, whole timeouts: what each round brings is late by a second whatever the window is, so
+    that must not shrink to nothing. It did: 100 a second of four validators came down to 30, and hundreds
+    that were accepted were not final after 20 s."""
+    chain = Away()
+    run(chain, 20, ("here", LOUD, 20, 0))
+    assert chain.order["here"] == list(range(1_000))
+    assert not chain.refused["here"]
+    assert max(chain.delays["here"]) <= 5_000
+    assert chain.pool.pace is not None
+    assert chain.pool.pace.window_bytes >= 2 * PACE_WINDOW_BYTES_MIN
+
+
+def test_one_late_batch_in_four_is_chance_and_four_in_a_row_are_not() -> None:
+    now = 0
+    pace = Pace(lambda: now)
+
+    def final_after(delay_ms: int) -> int:
+        nonlocal now
+        digest = now.to_bytes(32, "big")
+        pace.sealed(digest, pace.window_bytes, pace.window_bytes)
+        pace.room(PACE_WINDOW_BYTES_MAX)
+        now += delay_ms
+        pace.final([digest])
+        return pace.window_bytes
+
+    for _ in range(3):
+        grown = final_after(40)
+    for _ in range(10):
+        assert final_after(1_040) == grown
+        grown = [final_after(40) for _ in range(3)][-1]
+    assert grown == PACE_WINDOW_BYTES_MAX
+    assert [final_after(1_040) for _ in range(3)] == [grown] * 3
+    assert final_after(1_040) == grown // 2
+
+
 def test_a_batch_that_is_lost_holds_up_no_others() -> None:
     now = 0
     pace = Pace(lambda: now)
