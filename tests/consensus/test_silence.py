@@ -137,6 +137,16 @@ def test_rule_14_unheard_alone_is_not_silent() -> None:
     assert DEAD not in bench.core.silence.silent
 
 
+def test_rule_14_a_view_that_a_later_final_cleared_tells_nothing() -> None:
+    """Whether it was skipped, or its block is below that one, is not known here."""
+    bench = Bench()
+    bench.hold(B1)
+    bench.certify(certificate(FINAL, 2, header(2).hash), sender=2)
+    assert bench.core.frontier == 3
+    assert bench.core.silence.unheard >= {DEAD}
+    assert bench.core.silence.silent == set()
+
+
 def test_rule_14_skipped_but_heard_is_not_silent() -> None:
     """A slow leader votes in its own view: it gets its whole time again."""
     bench = Bench()
