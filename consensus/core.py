@@ -57,11 +57,12 @@ class Core(CoreState):
                 self._receive(sender, message, header)
                 if isinstance(message, Vote) and self._is_settled():
                     return self._out
-            case BatchHeld(digest, txs):
-                self.batches[digest] = txs
+            case BatchHeld(digest, txs, maker):
+                self.batches[digest], self.makers[digest] = txs, maker
                 self.wants.got(digest)
             case BatchDropped(digest):
                 self.batches.pop(digest, None)
+                self.makers.pop(digest, None)
             case Executed() if not self.ended:
                 self._executed(event)
             case Synced(header, certificate) if not self.ended:

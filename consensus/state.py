@@ -68,6 +68,7 @@ class CoreState:
     change: Change | None = None
     views: dict[int, ViewState] = field(default_factory=dict)
     batches: dict[bytes, int] = field(default_factory=dict)  # held and not committed: digest -> txs
+    makers: dict[bytes, int] = field(default_factory=dict)  # of those: digest -> who brought it, -1 unknown
     frontier: int = 1
     final_view: int = 0
     executed: int = 0
@@ -280,6 +281,7 @@ class CoreState:
     def _forget_batches(self, header: Header) -> None:
         for digest in header.batches:
             self.batches.pop(digest, None)
+            self.makers.pop(digest, None)
             self.wants.got(digest)
 
     def _prune(self) -> None:
@@ -339,16 +341,29 @@ class CoreState:
         return self.chain.tip.view, self.chain.tip_hash
 
     def _fresh(self, base: tuple[int, bytes]) -> list[bytes]:
-        """Batches held that no block from the tip to `base` names, in order of arrival, bounded."""
+        """[2] Batches held that no block from the tip to `base` names, bounded. In order of arrival; where
+        not all fit, makers take turns, each with its oldest: nobody's many keep another's out."""
         path, _ = self.chain.path(base[1])
         used = {digest for _, header in path for digest in header.batches}
+        fresh = [digest for digest in self.batches if digest not in used]
+        if len(fresh) > BLOCK_BATCHES_MAX or sum(self.batches[digest] for digest in fresh) > BLOCK_TXS_MAX:
+            fresh = self._in_turns(fresh)
         chosen: list[bytes] = []
         txs = 0
-        for digest, count in self.batches.items():
-            if digest in used:
-                continue
-            if len(chosen) >= BLOCK_BATCHES_MAX or (chosen and txs + count > BLOCK_TXS_MAX):
+        for digest in fresh:
+            txs += self.batches[digest]
+            if len(chosen) >= BLOCK_BATCHES_MAX or (chosen and txs > BLOCK_TXS_MAX):
                 break
             chosen.append(digest)
-            txs += count
         return chosen
+
+    def _in_turns(self, digests: list[bytes]) -> list[bytes]:
+        """One of each maker, then the next of each, who has the oldest first."""
+        rounds: dict[int, int] = {}
+        placed: list[tuple[int, int, bytes]] = []
+        for place, digest in enumerate(digests):
+            maker = self.makers.get(digest, -1)
+            rounds[maker] = rounds.get(maker, -1) + 1
+            if rounds[maker] < BLOCK_BATCHES_MAX:  # no more of one can have a place
+                placed.append((rounds[maker], place, digest))
+        return [digest for _, _, digest in sorted(placed)]

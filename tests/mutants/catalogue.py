@@ -225,6 +225,13 @@ MUTANTS: Final = (
         "_ROW = 1  #",
         ("tests/node/test_admission.py",),
     ),
+    _M(
+        "many_batches_of_one_maker_come_first",
+        _STATE,
+        "            fresh = self._in_turns(fresh)\n",
+        "            pass\n",
+        ("tests/consensus/test_turns.py",),
+    ),
     _M("skip_before_the_timeout", _CORE, "self._now_ms >= self._skip_ms(state)", "True", CONSENSUS),
     _M(
         "silent_for_ever",

@@ -205,7 +205,7 @@ class SimNode:
             if self.store.batch(held.digest) is None:
                 self.mempool.hold(held, self.member, wanted=True)
                 self.taken_back += held.count
-                self.step(BatchHeld(held.digest, held.count))
+                self.step(BatchHeld(held.digest, held.count, self.member))
         self.step(Start())
 
     def promises_reached(self) -> None:
@@ -388,7 +388,7 @@ class SimNode:
             return
         while (batch := self.mempool.seal(self.member)) is not None:
             self.push(batch)
-            self.step(BatchHeld(batch.digest, batch.count))
+            self.step(BatchHeld(batch.digest, batch.count, self.member))
 
     def push(self, batch: HeldBatch) -> None:
         """Stream a batch to all validators."""
@@ -412,7 +412,7 @@ class SimNode:
             self.batch_fault(sender, Refused("batch.entries", "not signed transactions"))
             return
         if self.mempool.hold(batch, sender, wanted=wanted):
-            self.step(BatchHeld(batch.digest, batch.count))
+            self.step(BatchHeld(batch.digest, batch.count, sender))
 
     # ------------------------------------------------------------------ network
 

@@ -193,7 +193,7 @@ class PrunedNode(SimNode):
         self.may_crash("after_adopt")
         self.queue, self.wake_us, self.core = [], None, self.make_core()
         for batch in list(self.mempool.batches.values()):
-            self.step(BatchHeld(batch.digest, batch.count))
+            self.step(BatchHeld(batch.digest, batch.count, self.mempool.makers[batch.digest]))
         self.is_waiting = self.safety.floor > self.tip.view
         if self.is_waiting:
             self.ranges.ask_on(self.life)
