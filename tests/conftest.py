@@ -23,6 +23,7 @@ def checkout() -> Path:
 _SERIAL = ("e2e", "netns", "executor", "interop")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With xdist: tests of one file stay together, those of `_SERIAL` folders run on one worker."""
     for item in items:
