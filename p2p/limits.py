@@ -8,7 +8,6 @@ from typing import Final
 WRITE_BYTES_MAX: Final = 65_500
 READ_AHEAD_BYTES: Final = 65_536  # taken from a socket at once and held: the largest noise message
 LONG_WRITE_BYTES: Final = 16_384  # after so many in one write other tasks have their turn: 20 us of sealing
-LONG_WRITE_BYTES: Final = 16_384  # after so many in one write other tasks have their turn: 20 us of sealing
 # One message = one DATA, REQUEST or RESPONSE: 1 MiB of payload and room for a header.
 PAYLOAD_BYTES_MAX: Final = 1_048_576
 MESSAGE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + 4_096
