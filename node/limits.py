@@ -10,7 +10,7 @@ MIB: Final = 1024 * 1024
 
 # --- mempool ------------------------------------------------------------------------------------
 BATCH_SEAL_BYTES: Final = 128 * 1024  # a batch goes out when it is this big …
-BATCH_SEAL_MS: Final = 4  # … or this old: small beside a view, long enough to bundle a burst
+BATCH_SEAL_MS: Final = 4  # … or so long after the last one: small beside a view, bundles a burst
 MEMPOOL_BYTES_MAX: Final = 64 * MIB  # uncommitted batches and transactions held in memory
 MEMPOOL_TXS_MAX: Final = 100_000
 MEMPOOL_MAKER_BYTES_MAX: Final = 16 * MIB  # uncommitted batches of one validator: one cannot fill it for all
@@ -62,6 +62,8 @@ CERTIFICATES_RIDING_MAX: Final = 64  # certificates that wait for a synced write
 PRUNE_EVERY_VIEWS: Final = 16  # sign state is pruned that often: a write and four scans less a block
 ENGINE_DRAIN_MAX: Final = 256  # messages handled before others get the loop again …
 ENGINE_DRAIN_MS: Final = 25  # … or for so long: a proposal may bring hundreds of signatures
+# Passes of the event loop between votes and the commit of a block: as many as a write takes to the socket.
+SEND_PASSES: Final = 8
 BATCHES_OPENING_MAX: Final = 16  # batches of one validator that are being checked: 8 MiB at the most
 FETCH_ANSWERS_MAX: Final = 64  # batches sent to one validator in FETCH_ANSWERS_MS: what a core wants at once
 FETCH_ANSWERS_MS: Final = 250

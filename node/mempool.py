@@ -103,6 +103,7 @@ class Mempool:
     known: KnownTxs = field(default_factory=KnownTxs)
     pending: FairQueue = field(default_factory=FairQueue)
     pending_since_ms: int = 0
+    sealed_ms: int = -BATCH_SEAL_MS  # when the last batch was due
     refused: Counter[str] = field(default_factory=Counter)  # why nothing more was taken -> how often
     places: dict[bytes, int] = field(default_factory=dict)
     senders: dict[bytes, Usage] = field(default_factory=dict)
@@ -186,20 +187,24 @@ class Mempool:
         return True
 
     def seal_due_ms(self) -> int | None:
-        """When the pending transactions should go out as a batch; None: nothing pending, or those before
-        must be final first."""
+        """When the pending transactions should go out as a batch: at once after a quiet spell, else some time
+        after the last one, so that a burst is bundled. None: nothing pending, or those before must be final
+        first."""
         if not self.pending:
             return None
         if self.pace is not None and not self.pace.room(self.pending.size_bytes):
             return self.pace.express_due_ms if self.pending.has_fresh() else None
         full = self.pending.size_bytes >= BATCH_SEAL_BYTES or len(self.pending) >= BATCH_TXS_MAX
-        return self.pending_since_ms + (0 if full else BATCH_SEAL_MS)
+        return self.pending_since_ms if full else max(self.pending_since_ms, self.sealed_ms + BATCH_SEAL_MS)
 
     def seal(self, maker: int) -> HeldBatch | None:
         """The next batch of pending transactions, held from now on. None: as `seal_due_ms`."""
+        due = self.seal_due_ms()
         taken = self._take()
         if not taken:
             return None
+        if due is not None:
+            self.sealed_ms = max(self.sealed_ms, due)
         self.size_bytes -= _size(taken)
         raws = tuple(tx.raw for tx in taken)
         batch = HeldBatch(encode(Batch(raws)), txs_digest(raws), tuple(taken), len(taken))

@@ -648,17 +648,17 @@ MUTANTS: Final = (
     _M(
         "sent_before_it_is_on_disk",
         _ENGINE,
-        "            if ready.records or ready.certificates:\n",
-        "            for send in ready.send:\n                self._send(send)\n"
-        "            if ready.records or ready.certificates:\n",
+        "        if ready.records or ready.certificates:\n",
+        "        for send in ready.send:\n            self._send(send)\n"
+        "        if ready.records or ready.certificates:\n",
         ENGINE,
     ),
     _M(
         "pruned_before_commit",
         _ENGINE,
-        "            self._commit(ready, queue)\n",
-        "            if ready.prune_view:\n                self.safety.prune(ready.prune_view)\n"
-        "            self._commit(ready, queue)\n",
+        "        while self._final:\n",
+        "        if self._prune_view:\n            self.safety.prune(self._prune_view)\n"
+        "        while self._final:\n",
         ENGINE,
     ),
     _M(
