@@ -209,13 +209,14 @@ class Engine:
         state, batches = self.safety.load(self.core.config.validators.epoch, self.notary.store.tip.view)
         self.core.restore(state)
         for waiting in list(self.mempool.batches.values()):  # from the epoch before
-            self._step(BatchHeld(waiting.digest, waiting.count))
-            if self.mempool.makers[waiting.digest] == self.me:
+            maker = self.mempool.makers[waiting.digest]
+            self._step(BatchHeld(waiting.digest, waiting.count, maker))
+            if maker == self.me:
                 self._push(waiting.data)  # not all may have been there, or have had a seat
         for data in batches.values():
             held = open_batch(data, self.mempool.chain_id, self.mempool.known.verify)
             self.mempool.hold(held, self.me, wanted=True)
-            self._step(BatchHeld(held.digest, held.count))
+            self._step(BatchHeld(held.digest, held.count, self.me))
 
     async def _wait(self, wake_ms: int | None) -> None:
         due = [ms for ms in (wake_ms, self.mempool.seal_due_ms()) if ms is not None]
@@ -312,7 +313,7 @@ class Engine:
         if not wanted and self.notary.store.batch(batch.digest) is not None:
             return  # late: it is final already
         if self.mempool.hold(batch, member, wanted=wanted):
-            self._step(BatchHeld(batch.digest, batch.count))
+            self._step(BatchHeld(batch.digest, batch.count, member))
 
     def _submit(self, raw: bytes) -> bool:
         """Queue an own transaction. False when the mempool does not take it now."""
@@ -329,7 +330,7 @@ class Engine:
         if sealed is None:
             return
         self._push(sealed.data)
-        self._step(BatchHeld(sealed.digest, sealed.count))
+        self._step(BatchHeld(sealed.digest, sealed.count, self.me))
 
     def _push(self, batch: bytes) -> None:
         data = encode(BatchPush(batch))
