@@ -82,6 +82,7 @@ _LOG: Final = "ledger/store_log.py"
 TORN_LOG: Final = ("tests/ledger/test_torn_log.py",)
 _SAFETY, _ENGINE = "node/safety_store.py", "node/engine.py"
 _POOL, _LEASE, _PROOF = "node/mempool.py", "node/executor/lease.py", "node/executor/verify.py"
+_LEDGER_CLOCK, LEDGER_CLOCK = "node/executor/ledger_clock.py", ("tests/node/test_ledger_clock.py",)
 _QUEUE = "node/fair_queue.py"
 _CHECK, _FILES = "consensus/verify.py", "node/artifact_files.py"
 
@@ -633,6 +634,7 @@ MUTANTS: Final = (
     ),
     _M("torn_log_is_cut_whatever_follows", _LOG, "if border < end:", "if True:", TORN_LOG),
     _M("zeros_before_a_record_are_passed_over", _LOG, 'strip(b"\\0"):', "strip(data):", TORN_LOG),
+    _M("half_a_header_is_damage", "ledger/store_files.py", "found = examine(data)  #", "pass  #", TORN_LOG),
     _M("write_may_end_in_zeros", "ledger/store.py", "batch.delete(END_KEY)", "pass", TORN_LOG),
     _M("foreign_store_is_opened", "ledger/store.py", "if found_owner != owner.encode():", "if False:", STORE),
     _M(
@@ -894,6 +896,34 @@ MUTANTS: Final = (
         "return max(0, min(STOP_GRACE_MS, spare_ms))",
         "return STOP_GRACE_MS",
         LEASE,
+    ),
+    _M(
+        "ledger_time_is_what_came_last",
+        _LEDGER_CLOCK,
+        "max(SEEN_MS, back_ms)",
+        "SEEN_MS",
+        LEDGER_CLOCK,
+    ),
+    _M(
+        "ledger_time_once_known_is_known_for_ever",
+        _LEDGER_CLOCK,
+        "self.is_sure and self._heard_ms < now_ms - SURE_MS",
+        "False",
+        LEDGER_CLOCK,
+    ),
+    _M(
+        "old_blocks_tell_ledger_time",
+        _LEDGER_CLOCK,
+        "weights.get(key, 0) if height >= self._since else 0",
+        "weights.get(key, 0)",
+        LEDGER_CLOCK,
+    ),
+    _M(
+        "a_gap_without_blocks_is_nothing",
+        _LEDGER_CLOCK,
+        "self._looked_ms is not None and now_ms > self._looked_ms + GAP_MS",
+        "False",
+        LEDGER_CLOCK,
     ),
     _M(
         "status_of_the_ledger_is_believed",
