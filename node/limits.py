@@ -19,9 +19,6 @@ MEMPOOL_SENDER_TXS_MAX: Final = 10_000
 MEMPOOL_SENDER_BYTES_MAX: Final = 8 * MIB
 VERIFIED_MAX: Final = 50_000  # transactions whose signature was checked, so it is checked once …
 VERIFIED_BYTES_MAX: Final = 32 * MIB  # … and their bytes: one may be 128 KiB
-# Pending of one bringer (a client's address, a peer): half, so that nobody's network fills it for all others.
-MEMPOOL_SOURCE_TXS_MAX: Final = 50_000
-MEMPOOL_SOURCE_BYTES_MAX: Final = 32 * MIB
 OVERLOAD_RETRY_S: Final = 1.0
 
 # --- admission by time: what is accepted is soon final ------------------------------------------------

@@ -29,8 +29,6 @@ from node.limits import (
     MEMPOOL_MAKER_BYTES_MAX,
     MEMPOOL_SENDER_BYTES_MAX,
     MEMPOOL_SENDER_TXS_MAX,
-    MEMPOOL_SOURCE_BYTES_MAX,
-    MEMPOOL_SOURCE_TXS_MAX,
     MEMPOOL_TXS_MAX,
     OVERLOAD_RETRY_S,
     QUEUE_FREE_ACCOUNT_BYTES,
@@ -155,7 +153,7 @@ class Mempool:
         ):
             raise self._overloaded("account")
         txs, waiting_bytes = self.pending.usage(source)
-        if txs >= MEMPOOL_SOURCE_TXS_MAX or waiting_bytes + size > MEMPOOL_SOURCE_BYTES_MAX:
+        if txs >= self._free_txs() or waiting_bytes + size > self._free_bytes():
             raise self._overloaded("source")
         wait_ms = self.wait_ms(tx, source)
         if wait_ms > QUEUE_MS_MAX:
@@ -163,6 +161,15 @@ class Mempool:
                 raise self._overloaded("account_wait", wait_ms - QUEUE_MS_MAX / 2)
             if self.pending.waiting(source) > QUEUE_FREE_SOURCE_BYTES:
                 raise self._overloaded("source_wait", wait_ms - QUEUE_MS_MAX / 2)
+
+    def _free_txs(self) -> int:
+        """No bringer has more waiting than there is room left for others (dynamic thresholds: Choudhury and
+        Hahne 1998): one takes half the pool, many an equal part each, and a newcomer finds room always."""
+        return MEMPOOL_TXS_MAX - len(self.places)
+
+    def _free_bytes(self) -> int:
+        """As `_free_txs`."""
+        return MEMPOOL_BYTES_MAX - self.size_bytes
 
     def wait_ms(self, tx: CheckedTx, source: str) -> float:
         """How long that transaction would wait for its batch, at the most, as far as is known."""
@@ -232,7 +239,7 @@ class Mempool:
         if not wanted:
             if self.size_bytes + size > MEMPOOL_BYTES_MAX:
                 return False
-            if self.by_maker.get(maker, 0) + size > MEMPOOL_MAKER_BYTES_MAX:
+            if self.by_maker.get(maker, 0) + size > min(MEMPOOL_MAKER_BYTES_MAX, self._free_bytes()):
                 return False
         for tx in batch.txs:
             self.known.remember(tx)

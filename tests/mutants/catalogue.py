@@ -833,7 +833,7 @@ MUTANTS: Final = (
     _M(
         "maker_share_is_gone",
         _POOL,
-        "if self.by_maker.get(maker, 0) + size > MEMPOOL_MAKER_BYTES_MAX:",
+        "if self.by_maker.get(maker, 0) + size > min(MEMPOOL_MAKER_BYTES_MAX, self._free_bytes()):",
         "if False:",
         MEMPOOL,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from hashlib import sha256
 import pytest
 from msgspec import structs
 
+from ledger.blocks import Batch
 from ledger.codec import encode
 from ledger.errors import Refused
 from ledger.keys import Key
@@ -27,7 +29,7 @@ from node.limits import (
     RETRY_MS_MAX,
     RETRY_MS_MIN,
 )
-from node.mempool import HeldBatch, Mempool
+from node.mempool import HeldBatch, Mempool, open_batch
 from node.pace import Pace
 from node.seam import Overloaded
 from tests.node.final_chain import transfer_tx
@@ -305,7 +307,7 @@ def test_a_flood_costs_no_signatures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_client_never_has_more_than_its_part_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MEMPOOL_SOURCE_TXS_MAX", 3)
+    monkeypatch.setattr(module, "MEMPOOL_TXS_MAX", 6)
     pool = Mempool(CHAIN_ID)
     for number in range(3):
         pool.add(tx(number, LOUD if number else OTHER), 0, "loud")
@@ -313,3 +315,38 @@ def test_one_client_never_has_more_than_its_part_of_the_pool(monkeypatch: pytest
         pool.add(tx(9, OTHER), 0, "loud")
     assert pool.refused == {"source": 1}
     assert pool.add(tx(9, OTHER), 0, "quiet")
+
+
+@pytest.mark.parametrize("bound", ["MEMPOOL_TXS_MAX", "MEMPOOL_BYTES_MAX"])
+def test_many_addresses_leave_room_for_one_more(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """Forty clients bring all that is taken of them, again and again: a newcomer finds room at any time."""
+    size = len(tx(0, LOUD).raw)
+    monkeypatch.setattr(module, bound, 400 if bound == "MEMPOOL_TXS_MAX" else 400 * (size + 2))
+    pool = Mempool(CHAIN_ID)
+    number = 0
+    for _ in range(12):
+        for address in range(40):
+            number += 1
+            with contextlib.suppress(Overloaded):
+                pool.add(tx(number, LOUD if number % 2 else OTHER), 0, f"loud {address}")
+        number += 1
+        assert pool.add(tx(number, QUIET), 0, f"newcomer {number}")
+    assert pool.refused["source"] > 0
+    assert "pool" not in pool.refused
+
+
+def test_batches_of_one_maker_leave_room_for_those_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three makers that fill what they may do not keep a fourth one's batches out."""
+
+    def batch(first: int) -> HeldBatch:
+        raws = tuple(tx(number, LOUD).raw for number in range(first, first + 4))
+        return open_batch(encode(Batch(raws)), CHAIN_ID, pool.known.verify)
+
+    pool = Mempool(CHAIN_ID)
+    monkeypatch.setattr(module, "MEMPOOL_BYTES_MAX", 12 * len(batch(0).data))
+    number = 0
+    for _ in range(10):
+        for maker in range(3):
+            number += 4
+            pool.hold(batch(number), maker, wanted=False)
+    assert pool.hold(batch(9_000), 3, wanted=False)
