@@ -31,6 +31,11 @@ class Budget:
         self._refill(now_s)
         return self._tokens >= 1
 
+    @property
+    def is_in_debt(self) -> bool:
+        """False when there is no debt, whatever the time is; else ask ``debt_s``."""
+        return self._tokens < 0
+
     def debt_s(self, now_s: float) -> float:
         """Returns how long it takes to pay the debt; 0 when there is none."""
         self._refill(now_s)
