@@ -100,6 +100,39 @@ async def test_who_floods_without_end_is_banned(hosts, wait_until, monkeypatch) 
     assert [(ban.peer_id, ban.rule) for ban in one.net.banned()] == [(other.id, "flood.bulk")]
 
 
+async def test_honest_work_at_production_rates_is_no_flood(hosts, wait_until) -> None:
+    """Catching up, a state in chunks and artifacts at once (as many asked for as `node` asks for at most),
+    beside votes and batches: as fast as it goes for two seconds, with the real budgets."""
+    one, other = await hosts.pair()
+    chunk = bytes(262_144)
+    asked, sent = 0, 0
+
+    async def ask() -> None:
+        nonlocal asked
+        while True:
+            await other.net.request(one.id, "echo", chunk, 30.0)
+            asked += 1
+
+    async def send(lane: Lane, size_bytes: int, pause_s: float) -> None:
+        nonlocal sent
+        while True:
+            sent += other.net.send(one.id, lane, bytes(size_bytes))
+            await trio.sleep(pause_s)
+
+    with trio.move_on_after(2.0):
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(ask)
+            nursery.start_soon(send, Lane.BULK, 16_384, 0.004)  # batches, as often as they go out
+            nursery.start_soon(send, Lane.CONSENSUS, 200, 0.002)  # votes of a hundred, five views a second
+    await wait_until(lambda: len(one.seen.messages) == sent, 30)
+    assert asked > 8 and sent > 50
+    for peer in (one, other):
+        marks = {name for name in peer.net.stats() if name.startswith(("slowed.", "fault."))}
+        assert not marks
+        assert all(link.score == 0 for link in peer.net.neighbours())
+
+
 async def meet(hosts, wait_until):
     """Three hosts; the second and the third know the first alone, and each has heard its topics."""
     one, other = await hosts.pair()
