@@ -41,10 +41,18 @@ from ledger.keys import Key
 from node.accuser import Accuser
 from node.batch_desk import BatchDesk
 from node.clock import now_ms, wall_ms
+from node.counters import Counters
 from node.errors import StateDiffers, TwoChains
 from node.former_epoch import FormerEpoch
 from node.inbox import Inbox
-from node.limits import ENGINE_DRAIN_MAX, ENGINE_DRAIN_MS, FAULT_POINTS, PRUNE_EVERY_VIEWS, SEND_PASSES
+from node.limits import (
+    ENGINE_DRAIN_MAX,
+    ENGINE_DRAIN_MS,
+    FAULT_POINTS,
+    PRUNE_EVERY_VIEWS,
+    SEND_MS,
+    SEND_PASSES,
+)
 from node.mempool import HeldBatch, Mempool, open_batch
 from node.notary import Notary
 from node.other_epochs import is_answer
@@ -56,18 +64,6 @@ from node.wire import BatchPush
 from p2p.network import Lane, Network
 
 log = structlog.get_logger("engine")
-
-
-@dataclass(slots=True)
-class Counters:
-    """For metrics."""
-
-    steps: int = 0
-    dropped: int = 0
-    faults: dict[str, int] = field(default_factory=dict)
-    alarms: dict[str, int] = field(default_factory=dict)
-    sent: int = 0
-    received: int = 0
 
 
 @dataclass(slots=True)
@@ -173,11 +169,10 @@ class Engine:
                         break  # awake already when it was halted: a cancellation would come too late
                     if self.notary.differs:  # found by others: nothing needs to be committed here to tell
                         raise StateDiffers(self.notary.differs)
+                    sent = self.counters.sent
                     self._drain()
-                    for _ in range(SEND_PASSES if self._final else 0):
-                        await trio.lowlevel.checkpoint()  # votes leave before the disk holds us up
-                    if self.halted:
-                        break
+                    if self._final and self.counters.sent > sent:
+                        await self._let_out()
                     wake_ms = self._commit()
                     if self._inbox or self.desk.ready:
                         self._bell.set()
@@ -185,6 +180,12 @@ class Engine:
                 nursery.cancel_scope.cancel()
             finally:
                 self._nursery = None
+
+    async def _let_out(self) -> None:
+        """Votes leave before execution and the disk hold up the loop."""
+        with trio.move_on_after(SEND_MS / 1000):
+            for _ in range(SEND_PASSES):
+                await trio.lowlevel.checkpoint()
 
     async def _reach_promises(self) -> bool:
         """Wait until range sync has brought the chain to the view up to which votes were forgotten. False:
@@ -366,6 +367,8 @@ class Engine:
     def _commit(self) -> int | None:
         """Execute what is final, several blocks in one synced write, and tell the core. Returns when to wake
         next."""
+        if self.halted:  # since they became final: the store is another
+            return None
         while self._final:
             with self.notary.store.grouped() if len(self._final) > 1 else nullcontext():
                 blocks = [self._execute(self._final.popleft()) for _ in range(len(self._final))]
@@ -381,8 +384,7 @@ class Engine:
         header = commit.header
         if header.height <= self.notary.store.tip.height:  # range sync was faster
             return self._executed(header.height)
-        present, txs = self.desk.block(header)
-        known = self.mempool.known.txs
+        (present, txs), known = self.desk.block(header), self.mempool.known.txs
         done = self.notary.commit(header, commit.certificate, present, known, commit.path, txs)
         return executed(self.notary.store, header.height, done.root)
 

@@ -59,8 +59,9 @@ CERTIFICATES_RIDING_MAX: Final = 64  # certificates that wait for a synced write
 PRUNE_EVERY_VIEWS: Final = 16  # sign state is pruned that often: a write and four scans less a block
 ENGINE_DRAIN_MAX: Final = 256  # messages handled before others get the loop again …
 ENGINE_DRAIN_MS: Final = 25  # … or for so long: a proposal may bring hundreds of signatures
-# Passes of the event loop between votes and the commit of a block: as many as a write takes to the socket.
+# Passes of the event loop between votes and the commit of a block: as many as a write takes to the socket …
 SEND_PASSES: Final = 8
+SEND_MS: Final = 3  # … but no longer: in a busy loop a pass takes long, and the block is waited for, too
 BATCHES_OPENING_MAX: Final = 16  # batches of one validator that are being checked: 8 MiB at the most
 FETCH_ANSWERS_MAX: Final = 64  # batches sent to one validator in FETCH_ANSWERS_MS: what a core wants at once
 FETCH_ANSWERS_MS: Final = 250
