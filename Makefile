@@ -2,7 +2,7 @@
 # SAVE=1 writes the result of a long run to bench/results.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo sim market leases scenario-approvals twins mutants crash e2e soak model net interop bench docs lock clean
+.PHONY: help setup lint test demo sim market leases scenario-approvals twins mutants crash e2e soak model net interop bench wan followers docs lock clean
 python := .venv/bin/python
 SEEDS ?= 200
 PARTITIONS ?= 1000000
@@ -64,8 +64,14 @@ net: setup ## network namespaces as machines: sites, cuts, NAT, hostile peers (r
 interop: setup ## js-libp2p and go-libp2p peers on a real network (2 minutes; the first time it fetches and builds)
 	@$(python) -m tests.interop.run $(ARGS)
 
-bench: setup ## measure, print the figures
-	@$(python) -m bench.run
+bench: setup ## us beside etcd and CometBFT, in turn (8 minutes; SHORT=1 a minute); scripts/bench_setup.sh installs them
+	@$(python) -m bench.run $(if $(SHORT),--short) $(if $(SAVE),--save) $(ARGS)
+
+wan: setup ## 16, 50 and 100 validators around the world, in a model of measured costs
+	@$(python) -m bench.wan $(if $(SAVE),--save)
+
+followers: setup ## what following costs: real followers beside validators, and 5,000 in a model
+	@$(python) -m bench.followers $(if $(SAVE),--save)
 
 docs: setup ## write the parts of docs/ that are made from the code
 	@$(python) -m scripts.docs

@@ -57,11 +57,12 @@ class Core(CoreState):
                 self._receive(sender, message, header)
                 if isinstance(message, Vote) and self._is_settled():
                     return self._out
-            case BatchHeld(digest, txs):
-                self.batches[digest] = txs
+            case BatchHeld(digest, txs, maker):
+                self.batches[digest], self.makers[digest] = txs, maker
                 self.wants.got(digest)
             case BatchDropped(digest):
                 self.batches.pop(digest, None)
+                self.makers.pop(digest, None)
             case Executed() if not self.ended:
                 self._executed(event)
             case Synced(header, certificate) if not self.ended:
@@ -92,6 +93,7 @@ class Core(CoreState):
 
     def _receive(self, sender: int, message: Message, header: Header | None) -> None:
         self.relay.heard(sender, message)
+        self.silence.heard(sender)  # [14]
         if self.ended and not isinstance(message, Status | Fetch):
             return  # [12] all is said; only who lags gets an answer
         match message:
@@ -194,12 +196,12 @@ class Core(CoreState):
     def _enter(self) -> None:
         """[1] Enter the smallest view that is not cleared, at once."""
         while self._cleared(self.frontier):
+            self._pass(self.frontier)
             self.frontier += 1
         self.watch.forget(self.frontier)
         state = self._view(self.frontier)
         if state.entered_ms is None:
-            state.entered_ms = self._now_ms
-            state.timeout_ms = self.config.timing.timeout_ms(state.number, self.final_view)
+            self._begin(state)
 
     def _commit(self) -> None:
         """[9] Final finalizes all ancestors; commit them in order once all bytes are held. [12] What stands
@@ -304,14 +306,6 @@ class Core(CoreState):
             return
         if state.refused or self._now_ms >= self._skip_ms(state):
             self._cast(state, VoteKind.SKIP, ZERO_HASH, None)
-
-    def _skip_ms(self, state: ViewState) -> int:
-        """[8] [13] T from entry, plus the idle wait for as long as there is nothing to propose."""
-        assert state.entered_ms is not None, "only a view entered has a timeout"
-        if state.work_ms is None and self._work():
-            state.work_ms = self._now_ms
-        late = state.entered_ms + self.config.timing.idle_ms + state.timeout_ms
-        return late if state.work_ms is None else min(late, state.work_ms + state.timeout_ms)
 
     def _propose(self) -> None:
         """[2] [13] Lead: build on the base as soon as there is work, or after the idle wait."""

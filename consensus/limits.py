@@ -19,6 +19,12 @@ CERTIFICATES_PER_ANSWER_MAX: Final = 64
 VOTES_PER_ANSWER_MAX: Final = 64
 ANSWER_EVERY_MS: Final = 200  # to one peer: a Status is small, the answer is not
 
+# For a leader that was away and said nothing since (rule 14): one that is back is heard by its Status before
+# it proposes; this is for one whose Status is still on its way in a local network, behind a busy loop. And
+# no longer than a fifth of what any other would get: short timeouts are for short ways.
+SILENT_GRACE_MS: Final = 30
+SILENT_GRACE_SHARE: Final = 5  # of the timeout
+
 # Headers wanted at once while following parent links; further behind, range sync takes over.
 WANTS_MAX: Final = 64
 # A certificate is relayed to members that have not shown within this time that they hold it: some

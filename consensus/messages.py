@@ -139,10 +139,12 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class BatchHeld:
-    """A batch is held here, with this many transactions. `own`: worth proposing (not seen committed)."""
+    """A batch is held here, with this many transactions, worth proposing (not seen committed). `maker`: the
+    member that brought it; what one brings waits behind its own when not all fit into a block."""
 
     digest: bytes
     txs: int
+    maker: int = -1
 
 
 @dataclass(frozen=True, slots=True)

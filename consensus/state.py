@@ -16,6 +16,7 @@ from consensus.leader import leader
 from consensus.messages import Ready, Record, Send, Vote
 from consensus.relay import Relay
 from consensus.safety import SafetyState
+from consensus.silence import Silence
 from consensus.timers import Timing
 from consensus.votes import ViewState, count_vote
 from consensus.wants import Wants
@@ -67,6 +68,7 @@ class CoreState:
     change: Change | None = None
     views: dict[int, ViewState] = field(default_factory=dict)
     batches: dict[bytes, int] = field(default_factory=dict)  # held and not committed: digest -> txs
+    makers: dict[bytes, int] = field(default_factory=dict)  # of those: digest -> who brought it, -1 unknown
     frontier: int = 1
     final_view: int = 0
     executed: int = 0
@@ -74,6 +76,7 @@ class CoreState:
     wants: Wants = field(init=False)
     relay: Relay = field(init=False)
     watch: Watch = field(init=False)
+    silence: Silence = field(init=False)
     standstill_ms: int = 0
     answered_ms: dict[int, int] = field(default_factory=dict)  # last answer to a member's Status
     started: bool = False
@@ -87,6 +90,7 @@ class CoreState:
         size = len(self.config.validators.members)
         self.wants, self.relay = Wants(self.config.me, size), Relay(self.config.me, size)
         self.watch = Watch(self.config.validators, self.config.me)
+        self.silence = Silence(self.config.me)
         self.final_view = self.chain.tip.view
         if self.final is not None and self.final.statement.view > self.chain.tip.view:
             self._view(self.final.statement.view).hold(self.final)  # a base for proposals [2]
@@ -227,6 +231,38 @@ class CoreState:
             state is not None and bool(state.notar or state.skip or state.final)
         )
 
+    def _begin(self, state: ViewState) -> None:
+        """[8] [14] A view's timeout is fixed when it is entered. It may be short for a silent leader near the
+        last Final only: where nothing becomes final all timers are whole, and grow."""
+        state.entered_ms = self._now_ms
+        state.timeout_ms = self.config.timing.timeout_ms(state.number, self.final_view)
+        state.is_near_final = state.number <= self.final_view + len(self.config.validators.members)
+        self.silence.entered(leader(self.config.validators, state.number))
+
+    def _pass(self, view: int) -> None:
+        """[14] A view is cleared: did its leader stay away?"""
+        state, by = self.views.get(view), leader(self.config.validators, view)
+        if state is not None and (state.notar or state.final):
+            self.silence.heard(by)
+        elif state is not None and state.skip:
+            self.silence.skipped(by)
+
+    def _skip_ms(self, state: ViewState) -> int:
+        """[8] [13] [14] T from entry, plus the idle wait for as long as there is nothing to propose."""
+        assert state.entered_ms is not None, "only a view entered has a timeout"
+        if state.work_ms is None and self._work():
+            state.work_ms = self._now_ms
+        patience_ms = self._patience_ms(state)
+        late = state.entered_ms + self.config.timing.idle_ms + patience_ms
+        return late if state.work_ms is None else min(late, state.work_ms + patience_ms)
+
+    def _patience_ms(self, state: ViewState) -> int:
+        """[8] [14] How long this view waits for a proposal once there is work."""
+        is_silent = leader(self.config.validators, state.number) in self.silence.silent
+        if is_silent and state.is_near_final:
+            return self.config.timing.silent_ms(state.timeout_ms)
+        return state.timeout_ms
+
     def _leads(self, view: int) -> bool:
         return leader(self.config.validators, view) == self.config.me
 
@@ -245,6 +281,7 @@ class CoreState:
     def _forget_batches(self, header: Header) -> None:
         for digest in header.batches:
             self.batches.pop(digest, None)
+            self.makers.pop(digest, None)
             self.wants.got(digest)
 
     def _prune(self) -> None:
@@ -304,16 +341,29 @@ class CoreState:
         return self.chain.tip.view, self.chain.tip_hash
 
     def _fresh(self, base: tuple[int, bytes]) -> list[bytes]:
-        """Batches held that no block from the tip to `base` names, in order of arrival, bounded."""
+        """[2] Batches held that no block from the tip to `base` names, bounded. In order of arrival; where
+        not all fit, makers take turns, each with its oldest: nobody's many keep another's out."""
         path, _ = self.chain.path(base[1])
         used = {digest for _, header in path for digest in header.batches}
+        fresh = [digest for digest in self.batches if digest not in used]
+        if len(fresh) > BLOCK_BATCHES_MAX or sum(self.batches[digest] for digest in fresh) > BLOCK_TXS_MAX:
+            fresh = self._in_turns(fresh)
         chosen: list[bytes] = []
         txs = 0
-        for digest, count in self.batches.items():
-            if digest in used:
-                continue
-            if len(chosen) >= BLOCK_BATCHES_MAX or (chosen and txs + count > BLOCK_TXS_MAX):
+        for digest in fresh:
+            txs += self.batches[digest]
+            if len(chosen) >= BLOCK_BATCHES_MAX or (chosen and txs > BLOCK_TXS_MAX):
                 break
             chosen.append(digest)
-            txs += count
         return chosen
+
+    def _in_turns(self, digests: list[bytes]) -> list[bytes]:
+        """One of each maker, then the next of each, who has the oldest first."""
+        rounds: dict[int, int] = {}
+        placed: list[tuple[int, int, bytes]] = []
+        for place, digest in enumerate(digests):
+            maker = self.makers.get(digest, -1)
+            rounds[maker] = rounds.get(maker, -1) + 1
+            if rounds[maker] < BLOCK_BATCHES_MAX:  # no more of one can have a place
+                placed.append((rounds[maker], place, digest))
+        return [digest for _, _, digest in sorted(placed)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from consensus.limits import SILENT_GRACE_MS, SILENT_GRACE_SHARE
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -23,6 +25,10 @@ class Timing:
             if timeout >= self.timeout_max_ms:
                 return self.timeout_max_ms
         return timeout
+
+    def silent_ms(self, timeout_ms: int) -> int:
+        """[14] What a view of this timeout waits for a leader that is silent."""
+        return min(SILENT_GRACE_MS, timeout_ms // SILENT_GRACE_SHARE)
 
     def idle_left_ms(self, since_entry_ms: int, since_parent_ms: int) -> int:
         """[13] How much longer a leader with nothing to propose waits: idle_ms after its parent's block time,

@@ -15,6 +15,7 @@ class ViewState:
     number: int
     entered_ms: int | None = None
     timeout_ms: int = 0  # [8] fixed at entry: a Final that comes later does not shorten it
+    is_near_final: bool = False  # [14] of when it was entered
     work_ms: int | None = None  # when there was first something to propose, since entry
     proposal: Header | None = None
     proposal_hash: bytes = b""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import structlog
@@ -16,11 +17,11 @@ import trio
 from consensus.core import Core
 from consensus.messages import (
     BatchHeld,
+    Commit,
     Event,
     Executed,
     Fetch,
     Joined,
-    Ready,
     Reply,
     Send,
     Start,
@@ -40,10 +41,18 @@ from ledger.keys import Key
 from node.accuser import Accuser
 from node.batch_desk import BatchDesk
 from node.clock import now_ms, wall_ms
+from node.counters import Counters
 from node.errors import StateDiffers, TwoChains
 from node.former_epoch import FormerEpoch
 from node.inbox import Inbox
-from node.limits import ENGINE_DRAIN_MAX, ENGINE_DRAIN_MS, FAULT_POINTS, PRUNE_EVERY_VIEWS
+from node.limits import (
+    ENGINE_DRAIN_MAX,
+    ENGINE_DRAIN_MS,
+    FAULT_POINTS,
+    PRUNE_EVERY_VIEWS,
+    SEND_MS,
+    SEND_PASSES,
+)
 from node.mempool import HeldBatch, Mempool, open_batch
 from node.notary import Notary
 from node.other_epochs import is_answer
@@ -55,18 +64,6 @@ from node.wire import BatchPush
 from p2p.network import Lane, Network
 
 log = structlog.get_logger("engine")
-
-
-@dataclass(slots=True)
-class Counters:
-    """For metrics."""
-
-    steps: int = 0
-    dropped: int = 0
-    faults: dict[str, int] = field(default_factory=dict)
-    alarms: dict[str, int] = field(default_factory=dict)
-    sent: int = 0
-    received: int = 0
 
 
 @dataclass(slots=True)
@@ -98,6 +95,8 @@ class Engine:
     _joined: deque[int] = field(default_factory=deque)
     _pruned_view: int = 0
     _due_ms: int | None = None  # when the core has something to do if nothing else happens
+    _final: deque[Commit] = field(default_factory=deque)  # to be executed, in order
+    _prune_view: int = 0
 
     def __post_init__(self) -> None:
         self.core = make_core(self.notary, self.key, self.me)
@@ -161,7 +160,8 @@ class Engine:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
-                wake_ms = self._step(Start())
+                self._step(Start())
+                wake_ms = self._commit()
                 while not self.core.ended:
                     await self._wait(wake_ms)
                     self._bell = trio.Event()
@@ -169,13 +169,23 @@ class Engine:
                         break  # awake already when it was halted: a cancellation would come too late
                     if self.notary.differs:  # found by others: nothing needs to be committed here to tell
                         raise StateDiffers(self.notary.differs)
-                    wake_ms = self._drain()
+                    sent = self.counters.sent
+                    self._drain()
+                    if self._final and self.counters.sent > sent:
+                        await self._let_out()
+                    wake_ms = self._commit()
                     if self._inbox or self.desk.ready:
                         self._bell.set()
                     await trio.lowlevel.checkpoint()
                 nursery.cancel_scope.cancel()
             finally:
                 self._nursery = None
+
+    async def _let_out(self) -> None:
+        """Votes leave before execution and the disk hold up the loop."""
+        with trio.move_on_after(SEND_MS / 1000):
+            for _ in range(SEND_PASSES):
+                await trio.lowlevel.checkpoint()
 
     async def _reach_promises(self) -> bool:
         """Wait until range sync has brought the chain to the view up to which votes were forgotten. False:
@@ -200,13 +210,14 @@ class Engine:
         state, batches = self.safety.load(self.core.config.validators.epoch, self.notary.store.tip.view)
         self.core.restore(state)
         for waiting in list(self.mempool.batches.values()):  # from the epoch before
-            self._step(BatchHeld(waiting.digest, waiting.count))
-            if self.mempool.makers[waiting.digest] == self.me:
+            maker = self.mempool.makers[waiting.digest]
+            self._step(BatchHeld(waiting.digest, waiting.count, maker))
+            if maker == self.me:
                 self._push(waiting.data)  # not all may have been there, or have had a seat
         for data in batches.values():
             held = open_batch(data, self.mempool.chain_id, self.mempool.known.verify)
             self.mempool.hold(held, self.me, wanted=True)
-            self._step(BatchHeld(held.digest, held.count))
+            self._step(BatchHeld(held.digest, held.count, self.me))
 
     async def _wait(self, wake_ms: int | None) -> None:
         due = [ms for ms in (wake_ms, self.mempool.seal_due_ms()) if ms is not None]
@@ -303,7 +314,7 @@ class Engine:
         if not wanted and self.notary.store.batch(batch.digest) is not None:
             return  # late: it is final already
         if self.mempool.hold(batch, member, wanted=wanted):
-            self._step(BatchHeld(batch.digest, batch.count))
+            self._step(BatchHeld(batch.digest, batch.count, member))
 
     def _submit(self, raw: bytes) -> bool:
         """Queue an own transaction. False when the mempool does not take it now."""
@@ -320,7 +331,7 @@ class Engine:
         if sealed is None:
             return
         self._push(sealed.data)
-        self._step(BatchHeld(sealed.digest, sealed.count))
+        self._step(BatchHeld(sealed.digest, sealed.count, self.me))
 
     def _push(self, batch: bytes) -> None:
         data = encode(BatchPush(batch))
@@ -330,24 +341,22 @@ class Engine:
     # ------------------------------------------------------------------ carrying out
 
     def _step(self, event: Event) -> int | None:
-        """One step of the core and all that follows from it: persist, then send, then commit."""
-        queue: deque[Event] = deque([event])
-        wake_ms: int | None = None
-        while queue:
-            ready = self.core.step(queue.popleft(), now_ms(), wall_ms())
-            self.counters.steps += 1
-            if ready.records or ready.certificates:
-                self.safety.persist(ready, self.desk.bytes_of)
-            for send in ready.send:
-                self._send(send)
-            self._commit(ready, queue)
-            self._accuse(*ready.evidence)
-            for alarm in ready.alarms:
-                self.alarm(alarm)
-                if alarm == "final_off_chain":
-                    raise TwoChains(f"a final block is not above ours of height {self.core.chain.tip.height}")
-            wake_ms = self._due_ms = ready.wake_ms
-        return wake_ms
+        """One step of the core: persist, then send. What it commits is noted for `_commit`."""
+        ready = self.core.step(event, now_ms(), wall_ms())
+        self.counters.steps += 1
+        if ready.records or ready.certificates:
+            self.safety.persist(ready, self.desk.bytes_of)
+        for send in ready.send:
+            self._send(send)
+        self._final.extend(ready.commit)
+        self._prune_view = max(self._prune_view, ready.prune_view)
+        self._accuse(*ready.evidence)
+        for alarm in ready.alarms:
+            self.alarm(alarm)
+            if alarm == "final_off_chain":
+                raise TwoChains(f"a final block is not above ours of height {self.core.chain.tip.height}")
+        self._due_ms = ready.wake_ms
+        return self._due_ms
 
     def _accuse(self, *found: Evidence | None) -> None:
         for evidence in (one for one in found if one is not None):
@@ -355,20 +364,29 @@ class Engine:
             self.accuser.found(evidence)
             self.alarm("equivocation")
 
-    def _commit(self, ready: Ready, queue: deque[Event]) -> None:
-        for commit in ready.commit:
-            header = commit.header
-            if header.height <= self.notary.store.tip.height:  # range sync was faster
-                if (done_before := self._executed(header.height)) is not None:
-                    queue.append(done_before)  # before those above it: what is proposed may name it
-                continue
-            present, txs = self.desk.block(header)
-            known = self.mempool.known.txs
-            done = self.notary.commit(header, commit.certificate, present, known, commit.path, txs)
-            queue.append(executed(self.notary.store, header.height, done.root))
-        if ready.prune_view >= self._pruned_view + self.prune_every_views:
-            self._pruned_view = ready.prune_view
-            self.safety.prune(ready.prune_view)
+    def _commit(self) -> int | None:
+        """Execute what is final, several blocks in one synced write, and tell the core. Returns when to wake
+        next."""
+        if self.halted:  # since they became final: the store is another
+            return None
+        while self._final:
+            with self.notary.store.grouped() if len(self._final) > 1 else nullcontext():
+                blocks = [self._execute(self._final.popleft()) for _ in range(len(self._final))]
+            for done in blocks:  # in order: what is proposed may name a root of each
+                if done is not None:
+                    self._step(done)
+        if self._prune_view >= self._pruned_view + self.prune_every_views:
+            self._pruned_view = self._prune_view
+            self.safety.prune(self._prune_view)
+        return self._due_ms
+
+    def _execute(self, commit: Commit) -> Executed | None:
+        header = commit.header
+        if header.height <= self.notary.store.tip.height:  # range sync was faster
+            return self._executed(header.height)
+        (present, txs), known = self.desk.block(header), self.mempool.known.txs
+        done = self.notary.commit(header, commit.certificate, present, known, commit.path, txs)
+        return executed(self.notary.store, header.height, done.root)
 
     def _send(self, send: Send) -> None:
         message = send.message

@@ -26,12 +26,17 @@ def cost_of(tx: CheckedTx) -> int:
 
 @dataclass(slots=True)
 class Turns(Generic[K]):
-    """Whose turn it is. A key that has nothing left stays until its turn, so that leaving gains nothing."""
+    """Whose turn it is. A key that has nothing left stays until its turn, so that leaving gains nothing.
+
+    Virtual time goes on at least by the share that each of those waiting has in what is served (as in
+    weighted fair queueing): who had a turn has the next one after a round, even when new keys never cease
+    to come.
+    """
 
     _heap: list[tuple[int, int, K]] = field(default_factory=list)  # (start tag, arrival, key)
     _keys: set[K] = field(default_factory=set)
     fresh: OrderedDict[K, None] = field(default_factory=OrderedDict)  # had nothing waiting, got no turn yet
-    _now: int = 0  # virtual time: the start tag served last
+    _now: int = 0  # virtual time: the start tag served last, or later
     _count: int = 0
 
     def join(self, key: K) -> None:
@@ -45,17 +50,18 @@ class Turns(Generic[K]):
         """Whose turn it is. Raises IndexError when nobody takes part."""
         return self._heap[0][2]
 
-    def served(self, cost: int) -> None:
-        """The first one got its turn, for that cost."""
+    def served(self, cost: int, waiting: int | None = None) -> None:
+        """The first one got its turn, for that cost, while so many keys had something waiting. None: virtual
+        time stays at its start tag, so that who is new goes before all that had a turn."""
         start, _, key = heapq.heappop(self._heap)
-        self._now = start
+        self._now = max(start, self._now + cost // waiting) if waiting else start
         self.fresh.pop(key, None)
         self._push(start + cost, key)
 
     def leave(self) -> None:
         """The first one has nothing waiting."""
         start, _, key = heapq.heappop(self._heap)
-        self._now = start
+        self._now = max(start, self._now)
         self._keys.discard(key)
         self.fresh.pop(key, None)
 
@@ -143,7 +149,7 @@ class FairQueue:
 
     def _serve(self, bringer: _Source, tx: VerifiedTx) -> None:
         cost = cost_of(tx)
-        bringer.turns.served(cost)
+        bringer.turns.served(cost, len(bringer.accounts))
         self._turns.served(cost)
         self.remove(tx.id)
 

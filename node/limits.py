@@ -10,7 +10,7 @@ MIB: Final = 1024 * 1024
 
 # --- mempool ------------------------------------------------------------------------------------
 BATCH_SEAL_BYTES: Final = 128 * 1024  # a batch goes out when it is this big …
-BATCH_SEAL_MS: Final = 4  # … or this old: small beside a view, long enough to bundle a burst
+BATCH_SEAL_MS: Final = 4  # … or so long after the last one: small beside a view, bundles a burst
 MEMPOOL_BYTES_MAX: Final = 64 * MIB  # uncommitted batches and transactions held in memory
 MEMPOOL_TXS_MAX: Final = 100_000
 MEMPOOL_MAKER_BYTES_MAX: Final = 16 * MIB  # uncommitted batches of one validator: one cannot fill it for all
@@ -19,9 +19,6 @@ MEMPOOL_SENDER_TXS_MAX: Final = 10_000
 MEMPOOL_SENDER_BYTES_MAX: Final = 8 * MIB
 VERIFIED_MAX: Final = 50_000  # transactions whose signature was checked, so it is checked once …
 VERIFIED_BYTES_MAX: Final = 32 * MIB  # … and their bytes: one may be 128 KiB
-# Pending of one bringer (a client's address, a peer): half, so that nobody's network fills it for all others.
-MEMPOOL_SOURCE_TXS_MAX: Final = 50_000
-MEMPOOL_SOURCE_BYTES_MAX: Final = 32 * MIB
 OVERLOAD_RETRY_S: Final = 1.0
 
 # --- admission by time: what is accepted is soon final ------------------------------------------------
@@ -62,6 +59,9 @@ CERTIFICATES_RIDING_MAX: Final = 64  # certificates that wait for a synced write
 PRUNE_EVERY_VIEWS: Final = 16  # sign state is pruned that often: a write and four scans less a block
 ENGINE_DRAIN_MAX: Final = 256  # messages handled before others get the loop again …
 ENGINE_DRAIN_MS: Final = 25  # … or for so long: a proposal may bring hundreds of signatures
+# Passes of the event loop between votes and the commit of a block: as many as a write takes to the socket …
+SEND_PASSES: Final = 8
+SEND_MS: Final = 3  # … but no longer: in a busy loop a pass takes long, and the block is waited for, too
 BATCHES_OPENING_MAX: Final = 16  # batches of one validator that are being checked: 8 MiB at the most
 FETCH_ANSWERS_MAX: Final = 64  # batches sent to one validator in FETCH_ANSWERS_MS: what a core wants at once
 FETCH_ANSWERS_MS: Final = 250

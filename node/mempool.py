@@ -29,8 +29,6 @@ from node.limits import (
     MEMPOOL_MAKER_BYTES_MAX,
     MEMPOOL_SENDER_BYTES_MAX,
     MEMPOOL_SENDER_TXS_MAX,
-    MEMPOOL_SOURCE_BYTES_MAX,
-    MEMPOOL_SOURCE_TXS_MAX,
     MEMPOOL_TXS_MAX,
     OVERLOAD_RETRY_S,
     QUEUE_FREE_ACCOUNT_BYTES,
@@ -103,6 +101,7 @@ class Mempool:
     known: KnownTxs = field(default_factory=KnownTxs)
     pending: FairQueue = field(default_factory=FairQueue)
     pending_since_ms: int = 0
+    sealed_ms: int = -BATCH_SEAL_MS  # when the last batch was due
     refused: Counter[str] = field(default_factory=Counter)  # why nothing more was taken -> how often
     places: dict[bytes, int] = field(default_factory=dict)
     senders: dict[bytes, Usage] = field(default_factory=dict)
@@ -154,7 +153,7 @@ class Mempool:
         ):
             raise self._overloaded("account")
         txs, waiting_bytes = self.pending.usage(source)
-        if txs >= MEMPOOL_SOURCE_TXS_MAX or waiting_bytes + size > MEMPOOL_SOURCE_BYTES_MAX:
+        if txs >= self._free_txs() or waiting_bytes + size > self._free_bytes():
             raise self._overloaded("source")
         wait_ms = self.wait_ms(tx, source)
         if wait_ms > QUEUE_MS_MAX:
@@ -162,6 +161,15 @@ class Mempool:
                 raise self._overloaded("account_wait", wait_ms - QUEUE_MS_MAX / 2)
             if self.pending.waiting(source) > QUEUE_FREE_SOURCE_BYTES:
                 raise self._overloaded("source_wait", wait_ms - QUEUE_MS_MAX / 2)
+
+    def _free_txs(self) -> int:
+        """No bringer has more waiting than there is room left for others (dynamic thresholds: Choudhury and
+        Hahne 1998): one takes half the pool, many an equal part each, and a newcomer finds room always."""
+        return MEMPOOL_TXS_MAX - len(self.places)
+
+    def _free_bytes(self) -> int:
+        """As `_free_txs`."""
+        return MEMPOOL_BYTES_MAX - self.size_bytes
 
     def wait_ms(self, tx: CheckedTx, source: str) -> float:
         """How long that transaction would wait for its batch, at the most, as far as is known."""
@@ -186,20 +194,24 @@ class Mempool:
         return True
 
     def seal_due_ms(self) -> int | None:
-        """When the pending transactions should go out as a batch; None: nothing pending, or those before
-        must be final first."""
+        """When the pending transactions should go out as a batch: at once after a quiet spell, else some time
+        after the last one, so that a burst is bundled. None: nothing pending, or those before must be final
+        first."""
         if not self.pending:
             return None
         if self.pace is not None and not self.pace.room(self.pending.size_bytes):
             return self.pace.express_due_ms if self.pending.has_fresh() else None
         full = self.pending.size_bytes >= BATCH_SEAL_BYTES or len(self.pending) >= BATCH_TXS_MAX
-        return self.pending_since_ms + (0 if full else BATCH_SEAL_MS)
+        return self.pending_since_ms if full else max(self.pending_since_ms, self.sealed_ms + BATCH_SEAL_MS)
 
     def seal(self, maker: int) -> HeldBatch | None:
         """The next batch of pending transactions, held from now on. None: as `seal_due_ms`."""
+        due = self.seal_due_ms()
         taken = self._take()
         if not taken:
             return None
+        if due is not None:
+            self.sealed_ms = max(self.sealed_ms, due)
         self.size_bytes -= _size(taken)
         raws = tuple(tx.raw for tx in taken)
         batch = HeldBatch(encode(Batch(raws)), txs_digest(raws), tuple(taken), len(taken))
@@ -227,7 +239,7 @@ class Mempool:
         if not wanted:
             if self.size_bytes + size > MEMPOOL_BYTES_MAX:
                 return False
-            if self.by_maker.get(maker, 0) + size > MEMPOOL_MAKER_BYTES_MAX:
+            if self.by_maker.get(maker, 0) + size > min(MEMPOOL_MAKER_BYTES_MAX, self._free_bytes()):
                 return False
         for tx in batch.txs:
             self.known.remember(tx)

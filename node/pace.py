@@ -3,11 +3,13 @@
 Without a bound, a flood would stand in sealed batches, where nobody takes turns any more. The window of
 bytes under way follows the delay as congestion control does: it grows while it is full and batches are final
 in time, and shrinks when they are late: beside what they take while nothing of ours has to wait, or while
-the window is as small as can be.
+the window is as small as can be. Late is a row of which none was quick: where each fourth view waits for a
+leader that is not there, no smaller window makes the others quicker, and all would wait for nothing.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -29,6 +31,7 @@ from node.limits import (
 # The part of a new measurement that counts: what is quick is soon believed, one late batch is chance.
 _FALLS = 2
 _RISES = 8
+_ROW = 4  # measurements in a row; more, and a network that has become slow is noticed late
 _MIN_MS = 1.0  # the clock's grain
 
 
@@ -55,6 +58,7 @@ class Pace:
     _since_ms: int = 0  # busy since, or measured last
     _measured_ms: int = 0
     _cut_ms: int = 0
+    _row_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_ROW))  # delays, the last ones
 
     def room(self, waiting_bytes: int) -> int:
         """How large the next batch may be; 0 when it has to wait. Not until a quarter of the window is free,
@@ -97,10 +101,12 @@ class Pace:
         self.under_way_bytes -= size
         self.last_ms = now - min(sealed.at_ms for sealed in ours)
         delay_ms = max(_MIN_MS, self.last_ms)
+        self._row_ms.append(delay_ms)
+        quick_ms = min(self._row_ms)
         if not self.base_ms:
             self.base_ms = delay_ms
         elif not self._is_full or self.window_bytes == PACE_WINDOW_BYTES_MIN:  # it is not we who are late
-            self.base_ms += (delay_ms - self.base_ms) / (_FALLS if delay_ms < self.base_ms else _RISES)
+            self.base_ms += (quick_ms - self.base_ms) / (_FALLS if quick_ms < self.base_ms else _RISES)
         if self._is_full:
             self._measure(now, sum(sealed.cost for sealed in ours))
         self._since_ms = now
@@ -133,12 +139,13 @@ class Pace:
 
     def _adapt(self, now: int, delay_ms: float, size_bytes: int) -> None:
         late_ms = 2 * self.base_ms + PACE_SLACK_MS
-        if delay_ms > late_ms:
+        quick_ms = min(self._row_ms)
+        if quick_ms > late_ms:
             if now - self._cut_ms >= delay_ms:  # once for all that were under way together
                 self._cut_ms = now
-                in_time = int(self.window_bytes * max(0.5, late_ms / delay_ms))
+                in_time = int(self.window_bytes * max(0.5, late_ms / quick_ms))
                 self.window_bytes = max(PACE_WINDOW_BYTES_MIN, in_time)
-        elif self._is_full:
+        elif self._is_full and delay_ms <= late_ms:
             share = min(1.0, late_ms / delay_ms - 1)
             self.window_bytes = min(PACE_WINDOW_BYTES_MAX, self.window_bytes + int(size_bytes * share))
 

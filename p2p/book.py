@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import trio
+
 from p2p.errors import LocalError
 from p2p.ids import peer_of_address, relay_of_address
 from p2p.limits import (
@@ -18,9 +20,11 @@ from p2p.limits import (
     BOOK_FILE_BYTES_MAX,
     BOOK_PEERS_MAX,
     BOOK_SAID_MAX,
+    BOOK_SAVE_S,
     HELD_MAX,
     OPERATOR_BANS_MAX,
 )
+from p2p.reach import may_hear
 
 _FORMAT = 1
 
@@ -83,6 +87,11 @@ class PeerBook:
             return False
         self.changed = True
         return True
+
+    def hear(self, address: str, teller: str) -> bool:
+        """As ``learn``, of an address that the peer at ``teller`` tells of; one that is nearer to us than it
+        is left out."""
+        return may_hear(address, teller) and self.learn(address)
 
     def said(self, peer_id: str, addresses: Iterable[str], proved: str | None = None) -> None:
         """Takes what a known peer says of itself: before what was heard of it, after the address at which we
@@ -158,7 +167,11 @@ class PeerBook:
         if entry is None:
             return
         entry.failures += 1
-        entry.turn += 1
+        if len(entry.addresses) >= BOOK_ADDRESSES_MAX and not entry.pinned:
+            # Lies that filled it would keep the true one out for ever; the others move up.
+            del entry.addresses[entry.turn % len(entry.addresses)]
+        else:
+            entry.turn += 1
         if entry.failures >= BOOK_FAILURES_MAX and not entry.pinned and peer_id not in self.held:
             del self.entries[peer_id]
             self.changed = True
@@ -236,3 +249,11 @@ def write_book(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(fresh, path)
+
+
+async def keep_saved(book: PeerBook, path: Path) -> None:
+    """Writes the book when it has changed, until cancelled. Raises OSError."""
+    while True:
+        await trio.sleep(BOOK_SAVE_S)
+        if book.changed:
+            await trio.to_thread.run_sync(write_book, path, book.snapshot())

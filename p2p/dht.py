@@ -146,8 +146,12 @@ class Dht:
                 answer = await _read(stream)
                 found = [one for peer in answer.closerPeers[:DHT_PEERS_MAX] for one in addresses_of(peer)]
                 self._board.standing.count("dht.asked")
+                link = self._board.links.get(neighbour)
+                if link is None:
+                    return []
                 for address in found:
-                    self._board.add_peer(address, keep=False)
+                    self._board.book.hear(address, link.address)
+                self._board.look()
                 return found
         except StreamClosed:
             self._board.standing.count("dht.broken")

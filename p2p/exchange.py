@@ -9,12 +9,14 @@ from p2p import discovery
 from p2p.errors import ConnectFailed, PeerFault, RequestError
 from p2p.ids import peer_of_address, relay_of_address
 from p2p.limits import DIRECT_TRIES_MAX, EXCHANGE_EVERY_S, EXCHANGE_FIRST_S
+from p2p.reach import may_hear
 
 if TYPE_CHECKING:
     import random
 
     from p2p.book import PeerBook
     from p2p.link import Link, Pace
+    from p2p.reach import DialRation
     from p2p.standing import Standing
     from p2p.transport import Connection, Transport
 
@@ -23,6 +25,7 @@ class Board(Protocol):
     """What this asks of the switchboard."""
 
     book: "PeerBook"
+    ration: "DialRation"
     standing: "Standing"
     rng: "random.Random"
     links: dict[str, "Link"]
@@ -76,7 +79,7 @@ class Exchange:
             return
         own = self._said(link, addresses)
         for address in addresses:
-            self._board.book.learn(address)
+            self._board.book.hear(address, link.address)
         self._board.look()
         if relay_of_address(link.address) is not None:
             await self._go_direct(link, [address for address in own if relay_of_address(address) is None])
@@ -87,7 +90,11 @@ class Exchange:
 
     def _said(self, link: "Link", addresses: list[str]) -> list[str]:
         """Notes what a peer says of itself, in place of what it said before. Returns that."""
-        own = [address for address in addresses if peer_of_address(address)[1] == link.peer_id]
+        own = [
+            address
+            for address in addresses
+            if peer_of_address(address)[1] == link.peer_id and may_hear(address, link.address)
+        ]
         for address in own:
             self._board.book.learn(address)
         is_proved = not link.inbound and relay_of_address(link.address) is None
@@ -100,9 +107,12 @@ class Exchange:
         for address in addresses[:DIRECT_TRIES_MAX]:
             if link.ended.is_set():
                 return
+            if not self._board.ration.allows(address):
+                continue
             try:
                 connection = await self._transport.dial(address)
             except ConnectFailed:
+                self._board.ration.failed(address)
                 self._board.standing.count("direct.failed")
                 continue
             self._board.standing.count("direct.connected")

@@ -27,6 +27,7 @@ from libp2p.tools.anyio_service import background_trio_service
 
 from p2p.budget import Budget, Slowed
 from p2p.errors import LocalError, PeerFault
+from p2p.intake import Intake
 from p2p.libp2p_fixes import BoundedGossipSub, message_id, start_sequence, widen_queues
 from p2p.limits import (
     FAULT_POINTS,
@@ -35,10 +36,7 @@ from p2p.limits import (
     GOSSIP_PUBLISH_BURST,
     GOSSIP_PUBLISH_PER_S,
     GOSSIP_QUEUE_MAX,
-    GOSSIP_RATE_PER_S,
     GOSSIP_SEEN_S,
-    GOSSIP_TOPIC_BURST,
-    GOSSIP_TOPIC_RATE_PER_S,
     GOSSIP_VALIDATING_MAX,
     TOPIC_BYTES_MAX,
     TOPICS_MAX,
@@ -130,6 +128,7 @@ class _LinkedPubsub(Pubsub):
     """The library's pubsub, with bounded intake, driven by links."""
 
     admits: Callable[[ID, rpc_pb2.Message], bool]
+    repeated: Callable[[ID], None]
     links: LinkHost
     on_malformed: Callable[[str], None]
     on_forged: Callable[[str], None]
@@ -145,8 +144,10 @@ class _LinkedPubsub(Pubsub):
             await super().push_msg(msg_forwarder, msg)
             return
         digest = message_id(msg)
-        is_known = self.seen_messages.has(digest) or digest in self._judging
-        if is_known or not self.admits(msg_forwarder, msg):
+        if self.seen_messages.has(digest) or digest in self._judging:
+            self.repeated(msg_forwarder)
+            return
+        if not self.admits(msg_forwarder, msg):
             return
         self._judging.add(digest)
         self._unproved.add(digest)
@@ -190,37 +191,6 @@ class _LinkedPubsub(Pubsub):
             super()._forget_all_subscriptions(peer_id)
 
 
-class _Intake:
-    """What one neighbour brings: on each topic, in its own name, and in all."""
-
-    def __init__(self, slowed: Slowed) -> None:
-        self.slowed = slowed
-        now = trio.current_time()
-        self._total = Budget(GOSSIP_RATE_PER_S, TOPICS_MAX * GOSSIP_TOPIC_BURST, now)
-        self._own = Budget(GOSSIP_TOPIC_RATE_PER_S, GOSSIP_TOPIC_BURST, now)
-        self._topics: dict[str, Budget] = {}  # of topics that we subscribe to, so they are few
-
-    def admits(self, topic: str, is_own: bool) -> bool:
-        """Counts a message of the neighbour; returns whether it is to be judged."""
-        now = trio.current_time()
-        self._total.spend(now)
-        if is_own:
-            self._own.spend(now)
-        budget = self._topics.get(topic)
-        if budget is None:
-            budget = self._topics[topic] = Budget(GOSSIP_TOPIC_RATE_PER_S, GOSSIP_TOPIC_BURST, now)
-        return budget.spend(now)
-
-    def spend_own(self) -> None:
-        """Counts what the neighbour says in its own name."""
-        self._own.spend(trio.current_time())
-
-    def debt_s(self) -> float:
-        """How long not to read from it."""
-        now = trio.current_time()
-        return max(self._total.debt_s(now), self._own.debt_s(now))
-
-
 class Gossip:
     """Publishes and judges. Raises LocalError for too many topics or a bad name."""
 
@@ -236,7 +206,7 @@ class Gossip:
         self._crash: BaseException | None = None
         self._crashed = trio.Event()
         self._judging = 0
-        self._intakes: dict[str, _Intake] = {}
+        self._intakes: dict[str, Intake] = {}
         self._handlers: Handlers | None = None
         self._router = _Router(
             protocols=[PROTOCOL],
@@ -264,6 +234,7 @@ class Gossip:
             allowed_topics=frozenset(topics),
         )
         self._pubsub.admits = self._admits
+        self._pubsub.repeated = lambda peer_id: self._intake(str(peer_id)).spend_total()
         self._pubsub.links = links
         self._pubsub.on_malformed = self._malformed
         self._pubsub.on_forged = self._forged
@@ -340,20 +311,23 @@ class Gossip:
             return False
         return True
 
-    def _intake(self, peer_id: str) -> "_Intake":
+    def _intake(self, peer_id: str) -> Intake:
         intake = self._intakes.get(peer_id)
         if intake is None:
             count, penalise = self._board.standing.count, self._board.penalise
             slowed = Slowed(
                 partial(count, "slowed.gossip"), partial(penalise, peer_id, "flood.gossip", FAULT_POINTS)
             )
-            intake = self._intakes[peer_id] = _Intake(slowed)
+            intake = self._intakes[peer_id] = Intake(slowed)
         return intake
 
     async def _pause(self, peer_id: str) -> None:
-        intake = self._intakes.get(peer_id)
-        if intake is not None:
-            await intake.slowed.pause(intake.debt_s())
+        """Before each read of a neighbour's stream."""
+        if peer_id in self._board.links:
+            intake = self._intake(peer_id)
+            intake.spend_read()
+            debt_s, is_own = intake.debt_s()
+            await intake.slowed.pause(debt_s, is_fault=is_own)
 
     def _malformed(self, peer_id: str) -> None:
         self._board.penalise(peer_id, "gossip.malformed", FAULT_POINTS)

@@ -35,6 +35,7 @@ from p2p.limits import DIAL_S, NEIGHBOURS_MAX
 from p2p.link import Link, Pace
 from p2p.network import Ban, Handlers, Lane, Neighbour, Started
 from p2p.public import PublicValue
+from p2p.reach import HERE, scope_of
 from p2p.relay import Relay
 from p2p.relayed import Relayed
 from p2p.switchboard import Policy, Switchboard
@@ -123,6 +124,7 @@ class Host:
             self.basic_host.set_stream_handler(
                 TProtocol(protocol), PublicValue(value, self._board.standing.count).handle
             )
+        self.relay: Relay | None = None
         self._set_up_services(config)
         self.swarm.register_notifee(_Watch(self._connected))
 
@@ -166,9 +168,11 @@ class Host:
         """Takes an address that the local network told."""
         try:
             to_multiaddr(address)
-            self._board.add_peer(address, keep=False)
         except LocalError:
             self._board.standing.count("fault.mdns.address")
+            return
+        if scope_of(address) not in (None, HERE):
+            self._board.add_peer(address, keep=False)
 
     def hold(self, peer_ids: frozenset[str]) -> None:
         """See ``Network``."""
@@ -180,7 +184,8 @@ class Host:
 
     def stats(self) -> dict[str, int]:
         """See ``Network``."""
-        return self._board.stats()
+        carried = {} if self.relay is None else {"relay.bytes": self.relay.carried_bytes}
+        return {**self._board.stats(), **carried}
 
     async def run(self, handlers: Handlers, *, task_status: Started = trio.TASK_STATUS_IGNORED) -> None:
         """See ``Network``; raises LocalError when it cannot listen."""
@@ -239,9 +244,9 @@ class Host:
         if config.dht:
             self.basic_host.set_stream_handler(TProtocol(KAD_PROTOCOL), self.dht.handle)
         if config.serves_relay:
-            relay = Relay(self, count, self._board.is_banned)
-            self._board.is_sheltered = relay.holds
-            self.basic_host.set_stream_handler(TProtocol(HOP_PROTOCOL), relay.handle)
+            self.relay = Relay(self, count, self._board.is_banned)
+            self._board.is_sheltered = self.relay.holds
+            self.basic_host.set_stream_handler(TProtocol(HOP_PROTOCOL), self.relay.handle)
 
     def _handler_for(self, protocol: str) -> Callable[[INetStream], Any]:
         async def handle(stream: INetStream) -> None:

@@ -22,6 +22,7 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from p2p import libp2p_fixes
 from p2p.errors import LocalError, StreamClosed
+from p2p.lean_muxer import LeanStream, LeanYamux, use_lean_muxer
 from p2p.limits import DIAL_S, HANDSHAKE_S, LINKS_PENDING_MAX, READ_BYTES
 from p2p.transport import Stream
 
@@ -30,20 +31,25 @@ _CONNECTIONS_PER_PEER_MAX = 4  # crossed dials and a restarted peer's old connec
 
 
 class HostStream:
-    """A libp2p stream; each of the library's many errors is the end of it."""
+    """A libp2p stream; each of the library's many errors is the end of it. While nothing is amiss bytes take
+    the short way; what is amiss the library tells."""
 
     def __init__(self, stream: INetStream) -> None:
         self._stream = stream
+        muxed: Any = getattr(stream, "muxed_stream", None)
+        self._lean = LeanStream(muxed) if isinstance(getattr(muxed, "conn", None), LeanYamux) else None
 
     async def read(self) -> bytes:
         try:
-            return await self._stream.read(READ_BYTES)
+            data = None if self._lean is None else await self._lean.read()
+            return await self._stream.read(READ_BYTES) if data is None else data
         except Exception as error:
             raise StreamClosed(type(error).__name__) from error
 
     async def write(self, data: bytes) -> None:
         try:
-            await self._stream.write(data)
+            if self._lean is None or not await self._lean.write(data):
+                await self._stream.write(data)
         except Exception as error:
             raise StreamClosed(type(error).__name__) from error
 
@@ -131,7 +137,7 @@ def build_host(seed: bytes, listen: Sequence[str], neighbours_max: int) -> Any:
     """Returns the library's host: noise and yamux alone, limits on, its own keeping of connections off."""
     libp2p_fixes.quiet_logs()
     libp2p_fixes.batch_window_updates()
-    libp2p_fixes.read_ahead()
+    libp2p_fixes.read_settings_once()
     keys = create_new_key_pair(seed)
     noise = NoiseTransport(keys, noise_privkey=create_new_x25519_key_pair().private_key)
     connections_max = 2 * neighbours_max + 2 * LINKS_PENDING_MAX
@@ -168,4 +174,5 @@ def build_host(seed: bytes, listen: Sequence[str], neighbours_max: int) -> Any:
     swarm = host.get_network()
     swarm.retry_config = RetryConfig(max_retries=0)  # the dial loop of the switchboard does that
     libp2p_fixes.stop_auto_connector(swarm)
+    use_lean_muxer(swarm)
     return host

@@ -1,6 +1,7 @@
 """Every work-round for a fault of libp2p 0.8.1, in one place.
 
 Each has a test in tests/p2p/test_libp2p_fixes.py that fails when the library no longer needs it.
+What a small message costs is p2p/lean_muxer.py's matter, what its import costs p2p/lean_import.py's.
 
 - `quiet_logs`: the library reports expected events as warnings, some through the root logger.
 - `count_failed_upgrades`: garbage on the port leaves no trace that a program could count.
@@ -12,8 +13,8 @@ Each has a test in tests/p2p/test_libp2p_fixes.py that fails when the library no
   that a peer grows deaf with time; and one address may hold all of them without a word.
 - `contain_streams`: an exception in any protocol's stream handler (a protobuf error from garbage) ends the
   whole host; and one peer may open as many streams as all peers together.
+- `read_settings_once`: yamux looks its settings up in the environment at each read of a stream.
 - `batch_window_updates`: yamux sends a window update for each small read, so each message costs two.
-- `read_ahead`: each message takes two reads of the socket, and yamux sets a timer to take what it holds.
 - `DigestCache`: the gossip cache ignores the configured message id, so each IHAVE asks for what is there.
 - `widen_queues`: 32 messages per peer, then silent loss.
 - `start_sequence`: sequence numbers are seconds at start, so a restarted peer repeats them and is ignored.
@@ -23,6 +24,7 @@ Each has a test in tests/p2p/test_libp2p_fixes.py that fails when the library no
 
 import contextlib
 import errno
+import functools
 import hashlib
 import logging
 import socket
@@ -34,7 +36,6 @@ from typing import Any
 import libp2p.network.connection.swarm_connection as swarm_connection
 import multiaddr
 import trio
-from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.peer.id import ID
@@ -42,8 +43,8 @@ from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.mcache import CacheEntry, MessageCache
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
-from libp2p.security.secure_session import SecureSession
-from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
+from libp2p.stream_muxer.yamux import yamux
+from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from p2p.circuit import CircuitStream
 from p2p.errors import LocalError
@@ -52,7 +53,6 @@ from p2p.limits import (
     GOSSIP_PEER_QUEUE_MAX,
     HANDSHAKES_MAX,
     HANDSHAKES_OF_GROUP_MAX,
-    READ_AHEAD_BYTES,
     STREAMS_IN_MAX,
 )
 from p2p.room import group_of
@@ -101,41 +101,11 @@ def batch_window_updates() -> None:
     YamuxStream._auto_tune_and_send_window_update = batched  # type: ignore[method-assign,assignment]
 
 
-def read_ahead() -> None:
-    """Makes connections read what the socket has, not each noise message in two pieces (its length, itself),
-    and yamux take a frame's body without a timer when it is here already; once for the whole process. What is
-    read ahead is READ_AHEAD_BYTES a connection at the most."""
-    library, library_body = TrioTCPStream.read, Yamux._read_data_body
-    if hasattr(library, "library"):
-        return
-
-    async def read(stream: Any, n: int | None = None) -> bytes:
-        if n == 0:
-            return b""
-        if stream.ahead_at == len(stream.ahead):
-            chunk = await library(stream, READ_AHEAD_BYTES if n is None else max(n, READ_AHEAD_BYTES))
-            # With two readers at once, what the other left meanwhile came first.
-            stream.ahead, stream.ahead_at = stream.ahead[stream.ahead_at :] + chunk, 0
-        start = stream.ahead_at
-        end = len(stream.ahead) if n is None else min(start + n, len(stream.ahead))
-        piece: bytes = stream.ahead[start:end]
-        stream.ahead_at = end
-        if end == len(stream.ahead):
-            stream.ahead, stream.ahead_at = b"", 0
-        return piece
-
-    async def body(muxer: Yamux, length: int) -> bytes:
-        session = muxer.secured_conn
-        if isinstance(session, SecureSession) and session.high_watermark - session.low_watermark >= length:
-            return session._drain(length)
-        return await library_body(muxer, length)
-
-    read.library = library  # type: ignore[attr-defined]
-    body.library = library_body  # type: ignore[attr-defined]
-    tcp: Any = TrioTCPStream
-    tcp.ahead, tcp.ahead_at = b"", 0
-    TrioTCPStream.read = read  # type: ignore[method-assign,assignment]
-    Yamux._read_data_body = body  # type: ignore[method-assign,assignment]
+def read_settings_once() -> None:
+    """Makes yamux look up each of its settings once; once for the whole process."""
+    if not hasattr(yamux, "library_env"):
+        yamux.library_env = yamux._py_yamux_env  # type: ignore[attr-defined]
+        yamux._py_yamux_env = functools.cache(yamux._py_yamux_env)
 
 
 def count_failed_upgrades(swarm: Any, on_failure: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 # to 65,500 B becomes one noise message; a full 64 KiB would become two, at half the speed (measured).
 WRITE_BYTES_MAX: Final = 65_500
 READ_AHEAD_BYTES: Final = 65_536  # taken from a socket at once and held: the largest noise message
+LONG_WRITE_BYTES: Final = 16_384  # after so many in one write other tasks have their turn: 20 us of sealing
 # One message = one DATA, REQUEST or RESPONSE: 1 MiB of payload and room for a header.
 PAYLOAD_BYTES_MAX: Final = 1_048_576
 MESSAGE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + 4_096
@@ -36,6 +37,7 @@ CONSENSUS_RATE_PER_S: Final = 4_000  # a hundred validators' votes for ten views
 BULK_RATE_PER_S: Final = 2_000  # batches go out every 4 ms at most, requests wait for answers
 PAUSE_S_MAX: Final = 2.0  # below the heartbeats that may be missed: a slowed peer is not silent
 SLOWED_FAULT_S: Final = 5.0  # of pauses for one fault: who floods without end is banned in half a minute
+SLOWED_RECOVERY: Final = 0.1  # of a pause is forgotten in a second: bursts a minute apart are no flood
 
 # --- what anybody may read ---------------------------------------------------------------------------------
 LENGTH_BYTES: Final = 4  # before a public value
@@ -68,6 +70,12 @@ LINKS_PENDING_OF_GROUP_MAX: Final = 32  # of one /24: half, so that who floods f
 HANDSHAKES_MAX: Final = 64  # connections not even secured yet
 HANDSHAKES_OF_GROUP_MAX: Final = 32
 DIALS_AT_ONCE_MAX: Final = 8
+DIALS_OF_GROUP_MAX: Final = 4  # of one /24, of peers that nobody configured: half, as it may answer nobody
+# Of one /24 and peers that nobody configured. Each peer that hears a false address dials a victim that often:
+# a thousand of them, 200 times a second, below what an idle web server notices.
+DIAL_FAILURES_PER_S: Final = 0.2
+DIAL_FAILURES_BURST: Final = 32  # a network restarts, or an old book is read
+DIAL_GROUPS_MAX: Final = 4_096  # remembered: more than a book's peers have
 HELD_MAX: Final = 512  # links kept for now: two sets of 128 validators, two places to look for each
 BOOK_PEERS_MAX: Final = 1_000
 BOOK_ADDRESSES_MAX: Final = 8  # per peer
@@ -88,12 +96,15 @@ OPERATOR_BANS_MAX: Final = 1_024  # by hand; they stand in the book's file with 
 
 # --- relay (circuit v2) ------------------------------------------------------------------------------------
 RELAY_RESERVATIONS_MAX: Final = 32  # neighbours that we keep a place for
+RELAY_RESERVATIONS_OF_GROUP_MAX: Final = 16  # of one /24: half, so that one owner does not take them all
 RELAY_RESERVATION_S: Final = 600  # a peer that has left for good holds its place no longer than that
 RELAY_CIRCUITS_MAX: Final = 32  # at once: at 64 KiB on its way each, 2 MiB
 RELAY_CIRCUITS_OF_GROUP_MAX: Final = 16  # from one /24: half, so that one owner does not take them all
 RELAY_CIRCUITS_OF_PEER_MAX: Final = 4  # from one peer, and to one: well below STREAMS_IN_MAX
 RELAY_CIRCUIT_S: Final = 3_600  # then both ends meet anew, perhaps by another relay
 RELAY_CIRCUIT_BYTES: Final = 268_435_456  # 256 MiB both ways together: hours of a chain; no way for images
+RELAY_CIRCUIT_BYTES_S: Final = 2_097_152  # of one circuit: a chain's; all of them leave a line for others
+RELAY_CIRCUIT_HURRY_S: Final = 4.0  # of that rate at once: who starts catches up
 RELAY_MESSAGE_BYTES_MAX: Final = 4_096  # a status with a few addresses
 RELAY_STEP_S: Final = 8.0  # to answer one message, as long as a handshake
 RELAYS_WANTED: Final = 2  # reservations of a peer behind NAT: one relay may die

@@ -288,7 +288,9 @@ class Link:
             self._on_common_frame(Lane.BULK, kind, body)
 
     async def _pause(self, lane: Lane) -> None:
-        await self._slowed[lane].pause(self._budgets[lane].debt_s(trio.current_time()))
+        budget = self._budgets[lane]
+        if budget.is_in_debt:
+            await self._slowed[lane].pause(budget.debt_s(trio.current_time()))
 
     def _flood(self, lane: Lane) -> None:
         self._owner.on_fault(PeerFault(self.peer_id, f"flood.{lane.value}"))

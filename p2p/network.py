@@ -20,6 +20,8 @@ class Lane(enum.Enum):
     CONSENSUS = "consensus"
     BULK = "bulk"
 
+    __hash__ = object.__hash__  # members are single; Enum's own is Python code, three times a message
+
 
 class Verdict(enum.Enum):
     """A gossip validator's answer: pass on; penalise the sender; drop without blame."""

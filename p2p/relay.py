@@ -30,12 +30,15 @@ from p2p.ids import relay_of_address
 from p2p.limits import (
     READ_BYTES,
     RELAY_CIRCUIT_BYTES,
+    RELAY_CIRCUIT_BYTES_S,
+    RELAY_CIRCUIT_HURRY_S,
     RELAY_CIRCUIT_S,
     RELAY_CIRCUITS_MAX,
     RELAY_CIRCUITS_OF_GROUP_MAX,
     RELAY_CIRCUITS_OF_PEER_MAX,
     RELAY_RESERVATION_S,
     RELAY_RESERVATIONS_MAX,
+    RELAY_RESERVATIONS_OF_GROUP_MAX,
     WRITE_BYTES_MAX,
 )
 from p2p.room import group_of
@@ -68,9 +71,20 @@ class _Circuit:
 
 @dataclass(slots=True)
 class _Budget:
-    """Bytes that a circuit may still carry, both ways together."""
+    """What a circuit may still carry, both ways together, and how fast: it ends with its bytes, and a source
+    may open another one at once. ``ahead_s``: so long it has to wait; below 0 it may hurry."""
 
     left_bytes: int
+    at_s: float
+    ahead_s: float = -RELAY_CIRCUIT_HURRY_S
+
+    def carry(self, size_bytes: int, now_s: float) -> float:
+        """Counts bytes; returns for how many seconds to read no more."""
+        self.left_bytes -= size_bytes
+        self.ahead_s = max(-RELAY_CIRCUIT_HURRY_S, self.ahead_s - (now_s - self.at_s))
+        self.at_s = now_s
+        self.ahead_s += size_bytes / RELAY_CIRCUIT_BYTES_S
+        return max(0.0, self.ahead_s)
 
 
 class Relay:
@@ -80,6 +94,8 @@ class Relay:
         self, host: RelayHost, count: Callable[[str], None], is_banned: Callable[[str], bool]
     ) -> None:
         self.reservations: dict[str, float] = {}  # peer id -> when it ends, on trio's clock
+        self.carried_bytes = 0  # by all circuits, both ways
+        self._groups: dict[str, str] = {}  # of those that have a place
         self._circuits: list[_Circuit] = []
         self._host = host
         self._count = count
@@ -103,7 +119,7 @@ class Relay:
             if found is None or relay_of_address(found.address) is not None:
                 await self._answer(stream, Status.PERMISSION_DENIED)
             elif message.type == HopMessage.RESERVE:
-                await self._reserve(stream, found.peer_id)
+                await self._reserve(stream, found)
             elif message.type == HopMessage.CONNECT:
                 await self._connect(stream, found, message.peer.id)
             else:
@@ -117,16 +133,22 @@ class Relay:
     async def _answer(self, stream: INetStream, status: Any, **fields: Any) -> None:
         await write_message(stream, HopMessage(type=HopMessage.STATUS, status=status, **fields))
 
-    async def _reserve(self, stream: INetStream, peer_id: str) -> None:
+    async def _reserve(self, stream: INetStream, asker: HostConnection) -> None:
         if not await self._host.is_stream_of_link(stream):
             await self._answer(stream, Status.PERMISSION_DENIED)
             return
         self._forget()
-        if peer_id not in self.reservations and len(self.reservations) >= RELAY_RESERVATIONS_MAX:
+        peer_id, group = asker.peer_id, group_of(asker.address)
+        of_group = sum(one == group for one in self._groups.values())
+        is_full = (
+            len(self.reservations) >= RELAY_RESERVATIONS_MAX or of_group >= RELAY_RESERVATIONS_OF_GROUP_MAX
+        )
+        if peer_id not in self.reservations and is_full:
             self._count("relay.full")
             await self._answer(stream, Status.RESERVATION_REFUSED)
             return
         self.reservations[peer_id] = trio.current_time() + RELAY_RESERVATION_S
+        self._groups[peer_id] = group
         self._count("relay.reserved")
         expire = int(time.time()) + RELAY_RESERVATION_S
         await self._answer(stream, Status.OK, reservation=Reservation(expire=expire), limit=_LIMIT)
@@ -139,6 +161,7 @@ class Relay:
             for peer_id, end_s in self.reservations.items()
             if end_s > now_s and self._host.is_link_up(peer_id)
         }
+        self._groups = {one: group for one, group in self._groups.items() if one in self.reservations}
 
     async def _connect(self, stream: INetStream, source: HostConnection, raw_target: bytes) -> None:
         self._forget()
@@ -207,7 +230,7 @@ class Relay:
 
     async def _carry(self, here: INetStream, there: INetStream) -> None:
         """Both ways, until one end closes or the circuit has had its share."""
-        budget = _Budget(RELAY_CIRCUIT_BYTES)
+        budget = _Budget(RELAY_CIRCUIT_BYTES, trio.current_time())
         with trio.move_on_after(RELAY_CIRCUIT_S):
             async with trio.open_nursery() as nursery:
 
@@ -222,7 +245,8 @@ class Relay:
         while budget.left_bytes > 0:
             try:
                 data = await source.read(READ_BYTES)
-                budget.left_bytes -= len(data)
+                wait_s = budget.carry(len(data), trio.current_time())
+                self.carried_bytes += len(data)
                 for start in range(0, len(data), WRITE_BYTES_MAX):
                     with trio.CancelScope(shield=True):  # half a write breaks the whole connection
                         await target.write(data[start : start + WRITE_BYTES_MAX])
@@ -230,4 +254,5 @@ class Relay:
                 return
             if not data:
                 return
+            await trio.sleep(wait_s)  # a quarter of a second at the most: yamux resets who waits for five
         self._count("relay.spent")

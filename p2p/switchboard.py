@@ -9,12 +9,11 @@ from pathlib import Path
 import trio
 
 from p2p import discovery, room
-from p2p.book import Entry, PeerBook, write_book
+from p2p.book import PeerBook, keep_saved, write_book
 from p2p.errors import ConnectFailed, LocalError, PeerFault, PeerGone, Refused, RequestError
 from p2p.exchange import Exchange
 from p2p.ids import relay_of_address
 from p2p.limits import (
-    BOOK_SAVE_S,
     DIAL_TICK_S,
     DIALS_AT_ONCE_MAX,
     FAULT_POINTS,
@@ -28,6 +27,7 @@ from p2p.limits import (
 from p2p.link import Link, Pace
 from p2p.network import Ban, Handlers, Lane, Neighbour
 from p2p.operator import Operator
+from p2p.reach import DialRation
 from p2p.standing import Standing
 from p2p.transport import Connection, Transport
 
@@ -52,6 +52,7 @@ class Switchboard:
         self.instance = self.rng.randbytes(INSTANCE_BYTES)
         self.peer_id = transport.peer_id
         self.standing = Standing(trio.current_time)
+        self.ration = DialRation(trio.current_time)
         self.book = PeerBook(self.peer_id, self.rng, backoff_scale=policy.pace.backoff_scale)
         self.is_sheltered: Callable[[str], bool] = lambda peer_id: False  # beside the places, if linked
         self.on_link_up: Callable[[Link], None] = lambda link: None
@@ -63,7 +64,7 @@ class Switchboard:
         self._handlers: Handlers | None = None
         self.links: dict[str, Link] = {}
         self._pending: set[Link] = set()
-        self._dialling: set[str] = set()
+        self._dialling: dict[str, str] = {}  # peer id -> the address, of those that are being dialled
         self._wake = trio.Event()
         self._ready = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -162,7 +163,7 @@ class Switchboard:
                 nursery.start_soon(self._dial_loop)
                 nursery.start_soon(self._exchange.run)
                 if self._policy.book_path is not None:
-                    nursery.start_soon(self._save_loop, self._policy.book_path)
+                    nursery.start_soon(keep_saved, self.book, self._policy.book_path)
         finally:
             if self._policy.book_path is not None and self.book.changed:
                 write_book(self._policy.book_path, self.book.snapshot())
@@ -243,7 +244,7 @@ class Switchboard:
             return self._refusal(peer_id)
         self.links[peer_id] = link
         self._pending.discard(link)
-        self._dialling.discard(peer_id)
+        self._dialling.pop(peer_id, None)
         self.standing.count("link.up")
         if not link.inbound:
             self.book.dialled(peer_id)
@@ -356,30 +357,32 @@ class Switchboard:
                 left = min(self.places_left(), most - len(dialled)) - len(self._dialling)
                 if len(self._dialling) >= DIALS_AT_ONCE_MAX or (left <= 0 and entry.peer_id not in kept):
                     break
-                if not self.is_banned(entry.peer_id):
-                    self._dialling.add(entry.peer_id)
-                    self._nursery.start_soon(self._dial, entry)
+                address = self.book.next_address(entry)
+                is_due = entry.peer_id in kept or self.ration.allows(address, self._dialling.values())
+                if is_due and not self.is_banned(entry.peer_id):
+                    self._dialling[entry.peer_id] = address
+                    self._nursery.start_soon(self._dial, entry.peer_id, address)
             self._wake = trio.Event()
             with trio.move_on_after(DIAL_TICK_S * self._policy.pace.backoff_scale):
                 await self._wake.wait()
 
-    async def _dial(self, entry: Entry) -> None:
-        peer_id = entry.peer_id
+    async def _dial(self, peer_id: str, address: str) -> None:
         try:
             try:
-                connection = await self._transport.dial(self.book.next_address(entry))
+                connection = await self._transport.dial(address)
             except ConnectFailed:
+                self.ration.failed(address)
                 self.standing.count("dial.failed")
                 self.book.failed(peer_id, trio.current_time())
                 return
             self.standing.count("dial.connected")
             link = await self.run_link(connection)
-            for address in room.read_refusal(link.reason):
-                self.book.learn(address)
+            for other in room.read_refusal(link.reason):
+                self.book.hear(other, address)
             if not link.was_admitted and peer_id not in self.links:
                 self.book.failed(peer_id, trio.current_time())  # refused, or broken in its handshake
         finally:
-            self._dialling.discard(peer_id)
+            self._dialling.pop(peer_id, None)
             self._wake.set()
 
     # --- the book on disk ----------------------------------------------------------------------------------
@@ -392,9 +395,3 @@ class Switchboard:
         except LocalError:
             # It is only a cache: go on with the bootstrap list, and show it in the counters.
             self.standing.count("book.unreadable")
-
-    async def _save_loop(self, path: Path) -> None:
-        while True:
-            await trio.sleep(BOOK_SAVE_S)
-            if self.book.changed:
-                await trio.to_thread.run_sync(write_book, path, self.book.snapshot())

@@ -17,3 +17,16 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 def checkout() -> Path:
     """Return the root of the checkout, the folder that holds pyproject.toml."""
     return Path(__file__).resolve().parent.parent
+
+
+# Folders whose tests start real processes, measure or own the machine: one after the other, on one worker.
+_SERIAL = ("e2e", "netns", "executor", "interop")
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With xdist: tests of one file stay together, those of `_SERIAL` folders run on one worker."""
+    for item in items:
+        folder = item.path.relative_to(item.config.rootpath).parts[1]
+        group = "serial" if folder in _SERIAL else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))

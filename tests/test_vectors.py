@@ -121,7 +121,8 @@ def computed() -> list[str]:
     values += [state_root({b"account/" + B_KEY: pack([995]), b"supply": b"\x91\x05"}), hello]
     values += [sign(A, "node/1", pack(["alpha", B_KEY, "BE"]))]
     following = pack([1, [[A_KEY, 2, "v1"]]])
-    values += [following, sign(A, "validators/2", struct.pack(">Q", 1_800_000_000_000) + following), struct.pack(">IBQ", 9, 4, 1), chunks]
+    change = struct.pack(">Q", 1_800_000_000_000) + following
+    values += [following, sign(A, "validators/2", change), struct.pack(">IBQ", 9, 4, 1), chunks]
     return [value.hex() if isinstance(value, bytes) else value for value in values]
 
 

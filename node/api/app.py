@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -11,7 +10,6 @@ from typing import Final
 import msgspec
 import trio
 from hypercorn.config import Config
-from hypercorn.trio import serve as hypercorn_serve
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
@@ -26,6 +24,7 @@ from node.api.metrics import make_registry
 from node.api.openapi import make_openapi, openapi
 from node.api.problems import ApiProblem, on_error
 from node.api.routes import ROUTES
+from node.api.server import serve_connections
 from node.api.writes import not_here
 from node.artifacts import ArtifactStore
 from node.config import split_host_port
@@ -86,21 +85,15 @@ async def serve_api(
     )
     listener = _listen(listen)
     address = listener.getsockname()
-    handle = listener.detach()  # the server owns and closes it from here on
     config = Config()
-    config.bind = [f"fd://{handle}"]
     config.accesslog = None
     config.loglevel = "WARNING"
     config.include_server_header = False
     config.h11_max_incomplete_size = HEADER_BYTES_MAX
-    config.graceful_timeout = 1.0
     logging.getLogger("hypercorn.error").propagate = False  # it has a handler of its own
-    async with trio.open_nursery() as nursery:
-        await nursery.start(hypercorn_serve, app, config)
-        os.set_inheritable(handle, False)  # the server made it so; no workload may ever get hold of it
-        task_status.started(
-            f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
-        )
+    task_status.started(f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}")
+    async with trio.SocketListener(trio.socket.from_stdlib_socket(listener)) as listening:
+        await serve_connections(app, config, listening, app.connections)
 
 
 def _listen(listen: str) -> socket.socket:

@@ -9,11 +9,22 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
+import trio
 from starlette.requests import Request
 from starlette.responses import Response
 
 from node.api.bot_seam import BotSeam
-from node.api.limits import BODY_BYTES_MAX, PAGE_DEFAULT, PAGE_MAX
+from node.api.clients import Places
+from node.api.limits import (
+    BODY_BYTES_MAX,
+    BODY_S,
+    EVENT_CLIENTS_MAX,
+    EVENTS_OF_CLIENT_MAX,
+    PAGE_DEFAULT,
+    PAGE_MAX,
+    STREAMS_MAX,
+    STREAMS_OF_CLIENT_MAX,
+)
 from node.api.problems import ApiProblem
 from node.artifacts import ArtifactStore
 from node.exchange import Exchange
@@ -34,8 +45,8 @@ class Api:
     bot: BotSeam | None = None
     exchange: Exchange | None = None
     slots: Callable[[], ExecutorStatus] | None = None
-    event_clients: int = 0
-    tx_streams: int = 0
+    event_clients: Places = field(default_factory=lambda: Places(EVENT_CLIENTS_MAX, EVENTS_OF_CLIENT_MAX))
+    tx_streams: Places = field(default_factory=lambda: Places(STREAMS_MAX, STREAMS_OF_CLIENT_MAX))
     counts: dict[str, int] = field(default_factory=dict)
 
     def count(self, name: str) -> None:
@@ -100,15 +111,17 @@ def paging(request: Request) -> tuple[str, int]:
 
 
 async def body_bytes(request: Request, most: int = BODY_BYTES_MAX) -> bytes:
-    """The whole body. Raises ApiProblem 413."""
+    """The whole body. Raises ApiProblem 408, 413."""
     parts, count = [], 0
-    async with aclosing(request.stream()) as stream:
-        async for chunk in stream:
-            count += len(chunk)
-            if count > most:
-                raise ApiProblem(413, "http.too_long", f"at most {most} bytes")
-            parts.append(chunk)
-    return b"".join(parts)
+    with trio.move_on_after(BODY_S):
+        async with aclosing(request.stream()) as stream:
+            async for chunk in stream:
+                count += len(chunk)
+                if count > most:
+                    raise ApiProblem(413, "http.too_long", f"at most {most} bytes")
+                parts.append(chunk)
+        return b"".join(parts)
+    raise ApiProblem(408, "http.slow_body", f"the body took more than {BODY_S:.0f} s")
 
 
 def digest_of(request: Request) -> str:

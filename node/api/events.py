@@ -20,8 +20,9 @@ from starlette.types import Receive, Scope, Send
 from ledger.errors import Refused
 from node.api import models as m
 from node.api.block_views import event_view
+from node.api.clients import client_name
 from node.api.core import Api, api_of
-from node.api.limits import EVENT_CLIENTS_MAX, HEARTBEAT_S, RETRY_AFTER_S
+from node.api.limits import EVENT_CLIENTS_MAX, EVENTS_OF_CLIENT_MAX, HEARTBEAT_S, RETRY_AFTER_S
 from node.api.problems import ApiProblem
 from node.event_log import parse_event_id
 from node.seam import Gap, NumberedEvent
@@ -37,27 +38,30 @@ async def events(request: Request) -> Response:
             parse_event_id(after)
         except Refused as error:
             raise ApiProblem(400, error.rule, error.detail, error.field) from None
-    if api.event_clients >= EVENT_CLIENTS_MAX:
-        raise ApiProblem(429, "events.too_many", f"{EVENT_CLIENTS_MAX} clients listen", retry_s=RETRY_AFTER_S)
+    client = client_name(request.scope)
+    if not api.event_clients.has_room(client):
+        why = f"{EVENT_CLIENTS_MAX} clients listen, or {EVENTS_OF_CLIENT_MAX} of yours"
+        raise ApiProblem(429, "events.too_many", why, retry_s=RETRY_AFTER_S)
     kind = request.query_params.get("kind", "")
     subject = request.query_params.get("subject", "")
-    return EventStream(api, after, kind, subject)
+    return EventStream(api, client, after, kind, subject)
 
 
 class EventStream(Response):
     """The answer, written as events come. Its own ASGI callable: a nursery may not live in a generator."""
 
-    def __init__(self, api: Api, after: str | None, kind: str, subject: str) -> None:
+    def __init__(self, api: Api, client: str, after: str | None, kind: str, subject: str) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(None, headers=headers, media_type="text/event-stream")
         del self.headers["content-length"]
         self._api = api
+        self._client = client
         self._after = after
         self._kind = kind
         self._subject = subject
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._api.event_clients += 1
+        self._api.event_clients.enter(self._client)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             # The pump waits for us at each event (a channel without a buffer): a slow client costs no memory.
@@ -69,7 +73,7 @@ class EventStream(Response):
                     pass
                 nursery.cancel_scope.cancel()
         finally:
-            self._api.event_clients -= 1
+            self._api.event_clients.leave(self._client)
 
     async def _write(self, events_out: trio.MemoryReceiveChannel[Item], send: Send) -> None:
         await _send(send, b": gridpact events\nretry: 1000\n\n")

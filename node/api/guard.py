@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from node.api.clients import Clients, Starts, client_name
-from node.api.limits import BODY_BYTES_MAX, RETRY_AFTER_S
+from node.api.clients import Places, client_name
+from node.api.limits import BODY_BYTES_MAX, REQUESTS_MAX, REQUESTS_OF_CLIENT_MAX, RETRY_AFTER_S
 from node.api.problems import ApiProblem, problem_response
+from node.api.server import Connections
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
@@ -35,8 +36,8 @@ class Guard:
         self._count = count
         self._is_stale = is_stale
         self.requests: Counter[int] = Counter()
-        self._clients = Clients()
-        self._starts = Starts()
+        self.connections = Connections(count)
+        self._clients = Places(REQUESTS_MAX, REQUESTS_OF_CLIENT_MAX)
 
     @property
     def running(self) -> int:
@@ -69,7 +70,6 @@ class Guard:
                 self._count(f"refused.{problem.problem.rule}")
                 await problem_response(problem.problem)(scope, receive, counted)
             else:
-                await self._starts.turn(client)
                 await self._app(scope, receive, counted)
         finally:
             self._clients.leave(client)

@@ -16,9 +16,17 @@ WAIT_S_MAX: Final = 300.0  # longer than any healthy finality; frees the handler
 REQUESTS_MAX: Final = 256  # at once; each holds a task and perhaps an open wait
 REQUESTS_OF_CLIENT_MAX: Final = 192  # of one address: a quarter is left for others, whatever it does
 EVENT_CLIENTS_MAX: Final = 64  # each wakes at every block
+EVENTS_OF_CLIENT_MAX: Final = 48  # of one address, as above
+# TCP connections: twice the requests, as browsers and clients keep some open for 5 s. When all are taken, the
+# client that has the most makes room.
+CONNECTIONS_MAX: Final = 512
+CONNECTIONS_OF_CLIENT_MAX: Final = 384
+SEND_PIECE_BYTES: Final = 64 * 1024
+SEND_S: Final = 20.0  # for a client to read that much: 26 kbit/s, and a line that is cut for a while
+BODY_S: Final = 30.0  # for a body of at most BODY_BYTES_MAX to come
 HEARTBEAT_S: Final = 15.0  # proxies close a silent stream after 30 to 60 s
-REQUESTS_PER_PASS: Final = 8  # that begin before others get the event loop again: some ms
 RETRY_AFTER_S: Final = 1.0
+STREAMS_OF_CLIENT_MAX: Final = 24  # of one address
 STREAMS_MAX: Final = 32  # of transactions, at once; each may have this many under way:
 STREAM_TXS_MAX: Final = 4_096  # some batches of the largest size; further ones wait at the client
 STREAM_GROUP_BYTES: Final = 32 * 1024  # taken at once: some 200 small transactions, 10 ms of signatures

@@ -37,7 +37,7 @@ class PeerCollector(Collector):
             for name, count in self._api.counts.items()
         ]
         rows.append(("api_requests_running", {}, self._guard.running, "gauge"))
-        rows.append(("api_event_clients", {}, self._api.event_clients, "gauge"))
+        rows.append(("api_event_clients", {}, self._api.event_clients.total, "gauge"))
         families: dict[str, Metric] = {}
         for name, labels, value, kind in rows:
             family = families.get(name)

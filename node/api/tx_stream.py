@@ -3,7 +3,7 @@
 The body is a row of frames: 4 bytes, the length of a transaction, most significant first, then its bytes.
 The answer is a row of JSON lines (`TxLine`), in the order in which things happen; `n` counts the frames from
 0. A client may send the whole body at once and read the whole answer, or keep both open and go on sending
-while it reads: at STREAM_TXS_MAX without an answer no more is read from it until some are final. The answer
+while it reads: at STREAM_TXS_MAX whose lines it has not read, no more is read from it. The answer
 ends when the body has ended and every transaction has its line. One head and one write serve many
 transactions: a request for each costs more than all that is done for it.
 """
@@ -28,9 +28,11 @@ from node.api.core import Api, api_of, choice, need_type, seconds
 from node.api.limits import (
     OVERLOAD_HOLD_S,
     RETRY_AFTER_S,
+    SEND_S,
     STREAM_GROUP_BYTES,
     STREAM_TXS_MAX,
     STREAMS_MAX,
+    STREAMS_OF_CLIENT_MAX,
     WAIT_S_DEFAULT,
     WAIT_S_MAX,
 )
@@ -38,6 +40,8 @@ from node.api.problems import ApiProblem
 from node.seam import Overloaded, TxOutcome
 
 _LENGTH: Final = 4
+_LINES_AT_ONCE: Final = 512  # some 100 KiB
+_GONE_AFTER_S: Final = 4 * SEND_S
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -47,9 +51,11 @@ async def submit_many(request: Request) -> Response:
     api = api_of(request)
     wait = choice(request, "wait", "final", ("accepted", "final"))
     timeout_s = seconds(request, "timeout", WAIT_S_DEFAULT, WAIT_S_MAX)
-    if api.tx_streams >= STREAMS_MAX:
-        raise ApiProblem(429, "http.busy", f"{STREAMS_MAX} streams are open", retry_s=RETRY_AFTER_S)
-    return TxStream(api, client_name(request.scope), wait == "final", timeout_s)
+    client = client_name(request.scope)
+    if not api.tx_streams.has_room(client):
+        why = f"{STREAMS_MAX} streams are open, or {STREAMS_OF_CLIENT_MAX} of yours"
+        raise ApiProblem(429, "http.busy", why, retry_s=RETRY_AFTER_S)
+    return TxStream(api, client, wait == "final", timeout_s)
 
 
 class Frames:
@@ -95,6 +101,7 @@ class TxStream(Response):
         self._is_final = is_final
         self._timeout_s = timeout_s
         self._count = 0  # frames so far
+        self._written = 0  # of these, those whose line was sent
         self._places: dict[bytes, list[int]] = {}  # id -> its frames that wait for its end
         self._deadlines: deque[tuple[float, bytes]] = deque()  # in order: all wait equally long
         self._lines: list[m.TxLine] = []
@@ -104,7 +111,7 @@ class TxStream(Response):
         self._room = trio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._api.tx_streams += 1
+        self._api.tx_streams.enter(self._source)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async with trio.open_nursery() as nursery:
@@ -112,7 +119,7 @@ class TxStream(Response):
                 await self._write(send)
                 nursery.cancel_scope.cancel()
         finally:
-            self._api.tx_streams -= 1
+            self._api.tx_streams.leave(self._source)
             for id_ in self._places:
                 self._peer.unwatch(id_, self._told)
 
@@ -138,14 +145,18 @@ class TxStream(Response):
             self._gone = (await receive())["type"] == "http.disconnect"
         self._bell.set()
 
+    def _left(self) -> int:
+        """How many more may come now: each of those here holds memory until its line has been read."""
+        return STREAM_TXS_MAX - max(len(self._deadlines), self._count - self._written)
+
     async def _take(self, raws: list[bytes]) -> int:
         """Submit the first of them, as many as there is room for. Returns how many."""
-        while len(self._deadlines) >= STREAM_TXS_MAX:
+        while (left := self._left()) <= 0:
             self._room = trio.Event()
             await self._room.wait()
         group: list[bytes] = []
         size = 0
-        for raw in raws[: STREAM_TXS_MAX - len(self._deadlines)]:
+        for raw in raws[:left]:
             if group and size + len(raw) > STREAM_GROUP_BYTES:
                 break
             group.append(raw)
@@ -220,16 +231,21 @@ class TxStream(Response):
             for number in places.pop(id_, ()):
                 self._peer.unwatch(id_, self._told)
                 self._say(number, m.TxLine(id=id_.hex(), state="late", rule="tx.not_final"))
-        if len(deadlines) < STREAM_TXS_MAX:
+        if self._left() > 0:
             self._room.set()
 
     async def _write(self, send: Send) -> None:
         while not self._gone:
             self._expire()
             if self._lines:
-                lines, self._lines = self._lines, []
+                lines, self._lines = self._lines[:_LINES_AT_ONCE], self._lines[_LINES_AT_ONCE:]
                 body = b"\n".join([*map(_encode, lines), b""])
-                await send({"type": "http.response.body", "body": body, "more_body": True})
+                # The server tells of a client that is gone by `receive`, which may wait for us in turn.
+                with trio.move_on_after(_GONE_AFTER_S) as scope:
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                if scope.cancelled_caught:
+                    return
+                self._written += len(lines)
                 continue
             if self._ended and not self._places:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})

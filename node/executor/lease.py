@@ -22,7 +22,7 @@ from node.executor.limits import KILL_WITHIN_S
 RENEW_EVERY_MS: Final = LEASE_MS // 3
 START_LEFT_MS: Final = LEASE_MS // 2
 STOP_GRACE_MS: Final = KILL_MS // 2  # for SIGTERM; the driver needs up to 2 s more, the rest is reserve
-SEEN_MS: Final = 2 * LEASE_MS  # blocks looked back at: within it, two clocks drift by a second or so
+SEEN_MS: Final = 2 * LEASE_MS  # looked back at, at least: within it, two clocks drift by a second or so
 SEEN_EVERY_MS: Final = LEASE_MS // 30  # one block a second is enough, and bounds how many are kept
 
 
@@ -81,13 +81,13 @@ class LeaseClock:
 
 @dataclass(slots=True)
 class LedgerTime:
-    """What ledger time it is at a moment of the boot clock, by the blocks seen within SEEN_MS."""
+    """What ledger time it is at a moment of the boot clock, by the blocks seen lately."""
 
     _seen: deque[tuple[int, int]] = field(default_factory=deque)  # boot clock, time of the block
 
-    def saw(self, block_ms: int, now_ms: int, keeps_best: bool = False) -> None:
-        """A committed block of that time is there now. `keeps_best`: of those that are too old the best one
-        stays, as what came since may all be dated back."""
+    def saw(self, block_ms: int, now_ms: int, back_ms: int = SEEN_MS, keeps_best: bool = False) -> None:
+        """A committed block of that time is there now. What is older than `back_ms` is forgotten, but with
+        `keeps_best` the best of it, as what came since may all be dated back."""
         if self._seen and now_ms < self._seen[-1][0] + SEEN_EVERY_MS:
             last_ms, was_ms = self._seen[-1]
             # The best of each second: who catches up sees old blocks first.
@@ -95,7 +95,7 @@ class LedgerTime:
             return
         self._seen.append((now_ms, block_ms))
         old: list[tuple[int, int]] = []
-        while self._seen[0][0] < now_ms - SEEN_MS:
+        while self._seen[0][0] < now_ms - back_ms:
             old.append(self._seen.popleft())
         if old and keeps_best:
             self._seen.appendleft(max(old, key=lambda seen: seen[1] - seen[0]))

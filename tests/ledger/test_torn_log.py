@@ -72,6 +72,19 @@ def test_a_tail_of_zeros_is_cut_and_counted(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("there", [5, 6])
+def test_a_sector_may_end_within_a_records_header(tmp_path: Path, there: int) -> None:
+    """Regression [J1]: of the last write's header only the first bytes were written, its type reads as zero.
+    The look at lengths and types alone, which comes first, took that for damage, and the store refused."""
+    _, first = written(tmp_path / "probe", [300])
+    size = 300 + (SECTOR_BYTES - there - first[0]) % SECTOR_BYTES
+    path, ends = written(tmp_path, [size, 700])
+    log = log_of(path)
+    assert ends[0] % SECTOR_BYTES == SECTOR_BYTES - there, "the header lies over a border"
+    log.write_bytes(zeroed(log.read_bytes(), ends[0] + there))
+    assert held(path, 2) == [0]
+
+
 @pytest.mark.parametrize("sizes", [[300, 40, 700], [300, 9_000, 4_000], [100, 40_000, 100_000], [3, 3, 3, 3]])
 def test_zeros_from_any_sector_leave_all_whole_writes(tmp_path: Path, sizes: list[int]) -> None:
     """[J1] Wherever the written sectors end, the file being as long as it was: each write that lies whole

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 CONSENSUS: Final = ("tests/consensus",)
+SILENCE: Final = ("tests/consensus/test_silence.py",)
 VERIFY: Final = ("tests/consensus/test_verify.py",)
 TWINS: Final = ("tests/sim/test_twins.py::test_two_rounds_of_twins",)
 CLAIMS: Final = ("tests/ledger/test_claims.py",)
@@ -90,6 +91,7 @@ SCENARIO: Final = ("tests/ledger/test_approval_scenario.py",)
 TORN_LOG: Final = ("tests/ledger/test_torn_log.py",)
 _SAFETY, _ENGINE = "node/safety_store.py", "node/engine.py"
 _POOL, _LEASE, _PROOF = "node/mempool.py", "node/executor/lease.py", "node/executor/verify.py"
+_LEDGER_CLOCK, LEDGER_CLOCK = "node/executor/ledger_clock.py", ("tests/node/test_ledger_clock.py",)
 _QUEUE = "node/fair_queue.py"
 _CHECK, _FILES = "consensus/verify.py", "node/artifact_files.py"
 
@@ -221,12 +223,68 @@ MUTANTS: Final = (
     ),
     _M(
         "late_final_shortens_the_timeout",
-        _CORE,
+        _STATE,
         'assert state.entered_ms is not None, "only a view entered has a timeout"',
         "state.timeout_ms = self.config.timing.timeout_ms(state.number, self.final_view)",
         CONSENSUS,
     ),
+    _M(
+        "one_late_batch_shrinks_the_window",
+        "node/pace.py",
+        "_ROW = 4  #",
+        "_ROW = 1  #",
+        ("tests/node/test_admission.py",),
+    ),
+    _M(
+        "many_batches_of_one_maker_come_first",
+        _STATE,
+        "            fresh = self._in_turns(fresh)\n",
+        "            pass\n",
+        ("tests/consensus/test_turns.py",),
+    ),
     _M("skip_before_the_timeout", _CORE, "self._now_ms >= self._skip_ms(state)", "True", CONSENSUS),
+    _M(
+        "silent_for_ever",
+        _CORE,
+        "        self.silence.heard(sender)  # [14]\n",
+        "",
+        SILENCE,
+    ),
+    _M(
+        "silent_without_a_skip",
+        _STATE,
+        "        elif state is not None and state.skip:\n            self.silence.skipped(by)",
+        "        self.silence.skipped(by)",
+        SILENCE,
+    ),
+    _M(
+        "silent_though_its_block_was_notarized",
+        _STATE,
+        "            self.silence.heard(by)\n",
+        "            pass\n",
+        SILENCE,
+    ),
+    _M(
+        "silent_though_heard_in_its_view",
+        "consensus/silence.py",
+        "        if leader in self.unheard:\n            self.silent.add(leader)",
+        "        self.silent.add(leader)",
+        SILENCE,
+    ),
+    _M(
+        "no_whole_timer_where_nothing_is_final",
+        _STATE,
+        "if is_silent and state.is_near_final:",
+        "if is_silent:",
+        SILENCE,
+    ),
+    _M(
+        "no_grace_for_who_comes_back",
+        "consensus/timers.py",
+        "return min(SILENT_GRACE_MS, timeout_ms // SILENT_GRACE_SHARE)",
+        "return 0",
+        SILENCE,
+    ),
     _M(
         "standstill_is_never_noticed",
         _CORE,
@@ -662,6 +720,7 @@ MUTANTS: Final = (
     ),
     _M("torn_log_is_cut_whatever_follows", _LOG, "if border < end:", "if True:", TORN_LOG),
     _M("zeros_before_a_record_are_passed_over", _LOG, 'strip(b"\\0"):', "strip(data):", TORN_LOG),
+    _M("half_a_header_is_damage", "ledger/store_files.py", "found = examine(data)  #", "pass  #", TORN_LOG),
     _M("write_may_end_in_zeros", "ledger/store.py", "batch.delete(END_KEY)", "pass", TORN_LOG),
     _M("foreign_store_is_opened", "ledger/store.py", "if found_owner != owner.encode():", "if False:", STORE),
     _M(
@@ -677,17 +736,17 @@ MUTANTS: Final = (
     _M(
         "sent_before_it_is_on_disk",
         _ENGINE,
-        "            if ready.records or ready.certificates:\n",
-        "            for send in ready.send:\n                self._send(send)\n"
-        "            if ready.records or ready.certificates:\n",
+        "        if ready.records or ready.certificates:\n",
+        "        for send in ready.send:\n            self._send(send)\n"
+        "        if ready.records or ready.certificates:\n",
         ENGINE,
     ),
     _M(
         "pruned_before_commit",
         _ENGINE,
-        "            self._commit(ready, queue)\n",
-        "            if ready.prune_view:\n                self.safety.prune(ready.prune_view)\n"
-        "            self._commit(ready, queue)\n",
+        "        while self._final:\n",
+        "        if self._prune_view:\n            self.safety.prune(self._prune_view)\n"
+        "        while self._final:\n",
         ENGINE,
     ),
     _M(
@@ -860,11 +919,39 @@ MUTANTS: Final = (
     _M(
         "maker_share_is_gone",
         _POOL,
-        "if self.by_maker.get(maker, 0) + size > MEMPOOL_MAKER_BYTES_MAX:",
+        "if self.by_maker.get(maker, 0) + size > min(MEMPOOL_MAKER_BYTES_MAX, self._free_bytes()):",
         "if False:",
         MEMPOOL,
     ),
     _M("pending_is_bundled_twice", _QUEUE, "        self.remove(tx.id)\n", "", MEMPOOL),
+    _M(
+        "who_had_a_turn_waits_for_all_that_are_new",
+        _QUEUE,
+        "bringer.turns.served(cost, len(bringer.accounts))",
+        "bringer.turns.served(cost)",
+        MEMPOOL,
+    ),
+    _M(
+        "the_first_after_a_quiet_spell_waits",
+        _POOL,
+        "max(self.pending_since_ms, self.sealed_ms + BATCH_SEAL_MS)",
+        "self.pending_since_ms + BATCH_SEAL_MS",
+        MEMPOOL,
+    ),
+    _M(
+        "a_halted_engine_commits",
+        _ENGINE,
+        "if self.halted:  # since they became final: the store is another",
+        "if False:",
+        ("tests/node/test_engine_commits.py",),
+    ),
+    _M(
+        "final_blocks_are_written_one_by_one",
+        _ENGINE,
+        "self.notary.store.grouped() if len(self._final) > 1 else nullcontext()",
+        "nullcontext()",
+        ("tests/node/test_engine_commits.py",),
+    ),
     _M("nobody_takes_turns", _QUEUE, "self._turns.served(cost)", "self._turns.served(0)", MEMPOOL),
     _M("queues_have_no_end_in_time", _POOL, "if wait_ms > QUEUE_MS_MAX:", "if False:", MEMPOOL),
     _M(
@@ -923,6 +1010,34 @@ MUTANTS: Final = (
         "return max(0, min(STOP_GRACE_MS, spare_ms))",
         "return STOP_GRACE_MS",
         LEASE,
+    ),
+    _M(
+        "ledger_time_is_what_came_last",
+        _LEDGER_CLOCK,
+        "max(SEEN_MS, back_ms)",
+        "SEEN_MS",
+        LEDGER_CLOCK,
+    ),
+    _M(
+        "ledger_time_once_known_is_known_for_ever",
+        _LEDGER_CLOCK,
+        "self.is_sure and self._heard_ms < now_ms - SURE_MS",
+        "False",
+        LEDGER_CLOCK,
+    ),
+    _M(
+        "old_blocks_tell_ledger_time",
+        _LEDGER_CLOCK,
+        "weights.get(key, 0) if height >= self._since else 0",
+        "weights.get(key, 0)",
+        LEDGER_CLOCK,
+    ),
+    _M(
+        "a_gap_without_blocks_is_nothing",
+        _LEDGER_CLOCK,
+        "self._looked_ms is not None and now_ms > self._looked_ms + GAP_MS",
+        "False",
+        LEDGER_CLOCK,
     ),
     _M(
         "status_of_the_ledger_is_believed",

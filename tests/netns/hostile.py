@@ -16,12 +16,20 @@ from dataclasses import dataclass, field
 
 import trio
 
+from consensus.messages import Vote, encode_message
+from ledger.blocks import Batch
+from ledger.certificate import VOTE_DOMAIN, Statement, VoteKind, vote_message
 from ledger.codec import encode
+from ledger.documents import ApprovalPredicate, sign_approval, sign_contract
 from ledger.genesis import Genesis
-from node.wire import PROTOCOL, Hello
+from ledger.keys import Key
+from ledger.limits import EXPIRY_BLOCKS_DEFAULT
+from ledger.transactions import Body, Decide, PublishContract, Transfer, Tx, sign_tx
+from node.wire import PROTOCOL, TOPIC_KINDS, BatchPush, Hello, topic
 from p2p.errors import Refused, RequestError
 from p2p.host import Host, HostConfig
 from p2p.network import Lane, Neighbour, Verdict
+from tests.ledger.contract_samples import contract
 from tests.netns.lab import Machine
 
 _MULTISTREAM = b"\x13/multistream/1.0.0\n"
@@ -93,6 +101,7 @@ class Stranger:
     lies: tuple[str, ...] = ()  # addresses that it tells of
     neighbours_max: int = 1
     ups: int = 0
+    said: int = 0  # by gossip
     downs: list[str] = field(default_factory=list)
     host: Host = field(init=False)
 
@@ -103,6 +112,7 @@ class Stranger:
                 listen=("/ip4/0.0.0.0/tcp/0",),
                 bootstrap=self.bootstrap,
                 neighbours_max=self.neighbours_max,
+                topics=tuple(topic(self.genesis.chain_id, kind) for kind in TOPIC_KINDS),
             )
         )
         for address in self.lies:
@@ -143,12 +153,59 @@ class Stranger:
             for _ in range(32):
                 nursery.start_soon(one)
 
-    async def send_for_ever(self, payload: bytes) -> None:
+    async def send_for_ever(self, payload: bytes, lane: Lane = Lane.BULK) -> None:
         """The invalid flood: messages that break a rule."""
         while True:
             for neighbour in self.host.neighbours():
-                self.host.send(neighbour.peer_id, Lane.BULK, payload)
+                self.host.send(neighbour.peer_id, lane, payload)
             await trio.sleep(0.001)
+
+    async def gossip_for_ever(self, kind: str, height: int) -> None:
+        """Valid gossip, as much as this machine can sign and send: past all budgets of its own."""
+        name = topic(self.genesis.chain_id, kind)
+        while True:
+            key = Key(secrets.token_bytes(32))
+            for _ in range(20):
+                raw = self.transaction(key, self.body(key, kind), height)
+                await self.host._gossip._pubsub.publish(name, raw)
+                self.said += 1
+                await trio.lowlevel.checkpoint()
+
+    def transaction(self, key: Key, body: Body, height: int) -> bytes:
+        """Signed, of this chain, and in time."""
+        tx = Tx(
+            self.genesis.chain_id, key.public, height + EXPIRY_BLOCKS_DEFAULT, secrets.token_bytes(8), body
+        )
+        return sign_tx(key, tx)
+
+    def body(self, key: Key, kind: str) -> Body:
+        """What that topic carries, in good form."""
+        if kind == "contracts":
+            return PublishContract(sign_contract(key, contract(name=f"c-{secrets.token_hex(8)}")))
+        if kind == "approvals":
+            digest = secrets.token_bytes(32)
+            said = ApprovalPredicate(
+                chain_id=self.genesis.chain_id,
+                deployment=digest.hex(),
+                act="deploy",
+                role="budget",
+                decision="granted",
+            )
+            return Decide(sign_approval(key, said, digest))
+        return Transfer(key.public, 1)
+
+    def batch(self, height: int) -> bytes:
+        """A good batch, of somebody who does not vote."""
+        key = Key(secrets.token_bytes(32))
+        raws = tuple(self.transaction(key, Transfer(key.public, n + 1), height) for n in range(20))
+        return encode(BatchPush(encode(Batch(raws))))
+
+    def vote(self, view: int) -> bytes:
+        """A good vote, signed by a key without a seat."""
+        key = Key(secrets.token_bytes(32))
+        statement = Statement(VoteKind.SKIP, 0, view, bytes(32))
+        signed = key.sign(VOTE_DOMAIN, self.genesis.chain_id, vote_message(statement))
+        return encode_message(Vote(statement, 0, signed))
 
 
 @contextmanager

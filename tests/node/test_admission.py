@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from hashlib import sha256
 import pytest
 from msgspec import structs
 
+from ledger.blocks import Batch
 from ledger.codec import encode
 from ledger.errors import Refused
 from ledger.keys import Key
@@ -27,7 +29,7 @@ from node.limits import (
     RETRY_MS_MAX,
     RETRY_MS_MIN,
 )
-from node.mempool import HeldBatch, Mempool
+from node.mempool import HeldBatch, Mempool, open_batch
 from node.pace import Pace
 from node.seam import Overloaded
 from tests.node.final_chain import transfer_tx
@@ -227,6 +229,55 @@ def test_the_window_follows_the_network() -> None:
     assert pace.under_way_bytes == 0
 
 
+class Away(Chain):
+    """A loaded network where one view in four has no leader: the next one's block comes a second later."""
+
+    views = 0
+
+    def tick(self) -> None:
+        before = self.block
+        super().tick()
+        if self.block and self.block is not before:
+            self.views += 1
+            self.block_due += 300 if self.views % 3 else 1_300
+
+
+def test_a_leader_that_is_away_does_not_keep_the_others_from_working() -> None:
+    """One of four dead, whole timeouts: what each round brings is late by a second whatever the window is, so
+    that must not shrink to nothing. It did: 100 a second of four validators came down to 30, and hundreds
+    that were accepted were not final after 20 s."""
+    chain = Away()
+    run(chain, 20, ("here", LOUD, 20, 0))
+    assert chain.order["here"] == list(range(1_000))
+    assert not chain.refused["here"]
+    assert max(chain.delays["here"]) <= 5_000
+    assert chain.pool.pace is not None
+    assert chain.pool.pace.window_bytes >= 2 * PACE_WINDOW_BYTES_MIN
+
+
+def test_one_late_batch_in_four_is_chance_and_four_in_a_row_are_not() -> None:
+    now = 0
+    pace = Pace(lambda: now)
+
+    def final_after(delay_ms: int) -> int:
+        nonlocal now
+        digest = now.to_bytes(32, "big")
+        pace.sealed(digest, pace.window_bytes, pace.window_bytes)
+        pace.room(PACE_WINDOW_BYTES_MAX)
+        now += delay_ms
+        pace.final([digest])
+        return pace.window_bytes
+
+    for _ in range(3):
+        grown = final_after(40)
+    for _ in range(10):
+        assert final_after(1_040) == grown
+        grown = [final_after(40) for _ in range(3)][-1]
+    assert grown == PACE_WINDOW_BYTES_MAX
+    assert [final_after(1_040) for _ in range(3)] == [grown] * 3
+    assert final_after(1_040) == grown // 2
+
+
 def test_a_batch_that_is_lost_holds_up_no_others() -> None:
     now = 0
     pace = Pace(lambda: now)
@@ -256,7 +307,7 @@ def test_a_flood_costs_no_signatures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_client_never_has_more_than_its_part_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MEMPOOL_SOURCE_TXS_MAX", 3)
+    monkeypatch.setattr(module, "MEMPOOL_TXS_MAX", 6)
     pool = Mempool(CHAIN_ID)
     for number in range(3):
         pool.add(tx(number, LOUD if number else OTHER), 0, "loud")
@@ -264,3 +315,38 @@ def test_one_client_never_has_more_than_its_part_of_the_pool(monkeypatch: pytest
         pool.add(tx(9, OTHER), 0, "loud")
     assert pool.refused == {"source": 1}
     assert pool.add(tx(9, OTHER), 0, "quiet")
+
+
+@pytest.mark.parametrize("bound", ["MEMPOOL_TXS_MAX", "MEMPOOL_BYTES_MAX"])
+def test_many_addresses_leave_room_for_one_more(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """Forty clients bring all that is taken of them, again and again: a newcomer finds room at any time."""
+    size = len(tx(0, LOUD).raw)
+    monkeypatch.setattr(module, bound, 400 if bound == "MEMPOOL_TXS_MAX" else 400 * (size + 2))
+    pool = Mempool(CHAIN_ID)
+    number = 0
+    for _ in range(12):
+        for address in range(40):
+            number += 1
+            with contextlib.suppress(Overloaded):
+                pool.add(tx(number, LOUD if number % 2 else OTHER), 0, f"loud {address}")
+        number += 1
+        assert pool.add(tx(number, QUIET), 0, f"newcomer {number}")
+    assert pool.refused["source"] > 0
+    assert "pool" not in pool.refused
+
+
+def test_batches_of_one_maker_leave_room_for_those_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three makers that fill what they may do not keep a fourth one's batches out."""
+
+    def batch(first: int) -> HeldBatch:
+        raws = tuple(tx(number, LOUD).raw for number in range(first, first + 4))
+        return open_batch(encode(Batch(raws)), CHAIN_ID, pool.known.verify)
+
+    pool = Mempool(CHAIN_ID)
+    monkeypatch.setattr(module, "MEMPOOL_BYTES_MAX", 12 * len(batch(0).data))
+    number = 0
+    for _ in range(10):
+        for maker in range(3):
+            number += 4
+            pool.hold(batch(number), maker, wanted=False)
+    assert pool.hold(batch(9_000), 3, wanted=False)

@@ -460,7 +460,7 @@ async def test_events_come_in_order_and_replay_from_an_id(peer: FakePeer, tmp_pa
         nursery.start_soon(filtered.run)
         assert (await filtered.next())["id"] == seen[2]["id"]
         nursery.cancel_scope.cancel()
-    assert app._app.state.api.event_clients == 0
+    assert app._app.state.api.event_clients.total == 0
 
 
 async def test_loss_is_told_as_a_gap(peer: FakePeer, tmp_path: Path) -> None:
@@ -495,7 +495,7 @@ async def test_listeners_are_bounded_and_bad_ids_refused(peer: FakePeer, tmp_pat
     app = make_guard(peer, tmp_path)
     async with api_client(peer, tmp_path) as client:
         problem(await client.get("/v1/events?after=nonsense"), 400, "event.id")
-    app._app.state.api.event_clients = EVENT_CLIENTS_MAX
+    app._app.state.api.event_clients.total = EVENT_CLIENTS_MAX
     refused = Listener(app)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(refused.run)

@@ -20,8 +20,9 @@ async def test_a_block_larger_than_a_frame_becomes_final_and_reaches_a_late_obse
         first = net.peers["validator0"]
         await until(lambda: len(first.handlers.members) == 3)
         # At once, so that the loop turns only when all wait: a first block takes what is bundled first, a
-        # second one the rest.
-        ids = [first.handlers.accept(record(n)).id for n in range(60)]
+        # second one the rest. Unpaced: a window that begins small would spread them over many small blocks.
+        first.mempool.pace = None
+        ids = [first.handlers.accept(record(n), "").id for n in range(60)]
         for id_ in ids:
             assert (await first.wait_final(id_, 20)).receipt.ok
         sizes = []

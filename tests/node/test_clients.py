@@ -1,13 +1,10 @@
-"""Clients of the API: who is one, and turns of those whose requests are ready."""
+"""Clients of the API: who is one, and what is shared among them."""
 
 from __future__ import annotations
 
 import pytest
-import trio
-import trio.testing
 
-from node.api.clients import Starts, client_name
-from node.api.limits import REQUESTS_PER_PASS
+from node.api.clients import Places, client_name
 
 
 @pytest.mark.parametrize(
@@ -28,35 +25,17 @@ def test_who_has_no_address_is_one_client() -> None:
     assert client_name({"type": "http", "client": None}) == "http:"
 
 
-async def test_clients_take_turns_however_many_requests_one_has() -> None:
-    starts, begun = Starts(), list[str]()
-
-    async def one(client: str) -> None:
-        await starts.turn(client)
-        begun.append(client)
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(REQUESTS_PER_PASS):
-            await one("loud")
-        for _ in range(100):
-            nursery.start_soon(one, "loud")
-        await trio.lowlevel.checkpoint()
-        for _ in range(2):
-            nursery.start_soon(one, "quiet")
-    assert len(begun) == 102 + REQUESTS_PER_PASS
-    last = max(place for place, client in enumerate(begun) if client == "quiet")
-    assert last <= 4 * REQUESTS_PER_PASS
-    assert not starts._waiting
-
-
-async def test_who_gives_up_leaves_no_trace() -> None:
-    starts = Starts()
-    for _ in range(REQUESTS_PER_PASS):
-        await starts.turn("loud")
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await starts.turn("quiet")
-    assert scope.cancelled_caught
-    assert not starts._waiting
-    await trio.testing.wait_all_tasks_blocked()
-    await starts.turn("loud")
+def test_one_client_never_takes_all_places() -> None:
+    places = Places(8, 6)
+    while places.has_room("loud"):
+        places.enter("loud")
+    assert places.total == 6
+    for _ in range(2):
+        assert places.has_room("quiet")
+        places.enter("quiet")
+    assert not places.has_room("third")
+    places.leave("loud")
+    assert places.has_room("third")
+    for client in ("loud",) * 5 + ("quiet",) * 2:
+        places.leave(client)
+    assert (places.total, places._taken) == (0, {})

@@ -222,6 +222,8 @@ def test_persist_then_send_then_commit_then_prune() -> None:
     rig.network.on_send = lambda: trace.append("send")
     rig.notary.on_commit.append(lambda done: trace.append("commit"))
     rig.engine._step(Tick())
+    assert trace == ["persist", "send"]
+    rig.engine._commit()
     assert trace == ["persist", "send", "commit", "prune"]
 
 
@@ -372,5 +374,6 @@ def test_roots_of_blocks_that_range_sync_brought_come_before_those_above(named: 
         rig.notary.commit(header, certificate(header), [], {})
         engine.synced(header, certificate(header))
     engine._take_synced()
+    engine._commit()
     assert (rig.notary.store.tip.height, engine.counters.alarms) == (3, {})
     assert engine.core.views[fourth.view].own_notar == fourth.hash

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,6 +74,21 @@ def test_leaving_and_coming_back_gains_no_turn() -> None:
         (taken,) = queue.take(1, 100_000)
         served["one" if taken.tx.sender == KEYS[1].public else "many"] += 1
     assert abs(served["one"] - served["many"]) <= 2
+
+
+def test_who_had_a_turn_has_the_next_one_though_new_accounts_never_cease_to_come() -> None:
+    """Regression: new accounts began at the turn served last, before all that had had one, for ever."""
+    queue = filled(*((tx(salt), "a") for salt in range(3)), (tx(9, 1), "a"), (tx(10, 1), "a"))
+    turns: list[int] = []
+    for number in range(40):
+        newcomer = Key(number.to_bytes(32, "little"))
+        entry = verified(decode_tx(transfer_tx(100 + number, sender=newcomer), CHAIN_ID))
+        queue.put(entry, "a")
+        (taken,) = queue.take(1, 100_000)
+        if taken.tx.sender == KEYS[0].public:
+            turns.append(number)
+    assert len(turns) == 3 and turns[0] <= 2
+    assert max(later - former for former, later in pairwise(turns)) <= 8
 
 
 def test_one_that_is_larger_than_a_batch_goes_alone() -> None:

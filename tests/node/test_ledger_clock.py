@@ -9,8 +9,8 @@ import pytest
 
 from ledger.certificate import Validator, ValidatorSet
 from ledger.limits import LEASE_MS
-from node.executor.lease import SEEN_MS, LeaseClock, LedgerTime
-from node.executor.ledger_clock import GAP_MS, HEADERS_MAX, LedgerClock
+from node.executor.lease import SEEN_EVERY_MS, SEEN_MS, LeaseClock, LedgerTime
+from node.executor.ledger_clock import GAP_MS, HEADERS_MAX, SURE_MS, LedgerClock
 from tests.consensus.support import header
 from tests.node.network_fixture import key
 
@@ -91,6 +91,54 @@ def test_a_stall_in_this_life_makes_the_clock_unsure_and_keeps_the_best_sample()
     assert net.clock.is_sure
 
 
+def sure(start_ms: int) -> Chain:
+    """A network of four whose node knows what time it is."""
+    net = Chain()
+    net.block(0, start_ms)
+    net.clock.sent(1, net.clock.token)
+    for number in range(1, 9):
+        net.block(number % 3, start_ms + number * 1_000)
+    assert net.clock.is_sure
+    return net
+
+
+@pytest.mark.parametrize("wait_ms", [2_000, GAP_MS - 1])
+def test_leaders_that_lie_alone_for_long_do_not_make_it_forget(wait_ms: int) -> None:
+    """Regression: blocks came, so there was no gap, but all of one liar, dated back to their parents, while
+    what honest leaders propose was late. After SEEN_MS nothing else was remembered, and a renewal in such a
+    block was worth a whole lease here, and nothing on the ledger."""
+    start_ms = 1_700_000_000_000
+    net = sure(start_ms)
+    last_ms, since_ms = net.time_ms, net.boot_ms
+    while net.clock.is_sure:
+        net.block(LIAR, last_ms, wait_ms)
+        passed_ms = net.boot_ms - since_ms
+        assert net.clock.at(net.boot_ms) == last_ms + passed_ms, "as the honest ones told"
+        assert passed_ms <= SURE_MS + wait_ms
+    assert passed_ms > SURE_MS and net.clock.wants_own, "so old a sample is not good enough to claim by"
+    net.clock.sent(net.height, net.clock.token)
+    net.block(LIAR, net.time_ms)
+    assert not net.clock.is_sure, "one leader's word"
+    net.block(1, last_ms + passed_ms + 1_000)
+    assert net.clock.is_sure
+
+
+def test_honest_leaders_that_take_turns_keep_it_sure() -> None:
+    """With the liar's blocks between, and with a set of other members after them."""
+    start_ms = 1_700_000_000_000
+    net = sure(start_ms)
+    for number in range(9, 400):
+        net.block(number % 4, start_ms + number * 1_000)
+        assert net.clock.is_sure and len(net.clock.time._seen) <= SEEN_MS // SEEN_EVERY_MS + 1
+    others = tuple(Validator(key(f"other{n}").public, 1, f"w{n}") for n in range(4))
+    net.validators = ValidatorSet(1, others)
+    net.block(0, start_ms + 400_000)
+    assert net.clock.is_sure, "one of four was heard so far, the others before are strangers now"
+    for number in range(401, 500):
+        net.block(number % 4, start_ms + number * 1_000)
+        assert net.clock.is_sure
+
+
 @pytest.mark.parametrize("wait_ms", [GAP_MS, GAP_MS + 1])
 def test_a_gap_is_as_long_as_a_lease(wait_ms: int) -> None:
     net = Chain()
@@ -120,5 +168,6 @@ def test_few_headers_are_looked_at_in_one_step() -> None:
     read: list[int] = []
     plain = net.header
     net.store.header = lambda height: (read.append(height), plain(height))[1]
+    net.clock.look()
     net.clock.sent(1, 0)
     assert len(read) == HEADERS_MAX and max(read) == net.height

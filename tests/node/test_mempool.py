@@ -17,6 +17,7 @@ from ledger.transactions import CheckedTx, SignedTx, VerifiedTx, decode_tx, veri
 from node import known
 from node import mempool as module
 from node.known import KnownTxs
+from node.limits import BATCH_SEAL_MS
 from node.mempool import Mempool, open_batch
 from node.seam import Overloaded
 from tests.node.final_chain import batch_of, new_notary, next_header, transfer_tx
@@ -101,6 +102,31 @@ def test_all_sums_are_exact_after_any_history(history: list[tuple[str, object]])
     pool.committed(naming(*pool.batches), tuple(entry.id for entry in TXS))
     assert_sums(pool)
     assert (pool.size_bytes, pool.tx_count, pool.senders, pool.by_maker) == (0, 0, {}, {})
+
+
+def test_the_first_goes_at_once_and_a_burst_after_it_together() -> None:
+    pool = Mempool(CHAIN_ID)
+    pool.add(TXS[0], 1_000)
+    assert pool.seal_due_ms() == 1_000
+    assert pool.seal(0) is not None
+    for later, entry in enumerate(TXS[1:4], 1):
+        pool.add(entry, 1_000 + later)
+        assert pool.seal_due_ms() == 1_000 + BATCH_SEAL_MS
+    sealed = pool.seal(0)
+    assert sealed is not None and sealed.count == 3
+    pool.add(TXS[4], 1_002 + 2 * BATCH_SEAL_MS)
+    assert pool.seal_due_ms() == 1_002 + 2 * BATCH_SEAL_MS  # all was quiet since
+
+
+def test_full_batches_do_not_put_off_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_TXS_MAX", 2)
+    pool = Mempool(CHAIN_ID)
+    for entry in TXS[:7]:
+        pool.add(entry, 1_000)
+    while len(pool.pending) >= 2:
+        assert pool.seal_due_ms() == 1_000
+        assert pool.seal(0) is not None
+    assert pool.seal_due_ms() == 1_000 + BATCH_SEAL_MS
 
 
 def test_one_sender_cannot_fill_the_pool_for_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,9 +50,10 @@ def test_every_vote_is_synced(kind: VoteKind) -> None:
 def test_the_pool_is_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MEMPOOL_TXS_MAX", 2)
     pool = Mempool(POOL_CHAIN_ID)
-    assert pool.add(tx(1), 0) and pool.add(tx(2, POOR), 0)
+    assert pool.add(tx(1), 0, "one") and pool.add(tx(2, POOR), 0, "other")
     with pytest.raises(Overloaded):
-        pool.add(tx(3), 0)
+        pool.add(tx(3), 0, "third")
+    assert pool.refused == {"pool": 1}
 
 
 def test_a_transaction_waits_once() -> None:

@@ -94,9 +94,9 @@ async def test_what_is_not_final_in_time_is_late_and_watched_no_more(tmp_path: P
 async def test_other_content_and_too_many_streams_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("node.api.core.STREAMS_MAX", 0)
     async with api_client(FakePeer(), tmp_path) as client:
         assert (await client.post("/v1/txs", content=b"", headers={})).status_code == 415
-        monkeypatch.setattr(tx_stream, "STREAMS_MAX", 0)
         busy = await client.post("/v1/txs", content=b"", headers=BINARY)
     assert busy.status_code == 429 and busy.headers["Retry-After"]
 

@@ -15,7 +15,6 @@ import trio
 import trio.testing
 from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
-from libp2p.io.trio import TrioTCPStream
 from libp2p.network.config import ConnectionConfig
 from libp2p.network.connection import swarm_connection
 from libp2p.peer.id import ID
@@ -24,7 +23,8 @@ from libp2p.pubsub.mcache import MessageCache
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
-from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
+from libp2p.stream_muxer.yamux import yamux
+from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from p2p import lean_import, libp2p_fixes
 from p2p.errors import LocalError
@@ -317,45 +317,26 @@ async def test_batch_window_updates(monkeypatch):
     assert after == []
 
 
-async def test_read_ahead(monkeypatch):
-    """Fault: two reads of the socket for each message, and a timer for each body. With the work-round what
-    has come is read at once."""
+async def test_read_settings_once(monkeypatch):
+    """Fault: a look into the environment for each of 100 reads."""
     libp2p_fixes.quiet_logs()
-    read, body = TrioTCPStream.read, Yamux._read_data_body
-    monkeypatch.setattr(TrioTCPStream, "read", getattr(read, "library", read))
-    monkeypatch.setattr(Yamux, "_read_data_body", getattr(body, "library", body))
-    asked = [0]
-    receive = trio.SocketStream.receive_some
+    library = getattr(yamux, "library_env", yamux._py_yamux_env)
+    monkeypatch.setattr(yamux, "_py_yamux_env", library)
+    monkeypatch.delattr(yamux, "library_env", raising=False)
+    looks = [0]
 
-    async def counted(stream, *args):
-        asked[0] += 1
-        return await receive(stream, *args)
+    def getenv(*names):
+        looks[0] += 1
+        return library_getenv(*names)
 
-    monkeypatch.setattr(trio.SocketStream, "receive_some", counted)
+    library_getenv = yamux.os.getenv
+    monkeypatch.setattr(yamux.os, "getenv", getenv)
     await small_reads([])
-    before, asked[0] = asked[0], 0
-    assert before >= 200, "the library now reads messages whole"
-    libp2p_fixes.read_ahead()
+    before, looks[0] = looks[0], 0
+    assert before >= 100, "the library no longer looks for each read"
+    libp2p_fixes.read_settings_once()
     await small_reads([])
-    assert asked[0] < before * 0.7
-
-
-@pytest.mark.parametrize("sizes", [(2, 5, 1, 70_000), (65_536, 1, 3), (1,) * 40])
-async def test_read_ahead_gives_all_bytes_in_order(sizes):
-    libp2p_fixes.read_ahead()
-    data = bytes(i % 251 for i in range(sum(sizes)))
-    writer, reader = trio.testing.memory_stream_pair()
-    stream = TrioTCPStream(reader)
-    await writer.send_all(data)
-    await writer.aclose()
-    got = []
-    for size in sizes:
-        piece = b""
-        while len(piece) < size:
-            piece += await stream.read(size - len(piece))
-        got.append(piece)
-    assert b"".join(got) == data and [len(piece) for piece in got] == list(sizes)
-    assert await stream.read(0) == b"" == await stream.read(5) == await stream.read(None)
+    assert looks[0] < 20
 
 
 def run_python(*statements: str) -> str:

@@ -179,6 +179,86 @@ async def test_circuits_are_bounded(hosts):
     await until(lambda: is_relayed(late, target))
 
 
+async def test_one_network_does_not_take_all_reservations(hosts, monkeypatch):
+    """Loopback is one network: its third peer is refused, who has a place renews it."""
+    monkeypatch.setattr(relay_module, "RELAY_RESERVATIONS_OF_GROUP_MAX", 2)
+    relay = await start(hosts, 1, serves_relay=True)
+    first, _ = await hidden(hosts, 2, relay), await hidden(hosts, 3, relay)
+    late = await start(hosts, 4, listen=NOWHERE, bootstrap=(relay.address,), wants_relays=True)
+    await until(lambda: late.net.stats().get("relayed.refused", 0) >= 1)
+    assert late.net.relayed.addresses() == ()
+    assert relay.net.stats()["relay.full"] >= 1
+    await first.net.relayed._reserve(relay.id, relay.address)
+    assert len(first.net.relayed.addresses()) == 1
+    assert len(relay.net.relay.reservations) == 2
+
+
+async def test_no_circuit_over_a_circuit(hosts):
+    """Who is seen through a relay is served by none: neither a place nor a way on."""
+    relay = await start(hosts, 1, serves_relay=True)
+    target = await start(
+        hosts, 2, listen=NOWHERE, bootstrap=(relay.address,), wants_relays=True, serves_relay=True
+    )
+    await until(lambda: target.net.relayed.addresses())
+    source = await start(hosts, 3, listen=NOWHERE, bootstrap=target.net.addresses())
+    await until(lambda: is_relayed(source, target))
+    await source.net.relayed._reserve(target.id, target.net.addresses()[0])
+    assert source.net.stats()["relayed.refused"] == 1
+    assert not target.net.relay.reservations
+
+
+async def test_what_a_circuit_carries_is_counted_and_paced(hosts, monkeypatch):
+    monkeypatch.setattr(relay_module, "RELAY_CIRCUIT_BYTES_S", 400_000)
+    monkeypatch.setattr(relay_module, "RELAY_CIRCUIT_HURRY_S", 0.5)
+    relay = await start(hosts, 1, serves_relay=True)
+    target = await hidden(hosts, 2, relay)
+    source = await start(hosts, 3, listen=NOWHERE, bootstrap=target.net.addresses())
+    await until(lambda: is_relayed(source, target))
+    begun = trio.current_time()
+    assert source.net.send(target.id, Lane.BULK, bytes(1_000_000))
+    await until(lambda: any(len(data) == 1_000_000 for _, _, data in target.seen.messages))
+    assert trio.current_time() - begun > (1_000_000 - 250_000) / 400_000
+    assert relay.net.stats()["relay.bytes"] > 1_000_000
+    assert is_relayed(source, target)
+
+
+async def test_a_relay_that_changes_or_leaves_out_bytes_breaks_the_circuit_alone(hosts):
+    """Noise numbers and seals what is carried: nothing false arrives, and the relay's link stays."""
+    relay = await start(hosts, 1, serves_relay=True)
+    target = await hidden(hosts, 2, relay)
+    source = await start(hosts, 3, listen=NOWHERE, bootstrap=target.net.addresses())
+    await until(lambda: is_relayed(source, target))
+    carried = relay.net.relay._carry
+    harmed = []
+
+    class Harmful:
+        def __init__(self, stream):
+            self._stream = stream
+
+        async def read(self, count):
+            data = await self._stream.read(count)
+            if len(data) > 1_000 and not harmed:
+                harmed.append(len(data))
+                return data[:500] + data[600:]
+            return data
+
+        async def write(self, data):
+            await self._stream.write(data)
+
+    async def carry(here, there):
+        await carried(Harmful(here), there)
+
+    relay.net.relay._carry = carry
+    source.net._board.links[target.id].end("again", goodbye=False)
+    await until(lambda: len(source.seen.ups) >= 2 and is_relayed(source, target))
+    sent = bytes(range(250)) * 400
+    source.net.send(target.id, Lane.BULK, sent)
+    await until(lambda: harmed and len(source.seen.downs) >= 2)
+    await until(lambda: len(source.seen.ups) >= 3 and is_relayed(source, target))
+    assert {data for _, _, data in target.seen.messages} <= {sent}
+    assert relay.knows(target)
+
+
 async def test_a_circuit_ends_with_its_bytes(hosts, monkeypatch):
     monkeypatch.setattr(relay_module, "RELAY_CIRCUIT_BYTES", 300_000)
     relay = await start(hosts, 1, serves_relay=True)

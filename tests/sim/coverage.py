@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from consensus.core import Core
+from consensus.leader import leader
 from consensus.limits import VIEW_WINDOW
 from consensus.messages import Certified, Event, Fetch, Propose, Ready, Received, Reply, Status, Vote
 from ledger.blocks import decode_header
@@ -32,9 +33,19 @@ RULES: Final = {
     "12 epoch ended": "the last block of an epoch was committed",
     "12 tail left out": "its certificate named a block above it",
     "13 idle block": "an empty block after the idle wait",
+    "14 silent leader skipped": "a Skip before the whole timeout, for a leader not heard since its last view",
+    "14 heard again": "something came from one that was silent",
     "fetch": "something was asked for",
     "reply": "a header was sent that was asked for",
 }
+
+
+def is_early(core: Core, view: int) -> bool:
+    """Is this Skip of rule 14? What cleared the view may have come in the same step: then it is not told."""
+    state = core.views.get(view)
+    if state is None or state.refused or not state.is_near_final:
+        return False
+    return leader(core.config.validators, view) in core.silence.silent
 
 
 class Coverage:
@@ -51,6 +62,8 @@ class Coverage:
             view = event.message.statement.view
             if not core.final_view < view <= core.frontier + VIEW_WINDOW:
                 self.rules["10 vote out of the window"] += 1
+        if isinstance(event, Received) and event.sender in core.silence.silent:
+            self.rules["14 heard again"] += 1
         return core.frontier
 
     def after(self, core: Core, event: Event, ready: Ready, frontier: int) -> None:
@@ -76,6 +89,7 @@ class Coverage:
             ] += 1
             if record.kind is VoteKind.SKIP:
                 rules["8 timeout grown"] += record.view > core.final_view + 1
+                rules["14 silent leader skipped"] += is_early(core, record.view)
         answers = isinstance(event, Received) and isinstance(event.message, Status)
         for send in ready.send:
             self._sent(send.message, answers and send.to is not None)

@@ -93,7 +93,7 @@ class EpochNode(SimNode):
         if was_following:
             self.world.result.faults["epoch.joined"] += 1
         for batch in list(self.mempool.batches.values()):
-            self.step(BatchHeld(batch.digest, batch.count))
+            self.step(BatchHeld(batch.digest, batch.count, self.mempool.makers[batch.digest]))
             if self.mempool.makers[batch.digest] == self.member:
                 self.push(batch)
         self.is_waiting = self.safety.floor > self.tip.view

@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ledger import epochs
 from ledger.blocks import Header, decode_batch
+from ledger.certificate import ValidatorSet
 from ledger.errors import Refused
 from ledger.genesis import Genesis, genesis_state
 from ledger.machine import execute
@@ -24,6 +26,7 @@ class Final:
     at_us: int
     txs: tuple[CheckedTx, ...]
     result: BlockResult
+    header: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class Chronicle:
         parent_ms = self.blocks[-1].time_ms if self.blocks else self.genesis.time_ms
         result = execute(self.state, header, txs, parent_ms)
         self.state.update(result.changes)
-        block = Final(header.height, header.time_ms, at_us, txs, result)
+        block = Final(header.height, header.time_ms, at_us, txs, result, header.encode())
         self.blocks.append(block)
         known = {tx.id: tx for tx in txs}
         for receipt in result.receipts:
@@ -90,6 +93,20 @@ class Replica:
             self.state.update(changes)
             self.height, self.time_ms = block.height, block.time_ms
         return bool(new)
+
+    @property
+    def store(self) -> Replica:
+        """As a peer has it, for `header`."""
+        return self
+
+    @property
+    def validators(self) -> ValidatorSet:
+        """The set in force."""
+        return epochs.current(self.state)
+
+    def header(self, height: int) -> bytes | None:
+        """The encoded header of a block, up to this height."""
+        return self._chronicle.blocks[height - 1].header if 0 < height <= self.height else None
 
     def tx(self, tx_id: bytes) -> Place | None:
         """A transaction that counted, up to this height."""

@@ -19,6 +19,7 @@ from ledger.transactions import Claim, PostOffer, Price, Renew, RenewItem
 from node.executor.claims import Attempt, Attempts
 from node.executor.decide import Now, Opening, SlotId, held_slots, openings, refusal
 from node.executor.lease import LeaseClock, LedgerTime
+from node.executor.ledger_clock import LedgerClock
 from node.executor.limits import COOL_FAILED_S, COOL_S, GUARD_TICK_S, KILL_WITHIN_S, ORPHANS_EVERY_S
 from node.executor.sender import Signed
 from node.executor.verify import Case, verify
@@ -77,7 +78,8 @@ class MarketNode(MarketPeer):
     def booted(self) -> None:
         self.tenures, self.givers = {}, {}
         self.attempts = Attempts()
-        self.ledger_time = LedgerTime()
+        self.ledger_time = LedgerClock(self.replica, self.boot_ms)
+        self.offer: tuple[bytes, int] | None = None  # under way, and the clock's token when it was sent
         self.renewals: dict[bytes, Renewal] = {}
         self.cool_ms: dict[SlotId, float] = {}
         self.orphans_ms = -(10**9)
@@ -99,7 +101,7 @@ class MarketNode(MarketPeer):
 
     def look(self) -> None:
         """As Executor._look: at each new height."""
-        self.ledger_time.saw(self.replica.time_ms, self.boot_ms())
+        self.ledger_time.look()
         for tenure in list(self.tenures.values()):
             tenure.look()
         self._renewals_final()
@@ -111,16 +113,22 @@ class MarketNode(MarketPeer):
             return
         self._offer(node)
         self._find_orphans(node)
-        self._claim_some()
+        if self.ledger_time.is_sure:
+            self._claim_some()
 
     # ------------------------------------------------------------------ claims
 
     def _offer(self, node: LedgerNode) -> None:
         now_ms = self.boot_ms()
-        due = node.valid_until_ms < self.replica.time_ms + OFFER_MS // 2
-        if due and now_ms >= self.offered_ms + 5_000:
+        if self.offer is not None and (place := self.place(self.offer[0])) is not None:
+            self.ledger_time.sent(place.height, self.offer[1])
+            self.offer = None
+        worn = node.valid_until_ms < self.replica.time_ms + OFFER_MS // 2
+        waits = self.offer is not None and self.offer[0] in self.pending
+        if (worn or self.ledger_time.wants_own) and not waits and now_ms >= self.offered_ms + 5_000:
             self.offered_ms = now_ms
-            self.send(
+            self.market.count("offer sent")
+            tx_id = self.send(
                 PostOffer(
                     self.cpu_millis,
                     4096 * MIB,
@@ -132,6 +140,7 @@ class MarketNode(MarketPeer):
                     self.replica.time_ms + OFFER_MS,
                 )
             )
+            self.offer = tx_id, self.ledger_time.token
 
     def _take_wins(self) -> None:
         for slot_id, attempt in self.attempts.items():

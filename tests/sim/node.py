@@ -107,6 +107,7 @@ class Clock:
 class SimNode:
     """One instance of a validator. Twins share `member` (and key), not `id`."""
 
+    ranges_kind: type[Ranges] = Ranges
     core: Core
     notary: Notary
     mempool: Mempool
@@ -127,7 +128,7 @@ class SimNode:
         self.execute_us = 0
         self.queue: list[Commit] = []
         self.wake_us: int | None = None
-        self.ranges = Ranges(self)
+        self.ranges = self.ranges_kind(self)
         self.open_store()
 
     @property
@@ -167,7 +168,7 @@ class SimNode:
     def boot(self) -> None:
         """Start from what is on the disk."""
         self.up, self.life, self.doom = True, self.life + 1, None
-        self.queue, self.wake_us, self.ranges, self.pruned_view = [], None, Ranges(self), 0
+        self.queue, self.wake_us, self.ranges, self.pruned_view = [], None, self.ranges_kind(self), 0
         self.taken_back = 0  # transactions in batches that an earlier life had voted for
         self.open_store()
         self.disk.open()
@@ -204,7 +205,7 @@ class SimNode:
             if self.store.batch(held.digest) is None:
                 self.mempool.hold(held, self.member, wanted=True)
                 self.taken_back += held.count
-                self.step(BatchHeld(held.digest, held.count))
+                self.step(BatchHeld(held.digest, held.count, self.member))
         self.step(Start())
 
     def promises_reached(self) -> None:
@@ -387,7 +388,7 @@ class SimNode:
             return
         while (batch := self.mempool.seal(self.member)) is not None:
             self.push(batch)
-            self.step(BatchHeld(batch.digest, batch.count))
+            self.step(BatchHeld(batch.digest, batch.count, self.member))
 
     def push(self, batch: HeldBatch) -> None:
         """Stream a batch to all validators."""
@@ -411,7 +412,7 @@ class SimNode:
             self.batch_fault(sender, Refused("batch.entries", "not signed transactions"))
             return
         if self.mempool.hold(batch, sender, wanted=wanted):
-            self.step(BatchHeld(batch.digest, batch.count))
+            self.step(BatchHeld(batch.digest, batch.count, sender))
 
     # ------------------------------------------------------------------ network
 

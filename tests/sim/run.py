@@ -19,6 +19,7 @@ from typing import Final
 import structlog
 
 from tests.sim.epochs import EpochWorld
+from tests.sim.pruned import PrunedWorld
 from tests.sim.report import Report
 from tests.sim.result import Result
 from tests.sim.scenario import make, with_quiet
@@ -27,6 +28,7 @@ from tests.sim.world import World
 EXCERPT_LINES: Final = 40
 EXCERPTS_MAX: Final = 3
 EPOCHS_EVERY: Final = 5
+PRUNED_EVERY: Final = 10
 REAL_EVERY: Final = 50  # each fiftieth seed signs with Ed25519, the others with a stand-in
 
 
@@ -43,9 +45,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def world(seed: int, ed25519: bool = False) -> World:
-    """The world of a seed, as this command runs it: in each fifth the validator set changes, too."""
+    """The world of a seed, as this command runs it: in each fifth the validator set changes, too; in each
+    tenth blocks are dropped, and who comes too late takes a state."""
     if seed % EPOCHS_EVERY == 2:
         return EpochWorld(seed, ed25519=ed25519)
+    if seed % PRUNED_EVERY == 9:
+        return PrunedWorld(seed, ed25519=ed25519)
     return World(seed, scenario=with_quiet(make(seed), seed), ed25519=ed25519 or seed % REAL_EVERY == 0)
 
 
