@@ -55,6 +55,20 @@ def show(name: str, /) -> int:
     return 0
 
 
+def ssh(where: str, /) -> int:
+    """Show an Ed25519 SSH key's public half as contracts and orders name it.
+
+    Parameters
+    ----------
+    where: The key's file, private or public; or 'agent', or 'agent:WORD' of a key's comment.
+    """
+    from node.ssh import public_key as ssh_key
+
+    public = ssh_key(where).hex()
+    emit_facts({"name": where, "public": public}, [("name", where), ("public", public)])
+    return 0
+
+
 def import_key(name: str, /, *, file: Annotated[Path, Parameter(name=["--file", "-f"])]) -> int:
     """Take over a key from a file.
 
