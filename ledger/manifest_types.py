@@ -77,9 +77,8 @@ class Apart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     workloads: tuple[str, ...]
 
 
-class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """Filters, then anti-affinity. An empty tuple does not filter. What has its default is left out of the
-    canonical JSON."""
+class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Filters, then anti-affinity. An empty tuple does not filter."""
 
     countries: tuple[str, ...] = ()  # ISO 3166-1 alpha-2
     farms: tuple[str, ...] = ()

@@ -269,6 +269,18 @@ def test_one_node_is_one_witness() -> None:
     assert caught.value.rule == "contract.agree"
 
 
+def test_a_default_that_is_written_out_changes_nothing() -> None:
+    """A manifest is read back from its bytes, whether `distinct: node` was written or left out."""
+    manifests = []
+    for placement in ("{distinct: node}", "{}"):
+        text = SOURCE.replace('{country: "${country}", distinct: farm}', placement)
+        source = parse_contract(text, "c.yaml").contract
+        (web,) = source.workloads
+        made = replace(sample(), workloads=(replace(sample().workloads[0], placement=web.placement),))
+        manifests.append(expanded(made).encode())
+    assert manifests[0] == manifests[1]
+
+
 PLACED = """placement:
       country: [BE, CH]
       distinct: country
