@@ -139,6 +139,7 @@ def _templates(contract: Contract) -> Iterator[str]:
         terms.duration_s,
         terms.budget,
         terms.fee,
+        terms.grace_s,
         terms.extension_s,
         terms.top_up,
     ]
@@ -278,6 +279,7 @@ def _check_terms(terms: TermsTemplate, types: dict[str, str], report: Report) ->
     _check_number("duration", terms.duration_s, types, "terms.duration", report)
     _check_number("budget", terms.budget, types, "terms.budget", report)
     _check_number("fee", terms.fee, types, "terms.fee", report)
+    _check_number("grace", terms.grace_s, types, "terms.grace", report)
     _check_number("extension", terms.extension_s, types, "terms.extension", report)
     _check_number("top_up", terms.top_up, types, "terms.top_up", report)
     for name, cap in caps(terms.price):

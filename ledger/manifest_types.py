@@ -127,6 +127,7 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     budget: int  # most micro-credits that may be spent, and the escrow asked for
     fee: int  # the author's, micro-credits, once, when the deployment first runs
     price: PriceCaps = PriceCaps()
+    grace_s: int = 0  # how long it waits, paused, for money or an extension before it ends; 0: not at all
     extension_s: int = 0  # by how much the consumer may extend the term in all; 0: not at all
     top_up: int = 0  # the most micro-credits that may be put on top of the budget
 

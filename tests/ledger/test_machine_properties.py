@@ -59,7 +59,7 @@ from tests.ledger.world import (
 
 NO_APPROVAL = Policies(deploy=None, signoff=None)
 CONTRACTS = (
-    contract(name="site", top_up=1_000_000, extension_s=3_600),
+    contract(name="site", top_up=1_000_000, extension_s=3_600, grace_s=3_600),
     contract(job(replicas=2, restart=Restart(attempts=0)), name="mining", duration_s=3_600),
     contract(service(), job(), name="mixed", duration_s=600),
     contract(job(), name="free", policies=NO_APPROVAL, duration_s=60, fee=0),
@@ -69,6 +69,7 @@ CONTRACTS = (
         duration_s=60,
         budget=700,
         fee=3,
+        grace_s=120,
         extension_s=1_200,
         top_up=500_000,
     ),

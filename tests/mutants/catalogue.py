@@ -15,6 +15,7 @@ TWINS: Final = ("tests/sim/test_twins.py::test_two_rounds_of_twins",)
 CLAIMS: Final = ("tests/ledger/test_claims.py",)
 MONEY: Final = ("tests/ledger/test_money.py", "tests/ledger/test_money_bounds.py")
 OUTAGES: Final = ("tests/ledger/test_outage.py",)
+PAUSED: Final = ("tests/ledger/test_grace.py",)
 FUNDS: Final = ("tests/ledger/test_funds.py",)
 STANDING: Final = ("tests/ledger/test_standing.py",)
 PENALTIES: Final = ("tests/ledger/test_penalties.py",)
@@ -77,7 +78,7 @@ class Mutant:
 _M = Mutant
 _CORE, _STATE = "consensus/core.py", "consensus/state.py"
 _CLAIMS, _LEASES = "ledger/transition/claims.py", "ledger/transition/leases.py"
-_FUNDS = "ledger/transition/funds.py"
+_FUNDS, _GRACE = "ledger/transition/funds.py", "ledger/transition/grace.py"
 _STANDING = "ledger/transition/standing.py"
 _ESCROW, _MONEY = "ledger/transition/escrow.py", "ledger/transition/money.py"
 _APPROVALS, _REPORTS = "ledger/transition/approvals.py", "ledger/transition/reports.py"
@@ -462,7 +463,7 @@ MUTANTS: Final = (
         OUTAGES,
     ),
     _M("an_outage_breaks_leases", _LEASES, "        if not missed_ms:\n", "        if True:\n", OUTAGES),
-    _M("an_outage_ends_terms", _LIFE, "    if missed_ms:\n", "    if False:\n", OUTAGES),
+    _M("an_outage_ends_terms", _GRACE, "    if missed_ms:\n", "    if False:\n", OUTAGES),
     _M(
         "penalties_come_from_nowhere",
         _ESCROW,
@@ -479,6 +480,8 @@ MUTANTS: Final = (
         "        pass\n",
         STANDING,
     ),
+    _M("paused_its_clock_runs", _GRACE, "left_ms=max(0, deal.ends_ms - now)", "left_ms=1", PAUSED),
+    _M("paused_for_ever", _GRACE, "        grace_over(deal)\n", "        set_end(deal, 0)\n", PAUSED),
     _M("extensions_are_free", _FUNDS, "    debit(env, env.sender, wanted)\n", "", FUNDS),
     _M("the_same_extension_counts_twice", _FUNDS, "body.extended_s != record.extended_s", "False", FUNDS),
     _M("top_ups_without_bound", _FUNDS, "0 < body.amount <= left", "0 < body.amount", FUNDS),
@@ -558,7 +561,7 @@ MUTANTS: Final = (
         "run_on_never_ends",
         _LIFE,
         "    suspend(deal, deal.record.reason)",
-        "    _forget_loss(deal)",
+        "    forget_loss(deal)",
         SCENARIO,
     ),
     _M(

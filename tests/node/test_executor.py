@@ -336,7 +336,7 @@ async def test_a_forged_status_moves_no_node_that_proves_the_approvals_itself(
         await net.decide(deployment, people.EXPERT, "it-expert")  # one of the two that are asked
         await until(lambda: peer.state.get(key_deployment(deployment)) is not None)
         if not proves:  # the check itself is checked: without it, the node does claim
-            monkeypatch.setattr(Workshop, "prove", lambda shop, which: Verdict(True, ()))
+            monkeypatch.setattr(Workshop, "prove", lambda shop, which, order: Verdict(True, ()))
         net.net.peers["node1"] = Deceived(peer, deployment)  # type: ignore[assignment]
         executor = net.execute("node1")
         key_text = f"{deployment.hex()}/web/0"
