@@ -13,7 +13,8 @@ from ledger.epochs import current, pending, sign_change
 from ledger.keys import Key
 from ledger.limits import BLOCK_IDLE_MS, OUTAGE_MS
 from ledger.manifest import extension_cost
-from ledger.manifest_types import Policies, Restart
+from ledger.manifest_types import Policies, Restart, Rule
+from ledger.policy_types import Auto, Weight
 from ledger.records import Slot, key_open
 from ledger.state import MemoryState
 from ledger.transactions import (
@@ -75,6 +76,32 @@ CONTRACTS = (
     ),
     contract(
         service(), name="brief", policies=Policies(deploy=POLICIES.deploy, signoff=SIGNOFF, validity_s=60)
+    ),
+    contract(
+        service(),
+        name="runs-on",
+        policies=Policies(
+            deploy=Rule(all=(Rule(role="budget"), Rule(role="it-expert", expires_s=60))),
+            signoff=Rule(role="budget", wait_s=60),
+            delete=Rule(role="legal"),
+            run_on_s=60,
+        ),
+    ),
+    contract(
+        service(),
+        job(),
+        name="waits",
+        policies=Policies(
+            deploy=Rule(
+                any=(
+                    Rule(auto=Auto(approved_within_s=3_600), wait_s=20, veto=("legal",)),
+                    Rule(all=(Rule(role="it-expert"), Rule(role="budget", wait_s=10)), ordered=True),
+                    Rule(weigh=(Weight(weight=2, role="legal"), Weight(weight=1, role="budget")), count=3),
+                )
+            ),
+            signoff=None,
+            run_on_s=600,
+        ),
     ),
 )
 STAKEHOLDERS = ((EXPERT, "it-expert"), (LEGAL, "legal"), (BUDGET, "budget"))
@@ -149,7 +176,7 @@ class Lives(RuleBasedStateMachine):
         pick=PICK,
         who=st.integers(0, 3),
         decision=st.sampled_from(["granted", "rejected", "revoked"]),
-        act=st.sampled_from(["deploy", "signoff"]),
+        act=st.sampled_from(["deploy", "signoff", "delete"]),
         lasts_ms=st.sampled_from([0, 500, 40_000, 10**9]),
     )
     @precondition(lambda self: self.deployments)
