@@ -27,6 +27,7 @@ from ledger.limits import (
 )
 from ledger.manifest_check import Report
 from ledger.manifest_places import check_order
+from ledger.nearest import nearest
 from ledger.parameters import parameter_value
 from ledger.pattern import PatternError, parse_pattern
 from ledger.policy_check import check_policies
@@ -51,6 +52,8 @@ _TYPES: Final = {
     "budget": ("money", "integer"),
     "fee": ("money", "integer"),
     "price": ("money", "integer"),
+    "extension": ("duration",),
+    "top_up": ("money", "integer"),
     "agree": ("integer",),
 }
 
@@ -334,7 +337,7 @@ def _check_references(text: str, types: dict[str, str], field: str, report: Repo
             report(
                 field,
                 "contract.unknown_parameter",
-                f"no parameter {name}; declared: {declared}. {check.nearest(name, types)}".strip(),
+                f"no parameter {name}; declared: {declared}. {nearest(name, types)}".strip(),
             )
             return None
     for expression in rules:

@@ -6,7 +6,6 @@ tell several problems at once and the ledger can stop at the first.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
@@ -37,6 +36,7 @@ from ledger.limits import (
     ROLE_KEYS_MAX,
 )
 from ledger.manifest_types import Artifact, Health, Port
+from ledger.nearest import nearest
 from ledger.template import NAME, has_template, unsafe_character
 
 Report = Callable[[str, str, str], None]  # field, rule, detail
@@ -69,12 +69,6 @@ NUMBERS: Final = {
     "recheck": (1, INTERVAL_S_MAX),
     "validity": (60, DURATION_S_MAX),
 }
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """ "did you mean 'x'?", or nothing when no word is near."""
-    found = difflib.get_close_matches(word[:80], sorted(known), 1)
-    return f"did you mean {found[0]!r}?" if found else ""
 
 
 def check_name(name: str, field: str, report: Report) -> None:

@@ -16,7 +16,8 @@ from ledger.limits import (
     ROLE_KEYS_MAX,
     ROLES_MAX,
 )
-from ledger.manifest_check import Report, check_number, nearest
+from ledger.manifest_check import Report, check_number
+from ledger.nearest import nearest
 from ledger.policy_types import ACTS, Auto, Policies, Rule, Weight
 
 FORMS: Final = ("role", "key", "all", "any", "weigh", "auto")
