@@ -245,7 +245,7 @@ def test_a_wrong_rule_is_told(rule: Rule, refusal: str, field: str) -> None:
 
 def test_a_signoff_is_never_automatic_and_a_run_on_is_bounded() -> None:
     found: list[tuple[str, str]] = []
-    policies = Policies(deploy=None, signoff=Rule(auto=Auto(budget=1)), run_on_s=5)
+    policies = Policies(deploy=None, signoff=Rule(auto=Auto(budget=1)), run_on_s=-1)
     check_policies(policies, [], lambda where, which, _: found.append((where, which)))
     assert found == [("approval.signoff", "policy.rule"), ("approval.on_revoked", "contract.range")]
 
