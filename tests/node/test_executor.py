@@ -146,7 +146,7 @@ async def test_a_withdrawn_approval_stops_what_runs_and_a_new_one_starts_it_agai
 
 
 async def test_what_lost_its_approval_runs_on_for_as_long_as_the_contract_says(tmp_path: Path) -> None:
-    """[D8] Its bytes are checked on and its lease renewed; then it is stopped; approved again, it starts anew."""
+    """[D8] Leases are renewed and bytes checked; then it stops. Approved again, it starts anew."""
     async with fleet(tmp_path, "node1") as net:
         policies = msgspec.structs.replace(people.POLICIES, run_on_s=4)
         deployment = await net.approved(service(replicas=1, recheck_s=1), policies=policies)
@@ -357,7 +357,7 @@ async def test_a_forged_status_moves_no_node_that_proves_the_approvals_itself(
         await net.decide(deployment, people.EXPERT, "it-expert")  # one of the two that are asked
         await until(lambda: peer.state.get(key_deployment(deployment)) is not None)
         if not proves:  # the check itself is checked: without it, the node does claim
-            monkeypatch.setattr(Workshop, "prove", lambda shop, which, order: Verdict(True, ()))
+            monkeypatch.setattr(Workshop, "prove", lambda shop, which, order, **_: Verdict(True, ()))
         net.net.peers["node1"] = Deceived(peer, deployment)  # type: ignore[assignment]
         executor = net.execute("node1")
         key_text = f"{deployment.hex()}/web/0"
