@@ -303,6 +303,13 @@ def test_contracts_are_found_compared_and_taken_back(shell: Shell, tmp_path: Pat
     assert (code, "mark.done" in err) == (4, True)
 
 
+def test_a_deprecated_contract_warns_before_it_is_ordered(shell: Shell, bot: FakeBot) -> None:
+    shell.peer.world.publish(contract())
+    assert "is deprecated" not in shell.run("deploy", "site", "--plan-only")[2]
+    shell.ok("contract", "deprecate", "site", "--key", "author", "--reason", "take 1.1.0")
+    assert "site@1.0.0 is deprecated: take 1.1.0" in shell.run("deploy", "site", "--plan-only")[2]
+
+
 def test_deploy_shows_the_plan_then_orders(shell: Shell, bot: FakeBot) -> None:
     shell.peer.world.publish(contract())
     code, out, err = shell.run("deploy", "site", "--plan-only", "--budget", "3")
