@@ -65,6 +65,9 @@ CONTRACTS = (
     contract(service(), job(), name="mixed", duration_s=600),
     contract(job(), name="free", policies=NO_APPROVAL, duration_s=60, fee=0),
     contract(
+        service(replicas=1), name="short", policies=NO_APPROVAL, duration_s=60, grace_s=120, extension_s=600
+    ),
+    contract(
         service(replicas=1),
         name="poor",
         duration_s=60,
@@ -231,6 +234,20 @@ class Lives(RuleBasedStateMachine):
             )
             if items:
                 self.send(node, Renew(items))
+
+    @rule(pick=PICK)
+    @precondition(lambda self: self.deployments)
+    def to_its_end(self, pick: int) -> None:
+        """A held slot runs, and is renewed, to the end of a short term."""
+        slot = self.held_slot(pick)
+        if slot is None:
+            return
+        self.progress(pick)
+        node = next(node for node in NODES if node.public == slot.holder)
+        left_ms = self.world.deployment(slot.deployment).ends_ms - self.world.now_ms
+        for _ in range(8 if left_ms <= 80_000 else 0):
+            self.world.run(step_ms=10_000)
+            self.send(node, Renew((RenewItem(slot.deployment, slot.name, slot.term),)))
 
     @rule(
         pick=PICK,
