@@ -53,6 +53,7 @@ _TYPES: Final = {
     "fee": ("money", "integer"),
     "price": ("money", "integer"),
     "extension": ("duration",),
+    "grace": ("duration",),
     "top_up": ("money", "integer"),
     "agree": ("integer",),
 }

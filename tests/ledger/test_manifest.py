@@ -387,15 +387,16 @@ def test_any_contract_expands_or_is_refused(data: st.DataObject) -> None:
 
 
 def test_every_number_of_the_terms_takes_a_parameter() -> None:
-    """None of them stops the ledger with a KeyError (extension and top_up did)."""
+    """None of them stops the ledger with a KeyError (extension, top_up and grace did)."""
     time = Parameter(name="time", type="duration", default=60)
     asked = (*contract().parameters, time, Parameter(name="money", type="money", default=7))
     terms = TermsTemplate(
         duration_s="${time}", budget="${money}", fee="${money}", extension_s="${time}", top_up="${money}",
+        grace_s="${time}",
         price=PriceTemplate(cpu_core_hour="${money}", memory_gib_hour="${money}", disk_gib_hour="${money}"),
     )  # fmt: skip
     made = expanded(contract(parameters=asked, terms=terms)).terms
-    assert (made.duration_s, made.extension_s) == (60, 60)
+    assert {made.duration_s, made.extension_s, made.grace_s} == {60}
     assert {made.budget, made.fee, made.top_up, *msgspec.structs.astuple(made.price)} == {7}
     for field in TermsTemplate.__struct_fields__:
         if field != "price":
