@@ -381,3 +381,21 @@ def test_a_hundred_signers_are_judged_at_once() -> None:
     decision = evaluate(rule, roles, approvals, NOW)
     assert time.process_time() - started_s < 2
     assert decision.satisfied or decision.reasons
+
+
+def test_the_search_is_bounded_for_order_waits_and_weights() -> None:
+    """Some 20 ms each; without the bound each would take minutes and more."""
+    signers = [n.to_bytes(2, "big") * 16 for n in range(500)]
+    roles = [role(f"r{j}", *(signers[(j * 13 + k * 7) % 500] for k in range(64))) for j in range(32)]
+    approvals = [grant(signer, at_ms=n + 1) for n, signer in enumerate(signers)]
+    chain = tuple(Rule(role=f"r{j % 32}", wait_s=j) for j in range(126))
+    weights = tuple(
+        Rule(weigh=tuple(Weight(role=f"r{(i + j) % 32}", weight=j + 1) for j in range(9)), count=300)
+        for i in range(12)
+    )
+    started_s = time.process_time()
+    for rule, given_ in ((Rule(all=chain, ordered=True), approvals), (Rule(all=weights), approvals[:300])):
+        decision = evaluate(rule, roles, given_, NOW)
+        assert (decision.satisfied, decision.rejected) == (False, False)
+        assert decision.reasons[0].startswith("too many combinations")
+    assert time.process_time() - started_s < 2

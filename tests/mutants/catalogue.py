@@ -644,7 +644,7 @@ MUTANTS: Final = (
         APPROVALS,
     ),
     _M("veto_is_not_heard", _PLAN, "        if vetoed:\n", "        if False:\n", POLICIES),
-    _M("wait_is_not_waited", _PLAN, "grant.since_ms + self.wait_ms <= at_ms", "True", POLICIES),
+    _M("wait_is_not_waited", _PLAN, "(grant.since_ms + ask.wait_ms, signer)", "(0, signer)", POLICIES),
     _M(
         "order_is_not_kept",
         _PLAN,
