@@ -13,7 +13,7 @@ from ledger.transition.deal import RUNS, extended
 from node.amounts import credits_text
 
 _NAMES_SHOWN: Final = 3
-_BAD_ENDS: Final = ("failed", "expired", "paused", "rejected")
+_BAD_ENDS: Final = ("failed", "expired", "rejected")
 
 
 def doing(view: View, own: Own) -> str:
@@ -65,6 +65,8 @@ def warnings(view: View, own: Own) -> dict[str, str]:
     found: dict[str, str] = {}
     if record.status in _BAD_ENDS:
         found["ended"] = f"{record.status}: {record.reason}"
+    elif record.status == "paused":
+        found["paused"] = f"paused: {record.reason}; top it up or extend it, or it ends"
     elif record.status == "awaiting_approval" and not record.approved_ms:
         validity_ms = own.manifest.policies.validity_s * 1000
         if record.ends_ms - now <= _lead_ms(validity_ms):

@@ -5,7 +5,8 @@ It acts by rules on the state, not on events, so a bot that slept misses nothing
 [B2] Each deployment that names this bot is watched from its order to its settlement, at most
      WATCHED_MAX: those that its own account ordered first, then the oldest.
 [B3] What a deployment does is told when it changes; a warning is told when it begins to hold.
-[B4] A wish to cancel is asked for until the deployment has ended, at most CANCEL_TRIES_MAX times.
+[B4] A wish to cancel is asked for until the deployment has ended, at most CANCEL_TRIES_MAX times; while the
+     consent that its delete policy asks for is missing, it waits, and the bot tells of it.
 [B5] A slot that lost its node is opened again by the ledger. The bot tells of it, and warns when no node
      on the market fits, with what keeps them from it.
 Acting on an action's own outcome gives no second one: what was told or asked stands in the memory.
@@ -119,7 +120,11 @@ def _watch(view: View, own: Own, memory: Memory, actions: list[Action]) -> Watch
         watch = replace(watch, status=record.status, doing=now_doing, since_ms=view.time_ms)
     found = warnings(view, own)
     if watch.cancel is not None and not own.ended:
-        if view.height > watch.asked_until and watch.tries < CANCEL_TRIES_MAX:
+        consent = own.judge("delete", view.time_ms)
+        if record.approved_ms and not consent.satisfied:
+            missing = "; ".join(consent.reasons)[:DOING_CHARS_MAX]
+            found["cancel_waits"] = f"a cancel waits for consent: {missing}"
+        elif view.height > watch.asked_until and watch.tries < CANCEL_TRIES_MAX:
             actions.append(Cancel(record.id, watch.cancel))
             until = view.height + CANCEL_EXPIRY_BLOCKS
             watch = replace(watch, asked_until=until, tries=watch.tries + 1)

@@ -81,7 +81,7 @@ _PLACEMENT: Final = (
     "apart",
     "min_farms",
 )
-_TERMS_MORE: Final = ("fee", "price", "extension", "top_up")
+_TERMS_MORE: Final = ("fee", "price", "grace", "extension", "top_up")
 _LEVELS: Final[tuple[str, ...]] = get_args(Level)
 
 
@@ -173,6 +173,7 @@ def _read(reader: Reader, root: Node) -> ContractSource:
             duration_s=reader.number(terms.get("duration"), "terms.duration", parse_duration, 60),
             budget=reader.number(terms.get("budget"), "terms.budget", parse_money, 0),
             fee=reader.number(terms.get("fee"), "terms.fee", parse_money, 0),
+            grace_s=reader.number(terms.get("grace"), "terms.grace", parse_duration, 0),
             extension_s=reader.number(terms.get("extension"), "terms.extension", parse_duration, 0),
             top_up=reader.number(terms.get("top_up"), "terms.top_up", parse_money, 0),
             price=PriceTemplate(

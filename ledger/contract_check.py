@@ -27,6 +27,7 @@ from ledger.limits import (
 )
 from ledger.manifest_check import Report
 from ledger.manifest_places import check_order
+from ledger.nearest import nearest
 from ledger.parameters import parameter_value
 from ledger.pattern import PatternError, parse_pattern
 from ledger.policy_check import check_policies
@@ -51,6 +52,9 @@ _TYPES: Final = {
     "budget": ("money", "integer"),
     "fee": ("money", "integer"),
     "price": ("money", "integer"),
+    "extension": ("duration",),
+    "grace": ("duration",),
+    "top_up": ("money", "integer"),
     "agree": ("integer",),
 }
 
@@ -139,6 +143,7 @@ def _templates(contract: Contract) -> Iterator[str]:
         terms.duration_s,
         terms.budget,
         terms.fee,
+        terms.grace_s,
         terms.extension_s,
         terms.top_up,
     ]
@@ -278,6 +283,7 @@ def _check_terms(terms: TermsTemplate, types: dict[str, str], report: Report) ->
     _check_number("duration", terms.duration_s, types, "terms.duration", report)
     _check_number("budget", terms.budget, types, "terms.budget", report)
     _check_number("fee", terms.fee, types, "terms.fee", report)
+    _check_number("grace", terms.grace_s, types, "terms.grace", report)
     _check_number("extension", terms.extension_s, types, "terms.extension", report)
     _check_number("top_up", terms.top_up, types, "terms.top_up", report)
     for name, cap in caps(terms.price):
@@ -332,7 +338,7 @@ def _check_references(text: str, types: dict[str, str], field: str, report: Repo
             report(
                 field,
                 "contract.unknown_parameter",
-                f"no parameter {name}; declared: {declared}. {check.nearest(name, types)}".strip(),
+                f"no parameter {name}; declared: {declared}. {nearest(name, types)}".strip(),
             )
             return None
     for expression in rules:

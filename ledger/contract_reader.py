@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from ledger.limits import PROBLEMS_MAX
-from ledger.manifest_check import nearest
+from ledger.nearest import nearest
 from ledger.quantities import QuantityError
 from ledger.template import has_template
 from ledger.yaml_tree import Mapping, Mark, Node, Problem, Scalar, Sequence

@@ -92,6 +92,7 @@ class TermsTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     budget: int | str
     fee: int | str
     price: PriceTemplate = PriceTemplate()
+    grace_s: int | str = 0
     extension_s: int | str = 0
     top_up: int | str = 0
 

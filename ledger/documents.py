@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Literal, TypeVar, overload
 
 import msgspec
 
-from ledger import keys
+from ledger import keys, sshsig
 from ledger.codec import sha256
 from ledger.contract_types import Contract
 from ledger.errors import Refused
@@ -105,24 +105,44 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 
 def sign_payload(key: keys.Key, payload: bytes) -> bytes:
     """An envelope's bytes over exactly `payload`."""
-    signature = key.sign_raw(pae(PAYLOAD_TYPE, payload))
+    return seal_payload(payload, key.public, key.sign_raw(pae(PAYLOAD_TYPE, payload)))
+
+
+def seal_payload(payload: bytes, signer: bytes, signature: bytes) -> bytes:
+    """An envelope around a signature that was made elsewhere: plain, or an SSHSIG ([X1]). Not checked."""
+    encoded = base64.b64encode(signature).decode()
     return _canonical(
-        Envelope(
-            base64.b64encode(payload).decode(),
-            PAYLOAD_TYPE,
-            (Signature(key.public.hex(), base64.b64encode(signature).decode()),),
-        )
+        Envelope(base64.b64encode(payload).decode(), PAYLOAD_TYPE, (Signature(signer.hex(), encoded),))
     )
+
+
+def is_signed(signer: bytes, payload: bytes, signature: bytes) -> bool:
+    """[X1] True when `signature` is `signer`'s over this payload, plain or as an SSHSIG."""
+    message = pae(PAYLOAD_TYPE, payload)
+    if len(signature) == keys.SIGNATURE_BYTES:
+        return keys.verify_raw(signer, message, signature)
+    return sshsig.verify(signer, message, signature)
+
+
+def signature_of(data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Payload, signer and signature of an envelope; its form is checked, the signature is not. Raises
+    Refused(document.…)."""
+    return _open_envelope(data)
 
 
 def sign_document(key: keys.Key, kind: Kind, subject_name: str, subject: bytes, predicate: Any) -> bytes:
     """Envelope bytes for a predicate about `subject` (32 bytes). Raises Refused when the result would be."""
+    data = sign_payload(key, payload_of(kind, subject_name, subject, predicate))
+    open_document(data, kind)  # what others would refuse never leaves here
+    return data
+
+
+def payload_of(kind: Kind, subject_name: str, subject: bytes, predicate: Any) -> bytes:
+    """The bytes of a statement about `subject` (32 bytes), for whoever signs them."""
     statement: Statement[Any] = Statement(
         STATEMENT_TYPE, (Subject(subject_name, Digest(subject.hex())),), PREDICATE_TYPES[kind], predicate
     )
-    data = sign_payload(key, _canonical(statement))
-    open_document(data, kind)  # what others would refuse never leaves here
-    return data
+    return _canonical(statement)
 
 
 def sign_contract(key: keys.Key, contract: Contract) -> bytes:
@@ -189,7 +209,7 @@ def open_document(data: bytes, kind: Kind) -> Document[Any]:
             raise Refused("document.subject", "name or digest is not that of the contract inside", "subject")
     elif name != "manifest":
         raise Refused("document.subject", "the subject of this kind is named 'manifest'", "subject[0].name")
-    if not keys.verify_raw(signer, pae(PAYLOAD_TYPE, payload), signature):
+    if not is_signed(signer, payload, signature):
         raise Refused(
             "document.signature", "not the signature of this key over this payload", "signatures[0].sig"
         )

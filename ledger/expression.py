@@ -9,7 +9,6 @@ side decides, a choice takes one branch only. tests/ledger/test_expression.py ho
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from functools import lru_cache
 from typing import Final, Literal
 
 from ledger.limits import EXPRESSION_CHARS_MAX, EXPRESSION_DEPTH_MAX, EXPRESSION_PARTS_MAX
+from ledger.nearest import nearest
 
 Kind = Literal["number", "truth", "text"]
 Result = int | bool | str
@@ -260,8 +260,8 @@ def _kind_of_name(part: Part, kinds: Mapping[str, Kind]) -> Kind:
     hyphened = [known for known in kinds if "-" in known and known.split("-")[0] == name]
     hint = f"; {hyphened[0]!r} has a '-', which means minus here: name it with _" if hyphened else ""
     declared = ", ".join(kinds) or "none"
-    near = difflib.get_close_matches(name[:80], [*kinds, *UNITS], 1)
-    hint = hint or (f"; did you mean {near[0]!r}?" if near else "")
+    near = nearest(name, [*kinds, *UNITS])
+    hint = hint or (f"; {near}" if near else "")
     raise ExpressionError(part.column, f"no parameter or unit {name[:80]}; parameters: {declared}{hint}")
 
 

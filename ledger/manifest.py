@@ -81,6 +81,7 @@ def expand(
             budget=_number(contract.terms.budget, values, parse_money, "terms.budget"),
             fee=_number(contract.terms.fee, values, parse_money, "terms.fee"),
             price=_expand_price(contract.terms.price, values),
+            grace_s=_number(contract.terms.grace_s, values, parse_duration, "terms.grace"),
             extension_s=_number(contract.terms.extension_s, values, parse_duration, "terms.extension"),
             top_up=_number(contract.terms.top_up, values, parse_money, "terms.top_up"),
         ),
@@ -141,6 +142,7 @@ def check_manifest(manifest: Manifest) -> None:
     check.check_number("duration", terms.duration_s, "terms.duration", _refuse)
     check.check_number("budget", terms.budget, "terms.budget", _refuse)
     check.check_number("fee", terms.fee, "terms.fee", _refuse)
+    check.check_number("grace", terms.grace_s, "terms.grace", _refuse)
     check.check_number("extension", terms.extension_s, "terms.extension", _refuse)
     check.check_number("top_up", terms.top_up, "terms.top_up", _refuse)
     for name in terms.price.__struct_fields__:

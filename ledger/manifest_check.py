@@ -6,7 +6,6 @@ tell several problems at once and the ledger can stop at the first.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
@@ -21,6 +20,7 @@ from ledger.limits import (
     DISK_BYTES_MAX,
     DURATION_S_MAX,
     ENVIRONMENT_MAX,
+    GRACE_S_MAX,
     INTERVAL_S_MAX,
     MEMORY_BYTES_MAX,
     MEMORY_BYTES_MIN,
@@ -36,6 +36,7 @@ from ledger.limits import (
     ROLE_KEYS_MAX,
 )
 from ledger.manifest_types import Artifact, Health, Port
+from ledger.nearest import nearest
 from ledger.template import NAME, has_template, unsafe_character
 
 Report = Callable[[str, str, str], None]  # field, rule, detail
@@ -56,6 +57,7 @@ NUMBERS: Final = {
     "duration": (60, DURATION_S_MAX),
     "budget": (0, NUMBER_MAX),
     "fee": (0, NUMBER_MAX),
+    "grace": (0, GRACE_S_MAX),
     "extension": (0, DURATION_S_MAX),
     "top_up": (0, NUMBER_MAX),
     "price": (0, PRICE_MAX),
@@ -67,12 +69,6 @@ NUMBERS: Final = {
     "recheck": (1, INTERVAL_S_MAX),
     "validity": (60, DURATION_S_MAX),
 }
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """ "did you mean 'x'?", or nothing when no word is near."""
-    found = difflib.get_close_matches(word[:80], sorted(known), 1)
-    return f"did you mean {found[0]!r}?" if found else ""
 
 
 def check_name(name: str, field: str, report: Report) -> None:

@@ -16,8 +16,9 @@ from ledger.limits import (
     REPLICAS_MAX,
     WORKLOADS_MAX,
 )
-from ledger.manifest_check import Report, check_keys, check_text, nearest
+from ledger.manifest_check import Report, check_keys, check_text
 from ledger.manifest_types import Placement
+from ledger.nearest import nearest
 from ledger.template import has_template
 
 

@@ -77,9 +77,8 @@ class Apart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     workloads: tuple[str, ...]
 
 
-class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """Filters, then anti-affinity. An empty tuple does not filter. What has its default is left out of the
-    canonical JSON."""
+class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Filters, then anti-affinity. An empty tuple does not filter."""
 
     countries: tuple[str, ...] = ()  # ISO 3166-1 alpha-2
     farms: tuple[str, ...] = ()
@@ -128,6 +127,7 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     budget: int  # most micro-credits that may be spent, and the escrow asked for
     fee: int  # the author's, micro-credits, once, when the deployment first runs
     price: PriceCaps = PriceCaps()
+    grace_s: int = 0  # how long it waits, paused, for money or an extension before it ends; 0: not at all
     extension_s: int = 0  # by how much the consumer may extend the term in all; 0: not at all
     top_up: int = 0  # the most micro-credits that may be put on top of the budget
 

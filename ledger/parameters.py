@@ -8,6 +8,7 @@ from typing import Final
 from ledger.contract_types import Contract, Parameter, Value
 from ledger.errors import Refused
 from ledger.limits import NUMBER_MAX, PARAMETER_CHARS_MAX
+from ledger.nearest import nearest
 from ledger.pattern import matches
 from ledger.quantities import (
     QuantityError,
@@ -58,9 +59,8 @@ def resolve_parameters(contract: Contract, given: Mapping[str, Value]) -> dict[s
     for name in sorted(given):
         if name not in known:
             wanted = ", ".join(sorted(known)) or "none"
-            raise Refused(
-                "parameter.unknown", f"this contract asks for: {wanted}", f"parameters.{_shown(name)}"
-            )
+            detail = f"this contract asks for: {wanted}. {nearest(name, known)}".strip()
+            raise Refused("parameter.unknown", detail, f"parameters.{_shown(name)}")
     values: dict[str, Value] = {}
     for parameter in contract.parameters:
         field = f"parameters.{parameter.name}"

@@ -16,7 +16,8 @@ from ledger.limits import (
     ROLE_KEYS_MAX,
     ROLES_MAX,
 )
-from ledger.manifest_check import Report, check_number, nearest
+from ledger.manifest_check import Report, check_number
+from ledger.nearest import nearest
 from ledger.policy_types import ACTS, Auto, Policies, Rule, Weight
 
 FORMS: Final = ("role", "key", "all", "any", "weigh", "auto")
@@ -32,8 +33,8 @@ def check_policies(policies: Policies, roles: Iterable[str], report: Report) -> 
         if rule is not None:
             _Check(known, policies.validity_s, report).rule(rule, f"approval.{act}", act != "signoff")
     check_number("validity", policies.validity_s, "approval.validity", report)
-    if not (policies.run_on_s == 0 or 60 <= policies.run_on_s <= DURATION_S_MAX):
-        report("approval.on_revoked", "contract.range", f"'stop', or 60 s to {DURATION_S_MAX} s wanted")
+    if not 0 <= policies.run_on_s <= DURATION_S_MAX:
+        report("approval.on_revoked", "contract.range", f"'stop', or at most {DURATION_S_MAX} s wanted")
 
 
 class _Check:

@@ -24,6 +24,7 @@ class Node:
     children: tuple[Node, ...] = ()
     weights: tuple[tuple[int, int, str], ...] = ()
     holds: bool = False
+    shape: int = -1  # equal for nodes that ask for the same
 
 
 class Goal(NamedTuple):
@@ -65,9 +66,9 @@ class Steps:
     def __init__(self, left: int) -> None:
         self.left = left
 
-    def take(self) -> None:
-        """One step. Raises TooComplex when none is left."""
-        self.left -= 1
+    def take(self, count: int = 1) -> None:
+        """So many steps. Raises TooComplex when none is left."""
+        self.left -= count
         if self.left < 0:
             raise TooComplex
 
@@ -169,11 +170,10 @@ class Match:
         children, need = goal.node.children, goal.need
         if self._bound(children[goal.start :]) < need:
             return None
-        failed: set[object] = set()
+        failed: set[int] = set()
         for index in range(goal.start, len(children) - need + 1):
             child = children[index]
-            shape = _shape(child)
-            if shape in failed:  # an equal sibling can do no better
+            if child.shape in failed:  # an equal sibling can do no better
                 continue
             self._steps.take()
             goals: tuple[Goal, ...] = (goal_of(child),)
@@ -182,7 +182,7 @@ class Match:
             done = self.solve(goals + rest)
             if done is not None:
                 return done
-            failed.add(shape)
+            failed.add(child.shape)
         return None
 
     def _bound(self, children: tuple[Node, ...]) -> int:
@@ -230,9 +230,3 @@ class Match:
             if done is not None:
                 return done
         return None
-
-
-def _shape(node: Node) -> object:
-    """What a node asks for, without where it stands."""
-    inside = tuple(_shape(child) for child in node.children)
-    return (node.form, node.ask, node.need, node.holds, node.weights, inside)

@@ -9,13 +9,16 @@ stand since a later time than the one at which those others were met first.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 import msgspec
 
 from ledger.limits import POLICY_STEPS_MAX
 from ledger.policy_match import Group, Match, Node, Steps, goal_of
 from ledger.policy_types import Auto, Role, Rule, Weight
+
+_PAIRS_A_STEP: Final = 8  # looking at so many costs about as much as a step of the search
 
 
 class About(msgspec.Struct, frozen=True):
@@ -51,10 +54,6 @@ class Ask(NamedTuple):
     after_ms: int | None
     wait_ms: int
     expires_ms: int
-
-    def counts(self, signer: bytes, grant: Grant, at_ms: int, now_ms: int) -> bool:
-        """[G6] True when the grant fills this ask at `at_ms`, as known at `now_ms`."""
-        return self.waits(signer, grant, now_ms) and grant.since_ms + self.wait_ms <= at_ms
 
     def waits(self, signer: bytes, grant: Grant, now_ms: int) -> bool:
         """[G3]–[G5] True when the grant fills this ask once it has stood for long enough."""
@@ -106,6 +105,9 @@ class Plan:
         self.steps = Steps(POLICY_STEPS_MAX)
         self.vetoes: list[str] = []
         self._index: dict[Ask, int] = {}
+        self._ready: list[list[tuple[int, bytes]]] = []  # by ask: from when on whose grant fills it
+        self._pairs = 0  # of asks and grants that fill them
+        self._shapes: dict[object, int] = {}
         self._keys = {role.name: frozenset(bytes.fromhex(key) for key in role.keys) for role in roles}
         self._against = {name for names in rejecting.values() for name in names}
         self._about = about
@@ -116,40 +118,42 @@ class Plan:
 
     def match(self, at_ms: int) -> Match:
         """Nobody placed yet: those who count at `at_ms`, in groups of the same asks."""
+        asks_of: dict[bytes, set[int]] = {}
+        for index, ready in enumerate(self._ready):
+            for ready_ms, signer in ready:
+                if ready_ms <= at_ms:
+                    asks_of.setdefault(signer, set()).add(index)
+        self.steps.take(self._pairs // _PAIRS_A_STEP)
         by_asks: dict[frozenset[int], list[bytes]] = {}
-        for signer, grant in self.grants.items():
-            asks = frozenset(
-                index for index, ask in enumerate(self.asks) if ask.counts(signer, grant, at_ms, self._now_ms)
-            )
-            if asks:
-                by_asks.setdefault(asks, []).append(signer)
+        for signer in self.grants:
+            if signer in asks_of:
+                by_asks.setdefault(frozenset(asks_of[signer]), []).append(signer)
         ordered = sorted(by_asks.items(), key=lambda item: (len(item[0]), sorted(item[0])))
         return Match(tuple(Group(asks, tuple(signers)) for asks, signers in ordered), self.steps)
 
     def waiting(self, ask: int) -> int:
         """How many grants will fill an ask when they have stood for long enough."""
-        wanted = self.asks[ask]
-        return sum(
-            wanted.waits(signer, grant, self._now_ms)
-            and not wanted.counts(signer, grant, self._now_ms, self._now_ms)
-            for signer, grant in self.grants.items()
-        )
+        return sum(ready_ms > self._now_ms for ready_ms, _ in self._ready[ask])
 
     def next_ms(self) -> int:
         """When a wait or an expiry that the policy itself asks for is over next; 0: none to come."""
         times = list(self._turns)
-        for ask in self.asks:
-            for signer, grant in self.grants.items():
-                if ask.waits(signer, grant, self._now_ms):
-                    if ask.wait_ms:
-                        times.append(grant.since_ms + ask.wait_ms)
-                    if ask.expires_ms:
-                        times.append(grant.time_ms + ask.expires_ms)
+        for ask, ready in zip(self.asks, self._ready, strict=True):
+            for ready_ms, signer in ready:
+                times.append(ready_ms)
+                if ask.expires_ms:
+                    times.append(self.grants[signer].time_ms + ask.expires_ms)
         return min((time for time in times if time > self._now_ms), default=0)
 
     # ------------------------------------------------------------------ from rule to node
 
     def _node(self, rule: Rule, path: str, above: _Scope) -> Node:
+        node = self._unshaped(rule, path, above)
+        inside = tuple(child.shape for child in node.children)
+        shape = (node.form, node.ask, node.need, node.holds, node.weights, inside)
+        return replace(node, shape=self._shapes.setdefault(shape, len(self._shapes)))
+
+    def _unshaped(self, rule: Rule, path: str, above: _Scope) -> Node:
         """[G2] [G7]"""
         scope = above.inside(rule, self._excluded(rule.exclude))
         vetoed = sorted(self._against.intersection(rule.veto))
@@ -192,6 +196,7 @@ class Plan:
         it, so halving finds it."""
         waits = {ask.wait_ms for ask in self.asks} | {0}
         moments = {grant.since_ms + wait for grant in self.grants.values() for wait in waits}
+        self.steps.take(len(moments) // _PAIRS_A_STEP)
         times = sorted(time for time in moments if time <= self._now_ms)
         if not times or self.match(times[-1]).solve((goal_of(node),)) is None:
             return None
@@ -212,6 +217,16 @@ class Plan:
         found = self._index.setdefault(ask, len(self.asks))
         if found == len(self.asks):
             self.asks.append(ask)
+            kind, _, holder = name.partition(" ")
+            holders = self._keys.get(holder, ()) if kind == "role" else (bytes.fromhex(holder),)
+            mine = [(signer, self.grants[signer]) for signer in holders if signer in self.grants]
+            ready = [
+                (grant.since_ms + ask.wait_ms, signer)  # [G6]
+                for signer, grant in mine
+                if ask.waits(signer, grant, self._now_ms)
+            ]
+            self._ready.append(ready)
+            self._pairs += len(ready)
         return found
 
     def _weights(self, entries: Sequence[Weight], scope: _Scope) -> tuple[tuple[int, int, str], ...]:

@@ -115,6 +115,7 @@ class Deployment(_Record, frozen=True):
     topped_up: int = 0  # of that, top-ups
     extended_s: int = 0
     disputes: int = 0  # opened so far
+    left_ms: int = 0  # of its term, while it is paused
     decisions: int = 0  # approval documents accepted so far
     lost_ms: int = 0  # since when it runs on without approval; 0: it does not
     judge_ms: int = 0  # when the deploy policy is judged again by itself; 0: not

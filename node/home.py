@@ -12,7 +12,7 @@ import os
 import secrets
 import stat
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -21,7 +21,10 @@ from ledger.genesis import Genesis, decode_genesis
 from ledger.keys import Key
 from node.errors import ConfigError
 
-_KEY_FILE_BYTES_MAX: Final = 256
+if TYPE_CHECKING:
+    from node.key_files import Ask
+
+_SECRET_FILE_BYTES_MAX: Final = 1024  # an encrypted key has some 310
 _RUN_FILE_BYTES_MAX: Final = 64 * 1024
 _NAME_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
@@ -104,15 +107,19 @@ def ensure_key(file: Path) -> Key:
     return load_key(file) if file.exists() else create_key(file)
 
 
-def load_key(file: Path) -> Key:
-    """The key of a hex seed file. Raises ConfigError for a missing, malformed or too open file."""
-    text = read_secret(file).strip()
-    try:
-        if len(text) != 64 or text != text.lower():
-            raise ValueError
-        return Key(bytes.fromhex(text))
-    except ValueError:
-        raise ConfigError(f"{file}: a key file holds one line of 64 lower-case hex digits") from None
+def load_key(file: Path, ask: Ask | None = None) -> Key:
+    """The key of a key file. `ask` gives the passphrase of one that is encrypted; without it the environment
+    does. Raises ConfigError for a missing, malformed, too open or wrongly opened file."""
+    from node.key_files import from_environment, seed_of
+
+    return Key(seed_of(read_secret(file).strip(), str(file), ask or from_environment))
+
+
+def read_public(file: Path) -> bytes:
+    """The public half that a key file names; no passphrase is needed. Raises ConfigError."""
+    from node.key_files import public_of
+
+    return public_of(read_secret(file).strip(), str(file))
 
 
 def write_secret(file: Path, text: str) -> None:
@@ -145,7 +152,7 @@ def read_secret(file: Path) -> str:
                     f"{file}: others can read it (mode {stat.S_IMODE(mode):04o}), so it may be known. "
                     f"If you trust it: chmod 600 {file}"
                 )
-            return stream.read(_KEY_FILE_BYTES_MAX).decode(errors="replace")
+            return stream.read(_SECRET_FILE_BYTES_MAX).decode(errors="replace")
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
 

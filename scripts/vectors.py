@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 
-from ledger import tree
+from ledger import sshsig, tree
 from ledger.blocks import ZERO_HASH, Batch, Header, batch_digest
 from ledger.certificate import VOTE_DOMAIN, Statement, Validator, ValidatorSet, VoteKind, vote_message
 from ledger.codec import encode
 from ledger.consent import sign_consent
+from ledger.documents import PAYLOAD_TYPE, pae
 from ledger.epochs import sign_change
 from ledger.genesis import Genesis, GenesisValidator
 from ledger.keys import Key
@@ -95,6 +96,10 @@ def vectors() -> dict[str, str]:
         "the next validator set: A with weight 2, in epoch 1": following,
         "A's signature for it (a change of the validators), valid up to 1,800,000,000,000 ms": sign_change(
             ALICE, CHAIN, following, 1_800_000_000_000
+        ),
+        "A's signature of the payload `{}` in an envelope, plain": ALICE.sign_raw(pae(PAYLOAD_TYPE, b"{}")),
+        "the same as an SSHSIG": sshsig.blob_of(
+            ALICE.public, ALICE.sign_raw(sshsig.signed_bytes(pae(PAYLOAD_TYPE, b"{}")))
         ),
         "PING with token 1": frames.encode(frames.Kind.PING, (1).to_bytes(8, "big")),
         "`chunks` of 262,145 zero bytes": chunks_root(zeros),

@@ -121,9 +121,24 @@ def computed() -> list[str]:
     values += [state_root({b"account/" + B_KEY: pack([995]), b"supply": b"\x91\x05"}), hello]
     values += [sign(A, "node/1", pack(["alpha", B_KEY, "BE"]))]
     following = pack([1, [[A_KEY, 2, "v1"]]])
-    change = struct.pack(">Q", 1_800_000_000_000) + following
-    values += [following, sign(A, "validators/2", change), struct.pack(">IBQ", 9, 4, 1), chunks]
+    until = struct.pack(">Q", 1_800_000_000_000)
+    values += [following, sign(A, "validators/2", until + following), *envelope_signatures()]
+    values += [struct.pack(">IBQ", 9, 4, 1), chunks]
     return [value.hex() if isinstance(value, bytes) else value for value in values]
+
+
+def envelope_signatures() -> list[bytes | str]:
+    """Section 2: over the payload `{}`, plain and as an SSHSIG."""
+    message = b"DSSEv1 28 application/vnd.in-toto+json 2 {}"
+
+    def strings(*parts: bytes) -> bytes:
+        return b"".join(struct.pack(">I", len(part)) + part for part in parts)
+
+    said = (b"gridpact", b"", b"sha512")
+    made = A.sign(b"SSHSIG" + strings(*said, hashlib.sha512(message).digest())).signature
+    key, signature = (strings(b"ssh-ed25519", part) for part in (A_KEY, made))
+    blob = b"SSHSIG" + struct.pack(">I", 1) + strings(key, *said, signature)
+    return [A.sign(message).signature, blob]
 
 
 def test_every_vector_is_computed_here() -> None:

@@ -43,9 +43,9 @@ from ledger.transition.lifecycle import (
 )
 
 _DECIDABLE = {
-    "deploy": ("awaiting_approval", *RUNS),
+    "deploy": ("awaiting_approval", "paused", *RUNS),
     "signoff": ("active", "completed"),
-    "delete": ("awaiting_approval", *RUNS),
+    "delete": ("awaiting_approval", "paused", *RUNS),
 }
 
 
@@ -161,6 +161,8 @@ def judge_deploy(deal: Deal) -> None:
     decision = evaluate_act(deal, "deploy")
     set_judge(deal, "deploy", decision.next_ms)
     waiting = deal.record.status == "awaiting_approval"
+    if deal.record.status == "paused" and not decision.rejected:
+        return  # judged again when it resumes
     if decision.satisfied:
         if decision.used and (waiting or deal.record.lost_ms):
             keep_precedent(deal)

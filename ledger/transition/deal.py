@@ -17,7 +17,7 @@ _Parsed = tuple[Manifest, dict[str, Workload]]
 _manifests: dict[bytes, _Parsed] = {}  # by digest, so it is right for every chain and fork
 
 RUNS: Final = ("approved", "active")  # statuses in which slots may be held and claimed
-ENDED: Final = ("completed", "rejected", "expired", "cancelled", "paused", "failed")
+ENDED: Final = ("completed", "rejected", "expired", "cancelled", "failed")
 
 
 class Deal:

@@ -11,8 +11,10 @@ from __future__ import annotations
 from ledger.errors import Refused
 from ledger.manifest import extension_cost
 from ledger.transactions import ExtendDeployment, TopUp
+from ledger.transition.approvals import judge_deploy
 from ledger.transition.deal import ENDED, Deal
 from ledger.transition.env import Env
+from ledger.transition.grace import may_resume, resume
 from ledger.transition.lifecycle import set_end
 from ledger.transition.money import debit
 
@@ -29,6 +31,7 @@ def top_up(env: Env, body: TopUp) -> None:
     _fund(deal, body.amount)
     deal.set(topped_up=deal.record.topped_up + body.amount)
     deal.emit("deployment.topped_up", payer=env.sender.hex(), amount=body.amount, escrow=deal.record.escrow)
+    _go_on(deal)
 
 
 def extend(env: Env, body: ExtendDeployment) -> None:
@@ -50,9 +53,19 @@ def extend(env: Env, body: ExtendDeployment) -> None:
     debit(env, env.sender, wanted)
     _fund(deal, wanted)
     deal.set(extended_s=record.extended_s + body.duration_s)
-    set_end(deal, deal.ends_ms + body.duration_s * 1000)
-    ends_ms = deal.record.ends_ms
-    deal.emit("deployment.extended", payer=env.sender.hex(), amount=wanted, ends_ms=ends_ms)
+    if record.status == "paused":
+        deal.set(left_ms=deal.record.left_ms + body.duration_s * 1000)
+    else:
+        set_end(deal, deal.ends_ms + body.duration_s * 1000)
+    deal.emit("deployment.extended", payer=env.sender.hex(), amount=wanted, by_s=body.duration_s)
+    _go_on(deal)
+
+
+def _go_on(deal: Deal) -> None:
+    """[D13]"""
+    if may_resume(deal):
+        resume(deal)
+        judge_deploy(deal)
 
 
 def _fund(deal: Deal, amount: int) -> None:

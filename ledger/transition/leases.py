@@ -2,7 +2,8 @@
 
 [L1] The holder renews with its term before the lease is freed: leased anew from the block's time, billed.
      Each item of a renewal stands alone.
-[L2] When the escrow cannot pay the stretch, the deployment is paused: released, settled, refunded.
+[L2] When the escrow cannot pay the stretch, the deployment is paused for its grace (D13), or has failed:
+     released, settled, refunded.
 [L3] At a lease's end the slot is lost and opens again. When no time was missed since its last renewal (O1)
      the lease is broken: the node's broken leases count, and the farmer pays (E5).
 """
@@ -18,7 +19,7 @@ from ledger.transactions import Renew, RenewItem
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
 from ledger.transition.escrow import bill, penalize
-from ledger.transition.lifecycle import end
+from ledger.transition.grace import out_of_money
 from ledger.transition.slots import due_rest, free_slot, reopen_slot
 
 
@@ -63,7 +64,7 @@ def _extend(deal: Deal, slot: Slot) -> None:
     """[L1] [L2]"""
     env, rest = deal.env, due_rest(deal.id, slot.name)
     if not bill(deal, slot.name, env.time_ms):
-        end(deal, "paused", "the escrow cannot pay any more")
+        out_of_money(deal)
         return
     lease_until_ms = env.time_ms + LEASE_MS + LEASE_GUARD_MS
     env.state.delete(key_due(slot.lease_until_ms, "lease", rest))

@@ -56,7 +56,8 @@ def _run_on_key(deal: Deal) -> bytes:
     return key_due(deal.record.lost_ms + deal.manifest.policies.run_on_s * 1000, "run_on", deal.id)
 
 
-def _forget_loss(deal: Deal) -> None:
+def forget_loss(deal: Deal) -> None:
+    """[D8] No loss of approval is waited for any more."""
     if deal.record.lost_ms:
         deal.env.state.delete(_run_on_key(deal))
         deal.set(lost_ms=0)
@@ -103,7 +104,7 @@ def lose(deal: Deal, reason: str) -> None:
 def regain(deal: Deal) -> None:
     """[D8] Satisfied again in time; nothing to do when nothing was lost."""
     if deal.record.lost_ms:
-        _forget_loss(deal)
+        forget_loss(deal)
         deal.set(reason="")
         deal.emit("deployment.approval_regained")
         open_free_slots(deal)
@@ -130,7 +131,7 @@ def approve(deal: Deal) -> None:
 def suspend(deal: Deal, reason: str) -> None:
     """[D4] The deploy policy is not satisfied any more."""
     reason = reason[:DETAIL_CHARS_MAX]
-    _forget_loss(deal)
+    forget_loss(deal)
     deal.set(status="awaiting_approval", reason=reason)
     deal.emit("deployment.suspended", reason=reason)
     for name in deal.record.slots:
@@ -190,33 +191,12 @@ def end(deal: Deal, status: DeploymentStatus, reason: str) -> None:
     refund(deal)
 
 
-def term_over(deal: Deal) -> None:
-    """[D2] [D5] [D6] The timed work `duration`."""
-    if not deal.record.ends_ms:
-        raise LocalError(f"deployment {deal.id.hex()} has no end to come")
-    ends_ms, missed_ms = deal.ends_ms, deal.env.missed_ms - deal.record.missed_ms
-    if missed_ms:
-        set_end(deal, ends_ms)
-        deal.emit("deployment.delayed", missed_ms=missed_ms, ends_ms=ends_ms)
-        if ends_ms > deal.env.time_ms:
-            return
-    if deal.record.status == "completed":
-        set_end(deal, 0)
-        refund(deal)
-    elif deal.record.running_ms:
-        end(deal, "completed", "its term is over")
-    elif deal.record.approved_ms:
-        end(deal, "expired", "nothing ran within its term")
-    else:
-        end(deal, "expired", "not approved in time")
-
-
 def clear_approval_dues(deal: Deal) -> None:
     """Approvals of an ended deployment need not expire, nor is its deploy policy judged again."""
     for _, data in list(deal.env.state.scan(b"approval/" + deal.id + b"/deploy/")):
         drop_approval_due(deal.env, deal.id, decode(ApprovalRecord, data))
     set_judge(deal, "deploy", 0)
-    _forget_loss(deal)
+    forget_loss(deal)
 
 
 def approval_due_key(deployment: bytes, approval: ApprovalRecord) -> bytes:

@@ -18,8 +18,9 @@ from ledger.transition.approvals import expire_approval, judge_again
 from ledger.transition.claims import select
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
+from ledger.transition.grace import term_over
 from ledger.transition.leases import lease_over
-from ledger.transition.lifecycle import run_on_over, term_over
+from ledger.transition.lifecycle import run_on_over
 from ledger.transition.standing import leave
 
 DUE_PREFIX: Final = b"due/"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 from cyclopts import Parameter
 
 from ledger.codec import decode
-from ledger.documents import open_document, sign_approval
+from ledger.documents import PAYLOAD_TYPE, open_document, pae, payload_of, seal_payload, sign_payload
+from ledger.keys import SEED_BYTES, Key
 from ledger.light import Trust
 from ledger.manifest import decode_manifest, expand, most_spent
 from ledger.manifest_types import Manifest, Terms, manifest_digest
@@ -37,6 +40,17 @@ Role = Annotated[
     ),
 ]
 KeyName = Annotated[str, Parameter(name="--key", help="Name of your key.")]
+Ssh = Annotated[
+    str,
+    Parameter(
+        name="--ssh",
+        help="Sign with an Ed25519 SSH key instead: its file, 'agent', or 'agent:WORD' of its comment.",
+    ),
+]
+Save = Annotated[
+    Path | None,
+    Parameter(help="Folder to write what was signed to, with the commands by which stock tools check it."),
+]
 Signoff = Annotated[
     bool, Parameter(negative="", help="Decide on the sign-off of what ran, not on the deployment.")
 ]
@@ -57,12 +71,14 @@ def approve(
     deployment: str,
     /,
     *,
-    key: KeyName,
+    key: KeyName = "",
+    ssh: Ssh = "",
     role: Role = "",
     signoff: Signoff = False,
     delete: Delete = False,
     expires: Expires = "",
     comment: Comment = "",
+    save: Save = None,
     yes: Yes = False,
 ) -> int:
     """Sign an approval of a deployment, or its sign-off.
@@ -73,18 +89,21 @@ def approve(
     ----------
     deployment: Its id, or the first 6 or more digits.
     """
-    return _decide("granted", deployment, role, key, _act(signoff, delete), expires, comment, yes)
+    wish = Wish("granted", _act(signoff, delete), role, expires, comment)
+    return _decide(deployment, signer_of(key, ssh), wish, save, yes)
 
 
 def reject(
     deployment: str,
     /,
     *,
-    key: KeyName,
+    key: KeyName = "",
+    ssh: Ssh = "",
     role: Role = "",
     signoff: Signoff = False,
     delete: Delete = False,
     comment: Comment = "",
+    save: Save = None,
     yes: Yes = False,
 ) -> int:
     """Sign a rejection of a deployment.
@@ -93,18 +112,21 @@ def reject(
     ----------
     deployment: Its id, or the first 6 or more digits.
     """
-    return _decide("rejected", deployment, role, key, _act(signoff, delete), "", comment, yes)
+    wish = Wish("rejected", _act(signoff, delete), role, "", comment)
+    return _decide(deployment, signer_of(key, ssh), wish, save, yes)
 
 
 def revoke(
     deployment: str,
     /,
     *,
-    key: KeyName,
+    key: KeyName = "",
+    ssh: Ssh = "",
     role: Role = "",
     signoff: Signoff = False,
     delete: Delete = False,
     comment: Comment = "",
+    save: Save = None,
     yes: Yes = False,
 ) -> int:
     """Withdraw an approval; what runs by it stops.
@@ -113,42 +135,77 @@ def revoke(
     ----------
     deployment: Its id, or the first 6 or more digits.
     """
-    return _decide("revoked", deployment, role, key, _act(signoff, delete), "", comment, yes)
+    wish = Wish("revoked", _act(signoff, delete), role, "", comment)
+    return _decide(deployment, signer_of(key, ssh), wish, save, yes)
 
 
-def _decide(
-    decision: Decision,
-    ref: str,
-    role: str,
-    key_name: str,
-    act: Act,
-    expires: str,
-    comment: str,
-    yes: bool,
-) -> int:
-    key = current.key(key_name)
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What somebody wants to say. `expires`: a duration, or nothing."""
+
+    decision: Decision
+    act: Act
+    role: str
+    expires: str
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """Who signs: a key of ours, or an SSH key, `ssh` saying where."""
+
+    public: bytes
+    key: Key | None
+    ssh: str
+
+    def envelope(self, payload: bytes) -> bytes:
+        """The signed document. Raises ConfigError when the SSH key cannot sign."""
+        if self.key is not None:
+            return sign_payload(self.key, payload)
+        from node.ssh import sign
+
+        return seal_payload(payload, self.public, sign(self.ssh, self.public, pae(PAYLOAD_TYPE, payload)))
+
+
+def signer_of(key: str, ssh: str) -> Signer:
+    """The signer that --key or --ssh names. Raises Failure(2), ConfigError."""
+    if bool(key) == bool(ssh):
+        raise Failure(EXIT_USAGE, "say who signs: either --key NAME or --ssh FILE|agent")
+    if ssh:
+        from node.ssh import public_key
+
+        return Signer(public_key(ssh), None, ssh)
+    found = current.key(key)
+    return Signer(found.public, found, "")
+
+
+def _decide(ref: str, signer: Signer, wish: Wish, save: Path | None, yes: bool) -> int:
     client = current.client()
     deal = read_deal(client, ref)
-    role = role or _only_role(deal.manifest, act, key.public)
-    deployment, digest = deal.id, deal.digest
-    expires_ms = 0
-    if expires:
-        expires_ms = time.time_ns() // 1_000_000 + parse_duration(expires) * 1000
-    status = client.status()
+    act, decision, deployment = wish.act, wish.decision, deal.id
+    role = wish.role or _only_role(deal.manifest, act, signer.public)
+    made_ms = time.time_ns() // 1_000_000
     predicate = ApprovalPredicate(
-        chain_id=status.chain_id,
+        chain_id=client.status().chain_id,
         deployment=deployment,
         act=act,
         role=role,
         decision=decision,
-        expires_ms=expires_ms,
-        comment=comment,
-        made_ms=time.time_ns() // 1_000_000,
+        expires_ms=made_ms + parse_duration(wish.expires) * 1000 if wish.expires else 0,
+        comment=wish.comment,
+        made_ms=made_ms,
     )
     if not yes or current.output == "table":
-        say(what_is_signed(deal, predicate, key.public))
+        say(what_is_signed(deal, predicate, signer.public))
     confirm("Sign this?", yes)
-    result = client.send(key, Decide(sign_approval(key, predicate, digest)))
+    envelope = signer.envelope(payload_of("approval", "manifest", deal.digest, predicate))
+    open_document(envelope, "approval")  # what others would refuse never leaves here
+    # Anybody may carry a decision in: an SSH key signs no transactions, so a key of the moment does.
+    carrier = signer.key or Key(secrets.token_bytes(SEED_BYTES))
+    result = client.send(carrier, Decide(envelope))
+    if save is not None:
+        name = "-".join((deployment[:12], act, role or "by-key", decision))
+        save_statement(save, name, envelope, signer.key)
     emit_facts(
         {
             "deployment": deployment,
@@ -161,12 +218,21 @@ def _decide(
         (
             ("deployment", deployment),
             ("decision", f"{decision} as {role or 'named key'} ({act})"),
-            ("signer", key.public.hex()),
+            ("signer", signer.public.hex()),
             ("transaction", result.id),
             ("final", f"{time_text(result.time_ms)} UTC, height {result.height}"),
         ),
     )
     return 0
+
+
+def save_statement(folder: Path, name: str, envelope: bytes, key: Key | None = None) -> None:
+    """Write a document for stock tools, and say how they check it."""
+    from node.stock_formats import write_statement
+
+    folder.mkdir(parents=True, exist_ok=True)
+    commands = write_statement(folder, name, envelope, key)
+    say(f"in {folder}, check it with:\n  " + "\n  ".join(commands))
 
 
 def _act(signoff: bool, delete: bool) -> Act:

@@ -67,10 +67,16 @@ class Context:
         return self.keys if self.keys is not None else self.home().keys_dir
 
     def key(self, name: str) -> Key:
-        """A named account key. Raises ConfigError."""
+        """A named account key; asks for its passphrase when it is encrypted. Raises ConfigError."""
         from node.home import key_path, load_key
 
-        return load_key(key_path(self.keys_dir(), name))
+        return load_key(key_path(self.keys_dir(), name), ask_passphrase)
+
+    def public(self, name: str) -> bytes:
+        """The public half of a named account key; asks nobody. Raises ConfigError."""
+        from node.home import key_path, read_public
+
+        return read_public(key_path(self.keys_dir(), name))
 
     def client(self) -> Client:
         """A client of the peer to ask. Raises Failure(3) when none is named or running."""
@@ -90,6 +96,18 @@ class Context:
                 )
             address = info.api
         return Client(address, token_file=home.token_file, timeout_s=self.timeout_s, on_wait=_say)
+
+
+def ask_passphrase(what: str) -> bytes:
+    """The passphrase of an encrypted key: from the environment's file, else typed unseen. ConfigError."""
+    import getpass
+    import sys
+
+    from node.key_files import PASSPHRASE_VARIABLE, from_environment
+
+    if os.environ.get(PASSPHRASE_VARIABLE) or not sys.stdin.isatty():
+        return from_environment(what)
+    return getpass.getpass(f"Passphrase of {what}: ").encode()
 
 
 current: Context = Context()

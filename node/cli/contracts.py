@@ -29,7 +29,7 @@ def init(folder: Path = _HERE, /, *, template: str = "site") -> int:
     Parameters
     ----------
     folder: Where; made when missing.
-    template: site (a service) or mining (a job).
+    template: site, crm, archive, bank (services), mining or ai-mining (jobs).
     """
     source = _examples() / template
     if not (source / "contract.yaml").is_file():

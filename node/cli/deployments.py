@@ -41,6 +41,8 @@ def deploy(
     """
     client = current.client()
     detail = client.contract(contract)
+    if detail.mark:
+        say(f"{detail.name}@{detail.version} is {detail.mark}: {detail.mark_reason}")
     texts = dict(_pair(item, "--param") for item in param)
     limit = None
     if budget:

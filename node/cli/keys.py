@@ -1,30 +1,48 @@
-"""`gridpact keys`: account keys, one file each, in --keys or the home's config/keys."""
+"""`gridpact keys`: account keys, one file each, in --keys or the home's config/keys; encrypted if wished."""
 
 from __future__ import annotations
 
+import getpass
+import secrets
+import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from node.cli.context import current
+from ledger.keys import SEED_BYTES, Key
+from node.cli.context import EXIT_USAGE, Failure, ask_passphrase, current
 from node.cli.output import emit, emit_facts, say
 from node.errors import ConfigError
-from node.home import create_key, key_path, load_key, write_secret
+from node.home import create_key, key_path, read_public, read_secret, write_atomic, write_secret
+
+NewPassphrase = Annotated[
+    Path | None,
+    Parameter(name="--passphrase-file", help="File with the new passphrase (default: it is asked for)."),
+]
 
 
-def new(name: str, /) -> int:
+def new(name: str, /, *, encrypt: Annotated[bool, Parameter(negative="")] = False) -> int:
     """Make an account key.
 
     Parameters
     ----------
     name: What you call it.
+    encrypt: Ask for a passphrase, and keep the key encrypted under it.
     """
     folder = current.keys_dir()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = key_path(folder, name)
-    key = create_key(file)
-    say(f"made {file}; keep a copy of it: who has the file has the account")
+    if encrypt:
+        from node.key_files import seal
+
+        seed = secrets.token_bytes(SEED_BYTES)
+        key = Key(seed)
+        write_secret(file, seal(seed, _new_passphrase(None)))
+        say(f"made {file}; keep a copy of it and of its passphrase: without both the key is lost")
+    else:
+        key = create_key(file)
+        say(f"made {file}; keep a copy of it: who has the file has the account")
     emit_facts({"name": name, "public": key.public.hex()}, [("name", name), ("public", key.public.hex())])
     return 0
 
@@ -36,7 +54,7 @@ def list_keys() -> int:
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:
         if file.is_file() and not file.name.startswith("."):
             try:
-                found.append((file.name, load_key(file).public.hex()))
+                found.append((file.name, read_public(file).hex()))
             except ConfigError as error:
                 say(str(error))
     emit([{"name": name, "public": public} for name, public in found], ("name", "public key"), found)
@@ -50,8 +68,91 @@ def show(name: str, /) -> int:
     ----------
     name: Name of the key, or the path of a key file.
     """
-    key = load_key(Path(name)) if "/" in name else current.key(name)
-    emit_facts({"name": name, "public": key.public.hex()}, [("name", name), ("public", key.public.hex())])
+    public = (read_public(Path(name)) if "/" in name else current.public(name)).hex()
+    emit_facts({"name": name, "public": public}, [("name", name), ("public", public)])
+    return 0
+
+
+def encrypt(name: str, /, *, passphrase_file: NewPassphrase = None) -> int:
+    """Encrypt a key's file under a passphrase.
+
+    Parameters
+    ----------
+    name: Name of the key.
+    """
+    return _rewrite(name, sealed=False, passphrase_file=passphrase_file)
+
+
+def change(name: str, /, *, passphrase_file: NewPassphrase = None) -> int:
+    """Give an encrypted key another passphrase.
+
+    Parameters
+    ----------
+    name: Name of the key.
+    """
+    return _rewrite(name, sealed=True, passphrase_file=passphrase_file)
+
+
+def decrypt(name: str, /) -> int:
+    """Write an encrypted key's file in the clear again.
+
+    Parameters
+    ----------
+    name: Name of the key.
+    """
+    from node.key_files import seed_of
+
+    file = key_path(current.keys_dir(), name)
+    _must_be(file, True)
+    seed = seed_of(read_secret(file).strip(), str(file), ask_passphrase)
+    write_atomic(file, f"{seed.hex()}\n".encode())
+    say(f"{file} is no longer encrypted: who has the file has the account")
+    return 0
+
+
+def _rewrite(name: str, *, sealed: bool, passphrase_file: Path | None) -> int:
+    from node.key_files import seal, seed_of
+
+    file = key_path(current.keys_dir(), name)
+    _must_be(file, sealed)
+    seed = seed_of(read_secret(file).strip(), str(file), ask_passphrase)
+    write_atomic(file, seal(seed, _new_passphrase(passphrase_file)).encode())
+    say(f"{file} is encrypted; copies of it that were made before are not changed by this")
+    return 0
+
+
+def _must_be(file: Path, sealed: bool) -> None:
+    from node.key_files import is_sealed
+
+    if is_sealed(read_secret(file)) != sealed:
+        raise ConfigError(f"{file} is {'not encrypted' if sealed else 'encrypted already: keys change'}")
+
+
+def _new_passphrase(file: Path | None) -> bytes:
+    """A new passphrase, from a file or typed twice. Raises ConfigError, Failure."""
+    from node.key_files import passphrase_file
+
+    if file is not None:
+        return passphrase_file(file)
+    if not sys.stdin.isatty():
+        raise Failure(EXIT_USAGE, "nobody to ask for a passphrase here: pass --passphrase-file")
+    first, again = (getpass.getpass(text).encode() for text in ("New passphrase: ", "Once more: "))
+    if first != again:
+        raise ConfigError("the two are not the same; nothing was changed")
+    return first
+
+
+def ssh(where: str, /) -> int:
+    """Show an Ed25519 SSH key's public half as contracts and orders name it.
+
+    Parameters
+    ----------
+    where: The key's file, private or public; or 'agent', or 'agent:WORD' of a key's comment.
+    """
+    from node.ssh import public_key as ssh_key
+
+    public = ssh_key(where).hex()
+    emit_facts({"name": where, "public": public}, [("name", where), ("public", public)])
     return 0
 
 
@@ -61,13 +162,13 @@ def import_key(name: str, /, *, file: Annotated[Path, Parameter(name=["--file", 
     Parameters
     ----------
     name: What you call it here.
-    file: A file with the seed: 64 hex digits, readable by its owner only.
+    file: A key file, encrypted or a seed of 64 hex digits, readable by its owner only.
     """
-    key = load_key(file)
+    public = read_public(file).hex()
     folder = current.keys_dir()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_secret(key_path(folder, name), file.read_text().strip() + "\n")
-    emit_facts({"name": name, "public": key.public.hex()}, [("name", name), ("public", key.public.hex())])
+    write_secret(key_path(folder, name), read_secret(file).strip() + "\n")
+    emit_facts({"name": name, "public": public}, [("name", name), ("public", public)])
     return 0
 
 
@@ -77,4 +178,4 @@ def public_key(text: str) -> bytes:
 
     if len(text) == 64:
         return public_key_from_hex(text, "key")
-    return current.key(text).public
+    return current.public(text)

@@ -15,7 +15,7 @@ from bot.policy import Action, Cancel, Note, Order, Remember, Warn, decide
 from bot.view import Own, View, build_view, own_deployments
 from ledger.limits import LEASE_GUARD_MS, LEASE_MS
 from ledger.manifest import cost, decode_manifest, expand
-from ledger.manifest_types import Manifest, Policies
+from ledger.manifest_types import Manifest, Policies, Rule
 from ledger.records import ApprovalRecord, Deployment, DeploymentStatus, Node, Slot, SlotStatus
 from ledger.transactions import CancelDeployment, Price, Renew, RenewItem, WithdrawOffer
 from tests.ledger.world import (
@@ -355,6 +355,25 @@ def test_a_wish_to_cancel_is_asked_for_until_it_is_done() -> None:
     world.ok(BOT, CancelDeployment(deployment, "enough"))
     assert life.told() == ["cancelled: enough"]
     assert life.look() == []
+
+
+def test_a_wish_to_cancel_waits_for_consent() -> None:
+    """[B4] And is not asked for in vain meanwhile."""
+    world = World()
+    world.add_nodes()
+    life = Life(world)
+    deployment = world.ordered(contract(policies=replace(POLICIES, delete=Rule(role="legal"))))
+    world.approve(deployment)
+    life.look()
+    watch = life.memory.watch(deployment)
+    assert watch is not None
+    life.memory = life.memory.with_watch(replace(watch, cancel="enough"))
+    told = [action for action in life.look() if isinstance(action, Warn)]
+    assert [(warn.kind, "needs 1 of role legal" in warn.reason) for warn in told] == [("cancel_waits", True)]
+    world.run()
+    assert not [action for action in life.look() if isinstance(action, Cancel)]
+    world.ok(LEGAL, world.decide(deployment, LEGAL, "legal", "granted", "delete"))
+    assert [action for action in life.look() if isinstance(action, Cancel)] == [Cancel(deployment, "enough")]
 
 
 def test_a_flood_of_orders_that_name_the_bot_is_bounded_and_own_ones_come_first() -> None:

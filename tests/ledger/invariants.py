@@ -78,6 +78,7 @@ def check_money(view: View) -> None:
             assert 0 <= b.missed_ms <= b.to_ms - b.from_ms, "more missed than there was"
         for p in view.all(b"penalty/" + d.id, Penalty):
             assert 0 <= p.amount <= p.owed
+        assert not d.left_ms or d.status == "paused" or d.ended_ms
         if d.status in ENDED and d.status != "completed":
             assert d.escrow == 0, f"{d.status} with {d.escrow} in escrow"
         if d.ended_ms and not d.ends_ms:

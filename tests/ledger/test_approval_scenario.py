@@ -3,10 +3,14 @@
 import pytest
 from msgspec.structs import replace
 
+from ledger.audit import export, verify
 from ledger.manifest_types import Rule
+from ledger.policy import Decision
 from ledger.transactions import CancelDeployment
+from ledger.transition import deployments, lifecycle, timed
 from tests.ledger import approval_scenario as scenario
-from tests.ledger.world import CONSUMER, LEGAL, POLICIES, World, contract
+from tests.ledger.chain_fixture import ChainWorld
+from tests.ledger.world import BUDGET, CONSUMER, EXPERT, LEGAL, NODES, POLICIES, World, contract
 
 
 @pytest.mark.parametrize("found", scenario.CASES, ids=lambda found: found.name)
@@ -31,3 +35,59 @@ def test_a_wrong_case_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(scenario, "CASES", [wrong])
     assert scenario.main() == 1
     assert "<-- WRONG" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("found", scenario.CASES, ids=lambda found: found.name)
+def test_audits_agree_with_the_state_machine(found: scenario.Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each deployment of each case, told from its transactions alone."""
+    worlds: list[ChainWorld] = []
+
+    def chain() -> ChainWorld:
+        worlds.append(ChainWorld())
+        return worlds[-1]
+
+    monkeypatch.setattr(scenario, "World", chain)
+    monkeypatch.setattr(scenario, "check", lambda state, now_ms: None)  # `test_case` does, on a plain state
+    assert found.play() == found.expected
+    for world in worlds:
+        world.run()
+        world.run()
+        deployments = [key[-32:] for key, _ in world.state.scan(b"deployment/")]
+        assert deployments
+        for deployment in deployments:
+            report = verify(export(world.store, deployment), world.genesis)
+            assert report.ok, (report.rule, report.detail)
+
+
+def audited(play: scenario.Play, world: ChainWorld) -> str:
+    world.run()
+    world.run()
+    return verify(export(world.store, play.id), world.genesis).rule
+
+
+def test_audits_find_a_ledger_that_cancelled_without_consent(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = ChainWorld()
+    monkeypatch.setattr(scenario, "World", lambda: world)
+    monkeypatch.setattr(scenario, "check", lambda state, now_ms: None)
+    play = scenario.Play(POLICIES.deploy, running=True, delete=Rule(role="legal"))
+    monkeypatch.setattr(deployments, "evaluate_act", lambda deal, act: Decision(True, False, (), ()))
+    world.ok(CONSUMER, CancelDeployment(play.id, ""))
+    assert audited(play, world) == "audit.cancelled"
+
+
+def test_audits_find_a_ledger_that_let_it_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[D8] Work that began more than a minute after it had to stop."""
+    world = ChainWorld()
+    monkeypatch.setattr(scenario, "World", lambda: world)
+    monkeypatch.setattr(scenario, "check", lambda state, now_ms: None)
+    rule = Rule(all=(Rule(role="budget"), Rule(role="it-expert")))
+    play = scenario.Play(rule, run_on_s=60)
+    for key in (BUDGET, EXPERT):
+        play.sign(key)
+    world.claimed(play.id, "web/0", [NODES[0]])
+    world.report(play.id, "web/0", NODES[0], "fetching", "verified")
+    monkeypatch.setattr(timed, "run_on_over", lambda deal: lifecycle.regain(deal))
+    play.sign(EXPERT, "revoked")
+    play.renew(150)
+    world.report(play.id, "web/0", NODES[0], "running")
+    assert audited(play, world) == "audit.not_approved"

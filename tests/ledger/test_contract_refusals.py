@@ -64,8 +64,8 @@ def test_a_built_contract_is_refused_by_name(built: Contract, rule: str, field: 
     [
         ("recheck: 10s", "recheck: 10s\n    volumes: {}", "contract.not_enforced", "workloads.web.volumes"),
         ("recheck: 10s", "recheck: 10s\n    egress: [a:1]", "contract.not_enforced", "workloads.web.egress"),
-        ("kind: service", "kind: service\n    runtime: oci", "contract.not_enforced", "workloads.web.runtime"),
-        ("kind: service", "kind: service\n    runtime: vm", "contract.choice", "workloads.web.runtime"),
+        ("kind: ser", "runtime: oci\n    kind: ser", "contract.not_enforced", "workloads.web.runtime"),
+        ("kind: ser", "runtime: vm\n    kind: ser", "contract.choice", "workloads.web.runtime"),
         ("tree: www}", "tree: www, file: www}", "contract.artifact", "workloads.web.artifacts[1]"),
         ("path: /www, tree: www", "path: /www", "contract.artifact", "workloads.web.artifacts[1]"),
         (

@@ -212,7 +212,7 @@ def test_a_correctly_signed_wrong_statement_is_refused() -> None:
         ({"subject": [{"name": "manifest", "digest": {"sha256": "AB" * 32}}]}, "document.subject"),
         ({"subject": [{"name": "manifest", "digest": {"sha1": "00"}}]}, "document.malformed"),
         ({"predicate": {**predicate, "extra": 1}}, "document.malformed"),
-        ({"predicate": {**predicate, "act": "delete"}}, "document.malformed"),
+        ({"predicate": {**predicate, "act": "destroy"}}, "document.malformed"),
         ({"predicate": {**predicate, "deployment": "zz" * 32}}, "document.field"),
         ({"predicate": {**predicate, "expires_ms": -1}}, "document.field"),
         ({"predicate": {**predicate, "expires_ms": 2**70}}, "document.field"),

@@ -55,6 +55,30 @@ def test_means_what_the_library_says() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1 / none == 1 || fast", True),
+        ("fast || 1 / none == 1", True),
+        ("1 / none == 1 && slow", False),
+        ("1 / none == 1 || slow", None),
+        ("1 / none == 1 && fast", None),
+        ("fast ? 1 : 1 / none", 1),
+        ("less / 2", -3),
+        ("less % 3", -1),
+        ("large + 1 - 1", None),
+        ("-large - 1", -(1 << 63)),
+        ("(-large - 1) / -1", None),
+        ("1 < 2 == fast", True),
+        ("--5", 5),
+    ],
+)
+def test_what_cel_says_at_the_edges(text: str, value: int | bool | None) -> None:
+    assert ours(text) == value
+    if importlib.util.find_spec("cel") is not None:
+        assert judged(text, UNITS) == value
+
+
+@pytest.mark.parametrize(
     ("text", "column", "words"),
     [
         ("", 1, "the end"),

@@ -12,7 +12,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from ledger.errors import LocalError
 from ledger.manifest_types import Resources
 from ledger.records import key_open
-from ledger.transition import approvals, claims, escrow, leases, lifecycle, slots
+from ledger.transition import claims, escrow, funds, grace, leases, lifecycle, slots, standing
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
 from ledger.transition.money import credit
@@ -80,6 +80,22 @@ def ended_deployments_keep_their_approvals_due(env: Env, deployment: bytes) -> N
     pass
 
 
+def penalties_come_from_nowhere(deal: Deal, name: str) -> None:
+    credit(deal.env, deal.record.consumer, 1_000)
+
+
+def funds_come_from_nowhere(deal: Deal, amount: int) -> None:
+    deal.set(escrow=deal.record.escrow + amount + 1, funded=deal.record.funded + amount + 1)
+
+
+def paused_slots_run_on(deal: Deal, name: str) -> None:
+    pass
+
+
+def notices_are_never_taken_back(env: Env, node: Any) -> Any:
+    return node
+
+
 MUTANTS: tuple[tuple[tuple[Any, str], Callable[..., Any]], ...] = (
     ((slots, "use_capacity"), capacity_is_never_given_back),
     ((slots, "use_capacity"), capacity_is_given_back_twice),
@@ -89,9 +105,13 @@ MUTANTS: tuple[tuple[tuple[Any, str], Callable[..., Any]], ...] = (
     ((claims, "_lease"), the_term_stays),
     ((claims, "_lease"), a_held_slot_stays_open),
     ((claims, "_held_by"), nobody_is_a_neighbour),
-    ((approvals, "suspend"), suspended_slots_run_on),
+    ((lifecycle, "suspend"), suspended_slots_run_on),
     ((leases, "_extend"), the_old_lease_still_ends),
     ((claims, "close_window"), windows_leave_their_candidates),
+    ((leases, "penalize"), penalties_come_from_nowhere),
+    ((funds, "_fund"), funds_come_from_nowhere),
+    ((grace, "release_slot"), paused_slots_run_on),
+    ((standing, "stay"), notices_are_never_taken_back),
     ((lifecycle, "clear_approval_dues"), ended_deployments_keep_their_approvals_due),
 )
 

@@ -13,7 +13,8 @@ from ledger.epochs import current, pending, sign_change
 from ledger.keys import Key
 from ledger.limits import BLOCK_IDLE_MS, OUTAGE_MS
 from ledger.manifest import extension_cost
-from ledger.manifest_types import Policies, Restart
+from ledger.manifest_types import Policies, Restart, Rule
+from ledger.policy_types import Auto, Weight
 from ledger.records import Slot, key_open
 from ledger.state import MemoryState
 from ledger.transactions import (
@@ -59,21 +60,51 @@ from tests.ledger.world import (
 
 NO_APPROVAL = Policies(deploy=None, signoff=None)
 CONTRACTS = (
-    contract(name="site", top_up=1_000_000, extension_s=3_600),
+    contract(name="site", top_up=1_000_000, extension_s=3_600, grace_s=3_600),
     contract(job(replicas=2, restart=Restart(attempts=0)), name="mining", duration_s=3_600),
     contract(service(), job(), name="mixed", duration_s=600),
     contract(job(), name="free", policies=NO_APPROVAL, duration_s=60, fee=0),
+    contract(
+        service(replicas=1), name="short", policies=NO_APPROVAL, duration_s=60, grace_s=120, extension_s=600
+    ),
     contract(
         service(replicas=1),
         name="poor",
         duration_s=60,
         budget=700,
         fee=3,
+        grace_s=120,
         extension_s=1_200,
         top_up=500_000,
     ),
     contract(
         service(), name="brief", policies=Policies(deploy=POLICIES.deploy, signoff=SIGNOFF, validity_s=60)
+    ),
+    contract(
+        service(),
+        name="runs-on",
+        policies=Policies(
+            deploy=Rule(all=(Rule(role="budget"), Rule(role="it-expert", expires_s=60))),
+            signoff=Rule(role="budget", wait_s=60),
+            delete=Rule(role="legal"),
+            run_on_s=60,
+        ),
+    ),
+    contract(
+        service(),
+        job(),
+        name="waits",
+        policies=Policies(
+            deploy=Rule(
+                any=(
+                    Rule(auto=Auto(approved_within_s=3_600), wait_s=20, veto=("legal",)),
+                    Rule(all=(Rule(role="it-expert"), Rule(role="budget", wait_s=10)), ordered=True),
+                    Rule(weigh=(Weight(weight=2, role="legal"), Weight(weight=1, role="budget")), count=3),
+                )
+            ),
+            signoff=None,
+            run_on_s=600,
+        ),
     ),
 )
 STAKEHOLDERS = ((EXPERT, "it-expert"), (LEGAL, "legal"), (BUDGET, "budget"))
@@ -148,7 +179,7 @@ class Lives(RuleBasedStateMachine):
         pick=PICK,
         who=st.integers(0, 3),
         decision=st.sampled_from(["granted", "rejected", "revoked"]),
-        act=st.sampled_from(["deploy", "signoff"]),
+        act=st.sampled_from(["deploy", "signoff", "delete"]),
         lasts_ms=st.sampled_from([0, 500, 40_000, 10**9]),
     )
     @precondition(lambda self: self.deployments)
@@ -203,6 +234,20 @@ class Lives(RuleBasedStateMachine):
             )
             if items:
                 self.send(node, Renew(items))
+
+    @rule(pick=PICK)
+    @precondition(lambda self: self.deployments)
+    def to_its_end(self, pick: int) -> None:
+        """A held slot runs, and is renewed, to the end of a short term."""
+        slot = self.held_slot(pick)
+        if slot is None:
+            return
+        self.progress(pick)
+        node = next(node for node in NODES if node.public == slot.holder)
+        left_ms = self.world.deployment(slot.deployment).ends_ms - self.world.now_ms
+        for _ in range(8 if left_ms <= 80_000 else 0):
+            self.world.run(step_ms=10_000)
+            self.send(node, Renew((RenewItem(slot.deployment, slot.name, slot.term),)))
 
     @rule(
         pick=PICK,

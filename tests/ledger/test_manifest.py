@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.contract_types import Contract, ContractRole, Parameter, ResourcesTemplate, TermsTemplate
+from ledger.contract_types import (
+    Contract,
+    ContractRole,
+    Parameter,
+    PriceTemplate,
+    ResourcesTemplate,
+    TermsTemplate,
+)
 from ledger.errors import Refused
 from ledger.limits import MANIFEST_BYTES_MAX
 from ledger.manifest import check_manifest, cost, decode_manifest, expand, slot_rate, slots, workload_of
@@ -71,6 +78,7 @@ def test_unknown_slots(slot: str) -> None:
 def test_parameters_are_checked(parameters: dict[str, Any], rule: str, field: str) -> None:
     error = refused(parameters=parameters)
     assert (error.rule, error.field) == (rule, field)
+    assert ("did you mean 'replicas'?" in error.detail) == (rule == "parameter.unknown")
 
 
 def test_a_parameter_without_default_must_be_given() -> None:
@@ -376,6 +384,25 @@ def test_any_contract_expands_or_is_refused(data: st.DataObject) -> None:
             continue
         check_manifest(manifest)
         assert all(isinstance(artifact, Artifact) for w in manifest.workloads for artifact in w.artifacts)
+
+
+def test_every_number_of_the_terms_takes_a_parameter() -> None:
+    """None of them stops the ledger with a KeyError (extension, top_up and grace did)."""
+    time = Parameter(name="time", type="duration", default=60)
+    asked = (*contract().parameters, time, Parameter(name="money", type="money", default=7))
+    terms = TermsTemplate(
+        duration_s="${time}", budget="${money}", fee="${money}", extension_s="${time}", top_up="${money}",
+        grace_s="${time}",
+        price=PriceTemplate(cpu_core_hour="${money}", memory_gib_hour="${money}", disk_gib_hour="${money}"),
+    )  # fmt: skip
+    made = expanded(contract(parameters=asked, terms=terms)).terms
+    assert {made.duration_s, made.extension_s, made.grace_s} == {60}
+    assert {made.budget, made.fee, made.top_up, *msgspec.structs.astuple(made.price)} == {7}
+    for field in TermsTemplate.__struct_fields__:
+        if field != "price":
+            broken = msgspec.structs.replace(terms, **{field: ""})
+            error = refused(contract(parameters=asked, terms=broken))
+            assert error.rule == "contract.type", field
 
 
 def test_the_order_of_keys_changes_nothing() -> None:

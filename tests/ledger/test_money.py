@@ -121,7 +121,7 @@ def test_the_rest_is_refunded() -> None:
     assert world.balance(CONSUMER) == before - record.spent
 
 
-def test_an_empty_escrow_pauses_and_settles() -> None:
+def test_an_empty_escrow_without_grace_ends_and_settles() -> None:
     """[L2] Shares make this all but impossible, so most of the escrow goes back to the consumer by hand."""
     world = World()
     world.add_nodes()
@@ -133,10 +133,10 @@ def test_an_empty_escrow_pauses_and_settles() -> None:
     world.run(step_ms=20_000)
     before = world.balance(FARMERS[0])
     renewed(world, deployment, NODES[0], "web/0")
-    paused = world.deployment(deployment)
-    assert (paused.status, paused.desired, paused.escrow) == ("paused", "stop", 0)
+    ended = world.deployment(deployment)
+    assert (ended.status, ended.desired, ended.escrow) == ("failed", "stop", 0)
     assert world.balance(FARMERS[0]) == before + 20
-    assert {world.slot(deployment, name).status for name in paused.slots} == {"released"}
+    assert {world.slot(deployment, name).status for name in ended.slots} == {"released"}
     assert world.refused(NODES[2], Renew((RenewItem(deployment, "web/1", 1),))) == "renew.released"
     world.wait(60_000, step_ms=10_000)
     assert world.node(NODES[0]).slots_held == 0

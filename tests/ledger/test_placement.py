@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from ledger.audit import export, verify
 from ledger.contract import parse_contract
 from ledger.contract_types import Contract, PriceTemplate, WorkloadTemplate
 from ledger.errors import Refused
@@ -14,6 +15,7 @@ from ledger.manifest_types import Apart, Placement, PriceCaps, Spread
 from ledger.predicates import ResultFile
 from ledger.transactions import Claim, Price
 from ledger.yaml_tree import ContractError
+from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.contract_samples import SOURCE, expanded
 from tests.ledger.contract_samples import contract as sample
 from tests.ledger.contract_samples import workload as template
@@ -205,6 +207,26 @@ def test_who_waits_for_a_job_that_agreed_waits_no_longer() -> None:
     assert world.claimed(deployment, "web/0", [B0]) is B0
 
 
+def test_a_life_with_replicas_that_agree_passes_the_audit() -> None:
+    """[C8] [R8]"""
+    world = ChainWorld()
+    world.add_nodes()
+    free = Placement(distinct="none")
+    source = contract(mining(3, 2), job(name="after", depends_on=("mine",), placement=free), budget=10**8)
+    deployment = world.ordered(source)
+    world.approve(deployment)
+    finish(world, deployment, "mine/0", A0, "33")
+    world.claimed(deployment, "mine/2", [A1])
+    finish(world, deployment, "mine/1", B0, "33")
+    world.ok(A1, world.receipt(deployment, "mine/2", A1, "released"))
+    finish(world, deployment, "after/0", B1, "44")
+    assert world.deployment(deployment).status == "completed"
+    world.run()
+    world.run()
+    report = verify(export(world.store, deployment), world.genesis)
+    assert report.ok, (report.rule, report.detail)
+
+
 @pytest.mark.parametrize(
     ("changes", "rule", "field"),
     [
@@ -267,6 +289,18 @@ def test_one_node_is_one_witness() -> None:
     with pytest.raises(Refused) as caught:
         expanded(sample(workloads=(mine,)))
     assert caught.value.rule == "contract.agree"
+
+
+def test_a_default_that_is_written_out_changes_nothing() -> None:
+    """A manifest is read back from its bytes, whether `distinct: node` was written or left out."""
+    manifests = []
+    for placement in ("{distinct: node}", "{}"):
+        text = SOURCE.replace('{country: "${country}", distinct: farm}', placement)
+        source = parse_contract(text, "c.yaml").contract
+        (web,) = source.workloads
+        made = replace(sample(), workloads=(replace(sample().workloads[0], placement=web.placement),))
+        manifests.append(expanded(made).encode())
+    assert manifests[0] == manifests[1]
 
 
 PLACED = """placement:

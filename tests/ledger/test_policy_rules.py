@@ -245,7 +245,7 @@ def test_a_wrong_rule_is_told(rule: Rule, refusal: str, field: str) -> None:
 
 def test_a_signoff_is_never_automatic_and_a_run_on_is_bounded() -> None:
     found: list[tuple[str, str]] = []
-    policies = Policies(deploy=None, signoff=Rule(auto=Auto(budget=1)), run_on_s=5)
+    policies = Policies(deploy=None, signoff=Rule(auto=Auto(budget=1)), run_on_s=-1)
     check_policies(policies, [], lambda where, which, _: found.append((where, which)))
     assert found == [("approval.signoff", "policy.rule"), ("approval.on_revoked", "contract.range")]
 
@@ -381,3 +381,21 @@ def test_a_hundred_signers_are_judged_at_once() -> None:
     decision = evaluate(rule, roles, approvals, NOW)
     assert time.process_time() - started_s < 2
     assert decision.satisfied or decision.reasons
+
+
+def test_the_search_is_bounded_for_order_waits_and_weights() -> None:
+    """Some 20 ms each; without the bound each would take minutes and more."""
+    signers = [n.to_bytes(2, "big") * 16 for n in range(500)]
+    roles = [role(f"r{j}", *(signers[(j * 13 + k * 7) % 500] for k in range(64))) for j in range(32)]
+    approvals = [grant(signer, at_ms=n + 1) for n, signer in enumerate(signers)]
+    chain = tuple(Rule(role=f"r{j % 32}", wait_s=j) for j in range(126))
+    weights = tuple(
+        Rule(weigh=tuple(Weight(role=f"r{(i + j) % 32}", weight=j + 1) for j in range(9)), count=300)
+        for i in range(12)
+    )
+    started_s = time.process_time()
+    for rule, given_ in ((Rule(all=chain, ordered=True), approvals), (Rule(all=weights), approvals[:300])):
+        decision = evaluate(rule, roles, given_, NOW)
+        assert (decision.satisfied, decision.rejected) == (False, False)
+        assert decision.reasons[0].startswith("too many combinations")
+    assert time.process_time() - started_s < 2

@@ -147,6 +147,7 @@ def contract(
     budget: int = 2_000_000,
     fee: int = 100_000,
     parameters: tuple[Parameter, ...] = (),
+    grace_s: int = 0,
     extension_s: int = 0,
     top_up: int = 0,
 ) -> Contract:
@@ -166,7 +167,12 @@ def contract(
         workloads=workloads or (service(),),
         policies=policies,
         terms=TermsTemplate(
-            duration_s=duration_s, budget=budget, fee=fee, extension_s=extension_s, top_up=top_up
+            duration_s=duration_s,
+            budget=budget,
+            fee=fee,
+            grace_s=grace_s,
+            extension_s=extension_s,
+            top_up=top_up,
         ),
     )
 

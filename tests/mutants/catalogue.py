@@ -13,9 +13,13 @@ CONSENSUS: Final = ("tests/consensus",)
 SILENCE: Final = ("tests/consensus/test_silence.py",)
 VERIFY: Final = ("tests/consensus/test_verify.py",)
 TWINS: Final = ("tests/sim/test_twins.py::test_two_rounds_of_twins",)
+PLACES: Final = ("tests/ledger/test_placement.py",)
+SIZES: Final = ("tests/ledger/test_expression.py",)
+ORDERS: Final = ("tests/ledger/test_orders.py",)
 CLAIMS: Final = ("tests/ledger/test_claims.py",)
 MONEY: Final = ("tests/ledger/test_money.py", "tests/ledger/test_money_bounds.py")
 OUTAGES: Final = ("tests/ledger/test_outage.py",)
+PAUSED: Final = ("tests/ledger/test_grace.py",)
 FUNDS: Final = ("tests/ledger/test_funds.py",)
 STANDING: Final = ("tests/ledger/test_standing.py",)
 PENALTIES: Final = ("tests/ledger/test_penalties.py",)
@@ -78,7 +82,7 @@ class Mutant:
 _M = Mutant
 _CORE, _STATE = "consensus/core.py", "consensus/state.py"
 _CLAIMS, _LEASES = "ledger/transition/claims.py", "ledger/transition/leases.py"
-_FUNDS = "ledger/transition/funds.py"
+_FUNDS, _GRACE = "ledger/transition/funds.py", "ledger/transition/grace.py"
 _STANDING = "ledger/transition/standing.py"
 _ESCROW, _MONEY = "ledger/transition/escrow.py", "ledger/transition/money.py"
 _APPROVALS, _REPORTS = "ledger/transition/approvals.py", "ledger/transition/reports.py"
@@ -452,6 +456,122 @@ MUTANTS: Final = (
         CLAIMS,
     ),
     _M("replicas_share_a_node", "ledger/fit.py", 'if place.distinct != "none":', "if False:", CLAIMS),
+    _M(
+        "spread_is_one_too_many",
+        "ledger/fit.py",
+        "if there >= place.spread.most:",
+        "if there > place.spread.most:",
+        PLACES,
+    ),
+    _M(
+        "farms_may_run_out",
+        "ledger/fit.py",
+        "left = workload.replicas - len(own) - 1",
+        "left = workload.replicas - len(own)",
+        PLACES,
+    ),
+    _M(
+        "apart_from_one_side_only",
+        "ledger/fit.py",
+        "for one, two in ((workload, other), (other, workload)):",
+        "for one, two in ((workload, other),):",
+        PLACES,
+    ),
+    _M(
+        "attributes_are_not_looked_at",
+        "ledger/fit.py",
+        "        if found != value:",
+        "        if False:",
+        PLACES,
+    ),
+    _M(
+        "asked_more_than_the_cap", "ledger/fit.py", "if cap is not None and asked > cap:", "if False:", PLACES
+    ),
+    _M("nobody_waits", "ledger/fit.py", "        if late and not (", "        if False and not (", PLACES),
+    _M(
+        "a_job_that_runs_is_waited_for_no_longer",
+        "ledger/fit.py",
+        'wanted = "succeeded" if other.kind == "job" else "running"',
+        'wanted = "running"',
+        PLACES,
+    ),
+    _M(
+        "any_results_agree",
+        "ledger/transition/agreement.py",
+        "if most >= workload.agree:",
+        "if len(done) >= workload.agree:",
+        PLACES,
+    ),
+    _M(
+        "what_is_not_needed_runs_on",
+        "ledger/transition/agreement.py",
+        "                release_slot(deal, name)",
+        "                pass",
+        PLACES,
+    ),
+    _M(
+        "a_job_that_agreed_opens_again",
+        "ledger/transition/slots.py",
+        "    if agreed(deal, deal.workload(name)):\n        return\n",
+        "",
+        PLACES,
+    ),
+    _M(
+        "a_minority_may_agree",
+        "ledger/manifest_places.py",
+        "if not most < 2 * workload.agree <= 2 * most:",
+        "if workload.agree > most:",
+        PLACES,
+    ),
+    _M(
+        "workloads_wait_in_a_ring",
+        "ledger/manifest_places.py",
+        "        if other == name:\n            return True",
+        "        if other == name:\n            return False",
+        PLACES,
+    ),
+    _M(
+        "the_revoked_is_ordered",
+        "ledger/transition/contracts.py",
+        'if taken_back is not None and taken_back.mark == "revoked":',
+        "if False:",
+        ORDERS,
+    ),
+    _M(
+        "anybody_marks_a_contract",
+        "ledger/transition/contracts.py",
+        "    if record.author != env.sender:",
+        "    if False:",
+        ORDERS,
+    ),
+    _M(
+        "a_revocation_is_taken_back",
+        "ledger/transition/contracts.py",
+        'former.mark == "revoked" or former.mark == body.mark',
+        "former.mark == body.mark",
+        ORDERS,
+    ),
+    _M(
+        "numbers_of_any_size",
+        "ledger/expression.py",
+        "    if not INT_MIN <= result <= INT_MAX:",
+        "    if False:",
+        SIZES,
+    ),
+    _M(
+        "rounds_down_instead_of_to_zero",
+        "ledger/expression.py",
+        "whole = whole if (n[0] < 0) == (n[1] < 0) else -whole",
+        "whole = n[0] // n[1]",
+        SIZES,
+    ),
+    _M(
+        "an_error_hides_what_decides",
+        "ledger/expression.py",
+        "            fault = fault or error",
+        "            raise",
+        SIZES,
+    ),
     _M("price_is_not_capped", "ledger/fit.py", "if wanted > share:", "if False:", CLAIMS),
     _M("offers_never_end", "ledger/fit.py", "if node.valid_until_ms <= now_ms:", "if False:", CLAIMS),
     _M("anybody_renews", _LEASES, "if slot.holder != env.sender:", "if False:", CLAIMS),
@@ -520,7 +640,7 @@ MUTANTS: Final = (
         OUTAGES,
     ),
     _M("an_outage_breaks_leases", _LEASES, "        if not missed_ms:\n", "        if True:\n", OUTAGES),
-    _M("an_outage_ends_terms", _LIFE, "    if missed_ms:\n", "    if False:\n", OUTAGES),
+    _M("an_outage_ends_terms", _GRACE, "    if missed_ms:\n", "    if False:\n", OUTAGES),
     _M(
         "penalties_come_from_nowhere",
         _ESCROW,
@@ -537,6 +657,8 @@ MUTANTS: Final = (
         "        pass\n",
         STANDING,
     ),
+    _M("paused_its_clock_runs", _GRACE, "left_ms=max(0, deal.ends_ms - now)", "left_ms=1", PAUSED),
+    _M("paused_for_ever", _GRACE, "        grace_over(deal)\n", "        set_end(deal, 0)\n", PAUSED),
     _M("extensions_are_free", _FUNDS, "    debit(env, env.sender, wanted)\n", "", FUNDS),
     _M("the_same_extension_counts_twice", _FUNDS, "body.extended_s != record.extended_s", "False", FUNDS),
     _M("top_ups_without_bound", _FUNDS, "0 < body.amount <= left", "0 < body.amount", FUNDS),
@@ -580,7 +702,7 @@ MUTANTS: Final = (
         APPROVALS,
     ),
     _M("veto_is_not_heard", _PLAN, "        if vetoed:\n", "        if False:\n", POLICIES),
-    _M("wait_is_not_waited", _PLAN, "grant.since_ms + self.wait_ms <= at_ms", "True", POLICIES),
+    _M("wait_is_not_waited", _PLAN, "(grant.since_ms + ask.wait_ms, signer)", "(0, signer)", POLICIES),
     _M(
         "order_is_not_kept",
         _PLAN,
@@ -616,7 +738,7 @@ MUTANTS: Final = (
         "run_on_never_ends",
         _LIFE,
         "    suspend(deal, deal.record.reason)",
-        "    _forget_loss(deal)",
+        "    forget_loss(deal)",
         SCENARIO,
     ),
     _M(

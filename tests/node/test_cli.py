@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,7 @@ import pytest
 
 from ledger.codec import sha256
 from ledger.errors import Refused
+from ledger.manifest_types import Rule
 from ledger.transactions import Transfer
 from node.api import bot_seam as b
 from node.cli.commands import COMMANDS, app
@@ -30,6 +32,7 @@ from tests.ledger.world import (
     FARMERS,
     LEGAL,
     NODES,
+    POLICIES,
     RICH,
     STRANGER,
     contract,
@@ -300,6 +303,13 @@ def test_contracts_are_found_compared_and_taken_back(shell: Shell, tmp_path: Pat
     assert (code, "mark.done" in err) == (4, True)
 
 
+def test_a_deprecated_contract_warns_before_it_is_ordered(shell: Shell, bot: FakeBot) -> None:
+    shell.peer.world.publish(contract())
+    assert "is deprecated" not in shell.run("deploy", "site", "--plan-only")[2]
+    shell.ok("contract", "deprecate", "site", "--key", "author", "--reason", "take 1.1.0")
+    assert "site@1.0.0 is deprecated: take 1.1.0" in shell.run("deploy", "site", "--plan-only")[2]
+
+
 def test_deploy_shows_the_plan_then_orders(shell: Shell, bot: FakeBot) -> None:
     shell.peer.world.publish(contract())
     code, out, err = shell.run("deploy", "site", "--plan-only", "--budget", "3")
@@ -351,6 +361,40 @@ def test_stakeholders_approve_and_strangers_do_not(shell: Shell) -> None:
     assert shell.peer.world.deployment(bytes.fromhex(deployment)).status == "awaiting_approval"
     shell.ok("reject", short, "--as", "budget", "--key", "budget", "--yes")
     assert shell.peer.world.deployment(bytes.fromhex(deployment)).status == "rejected"
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
+def test_an_ssh_key_approves_and_what_was_signed_is_written(shell: Shell, tmp_path: Path) -> None:
+    from msgspec.structs import replace
+
+    file, out = tmp_path / "id", tmp_path / "out"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)], check=True)
+    public = shell.json("keys", "ssh", str(file))["public"]
+    rule = Rule(all=(Rule(role="budget"), Rule(key=public)))
+    source = contract(policies=replace(POLICIES, deploy=rule, delete=Rule(role="legal")))
+    deployment = shell.peer.world.ordered(source).hex()
+    for _ in range(3):
+        shell.peer.block()
+    assert shell.run("approve", deployment, "--yes")[0] == 2  # nobody signs
+    assert shell.run("approve", deployment, "--key", "budget", "--ssh", str(file), "--yes")[0] == 2
+    assert shell.run("approve", deployment, "--key", "budget", "--signoff", "--delete", "--yes")[0] == 2
+    code, _, err = shell.run("approve", deployment, "--key", "stranger", "--yes")
+    assert (code, "no stakeholder here" in err) == (2, True)
+    code, _, err = shell.run("approve", deployment, "--ssh", str(file), "--save", str(out), "--yes")
+    assert code == 0
+    assert "APPROVE the deployment of site 1.0.0 as a named key" in err
+    assert "ssh-keygen -Y verify" in err
+    shell.ok("approve", deployment, "--key", "budget", "--yes")  # its only role
+    assert shell.peer.world.deployment(bytes.fromhex(deployment)).status == "approved"
+    shell.ok("approve", deployment, "--key", "legal", "--delete", "--yes")
+    assert shell.json("deployment", "show", deployment)["policies"]["delete"]["satisfied"]
+    rows = shell.json("deployment", "signatures", deployment, "--out", str(out))
+    assert sorted((row["act"], row["role"]) for row in rows) == [
+        ("delete", "legal"), ("deploy", ""), ("deploy", "budget"),
+    ]  # fmt: skip
+    assert len(list(out.glob("*.signed"))) == 4
+    nobody = shell.peer.world.ordered(contract(name="other")).hex()
+    assert shell.run("deployment", "signatures", nobody, "--out", str(out))[0] == 1
 
 
 def test_a_manifest_that_is_not_the_contracts_is_not_signed(

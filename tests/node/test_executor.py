@@ -145,6 +145,27 @@ async def test_a_withdrawn_approval_stops_what_runs_and_a_new_one_starts_it_agai
         assert len(driver.tasks) == 2
 
 
+async def test_what_lost_its_approval_runs_on_for_as_long_as_the_contract_says(tmp_path: Path) -> None:
+    """[D8] Leases are renewed and bytes checked; then it stops. Approved again, it starts anew."""
+    async with fleet(tmp_path, "node1") as net:
+        policies = msgspec.structs.replace(people.POLICIES, run_on_s=4)
+        deployment = await net.approved(service(replicas=1, recheck_s=1), policies=policies)
+        await net.until_statuses(deployment, "running")
+        driver = net.drivers["node1"]
+        await net.decide(deployment, people.BUDGET, "budget", "revoked")
+        lost_ms = net.deployment(deployment).lost_ms
+        await until(lambda: net.first.time_ms >= lost_ms + 2_000)
+        assert driver.running
+        assert (net.deployment(deployment).status, net.slot(deployment, "web/0").term) == ("active", 1)
+        await until(lambda: not driver.running)
+        await until(lambda: net.slot(deployment, "web/0").holder == b"")
+        assert net.deployment(deployment).status == "awaiting_approval"
+        assert receipts(net, deployment, "web/0")[-1].status == "released"
+        await net.decide(deployment, people.BUDGET, "budget")
+        await net.until_statuses(deployment, "running")
+        assert net.slot(deployment, "web/0").term == 2
+
+
 async def test_a_cancelled_deployment_stops(tmp_path: Path) -> None:
     async with fleet(tmp_path, "node1") as net:
         deployment = await net.approved(service(replicas=1))
@@ -336,7 +357,7 @@ async def test_a_forged_status_moves_no_node_that_proves_the_approvals_itself(
         await net.decide(deployment, people.EXPERT, "it-expert")  # one of the two that are asked
         await until(lambda: peer.state.get(key_deployment(deployment)) is not None)
         if not proves:  # the check itself is checked: without it, the node does claim
-            monkeypatch.setattr(Workshop, "prove", lambda shop, which, order: Verdict(True, ()))
+            monkeypatch.setattr(Workshop, "prove", lambda shop, which, order, **_: Verdict(True, ()))
         net.net.peers["node1"] = Deceived(peer, deployment)  # type: ignore[assignment]
         executor = net.execute("node1")
         key_text = f"{deployment.hex()}/web/0"

@@ -210,13 +210,13 @@ def _keeps_escrow(real: Any) -> Any:
 
 
 def _one_grant_is_enough(real: Any) -> Any:
-    def evaluate(rule: Any, roles: Any, approvals: Sequence[Any], *rest: Any) -> Decision:
-        found: Decision = real(rule, roles, approvals, *rest)
+    def judge(manifest: Any, record: Any, act: str, approvals: Sequence[Any], now_ms: int) -> Decision:
+        found: Decision = real(manifest, record, act, approvals, now_ms)
         if any(a.decision == "granted" for a in approvals) and not found.satisfied:
             return type(found)(**{**_fields(found), "satisfied": True, "rejected": False})
         return found
 
-    return evaluate
+    return judge
 
 
 def _fields(value: Any) -> dict[str, Any]:
@@ -293,7 +293,7 @@ MARKET_MUTANTS: Final = (
     _ledger(
         "one_grant_is_enough",
         ("Approved",),
-        _wrapped(_t.approvals, "evaluate", _one_grant_is_enough),
+        _wrapped(_t.approvals, "judge_records", _one_grant_is_enough),
         node=ProvesNothing,
     ),
     _ledger("a_document_counts_again", ("Approved",), _wrapped(_t.approvals, "_record", _unmarked)),

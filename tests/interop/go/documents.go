@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/sha512"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"regexp"
@@ -68,6 +70,33 @@ func openEnvelope(data []byte) (payload []byte, signer string, signature []byte,
 	return payload, signer, signature, err
 }
 
+func sshString(data []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(data))), data...)
+}
+
+func sshStrings(start string, parts ...[]byte) []byte {
+	out := []byte(start)
+	for _, part := range parts {
+		out = append(out, sshString(part)...)
+	}
+	return out
+}
+
+// isSigned takes a plain signature, or an SSHSIG in the one form that is allowed: made again, and compared.
+func isSigned(key, message, signature []byte) bool {
+	if len(signature) <= ed25519.SignatureSize {
+		return verifyRaw(key, message, signature)
+	}
+	last := signature[len(signature)-ed25519.SignatureSize:]
+	kind, space, hash := []byte("ssh-ed25519"), []byte("gridpact"), []byte("sha512")
+	blob := sshStrings("SSHSIG\x00\x00\x00\x01", sshStrings("", kind, key), space, nil, hash, sshStrings("", kind, last))
+	if !bytes.Equal(blob, signature) {
+		return false
+	}
+	digest := sha512.Sum512(message)
+	return verifyRaw(key, sshStrings("SSHSIG", space, nil, hash, digest[:]), last)
+}
+
 // openDocument gives who signed what, of an envelope of this kind.
 func openDocument(data []byte, kind string) (*document, error) {
 	payload, signer, signature, err := openEnvelope(data)
@@ -95,7 +124,7 @@ func openDocument(data []byte, kind string) (*document, error) {
 		return nil, err
 	}
 	key, _ := hex.DecodeString(signer)
-	if !verifyRaw(key, pae(payload), signature) {
+	if !isSigned(key, pae(payload), signature) {
 		return nil, refuse("document.signature", "not this key's over this payload")
 	}
 	return &document{hex.EncodeToString(sum(payload)), signer, digest, predicate}, nil

@@ -1,4 +1,5 @@
 // Signed documents: DSSE over in-toto Statement v1. docs/wire.md, "Documents".
+import { createHash } from 'node:crypto'
 import { canonical, fields, parseExact } from './json.js'
 import { sha256, verifyRaw } from './keys.js'
 import { Refused } from './refused.js'
@@ -19,6 +20,23 @@ function fromBase64 (text) {
   const data = Buffer.from(text, 'base64')
   if (data.toString('base64') !== text) throw new Refused('document.not_canonical', 'base64')
   return data
+}
+
+const sshString = data => {
+  const length = Buffer.alloc(4)
+  length.writeUInt32BE(data.length)
+  return Buffer.concat([length, Buffer.from(data)])
+}
+
+/** A plain signature, or an SSHSIG in the one form that is allowed: made again, and compared. */
+function isSigned (key, message, signature) {
+  if (signature.length === 64) return verifyRaw(key, message, signature)
+  const last = signature.subarray(-64)
+  const typed = data => Buffer.concat([sshString('ssh-ed25519'), sshString(data)])
+  const blob = [typed(key), 'gridpact', '', 'sha512', typed(last)].map(sshString)
+  if (!Buffer.concat([Buffer.from('SSHSIG\0\0\0\x01'), ...blob]).equals(signature)) return false
+  const digest = createHash('sha512').update(message).digest()
+  return verifyRaw(key, Buffer.concat([Buffer.from('SSHSIG'), ...['gridpact', '', 'sha512', digest].map(sshString)]), last)
 }
 
 /** Who signed what: { document (its id), signer, subject, predicate } of an envelope of this kind. Throws Refused. */
@@ -47,7 +65,7 @@ export function openDocument (data, kind) {
     const isIts = sha256(canonical(contract)).toString('hex') === digest
     if (!isIts || subject.name !== `${contract.name}@${contract.version}`) throw new Refused('document.subject')
   }
-  if (!verifyRaw(Buffer.from(keyid, 'hex'), pae(payload), fromBase64(sig))) throw new Refused('document.signature')
+  if (!isSigned(Buffer.from(keyid, 'hex'), pae(payload), fromBase64(sig))) throw new Refused('document.signature')
   return { document: sha256(payload).toString('hex'), signer: keyid, subject: digest, predicate: statement.predicate }
 }
 

@@ -1,0 +1,2 @@
+const actions = ['transfer (next day)', 'transfer (instant)']
+document.getElementById('actions').textContent = actions.join(', ')

@@ -1,0 +1,2 @@
+const actions = ['transfer (next day)']
+document.getElementById('actions').textContent = actions.join(', ')
