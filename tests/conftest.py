@@ -23,10 +23,7 @@ def checkout() -> Path:
 _SERIAL = ("e2e", "netns", "executor", "interop")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """With xdist: tests of one file stay together, those of `_SERIAL` folders run on one worker."""
-    for item in items:
-        folder = item.path.relative_to(item.config.rootpath).parts[1]
-        group = "serial" if folder in _SERIAL else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+    folder = item.path.relative_to(item.config.rootpath).parts[1]
+    item.add_marker(pytest.mark.xdist_group("serial" if folder in _SERIAL else item.path.stem))

@@ -100,13 +100,17 @@ class Bounded(Checker):
             self.complain(f"node {node.id} keeps {len(node.core.views)} views")
 
     def turned_away(self, node: SimNode, raw: bytes) -> None:
-        """A mempool had no room for an honest client's transaction: then it is full, or its account has more
-        under way than one may, and no flood of another account alone brought that about."""
+        """A mempool had no room for an honest client's transaction: then it is full, its account has more
+        under way than one may, or the clients together more than they leave free; and no flood of another
+        account alone brought that about."""
         pool, limits = node.mempool, SMALL_POOL
+        txs, waiting = pool.pending.usage("clients")
         used = pool.senders.get(decode_tx(raw, self.world.chain_id).tx.sender, Usage())
         full = len(pool.places) >= limits["MEMPOOL_TXS_MAX"]
         full |= pool.size_bytes + len(raw) > limits["MEMPOOL_BYTES_MAX"]
         greedy = used.txs >= limits["MEMPOOL_SENDER_TXS_MAX"]
+        greedy |= txs >= limits["MEMPOOL_TXS_MAX"] - len(pool.places)
+        greedy |= waiting + len(raw) > limits["MEMPOOL_BYTES_MAX"] - pool.size_bytes
         if not full and not greedy:
             self.complain(f"node {node.id} turned a transaction away, with room for it")
 

@@ -161,7 +161,7 @@ class Clients:
             if kind == "batches" and not node.is_honest:
                 node.post(None, b"B" + encode(Batch(tuple(raws))))
             else:
-                refusals = [node.take(raw) for raw in raws]
+                refusals = [node.take(raw, "flood") for raw in raws]
                 self.world.result.faults["flood.turned_away"] += refusals.count("overloaded")
             self.world.memory.flooded(node)
         if self.flooders[node.id] > 0:

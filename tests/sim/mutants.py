@@ -262,19 +262,19 @@ class StateDrifts(SimNode):
 
 
 class PoolWithoutBound(SimNode):
-    def take(self, raw: bytes) -> str:
+    def take(self, raw: bytes, source: str = "clients") -> str:
         more = {"MEMPOOL_TXS_MAX": 10**9, "MEMPOOL_SENDER_TXS_MAX": 10**9}
         with patch.multiple("node.mempool", **more):
-            return super().take(raw)
+            return super().take(raw, source)
 
 
 class PoolForOne(SimNode):
     """One account may fill what all share."""
 
-    def take(self, raw: bytes) -> str:
+    def take(self, raw: bytes, source: str = "clients") -> str:
         less = {"MEMPOOL_TXS_MAX": 40, "MEMPOOL_SENDER_TXS_MAX": 10**9}
         with patch.multiple("node.mempool", **less):
-            return super().take(raw)
+            return super().take(raw, source)
 
 
 @dataclass(frozen=True, slots=True)

@@ -358,12 +358,12 @@ class SimNode:
 
     # ------------------------------------------------------------------ transactions and batches
 
-    def take(self, raw: bytes) -> str:
-        """A transaction handed in, as the API takes it. Returns "" or why it was not taken."""
+    def take(self, raw: bytes, source: str = "clients") -> str:
+        """A transaction that `source` hands in, as the API takes it. Returns "" or why it was not taken."""
         try:
-            tx = self.mempool.check(raw, self.notary.next_context, self.store.state.get)
+            tx = self.mempool.check(raw, self.notary.next_context, self.store.state.get, source)
             is_first = not self.mempool.pending
-            self.mempool.add(tx, self.clock.now(self.world.now_us)[0])
+            self.mempool.add(tx, self.clock.now(self.world.now_us)[0], source)
         except Refused as error:
             return error.rule
         except Overloaded:

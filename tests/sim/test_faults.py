@@ -79,7 +79,7 @@ def test_power_fails_within_a_write(disk: str) -> None:
     """Of votes and of blocks, with what was not synced lost, torn or out of order."""
     found = Result(0)
     for point in ("in_persist", "in_exec"):
-        for seed in range(2):
+        for seed in range(3):
             faults = [
                 Fault(at, "crash", 300, (at // 1_000 % 4,), point=point, disk=disk)
                 for at in (1_000, 2_500, 4_000)
