@@ -2,7 +2,7 @@
 # SAVE=1 writes the result of a long run to bench/results.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo sim market leases scenario-approvals twins mutants crash e2e soak model net interop bench wan followers docs lock clean
+.PHONY: help setup lint test demo sim market leases scenario-approvals fuzz-contracts twins mutants crash e2e soak model net interop bench wan followers docs lock clean
 python := .venv/bin/python
 SEEDS ?= 200
 PARTITIONS ?= 1000000
@@ -23,7 +23,7 @@ lint: setup ## ruff, mypy --strict, and the layers of the house
 	@.venv/bin/lint-imports --no-logo --cache-dir .cache/imports
 
 test: lint ## lint, then every test; ARGS= goes to pytest (make test ARGS='tests/ledger -x')
-	@$(python) -m pytest $(ARGS)
+	@$(python) -m pytest -n 2 --dist loadgroup $(ARGS)
 
 demo: setup ## a whole network on this machine, start to finish; KEEP=1 leaves it running
 	@$(python) -m node.demo $(if $(KEEP),--keep)
@@ -39,6 +39,9 @@ leases: setup ## leases alone: PARTITIONS=1000000 partitions with clock rates of
 
 scenario-approvals: setup ## what approval policies do on the ledger, as a table: case, expected, got; 100 signers timed
 	@$(python) -m tests.ledger.approval_scenario
+
+fuzz-contracts: setup ## changed contracts and what is answered, with counts (a minute)
+	@$(python) -m tests.ledger.contract_fuzz 5000
 
 twins: setup ## every small scenario with a Byzantine twin; SHAPES=nnn takes three rounds (half an hour)
 	@$(python) -m tests.sim.twins --shapes $(SHAPES) $(if $(SAVE),--save)
