@@ -152,12 +152,15 @@ class MemoryNetwork:
 
     async def _gossip_loop(self) -> None:
         assert self._nursery is not None
-        while True:
-            while self._outbox:
-                peer_id, topic, payload = self._outbox.popleft()
-                self._nursery.start_soon(self._carry, peer_id, topic, payload)
-            self._outbox_changed = trio.Event()
-            await self._outbox_changed.wait()
+        try:
+            while True:
+                while self._outbox:
+                    peer_id, topic, payload = self._outbox.popleft()
+                    self._nursery.start_soon(self._carry, peer_id, topic, payload)
+                self._outbox_changed = trio.Event()
+                await self._outbox_changed.wait()
+        finally:
+            self._hub.leave(self)  # while the nursery is open: others may still have something on the way
 
     async def _carry(self, peer_id: str, topic: str, payload: bytes) -> None:
         lost = self._hub.rng.random() < self._hub.loss

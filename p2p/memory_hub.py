@@ -74,8 +74,9 @@ class MemoryHub:
         self._running[network.peer_id] = network
 
     def leave(self, network: Inhabitant) -> None:
-        """Makes it unreachable."""
-        self._running.pop(network.peer_id, None)
+        """Makes it unreachable; one that runs in its place since stays."""
+        if self._running.get(network.peer_id) is network:
+            del self._running[network.peer_id]
 
     def next_seed(self) -> int:
         """Returns a seed for the next network's own choices."""

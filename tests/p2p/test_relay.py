@@ -8,7 +8,7 @@ from p2p import relayed as relayed_module
 from p2p.circuit import HOP_PROTOCOL
 from p2p.errors import ConnectFailed
 from p2p.ids import relay_of_address
-from p2p.limits import RELAY_CIRCUITS_OF_PEER_MAX
+from p2p.limits import READ_BYTES, RELAY_CIRCUITS_OF_PEER_MAX
 from p2p.link import Pace
 from p2p.network import Lane
 from tests.p2p.conftest import Peer, World
@@ -217,7 +217,8 @@ async def test_what_a_circuit_carries_is_counted_and_paced(hosts, monkeypatch):
     begun = trio.current_time()
     assert source.net.send(target.id, Lane.BULK, bytes(1_000_000))
     await until(lambda: any(len(data) == 1_000_000 for _, _, data in target.seen.messages))
-    assert trio.current_time() - begun > (1_000_000 - 250_000) / 400_000
+    free = 200_000 + READ_BYTES  # what may hurry, and the last part, after which nobody waits
+    assert trio.current_time() - begun > (1_000_000 - free) / 400_000
     assert relay.net.stats()["relay.bytes"] > 1_000_000
     assert is_relayed(source, target)
 
