@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from ledger.records import key_offence
+from node.limits import BEHIND_BLOCKS_MAX
 from node.repair import NO_CHANCE
 from node.seam import PeerStatus
 
@@ -34,7 +35,7 @@ def status_of(peer: Peer) -> PeerStatus:
         block_hash=tip.hash.hex(),
         state_root=tip.root.hex(),
         view=engine.core.frontier if engine else 0,
-        catching_up=best > tip.height + 2 or _is_stale(peer),
+        catching_up=best > tip.height + BEHIND_BLOCKS_MAX or _is_stale(peer),
         best_height=best,
         last_final_ms=peer.last_final_ms,
         neighbours=len(peer.network.neighbours()),
