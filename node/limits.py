@@ -83,7 +83,7 @@ FOLLOW_BACKOFF_MAX_S: Final = 30.0  # … up to this
 # Blocks that come one by one are fetched at most so often, together: a request, its proof and its write cost
 # a follower some 3 ms however few blocks they are for.
 FOLLOW_PACE_S: Final = 0.1
-BEHIND_BLOCKS_MAX: Final = 16  # further behind is catching up; less comes in a few paces at 40 blocks a second
+BEHIND_BLOCKS_MAX: Final = 16  # further behind is catching up; less comes in a few paces at 40 blocks/s
 RANGE_HURRY_S: Final = 3.0  # for an answer when another peer could be asked instead
 PIECES_MAX: Final = 8  # ranges under way or waiting for their turn: 6 MiB at the most, some 2,000 blocks
 PIECES_PER_SOURCE: Final = 2  # one is on its way while the other is being sent: the pipe never dries
