@@ -18,7 +18,7 @@ setup: ## make .venv (and, as root, install missing Debian packages); at once wh
 	@scripts/setup.sh
 
 lint: setup ## ruff, mypy --strict, and the layers of the house
-	@.venv/bin/ruff check .
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check --quiet .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo --cache-dir .cache/imports
 

@@ -117,5 +117,3 @@ def transfer(peer: Peer, amount: int, salt: int, sender: Key = RICH, to: Key = P
     body = t.Transfer(to.public, amount)
     tx = t.Tx(CHAIN_ID, sender.public, peer.height + 500, salt.to_bytes(8, "big"), body)
     return t.sign_tx(sender, tx)
-
-

@@ -9,6 +9,7 @@ from ledger.errors import Refused
 from ledger.light import Trust, verify_query
 from ledger.records import Account, key_account
 from ledger.state import read
+from node.limits import BEHIND_BLOCKS_MAX
 from node.seam import NotFinal
 from tests.node.network_fixture import POOR, transfer, until, world
 
@@ -122,3 +123,19 @@ async def test_a_replaced_link_of_a_crossed_dial_is_told_up_down_up() -> None:
         assert len(peer.handlers.members) == 3
         height = peer.height
         assert await peer.next_block(height + 1) > height
+
+
+async def test_a_few_paces_behind_is_not_catching_up() -> None:
+    """Blocks come to a follower a pace at a time: what one or two of them bring is no gap (bugs.md)."""
+    async with world([*FOUR, "observer"]) as net:
+        peer = net.peers["observer"]
+        await peer.next_block(1)
+        for name in list(net.peers):
+            if name != "observer":
+                net.stop(name)
+        await until(lambda: not peer.network.neighbours())
+        tip = peer.store.tip.height
+        peer.follower.plan.came("ahead", tip + BEHIND_BLOCKS_MAX)
+        assert not peer.status().catching_up
+        peer.follower.plan.told("ahead", tip + BEHIND_BLOCKS_MAX + 1)
+        assert peer.status().catching_up

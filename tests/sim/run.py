@@ -56,6 +56,7 @@ def world(seed: int, ed25519: bool = False) -> World:
 
 def one(seed: int, ed25519: bool = False) -> Result:
     """Run a seed. Its objects are many and live as long as it does: they are looked at for garbage once."""
+    logs = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     started = time.process_time()
     gc.disable()
@@ -66,6 +67,7 @@ def one(seed: int, ed25519: bool = False) -> Result:
     finally:
         gc.enable()
         gc.collect()
+        structlog.configure(**logs)  # tests run seeds in their own process
 
 
 def _results(seeds: list[int], jobs: int, ed25519: bool) -> Iterable[Result]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import structlog
 
 from tests.sim import epochs
 from tests.sim.coverage import Coverage
@@ -146,6 +147,13 @@ def test_command_line_reports_a_violation(
     monkeypatch.setattr("tests.sim.run.one", broken)
     assert main(["--seed", "9", "--jobs", "1"]) == 1
     assert "--seed 9 --trace" in capsys.readouterr().out
+
+
+def test_a_seed_leaves_the_logs_as_they_were() -> None:
+    """Seeds run without logs. Who runs one in a process of other tests gets the logs back after it."""
+    before = structlog.get_config()
+    main(["--seed", "4", "--jobs", "1"])
+    assert structlog.get_config() == before
 
 
 def test_a_violation_is_shown_with_what_went_before(monkeypatch: pytest.MonkeyPatch) -> None:
