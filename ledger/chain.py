@@ -37,7 +37,8 @@ from ledger.stored import CommitData, StoredBlock, StoredTx, Tip, TxPlace
 from ledger.views import FrozenState, SavedUndo, StateReader, StateView, Window
 
 STATE_CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
-NODE_CACHE_BYTES_MAX: Final = 32 * 1024 * 1024
+NODE_CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
+NODE_STAY_KEY_BYTES: Final = 2  # the upper 16 levels, at most 14 MiB
 UNDO_SAVED_BYTES_MAX: Final = 16 * 1024 * 1024  # more is not worth a slow stop
 
 TIP_KEY: Final = b"m/tip"
@@ -62,7 +63,7 @@ class Chain:
         """Read on from this store. Raises LocalError when it is damaged."""
         self._kv = Group(kv)
         self._state = ReadCache(self._kv, b"s", STATE_CACHE_BYTES_MAX)
-        self._nodes = ReadCache(self._kv, b"n", NODE_CACHE_BYTES_MAX)
+        self._nodes = ReadCache(self._kv, b"n", NODE_CACHE_BYTES_MAX, NODE_STAY_KEY_BYTES)
         self._window = Window(self._state.get, self._nodes.get)
         self.state = StateReader(self._kv, self._state)
         self.retention = Retention(kv)

@@ -109,11 +109,15 @@ class MemoryKv:
 
 
 class ReadCache:
-    """The last read or written pairs of one namespace of a Kv, absence included, bounded in bytes."""
+    """The last read or written pairs of one namespace of a Kv, absence included, bounded in bytes.
 
-    def __init__(self, kv: Kv, namespace: bytes, size_bytes_max: int) -> None:
+    Keys of at most `stay_key_bytes` are the last to go: the upper nodes of a tree, which each change reads.
+    """
+
+    def __init__(self, kv: Kv, namespace: bytes, size_bytes_max: int, stay_key_bytes: int = 0) -> None:
         self._kv = kv
         self._namespace = namespace
+        self._stay_key_bytes = stay_key_bytes
         self._left_bytes = self._size_bytes_max = size_bytes_max
         self._pairs: dict[bytes, bytes | None] = {}
 
@@ -145,8 +149,15 @@ class ReadCache:
 
     def _shrink(self) -> None:
         """When full, the older half goes at once: popping a dict's first key one by one is slow."""
-        pairs = self._pairs
+        pairs, stay_key_bytes = self._pairs, self._stay_key_bytes
         while self._left_bytes < 0:
+            gone = 0
             for key in list(islice(pairs, (len(pairs) + 1) // 2)):
                 value = pairs.pop(key)
+                if len(key) <= stay_key_bytes:
+                    pairs[key] = value  # behind the younger ones
+                    continue
+                gone += 1
                 self._left_bytes += _ENTRY_OVERHEAD_BYTES + len(key) + (len(value) if value else 0)
+            if not gone:
+                stay_key_bytes = 0  # the bound comes first

@@ -105,10 +105,16 @@ class _Update:
                 break
             depth += 1
             index = target >> (_BITS - depth)
+            left, right = record[1:33], record[33:]
             if index & 1:
-                trail.append((path, record[1:33], 1))
+                trail.append((path, left, 1))
+                below = right
             else:
-                trail.append((path, record[33:], 0))
+                trail.append((path, right, 0))
+                below = left
+            if below == EMPTY:  # nothing is stored there, and asking a store for nothing is dear
+                path, record = _path(index), None
+                break
         digest, only = self.rebuild(index, depth, position, position + 1, path, record)
         if leaf is None:  # a deletion may collapse the parents
             while trail and (only is not None or digest == EMPTY):

@@ -67,9 +67,10 @@ def test_prefix_end() -> None:
     assert prefix_end(b"\xff\xff") is None
 
 
-def test_read_cache_stays_right_and_bounded() -> None:
+@pytest.mark.parametrize("stay_key_bytes", [0, 1, 2])
+def test_read_cache_stays_right_and_bounded(stay_key_bytes: int) -> None:
     kv = MemoryKv()
-    cache = ReadCache(kv, b"s", 5_000)
+    cache = ReadCache(kv, b"s", 5_000, stay_key_bytes)
     rng = random.Random(3)
     model: dict[bytes, bytes] = {}
     for _ in range(2_000):
@@ -86,6 +87,25 @@ def test_read_cache_stays_right_and_bounded() -> None:
                 model[key] = value
         assert cache.get(key) == model.get(key)
         assert cache._left_bytes >= 0
+
+
+def test_short_keys_are_the_last_that_a_read_cache_lets_go() -> None:
+    class Counting(MemoryKv):
+        asked = 0
+
+        def get(self, key: bytes) -> bytes | None:
+            self.asked += 1
+            return super().get(key)
+
+    kv = Counting()
+    cache = ReadCache(kv, b"n", 20_000, stay_key_bytes=1)
+    for number in range(40):
+        cache.put({bytes([number]): bytes(65)})
+    for number in range(2_000):
+        cache.put({b"long" + bytes([number // 256, number % 256]): bytes(65)})
+    for number in range(40):
+        assert cache.get(bytes([number])) == bytes(65)
+    assert kv.asked == 0
 
 
 def test_a_block_is_there_after_reopening(tmp_path: Path) -> None:
