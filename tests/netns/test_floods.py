@@ -121,9 +121,14 @@ def test_who_comes_back_while_its_old_connection_lingers(grid: Grid, figures: di
     spent = grid.transfer("obs3")
     client_says = grid.ask("obs3", lambda client: _is_ready(client))
     assert client_says
-    assert sum(link.peer_id == peer_id for link in grid.peers("v1").neighbours) == 1
+    # On a busy machine the new link may be in the middle of being made once more.
+    until("v1 has it once", lambda: _links(grid, "v1", peer_id) == 1, 20)
     nobody_honest_is_banned(grid)
     figures["lingering"] = {"back_s": round(back_s, 1), "final_s": round(spent, 2)}
+
+
+def _links(grid: Grid, name: str, peer_id: str) -> int:
+    return sum(link.peer_id == peer_id for link in grid.peers(name).neighbours)
 
 
 def _since(grid: Grid, name: str) -> int:
