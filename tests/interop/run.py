@@ -10,7 +10,6 @@ from typing import Final
 
 from tests.interop.build import LANGUAGES, NotHere, made
 
-
 NOT_BUILT: Final = 3  # a registry does not answer, say: no verdict on us
 
 
