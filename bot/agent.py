@@ -22,7 +22,16 @@ from bot.memory import Intent, Memory, Watch
 from bot.planner import Draft, make_plan
 from bot.policy import Action, Cancel, Note, Order, Remember, Warn, decide
 from bot.vault import Vault
-from bot.view import balance_of, build_view, find_contract, is_own, is_settled, market, own_deployments
+from bot.view import (
+    balance_of,
+    build_view,
+    farms_of,
+    find_contract,
+    is_own,
+    is_settled,
+    market,
+    own_deployments,
+)
 from bot.wallet import Wallet
 from ledger.codec import decode, encode
 from ledger.errors import Refused
@@ -195,7 +204,7 @@ class Agent:
         balance, nodes, now_ms = balance_of(state, self.account), market(state), self.peer.time_ms
         # In a thread: a large market must not hold up the peer.
         return await trio.to_thread.run_sync(
-            make_plan, template, request, self.account, balance, nodes, now_ms
+            make_plan, template, request, self.account, balance, nodes, now_ms, farms_of(state, nodes)
         )
 
     async def deploy(self, request: DeployRequest) -> Deployed:

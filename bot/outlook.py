@@ -101,8 +101,8 @@ def _capacity(view: View, own: Own) -> dict[str, str]:
             continue
         looked_at.add(name)
         manifest = extended(own.manifest, own.record)
-        if best_node(manifest, workload, view.nodes, held, view.time_ms) is None:
-            why = "; ".join(why_none(manifest, workload, view.nodes, held, view.time_ms))
+        if best_node(manifest, workload, view.nodes, held, view.time_ms, view.farms) is None:
+            why = "; ".join(why_none(manifest, workload, view.nodes, held, view.time_ms, view.farms))
             found[f"no_capacity.{name}"] = f"no node fits {slot.name}: {why}"
     return found
 

@@ -14,9 +14,11 @@ from bot.matcher import Matching, match
 from bot.view import Template
 from ledger.contract_types import Contract, Value
 from ledger.errors import Refused
+from ledger.fit import NO_FARMS, Farms
 from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import Manifest, Rule, manifest_digest
 from ledger.parameters import parameter_value, parameters_from_text
+from ledger.people import names_of
 from ledger.policy import describe, excluded_signers, named_keys, rules_in
 from ledger.policy_types import ACTS
 from ledger.records import Node
@@ -40,6 +42,7 @@ def make_plan(
     balance: int,
     nodes: Iterable[Node],
     now_ms: int,
+    farms: Farms = NO_FARMS,
 ) -> Draft:
     """The plan as the market stands at `now_ms`. No side effects.
 
@@ -54,7 +57,7 @@ def make_plan(
         return Draft(_open_plan(template, missing, balance), parameters, None)
     data = expand(contract, template.id, template.author, consumer, parameters, request.roles)
     manifest = decode_manifest(data)
-    matching = match(manifest, nodes, now_ms)
+    matching = match(manifest, nodes, now_ms, farms)
     missing += _short_of(manifest, request, balance, matching)
     return Draft(
         _plan(template, manifest, manifest_digest(data), matching, missing, balance), parameters, manifest
@@ -190,7 +193,8 @@ def _approvers(manifest: Manifest) -> Iterator[Approver]:
         for role in manifest.roles:
             if role.name in wanted:
                 keys = [key for key in role.keys if bytes.fromhex(key) not in excluded]
-                yield Approver(act=act, role=role.name, keys=keys)
+                holder = names_of((role,)).get(role.name, "")
+                yield Approver(act=act, role=role.name, keys=keys, organisation=holder)
         by_key = sorted(key.hex() for key in named_keys(rule) - excluded)
         if by_key:
             yield Approver(act=act, role="named by key", keys=by_key)

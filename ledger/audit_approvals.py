@@ -7,6 +7,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from ledger.audit_file import Case, Placed
+from ledger.audit_organisations import Rolls, note_member
 from ledger.audit_report import Facts
 from ledger.errors import Refused
 from ledger.policy import Approval, Decision, approval_expiry, judge, standing_since
@@ -25,36 +26,60 @@ class _Ballot:
     """The decisions of one act so far, evaluated as the state machine does ([A2] to [A5]).
 
     `met_ms`: when the policy was satisfied first, `exact` when a transaction did it and not time alone.
-    `lost_ms`: since when it is not satisfied any more; 0: it is, or never was.
+    `lost_ms`: since when it is not satisfied any more; 0: it is, or never was. `turned_ms`: when members of
+    an organisation were others last.
     """
 
-    def __init__(self, case: Case, act: str) -> None:
+    def __init__(self, case: Case, act: str, rolls: Rolls) -> None:
         self.act = act
+        self._rolls = rolls
+        self._turns = [turn for turn in rolls.turns if turn[0] >= case.order.height]
+        self._turned_ms = 0
+        self.roll = rolls.at(case.order.height)
         self.policies = case.manifest.policies
         self.rule = self.policies.of(act)
         self.approvals: dict[bytes, Approval] = {}
         self.met_ms = self.lost_ms = 0
         self.exact = False
-        self._roles = case.manifest.roles
         self._about = about_of(case.manifest, case.records.deployment)
         self._judge(case.order.time_ms, True)
 
-    def cast(self, signer: bytes, predicate: ApprovalPredicate, time_ms: int) -> Approval:
-        """Replace the signer's former decision."""
+    def cast(self, signer: bytes, predicate: ApprovalPredicate, time_ms: int, number: int) -> Approval:
+        """Replace the signer's former decision; it is this one of the decisions on the deployment."""
         expires_ms = approval_expiry(self.policies, time_ms, predicate.expires_ms)
-        approval = Approval(signer, (predicate.role,), predicate.decision, expires_ms, time_ms)
-        since_ms = standing_since(self.approvals.get(signer), approval)
+        seat = self.roll.seat(predicate.role, signer)
+        approval = Approval(
+            signer, (predicate.role,), predicate.decision, expires_ms, time_ms, number=number, seat=seat
+        )
+        since_ms = standing_since(self._former(signer), approval)
         self.approvals[signer] = approval = replace(approval, since_ms=since_ms)
         self._judge(time_ms, True)
         return approval
 
+    def _former(self, signer: bytes) -> Approval | None:
+        """[G10] The signer's decision before, by any of their keys, if it counts still."""
+        known = [self.approvals[key] for key in self.roll.people.group(signer) if key in self.approvals]
+        roll = self.roll
+        mine = [x for x in known if x.signer == signer or roll.belongs(x.roles[0], x.signer, x.seat)]
+        last = max(mine, key=lambda approval: approval.number, default=None)
+        return last if last is not None and roll.counts(last.roles[0], last.signer, last.seat) else None
+
     def at(self, time_ms: int) -> Decision:
         """The policy's decision at a time."""
         given = self.approvals.values()
-        return judge(self.policies, self.act, self._roles, given, time_ms, self._about)
+        return judge(self.policies, self.act, self.roll, given, time_ms, self._about)
 
-    def follow(self, time_ms: int) -> None:
-        """Let time pass: waits that end, approvals that expire."""
+    def follow(self, time_ms: int, height: int) -> None:
+        """[N6] Let time pass up to a block: waits end, approvals expire, members come and go."""
+        while self._turns and self._turns[0][0] < height and self._turns[0][1] <= time_ms:
+            turn_height, turn_ms = self._turns.pop(0)
+            self._pass(turn_ms)
+            self.roll = self._rolls.at(turn_height + 1)
+            self._turned_ms = turn_ms
+            self._judge(turn_ms, False)
+        self._pass(time_ms)
+
+    def _pass(self, time_ms: int) -> None:
         while True:
             times = [approval.expires_ms for approval in self.approvals.values()]
             times = [time for time in (*times, self._next_ms) if self._time_ms < time <= time_ms]
@@ -81,8 +106,11 @@ class _Ballot:
         return self.met_ms <= recorded_ms <= self.met_ms + _LATE_MS
 
     def lets_work(self, tx: Placed) -> bool:
-        """[D8] True when the act's approval stands, or what runs may go on without it."""
+        """[D8] [N8] True when the act's approval stands, when what runs may go on without it, or when it was
+        lost to a change of members just now, which the ledger follows up some deployments at a time."""
         if self.at(tx.time_ms).satisfied:
+            return True
+        if self.lost_ms and self.lost_ms == self._turned_ms and tx.time_ms <= self.lost_ms + _LATE_MS:
             return True
         begun = tx.document is not None and tx.document.predicate.status in _BEGUN
         until_ms = self.lost_ms + self.policies.run_on_s * 1000 + _LATE_MS
@@ -91,25 +119,30 @@ class _Ballot:
 
 def check_approvals(case: Case, facts: Facts) -> str:
     """Each decision is about this manifest, was accepted, none is missing; work only while approved."""
-    ballots = {act: _Ballot(case, act) for act in ACTS}
-    last: dict[tuple[str, bytes], tuple[Placed, int]] = {}
+    rolls = Rolls(case)
+    ballots = {act: _Ballot(case, act, rolls) for act in ACTS}
+    number = 0
+    last: dict[tuple[str, bytes], tuple[Placed, Approval]] = {}
     deploy, record = ballots["deploy"], case.records.deployment
     until_ms = min(record.ended_ms or case.anchor.time_ms, case.anchor.time_ms)
     for tx in case.placed:
-        deploy.follow(min(tx.time_ms, until_ms))
+        for ballot in ballots.values():
+            ballot.follow(min(tx.time_ms, until_ms), tx.height)
         if isinstance(tx.body, Decide):
             predicate = _decision(case, tx)
             assert tx.document is not None
             ballot = ballots[predicate.act]
-            approval = ballot.cast(tx.document.signer, predicate, tx.time_ms)
-            last[predicate.act, tx.document.signer] = tx, approval.expires_ms
+            signer = tx.document.signer
+            last[predicate.act, signer] = tx, ballot.cast(signer, predicate, tx.time_ms, number)
+            note_member(rolls, facts, predicate.act, predicate.role, signer, tx.height)
+            number += 1
             facts.decisions[predicate.act] = ballot.at(tx.time_ms)
         elif isinstance(tx.body, CancelDeployment):
             if record.approved_ms and not ballots["delete"].at(tx.time_ms).satisfied:
                 raise Refused("audit.cancelled", f"cancelled at height {tx.height} without consent", "txs")
         elif _needs_approval(tx) and not deploy.lets_work(tx):
             raise Refused("audit.not_approved", f"work at height {tx.height} without approval", "txs")
-    deploy.follow(until_ms)
+    deploy.follow(until_ms, case.anchor.state_height)
     if not deploy.fits(record.approved_ms, until_ms):
         raise Refused(
             "audit.approved_time", f"the policy was satisfied first at {deploy.met_ms}", "approved_ms"
@@ -152,15 +185,16 @@ def _decision(case: Case, tx: Placed) -> ApprovalPredicate:
     return predicate
 
 
-def _same_decision(record: object, found: tuple[Placed, int] | None) -> None:
+def _same_decision(record: object, found: tuple[Placed, Approval] | None) -> None:
     """The recorded decision of a key is the last that the file shows of it, or both are absent."""
     shown = None
     if found is not None and found[0].document is not None:
-        tx, expires_ms = found
+        tx, approval = found
         document = found[0].document
         predicate = document.predicate
-        shown = (document.id, predicate.decision, predicate.role, tx.height, tx.time_ms, expires_ms)
-    names = ("document", "decision", "role", "height", "time_ms", "expires_ms")
+        place = (tx.height, tx.time_ms, approval.expires_ms, approval.number, approval.seat)
+        shown = (document.id, predicate.decision, predicate.role, *place)
+    names = ("document", "decision", "role", "height", "time_ms", "expires_ms", "number", "seat")
     recorded = None if record is None else tuple(getattr(record, name) for name in names)
     if shown != recorded:
         raise Refused(
@@ -170,12 +204,15 @@ def _same_decision(record: object, found: tuple[Placed, int] | None) -> None:
 
 def check_signoff(case: Case, facts: Facts) -> str:
     """[A6] Signed off exactly when the policy was satisfied first."""
-    record, ballot = case.records.deployment, _Ballot(case, "signoff")
+    record, ballot = case.records.deployment, _Ballot(case, "signoff", Rolls(case))
+    number = 0
     for tx in case.placed:
-        ballot.follow(tx.time_ms)
-        if isinstance(tx.body, Decide) and tx.document and tx.document.predicate.act == "signoff":
-            ballot.cast(tx.document.signer, tx.document.predicate, tx.time_ms)
-    ballot.follow(case.anchor.time_ms)
+        ballot.follow(tx.time_ms, tx.height)
+        if isinstance(tx.body, Decide) and tx.document:
+            if tx.document.predicate.act == "signoff":
+                ballot.cast(tx.document.signer, tx.document.predicate, tx.time_ms, number)
+            number += 1
+    ballot.follow(case.anchor.time_ms, case.anchor.state_height)
     if ballot.rule is None:  # a finished job is signed off by itself
         fits = record.signed_off_ms in (0, record.ended_ms)
     else:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from ledger.audit_approvals import check_approvals, check_signoff
 from ledger.audit_disputes import check_disputes
 from ledger.audit_file import Case, Placed
+from ledger.audit_organisations import check_organisations
 from ledger.audit_report import BillRow, Facts, Holding, PenaltyRow, timeline
 from ledger.errors import Refused
 from ledger.limits import PENALTY_MS
 from ledger.manifest import cost, slots, workload_of
 from ledger.manifest_types import Manifest
+from ledger.people import names_of
 from ledger.policy import describe
 from ledger.policy_types import ACTS
 from ledger.predicates import ReceiptPredicate
@@ -30,6 +32,7 @@ from ledger.transactions import (
 def check_case(case: Case, facts: Facts) -> Iterator[tuple[str, Callable[[], str]]]:
     """The checks by name, to be called in this order: each returns a line for people or raises Refused."""
     yield "order", lambda: _order(case, facts)
+    yield "organisations", lambda: check_organisations(case, facts)
     yield "approvals", lambda: check_approvals(case, facts)
     yield "receipts", lambda: _receipts(case)
     yield "terms", lambda: _terms(case, facts)
@@ -79,7 +82,8 @@ def _ordered(manifest: Manifest, facts: Facts) -> None:
         facts.workloads[w.name] = f"{w.replicas} x {w.kind} in a {w.runtime}, {place}: {' '.join(w.command)}"
         for artifact in w.artifacts:
             facts.artifacts[f"{w.name} {artifact.path}"] = artifact.sha256
-    facts.roles = {role.name: role.keys for role in manifest.roles}
+    held = names_of(manifest.roles)
+    facts.roles = {role.name: role.keys or (held[role.name],) for role in manifest.roles}
     policies = manifest.policies
     facts.policies = {act: describe(policies.of(act)) for act in ACTS}
     facts.duration_s, facts.fee = manifest.terms.duration_s, manifest.terms.fee

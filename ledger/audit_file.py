@@ -23,6 +23,9 @@ from ledger.light import EpochProof, FinalityProof
 from ledger.limits import MIB
 from ledger.manifest import slots
 from ledger.manifest_types import Manifest
+from ledger.organisation import keys_in
+from ledger.organisation_records import DeedRecord, Organisation, key_deed, key_organisation
+from ledger.people import organisations_of
 from ledger.policy_records import stakeholders
 from ledger.policy_types import ACTS
 from ledger.records import (
@@ -117,7 +120,8 @@ class Placed(msgspec.Struct, frozen=True):
 
 
 class Records(msgspec.Struct, frozen=True):
-    """All that the state holds about a deployment. `documents`: which of the asked ids were accepted."""
+    """All that the state holds about a deployment. `documents`: which of the asked ids were accepted.
+    `organisations`: those that hold a role, as they stand now, with all their deeds."""
 
     deployment: Deployment
     slots: dict[str, Slot]
@@ -130,6 +134,7 @@ class Records(msgspec.Struct, frozen=True):
     nodes: dict[bytes, Node]
     farms: dict[str, Farm]
     disputes: list[Dispute]
+    organisations: dict[bytes, tuple[Organisation, list[DeedRecord]]]
 
 
 class Case(msgspec.Struct):
@@ -147,7 +152,8 @@ class Case(msgspec.Struct):
 
 def gather(deployment: bytes, manifest: Manifest, documents: Sequence[bytes], get: Get) -> Records:
     """Read all records of a deployment, in one fixed order of keys; also those that may be absent, so
-    that nothing can be left out: approvals of every key that may decide, receipts up to the first
+    that nothing can be left out: deeds of organisations that hold a role, approvals of every key
+    that may or might decide, receipts up to the first
     free number, bills of every term.
 
     The exporter passes a `get` that writes proofs, the verifier one that checks them. Raises
@@ -155,7 +161,9 @@ def gather(deployment: bytes, manifest: Manifest, documents: Sequence[bytes], ge
     """
     record = _must(Deployment, get, key_deployment(deployment))
     slot_records = {name: _must(Slot, get, key_slot(deployment, name)) for name in slots(manifest)}
-    signers = stakeholders(manifest)
+    organisations = {id_: _organisation(id_, get) for id_ in organisations_of(manifest.roles)}
+    members = {key for _, deeds in organisations.values() for deed in deeds for key in keys_in(deed)}
+    signers = stakeholders(manifest, members)
     approvals: dict[tuple[str, bytes], ApprovalRecord | None] = {}
     for act in ACTS:
         for signer in signers:
@@ -183,8 +191,26 @@ def gather(deployment: bytes, manifest: Manifest, documents: Sequence[bytes], ge
     farms = {name: _must(Farm, get, key_farm(name)) for name in sorted({n.farm for n in nodes.values()})}
     disputes = [_must(Dispute, get, key_dispute(deployment, n)) for n in range(record.disputes)]
     return Records(
-        record, slot_records, approvals, accepted, receipts, fee, bills, penalties, nodes, farms, disputes
+        deployment=record,
+        slots=slot_records,
+        approvals=approvals,
+        documents=accepted,
+        receipts=receipts,
+        fee=fee,
+        bills=bills,
+        penalties=penalties,
+        nodes=nodes,
+        farms=farms,
+        disputes=disputes,
+        organisations=organisations,
     )
+
+
+def _organisation(organisation: bytes, get: Get) -> tuple[Organisation, list[DeedRecord]]:
+    """Its record, and each deed from the founding on."""
+    found = _must(Organisation, get, key_organisation(organisation))
+    versions = range(1, found.version + 1)
+    return found, [_must(DeedRecord, get, key_deed(organisation, version)) for version in versions]
 
 
 def _receipts(deployment: bytes, name: str, term: int, get: Get) -> list[ReceiptRecord]:

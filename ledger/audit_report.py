@@ -89,6 +89,33 @@ class DisputeRow(msgspec.Struct, frozen=True):
     closing: str
 
 
+class DeedRow(msgspec.Struct, frozen=True):
+    """What an organisation that holds a role decided about itself. `signers`: names of members."""
+
+    organisation: str  # hex id
+    name: str
+    version: int
+    act: str
+    height: int
+    time_ms: int
+    signers: tuple[str, ...]
+    says: str
+    words: tuple[str, ...]
+
+
+class MemberRow(msgspec.Struct, frozen=True):
+    """A decision that a member of an organisation signed: by which key, as whom, at which version of it."""
+
+    height: int
+    act: str
+    role: str
+    key: str  # hex
+    member: str
+    organisation: str
+    id: str  # of the organisation, in hex
+    version: int
+
+
 class Facts(msgspec.Struct):
     """What the checked file says. Money in micro-credits."""
 
@@ -101,7 +128,7 @@ class Facts(msgspec.Struct):
     parameters: dict[str, str | int | bool] = msgspec.field(default_factory=dict)
     workloads: dict[str, str] = msgspec.field(default_factory=dict)  # name: what it is, in words
     artifacts: dict[str, str] = msgspec.field(default_factory=dict)  # "workload path": sha256
-    roles: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)  # keys that may sign, in hex
+    roles: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)  # keys in hex, or an organisation
     policies: dict[str, str] = msgspec.field(default_factory=dict)  # by act, in words
     duration_s: int = 0  # as ordered
     extended_s: int = 0  # on top of that
@@ -117,6 +144,8 @@ class Facts(msgspec.Struct):
     left: int = 0
     renewals: int = 0
     decisions: dict[str, Decision] = msgspec.field(default_factory=dict)  # by act, as at its last change
+    deeds: list[DeedRow] = msgspec.field(default_factory=list)
+    members: list[MemberRow] = msgspec.field(default_factory=list)
     bills: list[BillRow] = msgspec.field(default_factory=list)
     penalties: list[PenaltyRow] = msgspec.field(default_factory=list)
     disputes: list[DisputeRow] = msgspec.field(default_factory=list)

@@ -77,6 +77,7 @@ _PLACEMENT: Final = (
     "distinct",
     "attributes",
     "certified_by",
+    "farm_certified_by",
     "spread",
     "apart",
     "min_farms",
@@ -226,13 +227,21 @@ def _value(reader: Reader, node: Node, field: str, kind: str) -> Value | None:
 
 def _role(reader: Reader, name: str, node: Node) -> ContractRole:
     field = f"roles.{name}"
-    entries = reader.mapping(node, field, (), ("bind", "keys"))
-    if ("bind" in entries) == ("keys" in entries):
-        hint = "'bind: order' lets the order name the keys"
-        reader.report(field, "contract.role", "either keys or bind wanted", hint)
+    entries = reader.mapping(node, field, (), ("bind", "keys", "organisation", "role"))
+    if sum(word in entries for word in ("bind", "keys", "organisation")) != 1:
+        hint = "'bind: order' lets the order name the keys or the organisation"
+        reader.report(field, "contract.role", "one of keys, organisation and bind wanted", hint)
+    if "role" in entries and "organisation" not in entries:
+        reader.report(f"{field}.role", "contract.role", "a role of an organisation stands beside it")
     bind = reader.choice(entries.get("bind"), f"{field}.bind", ("order",), "author")
     role_keys = reader.texts(entries.get("keys"), f"{field}.keys")
-    return ContractRole(name=name, bind="order" if bind == "order" else "author", keys=role_keys)
+    return ContractRole(
+        name=name,
+        bind="order" if bind == "order" else "author",
+        keys=role_keys,
+        organisation=reader.text(entries.get("organisation"), f"{field}.organisation"),
+        organisation_role=reader.text(entries.get("role"), f"{field}.role"),
+    )
 
 
 def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtifact]) -> WorkloadTemplate:
@@ -330,6 +339,7 @@ def _placement(reader: Reader, node: Node | None, field: str) -> Placement:
             name: reader.text(value, f"{field}.attributes.{name}") for name, value in attributes.items()
         },
         certified_by=reader.texts(entries.get("certified_by"), f"{field}.certified_by"),
+        farm_certified_by=reader.texts(entries.get("farm_certified_by"), f"{field}.farm_certified_by"),
         spread=Spread(
             by=cast(Level, reader.choice(spread.get("by"), f"{field}.spread.by", _LEVELS, "farm")),
             most=reader.parsed(spread.get("most"), f"{field}.spread.most", parse_integer, 1),

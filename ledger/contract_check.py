@@ -118,9 +118,12 @@ def report_problems(contract: Contract, report: Report) -> None:
     _check_distinct([role.name for role in contract.roles], "roles", report)
     for role in contract.roles:
         check.check_name(role.name, f"roles.{role.name}", report)
-        if role.bind == "author":
+        if role.bind == "author" and not role.organisation and not role.organisation_role:
             check.check_keys(role.keys, f"roles.{role.name}.keys", report)
-        elif role.keys:
+        elif role.bind == "author":
+            held = (role.organisation, role.organisation_role)
+            check.check_role(role.keys, *held, f"roles.{role.name}", report)
+        elif role.keys or role.organisation or role.organisation_role:
             report(f"roles.{role.name}.keys", "contract.role_keys", "a role bound by the order has none here")
     rules = sum(text.count("${=") for text in _templates(contract))
     if rules > EXPRESSIONS_MAX:

@@ -22,7 +22,7 @@ CONTRACT_RULES: Final[dict[str, str]] = {
     "contract.artifact": "an artifact names either a file or a tree",
     "contract.source_path": "a local source path must be plain and may not lead upwards",
     "contract.health": "a health check is either http or tcp",
-    "contract.role": "a role has either keys or 'bind: order'",
+    "contract.role": "a role has one of keys, organisation and 'bind: order'",
     # [L] contracts, as sources and as published
     "contract.malformed": "the bytes are no built contract",
     "contract.not_canonical": "a contract in other bytes than its one encoding",
@@ -33,6 +33,7 @@ CONTRACT_RULES: Final[dict[str, str]] = {
     "contract.duplicate": "a name, key, port or path is there twice",
     "contract.country": "a country is two capital letters",
     "contract.role_keys": "a role has 1 to ROLE_KEYS_MAX public keys in lower-case hex",
+    "contract.role_organisation": "an organisation that holds a role is named by its id, no key beside it",
     "contract.workloads": "a contract has 1 to WORKLOADS_MAX workloads with names of their own",
     "contract.path": "a path is absolute and normal, results stand under /result",
     "contract.path_reserved": "the path belongs to the sandbox",

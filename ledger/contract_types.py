@@ -34,12 +34,14 @@ class Parameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     unit: str = ""  # for people, beside the value
 
 
-class ContractRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A stakeholder role: keys fixed by the author, or bound by whoever orders."""
+class ContractRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """A stakeholder role: keys or an organisation fixed by the author, or bound by whoever orders."""
 
     name: str
     bind: Literal["author", "order"]
-    keys: tuple[str, ...] = ()  # hex; empty when bound by the order
+    keys: tuple[str, ...] = ()  # hex; empty when bound by the order, or an organisation holds it
+    organisation: str = ""  # its id in hex
+    organisation_role: str = ""  # which of its roles; "": all members hold this one
 
 
 class ResourcesTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

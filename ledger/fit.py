@@ -17,11 +17,17 @@ from ledger.transactions import Price
 REFERENCE_PRICE: Final = Price(40_000, 10_000, 1_000)
 
 Held = Sequence[tuple[str, Node]]  # slot name and holder, for each held slot of a deployment
+Farms = Mapping[str, Mapping[str, int]]  # by farm, who stands for it until when (`Farm.certified`)
+NO_FARMS: Final[Farms] = {}
 
 
-def misfits(manifest: Manifest, workload: Workload, node: Node, held: Held, now_ms: int) -> Iterator[Refused]:
-    """Every rule of [C2]–[C5] and [C9] that keeps this node from a slot of this workload; none: it fits."""
+def misfits(
+    manifest: Manifest, workload: Workload, node: Node, held: Held, now_ms: int, farms: Farms = NO_FARMS
+) -> Iterator[Refused]:
+    """Every rule of [C2]–[C5] and [C9] that keeps this node from a slot of this workload; none: it fits.
+    `farms`: at least the node's own, where a workload asks who stands for it."""
     yield from _offer_misfits(workload, node, now_ms)
+    yield from _farm_misfits(workload, node, now_ms, farms)
     needs = workload.resources
     if (
         needs.cpu_millis > node.cpu_millis - node.used_cpu_millis
@@ -127,6 +133,15 @@ def _offer_misfits(workload: Workload, node: Node, now_ms: int) -> Iterator[Refu
         if found != value:
             shown = "nothing" if found is None else repr(found[:80])
             yield Refused("claim.attribute", f"{name} {value!r} wanted, found {shown}")
+
+
+def _farm_misfits(workload: Workload, node: Node, now_ms: int, farms: Farms) -> Iterator[Refused]:
+    """[C2] [F5]"""
+    wanted = workload.placement.farm_certified_by
+    standing = {key for key, until_ms in farms.get(node.farm, {}).items() if until_ms > now_ms}
+    if wanted and standing.isdisjoint(wanted):
+        by = ", ".join(key[:10] for key in wanted)
+        yield Refused("claim.farm_certified", f"farm {node.farm}: certified by {by} wanted")
 
 
 def certifiers_of(node: Node, now_ms: int) -> frozenset[str]:

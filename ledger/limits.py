@@ -8,7 +8,7 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 DOMAIN_PREFIX: Final = b"gridpact/"
-LIMITS_VERSION: Final = 2  # a chain's genesis names it: whoever changes a protocol limit below adds one
+LIMITS_VERSION: Final = 3  # a chain's genesis names it: whoever changes a protocol limit below adds one
 
 # Sizes of what travels. A transaction must fit one gossip message (1 MiB) many times over.
 TX_BYTES_MAX: Final = 128 * KIB  # a contract envelope is the largest body
@@ -91,6 +91,14 @@ ACCOUNTS_GENESIS_MAX: Final = 10_000
 # Money is counted in signed 64-bit everywhere, so that any language can check it.
 AMOUNT_MAX: Final = (1 << 63) - 1
 TIME_MS_MAX: Final = 1 << 53  # exact in JSON readers that know doubles only
+
+# Organisations: as many members as a role has keys. A deed of 64 with roles has some 15 KiB, with SSH
+# signatures of all before and after it 35 KiB more: it fits a transaction.
+ORGANISATION_MEMBERS_MAX: Final = 64
+ORGANISATION_BYTES_MAX: Final = 64 * KIB
+ORGANISATION_KEYS_MAX: Final = 8  # that one member had before: each is looked at with each approval
+ORGANISATION_VALID_MS_MAX: Final = 30 * 24 * 3_600_000  # as for a change of the validators
+ORGANISATION_DEALS_PER_STEP_MAX: Final = 32  # deployments judged again in one step after a change
 
 DETAIL_CHARS_MAX: Final = 500  # text of a refusal or of a holder's report, as kept
 # Replay ids forgotten per block: twice what one block can add, so the window always catches up.

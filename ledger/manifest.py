@@ -28,6 +28,7 @@ from ledger.limits import (
 from ledger.manifest_places import check_order
 from ledger.manifest_types import Manifest, PriceCaps, Resources, Role, Terms, Workload
 from ledger.parameters import resolve_parameters
+from ledger.people import as_if_many, role_of
 from ledger.policy import About, check_reachable, excluded_signers
 from ledger.policy_check import check_policies
 from ledger.policy_types import ACTS
@@ -59,8 +60,9 @@ def expand(
 ) -> bytes:
     """Canonical JSON of the manifest; `manifest_digest` of it is what is approved.
 
-    `roles` binds the roles that the contract leaves to the order, to hex public keys. Raises
-    Refused naming the field: the rules of contract.*, parameter.*, policy.* and manifest.*.
+    `roles` binds the roles that the contract leaves to the order, to hex public keys or to an organisation
+    (ledger.people.role_of). Raises Refused naming the field: the rules of contract.*, parameter.*, policy.*
+    and manifest.*.
     """
     check_contract(contract)
     values = resolve_parameters(contract, parameters)
@@ -92,7 +94,7 @@ def expand(
     for act in ACTS:
         rule = manifest.policies.of(act)
         if rule is not None:
-            check_reachable(rule, bound, excluded, f"approval.{act}", about)
+            check_reachable(rule, as_if_many(bound), excluded, f"approval.{act}", about)
     data = manifest.encode()
     if len(data) > MANIFEST_BYTES_MAX:
         raise Refused("manifest.too_long", f"{len(data)} bytes, at most {MANIFEST_BYTES_MAX}")
@@ -136,7 +138,7 @@ def check_manifest(manifest: Manifest) -> None:
         raise Refused("contract.duplicate", "a role is there twice", "roles")
     for role in manifest.roles:
         check.check_name(role.name, f"roles.{role.name}", _refuse)
-        check.check_keys(role.keys, f"roles.{role.name}", _refuse)
+        check.check_role(role.keys, role.organisation, role.organisation_role, f"roles.{role.name}", _refuse)
     check_policies(manifest.policies, role_names, _refuse)
     terms = manifest.terms
     check.check_number("duration", terms.duration_s, "terms.duration", _refuse)
@@ -184,7 +186,7 @@ def _refuse(field: str, rule: str, detail: str) -> NoReturn:
 
 
 def _bind_roles(declared: Sequence[ContractRole], given: Mapping[str, Sequence[str]]) -> tuple[Role, ...]:
-    """All roles with keys, sorted, so that the order in which keys were given changes nothing."""
+    """All roles with who holds them, sorted, so that the order in which keys were given changes nothing."""
     by_order = {role.name for role in declared if role.bind == "order"}
     for name in sorted(given):
         if name not in by_order:
@@ -196,9 +198,17 @@ def _bind_roles(declared: Sequence[ContractRole], given: Mapping[str, Sequence[s
     for role in declared:
         if role.bind == "order" and role.name not in given:
             raise Refused("role.unbound", "the order must name the keys of this role", f"roles.{role.name}")
-        role_keys = tuple(given[role.name]) if role.bind == "order" else role.keys
-        check.check_keys(role_keys, f"roles.{role.name}", _refuse)
-        bound.append(Role(name=role.name, keys=tuple(sorted(role_keys))))
+        if role.bind == "order":
+            found = role_of(role.name, given[role.name])
+        else:
+            held = (role.organisation, role.organisation_role)
+            found = Role(
+                name=role.name, keys=tuple(sorted(role.keys)), organisation=held[0], organisation_role=held[1]
+            )
+        check.check_role(
+            found.keys, found.organisation, found.organisation_role, f"roles.{role.name}", _refuse
+        )
+        bound.append(found)
     return tuple(bound)
 
 

@@ -231,6 +231,20 @@ def check_results(kind: str, results: Sequence[str], field: str, report: Report)
             report(where, "contract.duplicate", f"{path} is there twice")
 
 
+def check_role(
+    keys: Sequence[str], organisation: str, organisation_role: str, field: str, report: Report
+) -> None:
+    """Who holds a role: keys, or an organisation."""
+    if not organisation and not organisation_role:
+        check_keys(keys, field, report)
+        return
+    if keys or not _HEX64.fullmatch(organisation):
+        detail = "an organisation's id wanted, 64 lower-case hex digits, and no keys beside it"
+        report(f"{field}.organisation", "contract.role_organisation", detail)
+    if organisation_role:
+        check_name(organisation_role, f"{field}.role", report)
+
+
 def check_keys(keys: Sequence[str], field: str, report: Report) -> None:
     """A role's public keys."""
     if not 1 <= len(keys) <= ROLE_KEYS_MAX:

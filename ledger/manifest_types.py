@@ -85,6 +85,7 @@ class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     distinct: Literal["none", "node", "farm", "country"] = "node"  # replicas never share one of these
     attributes: dict[str, str] = {}  # of the node's offer, each with exactly this value
     certified_by: tuple[str, ...] = ()  # keys in hex: one of them stands for the node
+    farm_certified_by: tuple[str, ...] = ()  # keys in hex: one of them stands for its farm
     spread: Spread | None = None
     apart: Apart | None = None
     min_farms: int = 1  # the replicas stand on at least so many farms

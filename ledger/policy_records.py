@@ -6,9 +6,12 @@ from collections.abc import Iterable
 
 from ledger.manifest import most_spent
 from ledger.manifest_types import Manifest
-from ledger.policy import About, Approval, Decision, judge, named_keys, roles_of
+from ledger.organisation_records import organisation_at
+from ledger.people import Roll
+from ledger.policy import About, Approval, Decision, judge, named_keys
 from ledger.policy_types import ACTS
 from ledger.records import ApprovalRecord, Deployment
+from ledger.state import Reader
 
 BY_KEY = ""  # the role of a decision by somebody whom a policy names by key
 
@@ -16,8 +19,20 @@ BY_KEY = ""  # the role of a decision by somebody whom a policy names by key
 def approval_of(record: ApprovalRecord) -> Approval:
     """A recorded decision as the policy reads it."""
     return Approval(
-        record.signer, (record.role,), record.decision, record.expires_ms, record.time_ms, record.since_ms
+        record.signer,
+        (record.role,),
+        record.decision,
+        record.expires_ms,
+        record.time_ms,
+        record.since_ms,
+        record.number,
+        record.seat,
     )
+
+
+def roll_of(state: Reader, manifest: Manifest, height: int | None = None) -> Roll:
+    """Who holds the manifest's roles as the block of `height` counts it; None: the one after the state's."""
+    return Roll(manifest.roles, lambda organisation: organisation_at(state, organisation, height))
 
 
 def about_of(manifest: Manifest, record: Deployment) -> About:
@@ -32,20 +47,26 @@ def about_of(manifest: Manifest, record: Deployment) -> About:
 
 
 def judge_records(
-    manifest: Manifest, record: Deployment, act: str, approvals: Iterable[ApprovalRecord], now_ms: int
+    manifest: Manifest,
+    record: Deployment,
+    act: str,
+    approvals: Iterable[ApprovalRecord],
+    now_ms: int,
+    roll: Roll,
 ) -> Decision:
     """The decision of an act's policy at `now_ms`; records of other acts are passed over."""
     given = [approval_of(found) for found in approvals if found.act == act]
-    return judge(manifest.policies, act, manifest.roles, given, now_ms, about_of(manifest, record))
+    return judge(manifest.policies, act, roll, given, now_ms, about_of(manifest, record))
 
 
-def capacities(manifest: Manifest, act: str, signer: bytes) -> tuple[str, ...]:
-    """In what a key may decide on an act: its roles, and BY_KEY when the act's policy names it itself."""
+def capacities(manifest: Manifest, roll: Roll, act: str, signer: bytes) -> tuple[str, ...]:
+    """In what a key may decide on an act now: its roles, and BY_KEY when the act's policy names it itself."""
     by_key = (BY_KEY,) if signer in named_keys(manifest.policies.of(act)) else ()
-    return (*roles_of(manifest.roles, signer), *by_key)
+    roles = tuple(role.name for role in manifest.roles if signer in roll.current[role.name])
+    return (*roles, *by_key)
 
 
-def stakeholders(manifest: Manifest) -> list[bytes]:
-    """Every key that may decide on an act, ascending."""
-    found = {bytes.fromhex(key) for role in manifest.roles for key in role.keys}
+def stakeholders(manifest: Manifest, members: Iterable[bytes] = ()) -> list[bytes]:
+    """Every key that may decide on an act, ascending; `members`: of the organisations that hold roles."""
+    found = {bytes.fromhex(key) for role in manifest.roles for key in role.keys}.union(members)
     return sorted(found.union(*(named_keys(manifest.policies.of(act)) for act in ACTS)))

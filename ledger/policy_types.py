@@ -54,11 +54,14 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     veto: tuple[str, ...] = ()  # roles: while a holder rejects, the rule does not hold
 
 
-class Role(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who may sign for a role: public keys in hex."""
+class Role(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """Who may sign for a role: `keys`, public keys in hex; or the members of `organisation`, an id in hex,
+    that hold its `organisation_role` ("": all of them)."""
 
     name: str
-    keys: tuple[str, ...]
+    keys: tuple[str, ...] = ()
+    organisation: str = ""
+    organisation_role: str = ""
 
 
 class Policies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -59,6 +59,7 @@ class Farm(_Record, frozen=True):
     name: str
     owner: bytes
     country: str
+    certified: dict[str, int] = {}  # certifier's key in hex: until when, ms
 
 
 class Node(_Record, frozen=True):
@@ -138,6 +139,8 @@ class ApprovalRecord(_Record, frozen=True):
     time_ms: int
     made_ms: int = 0  # the signer's clock, as in the document
     since_ms: int = 0  # since when the signer grants in this role without a break
+    number: int = 0  # of the decisions on the deployment it is this one, from 0
+    seat: tuple[int, int] = (0, 0)  # held in the organisation that holds the role: membership, since version
 
 
 class Precedent(_Record, frozen=True):

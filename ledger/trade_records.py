@@ -15,7 +15,8 @@ class _Record(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
 
 
 class CertificationRecord(_Record, frozen=True):
-    """A certifier's last word about a node. `valid_until_ms` 0: withdrawn; `made_ms`: none older counts."""
+    """A certifier's last word about a node or farm. `valid_until_ms` 0: withdrawn; `made_ms`: none older
+    counts."""
 
     made_ms: int
     valid_until_ms: int
@@ -57,6 +58,10 @@ class Dispute(_Record, frozen=True):
 
 def key_certification(node: bytes, certifier: bytes) -> bytes:
     return b"certification/" + node + b"/" + certifier
+
+
+def key_farm_certification(farm: str, certifier: bytes) -> bytes:
+    return b"farm_certification/" + farm.encode() + b"/" + certifier
 
 
 def key_penalty(deployment: bytes, slot: str, term: int) -> bytes:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from ledger import keys
-from ledger.certification import Certification
+from ledger.certification import Certification, FarmCertification
 from ledger.codec import decode_exact, encode
 from ledger.errors import Refused
 from ledger.evidence import TwoProposals, TwoVotes
@@ -100,6 +100,20 @@ class UncertifyNode(_Body, frozen=True, tag="node.uncertify"):
     """The sender does not stand for a node any more."""
 
     node: bytes
+
+
+class CertifyFarm(_Body, frozen=True, tag="farm.certify"):
+    """A certifier's signed word about a farm. Sender: its owner."""
+
+    certifier: bytes
+    certification: FarmCertification
+    signature: bytes  # see ledger.certification
+
+
+class UncertifyFarm(_Body, frozen=True, tag="farm.uncertify"):
+    """The sender does not stand for a farm any more."""
+
+    farm: str
 
 
 class DrainNode(_Body, frozen=True, tag="node.drain"):
@@ -208,6 +222,14 @@ class PutVault(_Body, frozen=True, tag="vault.put"):
     ciphertext: bytes
 
 
+class ActOrganisation(_Body, frozen=True, tag="organisation.act"):
+    """A deed that founds or changes an organisation (ledger.organisation), and who signed it: key and
+    signature, by ascending key. Anybody may carry it in."""
+
+    payload: bytes
+    signatures: tuple[tuple[bytes, bytes], ...]
+
+
 class ReportEvidence(_Body, frozen=True, tag="evidence.report"):
     """Proof that a validator signed two statements of which an honest one signs one. Anybody may carry it."""
 
@@ -234,6 +256,8 @@ Body = (
     | WithdrawOffer
     | CertifyNode
     | UncertifyNode
+    | CertifyFarm
+    | UncertifyFarm
     | DrainNode
     | OrderDeployment
     | Decide
@@ -246,6 +270,7 @@ Body = (
     | Renew
     | Report
     | PutVault
+    | ActOrganisation
     | ReportEvidence
     | ChangeValidators
 )

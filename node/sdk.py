@@ -19,6 +19,7 @@ from ledger.keys import Key
 from ledger.limits import EXPIRY_BLOCKS_DEFAULT
 from ledger.transactions import Body, Tx, decode_tx, sign_tx
 from node.api import models as m
+from node.api import organisation_models as om
 
 T = TypeVar("T")
 
@@ -215,6 +216,14 @@ class Client:
     def farms(self) -> Iterator[m.FarmView]:
         """All farms."""
         return self.items("/v1/farms", m.FarmView)
+
+    def organisations(self) -> Iterator[om.OrganisationSummary]:
+        """All organisations."""
+        return self.items("/v1/organisations", om.OrganisationSummary)
+
+    def organisation(self, ref: str) -> om.OrganisationDetail:
+        """An organisation by its id, or by the first digits of one."""
+        return self.get(f"/v1/organisations/{quote(ref, safe='')}", om.OrganisationDetail)
 
     def account(self, public: bytes) -> m.AccountView:
         """An account's balance; 0 for one that is not there."""

@@ -3,12 +3,14 @@
 [A1] A decision is a signed document about this chain, this deployment and the exact manifest; anybody may
      carry it in, once.
 [A2] Its signer holds the role that it names, or names none and is named by key in the act's policy; and is
-     not excluded by the policies (author, consumer).
-[A3] The last decision of a signer for an act counts: one that was made before it (made_ms) is refused, so
-     that nobody can hold a grant back and carry it in after a rejection. Only a grant can be revoked.
+     not excluded by the policies (author, consumer). Who holds a role of an organisation, its members at the
+     beginning of the block say (N6).
+[A3] The last decision of a signer for an act counts, by whichever of a member's keys (G10): one that was made
+     before it (made_ms) is refused, so that nobody can hold a grant back and carry it in after a rejection.
+     Only a grant can be revoked.
 [A4] A grant counts until it expires: its own time, or the policy's validity from its acceptance on.
 [A5] After the order, each decision, each expiry and each wait that is over, the policy is evaluated:
-     satisfied, the deployment is approved; out of reach through rejections, it is rejected; no longer
+     satisfied, the deployment is approved; put out of reach by a rejection, it is rejected; no longer
      satisfied, it is suspended, or runs on for as long as the contract says.
 [A6] Sign-off is for a deployment that is active or completed; satisfied, it is settled.
 [A7] A decision on the delete act is for a deployment that has not ended, and changes nothing by itself: the
@@ -23,8 +25,9 @@ from ledger.codec import decode
 from ledger.documents import Document, open_document
 from ledger.errors import Refused
 from ledger.limits import APPROVALS_PER_DEPLOYMENT_MAX, DETAIL_CHARS_MAX, SIGNOFF_AGAIN_MS
+from ledger.people import Roll
 from ledger.policy import Decision, approval_expiry, excluded_signers, standing_since
-from ledger.policy_records import BY_KEY, approval_of, capacities, judge_records
+from ledger.policy_records import BY_KEY, approval_of, capacities, judge_records, roll_of
 from ledger.predicates import ApprovalPredicate
 from ledger.records import ApprovalRecord, key_approval, key_document
 from ledger.transactions import Decide
@@ -58,31 +61,32 @@ def decide(env: Env, body: Decide) -> None:
     deal = Deal.load(env, bytes.fromhex(predicate.deployment), "approval.unknown_deployment")
     if document.subject != deal.record.manifest:
         raise Refused("approval.manifest_mismatch", f"it is {deal.record.manifest.hex()}", "subject")
-    _check_signer(deal, document.signer, predicate)
+    roll = roll_of(env.state, deal.manifest, env.height)
+    _check_signer(deal, roll, document.signer, predicate)
     _check_act(deal, predicate)
     if env.state.get(key_document(deal.id, document.id)) is not None:
         raise Refused("approval.duplicate", "this document was accepted before")
     if deal.record.decisions >= APPROVALS_PER_DEPLOYMENT_MAX:
         raise Refused("approval.too_many", f"at most {APPROVALS_PER_DEPLOYMENT_MAX} decisions a deployment")
-    _record(deal, document, body.envelope)
+    _record(deal, roll, document, body.envelope)
     if predicate.act == "deploy":
-        judge_deploy(deal)
+        judge_deploy(deal, decided=True)
     elif predicate.act == "signoff":
         _judge_signoff(deal)
 
 
-def _check_signer(deal: Deal, signer: bytes, predicate: ApprovalPredicate) -> None:
+def _check_signer(deal: Deal, roll: Roll, signer: bytes, predicate: ApprovalPredicate) -> None:
     """[A2]"""
     manifest, role = deal.manifest, predicate.role
     if role != BY_KEY and role not in {known.name for known in manifest.roles}:
         raise Refused("approval.unknown_role", f"the manifest has no role {role!r}", "role")
-    held = capacities(manifest, predicate.act, signer)
+    held = capacities(manifest, roll, predicate.act, signer)
     if not held:
         raise Refused("approval.not_a_stakeholder", "the signer holds no role of this manifest", "role")
     if role not in held:
         names = ", ".join(name or "no role, but is named by key" for name in held)
         raise Refused("approval.wrong_role", f"the signer holds {names}, not {role or 'none'}", "role")
-    if signer in _excluded(deal):
+    if roll.people.one(signer) in roll.people.kept_out(_excluded(deal)):
         raise Refused("approval.excluded", "the contract counts no author or consumer here", "role")
 
 
@@ -97,11 +101,11 @@ def _check_act(deal: Deal, predicate: ApprovalPredicate) -> None:
         raise Refused("approval.expired", f"it expired at {predicate.expires_ms}", "expires_ms")
 
 
-def _record(deal: Deal, document: Document[ApprovalPredicate], envelope: bytes) -> None:
+def _record(deal: Deal, roll: Roll, document: Document[ApprovalPredicate], envelope: bytes) -> None:
     """[A3] [A4] Replace the signer's former decision for this act."""
     env, predicate = deal.env, document.predicate
     key = key_approval(deal.id, predicate.act, document.signer)
-    former = env.read(ApprovalRecord, key)
+    former = _former(deal, roll, predicate.act, document.signer)
     if predicate.decision == "revoked" and (former is None or former.decision != "granted"):
         raise Refused("approval.nothing_to_revoke", "the signer has granted nothing", "decision")
     if former is not None and predicate.made_ms < former.made_ms:
@@ -117,11 +121,14 @@ def _record(deal: Deal, document: Document[ApprovalPredicate], envelope: bytes) 
         height=env.height,
         time_ms=env.time_ms,
         made_ms=predicate.made_ms,
+        number=deal.record.decisions,
+        seat=roll.seat(predicate.role, document.signer),
     )
-    before = None if former is None else approval_of(former)
+    stands = former is not None and roll.counts(former.role, former.signer, former.seat)
+    before = approval_of(former) if former is not None and stands else None
     record = replace(record, since_ms=standing_since(before, approval_of(record)))
     if predicate.act == "deploy":
-        if former is not None:
+        if former is not None and former.signer == record.signer:
             drop_approval_due(env, deal.id, former)
         if record.decision == "granted":
             env.state.put(approval_due_key(deal.id, record), b"")
@@ -136,6 +143,14 @@ def _record(deal: Deal, document: Document[ApprovalPredicate], envelope: bytes) 
         document=record.document.hex(),
         expires_ms=record.expires_ms,
     )
+
+
+def _former(deal: Deal, roll: Roll, act: str, signer: bytes) -> ApprovalRecord | None:
+    """[G10] The signer's last decision on an act, by this key or as the same member by one before it."""
+    keys = (key_approval(deal.id, act, key) for key in roll.people.group(signer))
+    known = [record for record in (deal.env.read(ApprovalRecord, key) for key in keys) if record is not None]
+    found = [x for x in known if x.signer == signer or roll.belongs(x.role, x.signer, x.seat)]
+    return max(found, key=lambda record: record.number, default=None)
 
 
 def expire_approval(deal: Deal, signer: bytes) -> None:
@@ -156,12 +171,22 @@ def judge_again(deal: Deal, act: str) -> None:
         set_judge(deal, act, deal.env.time_ms + SIGNOFF_AGAIN_MS)
 
 
-def judge_deploy(deal: Deal) -> None:
-    """[A5]"""
+def judge_members(deal: Deal) -> None:
+    """[A5] The members of an organisation that holds a role are others now."""
+    if deal.record.status in _DECIDABLE["deploy"]:
+        judge_deploy(deal)
+    asked = deal.manifest.policies.signoff is not None and not deal.record.signed_off_ms
+    if asked and deal.record.status in _DECIDABLE["signoff"]:
+        _judge_signoff(deal)
+
+
+def judge_deploy(deal: Deal, *, decided: bool = False) -> None:
+    """[A5] `decided`: after a decision; nothing else ends a deployment for good."""
     decision = evaluate_act(deal, "deploy")
     set_judge(deal, "deploy", decision.next_ms)
     waiting = deal.record.status == "awaiting_approval"
-    if deal.record.status == "paused" and not decision.rejected:
+    rejected = decision.rejected and decided
+    if deal.record.status == "paused" and not rejected:
         return  # judged again when it resumes
     if decision.satisfied:
         if decision.used and (waiting or deal.record.lost_ms):
@@ -170,7 +195,7 @@ def judge_deploy(deal: Deal) -> None:
             approve(deal)
         else:
             regain(deal)
-    elif decision.rejected:
+    elif rejected:
         end(deal, "rejected", "; ".join(decision.reasons))
     elif not waiting:
         lose(deal, "; ".join(decision.reasons))
@@ -191,7 +216,8 @@ def evaluate_act(deal: Deal, act: str) -> Decision:
     """The policy's decision at the block's time, from the recorded approvals."""
     found = deal.env.state.scan(key_approval(deal.id, act, b""))
     records = [decode(ApprovalRecord, data) for _, data in found]
-    return judge_records(deal.manifest, deal.record, act, records, deal.env.time_ms)
+    roll = roll_of(deal.env.state, deal.manifest, deal.env.height)
+    return judge_records(deal.manifest, deal.record, act, records, deal.env.time_ms, roll)
 
 
 def _excluded(deal: Deal) -> frozenset[bytes]:

@@ -29,7 +29,17 @@ from ledger.limits import (
     LEASE_MS,
 )
 from ledger.manifest import slot_rate
-from ledger.records import Candidate, Node, key_candidate, key_due, key_held, key_node, key_open
+from ledger.records import (
+    Candidate,
+    Farm,
+    Node,
+    key_candidate,
+    key_due,
+    key_farm,
+    key_held,
+    key_node,
+    key_open,
+)
 from ledger.transactions import Claim
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
@@ -89,7 +99,11 @@ def _held_by(deal: Deal, workloads: frozenset[str] | None = None) -> list[tuple[
 
 def _check_fit(deal: Deal, name: str, node: Node, held: Held) -> None:
     """[C2]–[C5] [C9] Raises Refused("claim.…")."""
-    for misfit in misfits(deal.extended, deal.workload(name), node, held, deal.env.time_ms):
+    workload, env = deal.workload(name), deal.env
+    farms = {}
+    if workload.placement.farm_certified_by:
+        farms[node.farm] = env.must(Farm, key_farm(node.farm)).certified
+    for misfit in misfits(deal.extended, workload, node, held, env.time_ms, farms):
         raise misfit
 
 

@@ -21,6 +21,7 @@ from ledger.transition.env import Env
 from ledger.transition.grace import term_over
 from ledger.transition.leases import lease_over
 from ledger.transition.lifecycle import run_on_over
+from ledger.transition.organisations import judge_uses
 from ledger.transition.standing import leave
 
 DUE_PREFIX: Final = b"due/"
@@ -35,6 +36,9 @@ def run_entry(env: Env, key: bytes) -> int:
     if kind == "drain":
         env.state.delete(key)
         return leave(env, rest)
+    if kind == "members":
+        env.state.delete(key)
+        return judge_uses(env, rest)
     deal = Deal.of(env, rest[:32])
     if kind == "approval":
         env.state.delete(key)

@@ -51,11 +51,12 @@ class Excluded(msgspec.Struct, kw_only=True):
 
 
 class Approver(msgspec.Struct, kw_only=True):
-    """A role that may sign, for which act, and its keys."""
+    """A role that may sign, for which act, and its keys, or in words the organisation whose members do."""
 
     act: str
     role: str
     keys: list[str]
+    organisation: str = ""
 
 
 class Plan(msgspec.Struct, kw_only=True):

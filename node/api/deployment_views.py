@@ -10,7 +10,7 @@ from ledger.documents import open_document
 from ledger.errors import LocalError
 from ledger.manifest import decode_manifest
 from ledger.manifest_types import Manifest
-from ledger.policy_records import judge_records
+from ledger.policy_records import judge_records, roll_of
 from ledger.predicates import Act
 from ledger.state import read
 from ledger.transition.outage import missed_ms
@@ -109,7 +109,7 @@ def deployment_detail(peer: PeerSeam, ref: str) -> m.DeploymentDetail:
 def _policy(
     peer: PeerSeam, record: r.Deployment, manifest: Manifest, approvals: Sequence[r.ApprovalRecord], act: Act
 ) -> m.PolicyView:
-    found = judge_records(manifest, record, act, approvals, peer.time_ms)
+    found = judge_records(manifest, record, act, approvals, peer.time_ms, roll_of(peer.state, manifest))
     return m.PolicyView(
         asked=manifest.policies.of(act) is not None,
         satisfied=found.satisfied,

@@ -17,6 +17,7 @@ from node.api.chain_models import BlockDetail as BlockDetail
 from node.api.chain_models import BlockSummary as BlockSummary
 from node.api.chain_models import BlockTx as BlockTx
 from node.api.chain_models import EventView as EventView
+from node.api.chain_models import FarmView as FarmView
 from node.api.chain_models import GapView as GapView
 from node.api.chain_models import QueryView as QueryView
 from node.api.chain_models import TxLine as TxLine
@@ -373,12 +374,6 @@ class NodeView(msgspec.Struct, kw_only=True):
     leaves_ms: int  # when it leaves, as it has told; 0: it has not
     certified: dict[str, int]  # certifier's key: until when, ms
     reputation: int  # 0 to 1000, the share of terms that ended well
-
-
-class FarmView(msgspec.Struct, kw_only=True):
-    name: str
-    owner: str
-    country: str
 
 
 class VaultView(msgspec.Struct, kw_only=True):

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from node.api import bot_seam as b
 from node.api import events, metrics, peers, reads, tx_stream, writes
 from node.api import models as m
+from node.api import organisation_models as om
 
 Handler = Callable[[Request], Awaitable[Response]]
 BINARY: Final = "application/octet-stream"
@@ -139,6 +140,21 @@ ROUTES: Final = (
         "GET", "/v1/deployments", reads.deployments, "Deployments", m.Page[m.DeploymentSummary], query=_PAGING
     ),
     Route("GET", "/v1/deployments/{id}", reads.deployment, "By id or its first digits", m.DeploymentDetail),
+    Route(
+        "GET",
+        "/v1/organisations",
+        reads.organisations,
+        "Organisations",
+        m.Page[om.OrganisationSummary],
+        query=_PAGING,
+    ),
+    Route(
+        "GET",
+        "/v1/organisations/{id}",
+        reads.organisation,
+        "By id or its first digits: members, and the deeds that made them so",
+        om.OrganisationDetail,
+    ),
     Route("GET", "/v1/nodes", reads.nodes, "3nodes and their offers", m.Page[m.NodeView], query=_PAGING),
     Route("GET", "/v1/node/slots", reads.node_slots, "What this 3node holds and does", m.ExecutorStatus),
     Route("GET", "/v1/farms", reads.farms, "Farms", m.Page[m.FarmView], query=_PAGING),

@@ -17,6 +17,7 @@ from ledger.keys import SEED_BYTES, Key
 from ledger.light import Trust
 from ledger.manifest import decode_manifest, expand, most_spent
 from ledger.manifest_types import Manifest, Terms, manifest_digest
+from ledger.people import Roll, names_of, words_of
 from ledger.policy import describe
 from ledger.policy_records import capacities
 from ledger.policy_types import Act
@@ -27,6 +28,7 @@ from ledger.records import Deployment, key_deployment
 from ledger.transactions import Decide
 from node.amounts import cpu_text, credits_text, size_text, span_text, time_text, value_text
 from node.cli.context import EXIT_REJECTED, EXIT_USAGE, Failure, current
+from node.cli.organisation_state import organisation_of
 from node.cli.output import clean, confirm, emit_facts, say
 from node.cli.query import proved, trust_of
 from node.errors import ConfigError
@@ -183,7 +185,7 @@ def _decide(ref: str, signer: Signer, wish: Wish, save: Path | None, yes: bool) 
     client = current.client()
     deal = read_deal(client, ref)
     act, decision, deployment = wish.act, wish.decision, deal.id
-    role = wish.role or _only_role(deal.manifest, act, signer.public)
+    role = wish.role or _only_role(deal, act, signer.public)
     made_ms = time.time_ns() // 1_000_000
     predicate = ApprovalPredicate(
         chain_id=client.status().chain_id,
@@ -241,9 +243,9 @@ def _act(signoff: bool, delete: bool) -> Act:
     return "signoff" if signoff else "delete" if delete else "deploy"
 
 
-def _only_role(manifest: Manifest, act: Act, signer: bytes) -> str:
+def _only_role(deal: Deal, act: Act, signer: bytes) -> str:
     """The role of a key that has one only; "" when the policy names the key itself."""
-    found = capacities(manifest, act, signer)
+    found = capacities(deal.manifest, deal.roll, act, signer)
     if len(found) != 1:
         names = ", ".join(name or "by key" for name in found) or "none: it is no stakeholder here"
         raise Failure(EXIT_USAGE, f"say in which role, with --as; roles of this key: {names}")
@@ -252,12 +254,13 @@ def _only_role(manifest: Manifest, act: Act, signer: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Deal:
-    """What there is to decide on. `types`: of the contract's parameters."""
+    """What there is to decide on. `types`: of the contract's parameters. `roll`: who holds the roles now."""
 
     id: str
     digest: bytes
     manifest: Manifest
     types: dict[str, str]
+    roll: Roll
 
 
 def read_deal(client: Client, ref: str) -> Deal:
@@ -279,15 +282,15 @@ def read_deal(client: Client, ref: str) -> Deal:
             EXIT_REJECTED, "the contract is not the one that the manifest names, or not its author's"
         )
     source = contract.predicate.contract
-    bound = {role.name: role.keys for role in manifest.roles if _is_bound(source.roles, role.name)}
+    bound = {role.name: words_of(role) for role in manifest.roles if _is_bound(source.roles, role.name)}
     again = expand(
         source, contract.id, contract.signer, bytes.fromhex(manifest.consumer), manifest.parameters, bound
     )
     if again != data:
         raise Failure(EXIT_REJECTED, "the manifest is not what the author's contract expands to")
-    return Deal(
-        detail.id, digest, manifest, {parameter.name: parameter.type for parameter in source.parameters}
-    )
+    types: dict[str, str] = {parameter.name: parameter.type for parameter in source.parameters}
+    roll = Roll(manifest.roles, lambda organisation: organisation_of(organisation.hex()))
+    return Deal(detail.id, digest, manifest, types, roll)
 
 
 def _is_bound(roles: object, name: str) -> bool:
@@ -341,6 +344,7 @@ def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> s
         f"  consumer    {manifest.consumer}",
         f"  parameters  {', '.join(answers) or '-'}",
         f"  asked for   {describe(policies.of(predicate.act))}",
+        *(f"  held by     role {role}: {holder}" for role, holder in names_of(manifest.roles).items()),
         f"  also        {describe_rest(policies)}",
         f"  costs       {_cost_text(manifest.terms)}",
     ]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ledger.contract_types import ContractRole
 from ledger.documents import sign_contract
 from ledger.policy import describe
 from ledger.transactions import PublishContract
@@ -167,7 +168,7 @@ def show(ref: str, /) -> int:
         default = "must be given" if parameter.default is None else f"default {parameter.default}"
         facts.append((f"parameter {parameter.name}", f"{parameter.type}, {default}. {parameter.description}"))
     facts += [
-        (f"role {r.name}", "bound by the order" if r.bind == "order" else ", ".join(r.keys))
+        (f"role {r.name}", "bound by the order" if r.bind == "order" else ", ".join(r.keys) or _held(r))
         for r in contract.roles
     ]
     for workload in contract.workloads:
@@ -186,3 +187,7 @@ def show(ref: str, /) -> int:
     facts.append(("delete asks for", describe(contract.policies.delete)))
     emit_facts(found, facts)
     return 0
+
+
+def _held(role: ContractRole) -> str:
+    return f"{role.organisation_role or 'members'} of organisation {role.organisation}"

@@ -97,8 +97,11 @@ def _roles(items: Pairs) -> dict[str, tuple[str, ...]]:
     roles: dict[str, tuple[str, ...]] = {}
     for item in items:
         name, value = _pair(item, "--role")
-        keys = tuple(public_key(part.strip()).hex() for part in value.split(",") if part.strip())
-        roles[name] = (*roles.get(name, ()), *keys)
+        if value.startswith("organisation:"):
+            given: tuple[str, ...] = (value,)
+        else:
+            given = tuple(public_key(part.strip()).hex() for part in value.split(",") if part.strip())
+        roles[name] = (*roles.get(name, ()), *given)
     return roles
 
 
@@ -120,7 +123,8 @@ def print_plan(plan: Plan) -> None:
     for act, rule in plan.policies.items():
         print(f"{act} approval: {rule}")
     for approver in plan.approvers:
-        print(f"  {approver.role}: {', '.join(key[:10] for key in approver.keys)} ({approver.act})")
+        who = approver.organisation or ", ".join(key[:10] for key in approver.keys)
+        print(f"  {approver.role}: {who} ({approver.act})")
     for excluded in plan.excluded:
         why = "; ".join(excluded.reasons)
         print(f"not {excluded.node[:10]} ({excluded.farm}) for {excluded.workload}: {why}")

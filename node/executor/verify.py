@@ -2,7 +2,8 @@
 
 From its own committed state and the signed documents in it: the consumer's order, the author's
 contract, that the contract and the order's parameters expand to exactly this manifest, each
-stakeholder's approval, and that the policy is satisfied now. The deployment's `status`, which says
+stakeholder's approval, of each organisation that holds a role the deeds that led to its members, and that the
+policy is satisfied now. The deployment's `status`, which says
 that somebody concluded all this, is not asked. Pure: the state and the time are given.
 """
 
@@ -15,6 +16,8 @@ from ledger.documents import Document, open_document
 from ledger.errors import Refused
 from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import Manifest
+from ledger.organisation_history import proved_organisation
+from ledger.people import Roll
 from ledger.policy import Approval, approval_expiry, judge
 from ledger.policy_records import about_of, capacities
 from ledger.predicates import ApprovalPredicate, ContractPredicate
@@ -123,6 +126,7 @@ def _check_approvals(case: Case, record: Deployment, manifest: Manifest) -> Verd
     One that does not prove what its record says refuses the whole: it may hide a revocation.
     """
     prefix = key_approval(case.deployment, "deploy", b"")
+    roll = _roll(case, manifest)
     approvals: list[Approval] = []
     documents: dict[bytes, bytes] = {}
     for key, data in list(case.state.scan(prefix)):
@@ -130,6 +134,10 @@ def _check_approvals(case: Case, record: Deployment, manifest: Manifest) -> Verd
         document = open_document(held.envelope, "approval")
         signer = key[len(prefix) :].hex()[:16]
         problem = _approval_problem(case, record, manifest, held, document, key[len(prefix) :])
+        role = document.predicate.role
+        held_by_keys = not roll.is_held(role)  # of a role that is, members of now count alone [G9]
+        if not problem and held_by_keys and role not in capacities(manifest, roll, "deploy", document.signer):
+            problem = f"the signer does not hold the role {role}"
         if problem:
             raise Refused("verify.approval", f"of {signer}: {problem}")
         predicate = document.predicate
@@ -142,15 +150,22 @@ def _check_approvals(case: Case, record: Deployment, manifest: Manifest) -> Verd
                 expires_ms,
                 held.time_ms,
                 held.since_ms,
+                held.number,
+                held.seat,
             )
         )
         documents[document.signer] = document.id
     about = about_of(manifest, record)
-    decision = judge(manifest.policies, "deploy", manifest.roles, approvals, case.now_ms, about)
+    decision = judge(manifest.policies, "deploy", roll, approvals, case.now_ms, about)
     if not decision.satisfied and not (case.runs and _runs_on(case, record, manifest)):
         return Verdict(False, decision.reasons, (), manifest)
     used = sorted({documents[signer].hex() for _, signer in decision.used})
     return Verdict(True, decision.reasons, tuple(used), manifest)
+
+
+def _roll(case: Case, manifest: Manifest) -> Roll:
+    """Who holds the roles, in organisations those to whom the signed deeds lead."""
+    return Roll(manifest.roles, lambda id_: proved_organisation(case.state, case.chain_id, id_))
 
 
 def _runs_on(case: Case, record: Deployment, manifest: Manifest) -> bool:
@@ -175,8 +190,6 @@ def _approval_problem(
         return "about another manifest"
     if predicate.act != "deploy" or predicate.decision != held.decision or predicate.role != held.role:
         return "the record says something else than the document"
-    if predicate.role not in capacities(manifest, "deploy", signer):
-        return f"the signer does not hold the role {predicate.role}"
     if held.time_ms > case.now_ms or held.since_ms > held.time_ms:
         return "accepted in the future"
     return ""

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 from ledger import records as r
 from ledger.codec import decode
+from ledger.people import names_of
 from ledger.policy import describe
 from ledger.policy_types import ACTS
 from node.amounts import cpu_text, credits_text, size_text, span_text, time_text, value_text
@@ -134,8 +135,8 @@ async def deployment(request: Request) -> Response:
     contract = views.contract_of(views.find_contract(peer, found.contract))
     roles: dict[str, list[str]] = {}
     for role in found.manifest.roles:
-        for key in role.keys:
-            roles.setdefault(key, []).append(role.name)
+        for holder in role.keys or names_of((role,)).values():
+            roles.setdefault(holder, []).append(role.name)
     policies = found.manifest.policies
     types = {parameter.name: parameter.type for parameter in contract.parameters}
     answers = {

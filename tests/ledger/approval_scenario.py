@@ -16,10 +16,12 @@ from msgspec.structs import replace
 from ledger.keys import Key
 from ledger.limits import LEASE_MS
 from ledger.manifest_types import Role, Rule
+from ledger.organisation import Member
 from ledger.policy import Approval, evaluate
 from ledger.policy_types import Auto, Weight
 from ledger.transactions import CancelDeployment, Claim, Renew, RenewItem
 from tests.ledger.invariants import check
+from tests.ledger.organisation_fixture import ANNA, BEN, CARL, DORA, EVE, Office, held_contract, member
 from tests.ledger.world import (
     AUTHOR,
     BUDGET,
@@ -383,6 +385,141 @@ def _signoff_wait() -> str:
     before = play.world.deployment(play.id).signed_off_ms
     play.wait(HOUR_S)
     return f"{before}, {'signed off' if play.world.deployment(play.id).signed_off_ms else 'open'}"
+
+
+# ---------------------------------------------------------------------- organisations
+
+_TWO = Rule(role="board", count=2)
+
+
+class Board(Play):
+    """A deployment that two of the board approve: Anna, Ben, Carl and Dora of an organisation."""
+
+    def __init__(self, *, running: bool = False, **policies: object) -> None:
+        self.world = World()
+        self.world.add_nodes()
+        self.people = {"Anna": ANNA, "Ben": BEN, "Carl": CARL, "Dora": DORA}
+        self.office = Office(self.world, *self.members())
+        self.world.run()
+        self.source = held_contract(self.office.role("board", "board"), deploy=_TWO, **policies)
+        self.contract_id = self.world.publish(self.source)
+        self.id = self.world.order(self.source, self.contract_id)
+        if running:
+            self.sign(ANNA)
+            self.sign(BEN)
+            for name, node in (("web/0", NODES[0]), ("web/1", NODES[2])):
+                self.world.claimed(self.id, name, [node])
+                self.world.report(self.id, name, node, "fetching", "verified", "running")
+
+    def members(self, **changes: Key | None) -> tuple[Member, ...]:
+        """The members, some with another key, or gone (None)."""
+        now = {name: changes.get(name, key) for name, key in self.people.items()}
+        return tuple(member(name, key, "board") for name, key in now.items() if key is not None)
+
+    def sign(self, key: Key, decision: str = "granted", act: str = "deploy", role: str | None = None) -> str:
+        return super().sign(key, decision, act, "board" if role is None else role)
+
+
+@case("two of the board of an organisation sign", "awaiting_approval, approved")
+def _members() -> str:
+    play = Board()
+    play.sign(ANNA)
+    before = play.status
+    play.sign(DORA)
+    return f"{before}, {play.status}"
+
+
+@case("who is no member, or is one no more, does not sign", "approval.not_a_stakeholder twice")
+def _strangers() -> str:
+    play = Board()
+    first = play.sign(EVE)
+    play.office.change(*play.members(Dora=None), by=(ANNA, BEN))
+    return f"{first} twice" if play.sign(DORA) == first else "signed"
+
+
+@case("a member leaves who had signed, before it runs", "approved, awaiting_approval")
+def _left() -> str:
+    play = Board()
+    play.sign(ANNA)
+    play.sign(DORA)
+    before = play.status
+    play.office.change(*play.members(Dora=None), by=(ANNA, BEN))
+    return f"{before}, {play.status}"
+
+
+@case("... while it runs, on_revoked stop", "awaiting_approval: released,released")
+def _left_running() -> str:
+    play = Board(running=True)
+    play.office.change(*play.members(Ben=None), by=(ANNA, CARL))
+    return f"{play.status}: {play.slots}"
+
+
+@case("... run_until 60 s, and another signs within it", "active since lost, active since approved")
+def _left_run_on() -> str:
+    play = Board(running=True, run_on_s=60)
+    play.office.change(*play.members(Ben=None), by=(ANNA, CARL))
+    found = []
+    for key in (None, CARL):
+        if key is not None:
+            play.sign(key)
+        lost = "lost" if play.world.deployment(play.id).lost_ms else "approved"
+        found.append(f"{play.status} since {lost}")
+    return ", ".join(found)
+
+
+@case("... and comes back: the old approval does not", "awaiting_approval, approved")
+def _came_back() -> str:
+    play = Board(running=True)
+    play.office.change(*play.members(Ben=None), by=(ANNA, CARL))
+    play.office.change(*play.members(), by=(ANNA, CARL))
+    before = play.status
+    play.sign(BEN)
+    return f"{before}, {play.status}"
+
+
+@case(
+    "a member rotates the key: what it signed counts on, once", "active, approval.not_a_stakeholder, active"
+)
+def _rotated() -> str:
+    play = Board(running=True)
+    play.office.rotate("Ben", BEN, EVE)
+    before = play.status
+    old = play.sign(BEN)
+    play.sign(EVE)
+    return f"{before}, {old}, {play.status}"
+
+
+@case("the new key takes back what the old one signed", "awaiting_approval: released,released")
+def _rotated_revoked() -> str:
+    play = Board(running=True)
+    play.office.rotate("Ben", BEN, EVE)
+    play.sign(EVE, "revoked")
+    return f"{play.status}: {play.slots}"
+
+
+@case("a lost key is replaced by the others: what it signed is void", "awaiting_approval, approved")
+def _lost_key() -> str:
+    play = Board(running=True)
+    play.office.change(*play.members(Ben=EVE), by=(ANNA, CARL))
+    before = play.status
+    play.sign(EVE)
+    return f"{before}, {play.status}"
+
+
+@case("one member alone changes nobody, nor only those who are to be members", "organisation.no_quorum twice")
+def _takeover() -> str:
+    play = Board()
+    alone = play.office.change(*play.members(Ben=None), by=(ANNA,))
+    after = play.office.change(member("Eve", EVE, "board"), by=(EVE,), quorum=1)
+    return f"{alone} twice" if alone == after else f"{alone}, {after}"
+
+
+@case("dissolved, what it approved stops, and it is ordered no more", "awaiting_approval, order.organisation")
+def _dissolved() -> str:
+    play = Board(running=True)
+    play.office.act(play.office.deed("dissolve"), ANNA, BEN)
+    again = play.world.do(CONSUMER, play.world.order_body(play.source, play.contract_id)).rule
+    return f"{play.status}, {again}"
 
 
 def timings() -> list[tuple[str, float, bool]]:

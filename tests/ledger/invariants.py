@@ -8,6 +8,9 @@ from typing import Any
 from ledger.codec import decode
 from ledger.manifest import decode_manifest, most_spent, workload_of
 from ledger.manifest_types import Manifest
+from ledger.organisation_records import key_organisation, key_organisation_use
+from ledger.people import organisations_of
+from ledger.policy_records import judge_records, roll_of
 from ledger.records import (
     Account,
     ApprovalRecord,
@@ -56,6 +59,7 @@ def check(state: MemoryState, now_ms: int) -> View:
     check_capacity(view)
     check_slots(view)
     check_due(view, now_ms)
+    check_members(view, now_ms)
     return view
 
 
@@ -174,8 +178,29 @@ def check_due(view: View, now_ms: int) -> None:
                 if record.decision == "granted" and record.expires_ms > now_ms:
                     expected.add(key_due(record.expires_ms, "approval", d.id + b"/" + record.signer))
     found = {key for key, _ in view.state.scan(b"due/")}
+    turns = {key for key in found if due_parts(key)[1] == "members"}
+    assert all(view.state.get(key_organisation(due_parts(key)[2][:32])) is not None for key in turns)
+    found -= turns
     assert found == expected, f"timed work: surplus {found - expected}, missing {expected - found}"
     assert all(time_ms > now_ms for time_ms, _, _ in view.due), "overdue work was left"
+
+
+def check_members(view: View, now_ms: int) -> None:
+    """What runs is approved by those who are members now, once nothing waits to be judged again."""
+    waits = {rest[:32] for _, kind, rest in view.due if kind == "members"}
+    for d in view.deployments.values():
+        held = organisations_of(view.manifests[d.id].roles)
+        if d.status not in ENDED:
+            for organisation in held:
+                assert view.state.get(key_organisation_use(organisation, d.id)) is not None, (
+                    "not in the index"
+                )
+        if d.status in RUNS and held and waits.isdisjoint(held) and not d.lost_ms:
+            manifest = view.manifests[d.id]
+            approvals = view.all(key_approval(d.id, "deploy", b""), ApprovalRecord)
+            roll = roll_of(view.state, manifest)
+            found = judge_records(manifest, d, "deploy", approvals, now_ms, roll)
+            assert found.satisfied, "runs without the members' approval"
 
 
 def check_step(before: View, after: View) -> None:

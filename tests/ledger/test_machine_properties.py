@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
 from ledger.certificate import Validator, ValidatorSet
 from ledger.certification import Certification, sign_certification
@@ -14,6 +15,7 @@ from ledger.keys import Key
 from ledger.limits import BLOCK_IDLE_MS, OUTAGE_MS
 from ledger.manifest import extension_cost
 from ledger.manifest_types import Policies, Restart, Rule
+from ledger.organisation import charter_of
 from ledger.policy_types import Auto, Weight
 from ledger.records import Slot, key_open
 from ledger.state import MemoryState
@@ -38,6 +40,17 @@ from ledger.transactions import (
 from ledger.transition.deal import ENDED, extended
 from ledger.transition.outage import missed_ms
 from tests.ledger.invariants import View, check, check_step
+from tests.ledger.organisation_fixture import (
+    ANNA,
+    BEN,
+    CARL,
+    DORA,
+    THREE,
+    Office,
+    held_contract,
+    member,
+    signed,
+)
 from tests.ledger.world import (
     AUTHOR,
     BOT,
@@ -59,6 +72,7 @@ from tests.ledger.world import (
 )
 
 NO_APPROVAL = Policies(deploy=None, signoff=None)
+HELD = Rule(all=(Rule(role="budget"), Rule(role="board")))
 CONTRACTS = (
     contract(name="site", top_up=1_000_000, extension_s=3_600, grace_s=3_600),
     contract(job(replicas=2, restart=Restart(attempts=0)), name="mining", duration_s=3_600),
@@ -124,7 +138,12 @@ class Lives(RuleBasedStateMachine):
     def begin(self, picks: list[int]) -> None:
         self.world = World()
         self.world.add_nodes()
-        self.contract_ids = [self.world.publish(source) for source in CONTRACTS]
+        self.office = Office(self.world, *THREE, member("Dora", DORA, "board"))
+        self.keys = {"Anna": ANNA, "Ben": BEN, "Carl": CARL, "Dora": DORA}
+        self.fresh = 0
+        held = held_contract(self.office.role("board", "board"), deploy=HELD, run_on_s=60)
+        self.contracts = (*CONTRACTS, replace(held, name="held"))
+        self.contract_ids = [self.world.publish(source) for source in self.contracts]
         self.deployments: list[bytes] = []
         for pick in picks:
             self.order(pick, True)
@@ -160,12 +179,14 @@ class Lives(RuleBasedStateMachine):
     @rule(pick=PICK, approved=st.booleans())
     @precondition(lambda self: len(self.deployments) < DEPLOYMENTS_MAX)
     def order(self, pick: int, approved: bool) -> None:
-        which = pick % len(CONTRACTS)
-        body = self.world.order_body(CONTRACTS[which], self.contract_ids[which])
+        which = pick % len(self.contracts)
+        body = self.world.order_body(self.contracts[which], self.contract_ids[which])
         receipt = self.world.do(CONSUMER, body, step_ms=0)
+        if receipt.rule == "order.organisation":  # nobody is on the board just now
+            return
         assert receipt.ok, receipt
         self.deployments.append(receipt.id)
-        if approved and CONTRACTS[which].policies.deploy is not None:
+        if approved and self.contracts[which].policies.deploy is not None:
             self.world.approve(receipt.id)
 
     @rule(pick=PICK)
@@ -188,6 +209,37 @@ class Lives(RuleBasedStateMachine):
         expires_ms = self.world.now_ms + lasts_ms if lasts_ms else 0
         body = self.world.decide(self.deployment(pick), key, role, decision, act, expires_ms=expires_ms)
         self.send(STRANGER, body)
+
+    @rule(
+        pick=PICK,
+        who=st.integers(0, 3),
+        decision=st.sampled_from(["granted", "granted", "rejected", "revoked"]),
+    )
+    @precondition(lambda self: self.deployments)
+    def decide_as_member(self, pick: int, who: int, decision: str) -> None:
+        key = list(self.keys.values())[who]
+        self.send(STRANGER, self.world.decide(self.deployment(pick), key, "board", decision))
+
+    @rule(who=st.integers(0, 3), how=st.sampled_from(["rotate", "lose", "role", "role"]))
+    def change_members(self, who: int, how: str) -> None:
+        """A member rotates or loses the key, or leaves the board or comes back; the others agree."""
+        name = list(self.keys)[who]
+        self.fresh += 1
+        old, new = self.keys[name], key_of(f"fresh {self.fresh}")
+        others = [key for other, key in self.keys.items() if other != name]
+        members = {m.name: m for m in charter_of(self.office.now).members}
+        if how == "rotate":
+            done = self.send(STRANGER, signed(self.office.rotation(name, new), old, new))
+        elif how == "lose":
+            members[name] = replace(members[name], key=new.public.hex())
+            done = self.send(STRANGER, signed(self.office.charter(*members.values()), *others))
+        else:
+            held = () if members[name].roles else ("board",)
+            members[name] = replace(members[name], roles=held)
+            self.send(STRANGER, signed(self.office.charter(*members.values()), *others))
+            return
+        if done:
+            self.keys[name] = new
 
     @rule(pick=PICK, node=st.integers(0, 3), ahead=st.sampled_from([1, 1, 1, 1, 0, 2]))
     @precondition(lambda self: self.deployments)

@@ -24,6 +24,8 @@ FUNDS: Final = ("tests/ledger/test_funds.py",)
 STANDING: Final = ("tests/ledger/test_standing.py",)
 PENALTIES: Final = ("tests/ledger/test_penalties.py",)
 APPROVALS: Final = ("tests/ledger/test_approvals.py",)
+MEMBERS: Final = ("tests/ledger/test_organisation_approvals.py",)
+DEEDS: Final = ("tests/ledger/test_organisations.py",)
 REPORTS: Final = ("tests/ledger/test_reports.py",)
 MACHINE: Final = ("tests/ledger/test_machine.py",)
 STORE: Final = ("tests/ledger/test_store.py", "tests/ledger/test_synced_writes.py")
@@ -98,6 +100,7 @@ _POOL, _LEASE, _PROOF = "node/mempool.py", "node/executor/lease.py", "node/execu
 _LEDGER_CLOCK, LEDGER_CLOCK = "node/executor/ledger_clock.py", ("tests/node/test_ledger_clock.py",)
 _QUEUE = "node/fair_queue.py"
 _CHECK, _FILES = "consensus/verify.py", "node/artifact_files.py"
+_PEOPLE, _ORGANISATION = "ledger/people.py", "ledger/organisation.py"
 
 MUTANTS: Final = (
     _M(
@@ -671,7 +674,13 @@ MUTANTS: Final = (
         MONEY,
     ),
     # ---- approvals
-    _M("excluded_signers_count", _APPROVALS, "if signer in _excluded(deal):", "if False:", APPROVALS),
+    _M(
+        "excluded_signers_count",
+        _APPROVALS,
+        "if roll.people.one(signer) in roll.people.kept_out(_excluded(deal)):",
+        "if False:",
+        APPROVALS,
+    ),
     _M("wrong_role_counts", _APPROVALS, "    if role not in held:\n", "    if False:\n", APPROVALS),
     _M(
         "approval_of_another_manifest",
@@ -700,6 +709,81 @@ MUTANTS: Final = (
         "    elif not waiting:\n        lose(",
         "    elif False:\n        lose(",
         APPROVALS,
+    ),
+    # ---- organisations
+    _M(
+        "approvals_of_those_who_left_count",
+        _PEOPLE,
+        "return role not in self._held or self.seats.get((role, key)) == seat",
+        "return True",
+        MEMBERS,
+    ),
+    _M(
+        "two_keys_of_a_member_are_two",
+        _PEOPLE,
+        "self._one[key] = min(group)",
+        "self._one[key] = key",
+        MEMBERS,
+    ),
+    _M("excluded_by_one_key_alone", _PEOPLE, "if not out.isdisjoint(kin):", "if False:", MEMBERS),
+    _M(
+        "those_after_need_not_sign",
+        _ORGANISATION,
+        "    if deed.charter is not None:\n        after = ",
+        "    if now is None and deed.charter is not None:\n        after = ",
+        DEEDS,
+    ),
+    _M(
+        "those_before_need_not_sign",
+        _ORGANISATION,
+        "    if now is not None:\n        lists.append",
+        "    if now is not None and deed.charter is None:\n        lists.append",
+        DEEDS,
+    ),
+    _M("stale_deeds_are_taken", _ORGANISATION, "if deed.version != now.version + 1:", "if False:", DEEDS),
+    _M("anybody_rotates", _ORGANISATION, "        if given != wanted:\n", "        if False:\n", DEEDS),
+    _M("replaced_keys_come_back", _ORGANISATION, "        if back:\n", "        if False:\n", DEEDS),
+    _M(
+        "lost_keys_are_forgotten",
+        _ORGANISATION,
+        "(*seat.lost, *seat.earlier, seat.key)[-ORGANISATION_KEYS_MAX:]",
+        "()",
+        MEMBERS,
+    ),
+    _M(
+        "deeds_hold_in_their_own_block",
+        "ledger/organisation_records.py",
+        "found.height >= height",
+        "False",
+        MEMBERS,
+    ),
+    _M(
+        "who_leaves_is_not_followed_up",
+        "ledger/transition/organisations.py",
+        "        judge_members(deal)\n",
+        "",
+        MEMBERS,
+    ),
+    _M(
+        "leaving_ends_deployments",
+        _APPROVALS,
+        "rejected = decision.rejected and decided",
+        "rejected = decision.rejected",
+        MEMBERS,
+    ),
+    _M(
+        "records_are_believed_without_deeds",
+        "ledger/organisation_history.py",
+        "if not deeds or replay(chain_id, deeds)[-1] != found or found.id != organisation:",
+        "if False:",
+        (*DEEDS, "tests/ledger/test_organisation_audit.py"),
+    ),
+    _M(
+        "any_farm_is_certified",
+        "ledger/fit.py",
+        "if wanted and standing.isdisjoint(wanted):",
+        "if False:",
+        ("tests/ledger/test_farm_certification.py",),
     ),
     _M("veto_is_not_heard", _PLAN, "        if vetoed:\n", "        if False:\n", POLICIES),
     _M("wait_is_not_waited", _PLAN, "(grant.since_ms + ask.wait_ms, signer)", "(0, signer)", POLICIES),
