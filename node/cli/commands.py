@@ -105,6 +105,8 @@ COMMANDS: Final = (
     ("node certified", "standing:certified", "Carry a certifier's word about one of your nodes in."),
     ("node uncertify", "standing:uncertify", "Take your word about a node back."),
     ("node slots", "capacity:node_slots", "Show what the 3node that is asked holds and does."),
+    ("node quarantine", "quarantine:quarantine", "List what the home's node runs no more."),
+    ("node release", "quarantine:release", "Let the home's node run a quarantined manifest again."),
     ("node list", "capacity:node_list", "List the nodes and their offers."),
     ("audit export", "audit:export", "Write a deployment's whole life to one file."),
     ("audit verify", "audit:verify", "Check an audit file with nothing but the genesis."),

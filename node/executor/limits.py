@@ -68,6 +68,21 @@ KILL_WITHIN_S = 2.0
 TRIAL_TIMEOUT_S = 10.0
 """One trial sandbox for the fingerprint; it takes some 100 ms when the machine is idle."""
 
+QUARANTINE_MAX = 256
+"""Manifests that drifted here: a host with so many has one trouble, not many."""
+
+QUARANTINE_DETAIL_CHARS_MAX = 500
+"""As a receipt's detail; it says what differed, for a person."""
+
+QUARANTINE_BYTES_MAX = 1 << 20
+"""Of the file: 256 entries of at most 2.5 KiB each, escaped."""
+
+IMAGE_TIMEOUT_S = 10.0
+"""mkfs.erofs copies a gigabyte in a second or two; the rest is a loaded machine."""
+
+LOOP_ATTEMPTS_MAX = 16
+"""A free loop device that somebody else took first is followed by the next one; so many at once are few."""
+
 PORTAL_CONNECTIONS_MAX = 128
 """Open connections through one portal; a connection holds two sockets and two buffers."""
 
