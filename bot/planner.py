@@ -1,6 +1,7 @@
 """Plans: what an order would buy, where, at what price, who must approve, and what is in its way. Pure.
 
-Prices are computed by the functions that bill later (`ledger.manifest.slot_rate` and `cost`).
+Prices are computed by the functions that bill later (`ledger.manifest.slot_rate` and `cost`), for the life
+that is expected (`bot.forecast`); what cannot be exceeded, whatever happens, is the escrow.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from bot.forecast import held_ms
 from bot.limits import EXCLUDED_SHOWN_MAX
 from bot.matcher import Matching, match
 from bot.view import Template
 from ledger.contract_types import Contract, Value
 from ledger.errors import Refused
 from ledger.fit import NO_FARMS, Farms
-from ledger.manifest import decode_manifest, expand
+from ledger.manifest import cost, decode_manifest, expand, workload_of
 from ledger.manifest_types import Manifest, Rule, manifest_digest
 from ledger.parameters import parameter_value, parameters_from_text
 from ledger.people import names_of
@@ -127,23 +129,14 @@ def _plan(
     missing: list[str],
     balance: int,
 ) -> Plan:
-    matches, policies = matching.matches, manifest.policies
+    policies = manifest.policies
+    lines = _lines(manifest, matching)
     return Plan(
         contract=template.id.hex(),
         name=manifest.name,
         version=manifest.version,
         manifest=digest.hex(),
-        lines=[
-            PlanLine(
-                slot=m.slot,
-                node=m.node.key.hex(),
-                farm=m.node.farm,
-                country=m.node.country,
-                rate_hour=m.rate_hour,
-                cost=m.cost,
-            )
-            for m in matches
-        ],
+        lines=lines,
         excluded=[
             Excluded(node=x.node.key.hex(), farm=x.node.farm, workload=x.workload, reasons=list(x.reasons))
             for x in matching.misfits[:EXCLUDED_SHOWN_MAX]
@@ -151,13 +144,30 @@ def _plan(
         approvers=list(_approvers(manifest)),
         policies={act: describe(policies.of(act)) for act in ACTS},
         missing=missing,
-        rate_hour=sum(m.rate_hour for m in matches),
-        cost=sum(m.cost for m in matches),
+        rate_hour=sum(line.rate_hour for line in lines),
+        cost=sum(line.cost for line in lines),
+        expected=sum(line.expected for line in lines) + manifest.terms.fee,
         fee=manifest.terms.fee,
         escrow=manifest.terms.budget,
         balance=balance,
         duration_s=manifest.terms.duration_s,
     )
+
+
+def _lines(manifest: Manifest, matching: Matching) -> list[PlanLine]:
+    spans_ms = held_ms(manifest)
+    return [
+        PlanLine(
+            slot=m.slot,
+            node=m.node.key.hex(),
+            farm=m.node.farm,
+            country=m.node.country,
+            rate_hour=m.rate_hour,
+            cost=m.cost,
+            expected=cost(m.rate_hour, *spans_ms[workload_of(manifest, m.slot).name]),
+        )
+        for m in matching.matches
+    ]
 
 
 def _open_plan(template: Template, missing: list[str], balance: int) -> Plan:
@@ -176,6 +186,7 @@ def _open_plan(template: Template, missing: list[str], balance: int) -> Plan:
         missing=missing,
         rate_hour=0,
         cost=0,
+        expected=0,
         fee=0,
         escrow=0,
         balance=balance,

@@ -269,6 +269,7 @@ def _bills(case: Case, facts: Facts) -> str:
 
 
 def _stretch(case: Case, name: str, term: int, bill: Bill, earliest_ms: int) -> None:
+    """[E1] [E6]"""
     if (bill.slot, bill.term) != (name, term) or not earliest_ms <= bill.from_ms <= bill.to_ms:
         raise Refused("audit.bill_time", f"{name} term {term} overlaps what was paid before", "bills")
     slot = case.records.slots[name]
@@ -276,6 +277,9 @@ def _stretch(case: Case, name: str, term: int, bill: Bill, earliest_ms: int) -> 
         raise Refused("audit.bill_time", f"{name} term {term}: {bill.missed_ms} ms missed", "bills")
     if slot.term == term and bill.amount > cost(slot.rate_hour, bill.from_ms, bill.to_ms - bill.missed_ms):
         raise Refused("audit.bill_amount", f"{name} term {term}: more than its rate", "bills")
+    limit_ms = workload_of(case.manifest, name).time_limit_s * 1000
+    if limit_ms and bill.to_ms - bill.from_ms - bill.missed_ms > limit_ms:
+        raise Refused("audit.bill_time", f"{name} term {term}: longer than its time limit", "bills")
     if bill.amount < 0:
         raise Refused("audit.bill_amount", f"{name} term {term}: below zero", "bills")
 

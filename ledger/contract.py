@@ -65,6 +65,7 @@ _WORKLOAD_OPTIONAL: Final = (
     "results",
     "recheck",
     "depends_on",
+    "time_limit",
     "agree",
 )
 
@@ -286,6 +287,7 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
             entries.get("recheck"), f"{field}.recheck", parse_duration, RECHECK_S_DEFAULT
         ),
         depends_on=reader.texts(entries.get("depends_on"), f"{field}.depends_on"),
+        time_limit_s=reader.number(entries.get("time_limit"), f"{field}.time_limit", parse_duration, 0),
         agree=reader.number(entries.get("agree"), f"{field}.agree", parse_integer, 0),
     )
 

@@ -49,6 +49,7 @@ _TYPES: Final = {
     "disk": ("size",),
     "pids": ("integer",),
     "duration": ("duration",),
+    "time_limit": ("duration",),
     "budget": ("money", "integer"),
     "fee": ("money", "integer"),
     "price": ("money", "integer"),
@@ -153,7 +154,7 @@ def _templates(contract: Contract) -> Iterator[str]:
     found += [cap for _, cap in caps(terms.price)]
     for workload in contract.workloads:
         need = workload.resources
-        found += [workload.replicas, workload.agree]
+        found += [workload.replicas, workload.agree, workload.time_limit_s]
         found += [need.cpu_millis, need.memory_bytes, need.disk_bytes, need.pids]
         found += [*workload.command, *workload.environment.values()]
         found += [*workload.placement.countries, *workload.placement.farms]
@@ -252,6 +253,8 @@ def _check_workload(workload: WorkloadTemplate, types: dict[str, str], report: R
     _check_number("pids", need.pids, types, f"{field}.resources.pids", report)
     check.check_ports(workload.kind, workload.ports, workload.health, field, report)
     check.check_results(workload.kind, workload.results, f"{field}.results", report)
+    _check_number("time_limit", workload.time_limit_s, types, f"{field}.time_limit", report)
+    check.check_time_limit(workload.kind, workload.time_limit_s, f"{field}.time_limit", report)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", report)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", report)
     _check_placement(workload, types, report)

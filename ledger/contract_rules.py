@@ -49,6 +49,7 @@ CONTRACT_RULES: Final[dict[str, str]] = {
     "contract.attribute": "an attribute of a node is a fixed name and value",
     "contract.depends_on": "other workloads of the contract are named, each once, and none waits for itself",
     "contract.agree": "more than half of a job's replicas, on nodes of their own, agree on results",
+    "contract.time_limit": "only a job has a time limit",
     # [L] parameters inside a contract
     "contract.reference": "a ${parameter} is malformed, or must stand alone",
     "contract.reference_type": "the parameter's type does not fit this place",

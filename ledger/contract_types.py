@@ -71,6 +71,7 @@ class WorkloadTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     results: tuple[str, ...]
     recheck_s: int
     depends_on: tuple[str, ...] = ()
+    time_limit_s: int | str = 0
     agree: int | str = 0
 
 

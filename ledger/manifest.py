@@ -248,6 +248,7 @@ def _expand_workload(template: WorkloadTemplate, values: Mapping[str, Value]) ->
         results=template.results,
         recheck_s=template.recheck_s,
         depends_on=template.depends_on,
+        time_limit_s=_number(template.time_limit_s, values, parse_duration, f"{field}.time_limit"),
         agree=_number(template.agree, values, parse_integer, f"{field}.agree"),
     )
 
@@ -317,6 +318,8 @@ def _check_workload(workload: Workload, field: str) -> None:
     check.check_number("pids", need.pids, f"{field}.resources.pids", _refuse)
     check.check_ports(workload.kind, workload.ports, workload.health, field, _refuse)
     check.check_results(workload.kind, workload.results, f"{field}.results", _refuse)
+    check.check_number("time_limit", workload.time_limit_s, f"{field}.time_limit", _refuse)
+    check.check_time_limit(workload.kind, workload.time_limit_s, f"{field}.time_limit", _refuse)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", _refuse)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", _refuse)
     place = workload.placement

@@ -55,6 +55,7 @@ NUMBERS: Final = {
     "disk": (0, DISK_BYTES_MAX),
     "pids": (1, PIDS_MAX),
     "duration": (60, DURATION_S_MAX),
+    "time_limit": (0, DURATION_S_MAX),
     "budget": (0, NUMBER_MAX),
     "fee": (0, NUMBER_MAX),
     "grace": (0, GRACE_S_MAX),
@@ -243,6 +244,12 @@ def check_role(
         report(f"{field}.organisation", "contract.role_organisation", detail)
     if organisation_role:
         check_name(organisation_role, f"{field}.role", report)
+
+
+def check_time_limit(kind: str, limit_s: int | str, field: str, report: Report) -> None:
+    """Only a job has one."""
+    if kind != "job" and limit_s != 0:
+        report(field, "contract.time_limit", "a service runs until its term ends; a job has a time limit")
 
 
 def check_keys(keys: Sequence[str], field: str, report: Report) -> None:

@@ -118,6 +118,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     results: tuple[str, ...]  # files under /result, collected when a job ends with 0
     recheck_s: int  # bytes are verified again while running, at this interval
     depends_on: tuple[str, ...] = ()  # workloads: a slot is given out when services run and jobs succeeded
+    time_limit_s: int = 0  # a job: not billed for longer in one term, and stopped then; 0: none
     agree: int = 0  # a job is done when so many replicas have the same results; 0: when all succeeded
 
 

@@ -9,6 +9,8 @@
      off, or at the end of its term).
 [E5] A broken lease costs the farmer what the slot costs for PENALTY_MS, as far as the account goes: it is
      paid to the consumer, and recorded with what was owed.
+[E6] A term of a job is billed for at most the workload's time limit, missed time left out: its holder stops
+     it then, and works for nothing if it does not.
 """
 
 from __future__ import annotations
@@ -22,16 +24,18 @@ from ledger.transition.money import balance, credit, debit
 
 
 def bill(deal: Deal, name: str, until_ms: int) -> bool:
-    """[E1] Pay for a held slot up to `until_ms`. False when the escrow could not pay it all."""
+    """[E1] [E6] Pay for a held slot up to `until_ms`. False when the escrow could not pay it all."""
     slot = deal.slot(name)
+    env, limit_s = deal.env, deal.workload(name).time_limit_s
+    missed_ms = env.missed_ms - slot.missed_ms
     until_ms = min(until_ms, deal.ends_ms)
+    if limit_s:
+        until_ms = min(until_ms, slot.claimed_ms + limit_s * 1000 + missed_ms)
     if until_ms <= slot.billed_ms:
         return True
-    env = deal.env
     key = key_bill(deal.id, name, slot.term, 0)
     former = env.read(Bill, key)
     paid = 0 if former is None else former.amount
-    missed_ms = env.missed_ms - slot.missed_ms
     owed = cost(slot.rate_hour, slot.claimed_ms, until_ms - missed_ms) - paid
     kept = 0 if deal.record.fee_paid else deal.manifest.terms.fee
     amount = min(owed, deal.record.escrow - kept)

@@ -31,7 +31,8 @@ class CancelRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class PlanLine(msgspec.Struct, kw_only=True):
-    """Where one slot would run as the market stands. `cost`: for the whole duration."""
+    """Where one slot would run as the market stands. `cost`: when it is held for the whole duration.
+    `expected`: when nothing fails, as it will be billed then."""
 
     slot: str
     node: str
@@ -53,6 +54,7 @@ class Excluded(msgspec.Struct, kw_only=True):
 class Approver(msgspec.Struct, kw_only=True):
     """A role that may sign, for which act, and its keys, or in words the organisation whose members do."""
 
+    expected: int
     act: str
     role: str
     keys: list[str]
@@ -62,7 +64,8 @@ class Approver(msgspec.Struct, kw_only=True):
 class Plan(msgspec.Struct, kw_only=True):
     """What an order would buy. `missing`: what is in its way; empty when it can be ordered.
 
-    `policies`: by act, the approval rule in words.
+    `policies`: by act, the approval rule in words. `expected`: the whole bill, the fee in it, when nothing
+    fails; the escrow is the most that it can be, whatever fails.
     """
 
     contract: str
@@ -90,6 +93,7 @@ class Deployed(msgspec.Struct, kw_only=True):
     escrow: int
     height: int
     time_ms: int
+    expected: int
 
 
 class Cancelled(msgspec.Struct, kw_only=True):

@@ -115,11 +115,11 @@ def print_plan(plan: Plan) -> None:
             line.farm,
             line.country,
             f"{credits_text(line.rate_hour)} an hour",
-            credits_text(line.cost),
+            credits_text(line.expected),
         )
         for line in plan.lines
     ]
-    print_table(("slot", "node", "farm", "country", "price", "cost"), rows)
+    print_table(("slot", "node", "farm", "country", "price", "expected"), rows)
     for act, rule in plan.policies.items():
         print(f"{act} approval: {rule}")
     for approver in plan.approvers:
@@ -129,8 +129,9 @@ def print_plan(plan: Plan) -> None:
         why = "; ".join(excluded.reasons)
         print(f"not {excluded.node[:10]} ({excluded.farm}) for {excluded.workload}: {why}")
     print(
-        f"capacity {credits_text(plan.cost)} + author's fee {credits_text(plan.fee)}; "
-        f"escrow {credits_text(plan.escrow)} of a balance of {credits_text(plan.balance)} credits"
+        f"expected when nothing fails: {credits_text(plan.expected)} credits, the author's fee of "
+        f"{credits_text(plan.fee)} in it; at most {credits_text(plan.escrow)}, which go into escrow "
+        f"of a balance of {credits_text(plan.balance)}"
     )
     for missing in plan.missing:
         print(f"missing: {missing}")

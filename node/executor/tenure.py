@@ -98,6 +98,7 @@ class Tenure:
         self.term = term
         self.workload = workload
         self.lease = lease
+        self._began_ms = shop.boot_ms()
         self.phase: Phase = "claimed"
         self.detail = ""
         self.restarts = 0
@@ -211,6 +212,10 @@ class Tenure:
         while not self._ordered.is_set():
             if self.lease.must_stop(self._shop.boot_ms()):
                 self.stop(Ending("released", "the lease ended before a renewal was final"))
+                break
+            limit_s = self.workload.time_limit_s
+            if limit_s and self._shop.boot_ms() - self._began_ms >= limit_s * 1000:  # [E6]
+                self.stop(Ending("failed", f"its time limit of {limit_s} s is over"))
                 break
             with trio.move_on_after(GUARD_TICK_S):
                 await self._ordered.wait()

@@ -50,6 +50,7 @@ TREE = replace(BUSYBOX, path="/www", kind="tree")
         (more(type="country", max=1), "parameter.bounds", "parameters.more.max"),
         (more(type="money", default="5 credits"), "parameter.not_canonical", "parameters.more.default"),
         (more(type="size", choices=("1KiB",)), "parameter.not_canonical", "parameters.more.choices[0]"),
+        (contract(workloads=(workload(time_limit_s=60),)), "contract.time_limit", "workloads.web.time_limit"),
     ],
 )
 def test_a_built_contract_is_refused_by_name(built: Contract, rule: str, field: str) -> None:

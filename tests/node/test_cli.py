@@ -64,7 +64,13 @@ class FakeBot:
     async def plan(self, request: b.PlanRequest) -> b.Plan:
         self.asked.append(request)
         line = b.PlanLine(
-            slot="web/0", node="ab" * 32, farm="farm-a", country="BE", rate_hour=20_000, cost=480_000
+            slot="web/0",
+            node="ab" * 32,
+            farm="farm-a",
+            country="BE",
+            rate_hour=20_000,
+            cost=480_000,
+            expected=479_997,
         )
         return b.Plan(
             contract=request.contract,
@@ -79,6 +85,7 @@ class FakeBot:
             rate_hour=20_000,
             cost=480_000,
             fee=100_000,
+            expected=579_997,
             escrow=2_000_000,
             balance=RICH,
             duration_s=86_400,

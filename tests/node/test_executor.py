@@ -12,6 +12,7 @@ from ledger import transactions as t
 from ledger.codec import decode
 from ledger.documents import open_document, sign_receipt
 from ledger.limits import CHUNK_BYTES
+from ledger.manifest_types import Restart
 from ledger.predicates import ReceiptPredicate, Usage
 from ledger.records import Deployment, Node, ReceiptRecord, key_deployment, key_node, key_open
 from ledger.state import Overlay, read, write
@@ -107,6 +108,17 @@ async def test_a_job_whose_bytes_drifted_before_its_end_gives_no_result(
         await until(lambda: receipts(net, deployment, "mine/0")[-1].status == "quarantined")
         told = receipts(net, deployment, "mine/0")[-1]
         assert (told.detail, told.results) == ("bytes drifted: /bin/program: b, verified was a", {})
+
+
+async def test_a_job_that_outlives_its_time_limit_is_stopped_and_has_failed(tmp_path: Path) -> None:
+    """[E6] The holder's own side; what is billed, the ledger bounds."""
+    async with fleet(tmp_path, "node1") as net:
+        deployment = await net.approved(job(time_limit_s=1, restart=Restart(attempts=0)))
+        await until(lambda: bool(net.drivers["node1"].running))
+        await until(lambda: net.deployment(deployment).status == "failed")
+        told = receipts(net, deployment, "mine/0")[-1]
+        assert (told.status, told.detail) == ("failed", "its time limit of 1 s is over")
+        assert not net.drivers["node1"].running
 
 
 async def test_usage_of_all_runs_of_a_term_is_told(tmp_path: Path) -> None:
