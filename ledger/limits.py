@@ -99,6 +99,7 @@ ORGANISATION_BYTES_MAX: Final = 64 * KIB
 ORGANISATION_KEYS_MAX: Final = 8  # that one member had before: each is looked at with each approval
 ORGANISATION_VALID_MS_MAX: Final = 30 * 24 * 3_600_000  # as for a change of the validators
 ORGANISATION_DEALS_PER_STEP_MAX: Final = 32  # deployments judged again in one step after a change
+ORGANISATION_DEAL_SLOTS: Final = 64  # what judging one counts as among timed work: some 2 ms
 
 DETAIL_CHARS_MAX: Final = 500  # text of a refusal or of a holder's report, as kept
 # Replay ids forgotten per block: twice what one block can add, so the window always catches up.

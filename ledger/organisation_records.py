@@ -63,9 +63,20 @@ def key_deed(organisation: bytes, version: int) -> bytes:
     return b"deed/" + organisation + b"/" + be(version)
 
 
-def key_organisation_use(organisation: bytes, deployment: bytes) -> bytes:
-    """Index of deployments with a role that the organisation holds; the value is empty."""
-    return b"organisation_use/" + organisation + b"/" + deployment
+def key_organisation_use(organisation: bytes, *, decided: bool, deployment: bytes) -> bytes:
+    """Index of deployments to be judged again when members are others; the value is empty. First those on
+    which a member has `decided`, which nobody else can add to."""
+    return organisation_uses(organisation) + (b"0" if decided else b"1") + deployment
+
+
+def organisation_uses(organisation: bytes) -> bytes:
+    """What each `key_organisation_use` of an organisation begins with."""
+    return b"organisation_use/" + organisation + b"/"
+
+
+def key_organisation_turn(organisation: bytes) -> bytes:
+    """While its deployments are judged again: b"" or, when its members changed since that began, b"again"."""
+    return b"organisation_turn/" + organisation
 
 
 def organisation_at(state: Reader, organisation: bytes, height: int | None = None) -> Organisation | None:

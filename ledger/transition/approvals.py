@@ -25,7 +25,8 @@ from ledger.codec import decode
 from ledger.documents import Document, open_document
 from ledger.errors import Refused
 from ledger.limits import APPROVALS_PER_DEPLOYMENT_MAX, DETAIL_CHARS_MAX, SIGNOFF_AGAIN_MS
-from ledger.people import Roll
+from ledger.organisation_records import key_organisation_use
+from ledger.people import Roll, organisations_of
 from ledger.policy import Decision, approval_expiry, excluded_signers, standing_since
 from ledger.policy_records import BY_KEY, approval_of, capacities, judge_records, roll_of
 from ledger.predicates import ApprovalPredicate
@@ -134,6 +135,8 @@ def _record(deal: Deal, roll: Roll, document: Document[ApprovalPredicate], envel
             env.state.put(approval_due_key(deal.id, record), b"")
     env.write(key, record)
     env.state.put(key_document(deal.id, document.id), b"")
+    for organisation in organisations_of(x for x in deal.manifest.roles if x.name == record.role):
+        env.state.put(key_organisation_use(organisation, decided=True, deployment=deal.id), b"")
     deal.set(decisions=deal.record.decisions + 1)
     deal.emit(
         f"approval.{record.decision}",

@@ -5,9 +5,11 @@
      organisation is accepted in a block.
 [N7] An order names only organisations that are there, whose roles somebody holds, and by whose members its
      policies can be satisfied.
-[N8] After a deed, the deployments that the organisation's members approve are judged again, some at a time,
-     from the next block on. What a lost approval means there is as for one that was withdrawn (D4, D8). Those
-     that have ended are dropped from the index then.
+[N8] After a deed, deployments on which its members have decided are judged again, some at a time, from the
+     next block on; then those whose policies exclude a role that it holds. What a lost approval means is as
+     for one that was withdrawn (D4, D8). A deed within that time lets it begin anew once it is through, so
+     there is one turn of an organisation at a time, and each deployment has its own in it. What has ended is
+     dropped.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 from typing import Final
 
 from ledger.errors import Refused
-from ledger.limits import ORGANISATION_DEALS_PER_STEP_MAX
+from ledger.limits import ORGANISATION_DEAL_SLOTS, ORGANISATION_DEALS_PER_STEP_MAX
 from ledger.manifest_types import Manifest
 from ledger.organisation import applied, check_deed, check_deed_time, decode_deed, organisation_id
 from ledger.organisation_records import (
@@ -24,11 +26,13 @@ from ledger.organisation_records import (
     key_deed,
     key_organisation,
     key_organisation_former,
+    key_organisation_turn,
     key_organisation_use,
     organisation_at,
+    organisation_uses,
 )
 from ledger.people import organisations_of
-from ledger.policy import About, check_reachable, excluded_signers
+from ledger.policy import About, check_reachable, excluded_signers, rules_in
 from ledger.policy_records import roll_of
 from ledger.policy_types import ACTS
 from ledger.records import key_due
@@ -64,7 +68,10 @@ def act(env: Env, body: ActOrganisation) -> None:
     )
     counts = {"version": after.version, "members": len(after.seats), "signers": len(body.signatures)}
     env.emit(f"organisation.{_EVENTS[deed.act]}", id_, name=after.name, **counts)
-    if next(env.state.scan(key_organisation_use(id_, b""), limit=1), None) is not None:
+    if env.state.get(key_organisation_turn(id_)) is not None:
+        env.state.put(key_organisation_turn(id_), b"again")
+    elif next(env.state.scan(organisation_uses(id_), limit=1), None) is not None:
+        env.state.put(key_organisation_turn(id_), b"")
         env.state.put(_due(env.time_ms + 1, id_, b""), b"")
 
 
@@ -92,25 +99,34 @@ def check_order(env: Env, manifest: Manifest, about: About) -> None:
 
 
 def note_use(env: Env, manifest: Manifest, deployment: bytes) -> None:
-    """[N8] Enter an order in the index of each organisation that holds a role of it."""
-    for organisation in organisations_of(manifest.roles):
-        env.state.put(key_organisation_use(organisation, deployment), b"")
+    """[N8] Enter an order in the index of each organisation whose members a rule of it excludes."""
+    rules = (rule for name in ACTS for rule in rules_in(manifest.policies.of(name)))
+    excluded = {word for rule in rules for word in rule.exclude}
+    held = (role for role in manifest.roles if f"role:{role.name}" in excluded)
+    for organisation in organisations_of(held):
+        env.state.put(key_organisation_use(organisation, decided=False, deployment=deployment), b"")
 
 
 def judge_uses(env: Env, rest: bytes) -> int:
-    """[N8] The timed work `members`: judge some deployments again; returns how many slots they have."""
+    """[N8] The timed work `members`: judge some deployments again; returns what that counts as, in slots."""
     organisation, after = rest[:_ID_BYTES], rest[_ID_BYTES + 1 :]
-    prefix = key_organisation_use(organisation, b"")
+    prefix = organisation_uses(organisation)
     start = prefix + after + b"\0" if after else prefix
     found = [key for key, _ in env.state.scan(prefix, start, ORGANISATION_DEALS_PER_STEP_MAX)]
     slots = 0
     for key in found:
-        deal = Deal.of(env, key[len(prefix) :])
+        deal = Deal.of(env, key[-_ID_BYTES:])
         if deal.record.status in ENDED and not deal.record.ends_ms:
             env.state.delete(key)
             continue
         judge_members(deal)
-        slots += len(deal.record.slots)
+        slots += max(len(deal.record.slots), ORGANISATION_DEAL_SLOTS)
+    turn = key_organisation_turn(organisation)
     if len(found) == ORGANISATION_DEALS_PER_STEP_MAX:
         env.state.put(_due(env.time_ms + 1, organisation, found[-1][len(prefix) :]), b"")
+    elif env.state.get(turn):
+        env.state.put(turn, b"")
+        env.state.put(_due(env.time_ms + 1, organisation, b""), b"")
+    else:
+        env.state.delete(turn)
     return slots

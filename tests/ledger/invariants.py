@@ -8,7 +8,7 @@ from typing import Any
 from ledger.codec import decode
 from ledger.manifest import decode_manifest, most_spent, workload_of
 from ledger.manifest_types import Manifest
-from ledger.organisation_records import key_organisation, key_organisation_use
+from ledger.organisation_records import key_organisation_turn, key_organisation_use
 from ledger.people import organisations_of
 from ledger.policy_records import judge_records, roll_of
 from ledger.records import (
@@ -179,7 +179,9 @@ def check_due(view: View, now_ms: int) -> None:
                     expected.add(key_due(record.expires_ms, "approval", d.id + b"/" + record.signer))
     found = {key for key, _ in view.state.scan(b"due/")}
     turns = {key for key in found if due_parts(key)[1] == "members"}
-    assert all(view.state.get(key_organisation(due_parts(key)[2][:32])) is not None for key in turns)
+    turning = {key_organisation_turn(due_parts(key)[2][:32]) for key in turns}
+    assert len(turning) == len(turns), "an organisation has two turns at a time"
+    assert turning == {key for key, _ in view.state.scan(b"organisation_turn/")}
     found -= turns
     assert found == expected, f"timed work: surplus {found - expected}, missing {expected - found}"
     assert all(time_ms > now_ms for time_ms, _, _ in view.due), "overdue work was left"
@@ -190,11 +192,12 @@ def check_members(view: View, now_ms: int) -> None:
     waits = {rest[:32] for _, kind, rest in view.due if kind == "members"}
     for d in view.deployments.values():
         held = organisations_of(view.manifests[d.id].roles)
-        if d.status not in ENDED:
-            for organisation in held:
-                assert view.state.get(key_organisation_use(organisation, d.id)) is not None, (
-                    "not in the index"
-                )
+        if d.status not in ENDED and held:
+            records = view.all(b"approval/" + d.id + b"/", ApprovalRecord)
+            names = {record.role for record in records}
+            for organisation in organisations_of(r for r in view.manifests[d.id].roles if r.name in names):
+                use = key_organisation_use(organisation, decided=True, deployment=d.id)
+                assert view.state.get(use) is not None, "not in the index"
         if d.status in RUNS and held and waits.isdisjoint(held) and not d.lost_ms:
             manifest = view.manifests[d.id]
             approvals = view.all(key_approval(d.id, "deploy", b""), ApprovalRecord)

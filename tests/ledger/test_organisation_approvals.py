@@ -14,7 +14,8 @@ from ledger.keys import Key
 from ledger.limits import ORGANISATION_DEALS_PER_STEP_MAX
 from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import Policies, Rule, manifest_digest
-from ledger.organisation_records import key_organisation_use
+from ledger.organisation import charter_of
+from ledger.organisation_records import key_organisation_turn, organisation_uses
 from ledger.people import People, Roll, role_of, words_of
 from ledger.policy_types import Role, Weight
 from ledger.records import Deployment
@@ -391,9 +392,67 @@ def test_many_deployments_are_judged_some_at_a_time() -> None:
     play.world.run()
     waiting = [d for d in ids if play.world.deployment(d).status == "awaiting_approval"]
     assert len(waiting) == len(ids) - 1
-    uses = [key[-32:] for key, _ in play.world.state.scan(key_organisation_use(play.office.id, b""))]
+    uses = [key[-32:] for key, _ in play.world.state.scan(organisation_uses(play.office.id))]
     assert set(uses) == set(ids) - {ids[3]}, "what has ended is judged no more"
     check(play.world.state, play.world.now_ms)
+
+
+def test_a_change_within_a_turn_lets_it_begin_anew() -> None:
+    """[N8] Members that change in every block keep nobody from the turn, and make it no longer."""
+    play = Play(Rule(role="board"))
+    ids = [play.id]
+    for _ in range(2 * ORGANISATION_DEALS_PER_STEP_MAX):
+        ids.append(play.world.order(play.source, play.contract_id))
+    for deployment in ids:
+        play.world.ok(STRANGER, play.world.decide(deployment, ANNA, "board"))
+    world, office = play.world, play.office
+    without = (*THREE[1:], member("Dora", DORA, "board"))
+    for name in ("a", "b", "c", "d"):
+        charter = replace(charter_of(office.now), members=without, name=name)
+        deed = office.deed("change", charter=charter)
+        world.run(world.tx(STRANGER, signed(deed, BEN, CARL)))
+        check(world.state, world.now_ms)
+        assert len([key for key, _ in world.state.scan(b"due/") if b"members/" in key]) == 1
+    assert all(world.deployment(d).status == "awaiting_approval" for d in ids)
+    assert world.state.get(key_organisation_turn(office.id)) == b"again"
+    for _ in range(9):
+        world.run()
+    assert world.state.get(key_organisation_turn(office.id)) is None
+    check(world.state, world.now_ms)
+
+
+def test_strangers_do_not_lengthen_the_turn() -> None:
+    """[N8] An order alone stands in no index; a member's decision comes first, an exclusion after it."""
+    world = World()
+    office = Office(world)
+    world.run()
+    plain = held_contract(office.role("board"), deploy=Rule(role="board"))
+    rule = Rule(role="budget", exclude=("role:board",))
+    apart = replace(held_contract(office.role("board"), deploy=rule), name="apart")
+    first = world.order(plain, world.publish(plain))
+    assert not list(world.state.scan(organisation_uses(office.id)))
+    second = world.order(apart, world.publish(apart))
+    world.ok(STRANGER, world.decide(first, ANNA, "board", "rejected", "deploy"))
+    uses = [
+        key[len(organisation_uses(office.id)) :] for key, _ in world.state.scan(organisation_uses(office.id))
+    ]
+    assert uses == [b"0" + first, b"1" + second]
+
+
+def test_who_joins_an_excluded_role_fills_no_place_any_more() -> None:
+    """[G3] [N8]"""
+    world = World()
+    office = Office(world)
+    world.run()
+    rule = Rule(role="budget", exclude=("role:board",))
+    source = held_contract(office.role("board", "board"), deploy=rule)
+    deployment = world.order(source, world.publish(source))
+    world.ok(STRANGER, world.decide(deployment, BUDGET, "budget"))
+    assert world.deployment(deployment).status == "approved"
+    assert office.change(*THREE, member("Budget", BUDGET, "board"), by=(ANNA, BEN)) == ""
+    assert world.deployment(deployment).status == "awaiting_approval"
+    assert office.change(*THREE, by=(ANNA, BEN)) == ""
+    assert world.deployment(deployment).status == "approved"
 
 
 # --- N7: orders

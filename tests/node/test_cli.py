@@ -485,6 +485,24 @@ def test_a_node_is_certified_and_leaves_with_notice(shell: Shell, tmp_path: Path
     assert "leaves" in shell.ok("node", "list")
 
 
+def test_a_farm_is_certified(shell: Shell, tmp_path: Path) -> None:
+    shell.peer.world.add_nodes(NODES[:1])
+    file = tmp_path / "word.json"
+    shell.ok("farm", "certify", "farm-a", "--key", "it-expert", "-f", str(file), "--says", "audited")
+    assert shell.run("farm", "certified", str(file), "--key", "stranger")[0] == 4
+    shell.ok("farm", "certified", str(file), "--key", "farmer")
+    shown = {farm["name"]: farm["certified"] for farm in shell.json("farm", "list")}
+    assert list(shown["farm-a"]) == [EXPERT.public.hex()]
+    assert "CERTIFIED BY" in shell.ok("farm", "list")
+    shell.ok("farm", "uncertify", "farm-a", "--key", "it-expert")
+    code, _, err = shell.run("farm", "certified", str(file), "--key", "farmer")
+    assert (code, "certify.superseded" in err) == (4, True)
+    file.write_text(file.read_text().replace(EXPERT.public.hex(), "no hex"))
+    assert shell.run("farm", "certified", str(file), "--key", "farmer")[0] == 2
+    words = ("farm", "certify", "farm-a", "--key", "it-expert", "-f", str(file))
+    assert shell.run(*words, "--valid", "soon")[0] == 2
+
+
 def test_a_deployment_is_topped_up_and_extended(shell: Shell) -> None:
     world = shell.peer.world
     world.add_nodes()
