@@ -7,9 +7,9 @@ from typing import Final
 from bot.limits import WARN_MS_MAX, WARN_PART
 from bot.matcher import best_node, why_none
 from bot.view import Own, View, awaits_signoff
-from ledger.manifest import cost
 from ledger.records import Slot
 from ledger.transition.deal import RUNS, extended
+from ledger.warnings import shortfall
 from node.amounts import credits_text
 
 _NAMES_SHOWN: Final = 3
@@ -109,16 +109,8 @@ def _capacity(view: View, own: Own) -> dict[str, str]:
 
 def _money(own: Own, now_ms: int) -> dict[str, str]:
     """Slots that are held must be paid up to the end from what is left; the fee is kept back until paid."""
-    record = own.record
-    kept = 0 if record.fee_paid else own.manifest.terms.fee
-    need = sum(
-        cost(slot.rate_hour, max(slot.billed_ms, slot.claimed_ms), record.ends_ms)
-        for slot in own.slots
-        if slot.holder and slot.status != "released"
-    )
-    left = record.escrow - kept
-    # Each held slot may round up once more than the sum of its whole term does.
-    if need <= left + len(own.slots):
+    short = shortfall(own.manifest, own.record, own.slots, own.record.ends_ms)
+    if not short:
         return {}
-    short = credits_text(need - left)
-    return {"budget_low": f"the escrow will not last to the end of the term: {short} credits short"}
+    lacks = f"{credits_text(short)} credits short"
+    return {"budget_low": f"the escrow will not last to the end of the term: {lacks}"}

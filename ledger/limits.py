@@ -80,6 +80,9 @@ CLAIM_WINDOW_MS: Final = 600  # candidates gather this long after the first clai
 
 PROOF_DEPTH_MAX: Final = 256
 # A chunk of a snapshot with its hashes fits a frame; the least that may be asked for holds any one pair.
+NOTICE_SHARE: Final = 10  # what ends by itself says so when a tenth of its time is left …
+NOTICE_MS_MAX: Final = 86_400_000  # … but no more than a day ahead
+ESCROW_LOOK_MS: Final = 600_000  # looks at all slots of a deployment: not with each renewal
 SNAPSHOT_CHUNK_BYTES_MAX: Final = 900 * KIB
 SNAPSHOT_PAIR_BYTES_MAX: Final = 256 * KIB
 RECENT_ROOTS: Final = 256  # heights whose state root a peer remembers to check delayed roots

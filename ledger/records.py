@@ -117,6 +117,8 @@ class Deployment(_Record, frozen=True):
     extended_s: int = 0
     disputes: int = 0  # opened so far
     left_ms: int = 0  # of its term, while it is paused
+    notice_ms: int = 0  # when it says that its end is near; 0: it has, or has no end
+    look_ms: int = 0  # from when on the escrow is looked at again
     decisions: int = 0  # approval documents accepted so far
     lost_ms: int = 0  # since when it runs on without approval; 0: it does not
     judge_ms: int = 0  # when the deploy policy is judged again by itself; 0: not
@@ -334,7 +336,7 @@ def key_past_validators(epoch: int) -> bytes:
 
 
 def key_due(time_ms: int, kind: str, rest: bytes) -> bytes:
-    """Timed work, in time order: its kind (window, lease, approval, judge, run_on, duration) and what it is
+    """Timed work, in time order: its kind (window, lease, approval, duration, notice …) and what it is
     about."""
     return b"due/" + be(time_ms) + kind.encode() + b"/" + rest
 

@@ -35,12 +35,12 @@ from ledger.transactions import Decide
 from ledger.transition.deal import RUNS, Deal
 from ledger.transition.env import Env
 from ledger.transition.lifecycle import (
-    approval_due_key,
     approve,
     drop_approval_due,
     end,
     keep_precedent,
     lose,
+    put_approval_due,
     regain,
     set_judge,
     sign_off,
@@ -132,7 +132,7 @@ def _record(deal: Deal, roll: Roll, document: Document[ApprovalPredicate], envel
         if former is not None and former.signer == record.signer:
             drop_approval_due(env, deal.id, former)
         if record.decision == "granted":
-            env.state.put(approval_due_key(deal.id, record), b"")
+            put_approval_due(env, deal.id, record)
     env.write(key, record)
     env.state.put(key_document(deal.id, document.id), b"")
     for organisation in organisations_of(x for x in deal.manifest.roles if x.name == record.role):

@@ -69,4 +69,5 @@ def _go_on(deal: Deal) -> None:
 
 
 def _fund(deal: Deal, amount: int) -> None:
-    deal.set(escrow=deal.record.escrow + amount, funded=deal.record.funded + amount)
+    """[I3] New money is looked at with the next renewal."""
+    deal.set(escrow=deal.record.escrow + amount, funded=deal.record.funded + amount, look_ms=0)

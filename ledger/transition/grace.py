@@ -12,7 +12,7 @@ from ledger.errors import LocalError
 from ledger.limits import DETAIL_CHARS_MAX
 from ledger.transition.deal import Deal
 from ledger.transition.escrow import refund
-from ledger.transition.lifecycle import end, forget_loss, set_end
+from ledger.transition.lifecycle import delayed, end, forget_loss, set_end
 from ledger.transition.slots import release_slot
 
 NO_MONEY = "the escrow cannot pay any more"
@@ -75,12 +75,8 @@ def term_over(deal: Deal) -> None:
     """[D2] [D5] [D6] [D13] The timed work `duration`."""
     if not deal.record.ends_ms:
         raise LocalError(f"deployment {deal.id.hex()} has no end to come")
-    ends_ms, missed_ms = deal.ends_ms, deal.env.missed_ms - deal.record.missed_ms
-    if missed_ms:
-        set_end(deal, ends_ms)
-        deal.emit("deployment.delayed", missed_ms=missed_ms, ends_ms=ends_ms)
-        if ends_ms > deal.env.time_ms:
-            return
+    if delayed(deal) and deal.record.ends_ms > deal.env.time_ms:
+        return
     if deal.record.status == "completed":
         set_end(deal, 0)
         refund(deal)

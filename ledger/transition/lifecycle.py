@@ -26,17 +26,45 @@ from ledger.records import ApprovalRecord, DeploymentStatus, Precedent, key_due,
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
 from ledger.transition.escrow import bill, pay_fee, refund
+from ledger.transition.notices import approval_notice_key
 from ledger.transition.slots import finished, open_free_slots, release_slot
+from ledger.warnings import approval_notice_ms, lead_ms
 
 
 def set_end(deal: Deal, time_ms: int) -> None:
-    """Move the `duration` timed work; 0 removes it."""
-    state = deal.env.state
+    """Move the `duration` timed work, and its notice ([I1]); 0 removes both."""
+    state, now_ms = deal.env.state, deal.env.time_ms
     if deal.record.ends_ms:
         state.delete(key_due(deal.record.ends_ms, "duration", deal.id))
+    if deal.record.notice_ms:
+        state.delete(key_due(deal.record.notice_ms, "notice", deal.id))
+    lead = lead_ms(time_ms - now_ms)
+    notice_ms = time_ms - lead if lead > 0 else 0
     if time_ms:
         state.put(key_due(time_ms, "duration", deal.id), b"")
-    deal.set(ends_ms=time_ms, missed_ms=deal.env.missed_ms)
+    if notice_ms:
+        state.put(key_due(notice_ms, "notice", deal.id), b"")
+    deal.set(ends_ms=time_ms, missed_ms=deal.env.missed_ms, notice_ms=notice_ms)
+
+
+def delayed(deal: Deal) -> bool:
+    """[O1] Whether time was missed since its end was set: then that is later by as much from now on."""
+    ends_ms, missed_ms = deal.ends_ms, deal.env.missed_ms - deal.record.missed_ms
+    if missed_ms:
+        set_end(deal, ends_ms)
+        deal.emit("deployment.delayed", missed_ms=missed_ms, ends_ms=ends_ms)
+    return bool(missed_ms)
+
+
+def ends_soon(deal: Deal) -> None:
+    """[I1] The timed work `notice`. After an outage its end is later, and so is this ([O1])."""
+    if delayed(deal):
+        return
+    record = deal.record
+    deal.env.state.delete(key_due(record.notice_ms, "notice", deal.id))
+    deal.set(notice_ms=0)
+    if record.status != "completed":
+        deal.emit("deployment.ends_soon", status=record.status, ends_ms=record.ends_ms)
 
 
 def set_judge(deal: Deal, act: str, time_ms: int) -> None:
@@ -204,7 +232,15 @@ def approval_due_key(deployment: bytes, approval: ApprovalRecord) -> bytes:
     return key_due(approval.expires_ms, "approval", deployment + b"/" + approval.signer)
 
 
+def put_approval_due(env: Env, deployment: bytes, approval: ApprovalRecord) -> None:
+    """[A4] [I2] A grant for deploy will expire, and says so before."""
+    env.state.put(approval_due_key(deployment, approval), b"")
+    if approval_notice_ms(approval) > env.time_ms:
+        env.state.put(approval_notice_key(deployment, approval), b"")
+
+
 def drop_approval_due(env: Env, deployment: bytes, approval: ApprovalRecord) -> None:
     """Nothing happens when it has expired already, or was no grant."""
     if approval.decision == "granted":
         env.state.delete(approval_due_key(deployment, approval))
+        env.state.delete(approval_notice_key(deployment, approval))

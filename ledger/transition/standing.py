@@ -28,6 +28,7 @@ from ledger.trade_records import CertificationRecord, key_certification, key_far
 from ledger.transactions import CertifyFarm, CertifyNode, DrainNode, UncertifyFarm, UncertifyNode
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
+from ledger.transition.notices import end_offer
 from ledger.transition.slots import release_slot
 
 
@@ -125,6 +126,7 @@ def drain_node(env: Env, body: DrainNode) -> None:
     if not earliest <= body.leaves_ms <= latest:
         raise Refused("drain.notice", f"{earliest} to {latest} now", "leaves_ms")
     node = stay(env, node)
+    end_offer(env, node)
     env.write(key_node(node.key), replace(node, valid_until_ms=0, leaves_ms=body.leaves_ms))
     env.state.put(_due(body.leaves_ms, node.key, b""), b"")
     env.emit("node.draining", node.key, farm=node.farm, leaves_ms=body.leaves_ms, slots=node.slots_held)

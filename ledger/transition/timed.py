@@ -20,7 +20,8 @@ from ledger.transition.deal import Deal
 from ledger.transition.env import Env
 from ledger.transition.grace import term_over
 from ledger.transition.leases import lease_over
-from ledger.transition.lifecycle import run_on_over
+from ledger.transition.lifecycle import ends_soon, run_on_over
+from ledger.transition.notices import approval_ends_soon, offer_over
 from ledger.transition.organisations import judge_uses
 from ledger.transition.standing import leave
 
@@ -39,10 +40,19 @@ def run_entry(env: Env, key: bytes) -> int:
     if kind == "members":
         env.state.delete(key)
         return judge_uses(env, rest)
+    if kind == "offer":
+        env.state.delete(key)
+        offer_over(env, rest)
+        return 1
     deal = Deal.of(env, rest[:32])
     if kind == "approval":
         env.state.delete(key)
         expire_approval(deal, rest[33:])
+    elif kind == "approval_notice":
+        env.state.delete(key)
+        approval_ends_soon(deal, rest[33:])
+    elif kind == "notice":
+        ends_soon(deal)
     elif kind == "judge":
         judge_again(deal, rest[33:].decode())
     elif kind == "run_on":

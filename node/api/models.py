@@ -314,6 +314,16 @@ class Timings(msgspec.Struct, kw_only=True):
     signed_off_ms: int
 
 
+class WarningView(msgspec.Struct, kw_only=True):
+    """What somebody should know in time. `kind`: of the event that told it; `about`: a signer, or "".
+    `at_ms`: when it will happen; 0: not known."""
+
+    kind: str
+    about: str
+    at_ms: int
+    text: str
+
+
 class DeploymentDetail(msgspec.Struct, kw_only=True):
     id: str
     contract: str
@@ -330,6 +340,7 @@ class DeploymentDetail(msgspec.Struct, kw_only=True):
     spent: int
     fee_paid: bool
     reason: str
+    warnings: list[WarningView]
     manifest: Manifest
     policies: Policies
     approvals: list[ApprovalView]

@@ -230,6 +230,8 @@ def _print_head(found: DeploymentDetail) -> None:
             ("deploy approval", _policy_text(found.policies.deploy)),
             ("sign-off", _policy_text(found.policies.signoff)),
             ("delete", _policy_text(found.policies.delete)),
+            ("until", _end_text(found)),
+            *(("warning", warning.text) for warning in found.warnings),
             ("money", f"{credits_text(found.spent)} spent, {credits_text(found.escrow)} in escrow"),
             ("ordered", f"{time_text(times.ordered_ms)} UTC"),
             ("then", ", ".join(steps) or "nothing yet"),
@@ -240,6 +242,18 @@ def _print_head(found: DeploymentDetail) -> None:
 def _policy_text(policy: PolicyView) -> str:
     if not policy.asked:
         return "not asked by the contract"
+def _end_text(found: DeploymentDetail) -> str:
+    """When it ends if nothing is done, and how."""
+    if not found.ends_ms:
+        return "-"
+    how = "ends: its term is over" if found.timings.approved_ms else "expires: nobody approved"
+    if found.status == "paused":
+        how = "ends: its grace is over"
+    elif found.status == "completed":
+        how = "gives the rest back, signed off or not"
+    return f"{time_text(found.ends_ms)} UTC, then it {how}"
+
+
     if policy.satisfied:
         return "satisfied"
     return ("rejected: " if policy.rejected else "open: ") + "; ".join(policy.reasons)

@@ -28,6 +28,7 @@ from ledger.records import (
 from ledger.state import MemoryState
 from ledger.trade_records import Penalty
 from ledger.transition.deal import ENDED, RUNS
+from ledger.warnings import approval_notice_ms
 
 
 class View:
@@ -163,9 +164,14 @@ def check_due(view: View, now_ms: int) -> None:
         if node.leaves_ms:
             expected.add(key_due(node.leaves_ms, "drain", node.key + b"/"))
             assert not node.valid_until_ms, "it leaves, and offers"
+        if node.valid_until_ms > now_ms:
+            expected.add(key_due(node.valid_until_ms, "offer", node.key))
     for d in view.deployments.values():
         if d.ends_ms:
             expected.add(key_due(d.ends_ms, "duration", d.id))
+        if d.notice_ms:
+            assert d.notice_ms < d.ends_ms, "said when it is over"
+            expected.add(key_due(d.notice_ms, "notice", d.id))
         for act, at_ms in (("deploy", d.judge_ms), ("signoff", d.signoff_judge_ms)):
             if at_ms:
                 expected.add(key_due(at_ms, "judge", d.id + b"/" + act.encode()))
@@ -175,8 +181,11 @@ def check_due(view: View, now_ms: int) -> None:
             expected.add(key_due(d.lost_ms + run_on_ms, "run_on", d.id))
         if d.status not in ENDED:
             for record in view.all(key_approval(d.id, "deploy", b""), ApprovalRecord):
+                rest = d.id + b"/" + record.signer
                 if record.decision == "granted" and record.expires_ms > now_ms:
-                    expected.add(key_due(record.expires_ms, "approval", d.id + b"/" + record.signer))
+                    expected.add(key_due(record.expires_ms, "approval", rest))
+                if record.decision == "granted" and approval_notice_ms(record) > now_ms:
+                    expected.add(key_due(approval_notice_ms(record), "approval_notice", rest))
     found = {key for key, _ in view.state.scan(b"due/")}
     turns = {key for key in found if due_parts(key)[1] == "members"}
     turning = {key_organisation_turn(due_parts(key)[2][:32]) for key in turns}

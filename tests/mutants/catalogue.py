@@ -23,6 +23,8 @@ PAUSED: Final = ("tests/ledger/test_grace.py",)
 FUNDS: Final = ("tests/ledger/test_funds.py",)
 STANDING: Final = ("tests/ledger/test_standing.py",)
 PENALTIES: Final = ("tests/ledger/test_penalties.py",)
+PLAN_IS_BILL: Final = ("tests/bot/test_plan_is_bill.py",)
+NOTICES: Final = ("tests/ledger/test_notices.py",)
 APPROVALS: Final = ("tests/ledger/test_approvals.py",)
 MEMBERS: Final = ("tests/ledger/test_organisation_approvals.py",)
 DEEDS: Final = ("tests/ledger/test_organisations.py",)
@@ -643,7 +645,7 @@ MUTANTS: Final = (
         OUTAGES,
     ),
     _M("an_outage_breaks_leases", _LEASES, "        if not missed_ms:\n", "        if True:\n", OUTAGES),
-    _M("an_outage_ends_terms", _GRACE, "    if missed_ms:\n", "    if False:\n", OUTAGES),
+    _M("an_outage_ends_terms", _GRACE, "    if delayed(deal) and", "    if False and", OUTAGES),
     _M(
         "penalties_come_from_nowhere",
         _ESCROW,
@@ -666,6 +668,69 @@ MUTANTS: Final = (
     _M("the_same_extension_counts_twice", _FUNDS, "body.extended_s != record.extended_s", "False", FUNDS),
     _M("top_ups_without_bound", _FUNDS, "0 < body.amount <= left", "0 < body.amount", FUNDS),
     _M("broken_leases_cost_nothing", _LEASES, "            penalize(deal, name)\n", "", PENALTIES),
+    _M(
+        "time_limits_bound_no_bill",
+        _ESCROW,
+        "        until_ms = min(until_ms, slot.claimed_ms + limit_s * 1000 + missed_ms)",
+        "        until_ms = min(until_ms, slot.claimed_ms + limit_s * 1_000_000 + missed_ms)",
+        PLAN_IS_BILL,
+    ),
+    _M(
+        "services_have_time_limits",
+        "ledger/manifest_check.py",
+        '    if kind != "job" and limit_s != 0:',
+        '    if kind == "cron" and limit_s != 0:',
+        ("tests/ledger/test_contract_refusals.py",),
+    ),
+    _M(
+        "a_plan_forgets_the_claim_window",
+        "bot/forecast.py",
+        "min(ready + CLAIM_WINDOW_MS, term_ms)",
+        "min(ready, term_ms)",
+        PLAN_IS_BILL,
+    ),
+    _M(
+        "what_waits_is_planned_from_the_start",
+        "bot/forecast.py",
+        "for name in workload.depends_on)",
+        "for name in workload.depends_on[:0])",
+        PLAN_IS_BILL,
+    ),
+    _M(
+        "ends_are_told_again_and_again",
+        _LIFE,
+        "    deal.set(notice_ms=0)\n",
+        "    set_end(deal, record.ends_ms)\n",
+        NOTICES,
+    ),
+    _M(
+        "an_outage_moves_no_notice",
+        _LIFE,
+        "    if delayed(deal):\n        return\n    record",
+        "    record",
+        NOTICES,
+    ),
+    _M(
+        "revoked_approvals_are_told_to_expire",
+        _LIFE,
+        "        env.state.delete(approval_notice_key(deployment, approval))\n",
+        "        env.state.get(approval_notice_key(deployment, approval))\n",
+        NOTICES,
+    ),
+    _M(
+        "a_low_escrow_is_told_at_each_look",
+        "ledger/transition/notices.py",
+        "look_ms=TIME_MS_MAX if short else",
+        "look_ms=0 if short else",
+        NOTICES,
+    ),
+    _M(
+        "offers_that_were_renewed_expire",
+        "ledger/transition/notices.py",
+        "        env.state.delete(offer_key(node))\n",
+        "        env.state.get(offer_key(node))\n",
+        NOTICES,
+    ),
     _M(
         "unpaid_deployments_run_on",
         _LEASES,
