@@ -22,7 +22,8 @@ from node.amounts import parse_credits
 from node.config_rules import RULES
 from node.config_rules import split_host_port as split_host_port
 from node.errors import ConfigError
-from node.limits import SNAPSHOT_EVERY_BLOCKS, STATE_BEHIND_BLOCKS
+from node.limits import ARTIFACT_STORE_BYTES_MAX, MIB, SNAPSHOT_EVERY_BLOCKS, STATE_BEHIND_BLOCKS
+from node.rates import FileRates
 from p2p.errors import LocalError as AddressError
 
 Role = Literal["validator", "node", "bot"]
@@ -103,6 +104,29 @@ class Store(_Section, frozen=True):
     ] = 0
 
 
+class Files(_Section, frozen=True):
+    """Artifacts: the files of contracts, and results."""
+
+    size_mib_max: Annotated[
+        int, Meta(description="MiB of disk for them, 1 or more; what was fetched goes first, none in use.")
+    ] = ARTIFACT_STORE_BYTES_MAX // MIB
+    upload_kib_s: Annotated[
+        int, Meta(description="KiB a second to all other peers together. 0: as fast as the line goes.")
+    ] = 0
+    upload_peer_kib_s: Annotated[
+        int, Meta(description="KiB a second to each other peer. 0: as fast as the line goes.")
+    ] = 0
+    download_kib_s: Annotated[
+        int, Meta(description="KiB a second from all other peers. 0: as fast as the line goes.")
+    ] = 0
+
+    @property
+    def rates(self) -> FileRates:
+        """As the exchange takes them."""
+        in_kib = self.upload_kib_s, self.upload_peer_kib_s, self.download_kib_s
+        return FileRates(*(kib * 1024 for kib in in_kib))
+
+
 class Sync(_Section, frozen=True):
     """How a peer that is far behind catches up."""
 
@@ -141,6 +165,7 @@ class Settings(_Section, frozen=True):
     node: Node = Node()
     bot: Bot = Bot()
     store: Store = Store()
+    files: Files = Files()
     sync: Sync = Sync()
     log: Log = Log()
 
@@ -169,7 +194,7 @@ class ConfigKey:
 
 
 _SECTIONS: Final[dict[str, type[_Section]]] = {
-    "p2p": P2P, "api": Api, "node": Node, "bot": Bot, "store": Store, "sync": Sync, "log": Log
+    "p2p": P2P, "api": Api, "node": Node, "bot": Bot, "store": Store, "files": Files, "sync": Sync, "log": Log
 }  # fmt: skip
 
 

@@ -54,6 +54,16 @@ def _check_history(size_mib: int) -> None:
         raise ValueError(f"0, or 16 to {1 << 24} wanted, found {size_mib}")
 
 
+def _check_files(size_mib: int) -> None:
+    if not 1 <= size_mib <= 1 << 24:
+        raise ValueError(f"1 to {1 << 24} wanted, found {size_mib}")
+
+
+def _check_rate(kib_s: int) -> None:
+    if kib_s and not 64 <= kib_s <= 1 << 30:  # a chunk of 256 KiB must come before it is given up
+        raise ValueError(f"0, or 64 to {1 << 30} wanted, found {kib_s}")
+
+
 def _check_behind(blocks: int) -> None:
     if blocks < 1:
         raise ValueError(f"1 or more wanted, found {blocks}")
@@ -92,6 +102,10 @@ RULES: Final[dict[str, Callable[[Any], object]]] = {
     "node.price_disk": parse_credits,
     "bot.account": _check_name,
     "store.size_mib_max": _check_history,
+    "files.size_mib_max": _check_files,
+    "files.upload_kib_s": _check_rate,
+    "files.upload_peer_kib_s": _check_rate,
+    "files.download_kib_s": _check_rate,
     "sync.behind_blocks": _check_behind,
     "sync.offer_every_blocks": _check_offers,
 }

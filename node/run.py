@@ -176,8 +176,8 @@ def _start_pruner(nursery: trio.Nursery, peer: Peer, settings: Settings) -> None
 
 async def _start_api(nursery: trio.Nursery, peer: Peer, home: Home, settings: Settings) -> str:
     """Start what sits on the peer: artifacts, executor, 3bot, API. Returns the API's host:port."""
-    artifacts = ArtifactStore(home.artifacts_dir)
-    exchange = Exchange(peer.network, artifacts)
+    artifacts = ArtifactStore(home.artifacts_dir, settings.files.size_mib_max * MIB)
+    exchange = Exchange(peer.network, artifacts, settings.files.rates)
     peer.handlers.methods.update(exchange.methods())
     peer.sources.append(exchange.metrics)
     executor = None

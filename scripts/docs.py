@@ -67,7 +67,10 @@ STRUCTS = {
     ),
     "state-messages": ("node/state_wire.py", ("Offer", "EpochsRequest", "ChunkRequest")),
     "state-chunks": ("ledger/snapshot.py", ("StateChunk",)),
-    "artifact-messages": ("node/exchange.py", ("InfoRequest", "InfoAnswer", "ChunkRequest")),
+    "artifact-messages": (
+        "node/artifact_wire.py",
+        ("HeldRequest", "HeldAnswer", "InfoRequest", "InfoAnswer", "ChunkRequest"),
+    ),
     "stored-blocks": ("ledger/stored.py", ("StoredBlock",)),
     "audit-file": ("ledger/audit_file.py", ("AuditFile", "AuditBlock", "AuditTx", "AuditRecord")),
 }

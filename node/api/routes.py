@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from node.api import bot_seam as b
-from node.api import events, metrics, peers, reads, tx_stream, writes
+from node.api import events, files, metrics, peers, reads, tx_stream, writes
+from node.api import file_models as f
 from node.api import models as m
 from node.api import organisation_models as om
 
@@ -76,6 +77,7 @@ _WAIT_MANY: Final = (
 
 _FETCH: Final = (
     Query("size", "integer", "Its size in bytes."),
+    Query("chunks", "string", "The signed root of its chunk list, if known: parts are checked by it."),
     Query("timeout", "number", "Seconds to wait for it, at most 300."),
 )
 
@@ -171,6 +173,14 @@ ROUTES: Final = (
     Route("GET", "/v1/accounts/{key}", reads.account, "An account's balance", m.AccountView),
     Route("GET", "/v1/query", reads.query, "A record of the state", m.QueryView, query=_KEY),
     Route("GET", "/v1/manifests/{digest}", reads.manifest, "A manifest's exact bytes"),
+    Route(
+        "GET",
+        "/v1/artifacts",
+        files.artifacts,
+        "Artifacts that this peer holds, and those on their way with their progress",
+        f.Artifacts,
+        query=_PAGING,
+    ),
     Route("GET", "/v1/artifacts/{sha256}", reads.artifact, "An artifact's bytes", media=BINARY),
     Route("GET", "/v1/audit/{deployment}", reads.audit_file, "A deployment's audit file", media=BINARY),
     Route("GET", "/v1/vault/{owner}/{name}", reads.vault, "An owner's encrypted record", m.VaultView),
@@ -205,9 +215,9 @@ ROUTES: Final = (
     Route(
         "PUT",
         "/v1/artifacts/{sha256}",
-        writes.put_artifact,
+        files.put_artifact,
         "Give the peer an artifact",
-        m.ArtifactView,
+        f.ArtifactView,
         body_media=BINARY,
         token=True,
         status=201,
@@ -215,10 +225,18 @@ ROUTES: Final = (
     Route(
         "POST",
         "/v1/artifacts/{sha256}/fetch",
-        writes.fetch_artifact,
+        files.fetch_artifact,
         "Fetch an artifact from other peers",
-        m.ArtifactView,
+        f.ArtifactView,
         query=_FETCH,
+        token=True,
+    ),
+    Route(
+        "POST",
+        "/v1/artifacts/{sha256}/drop",
+        files.drop_artifact,
+        "Drop an artifact that is not in use",
+        f.Freed,
         token=True,
     ),
     Route(

@@ -13,6 +13,7 @@ from ledger.documents import sign_contract
 from ledger.policy import describe
 from ledger.transactions import PublishContract
 from node.amounts import size_text, time_text
+from node.cid import cid_of
 from node.cli.context import EXIT_ERROR, EXIT_USAGE, Failure, current
 from node.cli.output import emit, emit_facts, say
 
@@ -179,7 +180,7 @@ def show(ref: str, /) -> int:
             )
         )
         facts += [
-            (f"  artifact {a.path}", f"{size_text(a.size_bytes)} sha256 {a.sha256}")
+            (f"  artifact {a.path}", f"{size_text(a.size_bytes)} sha256 {a.sha256} cid {cid_of(a.sha256)}")
             for a in workload.artifacts
         ]
     facts.append(("deploy asks for", describe(contract.policies.deploy)))

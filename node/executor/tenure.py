@@ -20,6 +20,7 @@ from ledger.records import Deployment, Slot, key_deployment, key_node, key_slot
 from ledger.records import Node as LedgerNode
 from ledger.state import read
 from node.config import Node
+from node.cid import cid_of
 from node.errors import ArtifactError, ArtifactFull
 from node.exchange import Exchange, Progress, fetch_all
 from node.executor.decide import SlotId, backoff_s, standing
@@ -159,8 +160,10 @@ class Tenure:
             FetchStatus(
                 path=artifact.path,
                 sha256=artifact.sha256,
+                cid=cid_of(artifact.sha256),
                 bytes_total=progress.bytes_total,
                 bytes_done=progress.bytes_done,
+                bytes_s=progress.bytes_s(trio.current_time()),
                 sources=sorted(progress.sources),
                 dropped=dict(progress.dropped),
             )

@@ -23,8 +23,10 @@ from node.amounts import cpu_text, credits_text, size_text, span_text, time_text
 from node.api import block_views, deployment_views, views
 from node.api import models as m
 from node.api.core import api_of, number
+from node.api.files import artifacts_view
 from node.api.limits import EXPLORER_LIST_MAX
 from node.api.problems import ApiProblem
+from node.cid import cid_of
 from node.seam import PeerSeam
 from node.web.words import STATUS_WORDS, sentence, steps, tone
 
@@ -58,6 +60,7 @@ def _templates() -> jinja2.Environment:
         "size": size_text,
         "cpu": cpu_text,
         "span": span_text,
+        "cid": cid_of,
         "time": time_text,
         "short": lambda text: str(text)[:10],
         "tone": tone,
@@ -162,6 +165,12 @@ async def nodes(request: Request) -> Response:
 
 
 @_page
+async def files(request: Request) -> Response:
+    held = artifacts_view(api_of(request), request.query_params.get("cursor", ""), EXPLORER_LIST_MAX)
+    return _render(request, "files.html", files=held)
+
+
+@_page
 async def blocks(request: Request) -> Response:
     peer = api_of(request).peer
     highest = number(request, "from", peer.height, 0, 1 << 53)
@@ -204,6 +213,7 @@ def web_routes() -> list[BaseRoute]:
         Route("/deployments", deployments),
         Route("/deployments/{id}", deployment),
         Route("/nodes", nodes),
+        Route("/files", files),
         Route("/blocks", blocks),
         Route("/blocks/{height}", block),
         Route("/tx/{id}", transaction),
