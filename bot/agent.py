@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import aclosing
+from pathlib import Path
 
 import structlog
 import trio
@@ -21,6 +23,7 @@ from bot.limits import (
 from bot.memory import Intent, Memory, Watch
 from bot.planner import Draft, make_plan
 from bot.policy import Action, Cancel, Note, Order, Remember, Warn, decide
+from bot.secrets import SecretBook, SecretGiver
 from bot.vault import Vault
 from bot.view import (
     balance_of,
@@ -49,9 +52,13 @@ from node.api.bot_seam import (
     DeployRequest,
     Plan,
     PlanRequest,
+    SecretsRequest,
+    SecretsView,
     Watched,
 )
+from node.handlers import Serve
 from node.seam import Gap, NotFinal, Overloaded, PeerSeam, TxOutcome
+from node.secret_wire import ASK
 from p2p.network import Started
 
 log = structlog.get_logger("bot")
@@ -60,11 +67,13 @@ log = structlog.get_logger("bot")
 class Agent:
     """A 3bot of one account on one peer (node.api.bot_seam.BotSeam). It lives in `run`."""
 
-    def __init__(self, peer: PeerSeam, account_key: Key) -> None:
+    def __init__(self, peer: PeerSeam, account_key: Key, secrets: Path) -> None:
+        """`secrets`: the folder in which it keeps what workloads are given."""
         self.peer = peer
         self.account = account_key.public
         self.wallet = Wallet(peer, account_key)
         self.keeper = Keeper(peer, self.wallet, Vault(account_key, peer.chain_id))
+        self.giver = SecretGiver(peer, account_key, SecretBook(secrets, account_key))
         self._known: set[bytes] = set()  # deployments to look at, beside those in memory
         self._bell = trio.Event()
         self._ready = trio.Event()
@@ -73,6 +82,10 @@ class Agent:
     def memory(self) -> Memory:
         """What it remembers now."""
         return self.keeper.memory
+
+    def methods(self) -> Mapping[str, Serve]:
+        """What PeerHandlers.methods takes: holders ask for secrets."""
+        return {ASK: self.giver.serve}
 
     # ------------------------------------------------------------------ life
 
@@ -88,6 +101,7 @@ class Agent:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._discover)
             nursery.start_soon(self._blocks)
+            nursery.start_soon(self.giver.run)
             while True:
                 bell = self._bell
                 self._look(nursery)
@@ -291,3 +305,32 @@ class Agent:
                 for watch in reversed(self.memory.watches)
             ],
         )
+
+    async def set_secrets(self, request: SecretsRequest) -> SecretsView:
+        """See BotSeam.set_secrets. Raises Refused("secrets.…")."""
+        record = await self._own(request.deployment)
+        names = self.giver.names(record)
+        unknown = sorted(set(request.values) - names)
+        if unknown:
+            raise Refused("secrets.names", f"its contract names no secret {unknown[0][:64]!r}", "values")
+        if record.status in ENDED:
+            raise Refused("secrets.not_running", f"it is {record.status}")
+        await trio.to_thread.run_sync(self.giver.book.put, record.id, request.values)
+        self._ring()
+        return await self.secrets(request.deployment)
+
+    async def secrets(self, deployment: str) -> SecretsView:
+        """See BotSeam.secrets. Raises Refused("secrets.…")."""
+        record = await self._own(deployment)
+        held = await trio.to_thread.run_sync(self.giver.book.get, record.id)
+        given = {name: name in held for name in sorted(self.giver.names(record))}
+        return SecretsView(deployment=deployment, given=given)
+
+    async def _own(self, deployment: str) -> Deployment:
+        """A deployment of which this bot may give secrets. Raises Refused: secrets.not_ours."""
+        await self._loaded()
+        id_ = public_key_from_hex(deployment, "deployment")
+        record = read(self.peer.state, Deployment, key_deployment(id_))
+        if record is None or self.account not in (record.consumer, record.bot):
+            raise Refused("secrets.not_ours", "no deployment of this bot", "deployment")
+        return record

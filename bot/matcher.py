@@ -111,7 +111,7 @@ def why_none(
 
 
 def _used(node: Node, workload: Workload) -> Node:
-    needs = workload.resources
+    needs = workload.needs
     return replace(
         node,
         used_cpu_millis=node.used_cpu_millis + needs.cpu_millis,

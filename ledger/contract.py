@@ -24,10 +24,11 @@ from ledger.contract_types import (
     ResourcesTemplate,
     TermsTemplate,
     Value,
+    VolumeTemplate,
     WorkloadTemplate,
 )
 from ledger.errors import LocalError
-from ledger.limits import CPU_MILLIS_MIN, MEMORY_BYTES_MIN, PATH_CHARS_MAX
+from ledger.limits import CPU_MILLIS_MIN, MEMORY_BYTES_MIN, PATH_CHARS_MAX, VOLUME_BYTES_MIN
 from ledger.manifest_types import Apart, Artifact, Health, Level, Placement, Port, Restart, Spread
 from ledger.quantities import (
     parse_country,
@@ -67,9 +68,13 @@ _WORKLOAD_OPTIONAL: Final = (
     "depends_on",
     "time_limit",
     "agree",
+    "isolation",
+    "secrets",
+    "egress",
+    "volumes",
 )
 
-_WORKLOAD_LATER: Final = ("volumes", "secrets", "egress", "update")
+_WORKLOAD_LATER: Final = ("update",)
 RUNTIMES: Final = ("sandbox",)  # those that a 3node of this release has a driver for
 _RUNTIMES_LATER: Final = ("oci", "wasm")
 _PLACEMENT: Final = (
@@ -289,7 +294,29 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
         depends_on=reader.texts(entries.get("depends_on"), f"{field}.depends_on"),
         time_limit_s=reader.number(entries.get("time_limit"), f"{field}.time_limit", parse_duration, 0),
         agree=reader.number(entries.get("agree"), f"{field}.agree", parse_integer, 0),
+        isolation=reader.texts(entries.get("isolation"), f"{field}.isolation"),
+        secrets=reader.texts(entries.get("secrets"), f"{field}.secrets"),
+        egress=reader.texts(entries.get("egress"), f"{field}.egress"),
+        volumes=_volumes(reader, entries.get("volumes"), f"{field}.volumes"),
     )
+
+
+def _volumes(reader: Reader, node: Node | None, field: str) -> tuple[VolumeTemplate, ...]:
+    found = []
+    for name, item in reader.mapping(node, field).items():
+        where = f"{field}.{name}"
+        entries = reader.mapping(item, where, ("path", "size"), ("class", "if_lost"))
+        if_lost = reader.choice(entries.get("if_lost"), f"{where}.if_lost", ("wait", "empty"), "wait")
+        found.append(
+            VolumeTemplate(
+                name=name,
+                path=reader.text(entries.get("path"), f"{where}.path", "/missing"),
+                size_bytes=reader.number(entries.get("size"), f"{where}.size", parse_size, VOLUME_BYTES_MIN),
+                storage=reader.text(entries.get("class"), f"{where}.class"),
+                if_lost="empty" if if_lost == "empty" else "wait",
+            )
+        )
+    return tuple(found)
 
 
 def _artifact(reader: Reader, workload: str, node: Node, field: str) -> SourceArtifact:

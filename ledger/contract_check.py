@@ -27,6 +27,7 @@ from ledger.limits import (
 )
 from ledger.manifest_check import Report
 from ledger.manifest_places import check_order
+from ledger.manifest_services import check_egress, check_isolation, check_secrets, check_volumes
 from ledger.nearest import nearest
 from ledger.parameters import parameter_value
 from ledger.pattern import PatternError, parse_pattern
@@ -47,6 +48,7 @@ _TYPES: Final = {
     "cpu": ("integer", "string"),
     "memory": ("size",),
     "disk": ("size",),
+    "volume": ("size",),
     "pids": ("integer",),
     "duration": ("duration",),
     "time_limit": ("duration",),
@@ -101,6 +103,9 @@ def report_files(
     field = f"workloads.{workload.name}"
     check.check_artifact_paths(paths, f"{field}.artifacts", report)
     check.check_command(workload.command, paths, executables, f"{field}.command", report)
+    names = [path for path, _ in paths]
+    check_egress(workload.egress, workload.ports, names, f"{field}.egress", report)
+    check_volumes(workload.kind, workload.volumes, names, f"{field}.volumes", report)
 
 
 def report_problems(contract: Contract, report: Report) -> None:
@@ -156,6 +161,7 @@ def _templates(contract: Contract) -> Iterator[str]:
         need = workload.resources
         found += [workload.replicas, workload.agree, workload.time_limit_s]
         found += [need.cpu_millis, need.memory_bytes, need.disk_bytes, need.pids]
+        found += [volume.size_bytes for volume in workload.volumes]
         found += [*workload.command, *workload.environment.values()]
         found += [*workload.placement.countries, *workload.placement.farms]
     return (item for item in found if isinstance(item, str))
@@ -255,6 +261,11 @@ def _check_workload(workload: WorkloadTemplate, types: dict[str, str], report: R
     check.check_results(workload.kind, workload.results, f"{field}.results", report)
     _check_number("time_limit", workload.time_limit_s, types, f"{field}.time_limit", report)
     check.check_time_limit(workload.kind, workload.time_limit_s, f"{field}.time_limit", report)
+    check_isolation(workload.isolation, f"{field}.isolation", report)
+    check_secrets(workload.secrets, f"{field}.secrets", report)
+    for volume in workload.volumes:
+        where = f"{field}.volumes.{volume.name}.size"
+        _check_number("volume", volume.size_bytes, types, where, report)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", report)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", report)
     _check_placement(workload, types, report)

@@ -35,6 +35,7 @@ CONTRACT_RULES: Final[dict[str, str]] = {
     "contract.role_keys": "a role has 1 to ROLE_KEYS_MAX public keys in lower-case hex",
     "contract.role_organisation": "an organisation that holds a role is named by its id, no key beside it",
     "contract.workloads": "a contract has 1 to WORKLOADS_MAX workloads with names of their own",
+    "contract.isolation": "it is none of the features that nodes tell of",
     "contract.path": "a path is absolute and normal, results stand under /result",
     "contract.path_reserved": "the path belongs to the sandbox",
     "contract.path_overlap": "two artifacts lie in each other's place",
@@ -49,6 +50,9 @@ CONTRACT_RULES: Final[dict[str, str]] = {
     "contract.attribute": "an attribute of a node is a fixed name and value",
     "contract.depends_on": "other workloads of the contract are named, each once, and none waits for itself",
     "contract.agree": "more than half of a job's replicas, on nodes of their own, agree on results",
+    "contract.egress": "a host name or address with a port, in its one spelling",
+    "contract.egress_port": "a workload cannot both listen on a port and connect to it",
+    "contract.job_volumes": "a job has no volumes",
     "contract.time_limit": "only a job has a time limit",
     # [L] parameters inside a contract
     "contract.reference": "a ${parameter} is malformed, or must stand alone",

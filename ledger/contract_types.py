@@ -53,6 +53,16 @@ class ResourcesTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     pids: int | str
 
 
+class VolumeTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A volume before expansion."""
+
+    name: str
+    path: str
+    size_bytes: int | str
+    storage: str = ""
+    if_lost: Literal["wait", "empty"] = "wait"
+
+
 class WorkloadTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A workload before expansion. Paths, ports, names, keys and results never hold parameters."""
 
@@ -73,6 +83,10 @@ class WorkloadTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     depends_on: tuple[str, ...] = ()
     time_limit_s: int | str = 0
     agree: int | str = 0
+    isolation: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    egress: tuple[str, ...] = ()
+    volumes: tuple[VolumeTemplate, ...] = ()
 
 
 class PriceTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Which node fits which slot, and which of several is the best: rules [C2] to [C6], [C8] and [C9] of
+"""Which node fits which slot, and which of several is the best: rules [C2] to [C6] and [C8] to [C10] of
 `ledger.transition.claims`. Pure, so that a planner applies the very rules that the ledger selects by.
 """
 
@@ -9,6 +9,7 @@ from typing import Final
 
 from ledger.errors import Refused
 from ledger.manifest import cost, slot_rate
+from ledger.manifest_services import features_needed
 from ledger.manifest_types import Manifest, Workload
 from ledger.records import Node
 from ledger.transactions import Price
@@ -24,11 +25,11 @@ NO_FARMS: Final[Farms] = {}
 def misfits(
     manifest: Manifest, workload: Workload, node: Node, held: Held, now_ms: int, farms: Farms = NO_FARMS
 ) -> Iterator[Refused]:
-    """Every rule of [C2]–[C5] and [C9] that keeps this node from a slot of this workload; none: it fits.
-    `farms`: at least the node's own, where a workload asks who stands for it."""
+    """Every rule of [C2]–[C5], [C9] and [C10] that keeps this node from such a slot; none: it fits. `farms`:
+    at least the node's own, where a workload asks who stands for it."""
     yield from _offer_misfits(workload, node, now_ms)
     yield from _farm_misfits(workload, node, now_ms, farms)
-    needs = workload.resources
+    needs = workload.needs
     if (
         needs.cpu_millis > node.cpu_millis - node.used_cpu_millis
         or needs.memory_bytes > node.memory_bytes - node.used_memory_bytes
@@ -115,7 +116,7 @@ def _price_misfits(manifest: Manifest, node: Node) -> Iterator[Refused]:
 
 
 def _offer_misfits(workload: Workload, node: Node, now_ms: int) -> Iterator[Refused]:
-    """[C2]"""
+    """[C2] [C10]"""
     if node.valid_until_ms <= now_ms:
         yield Refused("claim.offer", "the node has no valid offer")
     if workload.runtime not in node.runtimes:
@@ -133,6 +134,9 @@ def _offer_misfits(workload: Workload, node: Node, now_ms: int) -> Iterator[Refu
         if found != value:
             shown = "nothing" if found is None else repr(found[:80])
             yield Refused("claim.attribute", f"{name} {value!r} wanted, found {shown}")
+    for feature in features_needed(workload):
+        if node.attributes.get(feature) != "enforced":
+            yield Refused("claim.feature", f"the workload needs {feature}, which the node does not enforce")
 
 
 def _farm_misfits(workload: Workload, node: Node, now_ms: int, farms: Farms) -> Iterator[Refused]:
@@ -165,7 +169,7 @@ def slot_share(manifest: Manifest, workload: Workload) -> int:
 
 def rank(workload: Workload, node: Node, held: Held, tie: bytes) -> tuple[int | bytes, ...]:
     """[C6] Smallest first. `tie`, different for each node, makes it a total order."""
-    needs = workload.resources
+    needs = workload.needs
     return (
         sum(1 for _, holder in held if holder.farm == node.farm),
         sum(1 for _, holder in held if holder.key == node.key),

@@ -47,6 +47,10 @@ SLOTS_MAX: Final = 256
 ARTIFACTS_MAX: Final = 64
 ARTIFACT_BYTES_MAX: Final = 64 * 1024 * MIB
 PORTS_MAX: Final = 16
+SECRETS_MAX: Final = 16  # of a workload; each is a file of its own
+EGRESS_MAX: Final = 32  # addresses that a workload may connect to
+VOLUMES_MAX: Final = 4  # of a workload; each is a mount and a loop device
+VOLUME_BYTES_MIN: Final = 16 * MIB  # less leaves no room beside what a file system itself takes
 PARAMETERS_MAX: Final = 64
 ROLES_MAX: Final = 32
 ROLE_KEYS_MAX: Final = 64
@@ -76,13 +80,13 @@ LEASE_GUARD_MS: Final = (
 # L/3) can't. What goes beyond one idle block is missed: not billed, not counted.
 OUTAGE_MS: Final = LEASE_MS // 3
 PENALTY_MS: Final = 3_600_000  # a broken lease costs the farmer what the slot costs for this long
+NOTICE_SHARE: Final = 10  # what ends by itself says so when a tenth of its time is left …
+NOTICE_MS_MAX: Final = 86_400_000  # … but no more than a day ahead
+ESCROW_LOOK_MS: Final = 600_000  # looks at all slots of a deployment: not with each renewal
 CLAIM_WINDOW_MS: Final = 600  # candidates gather this long after the first claim of a slot
 
 PROOF_DEPTH_MAX: Final = 256
 # A chunk of a snapshot with its hashes fits a frame; the least that may be asked for holds any one pair.
-NOTICE_SHARE: Final = 10  # what ends by itself says so when a tenth of its time is left …
-NOTICE_MS_MAX: Final = 86_400_000  # … but no more than a day ahead
-ESCROW_LOOK_MS: Final = 600_000  # looks at all slots of a deployment: not with each renewal
 SNAPSHOT_CHUNK_BYTES_MAX: Final = 900 * KIB
 SNAPSHOT_PAIR_BYTES_MAX: Final = 256 * KIB
 RECENT_ROOTS: Final = 256  # heights whose state root a peer remembers to check delayed roots

@@ -12,7 +12,15 @@ import msgspec
 
 from ledger import manifest_check as check
 from ledger.contract_check import check_contract
-from ledger.contract_types import Contract, ContractRole, PriceTemplate, Value, WorkloadTemplate, caps
+from ledger.contract_types import (
+    Contract,
+    ContractRole,
+    PriceTemplate,
+    Value,
+    VolumeTemplate,
+    WorkloadTemplate,
+    caps,
+)
 from ledger.errors import LocalError, Refused
 from ledger.expression import ExpressionError, Part, evaluate
 from ledger.limits import (
@@ -26,7 +34,8 @@ from ledger.limits import (
     WORKLOADS_MAX,
 )
 from ledger.manifest_places import check_order
-from ledger.manifest_types import Manifest, PriceCaps, Resources, Role, Terms, Workload
+from ledger.manifest_services import check_egress, check_isolation, check_secrets, check_volumes
+from ledger.manifest_types import Manifest, PriceCaps, Resources, Role, Terms, Volume, Workload
 from ledger.parameters import resolve_parameters
 from ledger.people import as_if_many, role_of
 from ledger.policy import About, check_reachable, excluded_signers
@@ -171,7 +180,7 @@ def workload_of(manifest: Manifest, slot: str) -> Workload:
 
 def slot_rate(workload: Workload, price: Price) -> int:
     """Micro-credits per hour for one slot at this price, rounded up."""
-    need = workload.resources
+    need = workload.needs
     per_gib = need.memory_bytes * price.memory_gib_hour + need.disk_bytes * price.disk_gib_hour
     return -(-(need.cpu_millis * price.cpu_core_hour * GIB + per_gib * 1000) // (1000 * GIB))
 
@@ -250,6 +259,20 @@ def _expand_workload(template: WorkloadTemplate, values: Mapping[str, Value]) ->
         depends_on=template.depends_on,
         time_limit_s=_number(template.time_limit_s, values, parse_duration, f"{field}.time_limit"),
         agree=_number(template.agree, values, parse_integer, f"{field}.agree"),
+        isolation=template.isolation,
+        secrets=template.secrets,
+        egress=template.egress,
+        volumes=tuple(_expand_volume(v, values, f"{field}.volumes.{v.name}") for v in template.volumes),
+    )
+
+
+def _expand_volume(template: VolumeTemplate, values: Mapping[str, Value], field: str) -> Volume:
+    return Volume(
+        name=template.name,
+        path=template.path,
+        size_bytes=_number(template.size_bytes, values, parse_size, f"{field}.size"),
+        storage=template.storage,
+        if_lost=template.if_lost,
     )
 
 
@@ -320,6 +343,14 @@ def _check_workload(workload: Workload, field: str) -> None:
     check.check_results(workload.kind, workload.results, f"{field}.results", _refuse)
     check.check_number("time_limit", workload.time_limit_s, f"{field}.time_limit", _refuse)
     check.check_time_limit(workload.kind, workload.time_limit_s, f"{field}.time_limit", _refuse)
+    check_isolation(workload.isolation, f"{field}.isolation", _refuse)
+    check_secrets(workload.secrets, f"{field}.secrets", _refuse)
+    names = [path for path, _ in paths]
+    check_egress(workload.egress, workload.ports, names, f"{field}.egress", _refuse)
+    check_volumes(workload.kind, workload.volumes, names, f"{field}.volumes", _refuse)
+    for volume in workload.volumes:
+        where = f"{field}.volumes.{volume.name}.size"
+        check.check_number("volume", volume.size_bytes, where, _refuse)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", _refuse)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", _refuse)
     place = workload.placement

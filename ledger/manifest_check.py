@@ -34,6 +34,7 @@ from ledger.limits import (
     RESTARTS_MAX,
     RESULTS_MAX,
     ROLE_KEYS_MAX,
+    VOLUME_BYTES_MIN,
 )
 from ledger.manifest_types import Artifact, Health, Port
 from ledger.nearest import nearest
@@ -47,12 +48,13 @@ _VERSION: Final = re.compile(
     r"(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})(?:-[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
 )
 # What the sandbox mounts itself; an artifact there would hide it or be hidden.
-RESERVED_PATHS: Final = ("/proc", "/dev", "/sys", "/tmp", "/result")
+RESERVED_PATHS: Final = ("/proc", "/dev", "/sys", "/tmp", "/result", "/secrets")
 NUMBERS: Final = {
     "replicas": (1, REPLICAS_MAX),
     "cpu": (CPU_MILLIS_MIN, CPU_MILLIS_MAX),
     "memory": (MEMORY_BYTES_MIN, MEMORY_BYTES_MAX),
     "disk": (0, DISK_BYTES_MAX),
+    "volume": (VOLUME_BYTES_MIN, DISK_BYTES_MAX),
     "pids": (1, PIDS_MAX),
     "duration": (60, DURATION_S_MAX),
     "time_limit": (0, DURATION_S_MAX),
@@ -232,6 +234,12 @@ def check_results(kind: str, results: Sequence[str], field: str, report: Report)
             report(where, "contract.duplicate", f"{path} is there twice")
 
 
+def check_time_limit(kind: str, limit_s: int | str, field: str, report: Report) -> None:
+    """Only a job has one."""
+    if kind != "job" and limit_s != 0:
+        report(field, "contract.time_limit", "a service runs until its term ends; a job has a time limit")
+
+
 def check_role(
     keys: Sequence[str], organisation: str, organisation_role: str, field: str, report: Report
 ) -> None:
@@ -244,12 +252,6 @@ def check_role(
         report(f"{field}.organisation", "contract.role_organisation", detail)
     if organisation_role:
         check_name(organisation_role, f"{field}.role", report)
-
-
-def check_time_limit(kind: str, limit_s: int | str, field: str, report: Report) -> None:
-    """Only a job has one."""
-    if kind != "job" and limit_s != 0:
-        report(field, "contract.time_limit", "a service runs until its term ends; a job has a time limit")
 
 
 def check_keys(keys: Sequence[str], field: str, report: Report) -> None:

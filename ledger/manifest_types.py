@@ -100,6 +100,17 @@ class PriceCaps(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     disk_gib_hour: int | None = None
 
 
+class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Disk of a slot that outlives its terms, on the node that made it. `if_lost`: whether the slot waits for
+    that node, or may begin with an empty one elsewhere."""
+
+    name: str
+    path: str
+    size_bytes: int
+    storage: str = ""  # class of disk, as nodes name theirs; "": any
+    if_lost: Literal["wait", "empty"] = "wait"
+
+
 class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One unit of work; each replica is one slot."""
 
@@ -120,6 +131,16 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     depends_on: tuple[str, ...] = ()  # workloads: a slot is given out when services run and jobs succeeded
     time_limit_s: int = 0  # a job: not billed for longer in one term, and stopped then; 0: none
     agree: int = 0  # a job is done when so many replicas have the same results; 0: when all succeeded
+    isolation: tuple[str, ...] = ()  # features that the node must have been seen to enforce
+    secrets: tuple[str, ...] = ()  # names; the consumer gives each holder their values, at /secrets/NAME
+    egress: tuple[str, ...] = ()  # host:port that it may connect to by TCP; nothing else is there
+    volumes: tuple[Volume, ...] = ()
+
+    @property
+    def needs(self) -> Resources:
+        """What one slot takes of a node, its volumes among it."""
+        disk_bytes = self.resources.disk_bytes + sum(volume.size_bytes for volume in self.volumes)
+        return msgspec.structs.replace(self.resources, disk_bytes=disk_bytes)
 
 
 class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

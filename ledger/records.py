@@ -177,6 +177,7 @@ class Slot(_Record, frozen=True):
     receipts: int = 0  # accepted in this term
     missed_ms: int = 0  # the ledger's missed time when the term began
     missed_renewed_ms: int = 0  # and at its last renewal
+    home: bytes = b""  # the node that has its volumes; none: nobody has begun with them
 
 
 class Candidate(_Record, frozen=True):

@@ -83,6 +83,12 @@ class Node(_Section, frozen=True):
     price_cpu: Annotated[str, Meta(description="Credits per core and hour.")] = "0.01"
     price_memory: Annotated[str, Meta(description="Credits per GiB of memory and hour.")] = "0.005"
     price_disk: Annotated[str, Meta(description="Credits per GiB of disk and hour.")] = "0.0001"
+    egress: Annotated[
+        bool, Meta(description="Let workloads connect to what their contracts name, in the wide world alone.")
+    ] = False
+    volume_classes: Annotated[
+        Texts, Meta(description="Classes of disk behind volumes, such as ssd: contracts ask for them.")
+    ] = ()
     listen_host: Annotated[str, Meta(description="Host address on which services' ports are opened.")] = (
         "127.0.0.1"
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ledger.quantities import parse_country, parse_cpu, parse_size
+from ledger.template import NAME
 from node.amounts import parse_credits
 from p2p.ids import peer_of_address
 
@@ -84,6 +85,14 @@ def _check_name(text: str) -> None:
         raise ValueError("1 to 64 letters, digits, '-', '_' and '.' wanted")
 
 
+def _check_classes(names: Texts) -> None:
+    for name in names:
+        if not NAME.fullmatch(name) or len(name) > 32:
+            raise ValueError(f"{name[:40]!r}: lower-case letters, digits, - and _ wanted, at most 32")
+    if len(names) > 4:
+        raise ValueError("at most 4 wanted")
+
+
 RULES: Final[dict[str, Callable[[Any], object]]] = {
     "moniker": _check_moniker,
     "roles": _check_roles,
@@ -97,6 +106,7 @@ RULES: Final[dict[str, Callable[[Any], object]]] = {
     "node.cpu": parse_cpu,
     "node.memory": parse_size,
     "node.disk": parse_size,
+    "node.volume_classes": _check_classes,
     "node.price_cpu": parse_credits,
     "node.price_memory": parse_credits,
     "node.price_disk": parse_credits,

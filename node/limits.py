@@ -152,8 +152,8 @@ ARTIFACT_THREADS: Final = 4  # that hash, read and write chunks: files never tak
 ARTIFACT_SOURCES_MAX: Final = 8
 ARTIFACT_STALLED_S: Final = 3.0
 ARTIFACT_ASKED_MAX: Final = 32  # … up to so many in all
-# Chunks of one source on their way or being checked: three fill a stream's credit, while one is checked.
-ARTIFACT_SOURCE_WINDOW: Final = 4
+# Chunks of one source on their way or being checked: three fill a stream's credit, while as many are checked.
+ARTIFACT_SOURCE_WINDOW: Final = 6
 ARTIFACT_CHUNK_S: Final = 1.0  # … as long as none takes longer: then fewer, in proportion
 ARTIFACT_ASK_S: Final = 30.0  # for one chunk: four at once on a line of 35 KiB/s; others take it over before
 ARTIFACT_LIST_S: Final = 10.0  # for one part of a list, or for what a source holds
@@ -173,7 +173,7 @@ ARTIFACT_FAILED_REST_S_MAX: Final = 60.0
 ARTIFACT_ASKING_MAX: Final = 64  # artifacts looked for at once: more than a node's slots need
 ARTIFACT_FETCHES_MAX: Final = 8  # of these, the ones that have found a source: each holds disk and threads
 ARTIFACT_SERVED_MAX: Final = 32  # chunks being read for others, or waiting for their turn of the line
-ARTIFACT_SERVED_PEER_MAX: Final = 6  # of these for one peer: more than an honest one asks for at once
+ARTIFACT_SERVED_PEER_MAX: Final = 8  # of these for one peer: more than an honest one asks for at once
 ARTIFACT_SERVE_WAIT_S: Final = 10.0  # longer than this for its turn: busy; below ARTIFACT_ASK_S
 ARTIFACT_TAKERS_MAX: Final = 1_024  # peers whose rates are remembered: more than can be connected
 ARTIFACT_TAKING_S: Final = 30.0  # who asked for an artifact so lately is taking it

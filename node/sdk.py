@@ -139,9 +139,9 @@ class Client:
             raise ClientError("this call needs the API token of the peer's home: pass --home")
         return read_secret(self._token_file).strip()
 
-    def get(self, path: str, kind: type[T], **query: Any) -> T:
+    def get(self, path: str, kind: type[T], *, token: bool = False, **query: Any) -> T:
         """A decoded answer. Raises ClientError."""
-        return _decode(self.call("GET", path, query=query), kind)
+        return _decode(self.call("GET", path, query=query, token=token), kind)
 
     def post(self, path: str, body: Any, kind: type[T], timeout_s: float | None = None) -> T:
         """A decoded answer to a JSON body, with the token. Raises ClientError."""
@@ -300,6 +300,11 @@ class Client:
         if result.state == "final" and not result.ok:
             raise TxRefused(result)
         return result
+
+    def ask_logs(self, question: bytes) -> bytes:
+        """A node's sealed answer to a signed question (node.log_wire). Raises ClientError."""
+        headers = {"Content-Type": "application/octet-stream"}
+        return self.call("POST", "/v1/logs", body=question, headers=headers)
 
     def put_artifact(self, digest: str, file: Path) -> None:
         """Give the peer an artifact's bytes. Raises ClientError."""

@@ -78,7 +78,9 @@ def report(env: Env, body: Report) -> None:
         deal.set_slot(slot.name, status="running", endpoints=predicate.endpoints)
         first_run(deal)
     else:
-        deal.set_slot(slot.name, status=status)
+        # [C11] From now on it may write to its volumes.
+        home = env.sender if status == "verified" and workload.volumes else slot.home
+        deal.set_slot(slot.name, status=status, home=home)
 
 
 def _check_names(env: Env, document: Document[ReceiptPredicate]) -> tuple[Deal, Slot]:

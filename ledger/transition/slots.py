@@ -71,7 +71,7 @@ def free_slot(deal: Deal, name: str) -> Slot:
     env, slot = deal.env, deal.slot(name)
     env.state.delete(key_due(slot.lease_until_ms, "lease", due_rest(deal.id, name)))
     env.state.delete(key_held(slot.holder, deal.id, name))
-    use_capacity(env, slot.holder, deal.workload(name).resources, -1)
+    use_capacity(env, slot.holder, deal.workload(name).needs, -1)
     deal.emit("slot.freed", slot=name, term=slot.term, node=slot.holder.hex())
     return deal.set_slot(name, holder=b"", lease_until_ms=0, endpoints={})
 

@@ -30,6 +30,20 @@ class CancelRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
+class SecretsRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Values for secrets of a deployment, by name; in JSON they stand in base64."""
+
+    deployment: str
+    values: dict[str, bytes]
+
+
+class SecretsView(msgspec.Struct, kw_only=True):
+    """Secrets of a deployment that its contract names: whether this bot has a value for each."""
+
+    deployment: str
+    given: dict[str, bool]
+
+
 class PlanLine(msgspec.Struct, kw_only=True):
     """Where one slot would run as the market stands. `cost`: when it is held for the whole duration.
     `expected`: when nothing fails, as it will be billed then."""
@@ -40,6 +54,7 @@ class PlanLine(msgspec.Struct, kw_only=True):
     country: str
     rate_hour: int
     cost: int
+    expected: int
 
 
 class Excluded(msgspec.Struct, kw_only=True):
@@ -54,7 +69,6 @@ class Excluded(msgspec.Struct, kw_only=True):
 class Approver(msgspec.Struct, kw_only=True):
     """A role that may sign, for which act, and its keys, or in words the organisation whose members do."""
 
-    expected: int
     act: str
     role: str
     keys: list[str]
@@ -79,6 +93,7 @@ class Plan(msgspec.Struct, kw_only=True):
     missing: list[str]
     rate_hour: int
     cost: int
+    expected: int
     fee: int
     escrow: int
     balance: int
@@ -93,7 +108,6 @@ class Deployed(msgspec.Struct, kw_only=True):
     escrow: int
     height: int
     time_ms: int
-    expected: int
 
 
 class Cancelled(msgspec.Struct, kw_only=True):
@@ -137,3 +151,9 @@ class BotSeam(Protocol):
 
     async def status(self) -> BotStatus:
         """What it looks after."""
+
+    async def set_secrets(self, request: SecretsRequest) -> SecretsView:
+        """Keep these values, in the place of those of the same names. Later terms are given them."""
+
+    async def secrets(self, deployment: str) -> SecretsView:
+        """Which secrets this bot has. The values are never shown."""

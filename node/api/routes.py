@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from node.api import bot_seam as b
-from node.api import events, files, metrics, peers, reads, tx_stream, writes
+from node.api import events, files, logs, metrics, peers, reads, tx_stream, writes
 from node.api import file_models as f
 from node.api import models as m
 from node.api import organisation_models as om
@@ -159,6 +159,14 @@ ROUTES: Final = (
     ),
     Route("GET", "/v1/nodes", reads.nodes, "3nodes and their offers", m.Page[m.NodeView], query=_PAGING),
     Route("GET", "/v1/node/slots", reads.node_slots, "What this 3node holds and does", m.ExecutorStatus),
+    Route(
+        "POST",
+        "/v1/logs",
+        logs.logs,
+        "Carry a consumer's signed question about a slot's log to its node, and the sealed answer back",
+        media=BINARY,
+        body_media=BINARY,
+    ),
     Route("GET", "/v1/farms", reads.farms, "Farms", m.Page[m.FarmView], query=_PAGING),
     Route(
         "GET",
@@ -255,6 +263,23 @@ ROUTES: Final = (
         token=True,
     ),
     Route("GET", "/v1/bot/status", writes.bot_status, "What the 3bot looks after", b.BotStatus, token=True),
+    Route(
+        "POST",
+        "/v1/bot/secrets",
+        writes.bot_set_secrets,
+        "Give the 3bot secrets of a deployment",
+        b.SecretsView,
+        body=b.SecretsRequest,
+        token=True,
+    ),
+    Route(
+        "GET",
+        "/v1/bot/secrets/{deployment}",
+        writes.bot_secrets,
+        "Which secrets the 3bot has; never their values",
+        b.SecretsView,
+        token=True,
+    ),
     Route("GET", "/healthz", reads.healthz, "The process answers", media="text/plain"),
     Route("GET", "/readyz", reads.readyz, "Caught up, with a BFT quorum", m.Ready),
     Route("GET", "/metrics", metrics.metrics, "Figures for Prometheus", media="text/plain"),

@@ -9,7 +9,7 @@ from ledger.errors import Refused
 from ledger.limits import TX_BYTES_MAX
 from ledger.transactions import decode_tx
 from node.api import models as m
-from node.api.bot_seam import BotSeam, CancelRequest, DeployRequest, PlanRequest
+from node.api.bot_seam import BotSeam, CancelRequest, DeployRequest, PlanRequest, SecretsRequest
 from node.api.clients import client_name
 from node.api.core import (
     Api,
@@ -83,6 +83,17 @@ async def bot_cancel(request: Request) -> Response:
 async def bot_status(request: Request) -> Response:
     need_token(request)
     return answer(await _bot(api_of(request)).status())
+
+
+async def bot_set_secrets(request: Request) -> Response:
+    need_token(request)
+    bot = _bot(api_of(request))
+    return answer(await bot.set_secrets(await json_body(request, SecretsRequest)))
+
+
+async def bot_secrets(request: Request) -> Response:
+    need_token(request)
+    return answer(await _bot(api_of(request)).secrets(request.path_params["deployment"]))
 
 
 async def not_here(request: Request) -> Response:

@@ -357,6 +357,14 @@ def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> s
             f"{_APART[workload.placement.distinct]}"
         )
         lines.append(f"              {' '.join(workload.command)}")
+        if workload.secrets:
+            lines.append(f"              is given secrets by the consumer: {', '.join(workload.secrets)}")
+        if workload.egress:
+            lines.append(f"              may connect to {', '.join(workload.egress)}")
+        lines += [
+            f"              keeps {v.path} ({size_text(v.size_bytes)}) from term to term"
+            for v in workload.volumes
+        ]
         lines += [
             f"              {a.path} ({size_text(a.size_bytes)}) sha256 {a.sha256}"
             for a in workload.artifacts

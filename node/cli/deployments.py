@@ -82,6 +82,9 @@ def deploy(
             ("ordered", f"{time_text(done.time_ms)} UTC, height {done.height}"),
         ),
     )
+    if names := sorted({name for workload in detail.contract.workloads for name in workload.secrets}):
+        values = " ".join(f"{name}=FILE" for name in names)
+        say(f"it waits for its secrets: gridpact secrets set {done.deployment[:12]} {values}")
     say(f"follow it: gridpact deployment show {done.deployment[:12]}")
     return 0
 
@@ -227,11 +230,11 @@ def _print_head(found: DeploymentDetail) -> None:
                 "status",
                 f"{found.status} (wanted: {found.desired})" + (f": {found.reason}" if found.reason else ""),
             ),
+            ("until", _end_text(found)),
+            *(("warning", warning.text) for warning in found.warnings),
             ("deploy approval", _policy_text(found.policies.deploy)),
             ("sign-off", _policy_text(found.policies.signoff)),
             ("delete", _policy_text(found.policies.delete)),
-            ("until", _end_text(found)),
-            *(("warning", warning.text) for warning in found.warnings),
             ("money", f"{credits_text(found.spent)} spent, {credits_text(found.escrow)} in escrow"),
             ("ordered", f"{time_text(times.ordered_ms)} UTC"),
             ("then", ", ".join(steps) or "nothing yet"),
@@ -239,9 +242,6 @@ def _print_head(found: DeploymentDetail) -> None:
     )
 
 
-def _policy_text(policy: PolicyView) -> str:
-    if not policy.asked:
-        return "not asked by the contract"
 def _end_text(found: DeploymentDetail) -> str:
     """When it ends if nothing is done, and how."""
     if not found.ends_ms:
@@ -254,6 +254,9 @@ def _end_text(found: DeploymentDetail) -> str:
     return f"{time_text(found.ends_ms)} UTC, then it {how}"
 
 
+def _policy_text(policy: PolicyView) -> str:
+    if not policy.asked:
+        return "not asked by the contract"
     if policy.satisfied:
         return "satisfied"
     return ("rejected: " if policy.rejected else "open: ") + "; ".join(policy.reasons)

@@ -6,9 +6,8 @@ node's offer, and what is shown. Design section 8.
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 import trio
@@ -20,7 +19,7 @@ from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_n
 from ledger.records import Node as LedgerNode
 from ledger.state import read
 from ledger.transactions import Claim, Renew, RenewItem
-from node.clock import wall_ms
+from node.clock import boot_ms, wall_ms
 from node.config import Node
 from node.exchange import Exchange
 from node.executor.claims import Attempt, Attempts
@@ -29,6 +28,7 @@ from node.executor.drivers.base import Driver
 from node.executor.drivers.spec import check_spec
 from node.executor.errors import SpecRefused
 from node.executor.figures import Metric, figures
+from node.executor.gather import sweep_volumes
 from node.executor.lease import LedgerTime
 from node.executor.ledger_clock import LedgerClock
 from node.executor.limits import (
@@ -37,31 +37,36 @@ from node.executor.limits import (
     COOL_S,
     GUARD_TICK_S,
     LAST_EXITS_MAX,
+    LOG_KEPT_BYTES,
     LOOK_EVERY_S,
     OPENINGS_LOOKED_AT_MAX,
     ORPHANS_EVERY_S,
     RENEW_IDLE_S,
     TENURES_MAX,
 )
+from node.executor.logs import LogDesk
 from node.executor.offering import Offering
+from node.executor.orders import METHOD as ORDER
 from node.executor.orders import Orders
-from node.executor.reporter import Reporter
+from node.executor.orphans import orphan_reporter
+from node.executor.quarantine import Quarantine
+from node.executor.secrets import SecretsDesk
 from node.executor.sender import Sender
 from node.executor.status import ExecutorStatus, TenureStatus
 from node.executor.task import features, task_spec
-from node.executor.tenure import Tenure, Workshop
+from node.executor.tenure import Tenure
+from node.executor.volumes import VolumeShelf
+from node.executor.workshop import Workshop
+from node.handlers import Serve
+from node.log_wire import LOGS
 from node.seam import NotFinal, Overloaded, PeerSeam
+from node.secret_wire import HERE
 
 log = structlog.get_logger("executor")
 
 
-def boot_ms() -> int:
-    """The clock that leases are counted on: since boot, going on while the machine sleeps."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-
-
 class Executor:
-    """See the module. `run` is called once; `status`, `logs` and `metrics` at any time."""
+    """See the module. `run` is called once; `status` and `metrics` at any time."""
 
     def __init__(
         self,
@@ -72,6 +77,8 @@ class Executor:
         *,
         boot_clock_ms: Callable[[], int] = boot_ms,
         wall_clock_ms: Callable[[], int] = wall_ms,
+        quarantine: Quarantine | None = None,
+        volumes: VolumeShelf | None = None,
     ) -> None:
         self._peer = peer
         self._driver = driver
@@ -81,7 +88,11 @@ class Executor:
         self._wall_ms = wall_clock_ms
         self._sender = Sender(peer, peer.node_key)
         self._me = peer.node_key.public
+        self._quarantine = quarantine or Quarantine(None)
+        self._volumes = volumes or VolumeShelf(peer.home / "volumes", 0)
         self.orders = Orders(peer)
+        self.secrets = SecretsDesk(peer)
+        self._log_desk = LogDesk(peer, lambda at, n: t.log_tail(n) if (t := self._tenures.get(at)) else None)
         self._shop: Workshop | None = None
         self._offering: Offering | None = None
         self._nursery: trio.Nursery | None = None
@@ -115,12 +126,16 @@ class Executor:
             self._boot_ms,
             self._wall_ms,
             self.orders,
+            self.secrets,
+            self._quarantine,
+            self._volumes,
         )
         self._offering = Offering(self._peer, self._sender, self._settings, fingerprint, self._boot_ms)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._renewals)
             nursery.start_soon(self.orders.run)
+            nursery.start_soon(sweep_volumes, self._shop, lambda: {held for held, _ in self._tenures})
             height = -1
             while True:
                 height = await self._peer.next_block(height)
@@ -190,6 +205,7 @@ class Executor:
         finally:
             self._tenures.pop(tenure.id, None)
             self._ended.append(tenure.status())
+            self._log_desk.keep(tenure.id, tenure.log_tail(LOG_KEPT_BYTES))
             ending = tenure.ending
             status = ending.status if ending is not None and ending.status is not None else "gone"
             self._count("ended", status)
@@ -230,6 +246,8 @@ class Executor:
     def _unfit(self, opening: Opening) -> str:
         """What only this node knows: its driver, its disk, and its own proof of the approvals."""
         assert self._shop is not None, "claims come after the start"
+        if problem := self._shop.unwilling(opening):
+            return problem
         workload, store = opening.workload, self._exchange.store
         try:
             check_spec(
@@ -337,27 +355,10 @@ class Executor:
         try:
             record = read(self._peer.state, Deployment, key_deployment(slot.deployment))
             if record is not None:
-                await self._orphan_reporter(record, slot).run()
+                await orphan_reporter(self._sender, self._driver.name, self._wall_ms, record, slot).run()
         finally:
             self._orphans.discard((slot_id, slot.term))
 
-    def _orphan_reporter(self, record: Deployment, slot: Slot) -> Reporter:
-        def held() -> bool:
-            found = read(self._peer.state, Slot, key_slot(slot.deployment, slot.name))
-            return found is not None and (found.holder, found.term) == (self._me, slot.term)
-
-        facts = {
-            "chain_id": self._peer.chain_id,
-            "deployment": record.id.hex(),
-            "contract": record.contract.hex(),
-            "slot": slot.name,
-            "term": slot.term,
-            "node": self._me.hex(),
-            "driver": self._driver.name,
-        }
-        reporter = Reporter(self._sender, record.manifest, facts, self._wall_ms, held)
-        reporter.tell("released", detail="the node was restarted; nothing of this term runs")
-        return reporter
 
     # ------------------------------------------------------------------ what is shown
 
@@ -377,10 +378,10 @@ class Executor:
             artifacts_bytes=self._exchange.store.used_bytes,
         )
 
-    def logs(self, deployment: bytes, slot: str, last_bytes: int) -> bytes | None:
-        """The newest bytes that a running slot wrote; None when this node does not hold it."""
-        tenure = self._tenures.get((deployment, slot))
-        return tenure.logs(last_bytes) if tenure is not None else None
+
+    def methods(self) -> Mapping[str, Serve]:
+        """What PeerHandlers.methods takes."""
+        return {ORDER: self.orders.serve, HERE: self.secrets.serve_here, LOGS: self._log_desk.serve}
 
     def metrics(self) -> Sequence[Metric]:
         """Rows as PeerSeam.metrics gives them."""
@@ -389,6 +390,8 @@ class Executor:
         rows += [
             ("executor_orders_fetched_total", {}, self.orders.fetched, "counter"),
             ("executor_orders_false_total", {}, self.orders.lied, "counter"),
+            ("executor_secrets_given_total", {}, self.secrets.given, "counter"),
+            ("executor_secrets_refused_total", {}, self.secrets.refused, "counter"),
         ]
         return rows
 

@@ -1,4 +1,4 @@
-"""The one door of a sandbox: host-side listening sockets whose connections come out at ports inside.
+"""The one door into a sandbox: host-side listening sockets whose connections come out at ports inside.
 
 A process of its own (`python -I -S`, standard library, one thread). It inherits listening sockets, which stay
 in the host's network namespace, then joins the workload's, where there is nothing but loopback; so it accepts
@@ -25,6 +25,14 @@ from node.executor.limits import PORTAL_BUFFER_BYTES, PORTAL_CONNECTIONS_MAX, PO
 _SWEEP_S = 1.0
 _BACKLOG_PAUSE_S = 0.1
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where connections that come in at a listening socket go to."""
+
+    host: str
+    port: int
 
 
 @dataclass
@@ -106,9 +114,12 @@ class Pair:
 class Portal:
     """The loop: accept, connect inside, pump; bounded in connections, buffers and idle time."""
 
-    def __init__(self, listeners: dict[socket.socket, int], control_fd: int) -> None:
+    def __init__(
+        self, listeners: dict[socket.socket, Target], control_fd: int, idle_s: float | None = None
+    ) -> None:
         self._selector = selectors.DefaultSelector()
         self._listeners = listeners
+        self._idle_s = PORTAL_IDLE_S if idle_s is None else idle_s
         self._pairs: set[Pair] = set()
         self._accept_at_s = 0.0
         self._accepting = False
@@ -130,7 +141,7 @@ class Portal:
             for key, events in self._selector.select(_SWEEP_S):
                 if key.data is None:
                     return
-                if isinstance(key.data, int):
+                if isinstance(key.data, Target):
                     self._accept(key.fileobj, key.data)  # type: ignore[arg-type]
                 elif key.fileobj in self._selector.get_map():
                     pair, side = key.data
@@ -138,7 +149,7 @@ class Portal:
             now_s = time.monotonic()
             if now_s - swept_at_s >= _SWEEP_S:
                 swept_at_s = now_s
-                for pair in [pair for pair in self._pairs if now_s - pair.moved_at_s > PORTAL_IDLE_S]:
+                for pair in [pair for pair in self._pairs if now_s - pair.moved_at_s > self._idle_s]:
                     self._settle(pair, False)
 
     def _watch_listeners(self) -> None:
@@ -147,13 +158,13 @@ class Portal:
         if want == self._accepting:
             return
         self._accepting = want
-        for listener, inside in self._listeners.items():
+        for listener, target in self._listeners.items():
             if want:
-                self._selector.register(listener, _READ, inside)
+                self._selector.register(listener, _READ, target)
             else:
                 self._selector.unregister(listener)
 
-    def _accept(self, listener: socket.socket, inside: int) -> None:
+    def _accept(self, listener: socket.socket, target: Target) -> None:
         if len(self._pairs) >= PORTAL_CONNECTIONS_MAX:
             return
         try:
@@ -164,7 +175,8 @@ class Portal:
             self._accept_at_s = time.monotonic() + _BACKLOG_PAUSE_S  # out of descriptors or memory
             return
         try:
-            inner = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
+            inner = socket.socket(family, socket.SOCK_STREAM)
         except OSError:
             outer.close()
             return
@@ -173,7 +185,7 @@ class Portal:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._pairs.add(pair)
-        inner.connect_ex(("127.0.0.1", inside))
+        inner.connect_ex((target.host, target.port))
         self._settle(pair, True)
 
     def _settle(self, pair: Pair, goes_on: bool) -> None:
@@ -212,13 +224,13 @@ def main() -> None:
     """Serve the ports named as arguments; see the module's text."""
     pid, uid, *ports = sys.argv[1:]
     try:
-        listeners: dict[socket.socket, int] = {}
+        listeners: dict[socket.socket, Target] = {}
         for port in ports:
             fd, inside = port.split(":")
             listener = socket.socket(fileno=int(fd))
             listener.setblocking(False)
             listener.set_inheritable(False)
-            listeners[listener] = int(inside)
+            listeners[listener] = Target("127.0.0.1", int(inside))
         join_network(int(pid), int(uid))
     except OSError as error:
         os.write(1, f"portal: {error}\n".encode())

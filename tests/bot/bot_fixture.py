@@ -117,7 +117,7 @@ class Market:
         await until(lambda: len(peer.handlers.members) == len(VALIDATORS))
         tip = self.peer.height  # what was told to be final must be there before it is asked for
         await until(lambda: peer.height >= tip)
-        agent = Agent(peer, account)
+        agent = Agent(peer, account, Path("no-secrets-here"))
         scope = self.scopes[name] = trio.CancelScope()
 
         async def run(*, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:

@@ -94,7 +94,7 @@ def check_capacity(view: View) -> None:
     used: Counter[tuple[bytes, str]] = Counter()
     for (deployment, name), slot in view.slots.items():
         if slot.holder:
-            needs = workload_of(view.manifests[deployment], name).resources
+            needs = workload_of(view.manifests[deployment], name).needs
             used[slot.holder, "cpu_millis"] += needs.cpu_millis
             used[slot.holder, "memory_bytes"] += needs.memory_bytes
             used[slot.holder, "disk_bytes"] += needs.disk_bytes

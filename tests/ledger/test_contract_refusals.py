@@ -63,8 +63,8 @@ def test_a_built_contract_is_refused_by_name(built: Contract, rule: str, field: 
 @pytest.mark.parametrize(
     ("old", "new", "rule", "field"),
     [
-        ("recheck: 10s", "recheck: 10s\n    volumes: {}", "contract.not_enforced", "workloads.web.volumes"),
-        ("recheck: 10s", "recheck: 10s\n    egress: [a:1]", "contract.not_enforced", "workloads.web.egress"),
+
+        ("recheck: 10s", "recheck: 10s\n    update: {}", "contract.not_enforced", "workloads.web.update"),
         ("kind: ser", "runtime: oci\n    kind: ser", "contract.not_enforced", "workloads.web.runtime"),
         ("kind: ser", "runtime: vm\n    kind: ser", "contract.choice", "workloads.web.runtime"),
         ("tree: www}", "tree: www, file: www}", "contract.artifact", "workloads.web.artifacts[1]"),

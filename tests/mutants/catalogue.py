@@ -69,6 +69,15 @@ STAGING: Final = ("tests/ledger/test_staging.py",)
 STATE_SYNC: Final = ("tests/node/test_state_sync.py", "tests/node/test_state_wire.py")
 REPAIR: Final = ("tests/node/test_repair.py",)
 LIGHT: Final = ("tests/ledger/test_light.py", "tests/ledger/test_tree.py")
+WATCHDOG: Final = ("tests/executor/test_watchdog.py",)
+LANDLOCK: Final = ("tests/executor/test_landlock.py",)
+SEALED_ROOT: Final = ("tests/executor/test_sealed_root.py",)
+ISOLATION: Final = ("tests/ledger/test_isolation.py",)
+SECRETS: Final = ("tests/bot/test_secrets.py",)
+SECRET_WIRE: Final = ("tests/node/test_secret_wire.py",)
+LOGS: Final = ("tests/node/test_executor_logs.py",)
+EGRESS: Final = ("tests/executor/test_egress.py",)
+VOLUMES: Final = ("tests/executor/test_volumes.py",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +112,8 @@ _LEDGER_CLOCK, LEDGER_CLOCK = "node/executor/ledger_clock.py", ("tests/node/test
 _QUEUE = "node/fair_queue.py"
 _CHECK, _FILES = "consensus/verify.py", "node/artifact_files.py"
 _PEOPLE, _ORGANISATION = "ledger/people.py", "ledger/organisation.py"
+_LAUNCHER, _IMAGE = "node/executor/drivers/launcher.py", "node/executor/drivers/image.py"
+_FETCHING, HOSTILE = "node/fetching.py", ("tests/node/test_artifact_hostile.py",)
 
 MUTANTS: Final = (
     _M(
@@ -1344,9 +1355,65 @@ MUTANTS: Final = (
     _M(
         "the_whole_is_not_checked",
         _FILES,
-        "if self.missing() or whole.hexdigest() != self.sha256:",
+        "if self.missing() or self._whole.hexdigest() != self.sha256:",
         "if self.missing():",
         ARTIFACTS,
+    ),
+    _M(
+        "a_contract_has_honest_holders_banned",
+        _FETCHING,
+        'self._exchange.set_aside(peer_id, "artifact.other", self._progress)',
+        'self._exchange.blame(peer_id, "artifact.other", self._progress)',
+        HOSTILE,
+    ),
+    _M(
+        "an_unsigned_list_is_taken_of_anybody",
+        _FETCHING,
+        "if wanted.chunks is None and said.held is not None:",
+        "if False:",
+        HOSTILE,
+    ),
+    _M(
+        "stalled_chunks_stay_where_they_are",
+        "node/picks.py",
+        "if asked_s < oldest_s:",
+        "if False:",
+        ("tests/node/test_picks.py",),
+    ),
+    _M(
+        "a_list_may_come_in_crumbs",
+        "node/artifact_wire.py",
+        "if answer.size_bytes != size_bytes or len(answer.digests) != due:",
+        "if answer.size_bytes != size_bytes or not 0 < len(answer.digests) <= due:",
+        HOSTILE,
+    ),
+    _M(
+        "one_taker_may_have_all_answers",
+        "node/serving.py",
+        "if taker.at_work >= ARTIFACT_SERVED_PEER_MAX or self._at_work >= ARTIFACT_SERVED_MAX:",
+        "if False:",
+        HOSTILE,
+    ),
+    _M(
+        "parts_of_unsigned_lists_are_given",
+        "node/artifacts.py",
+        "return part if part is not None and part.is_signed else None",
+        "return part",
+        ("tests/node/test_artifact_swarm.py",),
+    ),
+    _M(
+        "what_runs_is_dropped_to_make_room",
+        "node/cache.py",
+        "return self.pins[name] > 0 or name in self.under_way",
+        "return name in self.under_way",
+        ("tests/node/test_cache.py", *ARTIFACTS),
+    ),
+    _M(
+        "files_take_the_ledgers_disk",
+        "node/cache.py",
+        "room = min(self.size_bytes_max - used, disk_free_bytes - ARTIFACT_DISK_RESERVE_BYTES)",
+        "room = self.size_bytes_max - used",
+        ("tests/node/test_cache.py",),
     ),
     _M(
         "rename_without_a_synced_folder",
@@ -1815,5 +1882,181 @@ MUTANTS: Final = (
         'if alarm == "final_off_chain":',
         "if False:",
         REPAIR,
+    ),
+    _M(
+        "secrets_for_whoever_asks",
+        "bot/secrets.py",
+        "if not slot.holder or peer_id != peer_id_of(slot.holder):",
+        "if not slot.holder:",
+        SECRETS,
+    ),
+    _M(
+        "secrets_when_the_lease_is_over",
+        "bot/secrets.py",
+        "if peer.time_ms >= slot.lease_until_ms:",
+        "if False:",
+        SECRETS,
+    ),
+    _M(
+        "secrets_of_an_earlier_term",
+        "bot/secrets.py",
+        "if ask.term != slot.term:",
+        "if ask.term > slot.term:",
+        SECRETS,
+    ),
+    _M(
+        "a_box_is_taken_for_any_place",
+        "node/secret_wire.py",
+        "if inside.place != place:",
+        "if False:",
+        SECRET_WIRE,
+    ),
+    _M(
+        "anybody_gives_a_holder_its_secrets",
+        "node/secret_wire.py",
+        "if sender not in senders or not verify(sender, domain, chain_id, signed, signature):",
+        "if not verify(sender, domain, chain_id, signed, signature):",
+        SECRET_WIRE,
+    ),
+    _M(
+        "logs_without_the_consumers_signature",
+        "node/executor/logs.py",
+        "record.consumer != question.account or not is_signed(signed)",
+        "record.consumer != question.account",
+        LOGS,
+    ),
+    _M(
+        "logs_for_every_account",
+        "node/executor/logs.py",
+        "if record is None or record.consumer != question.account or",
+        "if record is None or",
+        LOGS,
+    ),
+    _M(
+        "egress_into_the_farmers_network",
+        "node/executor/addresses.py",
+        "return found.is_global and not (",
+        "return not (",
+        EGRESS,
+    ),
+    _M(
+        "a_name_may_point_anywhere",
+        "node/executor/egress.py",
+        "for address in found if is_allowed(address))",
+        "for address in found)",
+        EGRESS,
+    ),
+    _M(
+        "volumes_are_lost_without_a_word",
+        _CLAIMS,
+        "if home and home != node and any(",
+        "if False and any(",
+        PLACES,
+    ),
+    _M(
+        "a_slot_on_a_node_that_lacks_what_it_needs",
+        "ledger/fit.py",
+        'if node.attributes.get(feature) != "enforced":',
+        "if False:",
+        PLACES,
+    ),
+    _M(
+        "a_volume_mounted_twice",
+        "node/executor/drivers/mounts.py",
+        "        _lock(fd, deadline_s)\n",
+        "",
+        VOLUMES,
+    ),
+    _M(
+        "secrets_in_memory_that_is_swapped",
+        "node/executor/drivers/mounts.py",
+        'kernel.mount("ramfs", SECRETS, "ramfs", _FLAGS, "mode=0755")',
+        'kernel.mount("tmpfs", SECRETS, "tmpfs", _FLAGS, "mode=0755")',
+        ("tests/executor/test_secrets.py",),
+    ),
+    # ---- isolation
+    _M(
+        "a_frozen_node_keeps_its_workload",
+        _LAUNCHER,
+        "            self._late = self.pid != 0\n            self._kill_init()\n",
+        "            self._late = self.pid != 0\n",
+        WATCHDOG,
+    ),
+    _M(
+        "the_launcher_kills_too_late",
+        _LEASE,
+        "return self.deadline_ms + STOP_GRACE_MS + int(KILL_WITHIN_S * 1000)",
+        "return self.deadline_ms + STOP_GRACE_MS + KILL_MS",
+        WATCHDOG,
+    ),
+    _M(
+        "the_launcher_is_not_told_of_renewals",
+        _LAUNCHER,
+        'if byte == b"D":',
+        "if False:",
+        WATCHDOG,
+    ),
+    _M(
+        "the_entry_takes_no_rules_on",
+        "node/executor/drivers/entry.py",
+        '+ _eax(_RESTRICT_SELF) + _SYSCALL + b"\\x48\\x85\\xc0"',
+        '+ b"\\x31\\xc0" + b"\\x48\\x85\\xc0"',
+        LANDLOCK,
+    ),
+    _M(
+        "landlock_is_advertised_untried",
+        "node/executor/drivers/trial.py",
+        'if free.get("shut") != "written" or',
+        'if False and free.get("shut") != "written" or',
+        LANDLOCK,
+    ),
+    _M(
+        "own_memory_may_be_written",
+        "node/executor/landlock.py",
+        '("/proc", "read")',
+        '("/proc", "write")',
+        LANDLOCK,
+    ),
+    _M(
+        "images_are_not_sealed",
+        _IMAGE,
+        "        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)\n",
+        "",
+        SEALED_ROOT,
+    ),
+    _M(
+        "what_is_behind_the_device_is_not_compared",
+        "node/executor/integrity.py",
+        "same = image.backing(baseline.loop) == baseline.backing",
+        "same = True",
+        SEALED_ROOT,
+    ),
+    _M(
+        "a_missing_image_is_replaced_in_silence",
+        _LAUNCHER,
+        "    if mkfs is None:\n",
+        '    if mkfs is None or not mkfs.endswith("mkfs.erofs"):\n',
+        SEALED_ROOT,
+    ),
+    _M(
+        "an_unreadable_quarantine_holds_nothing",
+        "node/executor/quarantine.py",
+        "            return str(error)  # what it held is not known, so nothing is claimed\n",
+        '            return ""\n',
+        ("tests/executor/test_quarantine.py",),
+    ),
+    _M(
+        "drifted_manifests_are_claimed_again",
+        "node/executor/workshop.py",
+        "return problem or self.quarantine.reason(manifest_digest(opening.manifest.encode()))",
+        "return problem",
+        ("tests/node/test_executor.py::test_what_drifted_here_is_never_claimed_here_again",),
+    ),
+    _M(
+        "isolation_that_is_asked_for_is_not_looked_at",
+        "ledger/manifest_services.py",
+        "return (*workload.isolation, *secrets,",
+        "return (*secrets,",
+        ISOLATION,
     ),
 )

@@ -13,15 +13,16 @@ from typing import Any
 import trio
 
 from ledger import transactions as t
+from ledger.codec import decode
 from ledger.contract_types import Contract, WorkloadTemplate
-from ledger.documents import sign_approval, sign_contract
+from ledger.documents import open_document, sign_approval, sign_contract
 from ledger.genesis import ConsensusParameters, Genesis, GenesisValidator
 from ledger.keys import Key
 from ledger.limits import CHUNK_BYTES
 from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import Artifact, Placement, manifest_digest
-from ledger.predicates import ApprovalPredicate
-from ledger.records import Deployment, Slot, key_deployment, key_slot
+from ledger.predicates import ApprovalPredicate, ReceiptPredicate
+from ledger.records import Deployment, ReceiptRecord, Slot, key_deployment, key_slot
 from ledger.state import read
 from node.artifacts import ArtifactStore
 from node.chunks import chunks_root
@@ -42,6 +43,7 @@ from node.executor.drivers.base import (
 )
 from node.executor.errors import ResultRefused, VerificationFailed
 from node.executor.executor import Executor
+from node.executor.volumes import VolumeShelf
 from node.peer import Peer
 from p2p.memory import MemoryHub
 from tests.ledger import world as people
@@ -93,6 +95,7 @@ class FakeTask:
     task_id: str
     spec: TaskSpec
     ports: Mapping[str, tuple[str, int]]
+    kill_at_ms: int | None = None
     ended: trio.Event = field(default_factory=trio.Event)
     exit: Exit | None = None
     drift: str = ""
@@ -124,6 +127,7 @@ class FakeDriver:
         self.tasks: list[FakeTask] = []
         self.recovered = 0
         self.leftovers: list[str] = []
+        self.enforces: tuple[str, ...] = ()  # beside what all tests see
         self.calls: list[str] = []
 
     @property
@@ -132,6 +136,7 @@ class FakeDriver:
 
     def fingerprint(self) -> Fingerprint:
         features = (Feature("namespaces", True, "all"), Feature("landlock", False, "not tried"))
+        features += tuple(Feature(name, True, "fake") for name in self.enforces)
         return Fingerprint("sandbox", Isolation.SANDBOX, True, "", features)
 
     async def prepare(self, spec: TaskSpec) -> FakePrepared:
@@ -141,15 +146,18 @@ class FakeDriver:
                 raise VerificationFailed(file.path, "other bytes")
         return FakePrepared(spec)
 
-    async def start(self, prepared: Any) -> FakeTask:
+    async def start(self, prepared: Any, kill_at_ms: int | None = None) -> FakeTask:
         await trio.lowlevel.checkpoint()
         self.calls.append("start")
         spec: TaskSpec = prepared.spec
         assert spec.task_id not in {task.task_id for task in self.running}
         ports = {port.name: (port.listen_host, 40_000 + len(self.tasks)) for port in spec.ports}
-        task = FakeTask(spec.task_id, spec, ports)
+        task = FakeTask(spec.task_id, spec, ports, kill_at_ms)
         self.tasks.append(task)
         return task
+
+    def keep(self, handle: Any, kill_at_ms: int) -> None:
+        handle.kill_at_ms = kill_at_ms
 
     async def wait(self, handle: Any) -> Exit:
         await handle.ended.wait()
@@ -236,19 +244,28 @@ class Fleet:
         self.exchanges[name] = exchange
         return exchange
 
-    def execute(self, name: str, driver: Driver | None = None, **settings: Any) -> Executor:
+    def execute(
+        self,
+        name: str,
+        driver: Driver | None = None,
+        enforces: tuple[str, ...] = (),
+        volumes: VolumeShelf | None = None,
+        **settings: Any,
+    ) -> Executor:
         """Start a node's executor; again after `crash`."""
         peer, exchange = self.net.peers[name], self.share(name)
         if driver is None:
             driver = self.drivers.setdefault(name, FakeDriver())
+            self.drivers[name].enforces = enforces
         made = Executor(
             peer,
             node_settings(**settings),
             driver,
             exchange,
             boot_clock_ms=lambda: int(trio.current_time() * 1000),
+            volumes=volumes,
         )
-        peer.handlers.methods["order"] = made.orders.serve
+        peer.handlers.methods.update(made.methods())
         self.executors[name] = made
         scope = self.scopes[name] = trio.CancelScope()
 
@@ -381,3 +398,10 @@ async def fleet(
             made.execute(name)
         yield made
         nursery.cancel_scope.cancel()
+
+
+def receipts_of(net: Fleet, deployment: bytes, slot: str) -> list[ReceiptPredicate]:
+    """All that nodes told of a slot, in order."""
+    found = net.first.state.scan(b"receipt/" + deployment + b"/" + slot.encode() + b"/")
+    records = [decode(ReceiptRecord, data) for _, data in list(found)]
+    return [open_document(record.envelope, "receipt").predicate for record in records]

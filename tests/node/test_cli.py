@@ -60,6 +60,7 @@ class FakeBot:
         self.peer = peer
         self.missing: list[str] = []
         self.asked: list[b.PlanRequest] = []
+        self.secret_values: dict[str, bytes] = {}
 
     async def plan(self, request: b.PlanRequest) -> b.Plan:
         self.asked.append(request)
@@ -84,8 +85,8 @@ class FakeBot:
             missing=self.missing,
             rate_hour=20_000,
             cost=480_000,
-            fee=100_000,
             expected=579_997,
+            fee=100_000,
             escrow=2_000_000,
             balance=RICH,
             duration_s=86_400,
@@ -104,6 +105,14 @@ class FakeBot:
 
     async def status(self) -> b.BotStatus:
         return b.BotStatus(account="", balance=0, vault_version=0, watched=[])
+
+    async def set_secrets(self, request: b.SecretsRequest) -> b.SecretsView:
+        self.secret_values |= request.values
+        return await self.secrets(request.deployment)
+
+    async def secrets(self, deployment: str) -> b.SecretsView:
+        given = {name: name in self.secret_values for name in ("tls-key", "token")}
+        return b.SecretsView(deployment=deployment, given=given)
 
 
 class Shell:
