@@ -49,7 +49,7 @@ class Quarantine:
         except ExecutorError as error:
             return str(error)  # what it held is not known, so nothing is claimed
         held = self._held.get(manifest.hex())
-        return f"quarantined: {held.detail}" if held is not None else ""
+        return f"in quarantine: {held.detail}" if held is not None else ""
 
     def add(self, manifest: bytes, slot: str, time_ms: int, detail: str) -> None:
         """Hold the manifest; the oldest goes when the list is full. Raises OSError, ExecutorError."""

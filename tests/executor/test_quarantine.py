@@ -23,7 +23,7 @@ def test_it_holds_after_a_restart_until_it_is_released(tmp_path: Path) -> None:
     assert held.reason(ONE) == "" and held.all() == ()
     held.add(ONE, "web/0", 5, "bytes drifted: /bin/a")
     again = Quarantine(path)
-    assert again.reason(ONE) == "quarantined: bytes drifted: /bin/a"
+    assert again.reason(ONE) == "in quarantine: bytes drifted: /bin/a"
     assert again.reason(TWO) == ""
     # Another process lets it go; the one that runs sees it.
     assert again.release(ONE.hex()) is True
