@@ -210,8 +210,8 @@ def _keeps_escrow(real: Any) -> Any:
 
 
 def _one_grant_is_enough(real: Any) -> Any:
-    def judge(manifest: Any, record: Any, act: str, approvals: Sequence[Any], now_ms: int) -> Decision:
-        found: Decision = real(manifest, record, act, approvals, now_ms)
+    def judge(manifest: Any, record: Any, act: str, approvals: Sequence[Any], *rest: Any) -> Decision:
+        found: Decision = real(manifest, record, act, approvals, *rest)
         if any(a.decision == "granted" for a in approvals) and not found.satisfied:
             return type(found)(**{**_fields(found), "satisfied": True, "rejected": False})
         return found
@@ -225,9 +225,9 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _unmarked(real: Any) -> Any:
-    def record(deal: Deal, document: Any, envelope: bytes) -> None:
-        real(deal, document, envelope)
-        deal.env.state.delete(key_document(deal.id, document.id))
+    def record(deal: Deal, *given: Any) -> None:
+        real(deal, *given)
+        deal.env.state.delete(key_document(deal.id, given[-2].id))
 
     return record
 
