@@ -359,7 +359,6 @@ class Executor:
         finally:
             self._orphans.discard((slot_id, slot.term))
 
-
     # ------------------------------------------------------------------ what is shown
 
     def status(self) -> ExecutorStatus:
@@ -377,7 +376,6 @@ class Executor:
             refused={f"{deployment.hex()}/{slot}": why for (deployment, slot), why in self._refused.items()},
             artifacts_bytes=self._exchange.store.used_bytes,
         )
-
 
     def methods(self) -> Mapping[str, Serve]:
         """What PeerHandlers.methods takes."""

@@ -283,7 +283,6 @@ class SandboxDriver:
             "nproc": None if "pids" in controllers else resources.pids + 1,
         }
 
-
     async def _take_down(self, running: Running) -> None:
         """Kill what is left and give everything back. Not cancelled by others; bounded by KILL_WITHIN_S."""
         with trio.CancelScope(shield=True):
