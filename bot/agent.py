@@ -24,6 +24,7 @@ from bot.memory import Intent, Memory, Watch
 from bot.planner import Draft, make_plan
 from bot.policy import Action, Cancel, Note, Order, Remember, Warn, decide
 from bot.secrets import SecretBook, SecretGiver
+from bot.update_desk import UpdateDesk
 from bot.vault import Vault
 from bot.view import (
     balance_of,
@@ -56,6 +57,7 @@ from node.api.bot_seam import (
     SecretsView,
     Watched,
 )
+from node.api.update_seam import Steered, SteerRequest, Updated, UpdatePlan, UpdateRequest, UpdateWish
 from node.handlers import Serve
 from node.seam import Gap, NotFinal, Overloaded, PeerSeam, TxOutcome
 from node.secret_wire import ASK
@@ -74,6 +76,7 @@ class Agent:
         self.wallet = Wallet(peer, account_key)
         self.keeper = Keeper(peer, self.wallet, Vault(account_key, peer.chain_id))
         self.giver = SecretGiver(peer, account_key, SecretBook(secrets, account_key))
+        self._updates = UpdateDesk(peer, self.wallet, self.keeper, self._order, self._ring)
         self._known: set[bytes] = set()  # deployments to look at, beside those in memory
         self._bell = trio.Event()
         self._ready = trio.Event()
@@ -287,6 +290,21 @@ class Agent:
         if not outcome.receipt.ok:
             raise Refused(outcome.receipt.rule, outcome.receipt.detail)
         return Cancelled(deployment=request.deployment, height=outcome.height, time_ms=outcome.time_ms)
+
+    async def plan_update(self, request: UpdateRequest) -> UpdatePlan:
+        """See BotSeam.plan_update."""
+        await self._loaded()
+        return await self._updates.plan(request)
+
+    async def update(self, wish: UpdateWish) -> Updated:
+        """See BotSeam.update."""
+        await self._loaded()
+        return await self._updates.update(wish)
+
+    async def steer_update(self, request: SteerRequest) -> Steered:
+        """See BotSeam.steer_update."""
+        await self._loaded()
+        return await self._updates.steer(request)
 
     async def status(self) -> BotStatus:
         """See BotSeam.status."""

@@ -6,7 +6,7 @@ that is expected (`bot.forecast`); what cannot be exceeded, whatever happens, is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -22,7 +22,7 @@ from ledger.manifest_types import Manifest, Rule, manifest_digest
 from ledger.parameters import parameter_value, parameters_from_text
 from ledger.people import names_of
 from ledger.policy import describe, excluded_signers, named_keys, rules_in
-from ledger.policy_types import ACTS
+from ledger.policy_types import ACTS, Act
 from ledger.records import Node
 from ledger.template import whole_reference
 from node.amounts import credits_text
@@ -141,7 +141,7 @@ def _plan(
             Excluded(node=x.node.key.hex(), farm=x.node.farm, workload=x.workload, reasons=list(x.reasons))
             for x in matching.misfits[:EXCLUDED_SHOWN_MAX]
         ],
-        approvers=list(_approvers(manifest)),
+        approvers=list(approvers_of(manifest, ACTS)),
         policies={act: describe(policies.of(act)) for act in ACTS},
         missing=missing,
         rate_hour=sum(line.rate_hour for line in lines),
@@ -194,11 +194,12 @@ def _open_plan(template: Template, missing: list[str], balance: int) -> Plan:
     )
 
 
-def _approvers(manifest: Manifest) -> Iterator[Approver]:
-    """Roles that a policy names, with the keys that count; those that it names by key come last."""
+def approvers_of(manifest: Manifest, acts: Sequence[Act]) -> Iterator[Approver]:
+    """Roles that the policies of these acts name, with the keys that count; those that one names by key come
+    last."""
     policies = manifest.policies
     excluded = excluded_signers(policies, bytes.fromhex(manifest.author), bytes.fromhex(manifest.consumer))
-    for act in ACTS:
+    for act in acts:
         rule = policies.of(act)
         wanted = set(_roles_in(rule))
         for role in manifest.roles:

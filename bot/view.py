@@ -23,7 +23,14 @@ from ledger.manifest import decode_manifest
 from ledger.manifest_types import Manifest
 from ledger.people import Roll, organisations_of
 from ledger.policy import Decision
-from ledger.policy_records import judge_records, roll_of
+from ledger.policy_records import (
+    about_update,
+    approval_of,
+    change_sides,
+    judge_change,
+    judge_records,
+    roll_of,
+)
 from ledger.records import (
     Account,
     ApprovalRecord,
@@ -45,6 +52,7 @@ from ledger.records import (
     key_slot,
 )
 from ledger.state import Reader, read
+from ledger.trade_records import UpdateRecord, key_update
 from ledger.transition.deal import ENDED, RUNS
 
 _NODES: Final = b"node/"
@@ -59,6 +67,9 @@ class Own(msgspec.Struct, frozen=True, kw_only=True):
     slots: tuple[Slot, ...]
     approvals: tuple[ApprovalRecord, ...]
     roll: Roll | None = None  # who holds its roles; None: they name their keys themselves
+    update: UpdateRecord | None = None  # the last that was asked for
+    next: Manifest | None = None  # of the update under way
+    next_roll: Roll | None = None
 
     @property
     def ended(self) -> bool:
@@ -68,6 +79,13 @@ class Own(msgspec.Struct, frozen=True, kw_only=True):
     def judge(self, act: str, at_ms: int) -> Decision:
         """What the act's policy says at a time, as the ledger will."""
         roll = self.roll if self.roll is not None else Roll(self.manifest.roles)
+        if act == "update" and self.update is not None and self.next is not None:
+            mine = [approval_of(x) for x in self.approvals if x.generation == self.update.number]
+            about = about_update(self.next, self.record, self.update)
+            new = self.next_roll if self.next_roll is not None else Roll(self.next.roles)
+            rolls = {id(self.manifest): roll, id(self.next): new}
+            sides = change_sides(self.manifest, self.next, lambda manifest: rolls[id(manifest)])
+            return judge_change(sides, about, mine, at_ms)
         return judge_records(self.manifest, self.record, act, self.approvals, at_ms, roll)
 
 
@@ -183,14 +201,22 @@ def _own(state: Reader, deployment: bytes) -> Own | None:
     approvals = tuple(
         decode(ApprovalRecord, data) for _, data in state.scan(b"approval/" + deployment + b"/")
     )
-    found = _manifest(manifest)
+    found, coming = _manifest(manifest), _next(state, record)
     return Own(
         record=record,
         manifest=found,
         roll=roll_of(state, found) if organisations_of(found.roles) else None,
         slots=tuple(slot for slot in slots if slot is not None),
         approvals=approvals,
+        update=read(state, UpdateRecord, key_update(deployment, record.updates)) if record.updates else None,
+        next=coming,
+        next_roll=roll_of(state, coming) if coming and organisations_of(coming.roles) else None,
     )
+
+
+def _next(state: Reader, record: Deployment) -> Manifest | None:
+    data = state.get(key_manifest(record.updating)) if record.updating else None
+    return None if data is None else _manifest(data)
 
 
 @lru_cache(maxsize=256)

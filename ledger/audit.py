@@ -47,8 +47,8 @@ from ledger.transactions import Decide, OrderDeployment, PublishContract, Report
 def export(store: Chain, deployment: bytes) -> bytes:
     """The file's bytes, as of the state that the newest final header proves.
 
-    Raises Refused("audit.unknown_deployment" | "audit.pruned" | "audit.too_long" | "proof.not_yet"),
-    LocalError when the store misses a block.
+    Raises Refused("audit.unknown_deployment" | "audit.updated" | "audit.pruned" | "audit.too_long" |
+    "proof.not_yet"), LocalError when the store misses a block.
     """
     anchor, view = store.anchor()
     found = view.get(key_deployment(deployment))
@@ -58,6 +58,8 @@ def export(store: Chain, deployment: bytes) -> bytes:
     data = store.state.get(key_manifest(record.manifest)) if record else None
     if record is None or data is None:
         raise LocalError(f"the store is damaged: deployment {deployment.hex()} has no manifest")
+    if record.updates:
+        raise Refused("audit.updated", f"{record.updates} updates were asked for")
     order = store.tx(deployment)
     if order is None or (order.height < store.first_height and not lives(record)):
         # Parts of it may be left, where blocks hold transactions of others that live.

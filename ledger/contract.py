@@ -27,9 +27,19 @@ from ledger.contract_types import (
     VolumeTemplate,
     WorkloadTemplate,
 )
+from ledger.contract_update import read_update
 from ledger.errors import LocalError
 from ledger.limits import CPU_MILLIS_MIN, MEMORY_BYTES_MIN, PATH_CHARS_MAX, VOLUME_BYTES_MIN
-from ledger.manifest_types import Apart, Artifact, Health, Level, Placement, Port, Restart, Spread
+from ledger.manifest_types import (
+    Apart,
+    Artifact,
+    Health,
+    Level,
+    Placement,
+    Port,
+    Restart,
+    Spread,
+)
 from ledger.quantities import (
     parse_country,
     parse_cpu,
@@ -72,9 +82,9 @@ _WORKLOAD_OPTIONAL: Final = (
     "secrets",
     "egress",
     "volumes",
+    "update",
 )
 
-_WORKLOAD_LATER: Final = ("update",)
 RUNTIMES: Final = ("sandbox",)  # those that a 3node of this release has a driver for
 _RUNTIMES_LATER: Final = ("oci", "wasm")
 _PLACEMENT: Final = (
@@ -252,7 +262,7 @@ def _role(reader: Reader, name: str, node: Node) -> ContractRole:
 
 def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtifact]) -> WorkloadTemplate:
     field = f"workloads.{name}"
-    entries = reader.mapping(node, field, _WORKLOAD_REQUIRED, _WORKLOAD_OPTIONAL, _WORKLOAD_LATER)
+    entries = reader.mapping(node, field, _WORKLOAD_REQUIRED, _WORKLOAD_OPTIONAL)
     kind = reader.choice(entries.get("kind"), f"{field}.kind", ("service", "job"), "service")
     runtime = reader.choice(entries.get("runtime"), f"{field}.runtime", RUNTIMES, "sandbox", _RUNTIMES_LATER)
     for item, path in reader.sequence(entries.get("artifacts"), f"{field}.artifacts"):
@@ -298,6 +308,7 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
         secrets=reader.texts(entries.get("secrets"), f"{field}.secrets"),
         egress=reader.texts(entries.get("egress"), f"{field}.egress"),
         volumes=_volumes(reader, entries.get("volumes"), f"{field}.volumes"),
+        update=read_update(reader, entries.get("update"), f"{field}.update"),
     )
 
 

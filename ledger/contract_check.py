@@ -268,6 +268,7 @@ def _check_workload(workload: WorkloadTemplate, types: dict[str, str], report: R
         _check_number("volume", volume.size_bytes, types, where, report)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", report)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", report)
+    check.check_update(workload.update, f"{field}.update", report)
     _check_placement(workload, types, report)
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from ledger.manifest_types import Artifact, Health, Placement, Policies, Port, Restart
+from ledger.manifest_types import Artifact, Health, Placement, Policies, Port, Restart, UpdateStrategy
 
 ParameterType = Literal["string", "integer", "boolean", "size", "duration", "money", "country"]
 Value = str | int | bool
@@ -87,6 +87,7 @@ class WorkloadTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     secrets: tuple[str, ...] = ()
     egress: tuple[str, ...] = ()
     volumes: tuple[VolumeTemplate, ...] = ()
+    update: UpdateStrategy = UpdateStrategy()
 
 
 class PriceTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -65,6 +65,8 @@ ATTRIBUTES_MAX: Final = 32
 DUE_PER_BLOCK_MAX: Final = 2_000  # timed work executed in one block; the rest waits for the next
 DUE_SLOTS_PER_BLOCK_MAX: Final = 64 * SLOTS_MAX  # slots that it touches: half a second at the worst
 
+UPDATES_MAX: Final = 256  # of one deployment; each stays on its record, with its approvals
+
 CHUNK_BYTES: Final = 256 * KIB  # artifact transfer unit
 
 # Leases (design section 8). Ledger-side margin G covers clock rates, kill time and block delay:

@@ -50,6 +50,7 @@ from ledger.transition import (
     reports,
     standing,
     timed,
+    updates,
     validators,
     vault,
 )
@@ -75,6 +76,8 @@ _HANDLERS: Final[dict[type[Any], Callable[[Env, Any], None]]] = {
     t.CancelDeployment: deployments.cancel,
     t.TopUp: funds.top_up,
     t.ExtendDeployment: funds.extend,
+    t.UpdateDeployment: updates.update,
+    t.SteerUpdate: updates.steer,
     t.OpenDispute: disputes.open_dispute,
     t.CloseDispute: disputes.close_dispute,
     t.Claim: claims.claim,

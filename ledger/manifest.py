@@ -263,6 +263,7 @@ def _expand_workload(template: WorkloadTemplate, values: Mapping[str, Value]) ->
         secrets=template.secrets,
         egress=template.egress,
         volumes=tuple(_expand_volume(v, values, f"{field}.volumes.{v.name}") for v in template.volumes),
+        update=template.update,
     )
 
 
@@ -353,6 +354,7 @@ def _check_workload(workload: Workload, field: str) -> None:
         check.check_number("volume", volume.size_bytes, where, _refuse)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", _refuse)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", _refuse)
+    check.check_update(workload.update, f"{field}.update", _refuse)
     place = workload.placement
     if len(place.countries) > COUNTRIES_MAX or len(place.farms) > COUNTRIES_MAX:
         raise Refused(

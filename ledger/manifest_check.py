@@ -36,7 +36,7 @@ from ledger.limits import (
     ROLE_KEYS_MAX,
     VOLUME_BYTES_MIN,
 )
-from ledger.manifest_types import Artifact, Health, Port
+from ledger.manifest_types import Artifact, Health, Port, UpdateStrategy
 from ledger.nearest import nearest
 from ledger.template import NAME, has_template, unsafe_character
 
@@ -71,6 +71,10 @@ NUMBERS: Final = {
     "attempts": (0, RESTARTS_MAX),
     "recheck": (1, INTERVAL_S_MAX),
     "validity": (60, DURATION_S_MAX),
+    "max_parallel": (1, REPLICAS_MAX),
+    "canary": (0, REPLICAS_MAX),
+    "min_healthy": (0, INTERVAL_S_MAX),
+    "deadline": (10, INTERVAL_S_MAX),
 }
 
 
@@ -232,6 +236,16 @@ def check_results(kind: str, results: Sequence[str], field: str, report: Report)
             report(where, "contract.path", "results stand under /result/")
         if path in results[:index]:
             report(where, "contract.duplicate", f"{path} is there twice")
+
+
+def check_update(update: UpdateStrategy, field: str, report: Report) -> None:
+    """How replicas change over."""
+    check_number("max_parallel", update.max_parallel, f"{field}.max_parallel", report)
+    check_number("canary", update.canary, f"{field}.canary", report)
+    check_number("min_healthy", update.min_healthy_s, f"{field}.min_healthy", report)
+    check_number("deadline", update.deadline_s, f"{field}.deadline", report)
+    if update.deadline_s <= update.min_healthy_s:
+        report(f"{field}.deadline", "contract.update", "the deadline leaves no time to be healthy")
 
 
 def check_time_limit(kind: str, limit_s: int | str, field: str, report: Report) -> None:

@@ -60,6 +60,17 @@ class Restart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     attempts: int = 3
 
 
+class UpdateStrategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the replicas of a workload change over to another manifest. A replica is healthy when it has run
+    for `min_healthy_s` without a break (a job: has succeeded)."""
+
+    max_parallel: int = 1  # that are not healthy yet
+    canary: int = 0  # the first so many change over first, and must be healthy before any other
+    min_healthy_s: int = 10
+    deadline_s: int = 600  # the longest time between two steps forward
+    on_failure: Literal["revert", "hold"] = "revert"
+
+
 Level = Literal["node", "farm", "country"]
 
 
@@ -135,6 +146,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     secrets: tuple[str, ...] = ()  # names; the consumer gives each holder their values, at /secrets/NAME
     egress: tuple[str, ...] = ()  # host:port that it may connect to by TCP; nothing else is there
     volumes: tuple[Volume, ...] = ()
+    update: UpdateStrategy = UpdateStrategy()
 
     @property
     def needs(self) -> Resources:

@@ -42,7 +42,8 @@ class ApprovalPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """A stakeholder's decision on a manifest digest (the subject), bound to one deployment and chain.
 
     `made_ms`, the signer's clock, orders the signer's own decisions: one that is carried in late never
-    replaces a newer one. 0: none given, then the order of arrival counts.
+    replaces a newer one. 0: none given, then the order of arrival counts. `update`: number of the update that
+    brings, or brought, the manifest; 0: the order did.
     """
 
     chain_id: str
@@ -53,11 +54,13 @@ class ApprovalPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     expires_ms: int = 0  # 0: as long as the policy's validity
     comment: str = ""
     made_ms: int = 0
+    update: int = 0
 
     def check(self) -> None:
         """Raises Refused(document.field) for a value out of its bounds."""
         _text(self.chain_id, NAME_CHARS_MAX, "chain_id")
         _hex(self.deployment, "deployment")
+        _number(self.update, "update")
         _text(self.role, NAME_CHARS_MAX, "role")
         _number(self.expires_ms, "expires_ms")
         _number(self.made_ms, "made_ms")

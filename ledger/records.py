@@ -123,7 +123,14 @@ class Deployment(_Record, frozen=True):
     lost_ms: int = 0  # since when it runs on without approval; 0: it does not
     judge_ms: int = 0  # when the deploy policy is judged again by itself; 0: not
     signoff_judge_ms: int = 0  # the same for the sign-off
-    precedent_ms: int = 0  # when the same manifest was approved by signatures before the order; 0: never
+    precedent_ms: int = 0  # when the same manifest was approved by signatures before it was asked; 0: never
+    generation: int = 0  # number of the update that brought `manifest`; 0: the order did
+    updates: int = 0  # asked for so far; the last has this number
+    updating: bytes = b""  # the manifest of the update under way
+    ground: Act = "deploy"  # whose policy the approvals of `manifest` must satisfy: "update", or "deploy"
+    asked_ms: int = 0  # when `manifest` was asked for by an update; 0: with the order
+    paid_in: int = 0  # into escrow in all
+    returned: int = 0  # out of it by updates, to the consumer or to who had paid for one
 
 
 class ApprovalRecord(_Record, frozen=True):
@@ -143,6 +150,7 @@ class ApprovalRecord(_Record, frozen=True):
     since_ms: int = 0  # since when the signer grants in this role without a break
     number: int = 0  # of the decisions on the deployment it is this one, from 0
     seat: tuple[int, int] = (0, 0)  # held in the organisation that holds the role: membership, since version
+    generation: int = 0  # of the manifest that it is about
 
 
 class Precedent(_Record, frozen=True):
@@ -177,6 +185,10 @@ class Slot(_Record, frozen=True):
     receipts: int = 0  # accepted in this term
     missed_ms: int = 0  # the ledger's missed time when the term began
     missed_renewed_ms: int = 0  # and at its last renewal
+    manifest: bytes = b""  # of this term
+    next: bytes = b""  # of the next one; empty: the slot is in no manifest any more
+    running_ms: int = 0  # since when this term runs
+    switched: int = 0  # number of the update that changed it over last
     home: bytes = b""  # the node that has its volumes; none: nobody has begun with them
 
 
@@ -293,8 +305,11 @@ def key_precedent(manifest: bytes) -> bytes:
     return b"precedent/" + manifest
 
 
-def key_approval(deployment: bytes, act: str, signer: bytes) -> bytes:
-    return b"approval/" + deployment + b"/" + act.encode() + b"/" + signer
+def key_approval(deployment: bytes, act: str, signer: bytes, generation: int = 0) -> bytes:
+    """The ApprovalRecord of a signer for an act. Decisions on an update stand where those on the deployment
+    of its manifest do: under "deploy", in the update's generation."""
+    at = act.encode() + (b"@%d" % generation if generation else b"")
+    return b"approval/" + deployment + b"/" + at + b"/" + signer
 
 
 def key_document(deployment: bytes, document: bytes) -> bytes:

@@ -1,4 +1,5 @@
-"""Records of trade beside the life of a deployment: what certifiers said, penalties, disputes, missed time.
+"""Records of trade beside the life of a deployment: what certifiers said, penalties, disputes, updates,
+missed time.
 
 As `ledger.records`, which has the others.
 """
@@ -7,7 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
+from ledger.policy_types import Act
 from ledger.records import be
+from ledger.statuses import UpdateStatus
 
 
 class _Record(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +59,30 @@ class Dispute(_Record, frozen=True):
     closing: str  # what its opener said when closing it
 
 
+class UpdateRecord(_Record, frozen=True):
+    """One update of a deployment, under way or over. Money in micro-credits, times block time."""
+
+    number: int  # from 1
+    tx: bytes  # that asked for it
+    sender: bytes
+    former: bytes  # digest of the manifest in force
+    manifest: bytes  # digest of the one that it leads to
+    contract: bytes
+    status: UpdateStatus
+    locked: int  # what the new terms cost more; paid by the sender, into escrow
+    ground: Act  # `Deployment.ground` once it is done
+    requested_ms: int
+    precedent_ms: int
+    step_ms: int  # the last step forward
+    step_missed_ms: int  # the ledger's missed time then
+    approved_ms: int = 0
+    ended_ms: int = 0
+    due_ms: int = 0  # when the timed work `update` comes; 0: none
+    judge_ms: int = 0  # when its policy is judged again by itself; 0: not
+    refunded: int = 0
+    reason: str = ""
+
+
 def key_certification(node: bytes, certifier: bytes) -> bytes:
     return b"certification/" + node + b"/" + certifier
 
@@ -70,6 +97,10 @@ def key_penalty(deployment: bytes, slot: str, term: int) -> bytes:
 
 def key_dispute(deployment: bytes, number: int) -> bytes:
     return b"dispute/" + deployment + b"/" + be(number)
+
+
+def key_update(deployment: bytes, number: int) -> bytes:
+    return b"update/" + deployment + b"/" + be(number)
 
 
 KEY_MISSED = b"missed"

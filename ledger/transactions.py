@@ -167,6 +167,29 @@ class ExtendDeployment(_Body, frozen=True, tag="deployment.extend"):
     amount: int  # exactly what it costs
 
 
+class UpdateDeployment(_Body, frozen=True, tag="deployment.update"):
+    """Another manifest for a deployment that runs: of another version of its contract, or other parameters.
+    Sender: consumer or its bot. `former`: the manifest in force, so the wish is about nothing else. `amount`:
+    exactly what the new terms cost more, into escrow."""
+
+    deployment: bytes
+    former: bytes
+    contract: bytes
+    parameters: dict[str, str | int | bool]
+    roles: dict[str, tuple[str, ...]]
+    manifest: bytes
+    amount: int
+
+
+class SteerUpdate(_Body, frozen=True, tag="deployment.steer_update"):
+    """Stop an update, which reverts what it changed, or go on with one that is held. Sender: consumer or
+    bot."""
+
+    deployment: bytes
+    number: int
+    action: str  # "cancel" or "go_on"
+
+
 class OpenDispute(_Body, frozen=True, tag="dispute.open"):
     """A party's complaint, on record. Sender: consumer, bot, author, a key that may decide; about a term of a
     slot also the node that held it and its farm's owner."""
@@ -264,6 +287,8 @@ Body = (
     | CancelDeployment
     | TopUp
     | ExtendDeployment
+    | UpdateDeployment
+    | SteerUpdate
     | OpenDispute
     | CloseDispute
     | Claim

@@ -68,7 +68,8 @@ def standing_notices(
     if ends_ms and not record.notice_ms:  # told already
         yield Notice("deployment.ends_soon", "", ends_ms)
     for approval in approvals:
-        counts = approval.act == "deploy" and approval.decision == "granted" and now_ms < approval.expires_ms
+        of_it = approval.act in ("deploy", "update") and approval.generation == record.generation
+        counts = of_it and approval.decision == "granted" and now_ms < approval.expires_ms
         if counts and 0 < approval_notice_ms(approval) <= now_ms:
             yield Notice("approval.expires_soon", approval.signer.hex(), approval.expires_ms)
     if shortfall(manifest, record, slots, ends_ms):

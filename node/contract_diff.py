@@ -1,15 +1,18 @@
-"""What differs between two contracts, field by field. Lists of things with names are compared by name."""
+"""What differs between two contracts, or two manifests, field by field. Lists of things with names are
+compared by name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from ledger.contract_types import Contract
+from ledger.manifest_types import Manifest
 
 _MISSING = object()
+Document = TypeVar("Document", Contract, Manifest)
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -20,8 +23,8 @@ class Difference(msgspec.Struct, frozen=True):
     after: Any
 
 
-def differences(before: Contract, after: Contract) -> tuple[Difference, ...]:
-    """Every field that differs, in the order of the contract."""
+def differences(before: Document, after: Document) -> tuple[Difference, ...]:
+    """Every field that differs, in the order of the contract, or manifest."""
     return tuple(_compare("", msgspec.to_builtins(before), msgspec.to_builtins(after)))
 
 

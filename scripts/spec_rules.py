@@ -230,4 +230,4 @@ def _may_hold(piece: Piece, number: str) -> bool:
 
 def _order(number: str) -> tuple[int, int]:
     """The order of the machine: transactions, money, contracts, capacity, orders, approvals, claims …"""
-    return "TMKFDASCLREWVB".find(number[0]), int(number[1:])
+    return "TMKFDUASCLREWVB".find(number[0]), int(number[1:])

@@ -63,7 +63,7 @@ def claim(env: Env, body: Claim) -> None:
     node = env.need(Node, key_node(env.sender), "claim.unknown_node", "the sender is no registered node")
     _check_order(deal, slot.name)
     _check_home(deal, slot.name, env.sender)
-    concerned = neighbours(deal.manifest, deal.workload(slot.name))
+    concerned = neighbours(deal.side(slot.next)[0], deal.workload(slot.name))
     _check_fit(deal, slot.name, node, _held_by(deal, concerned))
     key = key_candidate(deal.id, slot.name, env.sender)
     if env.state.get(key) is not None:
@@ -84,8 +84,9 @@ def _check_order(deal: Deal, name: str) -> None:
     workload = deal.workload(name)
     if not workload.depends_on:
         return
-    slots = [s for s in deal.record.slots if deal.workload(s).name in workload.depends_on]
-    missing = waits_for(deal.manifest, workload, {slot: deal.slot(slot).status for slot in slots})
+    slots = [s for s in deal.record.slots if s.partition("/")[0] in workload.depends_on]
+    manifest = deal.side(deal.slot(name).next)[0]
+    missing = waits_for(manifest, workload, {slot: deal.slot(slot).status for slot in slots})
     if missing:
         raise Refused("claim.depends_on", f"{workload.name} waits for {missing}", "slot")
 
@@ -101,7 +102,7 @@ def _held_by(deal: Deal, workloads: frozenset[str] | None = None) -> list[tuple[
     """Held slots of the deployment; of some workloads only, when these are all that matter to a claim."""
     out: list[tuple[str, Node]] = []
     for name in deal.record.slots:
-        if workloads is not None and deal.workload(name).name not in workloads:
+        if workloads is not None and name.partition("/")[0] not in workloads:
             continue
         holder = deal.slot(name).holder
         if holder:
@@ -112,10 +113,11 @@ def _held_by(deal: Deal, workloads: frozenset[str] | None = None) -> list[tuple[
 def _check_fit(deal: Deal, name: str, node: Node, held: Held) -> None:
     """[C2]–[C5] [C9] [C10] Raises Refused("claim.…")."""
     workload, env = deal.workload(name), deal.env
+    manifest = deal.extended(deal.slot(name).next)
     farms = {}
     if workload.placement.farm_certified_by:
         farms[node.farm] = env.must(Farm, key_farm(node.farm)).certified
-    for misfit in misfits(deal.extended, workload, node, held, env.time_ms, farms):
+    for misfit in misfits(manifest, workload, node, held, env.time_ms, farms):
         raise misfit
 
 
@@ -155,6 +157,8 @@ def _lease(deal: Deal, name: str, node: Node) -> None:
     slot = deal.set_slot(
         name,
         status="claimed",
+        manifest=deal.slot(name).next,
+        running_ms=0,
         term=deal.slot(name).term + 1,
         holder=node.key,
         lease_until_ms=lease_until_ms,

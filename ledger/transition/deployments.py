@@ -19,7 +19,6 @@ from ledger.policy_records import about_of
 from ledger.records import (
     Deployment,
     Precedent,
-    Slot,
     key_deployment,
     key_manifest,
     key_precedent,
@@ -33,8 +32,7 @@ from ledger.transition.env import Env
 from ledger.transition.lifecycle import approve, end, set_end
 from ledger.transition.money import debit
 from ledger.transition.organisations import check_order, note_use
-
-_SLOT = Slot(b"", "", "open", 0, b"", 0, 0, 0, 0, 0, 0, 0, {}, {}, "")
+from ledger.transition.slots import NEW_SLOT
 
 
 def order(env: Env, body: OrderDeployment) -> None:
@@ -53,7 +51,7 @@ def order(env: Env, body: OrderDeployment) -> None:
     env.state.put(key_manifest(digest), data)
     names = slots(manifest)
     for name in names:
-        env.write(key_slot(env.tx_id, name), replace(_SLOT, deployment=env.tx_id, name=name))
+        env.write(key_slot(env.tx_id, name), replace(NEW_SLOT, deployment=env.tx_id, name=name, next=digest))
     found = env.read(Precedent, key_precedent(digest))
     precedent_ms = 0 if found is None else found.approved_ms
     record = replace(_new_deployment(env, body, digest, names), precedent_ms=precedent_ms)
@@ -73,6 +71,7 @@ def _new_deployment(env: Env, body: OrderDeployment, digest: bytes, names: tuple
         desired="run",
         escrow=body.escrow,
         funded=body.escrow,
+        paid_in=body.escrow,
         spent=0,
         fee_paid=False,
         ordered_ms=env.time_ms,

@@ -14,6 +14,7 @@ from ledger.transition.deal import Deal
 from ledger.transition.escrow import refund
 from ledger.transition.lifecycle import delayed, end, forget_loss, set_end
 from ledger.transition.slots import release_slot
+from ledger.transition.switch import drop_update
 
 NO_MONEY = "the escrow cannot pay any more"
 NO_TIME = "its term is over"
@@ -39,6 +40,7 @@ def out_of_time(deal: Deal) -> bool:
 
 
 def _pause(deal: Deal, reason: str) -> None:
+    drop_update(deal, f"the deployment is paused: {reason}")
     now, grace_ms = deal.env.time_ms, deal.manifest.terms.grace_s * 1000
     deal.set(left_ms=max(0, deal.ends_ms - now))
     for name in deal.record.slots:

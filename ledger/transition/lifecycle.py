@@ -18,17 +18,15 @@
 
 from __future__ import annotations
 
-from ledger.codec import decode
 from ledger.errors import LocalError
 from ledger.limits import DETAIL_CHARS_MAX
 from ledger.policy import rules_in
-from ledger.records import ApprovalRecord, DeploymentStatus, Precedent, key_due, key_precedent
+from ledger.records import DeploymentStatus, Precedent, key_due, key_precedent
 from ledger.transition.deal import Deal
-from ledger.transition.env import Env
 from ledger.transition.escrow import bill, pay_fee, refund
-from ledger.transition.notices import approval_notice_key
 from ledger.transition.slots import finished, open_free_slots, release_slot
-from ledger.warnings import approval_notice_ms, lead_ms
+from ledger.transition.switch import drop_approval_dues, drop_update, set_update_judge
+from ledger.warnings import lead_ms
 
 
 def set_end(deal: Deal, time_ms: int) -> None:
@@ -69,6 +67,9 @@ def ends_soon(deal: Deal) -> None:
 
 def set_judge(deal: Deal, act: str, time_ms: int) -> None:
     """Move the `judge` timed work of an act; 0 removes it."""
+    if act == "update":
+        set_update_judge(deal, time_ms)
+        return
     field = "judge_ms" if act == "deploy" else "signoff_judge_ms"
     before_ms, rest = getattr(deal.record, field), deal.id + b"/" + act.encode()
     if before_ms == time_ms:
@@ -93,7 +94,7 @@ def forget_loss(deal: Deal) -> None:
 
 def asks_precedent(deal: Deal) -> bool:
     """True when the deploy policy looks at earlier approvals of the same manifest."""
-    rules = rules_in(deal.manifest.policies.deploy)
+    rules = rules_in(deal.manifest.policies.of(deal.record.ground))
     return any(rule.auto is not None and rule.auto.approved_within_s is not None for rule in rules)
 
 
@@ -159,6 +160,7 @@ def approve(deal: Deal) -> None:
 def suspend(deal: Deal, reason: str) -> None:
     """[D4] The deploy policy is not satisfied any more."""
     reason = reason[:DETAIL_CHARS_MAX]
+    drop_update(deal, "the deployment lost its approval")
     forget_loss(deal)
     deal.set(status="awaiting_approval", reason=reason)
     deal.emit("deployment.suspended", reason=reason)
@@ -176,11 +178,15 @@ def first_run(deal: Deal) -> None:
 
 
 def complete_jobs(deal: Deal) -> None:
-    """[D5] Nothing happens while a service or an unfinished job is left."""
+    """[D5] Nothing happens while a service or an unfinished job is left, or slots change over."""
+    update = deal.update
+    if update is not None and update.status != "awaiting_approval":
+        return
     if any(workload.kind == "service" for workload in deal.manifest.workloads):
         return
     if not all(finished(deal, workload) for workload in deal.manifest.workloads):
         return
+    drop_update(deal, "all jobs are done")
     clear_approval_dues(deal)
     deal.set(status="completed", desired="stop", ended_ms=deal.env.time_ms)
     deal.emit("deployment.completed", spent=deal.record.spent)
@@ -206,6 +212,7 @@ def sign_off(deal: Deal) -> None:
 def end(deal: Deal, status: DeploymentStatus, reason: str) -> None:
     """[D6] The last step of a deployment that did not complete by itself."""
     reason = reason[:DETAIL_CHARS_MAX]
+    drop_update(deal, f"the deployment is {status}")
     for name in deal.record.slots:
         release_slot(deal, name)
     clear_approval_dues(deal)
@@ -221,26 +228,6 @@ def end(deal: Deal, status: DeploymentStatus, reason: str) -> None:
 
 def clear_approval_dues(deal: Deal) -> None:
     """Approvals of an ended deployment need not expire, nor is its deploy policy judged again."""
-    for _, data in list(deal.env.state.scan(b"approval/" + deal.id + b"/deploy/")):
-        drop_approval_due(deal.env, deal.id, decode(ApprovalRecord, data))
+    drop_approval_dues(deal, deal.record.generation)
     set_judge(deal, "deploy", 0)
     forget_loss(deal)
-
-
-def approval_due_key(deployment: bytes, approval: ApprovalRecord) -> bytes:
-    """Where the expiry of a deploy approval waits."""
-    return key_due(approval.expires_ms, "approval", deployment + b"/" + approval.signer)
-
-
-def put_approval_due(env: Env, deployment: bytes, approval: ApprovalRecord) -> None:
-    """[A4] [I2] A grant for deploy will expire, and says so before."""
-    env.state.put(approval_due_key(deployment, approval), b"")
-    if approval_notice_ms(approval) > env.time_ms:
-        env.state.put(approval_notice_key(deployment, approval), b"")
-
-
-def drop_approval_due(env: Env, deployment: bytes, approval: ApprovalRecord) -> None:
-    """Nothing happens when it has expired already, or was no grant."""
-    if approval.decision == "granted":
-        env.state.delete(approval_due_key(deployment, approval))
-        env.state.delete(approval_notice_key(deployment, approval))

@@ -19,16 +19,16 @@ from ledger.warnings import approval_notice_ms, shortfall
 
 def approval_notice_key(deployment: bytes, approval: ApprovalRecord) -> bytes:
     """[I2] Where the notice of a deploy approval waits."""
-    rest = deployment + b"/" + approval.signer
+    rest = deployment + b"/" + approval.signer + b"%d" % approval.generation
     return key_due(approval_notice_ms(approval), "approval_notice", rest)
 
 
-def approval_ends_soon(deal: Deal, signer: bytes) -> None:
+def approval_ends_soon(deal: Deal, signer: bytes, generation: int) -> None:
     """[I2] The timed work `approval_notice`."""
-    record = deal.env.must(ApprovalRecord, key_approval(deal.id, "deploy", signer))
+    record = deal.env.must(ApprovalRecord, key_approval(deal.id, "deploy", signer, generation))
     deal.emit(
         "approval.expires_soon",
-        act="deploy",
+        act=record.act,
         role=record.role,
         signer=signer.hex(),
         expires_ms=record.expires_ms,

@@ -23,6 +23,7 @@ from ledger.transition.leases import lease_over
 from ledger.transition.lifecycle import ends_soon, run_on_over
 from ledger.transition.notices import approval_ends_soon, offer_over
 from ledger.transition.organisations import judge_uses
+from ledger.transition.rollout import update_over
 from ledger.transition.standing import leave
 
 DUE_PREFIX: Final = b"due/"
@@ -47,14 +48,16 @@ def run_entry(env: Env, key: bytes) -> int:
     deal = Deal.of(env, rest[:32])
     if kind == "approval":
         env.state.delete(key)
-        expire_approval(deal, rest[33:])
+        expire_approval(deal, rest[33:65], int(rest[65:]))
     elif kind == "approval_notice":
         env.state.delete(key)
-        approval_ends_soon(deal, rest[33:])
+        approval_ends_soon(deal, rest[33:65], int(rest[65:]))
     elif kind == "notice":
         ends_soon(deal)
     elif kind == "judge":
         judge_again(deal, rest[33:].decode())
+    elif kind == "update":
+        update_over(deal)
     elif kind == "run_on":
         run_on_over(deal)
     elif kind == "duration":

@@ -6,6 +6,8 @@ from typing import Protocol
 
 import msgspec
 
+from node.api.update_seam import Steered, SteerRequest, Updated, UpdatePlan, UpdateRequest, UpdateWish
+
 
 class PlanRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What the consumer wants. `contract`: id, NAME@VERSION or NAME. `roles`: keys in hex, by role.
@@ -148,6 +150,15 @@ class BotSeam(Protocol):
 
     async def cancel(self, request: CancelRequest) -> Cancelled:
         """Cancel for the consumer. Returns when that is final."""
+
+    async def plan_update(self, request: UpdateRequest) -> UpdatePlan:
+        """What an update would change now; nothing is sent."""
+
+    async def update(self, wish: UpdateWish) -> Updated:
+        """Ask for it, and lock what it costs more. Returns when that is final."""
+
+    async def steer_update(self, request: SteerRequest) -> Steered:
+        """Stop the update under way, or go on with one that is held. Returns when that is final."""
 
     async def status(self) -> BotStatus:
         """What it looks after."""

@@ -19,6 +19,7 @@ from node.amounts import span_text
 from node.api import models as m
 from node.api.limits import BILLS_SHOWN_MAX, HISTORY_SHOWN_MAX, RECEIPTS_SHOWN_MAX
 from node.api.problems import not_found
+from node.api.update_views import update_views
 from node.api.views import full_id
 from node.seam import PeerSeam
 
@@ -108,6 +109,9 @@ def deployment_detail(peer: PeerSeam, ref: str) -> m.DeploymentDetail:
             signed_off_ms=record.signed_off_ms,
         ),
         txs=[id_.hex() for id_ in peer.store.history(record.id, HISTORY_SHOWN_MAX)],
+        generation=record.generation,
+        ground=record.ground,
+        updates=update_views(peer, record, approvals),
     )
 
 
@@ -135,6 +139,7 @@ def _approval(record: r.ApprovalRecord) -> m.ApprovalView:
         comment=predicate.comment,
         expires_ms=predicate.expires_ms,
         counts_until_ms=record.expires_ms,
+        update=record.generation,
         height=record.height,
         time_ms=record.time_ms,
     )

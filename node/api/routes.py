@@ -14,6 +14,7 @@ from node.api import events, files, logs, metrics, peers, reads, tx_stream, writ
 from node.api import file_models as f
 from node.api import models as m
 from node.api import organisation_models as om
+from node.api import update_seam as u
 
 Handler = Callable[[Request], Awaitable[Response]]
 BINARY: Final = "application/octet-stream"
@@ -252,6 +253,33 @@ ROUTES: Final = (
     ),
     Route(
         "POST", "/v1/bot/deploy", writes.bot_deploy, "Order it", b.Deployed, body=b.DeployRequest, token=True
+    ),
+    Route(
+        "POST",
+        "/v1/bot/plan-update",
+        writes.bot_plan_update,
+        "Plan an update",
+        u.UpdatePlan,
+        body=u.UpdateRequest,
+        token=True,
+    ),
+    Route(
+        "POST",
+        "/v1/bot/update",
+        writes.bot_update,
+        "Ask for an update",
+        u.Updated,
+        body=u.UpdateWish,
+        token=True,
+    ),
+    Route(
+        "POST",
+        "/v1/bot/steer-update",
+        writes.bot_steer_update,
+        "Stop an update, or go on with one that is held",
+        u.Steered,
+        body=u.SteerRequest,
+        token=True,
     ),
     Route(
         "POST",

@@ -24,6 +24,7 @@ from node.api.core import (
 )
 from node.api.limits import WAIT_S_DEFAULT, WAIT_S_MAX
 from node.api.problems import ApiProblem, not_found
+from node.api.update_seam import SteerRequest, UpdateRequest, UpdateWish
 
 
 async def submit(request: Request) -> Response:
@@ -72,6 +73,24 @@ async def bot_deploy(request: Request) -> Response:
     need_token(request)
     bot = _bot(api_of(request))
     return answer(await bot.deploy(await json_body(request, DeployRequest)))
+
+
+async def bot_plan_update(request: Request) -> Response:
+    need_token(request)
+    bot = _bot(api_of(request))
+    return answer(await bot.plan_update(await json_body(request, UpdateRequest)))
+
+
+async def bot_update(request: Request) -> Response:
+    need_token(request)
+    bot = _bot(api_of(request))
+    return answer(await bot.update(await json_body(request, UpdateWish)))
+
+
+async def bot_steer_update(request: Request) -> Response:
+    need_token(request)
+    bot = _bot(api_of(request))
+    return answer(await bot.steer_update(await json_body(request, SteerRequest)))
 
 
 async def bot_cancel(request: Request) -> Response:

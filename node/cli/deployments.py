@@ -43,7 +43,7 @@ def deploy(
     detail = client.contract(contract)
     if detail.mark:
         say(f"{detail.name}@{detail.version} is {detail.mark}: {detail.mark_reason}")
-    texts = dict(_pair(item, "--param") for item in param)
+    texts = dict(pair(item, "--param") for item in param)
     limit = None
     if budget:
         limit = parse_credits(budget)
@@ -52,7 +52,7 @@ def deploy(
     request = PlanRequest(
         contract=detail.id,
         parameters=parameters_from_text(detail.contract, texts),
-        roles=_roles(role),
+        roles=roles_from(role),
         budget=limit,
     )
     plan = client.post("/v1/bot/plan", request, Plan)
@@ -89,17 +89,19 @@ def deploy(
     return 0
 
 
-def _pair(text: str, flag: str) -> tuple[str, str]:
+def pair(text: str, flag: str) -> tuple[str, str]:
+    """NAME=VALUE in two. Raises Failure(2)."""
     name, mark, value = text.partition("=")
     if not mark or not name:
         raise Failure(EXIT_USAGE, f"{flag} {text}: NAME=VALUE wanted")
     return name, value
 
 
-def _roles(items: Pairs) -> dict[str, tuple[str, ...]]:
+def roles_from(items: Pairs) -> dict[str, tuple[str, ...]]:
+    """Keys in hex by role, from NAME=KEY[,KEY…]. Raises Failure(2)."""
     roles: dict[str, tuple[str, ...]] = {}
     for item in items:
-        name, value = _pair(item, "--role")
+        name, value = pair(item, "--role")
         if value.startswith("organisation:"):
             given: tuple[str, ...] = (value,)
         else:
@@ -235,6 +237,7 @@ def _print_head(found: DeploymentDetail) -> None:
             ("deploy approval", _policy_text(found.policies.deploy)),
             ("sign-off", _policy_text(found.policies.signoff)),
             ("delete", _policy_text(found.policies.delete)),
+            *_update_facts(found),
             ("money", f"{credits_text(found.spent)} spent, {credits_text(found.escrow)} in escrow"),
             ("ordered", f"{time_text(times.ordered_ms)} UTC"),
             ("then", ", ".join(steps) or "nothing yet"),
@@ -252,6 +255,19 @@ def _end_text(found: DeploymentDetail) -> str:
     elif found.status == "completed":
         how = "gives the rest back, signed off or not"
     return f"{time_text(found.ends_ms)} UTC, then it {how}"
+
+
+def _update_facts(found: DeploymentDetail) -> list[tuple[str, str]]:
+    """The last update, and what it waits for."""
+    if not found.updates:
+        return []
+    update = found.updates[-1]
+    text = f"{update.number} to {update.version} ({update.manifest_digest[:12]}): {update.status}"
+    if update.reason:
+        text += f", {update.reason}"
+    if update.missing:
+        text += f"; open: {'; '.join(update.missing)}"
+    return [("update", text)]
 
 
 def _policy_text(policy: PolicyView) -> str:

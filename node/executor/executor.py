@@ -15,15 +15,15 @@ import trio
 from ledger.errors import Refused
 from ledger.limits import LEASE_MS
 from ledger.manifest import decode_manifest, workload_of
-from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_node, key_slot
 from ledger.records import Node as LedgerNode
+from ledger.records import Slot, key_manifest, key_node, key_slot
 from ledger.state import read
 from ledger.transactions import Claim, Renew, RenewItem
 from node.clock import boot_ms, wall_ms
 from node.config import Node
 from node.exchange import Exchange
 from node.executor.claims import Attempt, Attempts
-from node.executor.decide import Now, Opening, SlotId, held_slots, openings, refusal
+from node.executor.decide import Now, Opening, SlotId, held_slots, of_term, openings, refusal
 from node.executor.drivers.base import Driver
 from node.executor.drivers.spec import check_spec
 from node.executor.errors import SpecRefused
@@ -186,13 +186,13 @@ class Executor:
 
     def _begin(self, nursery: trio.Nursery, slot_id: SlotId, attempt: Attempt) -> None:
         state = self._peer.state
-        record = read(state, Deployment, key_deployment(slot_id[0]))
+        slot = read(state, Slot, key_slot(*slot_id))
+        record = of_term(state, slot) if slot is not None else None
         data = state.get(key_manifest(record.manifest)) if record is not None else None
-        if self._shop is None or record is None or data is None:
+        if self._shop is None or slot is None or record is None or data is None:
             return
         workload = workload_of(decode_manifest(data), slot_id[1])
-        slot = read(state, Slot, key_slot(*slot_id))
-        lease = attempt.lease(slot.claimed_ms if slot is not None else 0)
+        lease = attempt.lease(slot.claimed_ms)
         tenure = Tenure(self._shop, record, workload, slot_id[1], attempt.term, lease)
         self._tenures[slot_id] = tenure
         self._refused.pop(slot_id, None)
@@ -265,7 +265,7 @@ class Executor:
         missing = {a.sha256: a.size_bytes for a in workload.artifacts if not store.has(a.sha256)}
         if not store.fits(sum(missing.values())):
             return f"its artifacts do not fit the {store.size_bytes_max} bytes of this node's store"
-        verdict = self._shop.prove(opening.deployment, self.orders.get(opening.deployment))
+        verdict = self._shop.prove(opening.deployment, opening.slot)
         return "" if verdict.ok else "not proved: " + "; ".join(verdict.reasons)
 
     async def _claim(self, slot_id: SlotId, raw: bytes) -> None:
@@ -353,7 +353,7 @@ class Executor:
         slot_id = (slot.deployment, slot.name)
         log.info("orphan_released", deployment=slot_id[0].hex()[:16], slot=slot.name, term=slot.term)
         try:
-            record = read(self._peer.state, Deployment, key_deployment(slot.deployment))
+            record = of_term(self._peer.state, slot)
             if record is not None:
                 await orphan_reporter(self._sender, self._driver.name, self._wall_ms, record, slot).run()
         finally:

@@ -75,7 +75,7 @@ class Tenure:
         self._handle: Handle | None = None
         self._kept_ms = 0  # what the driver was told last, as the time to kill by itself
         self._ordered = trio.Event()
-        self._order = shop.orders.get(record.id)  # kept for the whole term: all re-checks need it
+        self._papers: dict[bytes, bytes] = {}
         self._verdict = Verdict(False, ())
         self._gathered = Gathered()
         self._tail = b""  # of runs that are over
@@ -249,7 +249,7 @@ class Tenure:
 
     async def _live(self) -> Ending:
         """All of the workload's life; how it ended."""
-        self._verdict = self._shop.prove(self.id[0], self._order)
+        self._verdict = self._prove()
         if not self._verdict.ok:
             return Ending("released", "not proved: " + "; ".join(self._verdict.reasons))
         store = self._shop.exchange.store
@@ -314,7 +314,7 @@ class Tenure:
                 self._set("waiting")
                 while not self.lease.may_start(self._shop.boot_ms()):  # noqa: ASYNC110 - a clock is no event
                     await trio.sleep(GUARD_TICK_S)
-                self._verdict = self._shop.prove(self.id[0], self._order)  # section 8: again before it starts
+                self._verdict = self._prove()  # section 8: again before it starts
                 if not self._verdict.ok:
                     return Ending("released", "not proved: " + "; ".join(self._verdict.reasons))
                 self._set("starting")
@@ -375,9 +375,12 @@ class Tenure:
             return Ending("failed", str(error), fields)
         return Ending("succeeded", found.exit.reason, {**fields, "results": results, "artifacts": artifacts})
 
+    def _prove(self, *, runs: bool = False) -> Verdict:
+        return self._shop.prove(*self.id, self.workload, self._papers, runs=runs)
+
     def _still_proved(self) -> str:
         """At each re-check of the bytes: is it still approved? "" or the reason why not."""
-        verdict = self._shop.prove(self.id[0], self._order, runs=True)
+        verdict = self._prove(runs=True)
         return "" if verdict.ok else "not proved: " + "; ".join(verdict.reasons)
 
     async def _collect(self, handle: Handle) -> dict[str, ResultFile]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ledger.manifest import workload_of
 from ledger.manifest_services import features_needed
-from ledger.manifest_types import manifest_digest
+from ledger.manifest_types import Workload, manifest_digest
 from ledger.records import Deployment, Slot, key_deployment, key_node, key_slot
 from ledger.records import Node as LedgerNode
 from ledger.state import read
+from ledger.transition.switch import same_work
 from node.config import Node
 from node.exchange import Exchange
 from node.executor.decide import Opening
@@ -21,7 +23,7 @@ from node.executor.orders import Orders
 from node.executor.quarantine import Quarantine
 from node.executor.secrets import SecretsDesk
 from node.executor.sender import Sender
-from node.executor.verify import Case, Verdict, verify
+from node.executor.verify import Case, Verdict, update_of, verify
 from node.executor.volumes import VolumeShelf
 from node.offer import enforced
 from node.seam import PeerSeam
@@ -44,11 +46,45 @@ class Workshop:
     quarantine: Quarantine
     volumes: VolumeShelf
 
-    def prove(self, deployment: bytes, order: bytes | None, *, runs: bool = False) -> Verdict:
-        """The node's own proof that a deployment may run now, or, when it `runs`, may go on. `order`: its
-        bytes; None: not here (yet)."""
+    def prove(
+        self,
+        deployment: bytes,
+        name: str,
+        work: Workload | None = None,
+        papers: dict[bytes, bytes] | None = None,
+        *,
+        runs: bool = False,
+    ) -> Verdict:
+        """The node's own proof that a slot may be run now, or, when it `runs`, may go on, by the manifest
+        that its next term is of. `work`: what the term is of, when there is one; an update may let it go on
+        only when it wants the same of the slot. `papers`: signed orders and updates by id, kept for the whole
+        term: all re-checks need them."""
         peer = self.peer
-        return verify(Case(peer.state, peer.chain_id, deployment, order, peer.time_ms, runs))
+        slot = read(peer.state, Slot, key_slot(deployment, name))
+        if slot is None or not slot.next:
+            return Verdict(False, ("no manifest has the slot",))
+        kept = {} if papers is None else papers
+        update = update_of(peer.state, deployment, slot.next)
+        for id_ in (deployment, *(() if update is None else (update.tx,))):
+            if id_ not in kept and (found := self.orders.get(id_)) is not None:
+                kept[id_] = found
+        verdict = verify(
+            Case(
+                peer.state,
+                peer.chain_id,
+                deployment,
+                kept.get(deployment),
+                peer.time_ms,
+                runs=runs,
+                manifest=slot.next,
+                update=None if update is None else kept.get(update.tx),
+            )
+        )
+        if verdict.ok and work is not None and verdict.manifest is not None:
+            wanted = workload_of(verdict.manifest, name)
+            if not same_work(wanted, work):
+                return Verdict(False, ("an update wants something else of the slot",))
+        return verdict
 
     def unwilling(self, opening: Opening) -> str:
         """Why this node runs nothing of it: what it does not offer, or has quarantined; or ""."""

@@ -63,8 +63,7 @@ def test_a_built_contract_is_refused_by_name(built: Contract, rule: str, field: 
 @pytest.mark.parametrize(
     ("old", "new", "rule", "field"),
     [
-
-        ("recheck: 10s", "recheck: 10s\n    update: {}", "contract.not_enforced", "workloads.web.update"),
+        ("  signoff: none", "  release: none\n  signoff: none", "contract.not_enforced", "approval.release"),
         ("kind: ser", "runtime: oci\n    kind: ser", "contract.not_enforced", "workloads.web.runtime"),
         ("kind: ser", "runtime: vm\n    kind: ser", "contract.choice", "workloads.web.runtime"),
         ("tree: www}", "tree: www, file: www}", "contract.artifact", "workloads.web.artifacts[1]"),

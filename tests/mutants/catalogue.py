@@ -75,6 +75,7 @@ SEALED_ROOT: Final = ("tests/executor/test_sealed_root.py",)
 ISOLATION: Final = ("tests/ledger/test_isolation.py",)
 SECRETS: Final = ("tests/bot/test_secrets.py",)
 SECRET_WIRE: Final = ("tests/node/test_secret_wire.py",)
+UPDATES: Final = ("tests/ledger/test_updates.py",)
 LOGS: Final = ("tests/node/test_executor_logs.py",)
 EGRESS: Final = ("tests/executor/test_egress.py",)
 VOLUMES: Final = ("tests/executor/test_volumes.py",)
@@ -524,6 +525,55 @@ MUTANTS: Final = (
         "                release_slot(deal, name)",
         "                pass",
         PLACES,
+    ),
+    _M(
+        "the_new_policy_is_not_asked",
+        "ledger/policy_records.py",
+        "    return (first,) if same_signers(old, new) else (first, (new, \"deploy\", roll(new)))",
+        "    return (first,)",
+        UPDATES,
+    ),
+    _M(
+        "a_grant_counts_for_any_update",
+        "ledger/transition/approvals.py",
+        "    if predicate.update != generation:",
+        "    if False:",
+        UPDATES,
+    ),
+    _M(
+        "what_is_locked_is_spent",
+        "ledger/transition/escrow.py",
+        "deal.manifest.terms.fee) + _locked(deal)",
+        "deal.manifest.terms.fee)",
+        UPDATES,
+    ),
+    _M(
+        "no_canary_goes_alone",
+        "ledger/transition/rollout.py",
+        "    if waiting and changed == strategy.canary:\n        return 0\n",
+        "",
+        UPDATES,
+    ),
+    _M(
+        "what_stays_the_same_stops",
+        "ledger/transition/switch.py",
+        "    return bool(now) and wanted is not None and same_work(",
+        "    return False and same_work(",
+        UPDATES,
+    ),
+    _M(
+        "an_update_outlives_its_approval",
+        "ledger/transition/approvals.py",
+        "    elif not waiting:\n        close_update(",
+        "    elif False:\n        close_update(",
+        UPDATES,
+    ),
+    _M(
+        "an_outage_makes_an_update_late",
+        "ledger/transition/rollout.py",
+        "span_s * 1000 + deal.env.missed_ms - update.step_missed_ms",
+        "span_s * 1000",
+        UPDATES,
     ),
     _M(
         "a_job_that_agreed_opens_again",

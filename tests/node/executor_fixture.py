@@ -21,9 +21,10 @@ from ledger.keys import Key
 from ledger.limits import CHUNK_BYTES
 from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import Artifact, Placement, manifest_digest
-from ledger.predicates import ApprovalPredicate, ReceiptPredicate
+from ledger.predicates import Act, ApprovalPredicate, ReceiptPredicate
 from ledger.records import Deployment, ReceiptRecord, Slot, key_deployment, key_slot
 from ledger.state import read
+from ledger.trade_records import UpdateRecord, key_update
 from node.artifacts import ArtifactStore
 from node.chunks import chunks_root
 from node.config import Node as NodeSettings
@@ -320,18 +321,43 @@ class Fleet:
         body = t.OrderDeployment(contract, {}, {}, manifest_digest(data), budget, people.BOT.public)
         return await self.do(people.CONSUMER, body)
 
-    async def decide(self, deployment: bytes, who: Key, role: str, decision: str = "granted") -> None:
+    async def update(self, deployment: bytes, source: Contract) -> None:
+        """Publish another version, ask to move to it, and approve that."""
+        published = await self.do(people.AUTHOR, t.PublishContract(sign_contract(people.AUTHOR, source)))
+        stored = self.first.store.tx(published)
+        assert stored is not None
+        contract = bytes.fromhex(stored.receipt.events[0].subject)
+        data = expand(source, contract, people.AUTHOR.public, people.CONSUMER.public, {}, {})
+        former = self.deployment(deployment).manifest
+        body = t.UpdateDeployment(deployment, former, contract, {}, {}, manifest_digest(data), 0)
+        await self.do(people.CONSUMER, body)
+        for who, role in ((people.BUDGET, "budget"), (people.EXPERT, "it-expert")):
+            await self.decide(deployment, who, role, act="update")
+
+    def last_update(self, deployment: bytes) -> UpdateRecord:
+        number = self.deployment(deployment).updates
+        found = read(self.first.state, UpdateRecord, key_update(deployment, number))
+        assert found is not None
+        return found
+
+    async def decide(
+        self, deployment: bytes, who: Key, role: str, decision: str = "granted", act: Act = "deploy"
+    ) -> None:
         """A stakeholder's signed decision."""
         self.salt += 1
+        record = self.deployment(deployment)
+        updates = act == "update"
         predicate = ApprovalPredicate(
             chain_id=CHAIN_ID,
             deployment=deployment.hex(),
-            act="deploy",
+            act=act,
             role=role,
             decision=decision,  # type: ignore[arg-type]
             comment=str(self.salt),
+            update=record.updates if updates else record.generation,
         )
-        await self.do(who, t.Decide(sign_approval(who, predicate, self.deployment(deployment).manifest)))
+        subject = record.updating if updates else record.manifest
+        await self.do(who, t.Decide(sign_approval(who, predicate, subject)))
 
     async def approve(self, deployment: bytes) -> None:
         """What the usual policy asks for."""
