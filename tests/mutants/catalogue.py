@@ -578,8 +578,8 @@ MUTANTS: Final = (
     _M(
         "a_job_that_agreed_opens_again",
         "ledger/transition/slots.py",
-        "    if agreed(deal, deal.workload(name)):\n        return\n",
-        "",
+        "    if not deal.slot(name).next or agreed(deal, deal.workload(name)):",
+        "    if not deal.slot(name).next:",
         PLACES,
     ),
     _M(
@@ -687,8 +687,8 @@ MUTANTS: Final = (
     _M(
         "the_kept_fee_is_spent",
         _ESCROW,
-        "kept = 0 if deal.record.fee_paid else deal.manifest.terms.fee",
-        "kept = 0",
+        "kept = (0 if deal.record.fee_paid else deal.manifest.terms.fee) + _locked(deal)",
+        "kept = _locked(deal)",
         (*MONEY, "tests/ledger/test_machine_properties.py"),
     ),
     _M(
@@ -773,7 +773,7 @@ MUTANTS: Final = (
     ),
     _M(
         "revoked_approvals_are_told_to_expire",
-        _LIFE,
+        "ledger/transition/switch.py",
         "        env.state.delete(approval_notice_key(deployment, approval))\n",
         "        env.state.get(approval_notice_key(deployment, approval))\n",
         NOTICES,
@@ -803,15 +803,15 @@ MUTANTS: Final = (
     _M(
         "excluded_signers_count",
         _APPROVALS,
-        "if roll.people.one(signer) in roll.people.kept_out(_excluded(deal)):",
+        "    if all(roll.people.one(signer) in",
         "if False:",
         APPROVALS,
     ),
-    _M("wrong_role_counts", _APPROVALS, "    if role not in held:\n", "    if False:\n", APPROVALS),
+    _M("wrong_role_counts", _APPROVALS, "role not in {name for _, name in held}:", "False:", APPROVALS),
     _M(
         "approval_of_another_manifest",
         _APPROVALS,
-        "if document.subject != deal.record.manifest:",
+        "if document.subject != wanted:",
         "if False:",
         APPROVALS,
     ),
@@ -940,8 +940,8 @@ MUTANTS: Final = (
     _M(
         "without_approval_slots_open_again",
         _SLOTS,
-        "in RUNS and not deal.record.lost_ms:",
-        "in RUNS:",
+        "in RUNS and not deal.record.lost_ms and",
+        "in RUNS and",
         SCENARIO,
     ),
     _M(
