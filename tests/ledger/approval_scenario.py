@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -17,7 +18,7 @@ from ledger.keys import Key
 from ledger.limits import LEASE_MS
 from ledger.manifest_types import Role, Rule
 from ledger.organisation import Member
-from ledger.policy import Approval, evaluate
+from ledger.policy import Approval, Decision, evaluate
 from ledger.policy_types import Auto, Weight
 from ledger.transactions import CancelDeployment, Claim, Renew, RenewItem
 from tests.ledger.invariants import check
@@ -387,6 +388,24 @@ def _signoff_wait() -> str:
     return f"{before}, {'signed off' if play.world.deployment(play.id).signed_off_ms else 'open'}"
 
 
+def hundred_signers() -> Iterator[tuple[str, Callable[[], Decision]]]:
+    """Policies over 100 signers by name, each with what evaluates it."""
+    signers = [bytes([1, n]) * 16 for n in range(100)]
+    roles = [Role(name=f"r{j}", keys=tuple(s.hex() for s in signers[j * 10 : j * 10 + 60])) for j in range(5)]
+    many = Rule(any=tuple(Rule(role=f"r{j}", count=15) for j in range(5)), count=4)
+    weights = Rule(weigh=tuple(Weight(role=f"r{j}", weight=j + 1) for j in range(5)), count=60)
+    keys = Rule(any=tuple(Rule(key=s.hex()) for s in signers), count=67)
+    approvals = [Approval(s, (), "granted", 0, n + 1) for n, s in enumerate(signers)]
+    for name, rule, given in (
+        ("any 4 of 5 roles, 15 signers each", many, approvals),
+        ("weight 60 of 5 roles", weights, approvals),
+        ("both of these, in order", Rule(all=(many, weights), ordered=True), approvals),
+        ("67 of 100 named keys", keys, approvals),
+        ("the same with 66 signatures", keys, approvals[:66]),
+    ):
+        yield name, partial(evaluate, rule, roles, given, 1_000_000)
+
+
 # ---------------------------------------------------------------------- organisations
 
 _TWO = Rule(role="board", count=2)
@@ -524,22 +543,10 @@ def _dissolved() -> str:
 
 def timings() -> list[tuple[str, float, bool]]:
     """(what, CPU milliseconds, satisfied) of policies over 100 signers."""
-    signers = [bytes([1, n]) * 16 for n in range(100)]
-    roles = [Role(name=f"r{j}", keys=tuple(s.hex() for s in signers[j * 10 : j * 10 + 60])) for j in range(5)]
-    many = Rule(any=tuple(Rule(role=f"r{j}", count=15) for j in range(5)), count=4)
-    weights = Rule(weigh=tuple(Weight(role=f"r{j}", weight=j + 1) for j in range(5)), count=60)
-    keys = Rule(any=tuple(Rule(key=s.hex()) for s in signers), count=67)
-    approvals = [Approval(s, (), "granted", 0, n + 1) for n, s in enumerate(signers)]
     out = []
-    for name, rule, given in (
-        ("any 4 of 5 roles, 15 signers each", many, approvals),
-        ("weight 60 of 5 roles", weights, approvals),
-        ("both of these, in order", Rule(all=(many, weights), ordered=True), approvals),
-        ("67 of 100 named keys", keys, approvals),
-        ("the same with 66 signatures", keys, approvals[:66]),
-    ):
+    for name, work in hundred_signers():
         started_s = time.process_time()
-        decision = evaluate(rule, roles, given, 1_000_000)
+        decision = work()
         out.append((name, (time.process_time() - started_s) * 1000, decision.satisfied))
     return out
 
