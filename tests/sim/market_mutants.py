@@ -158,7 +158,8 @@ class ProvesNothing(MarketNode):
 # ---------------------------------------------------------------------- ledgers
 
 
-def _wrapped(owner: Any, name: str, make: Callable[[Any], Any]) -> Patch:
+def wrapped(owner: Any, name: str, make: Callable[[Any], Any]) -> Patch:
+    """The patch of an attribute with what `make` makes of the real one."""
     return owner, name, make(getattr(owner, name))
 
 
@@ -189,11 +190,14 @@ def _twice(real: Any) -> Any:
     return free
 
 
-def _not_bound(real: Any) -> Any:
+def nothing(real: Any) -> Any:
+    """Leaves it out."""
     return lambda *_: None
 
 
-def _frees_at_once(real: Any) -> Any:
+def frees_at_once(real: Any) -> Any:
+    """A slot that is released is free, as if its holder had stopped."""
+
     def release(deal: Deal, name: str) -> None:
         release_slot(deal, name)
         if deal.slot(name).holder:
@@ -247,13 +251,14 @@ def _node(name: str, kind: type[MarketNode], *caught_by: str, **more: Any) -> Ma
     return MarketMutant(MarketVariant(name, kind), caught_by, **more)
 
 
-def _ledger(
+def ledger_mutant(
     name: str,
     caught_by: tuple[str, ...],
     *patches: Patch,
     node: type[MarketNode] = MarketNode,
     scenario: Callable[[int], MarketScenario] = make_market,
 ) -> MarketMutant:
+    """A mutant of the state machine."""
     return MarketMutant(MarketVariant(name, node, patches), caught_by, scenario)
 
 
@@ -270,31 +275,35 @@ MARKET_MUTANTS: Final = (
     _node("starts_with_a_short_lease", ShortLeases, "Leases", scenario=late_market),
     _node("deaf_to_withdrawals", DeafToTheLedger, "Approved"),
     _node("runs_what_it_only_claimed", TwoTerms, "OneHolder", "Leases"),
-    _ledger(
+    ledger_mutant(
         "grace_is_not_waited",
         ("OneHolder",),
         (_t.claims, "LEASE_GUARD_MS", 0),
         (_t.leases, "LEASE_GUARD_MS", 0),
         scenario=cut_market,
     ),
-    _ledger("leased_for_too_long", ("Leases",), (_t.claims, "LEASE_GUARD_MS", 60_000)),
-    _ledger("term_is_used_again", ("Terms", "OneHolder"), _wrapped(_t.claims, "_lease", _same_term)),
-    _ledger("term_is_left_out", ("Terms",), _wrapped(_t.claims, "_lease", _skips_a_term)),
-    _ledger("capacity_given_back_twice", ("Books",), _wrapped(_t.leases, "free_slot", _twice)),
-    _ledger("capacity_given_back_twice_at_a_report", ("Books",), _wrapped(_t.reports, "free_slot", _twice)),
-    _ledger("capacity_is_not_bound", ("Books",), _wrapped(_t.claims, "use_capacity", _not_bound)),
-    _ledger(
+    ledger_mutant("leased_for_too_long", ("Leases",), (_t.claims, "LEASE_GUARD_MS", 60_000)),
+    ledger_mutant("term_is_used_again", ("Terms", "OneHolder"), wrapped(_t.claims, "_lease", _same_term)),
+    ledger_mutant("term_is_left_out", ("Terms",), wrapped(_t.claims, "_lease", _skips_a_term)),
+    ledger_mutant("capacity_given_back_twice", ("Books",), wrapped(_t.leases, "free_slot", _twice)),
+    ledger_mutant(
+        "capacity_given_back_twice_at_a_report", ("Books",), wrapped(_t.reports, "free_slot", _twice)
+    ),
+    ledger_mutant("capacity_is_not_bound", ("Books",), wrapped(_t.claims, "use_capacity", nothing)),
+    ledger_mutant(
         "released_is_free",
         ("OneHolder",),
-        _wrapped(_t.lifecycle, "release_slot", _frees_at_once),
+        wrapped(_t.lifecycle, "release_slot", frees_at_once),
         scenario=withdrawn_market,
     ),
-    _ledger("refund_keeps_the_escrow", ("Books", "Money"), _wrapped(_t.lifecycle, "refund", _keeps_escrow)),
-    _ledger(
+    ledger_mutant(
+        "refund_keeps_the_escrow", ("Books", "Money"), wrapped(_t.lifecycle, "refund", _keeps_escrow)
+    ),
+    ledger_mutant(
         "one_grant_is_enough",
         ("Approved",),
-        _wrapped(_t.approvals, "judge_records", _one_grant_is_enough),
+        wrapped(_t.approvals, "judge_records", _one_grant_is_enough),
         node=ProvesNothing,
     ),
-    _ledger("a_document_counts_again", ("Approved",), _wrapped(_t.approvals, "_record", _unmarked)),
+    ledger_mutant("a_document_counts_again", ("Approved",), wrapped(_t.approvals, "_record", _unmarked)),
 )
