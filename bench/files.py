@@ -4,7 +4,8 @@ Two parts, each a ratio of figures of the same run:
 
 *speed*   one peer fetches an artifact from another, beside a bare libp2p stream of ours between the same two
           processes, in turn. The fetch hashes each chunk at both ends, hashes the whole, writes and syncs it;
-          the bare stream's bytes are forgotten. Loopback: processors are the limit.
+          the bare stream's bytes are forgotten. On a line of a gigabit, and on loopback, where processors are
+          the limit and all of that shows.
 *swarm*   one peer, then eight at once, fetch an artifact that one other has, each machine with a line of its
           own (a network namespace, shaped both ways by tc-tbf). Root needed.
 """
@@ -66,11 +67,18 @@ class Process:
         self._process.stdout.close()
 
 
-def speed(folder: Path, size_mib: int, rounds: int) -> dict[str, Any]:
-    """Fetches and bare streams in turn. MiB a second, processor seconds, and the share of each round."""
+def speed(folder: Path, size_mib: int, rounds: int, mbit_s: int = 0) -> dict[str, Any]:
+    """Fetches and bare streams in turn. MiB a second, processor seconds, and the share of each round.
+    `mbit_s`: of the line between the two; 0: loopback."""
     raws: list[dict[str, float]] = []
     fetches: list[dict[str, float]] = []
-    with Process(folder / "from", "127.0.0.1") as source, Process(folder / "to", "127.0.0.1") as taker:
+    with ExitStack() as stack:
+        hosts: list[tuple[str, tuple[str, ...]]] = [("127.0.0.1", ())] * 2
+        if mbit_s:
+            lines = stack.enter_context(Lines(2, mbit_s))
+            hosts = [(lines.address(n), lines.inside(n)) for n in range(2)]
+        source = stack.enter_context(Process(folder / "from", *hosts[0]))
+        taker = stack.enter_context(Process(folder / "to", *hosts[1]))
         taker.ask("meet", addresses=[source.about["address"]], count=1)
         file = source.ask("make", size_bytes=size_mib * MIB)
         for found in range(rounds + 1):
@@ -92,7 +100,7 @@ def speed(folder: Path, size_mib: int, rounds: int) -> dict[str, Any]:
         }
 
     return {
-        "profile": "loopback, two processes",
+        "profile": f"line of {mbit_s} Mbit/s each way (tc-tbf)" if mbit_s else "loopback",
         "mib": size_mib,
         "rounds": rounds,
         "raw": told(raws),
@@ -149,12 +157,17 @@ def swarm(folder: Path, size_mib: int, mbit_s: int) -> dict[str, Any]:
 
 def rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     """What is shown, with the goals."""
-    fast, many = figures["speed"], figures.get("swarm", {})
-    found = [
-        ("bare stream", f"{fast['raw']['mib_per_s']} MiB/s"),
-        ("fetch, verified and synced", f"{fast['fetch']['mib_per_s']} MiB/s"),
-        (f"its share: at least {SHARE}", f"{fast['share']}, {_met(fast['share'] >= SHARE)}"),
-    ]
+    found, many = [], figures.get("swarm", {})
+    for name in ("line", "loopback"):
+        fast = figures.get(name, {"skipped": "not asked for"})
+        if "skipped" in fast:
+            found.append((name, f"skipped: {fast['skipped']}"))
+            continue
+        found += [
+            (f"{fast['profile']}: bare stream", f"{fast['raw']['mib_per_s']} MiB/s"),
+            ("fetch, verified and synced", f"{fast['fetch']['mib_per_s']} MiB/s"),
+            (f"its share: at least {SHARE}", f"{fast['share']}, {_met(fast['share'] >= SHARE)}"),
+        ]
     if "times" in many:
         found += [
             (f"one peer, {many['mib']} MiB", f"{many['one_s']} s (the line alone: {many['line_s']} s)"),
@@ -176,19 +189,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.files", description=__doc__)
     parser.add_argument("--mib", type=int, default=200, help="size of the artifact")
     parser.add_argument("--rounds", type=int, default=5, help="of fetch and bare stream")
-    parser.add_argument("--mbit", type=int, default=50, help="each machine's line, both ways")
+    parser.add_argument("--mbit", type=int, default=50, help="each machine's line in the swarm, both ways")
+    parser.add_argument("--fast", type=int, default=1_000, help="the line between two, Mbit/s")
     parser.add_argument("--part", choices=("all", "speed", "swarm"), default="all")
     parser.add_argument("--save", action="store_true", help="write a result file")
     options = parser.parse_args()
     shape, figures = machine(), {}
     with tempfile.TemporaryDirectory(prefix="gridpact-files-") as name:
+        folder, reason = Path(name), why_not()
+        none = {"skipped": reason}
         if options.part != "swarm":
-            figures["speed"] = speed(Path(name), options.mib, options.rounds)
+            figures["loopback"] = speed(folder / "loopback", options.mib, options.rounds)
+            line = folder / "line"
+            figures["line"] = none if reason else speed(line, options.mib, options.rounds, options.fast)
         if options.part != "speed":
-            reason = why_not()
-            figures["swarm"] = (
-                {"skipped": reason} if reason else swarm(Path(name) / "swarm", options.mib, options.mbit)
-            )
+            figures["swarm"] = none if reason else swarm(folder / "swarm", options.mib, options.mbit)
     if options.part == "all":
         show("artifacts between peers, each a process, all on this machine", rows(figures))
     else:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _PREFIX: Final = f"gpf{os.getpid()}-"
-_BURST: Final = "64kb"
 _LATENCY: Final = "50ms"  # a home router's buffer
 
 
@@ -32,7 +31,8 @@ def why_not() -> str:
 
 
 def _shape(mbit_s: int) -> tuple[str, ...]:
-    return ("rate", f"{mbit_s}mbit", "burst", _BURST, "latency", _LATENCY)
+    burst = f"{max(64, mbit_s)}kb"  # as much as goes between two ticks of the kernel, and some more
+    return ("rate", f"{mbit_s}mbit", "burst", burst, "latency", _LATENCY)
 
 
 def _run(*words: str) -> str:

@@ -183,13 +183,24 @@ class Partial:
         self._sync_behind()
         return len(data)
 
+    def write_all(self, chunks: Sequence[tuple[int, bytes]]) -> list[int | Exception]:
+        """`write` for each; in the place of its length what it raised."""
+        found: list[int | Exception] = []
+        for index, data in chunks:
+            try:
+                found.append(self.write(index, data))
+            except (ArtifactWrong, OSError) as error:
+                found.append(error)
+        return found
+
     def read(self, index: int) -> bytes:
         """One chunk that is held, hashed again. Raises ArtifactMissing, also when the disk changed it."""
         with self._lock:
             if self._file.closed or not 0 <= index < len(self._map) or not self._map[index]:
                 raise ArtifactMissing(f"{self.sha256} chunk {index}")
             data = os.pread(self._file.fileno(), self.length(index), index * CHUNK_BYTES)
-        if hashlib.sha256(data).digest() != self.chunks[index]:
+        found = hashlib.sha256(data).digest()
+        if found != self.chunks[index]:
             raise ArtifactMissing(f"{self.sha256} chunk {index}: changed on disk")
         return data
 

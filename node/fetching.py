@@ -21,6 +21,7 @@ from node.artifact_wire import (
     read_digests,
     read_held,
 )
+from node.batching import Batcher
 from node.chunks import chunks_root
 from node.errors import ArtifactError, ArtifactFull, ArtifactWrong
 from node.limits import (
@@ -54,6 +55,7 @@ class Fetch:
         self._progress = progress
         self._partial: Partial | None = None
         self._picks: Picks | None = None
+        self._keeping: Batcher[tuple[int, bytes], int] | None = None
         self._root = wanted.chunks
         self._sources = Sources()
         self._joined: set[str] = set()  # gave the list that is being fetched, or said the same of it
@@ -219,6 +221,7 @@ class Fetch:
             return
         missing = opened.missing()
         self._partial, self._root = opened, root
+        self._keeping = Batcher(opened.write_all, exchange.threads)
         self._picks = Picks(missing, len(chunks), random.Random())
         self._progress.reached(opened.done_bytes, trio.current_time())
         self._moved_s = trio.current_time()
@@ -278,14 +281,15 @@ class Fetch:
 
     async def _one(self, source: Source, picks: Picks, partial: Partial, index: int) -> float:
         """One chunk: asked for, checked, kept. Returns how long to rest, in seconds."""
-        exchange, asked_s = self._exchange, trio.current_time()
+        exchange, asked_s, keeping = self._exchange, trio.current_time(), self._keeping
+        assert keeping is not None, "chunks are asked for while the file is open"
         try:
             body = encode(ChunkRequest(self._digest, index))
             data = await exchange.network.request(source.peer_id, CHUNK, body, ARTIFACT_ASK_S)
             source.heard_s = trio.current_time()
             if not picks.is_missing(index):
                 return 0.0  # another was faster
-            kept = await trio.to_thread.run_sync(partial.write, index, data, limiter=exchange.threads)
+            kept = await keeping.do((index, data))
         except RequestRefused as error:
             source.heard_s = trio.current_time()
             if error.reason.startswith("artifact.busy"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -24,7 +24,8 @@ from node.artifact_wire import (
     held_answer,
 )
 from node.artifacts import ArtifactStore
-from node.errors import ArtifactMissing, ArtifactWrong
+from node.batching import Batcher
+from node.errors import ArtifactError, ArtifactMissing, ArtifactWrong
 from node.limits import (
     ARTIFACT_DIGESTS_MAX,
     ARTIFACT_LISTS_BYTES_S,
@@ -66,6 +67,7 @@ class Serving:
         self._at_work = 0
         self._asked: dict[bytes, dict[str, float]] = {}  # who asked for an artifact, and when
         self._threads = trio.CapacityLimiter(ARTIFACT_THREADS)
+        self._reading = Batcher(self._read_all, self._threads)
         self.served_bytes = 0
         self.busy = 0
         self.changed_on_disk = 0  # our own artifacts that were no longer what their name says
@@ -105,13 +107,10 @@ class Serving:
 
     async def _chunk(self, peer_id: str, body: bytes) -> bytes:
         request = decode_exact(ChunkRequest, body, "artifact", REQUEST_BYTES_MAX)
-        store = self._store()
         async with self._turn(peer_id):
             await self._pay(self._taker(peer_id).bytes, CHUNK_BYTES)
             try:
-                data = await trio.to_thread.run_sync(
-                    store.read_chunk, request.sha256.hex(), request.index, limiter=self._threads
-                )
+                data = await self._reading.do((request.sha256.hex(), request.index))
             except ArtifactMissing:
                 raise Refused("artifact.unknown", "not here") from None
             except ArtifactWrong as error:
@@ -134,6 +133,16 @@ class Serving:
         while len(self._asked) > ARTIFACT_READERS_MAX:
             del self._asked[next(iter(self._asked))]
         return others
+
+    def _read_all(self, chunks: Sequence[tuple[str, int]]) -> list[bytes | Exception]:
+        """In a thread."""
+        found: list[bytes | Exception] = []
+        for sha256, index in chunks:
+            try:
+                found.append(self._store().read_chunk(sha256, index))
+            except ArtifactError as error:
+                found.append(error)
+        return found
 
     @asynccontextmanager
     async def _turn(self, peer_id: str) -> AsyncIterator[None]:

@@ -13,6 +13,6 @@ def test_a_small_round_is_measured_and_told(tmp_path: Path) -> None:
     assert found["fetch"]["mib_per_s"] > 0
     assert len(found["shares"]) == 1
     assert not list((tmp_path / "to").iterdir())  # fetched, verified, dropped
-    told = dict(rows({"speed": found, "swarm": {"skipped": "no root"}}))
+    told = dict(rows({"loopback": found, "swarm": {"skipped": "no root"}}))
     assert told["swarm"] == "skipped: no root"
     assert any(text.endswith(("met", "missed")) for text in told.values())

@@ -1426,7 +1426,7 @@ MUTANTS: Final = (
     _M(
         "stalled_chunks_stay_where_they_are",
         "node/picks.py",
-        "if asked_s < oldest_s:",
+        "if (is_late or is_slow) and waited_s > most_s:",
         "if False:",
         ("tests/node/test_picks.py",),
     ),
