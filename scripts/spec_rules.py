@@ -53,6 +53,38 @@ HELD_BY = {
         "tests/ledger/test_orders.py::test_bad_orders",
     ),
     "D7": ("tests/ledger/test_orders.py::test_cancel",),
+    "A8": ("tests/ledger/test_updates.py::test_a_grant_of_one_update_is_none_of_the_next",),
+    "E7": ("tests/ledger/test_updates.py::test_the_author_is_paid_what_the_fee_is_more",),
+    "U1": (
+        "tests/ledger/test_updates.py::test_refused_wishes",
+        "tests/ledger/test_updates.py::test_volumes_stay_as_they_are",
+    ),
+    "U2": (
+        "tests/ledger/test_updates.py::test_what_is_locked_is_not_spent_before_it_is_approved",
+        "tests/ledger/test_updates.py::test_nothing_is_paid_twice",
+    ),
+    "U3": (
+        "tests/ledger/test_updates.py::test_a_changed_signer_set_satisfies_both_policies",
+        "tests/ledger/test_updates.py::test_revoked_while_it_rolls",
+    ),
+    "U4": ("tests/ledger/test_updates.py::test_not_approved_in_time",),
+    "U5": (
+        "tests/ledger/test_updates.py::test_a_canary_goes_alone",
+        "tests/ledger/test_updates.py::test_what_others_depend_on_comes_first",
+    ),
+    "U6": (
+        "tests/ledger/test_updates.py::test_a_canary_that_fails_reverts_by_itself",
+        "tests/ledger/test_updates.py::test_held_until_the_consumer_says",
+    ),
+    "U7": ("tests/ledger/test_updates.py::test_what_stays_the_same_keeps_its_term",),
+    "U8": (
+        "tests/ledger/test_updates.py::test_reverted_it_gives_back_what_it_locked",
+        "tests/ledger/test_updates.py::test_the_deployment_loses_its_approval_while_it_rolls",
+    ),
+    "U9": (
+        "tests/ledger/test_updates.py::test_more_is_locked_and_less_goes_back",
+        "tests/ledger/test_updates.py::test_a_sign_off_is_asked_for_anew",
+    ),
     "A1": (
         "tests/ledger/test_approvals.py::test_refused_decisions",
         "tests/ledger/test_approvals.py::test_a_document_is_accepted_once",
