@@ -350,11 +350,6 @@ class VaultView(msgspec.Struct, kw_only=True):
     ciphertext: bytes
 
 
-class ArtifactView(msgspec.Struct, kw_only=True):
-    sha256: str
-    size_bytes: int
-
-
 class Ready(msgspec.Struct, kw_only=True):
     ready: bool
     reason: str
