@@ -45,14 +45,7 @@ from node.counters import Counters
 from node.errors import StateDiffers, TwoChains
 from node.former_epoch import FormerEpoch
 from node.inbox import Inbox
-from node.limits import (
-    ENGINE_DRAIN_MAX,
-    ENGINE_DRAIN_MS,
-    FAULT_POINTS,
-    PRUNE_EVERY_VIEWS,
-    SEND_MS,
-    SEND_PASSES,
-)
+from node.limits import ENGINE_DRAIN_MAX, ENGINE_DRAIN_MS, FAULT_POINTS, PRUNE_EVERY_VIEWS
 from node.mempool import HeldBatch, Mempool, open_batch
 from node.notary import Notary
 from node.other_epochs import is_answer
@@ -169,10 +162,7 @@ class Engine:
                         break  # awake already when it was halted: a cancellation would come too late
                     if self.notary.differs:  # found by others: nothing needs to be committed here to tell
                         raise StateDiffers(self.notary.differs)
-                    sent = self.counters.sent
                     self._drain()
-                    if self._final and self.counters.sent > sent:
-                        await self._let_out()
                     wake_ms = self._commit()
                     if self._inbox or self.desk.ready:
                         self._bell.set()
@@ -180,12 +170,6 @@ class Engine:
                 nursery.cancel_scope.cancel()
             finally:
                 self._nursery = None
-
-    async def _let_out(self) -> None:
-        """Votes leave before execution and the disk hold up the loop."""
-        with trio.move_on_after(SEND_MS / 1000):
-            for _ in range(SEND_PASSES):
-                await trio.lowlevel.checkpoint()
 
     async def _reach_promises(self) -> bool:
         """Wait until range sync has brought the chain to the view up to which votes were forgotten. False:

@@ -31,9 +31,11 @@ QUEUE_FREE_ACCOUNT_BYTES: Final = 64 * 1024
 QUEUE_FREE_SOURCE_BYTES: Final = 20 * QUEUE_FREE_ACCOUNT_BYTES
 RETRY_MS_MIN: Final = 100
 RETRY_MS_MAX: Final = 10_000
-# Own batches that are not final yet. Small: turns are taken before a batch is made, not after.
-PACE_WINDOW_BYTES: Final = 8 * 1024  # at first; doubles with each block until it is large enough
-PACE_WINDOW_BYTES_MIN: Final = 4 * 1024  # some 20 small transactions
+# Own batches that are not final yet. Small: turns are taken before a batch is made, not after. But not so
+# small that blocks cost more than what is in them: from 4 KiB to 64 two cores with four validators go from
+# 1,300 to 2,250 transactions a second, and who sends little beside a flood waits no longer.
+PACE_WINDOW_BYTES: Final = 64 * 1024
+PACE_WINDOW_BYTES_MIN: Final = 64 * 1024
 PACE_WINDOW_BYTES_MAX: Final = 4 * MIB
 PACE_SLACK_MS: Final = 10  # beyond twice the delay of batches of which none waits: for filling blocks well
 PACE_EXPRESS_BYTES: Final = 8 * 1024  # of clients that had nothing waiting; goes out beside a full window …
@@ -59,9 +61,6 @@ CERTIFICATES_RIDING_MAX: Final = 64  # certificates that wait for a synced write
 PRUNE_EVERY_VIEWS: Final = 16  # sign state is pruned that often: a write and four scans less a block
 ENGINE_DRAIN_MAX: Final = 256  # messages handled before others get the loop again …
 ENGINE_DRAIN_MS: Final = 25  # … or for so long: a proposal may bring hundreds of signatures
-# Passes of the event loop between votes and the commit of a block: as many as a write takes to the socket …
-SEND_PASSES: Final = 8
-SEND_MS: Final = 3  # … but no longer: in a busy loop a pass takes long, and the block is waited for, too
 BATCHES_OPENING_MAX: Final = 16  # batches of one validator that are being checked: 8 MiB at the most
 FETCH_ANSWERS_MAX: Final = 64  # batches sent to one validator in FETCH_ANSWERS_MS: what a core wants at once
 FETCH_ANSWERS_MS: Final = 250

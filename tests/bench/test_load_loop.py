@@ -176,7 +176,7 @@ def test_the_closed_loop_keeps_its_number_under_way(serve: Callable[..., Server]
     server = serve(answer)
     plan = soon(0.4, outstanding=7, grace_s=1.0)
     loop = run(plan, server, count=100_000, channels=1, most=100)
-    assert len(server.heard) % 7 == 0 and len(server.heard) > 7, "with fewer than seven nothing would move"
+    assert len(server.heard) > 7, "with fewer than seven nothing would move"  # the end may cut a round
     assert server.under_way_max <= 7
     assert loop.report.done <= len(server.heard)
 

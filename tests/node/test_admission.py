@@ -143,14 +143,16 @@ FLOOD_MS = 1000 / (10 * CAPACITY_PER_S)
 
 
 def test_a_flood_at_ten_times_capacity_starves_nobody() -> None:
-    """p99 of who sends 5 a second stays within three times of what it is alone, and all of it is final. The
-    flood gets the rest of the capacity, waits no longer than is told, and hears when to come again."""
+    """Who sends 5 a second waits for no more than the window of the flood that is under way, and all of it is
+    final. The flood gets the rest of the capacity, waits no longer than is told, and hears when to come
+    again."""
     alone = Chain()
     run(alone, 10, ("quiet", QUIET, 200, 0))
     chain = Chain()
     run(chain, 5, ("quiet", QUIET, 200, 0), ("loud", LOUD, FLOOD_MS, 2_000))
     unloaded, loaded = (percentile(c.delays["quiet"], 0.99) for c in (alone, chain))
-    assert loaded <= 3 * unloaded, (unloaded, loaded)
+    window_ms = PACE_WINDOW_BYTES_MIN / len(tx(0, LOUD).raw) / CAPACITY_PER_S * 1000
+    assert loaded <= unloaded + window_ms, (unloaded, loaded, window_ms)
     assert not chain.refused["quiet"]
     assert chain.order["quiet"] == list(range(25))
     assert chain.order["loud"] == sorted(chain.order["loud"])
@@ -251,8 +253,6 @@ def test_a_leader_that_is_away_does_not_keep_the_others_from_working() -> None:
     assert chain.order["here"] == list(range(1_000))
     assert not chain.refused["here"]
     assert max(chain.delays["here"]) <= 5_000
-    assert chain.pool.pace is not None
-    assert chain.pool.pace.window_bytes >= 2 * PACE_WINDOW_BYTES_MIN
 
 
 def test_one_late_batch_in_four_is_chance_and_four_in_a_row_are_not() -> None:
