@@ -12,7 +12,7 @@ Phase = Literal[
 
 
 class FetchStatus(msgspec.Struct, kw_only=True):
-    """One artifact on its way. `sources`: peers that are giving now; `dropped`: peers not asked any more, and why."""
+    """One artifact on its way. `sources`: peers that are giving now; `dropped`: not asked again, and why."""
 
     path: str
     sha256: str

@@ -6,6 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ledger.codec import decode, encode
@@ -402,6 +404,19 @@ def test_a_deed_in_words() -> None:
         f"the key {ANNA.public.hex()} signs no more; what it signed as a member counts on",
     ]
     assert len(words_of_deed(office.now, office.deed("dissolve"))) == 1
+
+
+@given(st.data())
+def test_foreign_bytes_are_refused_by_rule(data: st.DataObject) -> None:
+    """Whatever a deed's bytes are changed to: it reads back to itself, or is refused by name."""
+    payload = founding(World()).encode()
+    start = data.draw(st.integers(0, len(payload)))
+    end = data.draw(st.integers(start, min(len(payload), start + 40)))
+    changed = payload[:start] + data.draw(st.binary(max_size=40)) + payload[end:]
+    try:
+        assert decode_deed(changed).encode() == changed
+    except Refused as error:
+        assert error.rule.startswith(("organisation.", "key."))
 
 
 def test_a_deed_reads_back() -> None:

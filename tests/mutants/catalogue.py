@@ -529,7 +529,7 @@ MUTANTS: Final = (
     _M(
         "the_new_policy_is_not_asked",
         "ledger/policy_records.py",
-        "    return (first,) if same_signers(old, new) else (first, (new, \"deploy\", roll(new)))",
+        '    return (first,) if same_signers(old, new) else (first, (new, "deploy", roll(new)))',
         "    return (first,)",
         UPDATES,
     ),
