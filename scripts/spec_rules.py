@@ -116,6 +116,19 @@ HELD_BY = {
     "B5": ("tests/bot/test_policy.py::test_a_lost_lease_and_no_node_for_it",),
     # contract.yaml is in tests nearly always the file's name.
     "contract.yaml": ("tests/ledger/test_contract.py::test_what_is_not_our_yaml",),
+    "I1": (
+        "tests/ledger/test_notices.py::test_the_wait_for_approval_ends_soon",
+        "tests/ledger/test_notices.py::test_an_extension_moves_the_notice_and_an_end_by_hand_needs_none",
+    ),
+    "I2": (
+        "tests/ledger/test_notices.py::test_an_approval_expires_soon",
+        "tests/ledger/test_notices.py::test_one_that_is_renewed_or_revoked_says_nothing",
+    ),
+    "I3": ("tests/ledger/test_notices.py::test_an_escrow_that_does_not_last_is_told_once_until_money_comes",),
+    "I4": (
+        "tests/ledger/test_notices.py::"
+        "test_an_offer_whose_time_is_over_says_so_unless_it_was_renewed_or_taken_back",
+    ),
     "W2": ("tests/ledger/test_claims.py::test_timed_work_is_bounded_and_none_is_lost",),
 }
 
