@@ -69,9 +69,13 @@ TRADE_MUTANTS: Final = (
         wrapped(_t.standing, "release_slot", frees_at_once),
         scenario=leaving_market,
     ),
-    ledger_mutant("an_offer_that_ended_counts", ("Notice",), (ledger.fit, "_offer_misfits", _any_offer)),
-    ledger_mutant("a_certificate_never_ends", ("Standing",), (ledger.fit, "certifiers_of", _any_time)),
-    ledger_mutant("a_cancel_asks_nobody", ("Consent",), (_t.deployments, "evaluate_act", _consents)),
+    ledger_mutant(
+        "an_offer_that_ended_counts", ("Notice",), (ledger.fit, "_offer_misfits", _any_offer), start=2
+    ),
+    ledger_mutant(
+        "a_certificate_never_ends", ("Standing",), (ledger.fit, "certifiers_of", _any_time), start=9
+    ),
+    ledger_mutant("a_cancel_asks_nobody", ("Consent",), (_t.deployments, "evaluate_act", _consents), start=2),
     ledger_mutant("a_top_up_counts_twice", ("Books", "Funds"), wrapped(_t.funds, "_fund", _again)),
     ledger_mutant(
         "more_time_for_nothing",
@@ -80,5 +84,5 @@ TRADE_MUTANTS: Final = (
         (tests.sim.market_trade, "extension_cost", _for_nothing),
     ),
     ledger_mutant("more_time_moves_no_end", ("Funds",), wrapped(_t.funds, "set_end", nothing)),
-    ledger_mutant("a_dispute_is_never_closed", ("Disputes",), (_t.disputes, "replace", _stays_open)),
+    ledger_mutant("a_dispute_is_never_closed", ("Disputes",), (_t.disputes, "replace", _stays_open), start=2),
 )
