@@ -16,6 +16,7 @@ import trio
 
 from ledger.limits import CHUNK_BYTES
 from node.api.app import make_app, serve_api
+from node.artifact_files import Intake
 from node.artifact_wire import CHUNK
 from node.cid import cid_of
 from node.cli.main import main
@@ -155,6 +156,58 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         token.run_sync_soon(scope.cancel)
         thread.join(20)
         assert not thread.is_alive()
+
+
+async def test_an_upload_is_hashed_and_written_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, calls = threading.get_ident(), []
+
+    def watch(name: str) -> None:
+        real = getattr(Intake, name)
+
+        def seen(self: Intake, *given: Any) -> Any:
+            calls.append((name, threading.get_ident() == loop))
+            return real(self, *given)
+
+        monkeypatch.setattr(Intake, name, seen)
+
+    watch("write")
+    watch("finish")
+    async with hosts(tmp_path, 1) as (me,), api_of(me) as client:
+        answer = await client.put(f"/v1/artifacts/{NAME}", headers=AUTH, content=DATA)
+        assert answer.status_code == 201
+    assert {name for name, _ in calls} == {"write", "finish"}
+    assert not any(in_loop for _, in_loop in calls)
+
+
+async def test_uploads_at_once_keep_to_the_budget_together(tmp_path: Path) -> None:
+    """Each fits alone. The most of each is written before the rest of any is sent."""
+    most, size_bytes = 4 * CHUNK_BYTES, 5 * CHUNK_BYTES
+    written, answers = [trio.Event(), trio.Event()], []
+    async with hosts(tmp_path, 1) as (me,), api_of(me) as client:
+        store = me.exchange.store
+        store.size_bytes_max = most + size_bytes
+
+        async def body(number: int, data: bytes) -> AsyncIterator[bytes]:
+            yield data[:most]
+            written[number].set()  # it is asked for more when that is written
+            await written[1 - number].wait()
+            yield data[most:]
+
+        async def put(number: int) -> None:
+            data = data_of(size_bytes, 40 + number)
+            order = f"/v1/artifacts/{name_of(data)}"
+            answers.append(await client.put(order, headers=AUTH, content=body(number, data)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(put, 0)
+            nursery.start_soon(put, 1)
+        assert sorted(answer.status_code for answer in answers) == [201, 507]
+        (refused,) = (answer.json()["rule"] for answer in answers if answer.status_code != 201)
+        assert refused == "artifact.no_room"
+        assert store.used_bytes == size_bytes == sum(map(store.size_bytes, store.names()))
+        assert not list(store.folder.glob("*.tmp"))
 
 
 def test_the_command_line_gives_fetches_lists_and_drops(
