@@ -106,6 +106,21 @@ def test_an_outage_moves_the_end_of_a_term() -> None:
     check(world.state, world.now_ms)
 
 
+def test_an_outage_moves_an_end_that_was_told_already() -> None:
+    """[O1] Also after the notice that it comes, which looks at missed time by itself."""
+    world = World()
+    deployment = alone(world, duration_s=60)
+    ends_ms = world.deployment(deployment).ends_ms
+    while world.now_ms < ends_ms - 3_000:
+        world.run(step_ms=min(5_000, ends_ms - 3_000 - world.now_ms))
+        renewed(world, deployment)
+    assert world.kinds().count("deployment.ends_soon") == 1
+    world.run(step_ms=HOUR_MS, outage=True)
+    record = world.deployment(deployment)
+    assert (record.status, record.ends_ms) == ("active", ends_ms + HOUR_MS - BLOCK_IDLE_MS)
+    check(world.state, world.now_ms)
+
+
 def test_an_end_that_has_come_all_the_same_is_an_end() -> None:
     """The outage began within a second of it: what is left of the term is over in the same block."""
     world = World()

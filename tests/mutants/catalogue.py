@@ -545,7 +545,7 @@ MUTANTS: Final = (
         "ledger/transition/escrow.py",
         "deal.manifest.terms.fee) + _locked(deal)",
         "deal.manifest.terms.fee)",
-        UPDATES,
+        MONEY,
     ),
     _M(
         "no_canary_goes_alone",
