@@ -2,7 +2,8 @@
 
     SHA256         the bytes, verified before they got this name
     SHA256.chunks  32 bytes for each chunk of CHUNK_BYTES
-    SHA256.cached  fetched from other peers: may be dropped to make room
+    SHA256.cached  may be dropped to make room: fetched from other peers, or made anew when it is wanted
+    SHA256.result  what a workload wrote, and when it came: kept for some time, then as if it were fetched
     SHA256.part, SHA256.map   bytes on their way, and one byte for each chunk that was verified
 
 Nothing is served that was not verified: the name is given after the whole file was hashed, and each
@@ -20,7 +21,6 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -34,24 +34,13 @@ from node.artifact_files import (
     split_digests,
     sync,
 )
-from node.cache import Cache, Held
+from node.cache import Cache, Entry, Held, Hold
 from node.chunks import read_chunks
+from node.clock import wall_ms
 from node.errors import ArtifactBusy, ArtifactFull, ArtifactMissing, ArtifactWrong
 from node.limits import ARTIFACT_READERS_MAX, ARTIFACT_STORE_BYTES_MAX
 
 _NAME: Final = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One artifact in the store. `kept`: goes by order only; `in_use`: must not go now; `is_whole`: False for
-    what a fetch left, or is still writing."""
-
-    sha256: str
-    size_bytes: int
-    kept: bool
-    in_use: bool
-    is_whole: bool
 
 
 class ArtifactStore:
@@ -70,8 +59,9 @@ class ArtifactStore:
         for path in sorted(folder.iterdir()):
             if _NAME.fullmatch(path.name) and self._chunks_file(path.name).is_file():
                 found = path.stat()
-                kept = not self._cached_file(path.name).exists()
-                self._cache.held[path.name] = Held(found.st_size, kept, found.st_mtime)
+                kept = not self._mark(path.name, "cached").exists()
+                came = self._came_s(path.name) if kept else None
+                self._cache.held[path.name] = Held(found.st_size, kept, found.st_mtime, came)
         parts = [path for path in folder.glob("*.part") if _NAME.fullmatch(path.stem)]
         for path in sorted(parts, key=lambda path: path.stat().st_mtime):
             self._cache.parts[path.stem] = path.stat().st_size
@@ -103,6 +93,7 @@ class ArtifactStore:
     def entries(self) -> list[Entry]:
         """All artifacts, and what there is of others, by digest."""
         with self._lock:
+            self._let_go()
             cache = self._cache
             found = [Entry(n, h.size_bytes, h.kept, cache.in_use(n), True) for n, h in cache.held.items()]
             found += [
@@ -201,18 +192,20 @@ class ArtifactStore:
 
     # ------------------------------------------------------------------ taking in
 
-    def add_bytes(self, data: bytes) -> ArtifactInfo:
-        """Keep these bytes. Raises ArtifactFull."""
-        return self.add_stream(iter((data,)))
+    def add_bytes(self, data: bytes, hold: Hold = "kept") -> ArtifactInfo:
+        """Take these bytes in. Raises ArtifactFull."""
+        return self.add_stream(iter((data,)), hold=hold)
 
     def add_file(self, source: Path) -> ArtifactInfo:
         """Keep a copy of a file. Raises ArtifactFull, OSError."""
         with source.open("rb") as file:
             return self.add_stream(read_chunks(file))
 
-    def add_stream(self, data: Iterable[bytes], expected: str | None = None) -> ArtifactInfo:
-        """Keep these bytes, none that are not `expected`. Raises ArtifactWrong, ArtifactFull."""
-        intake = self.intake()
+    def add_stream(
+        self, data: Iterable[bytes], expected: str | None = None, hold: Hold = "kept"
+    ) -> ArtifactInfo:
+        """Take these bytes in, none that are not `expected`. Raises ArtifactWrong, ArtifactFull."""
+        intake = self.intake(hold)
         try:
             for piece in data:
                 intake.write(piece)
@@ -221,9 +214,9 @@ class ArtifactStore:
             intake.abort()
             raise
 
-    def intake(self) -> Intake:
+    def intake(self, hold: Hold = "kept") -> Intake:
         """For bytes that come piece by piece: `write`, then `finish` or `abort`."""
-        return Intake(self.folder, self._grow, self._forget_part, functools.partial(self._adopt, kept=True))
+        return Intake(self.folder, self._grow, self._forget_part, functools.partial(self._adopt, hold=hold))
 
     def _grow(self, name: str, size_bytes: int) -> None:
         """An intake has come to that size."""
@@ -259,7 +252,7 @@ class ArtifactStore:
                 self.make_room(size_bytes - self._cache.parts.get(sha256, 0))
                 self._cache.parts.pop(sha256, None)  # the newest stand last
                 self._cache.parts[sha256] = size_bytes
-            adopt = functools.partial(self._adopt, kept=False)
+            adopt = functools.partial(self._adopt, hold="cached")
             info = ArtifactInfo(sha256, size_bytes, chunks)
             made = Partial(self.folder, info, is_signed, adopt, closed)
         except BaseException:
@@ -286,6 +279,7 @@ class ArtifactStore:
         """Drop what was fetched and used longest ago until so much fits. Raises ArtifactFull, and then
         nothing was dropped."""
         with self._lock:
+            self._let_go()
             for name in self._cache.victims(size_bytes, self._disk_free_bytes()):
                 self.dropped += 1
                 self._remove(name)
@@ -293,6 +287,7 @@ class ArtifactStore:
     def fits(self, size_bytes: int) -> bool:
         """Whether so much would fit, after dropping what may be dropped."""
         with self._lock:
+            self._let_go()
             return self._cache.fits(size_bytes, self._disk_free_bytes())
 
     def free(self, sha256: str) -> int:
@@ -312,26 +307,41 @@ class ArtifactStore:
         with self._lock:
             self._cache.held.pop(sha256, None)
             self._readers.pop(sha256, None)
-            for path in (self.folder / sha256, self._chunks_file(sha256), self._cached_file(sha256)):
-                path.unlink(missing_ok=True)
+            for ending in ("", ".chunks", ".cached", ".result"):
+                (self.folder / (sha256 + ending)).unlink(missing_ok=True)
 
     def _disk_free_bytes(self) -> int:
         found = os.statvfs(self.folder)
         return found.f_bavail * found.f_frsize
 
+    def _let_go(self) -> None:
+        """Results that are kept no more are as what was fetched. Called with the lock."""
+        for name in self._cache.lapsed(wall_ms() / 1000):
+            held = self._cache.held[name]
+            self._mark(name, "cached").touch()
+            self._mark(name, "result").unlink(missing_ok=True)
+            held.kept, held.result_at = False, None
+
     def _chunks_file(self, sha256: str) -> Path:
         return self.folder / f"{sha256}.chunks"
 
-    def _cached_file(self, sha256: str) -> Path:
-        return self.folder / f"{sha256}.cached"
+    def _mark(self, sha256: str, hold: Hold) -> Path:
+        return self.folder / f"{sha256}.{hold}"
+
+    def _came_s(self, sha256: str) -> float | None:
+        """When a result came, Unix seconds; None for what is none."""
+        try:
+            return self._mark(sha256, "result").stat().st_mtime
+        except FileNotFoundError:
+            return None
 
     def _adopt(
-        self, sha256: str, bytes_file: Path, size_bytes: int, chunks: Sequence[bytes], *, kept: bool
+        self, sha256: str, bytes_file: Path, size_bytes: int, chunks: Sequence[bytes], *, hold: Hold
     ) -> Path:
         """Give verified, synced bytes their name: list first, name last, then the folder is synced. The lock
         is not held while the disk works."""
         with self._lock:
-            if self._is_here(sha256, kept):
+            if self._is_here(sha256, hold):
                 bytes_file.unlink(missing_ok=True)
                 return self.folder / sha256
         list_tmp = self.folder / f"{secrets.token_hex(8)}.tmp"
@@ -339,8 +349,8 @@ class ArtifactStore:
             file.write(b"".join(chunks))
             sync(file)
         os.replace(list_tmp, self._chunks_file(sha256))
-        if not kept:
-            self._cached_file(sha256).touch()
+        if hold != "kept":
+            self._mark(sha256, hold).touch()
         os.replace(bytes_file, self.folder / sha256)
         folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -348,19 +358,26 @@ class ArtifactStore:
         finally:
             os.close(folder)
         with self._lock:
-            if not self._is_here(sha256, kept):
-                used_at = (self.folder / sha256).stat().st_mtime
-                self._cache.held[sha256] = Held(size_bytes, kept, used_at)
+            used_at = (self.folder / sha256).stat().st_mtime
+            self._cache.held.setdefault(sha256, Held(size_bytes, False, used_at))
+            self._is_here(sha256, hold)
         return self.folder / sha256
 
-    def _is_here(self, sha256: str, kept: bool) -> bool:
-        """Whether it is held; somebody who wants it kept counts from now on."""
+    def _is_here(self, sha256: str, hold: Hold) -> bool:
+        """Whether it is held; who wants it kept counts from now on, and what was given stays so. The marks
+        say the same afterwards, whoever else took it in meanwhile."""
         held = self._cache.held.get(sha256)
         if held is None:
             return False
-        if kept:
-            held.kept = True
-            self._cached_file(sha256).unlink(missing_ok=True)
+        if hold == "kept":
+            held.kept, held.result_at = True, None
+        elif hold == "result" and (not held.kept or held.result_at is not None):
+            self._mark(sha256, "result").touch()
+            held.kept, held.result_at = True, self._came_s(sha256)
+        if held.kept:
+            self._mark(sha256, "cached").unlink(missing_ok=True)
+        if held.result_at is None:
+            self._mark(sha256, "result").unlink(missing_ok=True)
         return True
 
     def _remove(self, name: str) -> None:

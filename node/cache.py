@@ -1,9 +1,10 @@
 """What an artifact store holds, and what of it may go when room is needed. Pure: no file is touched here.
 
 Two budgets bound it: the bytes that it may use, and a reserve of the disk that it leaves to others, the
-ledger first of all. What is *kept* (given by somebody here, or a workload's result) goes by order only. What
-was fetched is a cache: it goes when room is needed, used longest ago first, but never while it is *in use*
-(a task runs it, is about to, or it is being fetched).
+ledger first of all. What is *kept* goes by order only: what somebody here gave, and a workload's result, for
+so long and up to a share of the budget (a result that is kept no more is a cache, as what follows). What was
+fetched is a cache: it goes when room is needed, used longest ago first, but never while it is *in use* (a
+task runs it, is about to, or it is being fetched).
 """
 
 from __future__ import annotations
@@ -11,18 +12,36 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from node.errors import ArtifactFull
-from node.limits import ARTIFACT_DISK_RESERVE_BYTES
+from node.limits import ARTIFACT_DISK_RESERVE_BYTES, ARTIFACT_RESULT_KEPT_S, ARTIFACT_RESULT_SHARE
+
+Hold = Literal["kept", "result", "cached"]
+"""Why it is here: somebody gave it, a workload wrote it, or it may go when room is needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One artifact in the store. `kept`: goes by order only; `in_use`: must not go now; `is_whole`: False for
+    what a fetch left, or is still writing."""
+
+    sha256: str
+    size_bytes: int
+    kept: bool
+    in_use: bool
+    is_whole: bool
 
 
 @dataclass(slots=True)
 class Held:
-    """A verified artifact. `used_at`: when it was used last; any clock, as long as it is one."""
+    """A verified artifact. `used_at`: when it was used last, Unix seconds; `result_at`: when it came, of a
+    result that is kept as such, else None."""
 
     size_bytes: int
     kept: bool
     used_at: float
+    result_at: float | None = None
 
 
 class Cache:
@@ -52,6 +71,19 @@ class Cache:
     def in_use(self, name: str) -> bool:
         """Whether it must not go."""
         return self.pins[name] > 0 or name in self.under_way
+
+    def lapsed(self, now_s: float) -> list[str]:
+        """Results that need not be kept any longer: for their age, or the oldest of more than their share."""
+        found = [(held.result_at, name) for name, held in self.held.items() if held.result_at is not None]
+        over = sum(self.held[name].size_bytes for _, name in found)
+        over -= self.size_bytes_max // ARTIFACT_RESULT_SHARE
+        names = []
+        for came_s, name in sorted(found):
+            if over <= 0 and now_s - came_s < ARTIFACT_RESULT_KEPT_S:
+                break
+            names.append(name)
+            over -= self.held[name].size_bytes
+        return names
 
     def spare(self) -> list[tuple[str, int]]:
         """What may go, in that order, with its bytes: broken-off fetches, then what was used longest ago."""

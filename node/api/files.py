@@ -16,7 +16,7 @@ from node.api.core import Api, answer, api_of, digest_of, need_token, number, pa
 from node.api.limits import WAIT_S_DEFAULT, WAIT_S_MAX
 from node.api.problems import ApiProblem, not_found
 from node.artifact_files import ArtifactInfo
-from node.artifacts import Entry
+from node.cache import Entry
 from node.cid import cid_of
 from node.exchange import Exchange, Wanted
 

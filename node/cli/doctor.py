@@ -26,6 +26,7 @@ _PACKAGES = ("ledger", "consensus", "p2p", "node", "bot")
 _TOOLS = (
     ("bwrap", "runs workloads"),
     ("mkfs.erofs", "seals the roots of workloads (Debian: erofs-utils)"),
+    ("mkfs.ext4", "makes the volumes of workloads (Debian: e2fsprogs)"),
     ("busybox", "is the examples' workload"),
     ("ssh-keygen", "signs approvals, too"),
 )
@@ -33,6 +34,9 @@ _GROUPS = "run the node as root, on a host that lets it make control groups"
 _ADVICE = {
     "landlock": "start Linux 5.19 or newer with landlock among lsm=",
     "sealed-image": "run the node as root, with erofs-utils installed and loop devices there",
+    "volumes": "run the node as root, with e2fsprogs installed and loop devices there",
+    "secrets": "load ramfs, or start a kernel that has it; a node that is not root needs user namespaces",
+    "egress": "let the node enter the network namespaces of its sandboxes: as root, or with user namespaces",
     "limit-memory": _GROUPS,
     "limit-cpu": _GROUPS,
     "limit-pids": _GROUPS,
@@ -82,7 +86,8 @@ def _program() -> Iterator[Finding]:
 
 def _tools() -> Iterator[Finding]:
     for tool, use in _TOOLS:
-        where = shutil.which(tool)
+        # The node looks for system tools there, whatever the PATH of who asks is.
+        where = shutil.which(tool, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
         yield Finding(
             tool,
             "ok" if where else "warning",

@@ -41,7 +41,7 @@ async def gather(shop: Workshop, slot_id: SlotId, term: int, workload: Workload)
     files: tuple[FileSpec, ...] = ()
     if ways.hosts:
         store = shop.exchange.store
-        info = await trio.to_thread.run_sync(store.add_bytes, ways.hosts)
+        info = await trio.to_thread.run_sync(store.add_bytes, ways.hosts, "cached")
         files = (FileSpec(HOSTS_PATH, info.sha256, info.size_bytes, 0o444, store.path(info.sha256)),)
     volumes = []
     for volume in workload.volumes:

@@ -387,6 +387,6 @@ class Tenure:
         """Results into the artifact store, from where others fetch them by digest. Raises ExecutorError."""
         found: dict[str, ResultFile] = {}
         for file in await self._shop.driver.collect(handle):
-            info = await trio.to_thread.run_sync(self._shop.exchange.store.add_bytes, file.data)
+            info = await trio.to_thread.run_sync(self._shop.exchange.store.add_bytes, file.data, "result")
             found[file.path] = ResultFile(sha256=info.sha256, size_bytes=info.size_bytes)
         return found

@@ -23,7 +23,7 @@ from node.amounts import cpu_text, credits_text, size_text, span_text, time_text
 from node.api import block_views, deployment_views, views
 from node.api import models as m
 from node.api.core import api_of, number
-from node.api.files import artifacts_view
+from node.api.files import artifacts_view, transfers
 from node.api.limits import EXPLORER_LIST_MAX
 from node.api.problems import ApiProblem
 from node.cid import cid_of
@@ -133,7 +133,8 @@ async def deployments(request: Request) -> Response:
 
 @_page
 async def deployment(request: Request) -> Response:
-    peer = api_of(request).peer
+    api = api_of(request)
+    peer = api.peer
     found = deployment_views.deployment_detail(peer, request.path_params["id"])
     contract = views.contract_of(views.find_contract(peer, found.contract))
     roles: dict[str, list[str]] = {}
@@ -145,9 +146,12 @@ async def deployment(request: Request) -> Response:
     answers = {
         name: value_text(types.get(name, ""), value) for name, value in found.manifest.parameters.items()
     }
+    paths = {a.sha256: a.path for workload in found.manifest.workloads for a in workload.artifacts}
     return _render(
         request,
         "deployment.html",
+        paths=paths,
+        transfers=[item for item in transfers(api.exchange) if item.sha256 in paths],
         deployment=found,
         contract=contract,
         steps=steps(found),

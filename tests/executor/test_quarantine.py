@@ -80,12 +80,16 @@ def test_by_the_commands_that_a_person_types(tmp_path: Path, capsys: pytest.Capt
     assert "/bin/b" in found["detail"] and "gridpact node release" in found["detail"]
 
 
+NO_SANDBOX = Fingerprint("sandbox", Isolation.SANDBOX, False, "none here", ())
+
+
 def test_doctor_says_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features = (
         Feature("sealed-image", False, "mkfs.erofs is missing"),
         Feature("landlock", True, "version 7"),
+        *(Feature(name, False, "the trial did not show it") for name in ("volumes", "secrets", "egress")),
     )
     fingerprint = Fingerprint("sandbox", Isolation.SANDBOX, True, "", features)
     monkeypatch.setattr("node.testnet_market.sandbox_fingerprint", lambda: fingerprint)
@@ -94,3 +98,19 @@ def test_doctor_says_what_to_do(
     assert found["landlock"] == {"check": "  landlock", "state": "ok", "detail": "version 7"}
     assert found["sealed-image"]["state"] == "warning"
     assert "not enforced: mkfs.erofs is missing; run the node as root" in found["sealed-image"]["detail"]
+    for name in ("volumes", "secrets", "egress"):
+        assert found[name]["state"] == "warning"
+        assert "not enforced: the trial did not show it; " in found[name]["detail"]
+
+
+def test_doctor_finds_tools_of_root_for_whoever_asks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's PATH has no /usr/sbin, where a node that is root finds them."""
+    if not any(Path(folder, "mkfs.ext4").exists() for folder in ("/usr/sbin", "/sbin")):
+        pytest.skip("e2fsprogs is not installed")
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.setattr("node.testnet_market.sandbox_fingerprint", lambda: NO_SANDBOX)
+    main(["doctor", "--home", str(tmp_path), "-o", "json"])
+    found = {one["check"]: one["state"] for one in json.loads(capsys.readouterr().out)}
+    assert found["mkfs.ext4"] == "ok"

@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 import trio
+from msgspec.structs import replace
 
 from ledger.limits import CHUNK_BYTES
 from node.api.app import make_app, serve_api
@@ -22,6 +23,7 @@ from node.cid import cid_of
 from node.cli.main import main
 from node.exchange import Progress
 from node.home import write_secret
+from tests.ledger.world import contract
 from tests.node.api_fixture import AUTH, TOKEN
 from tests.node.artifact_fixture import Host, hosts, wanted_of
 from tests.node.fake_peer import FakePeer
@@ -34,8 +36,8 @@ NAME = name_of(DATA)
 
 
 @asynccontextmanager
-async def api_of(host: Host) -> AsyncIterator[httpx2.AsyncClient]:
-    app = make_app(FakePeer(), token=TOKEN, artifacts=host.exchange.store, exchange=host.exchange)
+async def api_of(host: Host, peer: FakePeer | None = None) -> AsyncIterator[httpx2.AsyncClient]:
+    app = make_app(peer or FakePeer(), token=TOKEN, artifacts=host.exchange.store, exchange=host.exchange)
     transport = httpx2.ASGITransport(app=app, raise_app_exceptions=True)
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield client
@@ -81,6 +83,28 @@ async def test_the_api_shows_what_is_held_and_what_is_on_its_way(tmp_path: Path)
         assert done["transfers"] == []
         assert done["count"] == 2
         assert next(item for item in done["held"] if item["sha256"] == NAME)["whole"]
+
+
+async def test_a_deployments_page_shows_what_of_it_is_on_its_way(tmp_path: Path) -> None:
+    peer = FakePeer()
+    source = contract()
+    work = source.workloads[0]
+    artifact = replace(work.artifacts[0], sha256=NAME, size_bytes=len(DATA), chunks=wanted_of(DATA).chunks)
+    source = replace(source, workloads=(replace(work, artifacts=(artifact,)), *source.workloads[1:]))
+    peer.world.add_nodes()
+    page = f"/deployments/{peer.world.ordered(source).hex()}"
+    async with hosts(tmp_path, 2) as (me, giver), api_of(me, peer) as client:
+        gate = hold_back(giver, 3)
+        other = me.exchange.store.add_bytes(b"kept").sha256
+        progress = Progress(0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(me.exchange.fetch, wanted_of(DATA), progress)
+            await until(lambda: progress.bytes_done == 3 * CHUNK_BYTES)
+            shown = (await read(client, page)).text
+            gate.set()
+        assert "On its way to this peer" in shown and "25 %" in shown
+        assert artifact.path in shown and cid_of(NAME) in shown and cid_of(other) not in shown
+        assert "On its way to this peer" not in (await read(client, page)).text
 
 
 async def test_a_cid_names_an_artifact_wherever_a_digest_does(tmp_path: Path) -> None:

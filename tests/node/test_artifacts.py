@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ledger.limits import CHUNK_BYTES
 from node.artifacts import ArtifactStore
 from node.chunks import chunk_digests, chunks_root
 from node.errors import ArtifactFull, ArtifactMissing, ArtifactWrong
+from node.limits import ARTIFACT_RESULT_KEPT_S
 
 
 def data_of(size: int, seed: int = 1) -> bytes:
@@ -130,3 +132,45 @@ def test_a_list_that_contradicts_the_whole_is_found_out(tmp_path: Path) -> None:
         part.finish()
     assert store.names() == ()
     assert store.used_bytes == 0
+
+
+def kept(store: ArtifactStore) -> dict[str, bool]:
+    return {entry.sha256: entry.kept for entry in store.entries()}
+
+
+def test_results_of_jobs_never_fill_a_store(tmp_path: Path) -> None:
+    """A node whose store only fills up takes no slot any more, whoever ordered the jobs."""
+    store = ArtifactStore(tmp_path, size_bytes_max=8 * CHUNK_BYTES)
+    given = store.add_bytes(data_of(CHUNK_BYTES, 1)).sha256
+    results = [store.add_bytes(data_of(CHUNK_BYTES, seed), "result").sha256 for seed in range(2, 20)]
+    assert kept(store)[given]
+    assert sum(kept(store).get(name, False) for name in results) == 2  # a quarter of eight
+    assert store.fits(5 * CHUNK_BYTES) and not store.fits(6 * CHUNK_BYTES)
+    again = ArtifactStore(tmp_path, size_bytes_max=8 * CHUNK_BYTES)
+    assert kept(again) == kept(store)
+
+
+def test_a_result_is_kept_for_its_time_and_then_goes_as_what_was_fetched(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    name = store.add_bytes(b"result", "result").sha256
+    assert kept(ArtifactStore(tmp_path)) == {name: True}
+    mark = tmp_path / f"{name}.result"
+    came_s = mark.stat().st_mtime
+    os.utime(mark, (came_s, came_s - ARTIFACT_RESULT_KEPT_S - 1))
+    assert kept(ArtifactStore(tmp_path)) == {name: False}
+    assert kept(ArtifactStore(tmp_path)) == {name: False}
+    again = ArtifactStore(tmp_path)
+    again.add_bytes(b"result", "result")  # another job wrote the same
+    assert kept(again) == kept(ArtifactStore(tmp_path)) == {name: True}
+
+
+def test_what_somebody_gave_stays_whatever_a_job_or_a_fetch_makes_of_it(tmp_path: Path) -> None:
+    for first, second in (("kept", "result"), ("result", "kept"), ("cached", "kept"), ("kept", "cached")):
+        folder = tmp_path / f"{first}-{second}"
+        store = ArtifactStore(folder)
+        name = store.add_bytes(b"bytes", first).sha256  # type: ignore[arg-type]
+        store.add_bytes(b"bytes", second)  # type: ignore[arg-type]
+        assert sorted(path.suffix for path in folder.iterdir()) == ["", ".chunks"]
+        assert kept(store) == kept(ArtifactStore(folder)) == {name: True}
+        store.drop(name)
+        assert not list(folder.iterdir())

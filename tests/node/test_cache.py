@@ -8,7 +8,7 @@ import pytest
 
 from node.cache import Cache, Held
 from node.errors import ArtifactFull
-from node.limits import ARTIFACT_DISK_RESERVE_BYTES
+from node.limits import ARTIFACT_DISK_RESERVE_BYTES, ARTIFACT_RESULT_KEPT_S
 
 PLENTY = ARTIFACT_DISK_RESERVE_BYTES + 1_000_000
 
@@ -63,6 +63,23 @@ def test_a_budget_that_became_smaller_is_kept_to() -> None:
     cache = full()
     cache.size_bytes_max = 60
     assert cache.victims(0, PLENTY) == ["broken", "old", "new"]
+
+
+def test_results_are_kept_for_their_time_and_up_to_their_share() -> None:
+    cache = Cache(100)
+    cache.held |= {
+        "given": Held(60, True, 0.0),
+        "second": Held(10, True, 0.0, 20.0),
+        "first": Held(10, True, 0.0, 10.0),
+        "fetched": Held(5, False, 0.0),
+    }
+    assert cache.lapsed(10.0 + ARTIFACT_RESULT_KEPT_S - 1) == []
+    assert cache.lapsed(10.0 + ARTIFACT_RESULT_KEPT_S) == ["first"]
+    assert cache.lapsed(20.0 + ARTIFACT_RESULT_KEPT_S) == ["first", "second"]
+    cache.held["third"] = Held(6, True, 0.0, 30.0)  # 26 of a share of 25
+    assert cache.lapsed(30.0) == ["first"]
+    cache.size_bytes_max = 20
+    assert cache.lapsed(30.0) == ["first", "second", "third"]
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -87,6 +87,8 @@ async def test_where_a_workload_may_connect_to_is_pinned_told_and_in_its_hosts_f
         spec = net.drivers["node1"].running[0].spec
         assert spec.egress == (EgressSpec("93.184.216.34", 443), EgressSpec("8.8.8.8", 53))
         (hosts,) = [file for file in spec.files if file.path == "/etc/hosts"]
+        held = {entry.sha256: entry.kept for entry in net.exchanges["node1"].store.entries()}
+        assert not held[hosts.digest]  # made anew when it is wanted: it needs not be kept
         assert hosts.source.read_text() == "127.0.0.1\tlocalhost\n93.184.216.34\ta.example\n"
         told = receipts_of(net, deployment, "web/0")[-1]
         assert told.egress == {"a.example:443": "93.184.216.34", "8.8.8.8:53": "8.8.8.8"}
