@@ -2,7 +2,7 @@
 
 A contract names hosts and ports; what they are is asked of the node's own resolver when a term begins, and
 holds until it ends. An address that is not global is never allowed, whoever named it and whatever a resolver
-says: a contract does not open the farmer's own network.
+says: a contract does not open the farmer's own network, nor the node's own host by an address that is.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from node.executor.addresses import is_address, is_allowed
 from node.executor.drivers.base import EgressSpec
 from node.executor.errors import EgressRefused
 from node.executor.limits import EGRESS_ADDRESSES_MAX, EGRESS_NAME_ADDRESSES_MAX, EGRESS_RESOLVE_S
+from node.executor.outlet import is_own
 
 Resolve = Callable[[str], Awaitable[list[str]]]
 
@@ -71,10 +72,14 @@ async def find_ways(targets: Iterable[str], resolver: Resolve | None = None) -> 
 def check_target(target: str) -> None:
     """Raises EgressRefused for an address that no contract opens; a name is judged when it is resolved."""
     host, _ = split_target(target)
-    if is_address(host) and not is_allowed(host):
+    if not is_address(host):
+        return
+    if not is_allowed(host):
         raise EgressRefused(
             f"egress {target}", "no address of the wide world: this node lets nobody reach it"
         )
+    if is_own(host):
+        raise EgressRefused(f"egress {target}", "this node's own address: it lets nobody reach it")
 
 
 async def _addresses(name: str, resolver: Resolve) -> tuple[str, ...]:
@@ -83,7 +88,7 @@ async def _addresses(name: str, resolver: Resolve) -> tuple[str, ...]:
         found = await resolver(name)
     except OSError as error:
         raise EgressRefused(f"egress {name}", f"cannot be resolved: {error}") from None
-    allowed = tuple(address for address in found if is_allowed(address))[:EGRESS_NAME_ADDRESSES_MAX]
+    allowed = tuple(address for address in found if is_allowed(address) and not is_own(address))
     if not allowed:
-        raise EgressRefused(f"egress {name}", "has no address of the wide world")
-    return allowed
+        raise EgressRefused(f"egress {name}", "has no address of the wide world that is not this node's own")
+    return allowed[:EGRESS_NAME_ADDRESSES_MAX]

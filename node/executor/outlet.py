@@ -3,7 +3,8 @@
 The workload's network namespace has no interface but loopback. This process puts the allowed addresses on
 it, listens there on the allowed ports, and carries each connection to the real address from the host's
 namespace. So there is no route to anything that is not named: not to the node's own API, not to a neighbour,
-not to a cloud's metadata address; and no rule of a firewall that could be missing.
+not to a cloud's metadata address; and no rule of a firewall that could be missing. An address of the host
+itself is never carried to: what listens there trusts who is on the host.
 
 A process of its own (`python -I -S`, standard library). A child enters the workload's namespace, makes the
 listening sockets there, hands them over and ends; what connects outwards has never been inside. It ends when
@@ -16,6 +17,7 @@ It prints one line, `ready` or the reason why not.
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import os
 import socket
@@ -27,7 +29,29 @@ from node.executor.limits import EGRESS_BACKLOG, EGRESS_IDLE_S
 from node.executor.portal import Portal, Target, join_network
 
 _SET_ADDRESS, _SET_NETMASK, _GET_INDEX = 0x8916, 0x891C, 0x8933  # ioctl numbers, netdevice(7)
+_GET_ROUTE, _NEW_ROUTE, _REQUEST, _DESTINATION, _UNICAST = 26, 24, 1, 1, 1  # rtnetlink(7)
 _LOOPBACK = b"lo"
+
+
+def is_own(address: str) -> bool:
+    """Whether the host that we are on has this address, or delivers what is sent there to itself.
+
+    The kernel's own routes say so, rtnetlink(7): an address may be local without standing on an interface.
+    True, too, when it cannot be told.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    packed = socket.inet_pton(family, address)
+    route = struct.pack("=8BI", family, len(packed) * 8, 0, 0, 0, 0, 0, 0, 0)
+    wanted = route + struct.pack("=HH", 4 + len(packed), _DESTINATION) + packed
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asked:
+            asked.send(struct.pack("=IHHII", 16 + len(wanted), _GET_ROUTE, _REQUEST, 1, 0) + wanted)
+            answer = asked.recv(4096, socket.MSG_DONTWAIT)  # it is there when send returns
+    except OSError:
+        return True
+    (kind,) = struct.unpack_from("=H", answer, 4)
+    # No way there at all comes as an error, and connecting will come to the same.
+    return kind == _NEW_ROUTE and answer[16 + 7] != _UNICAST
 
 
 def add_address(address: str, number: int) -> None:
@@ -119,6 +143,9 @@ def main() -> None:
     pid, uid, *words = sys.argv[1:]
     targets = [Target(words[at], int(words[at + 1])) for at in range(0, len(words), 2)]
     try:
+        for target in targets:
+            if is_own(target.host):
+                raise OSError(errno.EACCES, f"{target.host} is an address of this host")
         listeners = open_inside(int(pid), targets)
         for listener in listeners:
             listener.setblocking(False)
@@ -131,7 +158,9 @@ def main() -> None:
         os.write(1, f"outlet: {error}\n".encode())
         return
     os.write(1, b"ready\n")
-    Portal(dict(zip(listeners, targets, strict=True)), 0, EGRESS_IDLE_S).run()
+    # Again for each connection: an address may become the host's own.
+    carried = dict(zip(listeners, targets, strict=True))
+    Portal(carried, 0, EGRESS_IDLE_S, lambda target: not is_own(target.host)).run()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import selectors
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from node.executor import kernel
@@ -115,10 +116,15 @@ class Portal:
     """The loop: accept, connect inside, pump; bounded in connections, buffers and idle time."""
 
     def __init__(
-        self, listeners: dict[socket.socket, Target], control_fd: int, idle_s: float | None = None
+        self,
+        listeners: dict[socket.socket, Target],
+        control_fd: int,
+        idle_s: float | None = None,
+        may_connect: Callable[[Target], bool] | None = None,
     ) -> None:
         self._selector = selectors.DefaultSelector()
         self._listeners = listeners
+        self._may_connect = may_connect
         self._idle_s = PORTAL_IDLE_S if idle_s is None else idle_s
         self._pairs: set[Pair] = set()
         self._accept_at_s = 0.0
@@ -173,6 +179,9 @@ class Portal:
             return
         except OSError:
             self._accept_at_s = time.monotonic() + _BACKLOG_PAUSE_S  # out of descriptors or memory
+            return
+        if self._may_connect is not None and not self._may_connect(target):
+            outer.close()
             return
         try:
             family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
