@@ -1,14 +1,16 @@
 """Volumes of workloads on this node: one file each, with a file system of exactly the size that was bought.
 
 A volume belongs to a slot and stays on the node that made it, from one term to the next, until its deployment
-has ended. Its bytes are set aside when it is made, so that no other can take them. Only root can mount one;
-where we are not, the node does not advertise them. Blocking.
+has ended. Its bytes are set aside when it is made, so that no other can take them, and only those that leave
+the ledger its reserve of the disk. Only root can mount one; where we are not, the node does not advertise
+them. Blocking; several threads may call.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -16,6 +18,7 @@ from typing import Final
 from ledger.manifest_types import Volume
 from node.executor.errors import VolumeRefused
 from node.executor.filesystem import find_mkfs, make_filesystem
+from node.limits import ARTIFACT_DISK_RESERVE_BYTES
 
 _SUFFIX: Final = ".ext4"
 
@@ -26,9 +29,17 @@ class VolumeShelf:
     def __init__(self, folder: Path, size_bytes_max: int) -> None:
         self._folder = folder
         self.size_bytes_max = size_bytes_max
+        self._lock = threading.Lock()  # never held while the disk works: the event loop takes it, too
+        self._making: dict[Path, int] = {}
+        for left in folder.glob(f".*{_SUFFIX}.new"):  # a crash while it was made
+            left.unlink(missing_ok=True)
 
     def problem(self, deployment: bytes, slot: str, volumes: Iterable[Volume]) -> str:
         """Why these volumes of a slot cannot be had here, or ""."""
+        with self._lock:
+            return self._problem(deployment, slot, volumes)
+
+    def _problem(self, deployment: bytes, slot: str, volumes: Iterable[Volume]) -> str:
         missing = 0
         for volume in volumes:
             held = _size(self._file(deployment, slot, volume.name))
@@ -36,18 +47,30 @@ class VolumeShelf:
                 missing += volume.size_bytes
             elif held != volume.size_bytes:
                 return f"volume {volume.name} is here with {held} bytes, not {volume.size_bytes}"
-        if missing and self.used_bytes() + missing > self.size_bytes_max:
+        making = sum(size_bytes for file, size_bytes in self._making.items() if not file.exists())
+        if missing and self.used_bytes() + making + missing > self.size_bytes_max:
             return f"{missing} bytes of volumes do not fit beside those of others that are kept here"
+        if missing and self._disk_free_bytes() - making - missing < ARTIFACT_DISK_RESERVE_BYTES:
+            return f"{missing} bytes of volumes do not fit: the disk is too full"
         return ""
 
     def ensure(self, deployment: bytes, slot: str, volume: Volume) -> Path:
         """Its file: as the term before left it, or new and empty. Raises VolumeRefused."""
-        problem = self.problem(deployment, slot, (volume,))
-        if problem:
-            raise VolumeRefused(f"volume {volume.name}", problem)
         file = self._file(deployment, slot, volume.name)
-        if not file.exists():
+        with self._lock:
+            problem = self._problem(deployment, slot, (volume,))
+            if file in self._making:
+                problem = "it is being made"
+            if problem:
+                raise VolumeRefused(f"volume {volume.name}", problem)
+            if file.exists():
+                return file
+            self._making[file] = volume.size_bytes
+        try:
             self._make(file, volume.size_bytes)
+        finally:
+            with self._lock:
+                del self._making[file]
         return file
 
     def _make(self, file: Path, size_bytes: int) -> None:
@@ -71,6 +94,13 @@ class VolumeShelf:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(fresh)
+
+    def _disk_free_bytes(self) -> int:
+        folder = self._folder
+        while not folder.exists():
+            folder = folder.parent
+        found = os.statvfs(folder)
+        return found.f_bavail * found.f_frsize
 
     def used_bytes(self) -> int:
         """Set aside by all volumes here."""

@@ -28,13 +28,13 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def make_tar(members: Mapping[str, bytes | None]) -> bytes:
+def make_tar(members: Mapping[str, bytes | None], mode: int = 0o644) -> bytes:
     """Return a plain ustar of files, and of directories where the data is None."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
-            info.mode = 0o755 if data is None else 0o644
+            info.mode = 0o755 if data is None else mode
             info.type = tarfile.DIRTYPE if data is None else tarfile.REGTYPE
             info.size = len(data or b"")
             tar.addfile(info, io.BytesIO(data or b""))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,9 @@ from ledger.manifest_types import Volume
 from node.executor import limits
 from node.executor.drivers.base import TaskSpec, VolumeSpec
 from node.executor.errors import SpecRefused, StartFailed, VolumeRefused
+from node.executor.filesystem import make_filesystem
 from node.executor.volumes import VolumeShelf
+from node.limits import ARTIFACT_DISK_RESERVE_BYTES
 
 from .conftest import Bench
 
@@ -134,3 +138,53 @@ def test_a_volume_takes_its_bytes_when_it_is_made(shelf: VolumeShelf) -> None:
     file = shelf.ensure(ONE, "db/0", DATA)
     assert file.stat().st_blocks * 512 >= 16 * MIB
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_volumes_made_at_once_do_not_exceed_the_budget_together(
+    shelf: VolumeShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(mkfs: str, target: str) -> None:
+        begun.set()
+        assert go_on.wait(10)
+        make_filesystem(mkfs, target)
+
+    monkeypatch.setattr("node.executor.volumes.make_filesystem", slow)
+    shelf.size_bytes_max = 31 * MIB
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(shelf.ensure, ONE, "db/0", DATA)
+        assert begun.wait(10)
+        assert "do not fit" in shelf.problem(TWO, "db/0", (DATA,))
+        with pytest.raises(VolumeRefused, match="do not fit"):
+            shelf.ensure(TWO, "db/0", DATA)
+        with pytest.raises(VolumeRefused, match="being made"):
+            shelf.ensure(ONE, "db/0", DATA)
+        go_on.set()
+        assert first.result(10).stat().st_size == 16 * MIB
+    assert shelf.used_bytes() == 16 * MIB
+    assert shelf.problem(TWO, "db/0", (of_size(15),)) == ""
+
+
+def of_size(mib: int) -> Volume:
+    return Volume(name="data", path="/data", size_bytes=mib * MIB)
+
+
+def test_volumes_leave_the_ledger_its_reserve_of_the_disk(
+    shelf: VolumeShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelf, "_disk_free_bytes", lambda: ARTIFACT_DISK_RESERVE_BYTES + 16 * MIB - 1)
+    assert "disk is too full" in shelf.problem(ONE, "db/0", (DATA,))
+    with pytest.raises(VolumeRefused, match="disk is too full"):
+        shelf.ensure(ONE, "db/0", DATA)
+    monkeypatch.setattr(shelf, "_disk_free_bytes", lambda: ARTIFACT_DISK_RESERVE_BYTES + 16 * MIB)
+    shelf.ensure(ONE, "db/0", DATA)
+
+
+def test_what_a_crash_left_half_made_goes(shelf: VolumeShelf) -> None:
+    file = shelf.ensure(ONE, "db/0", DATA)
+    half = file.with_name(f".{file.name}.new")
+    half.write_bytes(bytes(4096))
+    again = VolumeShelf(file.parent, 64 * MIB)
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    assert again.deployments() == {ONE}
