@@ -333,7 +333,7 @@ class Agent:
             raise Refused("secrets.names", f"its contract names no secret {unknown[0][:64]!r}", "values")
         if record.status in ENDED:
             raise Refused("secrets.not_running", f"it is {record.status}")
-        await trio.to_thread.run_sync(self.giver.book.put, record.id, request.values)
+        await trio.to_thread.run_sync(self.giver.book.put, record.id, request.values, names)
         self._ring()
         return await self.secrets(request.deployment)
 

@@ -86,9 +86,11 @@ class SecretBook:
             raise VaultError(f"{file}: it holds the secrets of another deployment")
         return kept.values
 
-    def put(self, deployment: bytes, values: dict[str, bytes]) -> None:
-        """In the place of those of the same names. Raises Refused: secrets.too_long, secrets.too_many."""
-        values = self.get(deployment) | values
+    def put(self, deployment: bytes, values: dict[str, bytes], names: set[str] | None = None) -> None:
+        """In the place of those of the same names. `names`: all that are still of use, others go. Raises
+        Refused: secrets.too_long, secrets.too_many."""
+        held = self.get(deployment) | values
+        values = {name: held[name] for name in held if names is None or name in names}
         check_sizes(values)
         if deployment not in self._held and len(self._held) >= SECRETS_DEPLOYMENTS_MAX:
             raise Refused("secrets.too_many", f"of at most {SECRETS_DEPLOYMENTS_MAX} deployments at once")
@@ -169,19 +171,21 @@ class SecretGiver:
         if peer.time_ms >= slot.lease_until_ms:
             raise Refused("secrets.lease_over", "the holder's lease is over")
 
-        return self._place(slot), self._names(record, ask.slot)
+        return self._place(slot), self._names(slot)
 
     def names(self, record: Deployment) -> set[str]:
-        """All secrets that the workloads of a deployment name."""
-        return {name for workload in self._manifest(record).workloads for name in workload.secrets}
+        """All secrets that the workloads of a deployment name, and those of an update of it."""
+        manifests = [self._manifest(digest) for digest in (record.manifest, record.updating) if digest]
+        return {name for each in manifests for workload in each.workloads for name in workload.secrets}
 
-    def _names(self, record: Deployment, slot: str) -> tuple[str, ...]:
-        return workload_of(self._manifest(record), slot).secrets
+    def _names(self, slot: Slot) -> tuple[str, ...]:
+        """Of the manifest that the slot's term is of: an update may have another than the deployment."""
+        return workload_of(self._manifest(slot.manifest), slot.name).secrets
 
-    def _manifest(self, record: Deployment) -> Manifest:
-        data = self._peer.state.get(key_manifest(record.manifest))
+    def _manifest(self, digest: bytes) -> Manifest:
+        data = self._peer.state.get(key_manifest(digest))
         if data is None:
-            raise LocalError(f"the state holds no manifest of deployment {record.id.hex()}")
+            raise LocalError(f"the state holds no manifest {digest.hex()}")
         return decode_manifest(data)
 
     # ------------------------------------------------------------------ telling holders
@@ -217,7 +221,7 @@ class SecretGiver:
             return False
         last_s = self._tried_s.get((record.id, slot.name))
         rested = last_s is None or trio.current_time() >= last_s + SECRETS_RETRY_S
-        return rested and bool(self._names(record, slot.name))
+        return rested and bool(self._names(slot))
 
     def _place(self, slot: Slot) -> Place:
         return Place(self._peer.chain_id, slot.deployment, slot.name, slot.term, slot.holder)

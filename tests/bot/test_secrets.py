@@ -16,7 +16,8 @@ from ledger import transactions as t
 from ledger.codec import encode
 from ledger.errors import Refused
 from ledger.keys import Key
-from ledger.records import Slot, key_slot
+from ledger.manifest_types import UpdateStrategy
+from ledger.records import Deployment, Slot, key_deployment, key_slot
 from ledger.state import read
 from node.api.bot_seam import SecretsRequest
 from node.limits import SECRETS_DEPLOYMENTS_MAX
@@ -108,6 +109,34 @@ async def test_each_term_is_given_its_own(tmp_path: Path) -> None:
             VALUE,
             b"another value",
         ]
+
+
+async def test_an_update_has_secrets_of_its_own(tmp_path: Path) -> None:
+    """Those of the manifest that a term is of, also while the one in force has others, or no such slot."""
+    async with with_bot(tmp_path, "node1") as (net, agent):
+        careful = UpdateStrategy(canary=1, min_healthy_s=1, deadline_s=60)
+        anywhere = people.Placement(distinct="none")
+        deployment = await ordered(net, placement=anywhere, update=careful)
+        await give(agent, deployment)
+        await net.until_statuses(deployment, "running")
+        more = service(replicas=2, secrets=("other",), placement=anywhere, update=careful)
+        await net.update(deployment, people.contract(more, budget=50_000_000, version="1.1.0"))
+
+        def known() -> set[str]:
+            record = read(agent.peer.state, Deployment, key_deployment(deployment))
+            assert record is not None
+            return agent.giver.names(record)
+
+        await until(lambda: "other" in known())
+        given = await agent.set_secrets(SecretsRequest(deployment=deployment.hex(), values={"other": b"new"}))
+        assert given.given == {"other": True, "token": True}
+        await until(lambda: net.last_update(deployment).status == "done", 60)
+        assert net.statuses(deployment) == ["running", "running"]
+        assert [task.spec.secrets for task in net.drivers["node1"].running] == [{"other": b"new"}] * 2
+        assert net.executors["node1"].secrets.refused == 0  # nobody was blamed for what was right
+        await until(lambda: known() == {"other"})
+        await agent.set_secrets(SecretsRequest(deployment=deployment.hex(), values={"other": b"newer"}))
+        assert agent.giver.book.get(deployment) == {"other": b"newer"}  # of no use any more: gone
 
 
 async def test_who_does_not_hold_the_slot_gets_a_refusal_and_nothing_else(tmp_path: Path) -> None:
