@@ -13,6 +13,7 @@ from bot.matcher import best_node
 from bot.planner import approvers_of, typed_parameters
 from bot.view import Own, Template, farms_of, market
 from ledger.contract_types import Value
+from ledger.differences import differences
 from ledger.errors import Refused
 from ledger.manifest import decode_manifest, expand, slot_rate
 from ledger.manifest_types import Manifest, UpdateStrategy, manifest_digest
@@ -30,9 +31,6 @@ from ledger.transition.updates import update
 from node.amounts import credits_text
 from node.api.bot_seam import PlanRequest
 from node.api.update_seam import Changed, SlotChange, UpdateApprover, UpdatePlan, UpdateRequest
-from node.contract_diff import differences
-
-_SHOWN_CHARS = 120
 
 
 class UpdateDraft(msgspec.Struct, frozen=True):
@@ -113,7 +111,7 @@ def _plan(
         version_before=former.version,
         version=manifest.version,
         changes=[
-            Changed(field=d.field, before=_shown(d.before), after=_shown(d.after))
+            Changed(field=d.field, before=d.before_text, after=d.after_text)
             for d in differences(former, manifest)
         ],
         slots=changes,
@@ -212,10 +210,3 @@ def _strategy(strategy: UpdateStrategy) -> str:
         f"a failure, or {strategy.deadline_s} s without a step, and it is "
         f"{'reverted' if strategy.on_failure == 'revert' else 'held'}"
     )
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return ""
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ledger.audit_file import Case
 from ledger.audit_report import DeedRow, Facts, MemberRow
 from ledger.errors import Refused
@@ -10,19 +12,24 @@ from ledger.organisation_history import replay
 from ledger.organisation_records import Organisation
 from ledger.organisation_words import words_of_deed
 from ledger.people import Roll, organisations_of
+from ledger.policy_types import Role
 
 
 class Rolls:
-    """Who holds the manifest's roles at each height: by the deeds of blocks below it ([N6]). `turns`: height
+    """Who holds a manifest's roles at each height: by the deeds of blocks below it ([N6]). `turns`: height
     and time of the blocks with a deed."""
 
-    def __init__(self, case: Case) -> None:
-        self._roles = case.manifest.roles
+    def __init__(self, case: Case, roles: Sequence[Role]) -> None:
+        self._roles = roles
         self._history = {
             id_: replay(case.chain_id, deeds) for id_, (_, deeds) in case.records.organisations.items()
         }
         found = [(one.height, one.time_ms) for history in self._history.values() for one in history]
         self.turns = sorted(set(found))
+
+    def height_at(self, time_ms: int) -> int:
+        """Above all deeds before that time."""
+        return 1 + max((height for height, at_ms in self.turns if at_ms < time_ms), default=0)
 
     def at(self, height: int) -> Roll:
         """The roll as the block of `height` counts it."""
@@ -44,7 +51,8 @@ class Rolls:
 def check_organisations(case: Case, facts: Facts) -> str:
     """[N1]–[N6] Each organisation that holds a role is what its signed deeds lead to, none left out."""
     count = 0
-    if sorted(case.records.organisations) != organisations_of(case.manifest.roles):
+    roles = [role for one in case.generations for role in one.manifest.roles]
+    if sorted(case.records.organisations) != organisations_of(roles):
         raise Refused("audit.organisation", "an organisation that holds a role is missing", "organisations")
     for id_, (record, deeds) in case.records.organisations.items():
         try:

@@ -360,6 +360,7 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "audit.too_long": "an audit file is longer than AUDIT_BYTES_MAX",
     "audit.two_holders": "a term has two holders",
     "audit.unclaimed": "a node worked in a term that it never claimed",
-    "audit.updated": "the audit file of this release shows no deployment that an update was asked for",
+    "audit.update_approval": "an update was not approved when it is said to have been",
+    "audit.update_record": "an update is not what was asked for, or did not end as it is said to have",
     "audit.unknown_deployment": "the proved state holds no such deployment",
 }

@@ -6,6 +6,8 @@ As `ledger.records`, which has the others.
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from ledger.policy_types import Act
@@ -81,6 +83,10 @@ class UpdateRecord(_Record, frozen=True):
     judge_ms: int = 0  # when its policy is judged again by itself; 0: not
     refunded: int = 0
     reason: str = ""
+    former_precedent_ms: int = 0  # `Deployment.precedent_ms` of the manifest in force
+
+
+CANCELLED: Final = "cancelled by the consumer"  # the reason of an update that was steered so
 
 
 def key_certification(node: bytes, certifier: bytes) -> bytes:

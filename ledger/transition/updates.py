@@ -20,7 +20,7 @@ from ledger.manifest import decode_manifest, slots
 from ledger.manifest_types import Manifest, manifest_digest
 from ledger.policy_records import about_of, same_signers
 from ledger.records import ContractRecord, Precedent, key_contract, key_manifest, key_precedent
-from ledger.trade_records import UpdateRecord, key_update
+from ledger.trade_records import CANCELLED, UpdateRecord, key_update
 from ledger.transactions import SteerUpdate, UpdateDeployment
 from ledger.transition.approvals import judge_update
 from ledger.transition.contracts import expand_contract
@@ -76,6 +76,7 @@ def update(env: Env, body: UpdateDeployment) -> None:
         ground="update" if same_signers(deal.manifest, manifest) else "deploy",
         requested_ms=env.time_ms,
         precedent_ms=0 if found is None else found.approved_ms,
+        former_precedent_ms=record.precedent_ms,
         step_ms=env.time_ms,
         step_missed_ms=env.missed_ms,
     )
@@ -102,7 +103,7 @@ def steer(env: Env, body: SteerUpdate) -> None:
     if body.action not in ACTIONS:
         raise Refused("update.action", f"one of {', '.join(ACTIONS)} wanted", "action")
     if body.action == "cancel":
-        close_update(deal, "cancelled", "cancelled by the consumer")
+        close_update(deal, "cancelled", CANCELLED)
         return
     if found.status != "held":
         raise Refused("update.not_held", f"it is {found.status}", "action")

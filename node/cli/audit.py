@@ -74,6 +74,7 @@ def verify(file: Path, /, *, genesis: Path | None = None, page: Path | None = No
         [(row.height, time_text(row.time_ms), row.what, row.who[:10], row.detail) for row in facts.timeline],
     )
     _print_members(facts)
+    _print_generations(facts)
     print()
     emit_facts(
         facts,
@@ -104,3 +105,28 @@ def _print_members(facts: Facts) -> None:
         rows = [[getattr(row, name) for name in columns[:-1]] + [row.key[:10]] for row in facts.members]
         print()
         print_table(columns, rows)
+
+
+def _print_generations(facts: Facts) -> None:
+    """The manifests of a deployment that was updated, and what each changes."""
+    if len(facts.generations) < 2:
+        return
+    print()
+    columns = ("update", "contract", "status", "approved", "over", "locked", "came back", "reason")
+    rows = [
+        (
+            row.number or "order",
+            row.contract,
+            row.status,
+            time_text(row.approved_ms) if row.approved_ms else "no",
+            time_text(row.ended_ms) if row.ended_ms else "-",
+            credits_text(row.locked),
+            credits_text(row.returned),
+            row.reason or "-",
+        )
+        for row in facts.generations
+    ]
+    print_table(columns, rows)
+    print()
+    changes = [(row.number, *change) for row in facts.generations for change in row.changes]
+    print_table(("update", "changes", "before", "after"), changes)

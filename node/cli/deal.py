@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ledger.codec import decode
+from ledger.differences import differences
 from ledger.documents import open_document
 from ledger.light import Trust
 from ledger.manifest import decode_manifest, expand, most_spent
@@ -20,11 +21,11 @@ from ledger.policy_words import describe_rest
 from ledger.predicates import ApprovalPredicate
 from ledger.records import Deployment, key_deployment
 from node.amounts import cpu_text, credits_text, size_text, span_text, time_text, value_text
+from node.cid import cid_of
 from node.cli.context import EXIT_REJECTED, Failure
 from node.cli.organisation_state import organisation_of
 from node.cli.output import clean, say
 from node.cli.query import proved, trust_of
-from node.contract_diff import differences
 from node.errors import ConfigError
 from node.sdk import ApiError, Client
 
@@ -177,7 +178,7 @@ def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> s
             for v in workload.volumes
         ]
         lines += [
-            f"              {a.path} ({size_text(a.size_bytes)}) sha256 {a.sha256}"
+            f"              {a.path} ({size_text(a.size_bytes)}) sha256 {a.sha256} cid {cid_of(a.sha256)}"
             for a in workload.artifacts
         ]
     if deal.former is not None:

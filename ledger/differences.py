@@ -1,10 +1,10 @@
 """What differs between two contracts, or two manifests, field by field. Lists of things with names are
-compared by name."""
+compared by name. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -12,6 +12,7 @@ from ledger.contract_types import Contract
 from ledger.manifest_types import Manifest
 
 _MISSING = object()
+_SHOWN_CHARS: Final = 120
 Document = TypeVar("Document", Contract, Manifest)
 
 
@@ -21,6 +22,16 @@ class Difference(msgspec.Struct, frozen=True):
     field: str
     before: Any
     after: Any
+
+    @property
+    def before_text(self) -> str:
+        """For people; "" when there was none."""
+        return _text(self.before)
+
+    @property
+    def after_text(self) -> str:
+        """For people; "" when there is none any more."""
+        return _text(self.after)
 
 
 def differences(before: Document, after: Document) -> tuple[Difference, ...]:
@@ -50,3 +61,10 @@ def _named(value: Any) -> Any:
 
 def _shown(value: Any) -> Any:
     return None if value is _MISSING else value
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
