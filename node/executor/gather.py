@@ -3,6 +3,7 @@ connect to."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -44,8 +45,9 @@ async def gather(shop: Workshop, slot_id: SlotId, term: int, workload: Workload)
         info = await trio.to_thread.run_sync(store.add_bytes, ways.hosts, "cached")
         files = (FileSpec(HOSTS_PATH, info.sha256, info.size_bytes, 0o444, store.path(info.sha256)),)
     volumes = []
+    ensure = functools.partial(shop.volumes.ensure, *slot_id, were_here=shop.is_home(*slot_id))
     for volume in workload.volumes:
-        file = await trio.to_thread.run_sync(shop.volumes.ensure, *slot_id, volume)
+        file = await trio.to_thread.run_sync(ensure, volume)
         volumes.append(VolumeSpec(volume.path, file, volume.size_bytes))
     return Gathered(secrets, ways, Given(secrets.values, ways.ways, files, tuple(volumes)))
 

@@ -34,16 +34,20 @@ class VolumeShelf:
         for left in folder.glob(f".*{_SUFFIX}.new"):  # a crash while it was made
             left.unlink(missing_ok=True)
 
-    def problem(self, deployment: bytes, slot: str, volumes: Iterable[Volume]) -> str:
-        """Why these volumes of a slot cannot be had here, or ""."""
+    def problem(
+        self, deployment: bytes, slot: str, volumes: Iterable[Volume], *, were_here: bool = False
+    ) -> str:
+        """Why these volumes of a slot cannot be had here, or "". `were_here`: a term before had them here."""
         with self._lock:
-            return self._problem(deployment, slot, volumes)
+            return self._problem(deployment, slot, volumes, were_here)
 
-    def _problem(self, deployment: bytes, slot: str, volumes: Iterable[Volume]) -> str:
+    def _problem(self, deployment: bytes, slot: str, volumes: Iterable[Volume], were_here: bool) -> str:
         missing = 0
         for volume in volumes:
             held = _size(self._file(deployment, slot, volume.name))
             if held is None:
+                if were_here and volume.if_lost == "wait":
+                    return f"volume {volume.name} was here and is gone; the contract does not begin anew"
                 missing += volume.size_bytes
             elif held != volume.size_bytes:
                 return f"volume {volume.name} is here with {held} bytes, not {volume.size_bytes}"
@@ -54,11 +58,11 @@ class VolumeShelf:
             return f"{missing} bytes of volumes do not fit: the disk is too full"
         return ""
 
-    def ensure(self, deployment: bytes, slot: str, volume: Volume) -> Path:
+    def ensure(self, deployment: bytes, slot: str, volume: Volume, *, were_here: bool = False) -> Path:
         """Its file: as the term before left it, or new and empty. Raises VolumeRefused."""
         file = self._file(deployment, slot, volume.name)
         with self._lock:
-            problem = self._problem(deployment, slot, (volume,))
+            problem = self._problem(deployment, slot, (volume,), were_here)
             if file in self._making:
                 problem = "it is being made"
             if problem:

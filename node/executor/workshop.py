@@ -99,8 +99,18 @@ class Workshop:
                 check_target(target)
             except EgressRefused as error:
                 return str(error)
-        problem = self.volumes.problem(opening.deployment, opening.slot, workload.volumes)
+        problem = self.volumes.problem(
+            opening.deployment,
+            opening.slot,
+            workload.volumes,
+            were_here=self.is_home(opening.deployment, opening.slot),
+        )
         return problem or self.quarantine.reason(manifest_digest(opening.manifest.encode()))
+
+    def is_home(self, deployment: bytes, name: str) -> bool:
+        """Whether a slot's volumes are on this node, as the ledger knows (rule C11)."""
+        slot = read(self.peer.state, Slot, key_slot(deployment, name))
+        return slot is not None and slot.home == self.sender.key.public
 
     def holders(self, deployment: bytes) -> list[str]:
         """Addresses of the nodes that hold slots of a deployment: they fetch the same bytes."""

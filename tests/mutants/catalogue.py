@@ -77,6 +77,7 @@ SECRETS: Final = ("tests/bot/test_secrets.py",)
 SECRET_WIRE: Final = ("tests/node/test_secret_wire.py",)
 UPDATES: Final = ("tests/ledger/test_updates.py",)
 LOGS: Final = ("tests/node/test_executor_logs.py",)
+INSIDE: Final = ("tests/executor/test_sandbox_isolation.py",)
 EGRESS: Final = ("tests/executor/test_egress.py",)
 VOLUMES: Final = ("tests/executor/test_volumes.py",)
 
@@ -1992,9 +1993,93 @@ MUTANTS: Final = (
     _M(
         "a_name_may_point_anywhere",
         "node/executor/egress.py",
-        "for address in found if is_allowed(address))",
-        "for address in found)",
+        "for address in found if is_allowed(address) and not is_own(address))",
+        "for address in found if not is_own(address))",
         EGRESS,
+    ),
+    _M(
+        "a_name_may_be_the_nodes_own",
+        "node/executor/egress.py",
+        "for address in found if is_allowed(address) and not is_own(address))",
+        "for address in found if is_allowed(address))",
+        EGRESS,
+    ),
+    _M(
+        "egress_to_the_hosts_services",
+        "node/executor/outlet.py",
+        "            if is_own(target.host):\n",
+        "            if False:\n",
+        EGRESS,
+    ),
+    _M(
+        "egress_to_what_became_the_hosts_own",
+        "node/executor/outlet.py",
+        "lambda target: not is_own(target.host)",
+        "lambda target: True",
+        EGRESS,
+    ),
+    _M(
+        "shared_memory_is_executed",
+        "node/executor/drivers/seccomp.py",
+        "for kind in (_MAP_ANONYMOUS, _MAP_SHARED):",
+        "for kind in (_MAP_ANONYMOUS,):",
+        INSIDE,
+    ),
+    _M(
+        "programs_with_an_executed_stack",
+        "node/executor/elf.py",
+        "if any(flags & _EXECUTE for flags in stacks):",
+        "if False:",
+        INSIDE,
+    ),
+    _M(
+        "programs_in_trees_are_not_looked_at",
+        "node/executor/drivers/artifacts.py",
+        "if member.mode & 0o111:",
+        "if False:",
+        INSIDE,
+    ),
+    _M(
+        "volumes_made_at_once_count_as_one",
+        "node/executor/volumes.py",
+        "if missing and self.used_bytes() + making + missing > self.size_bytes_max:",
+        "if missing and self.used_bytes() + missing > self.size_bytes_max:",
+        VOLUMES,
+    ),
+    _M(
+        "a_lost_volume_begins_anew",
+        "node/executor/volumes.py",
+        'if were_here and volume.if_lost == "wait":',
+        "if False:",
+        ("tests/node/test_executor_services.py",),
+    ),
+    _M(
+        "volumes_take_the_ledgers_disk",
+        "node/executor/volumes.py",
+        "if missing and self._disk_free_bytes() - making - missing < ARTIFACT_DISK_RESERVE_BYTES:",
+        "if False:",
+        VOLUMES,
+    ),
+    _M(
+        "secrets_of_the_manifest_in_force",
+        "bot/secrets.py",
+        "return self._place(slot), self._names(slot)",
+        "return self._place(slot), self._names(msgspec.structs.replace(slot, manifest=record.manifest))",
+        SECRETS,
+    ),
+    _M(
+        "results_fill_the_store",
+        "node/cache.py",
+        "over -= self.size_bytes_max // ARTIFACT_RESULT_SHARE",
+        "over = 0",
+        ARTIFACTS,
+    ),
+    _M(
+        "a_given_file_becomes_a_result",
+        "node/artifacts.py",
+        'elif hold == "result" and (not held.kept or held.result_at is not None):',
+        'elif hold == "result":',
+        ARTIFACTS,
     ),
     _M(
         "volumes_are_lost_without_a_word",

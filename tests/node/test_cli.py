@@ -18,6 +18,7 @@ from ledger.errors import Refused
 from ledger.manifest_types import Rule
 from ledger.transactions import Transfer
 from node.api import bot_seam as b
+from node.cid import cid_of
 from node.cli.commands import COMMANDS, app
 from node.cli.main import main
 from node.home import write_secret
@@ -369,6 +370,8 @@ def test_stakeholders_approve_and_strangers_do_not(shell: Shell) -> None:
     assert code == 0
     assert "You APPROVE the deployment of site 1.0.0 as budget" in err
     assert shell.peer.world.deployment(bytes.fromhex(deployment)).manifest.hex() in err
+    file = contract().workloads[0].artifacts[0]
+    assert f"{file.path} (" in err and f"sha256 {file.sha256} cid {cid_of(file.sha256)}" in err
     assert shell.peer.world.deployment(bytes.fromhex(deployment)).status == "awaiting_approval"
     shell.ok("approve", short, "--as", "legal", "--key", "legal", "--expires", "1000d", "--yes")
     assert shell.peer.world.deployment(bytes.fromhex(deployment)).status == "approved"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from ledger import transactions as t
 from ledger.contract_types import VolumeTemplate
@@ -13,6 +15,7 @@ from ledger.records import Node, key_node
 from ledger.state import read
 from node.config import Node as NodeSettings
 from node.executor.drivers.base import EgressSpec, Feature, Fingerprint, Isolation
+from node.executor.errors import VolumeRefused
 from node.executor.filesystem import find_mkfs
 from node.executor.volumes import VolumeShelf
 from node.offer import enforced
@@ -67,6 +70,35 @@ async def test_a_volume_is_the_same_in_each_term_and_goes_with_its_deployment(
         await net.do(people.CONSUMER, t.CancelDeployment(deployment, "enough"))
         await until(lambda: not shelf.deployments())
         assert not net.drivers["node1"].running
+
+
+@pytest.mark.parametrize("if_lost", ["wait", "empty"])
+async def test_a_lost_volume_begins_anew_only_where_the_contract_says_so(
+    tmp_path: Path, if_lost: Literal["wait", "empty"]
+) -> None:
+    """A disk that was changed must not look like a database that was always empty."""
+    if find_mkfs() is None:
+        pytest.skip("mkfs.ext4 is not installed")
+    shelf = VolumeShelf(tmp_path / "volumes", 64 * MIB)
+    async with fleet(tmp_path, "node1", executors=False) as net:
+        net.execute("node1", enforces=("volumes",), volumes=shelf)
+        deployment = await net.approved(service(replicas=1, volumes=(replace(DATA, if_lost=if_lost),)))
+        await net.until_statuses(deployment, "running")
+        (file,) = (tmp_path / "volumes").iterdir()
+        await net.decide(deployment, people.BUDGET, "budget", "revoked")
+        await until(lambda: net.slot(deployment, "web/0").holder == b"")
+        away = file.rename(tmp_path / "away")
+        await net.decide(deployment, people.BUDGET, "budget")
+        if if_lost == "wait":
+            slot = f"{deployment.hex()}/web/0"
+            refused = net.executors["node1"].status
+            await until(lambda: "was here and is gone" in refused().refused.get(slot, ""))
+            with pytest.raises(VolumeRefused, match="is gone"):
+                shelf.ensure(deployment, "web/0", DATA, were_here=True)
+            assert not file.exists()
+            away.rename(file)
+        await net.until_statuses(deployment, "running")
+        assert file.exists()
 
 
 async def test_a_node_without_room_for_a_volume_does_not_claim(tmp_path: Path) -> None:
