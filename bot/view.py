@@ -31,6 +31,7 @@ from ledger.policy_records import (
     judge_records,
     roll_of,
 )
+from ledger.policy_types import Act
 from ledger.records import (
     Account,
     ApprovalRecord,
@@ -76,7 +77,7 @@ class Own(msgspec.Struct, frozen=True, kw_only=True):
         """Nothing more is to be decided but the sign-off of what completed."""
         return self.record.status in ENDED
 
-    def judge(self, act: str, at_ms: int) -> Decision:
+    def judge(self, act: Act, at_ms: int) -> Decision:
         """What the act's policy says at a time, as the ledger will."""
         roll = self.roll if self.roll is not None else Roll(self.manifest.roles)
         if act == "update" and self.update is not None and self.next is not None:

@@ -13,8 +13,8 @@ from ledger.audit_organisations import Rolls
 from ledger.manifest import most_spent
 from ledger.manifest_types import Manifest
 from ledger.people import Roll
-from ledger.policy import About, Approval, Decision, approval_expiry, judge, standing_since
-from ledger.policy_records import capacities, judge_change, same_signers
+from ledger.policy import About, Approval, Decision, approval_expiry, standing_since
+from ledger.policy_records import capacities, judge_change, judge_in_force, same_signers
 from ledger.policy_types import Act
 from ledger.predicates import ApprovalPredicate
 
@@ -97,8 +97,8 @@ class Ballot:
                 (part.manifest, part.act, roll) for part, roll in zip(self._parts, self._rolls, strict=True)
             ]
             return judge_change(sides, self._about, given, time_ms)
-        act, roll = self._parts[0].act, self._rolls[0]
-        return judge(self.policies, act, roll, given, time_ms, self._about)
+        part = self._parts[0]
+        return judge_in_force(part.manifest, part.act, self._rolls[0], given, time_ms, self._about)
 
     def follow(self, time_ms: int, height: int) -> None:
         """[N6] Let time pass up to a block: waits end, approvals expire, members come and go."""

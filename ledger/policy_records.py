@@ -55,7 +55,7 @@ def about_of(manifest: Manifest, record: Deployment) -> About:
 def judge_records(
     manifest: Manifest,
     record: Deployment,
-    act: str,
+    act: Act,
     approvals: Iterable[ApprovalRecord],
     now_ms: int,
     roll: Roll,
@@ -65,8 +65,16 @@ def judge_records(
     acts = ("deploy", "update") if act == "deploy" else (act,)
     mine = [x for x in approvals if x.act in acts and x.generation == record.generation]
     given = [approval_of(found) for found in mine]
-    asked = record.ground if act == "deploy" else act
-    return judge(manifest.policies, asked, roll, given, now_ms, about_of(manifest, record))
+    asked: Act = record.ground if act == "deploy" else act
+    return judge_in_force(manifest, asked, roll, given, now_ms, about_of(manifest, record))
+
+
+def judge_in_force(
+    manifest: Manifest, act: Act, roll: Roll, given: Iterable[Approval], now_ms: int, about: About
+) -> Decision:
+    """The decision of an act's policy of the manifest in force. What was signed for the update that brought
+    it counts as it did for that: see `judge_change`."""
+    return _judge_side((manifest, act, roll), given, about, now_ms)
 
 
 def same_signers(one: Manifest, other: Manifest) -> bool:

@@ -297,7 +297,7 @@ def _judge_signoff(deal: Deal) -> None:
         deal.emit("deployment.signoff_rejected", reason=reason)
 
 
-def evaluate_act(deal: Deal, act: str) -> Decision:
+def evaluate_act(deal: Deal, act: Act) -> Decision:
     """The policy's decision at the block's time, from the recorded approvals."""
     found = deal.env.state.scan(key_approval(deal.id, act, b"", deal.record.generation))
     records = [decode(ApprovalRecord, data) for _, data in found]

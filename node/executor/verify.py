@@ -19,7 +19,7 @@ from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import Manifest, manifest_digest
 from ledger.organisation_history import proved_organisation
 from ledger.people import Roll
-from ledger.policy import Approval, Decision, approval_expiry, judge
+from ledger.policy import Approval, Decision, approval_expiry
 from ledger.policy_records import (
     Side,
     about_of,
@@ -27,6 +27,7 @@ from ledger.policy_records import (
     capacities,
     change_sides,
     judge_change,
+    judge_in_force,
     same_signers,
 )
 from ledger.policy_types import Act
@@ -256,7 +257,7 @@ def _decision(
         about = about_update(manifest, record, update)
         return judge_change(sides[:-1], about, approvals, case.now_ms)
     _, act, roll = sides[-1]
-    return judge(manifest.policies, act, roll, approvals, case.now_ms, about_of(manifest, record))
+    return judge_in_force(manifest, act, roll, approvals, case.now_ms, about_of(manifest, record))
 
 
 def _runs_on(case: Case, record: Deployment, manifest: Manifest) -> bool:

@@ -265,13 +265,42 @@ def test_one_that_goes_on_without_its_approval_is_found(monkeypatch: pytest.Monk
     world.approve_update(deployment)
     monkeypatch.setattr("ledger.transition.approvals.judge_change", _yes)
     world.ok(BUDGET, world.decide(deployment, BUDGET, "budget", "revoked", "update"))
-    for name in ("web/0", "web/1"):
-        stop(world, deployment, name)
-        wait(world, deployment, 40)
-        serve(world, deployment, name)
-        world.wait(6_000)
-    assert world.update(deployment).status == "done"
-    assert audited(world, deployment).rule in ("audit.not_approved", "audit.update_approval")
+    wait(world, deployment, 70)
+    assert world.update(deployment).status == "rolling"
+    assert audited(world, deployment).rule == "audit.update_approval", "it only waits, but for too long"
+    stop(world, deployment, "web/0")
+    serve(world, deployment, "web/0")
+    assert audited(world, deployment).rule == "audit.not_approved"
+
+
+def test_a_ledger_that_locks_too_little_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[U2]"""
+    world = ChainWorld()
+    world.add_nodes()
+    deployment = running(world)
+    source = site("1.1.0", budget=3_000_000)
+    body = world.update_body(deployment, source, world.publish(source))
+    assert body.amount == 1_000_000
+    monkeypatch.setattr("ledger.transition.updates.funds_under", lambda terms, record: record.funded)
+    world.ok(CONSUMER, replace(body, amount=0))
+    assert audited(world, deployment).rule == "audit.funds"
+
+
+def test_work_by_a_manifest_that_nobody_approved_is_found() -> None:
+    """[U5] A ledger that hands out a slot of an update that still waits for its approval."""
+    world = ChainWorld()
+    world.add_nodes()
+    deployment = world.ordered(site())
+    world.approve(deployment)
+    digest = world.updated(deployment, site("1.1.0")).manifest
+    world.chain.grow({_slot(deployment): encode(replace(world.slot(deployment, "web/0"), next=digest))})
+    world.height = world.store.tip.height
+    node = world.claimed(deployment, "web/0", [NODES[0]])
+    assert audited(world, deployment).ok, "who only claims does not say for what"
+    world.report(deployment, "web/0", node, "fetching")
+    report = audited(world, deployment)
+    assert report.rule == "audit.not_approved"
+    assert "by another manifest" in report.detail
 
 
 def test_after_it_its_approval_must_stand(monkeypatch: pytest.MonkeyPatch) -> None:

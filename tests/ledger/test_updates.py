@@ -389,6 +389,25 @@ def test_new_people_in_the_same_role(world: World) -> None:
     assert world.update(deployment).status == "rolling"
 
 
+def test_a_role_under_another_name(world: World) -> None:
+    """[U3] [U9] What its holder signed for the update counts for the role's new name, then and afterwards."""
+    deployment = running(world)
+    source = site("1.1.0", policies=Policies(deploy=Rule(role="treasury"), signoff=None))
+    roles = tuple(replace(role, name="treasury") if role.name == "budget" else role for role in source.roles)
+    world.updated(deployment, replace(source, roles=roles))
+    world.approve_update(deployment)
+    for name in ("web/0", "web/1"):
+        stop(world, deployment, name)
+        serve(world, deployment, name)
+        world.wait(6_000)
+    assert in_force(world, deployment) == "1.1.0"
+    wait(world, deployment, 20)
+    assert world.deployment(deployment).status == "active"
+    assert manifests(world, deployment) == ["1.1.0 running", "1.1.0 running"]
+    world.ok(BUDGET, world.decide(deployment, BUDGET, "treasury", "revoked"))
+    assert world.deployment(deployment).status == "awaiting_approval"
+
+
 def test_a_stricter_and_a_weaker_update_policy(world: World) -> None:
     for update, enough in (
         (Rule(all=(POLICIES.deploy, Rule(role="legal"))), False),

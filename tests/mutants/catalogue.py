@@ -76,6 +76,7 @@ ISOLATION: Final = ("tests/ledger/test_isolation.py",)
 SECRETS: Final = ("tests/bot/test_secrets.py",)
 SECRET_WIRE: Final = ("tests/node/test_secret_wire.py",)
 UPDATES: Final = ("tests/ledger/test_updates.py",)
+AUDITED: Final = ("tests/ledger/test_audit_updates.py",)
 LOGS: Final = ("tests/node/test_executor_logs.py",)
 INSIDE: Final = ("tests/executor/test_sandbox_isolation.py",)
 EGRESS: Final = ("tests/executor/test_egress.py",)
@@ -533,6 +534,48 @@ MUTANTS: Final = (
         '    return (first,) if same_signers(old, new) else (first, (new, "deploy", roll(new)))',
         "    return (first,)",
         UPDATES,
+    ),
+    _M(
+        "a_new_name_of_a_role_counts_only_for_the_update",
+        "ledger/policy_records.py",
+        "    return _judge_side((manifest, act, roll), given, about, now_ms)",
+        "    return judge(manifest.policies, act, roll, given, now_ms, about)",
+        UPDATES,
+    ),
+    _M(
+        "audit_takes_any_approval_of_an_update",
+        "ledger/audit_approvals.py",
+        "        if not delayed and not ballot.fits(update.approved_ms, until_ms):",
+        "        if False:",
+        AUDITED,
+    ),
+    _M(
+        "audit_lets_an_update_roll_on",
+        "ledger/audit_approvals.py",
+        "        if update.approved_ms and ballot.lost_ms and until_ms > ballot.lost_ms + LATE_MS:",
+        "        if False:",
+        AUDITED,
+    ),
+    _M(
+        "audit_takes_work_by_any_manifest",
+        "ledger/audit_approvals.py",
+        "    if not any(same_work(work, workload_of(manifest, name)) for manifest in wanted):",
+        "    if False:",
+        AUDITED,
+    ),
+    _M(
+        "audit_takes_any_lock",
+        "ledger/audit_updates.py",
+        "    if all(body.amount != max(0, whole - funded) for funded in budgets.get(former, ())):",
+        "    if False:",
+        AUDITED,
+    ),
+    _M(
+        "audit_takes_any_cancel",
+        "ledger/audit_updates.py",
+        "    if found != cancelled:",
+        "    if False:",
+        AUDITED,
     ),
     _M(
         "a_grant_counts_for_any_update",
