@@ -268,7 +268,6 @@ def test_one_that_goes_on_without_its_approval_is_found(monkeypatch: pytest.Monk
     wait(world, deployment, 70)
     assert world.update(deployment).status == "rolling"
     assert audited(world, deployment).rule == "audit.update_approval", "it only waits, but for too long"
-    stop(world, deployment, "web/0")
     serve(world, deployment, "web/0")
     assert audited(world, deployment).rule == "audit.not_approved"
 
