@@ -17,10 +17,14 @@ from ledger.audit import export, verify
 from ledger.audit_file import AuditFile, decode_audit
 from ledger.codec import encode
 from ledger.manifest_types import Policies, Rule
+from ledger.policy import Decision
 from ledger.policy_types import Weight
 from tests.interop.build import NODE_MAJOR
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.test_audit import site_life
+from tests.ledger.test_audit_updates import updated_life
+from tests.ledger.test_updates import running
+from tests.ledger.test_updates import site as updated_site
 from tests.ledger.world import BUDGET, EXPERT, LEGAL, contract
 
 PROGRAM = Path(__file__).resolve().parent / "js" / "src" / "verify_audit.js"
@@ -72,6 +76,47 @@ def test_it_verifies_a_whole_life(tmp_path: Path, site: tuple[ChainWorld, bytes,
     assert report["approved_ms"] == record.approved_ms and report["policy"] == "satisfied"
     assert report["now"] == {"deploy": "satisfied", "signoff": "satisfied", "delete": "none"}
     assert report["approvals"] == 4 and report["records"] == len(decode_audit(data).records)
+
+
+def test_it_verifies_updates(tmp_path: Path) -> None:
+    """One cancelled, one reverted, one done with other signers; and what was left out of it."""
+    world, deployment = updated_life()
+    world.run()
+    world.run()
+    data = export(world.store, deployment)
+    file = decode_audit(data)
+    wish = next(n for n, block in enumerate(file.blocks) if b"deployment.update" in block.txs[0].raw)
+    grant = max(n for n, block in enumerate(file.blocks) if b"approval.decide" in block.txs[0].raw)
+    lies = [
+        replace(file, blocks=file.blocks[:wish] + file.blocks[wish + 1 :]),
+        replace(file, blocks=file.blocks[:grant] + file.blocks[grant + 1 :]),
+        replace(file, records=(file.records[0], *file.records[2:])),
+    ]
+    report, *refused = judged(tmp_path, world, [data, *map(encode, lies)])
+    assert report["ok"], report
+    assert report["contract"] == "site@2.0.0"
+    found = [(update["number"], update["status"], update["policy"]) for update in report["updates"]]
+    assert found == [
+        (1, "cancelled", ["open"]),
+        (2, "reverted", ["satisfied"]),
+        (3, "done", ["satisfied", "satisfied"]),
+    ]
+    assert report["now"]["deploy"] == "satisfied"
+    assert [one["rule"] for one in refused] == ["audit.order", "audit.record", "audit.record"]
+
+
+def test_it_finds_updates_that_nobody_approved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[U3] A ledger that lets every update through."""
+    world = ChainWorld()
+    world.add_nodes()
+    deployment = running(world)
+    yes = Decision(True, False, (), (), 0)
+    monkeypatch.setattr("ledger.transition.approvals.judge_change", lambda *_: yes)
+    world.updated(deployment, updated_site("1.1.0"))
+    world.run()
+    world.run()
+    (report,) = judged(tmp_path, world, [export(world.store, deployment)])
+    assert report.get("rule") == "audit.update_approval"
 
 
 def test_it_refuses_any_changed_byte(tmp_path: Path, site: tuple[ChainWorld, bytes, bytes]) -> None:

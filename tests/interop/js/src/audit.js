@@ -7,8 +7,9 @@ import { judge, whole } from './policy.js'
 import { Refused } from './refused.js'
 import { isIncluded, proves } from './tree.js'
 
-const FORMAT = 'gridpact-audit/3'
-const ACTS = ['deploy', 'signoff', 'delete']
+const FORMAT = 'gridpact-audit/4'
+const PLACES = ['deploy', 'signoff', 'delete'] // where decisions stand; those on an update under deploy
+const UNAPPROVED = ['awaiting_approval', 'expired', 'cancelled', 'rejected']
 const PATH_MAX = 256
 
 const be = (number) => {
@@ -84,14 +85,51 @@ function transactions (chainId, blocks) {
   return found
 }
 
-/** Who holds each role: by the contract, or by the order. Keys in hex, ascending. */
-function holders (contract, order) {
+/** Who holds each role: by the contract, or by the order or the update. Keys in hex, ascending. */
+function holders (contract, bound) {
   const roles = new Map()
   for (const role of contract.roles ?? []) {
     if (role.organisation !== undefined) refuse('audit.organisation', 'not read by this program')
-    roles.set(role.name, [...(role.bind === 'order' ? order.body[2].get(role.name) ?? [] : role.keys)].sort())
+    roles.set(role.name, [...(role.bind === 'order' ? bound.get(role.name) ?? [] : role.keys)].sort())
+  }
+  for (const keys of roles.values()) {
+    if (keys.some((key) => key.startsWith('organisation:'))) refuse('audit.organisation', 'not read by this program')
   }
   return roles
+}
+
+/** The rule of an act: an update asks for what the deployment did, where none of its own is written. */
+function ruleOf (policies, act) {
+  return act === 'update' && policies.update === 'as_deploy' ? policies.deploy : policies[act] ?? null
+}
+
+/** The order's manifest and each update's: { number, tx, contract, policies, roles, manifest (hex) }. */
+function generationsOf (txs, deployment) {
+  const published = new Map()
+  const found = []
+  const used = new Set()
+  for (const tx of txs) {
+    if (tx.tag === 'contract.publish') {
+      const contract = openDocument(tx.body[0], 'contract')
+      if (contract.signer !== hex(tx.sender)) refuse('audit.contract', 'published by another than its author')
+      published.set(contract.document, contract)
+      continue
+    }
+    if (found.length === 0 && hex(tx.id) !== hex(deployment)) refuse('audit.order', 'something comes before the order')
+    if (tx.tag !== 'deployment.order' && tx.tag !== 'deployment.update') continue
+    if ((tx.tag === 'deployment.order') !== (found.length === 0)) refuse('audit.order', 'it does not begin with one order')
+    const isUpdate = tx.tag === 'deployment.update'
+    if (isUpdate && hex(tx.body[0]) !== hex(deployment)) refuse('audit.foreign', 'an update of another deployment')
+    const [id, bound, manifest] = isUpdate ? [tx.body[2], tx.body[4], tx.body[5]] : [tx.body[0], tx.body[2], tx.body[3]]
+    const contract = published.get(hex(id)) ?? refuse('audit.incomplete', 'the ordered contract is missing')
+    used.add(contract.document)
+    const { policies } = contract.predicate.contract
+    const roles = holders(contract.predicate.contract, bound)
+    found.push({ number: found.length, tx, contract, policies, roles, manifest: hex(manifest) })
+  }
+  if (found.length === 0) refuse('audit.incomplete', 'the order is missing')
+  if (used.size !== published.size) refuse('audit.order', 'a contract that nobody ordered')
+  return found
 }
 
 function * namedKeys (given) {
@@ -122,15 +160,26 @@ class Records {
     return this.get(...parts) ?? refuse('audit.incomplete', `${Buffer.from(parts[0])}`)
   }
 
-  read (roles, policies, documents) {
+  read (generations, documents) {
     const id = this.deployment
     const record = this.must('deployment/', id)
+    const count = generations.length - 1
+    if (Number(record[33]) !== count || !(record[32] >= 0 && record[32] <= count)) refuse('audit.incomplete', `${record[33]} updates`)
+    const updates = generations.slice(1).map(({ number }) => this.must('update/', id, '/', be(number)))
     const slots = record[16].map((name) => this.must('slot/', id, '/', name))
-    const keys = new Set([...roles.values()].flat())
-    for (const act of ACTS) for (const key of namedKeys(policies[act] ?? null)) keys.add(key)
+    const keys = new Set(generations.flatMap(({ roles }) => [...roles.values()].flat()))
+    for (const { policies } of generations) {
+      for (const act of [...PLACES, 'update']) for (const key of namedKeys(ruleOf(policies, act))) keys.add(key)
+    }
+    const wasInForce = (number) => number === 0 || updates[number - 1][6] === 'done'
     const approvals = []
-    for (const act of ACTS) {
-      for (const key of [...keys].sort()) approvals.push([act, key, this.get('approval/', id, `/${act}/`, Buffer.from(key, 'hex'))])
+    for (const { number } of generations) {
+      for (const place of wasInForce(number) ? PLACES : PLACES.slice(0, 1)) {
+        const at = number === 0 ? place : `${place}@${number}`
+        for (const key of [...keys].sort()) {
+          approvals.push([`${at}/${key}`, this.get('approval/', id, `/${at}/`, Buffer.from(key, 'hex'))])
+        }
+      }
     }
     const accepted = documents.filter((document) => this.get('document/', id, '/', document) !== null).length
     const [receipts, bills, nodes] = [[], [], new Set()]
@@ -145,58 +194,96 @@ class Records {
         if (penalty !== null) nodes.add(hex(penalty[2]))
       }
     }
-    const fee = this.get('bill/', id, '//', be(0), be(0))
+    for (const { number } of generations.filter((one) => wasInForce(one.number))) {
+      const fee = this.get('bill/', id, '//', be(number), be(0))
+      if (fee !== null) bills.push(fee)
+    }
     for (const receipt of receipts) nodes.add(hex(receipt[3]))
     for (const slot of slots) if (slot[4].length > 0) nodes.add(hex(slot[4]))
     const farms = new Set([...nodes].sort().map((key) => this.must('node/', Buffer.from(key, 'hex'))[1]))
     for (const farm of [...farms].sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)))) this.must('farm/', farm)
     for (let n = 0; n < record[23]; n++) this.must('dispute/', id, '/', be(n))
     if (this.next !== this.records.length) refuse('audit.surplus', `${this.records.length - this.next} more`)
-    return { record, slots, approvals, accepted, receipts, bills: fee === null ? bills : [...bills, fee] }
+    return { record, updates, slots, approvals, accepted, receipts, bills }
   }
 }
 
-/** The last decision of each signer for each act, as `${act}/${signer}`; all of them are about this manifest. */
-function decisions (chainId, deployment, manifest, txs) {
+/** The last decision of each signer, by where it stands; each is about its manifest. */
+function decisions (chainId, deployment, generations, txs) {
   const last = new Map()
   for (const tx of txs) {
     if (tx.tag !== 'approval.decide') continue
     const { document, signer, subject, predicate } = openApproval(chainId, tx.body[0])
-    if (predicate.deployment !== hex(deployment) || subject !== hex(manifest)) refuse('audit.foreign', document)
-    const said = { document, signer, role: predicate.role, decision: predicate.decision, timeMs: tx.timeMs, expiresMs: predicate.expires_ms }
-    last.set(`${predicate.act}/${signer}`, said)
+    const about = generations[predicate.update]
+    if (predicate.deployment !== hex(deployment) || subject !== about?.manifest) refuse('audit.foreign', document)
+    const place = predicate.act === 'update' ? 'deploy' : predicate.act
+    const at = predicate.update === 0 ? place : `${place}@${predicate.update}`
+    last.set(`${at}/${signer}`, { document, decision: predicate.decision })
   }
   return last
 }
 
 function sameDecisions (records, last) {
   let count = 0
-  for (const [act, key, record] of records) {
-    const said = last.get(`${act}/${key}`)
+  for (const [place, record] of records) {
+    const said = last.get(place)
     const isSame = record === null ? said === undefined : said !== undefined && hex(record[4]) === said.document && record[3] === said.decision
-    if (!isSame) refuse('audit.approval_record', `${act} ${key.slice(0, 10)}`)
+    if (!isSame) refuse('audit.approval_record', place)
     count += record === null ? 0 : 1
   }
   if (count !== last.size) refuse('audit.not_a_stakeholder', 'a decision by a key that holds no role')
 }
 
-/** What was in force at a time: of each signer the last decision up to it. */
-function standing (chainId, txs, act, atMs) {
+/** What was in force at a time: of each signer the last decision up to it, for these acts, on this manifest. */
+function standing (chainId, txs, acts, number, atMs) {
   const last = new Map()
   for (const tx of txs) {
     if (tx.tag !== 'approval.decide' || tx.timeMs > atMs) continue
     const { signer, predicate } = openApproval(chainId, tx.body[0])
-    const { role, decision, expires_ms: expiresMs } = predicate
-    if (predicate.act === act) last.set(signer, { signer, role, decision, expiresMs, timeMs: tx.timeMs })
+    const { role, decision, update, expires_ms: expiresMs } = predicate
+    if (!acts.includes(predicate.act) || update !== number) continue
+    last.set(signer, { signer, role, decision, expiresMs, update, timeMs: tx.timeMs })
   }
   return [...last.values()]
+}
+
+/** Whose policies, of which act, an update must satisfy: those before it, and, where the signers change, after it. */
+function sidesOf (former, next) {
+  const signers = ({ roles, policies }) => JSON.stringify([[...roles], policies])
+  return signers(former) === signers(next) ? [[former, 'update']] : [[former, 'update'], [next, 'deploy']]
+}
+
+/** Each update is what was asked for of what was in force; what is in force is what the last one brought. */
+function checkUpdates (found, generations) {
+  const { record, updates } = found
+  let inForce = generations[0]
+  let endedMs = 0
+  updates.forEach((update, i) => {
+    const { tx, manifest, contract, number } = generations[i + 1]
+    const said = [update[1], update[2], update[3], update[4], update[5]].map(hex).join()
+    const asked = [hex(tx.id), hex(tx.sender), inForce.manifest, manifest, contract.document].join()
+    const isIts = said === asked && hex(tx.body[1]) === inForce.manifest && update[7] === tx.body[6] && update[9] === tx.timeMs
+    const [status, approvedMs] = [update[6], update[13]]
+    const isOpen = ['awaiting_approval', 'rolling', 'held'].includes(status)
+    if (!isIts || tx.timeMs < endedMs || (approvedMs !== 0) === UNAPPROVED.includes(status) || (update[14] === 0) !== isOpen ||
+      (isOpen && number !== updates.length)) refuse('audit.update_record', `update ${number}`)
+    if (![hex(record[3]), hex(record[4])].includes(hex(tx.sender))) refuse('audit.foreign', `update ${number}`)
+    if (status === 'done') inForce = generations[i + 1]
+    endedMs = update[14]
+  })
+  const inRecord = [hex(record[2]), hex(record[1]), record[32]].join()
+  if (inRecord !== [inForce.manifest, inForce.contract.document, inForce.number].join()) refuse('audit.order_record', 'not what was asked for is in force')
+  return inForce
 }
 
 function money (found) {
   const [spent, escrow, funded] = [found.record[8], found.record[7], found.record[20]]
   const total = found.bills.reduce((sum, bill) => sum + BigInt(bill[5]), 0n)
   if (total !== BigInt(spent)) refuse('audit.bills', `bills make ${total}, the escrow paid ${spent}`)
-  if (BigInt(spent) + BigInt(escrow) > BigInt(funded)) refuse('audit.escrow', `${escrow} left of ${funded} after ${spent}`)
+  const returned = found.updates.reduce((sum, update) => sum + BigInt(update[17]), 0n)
+  if (returned !== BigInt(found.record[38])) refuse('audit.escrow', `updates gave back ${returned}`)
+  const left = BigInt(found.record[37]) - returned - BigInt(spent)
+  if (BigInt(escrow) > left) refuse('audit.escrow', `${escrow} in escrow, ${left} left`)
   return { spent: Number(spent), escrow: Number(escrow), funded: Number(funded) }
 }
 
@@ -220,35 +307,43 @@ export function verifyAudit (genesis, data) {
   if (blocks.length === 0) refuse('audit.incomplete', 'no blocks')
   if (blocks.at(-1).header.height > anchor.stateHeight) refuse('audit.anchor', 'a block is younger than the records')
   const txs = transactions(file.chainId, blocks)
-  const [published, order] = txs
-  if (published.tag !== 'contract.publish' || order?.tag !== 'deployment.order' || hex(order.id) !== hex(file.deployment)) {
-    refuse('audit.incomplete', 'the contract and its order come first')
-  }
-  const contract = openDocument(published.body[0], 'contract')
-  if (contract.document !== hex(order.body[0])) refuse('audit.incomplete', 'the ordered contract is missing')
-  if (contract.signer !== hex(published.sender)) refuse('audit.contract', 'published by another than its author')
-  const { policies } = contract.predicate.contract
-  const roles = holders(contract.predicate.contract, order)
-  const manifest = order.body[3]
-  const last = decisions(file.chainId, file.deployment, manifest, txs)
+  const generations = generationsOf(txs, file.deployment)
+  const { tx: order } = generations[0]
+  const last = decisions(file.chainId, file.deployment, generations, txs)
   const documents = txs.filter((tx) => tx.tag === 'approval.decide').map((tx) => Buffer.from(openApproval(file.chainId, tx.body[0]).document, 'hex'))
-  const found = new Records(anchor.stateRoot, file.deployment, file.records).read(roles, policies, documents)
+  const found = new Records(anchor.stateRoot, file.deployment, file.records).read(generations, documents)
   if (found.accepted !== documents.length) refuse('audit.not_accepted', 'an approval was never accepted')
-  const expected = [file.deployment, order.body[0], manifest, order.sender].map(hex).join()
-  if (found.record.slice(0, 4).map(hex).join() !== expected) refuse('audit.order_record', 'not what the order asked for')
+  if (hex(found.record[0]) !== hex(file.deployment) || hex(found.record[3]) !== hex(order.sender)) refuse('audit.order_record', 'not what the order asked for')
+  const inForce = checkUpdates(found, generations)
   sameDecisions(found.approvals, last)
+  const begun = new Set(generations.filter(({ number }) => number === 0 || found.updates[number - 1][13] !== 0).map(({ manifest }) => manifest))
   for (const receipt of found.receipts) {
     const document = openDocument(receipt[5], 'receipt')
-    if (document.signer !== hex(receipt[3]) || document.subject !== hex(manifest)) refuse('audit.receipt_signer', receipt[1])
+    if (document.signer !== hex(receipt[3]) || !begun.has(document.subject)) refuse('audit.receipt_signer', receipt[1])
   }
+  const judged = ({ policies, roles, contract }, act, given, ms) =>
+    judge({ ...policies, [act]: ruleOf(policies, act) }, act, roles, contract.signer, hex(order.sender), given, ms)
+  const onUpdate = (update, ms) => sidesOf(generations.find(({ manifest }) => manifest === hex(update[3])), generations[update[0]])
+    .map(([side, act]) => judged(side, act, standing(file.chainId, txs, ['deploy', 'update'], update[0], ms), ms))
   const approvedMs = found.record[11]
-  const at = (act, ms) => judge(policies, act, roles, contract.signer, hex(order.sender), standing(file.chainId, txs, act, ms), ms)
-  const whenApproved = approvedMs ? at('deploy', approvedMs) : at('deploy', anchor.timeMs)
+  const first = (ms) => judged(generations[0], 'deploy', standing(file.chainId, txs, ['deploy'], 0, ms), ms)
+  const whenApproved = first(approvedMs || anchor.timeMs)
   if (approvedMs ? whenApproved === 'open' : whenApproved === 'satisfied') refuse('audit.approved_time', whenApproved)
+  const updates = found.updates.map((update) => {
+    const policy = onUpdate(update, update[13] || update[14] || anchor.timeMs)
+    if (update[13] !== 0 && policy.includes('open')) refuse('audit.update_approval', `update ${update[0]}: ${policy}`)
+    const { name, version } = generations[update[0]].contract.predicate.contract
+    return { number: update[0], status: update[6], contract: `${name}@${version}`, manifest: hex(update[4]), approved_ms: update[13], policy }
+  })
+  const at = (place, ms) => {
+    const [acts, act] = place === 'deploy' ? [['deploy', 'update'], found.record[35]] : [[place], place]
+    return judged(inForce, act, standing(file.chainId, txs, acts, inForce.number, ms), ms)
+  }
+  const { name, version } = inForce.contract.predicate.contract
   return {
-    deployment: hex(file.deployment), contract: `${contract.predicate.contract.name}@${contract.predicate.contract.version}`,
-    manifest: hex(manifest), status: found.record[5], epochs: file.epochs.length, blocks: blocks.length, txs: txs.length,
-    records: file.records.length, approvals: last.size, receipts: found.receipts.length, ...money(found),
-    approved_ms: approvedMs, policy: whenApproved, now: Object.fromEntries(ACTS.map((act) => [act, at(act, anchor.timeMs)]))
+    deployment: hex(file.deployment), contract: `${name}@${version}`, manifest: inForce.manifest, status: found.record[5],
+    epochs: file.epochs.length, blocks: blocks.length, txs: txs.length, records: file.records.length, approvals: last.size,
+    receipts: found.receipts.length, ...money(found), approved_ms: approvedMs, policy: whenApproved,
+    now: Object.fromEntries(PLACES.map((place) => [place, at(place, anchor.timeMs)])), updates
   }
 }

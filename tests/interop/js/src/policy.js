@@ -45,6 +45,12 @@ class Evaluation {
     return (this.roles.get(role) ?? []).includes(signer)
   }
 
+  /** In this role, or, of an update, in one that its signer does not hold here, but this one is held. */
+  signedIn (approval, role) {
+    const isHere = approval.role === role || (approval.update > 0 && !this.holds(approval.role, approval.signer))
+    return isHere && this.holds(role, approval.signer)
+  }
+
   /** Every way in which a rule is met with approvals that are not in `used`, each as the `used` after it. */
   * ways (rule, used, above) {
     if (++this.steps > STEPS_MAX) throw new Refused('policy.too_large', `${STEPS_MAX} steps`)
@@ -55,7 +61,7 @@ class Evaluation {
     const free = this.standing.filter((a) => !used.has(a.signer) && !this.isOut(a.signer, exclude) &&
       this.atMs < a.timeMs + expiresS * 1000)
     if (rule.role !== null) {
-      const mine = free.filter((a) => a.role === rule.role && this.holds(rule.role, a.signer))
+      const mine = free.filter((a) => this.signedIn(a, rule.role))
       for (const chosen of choose(mine, rule.count)) yield new Set([...used, ...chosen.map((a) => a.signer)])
     } else if (rule.key !== null) {
       if (free.some((a) => a.signer === rule.key)) yield new Set([...used, rule.key])
@@ -76,7 +82,7 @@ class Evaluation {
   * weighed (rule, free, used) {
     const weight = (a) => Math.max(0, ...rule.weigh.filter((it) => it.key !== null
       ? it.key === a.signer
-      : a.role === it.role && this.holds(it.role, a.signer)).map((it) => it.weight))
+      : this.signedIn(a, it.role)).map((it) => it.weight))
     const heavy = free.filter((a) => weight(a) > 0)
     for (let size = 0; size <= heavy.length; size++) {
       for (const chosen of choose(heavy, size)) {
