@@ -112,7 +112,8 @@ class Partial:
 
     Chunks that stand next to each other from the first one on are hashed into the whole's digest as they
     come, so that little is left to do at the end. `is_signed`: the list of chunks has a root that somebody
-    signed; then what is held may be given to others already.
+    signed; then what is held may be given to others already. `rival`: a name for its files, beside a fetch of
+    the same bytes by another list; of such a one nothing is left for the next time.
     """
 
     def __init__(
@@ -122,14 +123,16 @@ class Partial:
         is_signed: bool,
         adopt: Adopt,
         closed: Callable[[bool], None],
+        rival: str = "",
     ) -> None:
         self.sha256, self.size_bytes, self.chunks = info.sha256, info.size_bytes, info.chunks
         self.is_signed = is_signed
         self.root = info.root
         self._adopt = adopt
         self._closed = closed  # told whether something is left behind
-        self._path = folder / f"{self.sha256}.part"
-        self._map_path = folder / f"{self.sha256}.map"
+        self._is_rival = bool(rival)
+        self._path = folder / f"{rival or self.sha256}.part"
+        self._map_path = folder / f"{rival or self.sha256}.map"
         self._map = bytearray(len(self.chunks))
         self._done_bytes = 0
         self._lock = threading.Lock()
@@ -225,7 +228,9 @@ class Partial:
 
     def close(self) -> None:
         """Stop here; what is held stays for the next time."""
-        if not self._file.closed:
+        if self._is_rival:
+            self.discard()
+        elif not self._file.closed:
             self._close_files()
             self._closed(True)
 

@@ -54,7 +54,7 @@ class ArtifactStore:
         self._readers: OrderedDict[str, Reader] = OrderedDict()
         self.dropped = 0  # to make room
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in folder.glob("*.tmp"):
+        for left in (*folder.glob("*.tmp"), *folder.glob("*-*.part"), *folder.glob("*-*.map")):
             left.unlink(missing_ok=True)
         for path in sorted(folder.iterdir()):
             if _NAME.fullmatch(path.name) and self._chunks_file(path.name).is_file():
@@ -228,37 +228,41 @@ class ArtifactStore:
     def partial(
         self, sha256: str, size_bytes: int, chunks: tuple[bytes, ...], *, is_signed: bool = False
     ) -> Partial:
-        """Go on with an artifact on its way, or begin. Chunks kept from before are hashed again. When
-        `is_signed`, what of it was verified is others' to read at once.
+        """Go on with an artifact on its way, or begin; beside one that is under way, whose list may be a lie.
+        Chunks kept from before are hashed again. When `is_signed`, what of the first one was verified is for
+        others to read at once.
 
-        Raises ArtifactFull, ArtifactBusy, OSError.
+        Raises ArtifactFull, OSError.
         """
         if len(chunks) != chunk_count(size_bytes):
             raise ArtifactWrong(sha256, f"{len(chunks)} chunk digests for {size_bytes} bytes")
+        info = ArtifactInfo(sha256, size_bytes, chunks)
         with self._lock:
-            if sha256 in self._cache.under_way:
-                raise ArtifactBusy(f"artifact {sha256}: it is being fetched already")
-            self._cache.under_way.add(sha256)
+            is_rival = sha256 in self._cache.under_way
+            name = f"{sha256}-{secrets.token_hex(8)}" if is_rival else sha256
+            self._cache.under_way.add(name)
 
         def closed(left: bool) -> None:
             with self._lock:
-                self._cache.under_way.discard(sha256)
-                self._open_parts.pop(sha256, None)
-                if not left or not (self.folder / f"{sha256}.part").exists():
-                    self._cache.parts.pop(sha256, None)
+                self._cache.under_way.discard(name)
+                if made is not None and self._open_parts.get(sha256) is made:
+                    del self._open_parts[sha256]
+                if not left or not (self.folder / f"{name}.part").exists():
+                    self._cache.parts.pop(name, None)
 
+        made: Partial | None = None
         try:
             with self._lock:
-                self.make_room(size_bytes - self._cache.parts.get(sha256, 0))
-                self._cache.parts.pop(sha256, None)  # the newest stand last
-                self._cache.parts[sha256] = size_bytes
+                self.make_room(size_bytes - self._cache.parts.get(name, 0))
+                self._cache.parts.pop(name, None)  # the newest stand last
+                self._cache.parts[name] = size_bytes
             adopt = functools.partial(self._adopt, hold="cached")
-            info = ArtifactInfo(sha256, size_bytes, chunks)
-            made = Partial(self.folder, info, is_signed, adopt, closed)
+            made = Partial(self.folder, info, is_signed, adopt, closed, name if is_rival else "")
         except BaseException:
             closed(True)
             raise
-        self._open_parts[sha256] = made
+        if not is_rival:
+            self._open_parts[sha256] = made
         return made
 
     # ------------------------------------------------------------------ keeping within the budget

@@ -44,12 +44,12 @@ class Exchange:
     rates: FileRates = field(default_factory=FileRates)
     fetched_bytes: int = 0
     liars: int = 0
-    under_way: dict[str, Progress] = field(default_factory=dict)
+    under_way: dict[Wanted, Progress] = field(default_factory=dict)
     serving: Serving = field(init=False)
     download: Rate = field(init=False)
     slots: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(ARTIFACT_FETCHES_MAX))
     threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(ARTIFACT_THREADS))
-    _locks: dict[str, trio.Lock] = field(default_factory=dict)
+    _locks: dict[Wanted, trio.Lock] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.serving = Serving(lambda: self.store, self.rates)
@@ -64,8 +64,9 @@ class Exchange:
     ) -> Path:
         """The verified file, from here or from others; goes on asking until it is there or cancelled.
 
-        Who wants what is being fetched already waits for that, and shows its progress. `hints`: addresses of
-        peers that may have it, beside the neighbours. Raises ArtifactFull when there is no room,
+        Who wants what is being fetched already waits for that, and shows its progress; but not for one by
+        another list or size, which may be a lie. `hints`: addresses of peers that may have it, beside the
+        neighbours. Raises ArtifactFull when there is no room,
         ArtifactWrong when the signed names contradict each other.
         """
         sha256, size_bytes = wanted.sha256, wanted.size_bytes
@@ -74,16 +75,16 @@ class Exchange:
         if not 0 <= size_bytes <= ARTIFACT_BYTES_MAX:
             raise ArtifactWrong(sha256, f"{size_bytes} bytes, at most {ARTIFACT_BYTES_MAX}")
         self._meet(hints)
-        if sha256 in self.under_way:
-            progress.follow(self.under_way[sha256])
-        lock = self._locks.setdefault(sha256, trio.Lock())
+        if wanted in self.under_way:
+            progress.follow(self.under_way[wanted])
+        lock = self._locks.setdefault(wanted, trio.Lock())
         try:
             async with lock:
                 if not self.store.has(sha256):
                     await self._fetch(wanted, progress)
         finally:
             if not lock.locked() and not lock.statistics().tasks_waiting:
-                self._locks.pop(sha256, None)
+                self._locks.pop(wanted, None)
         if self.store.size_bytes(sha256) != size_bytes:
             raise ArtifactWrong(sha256, f"it has another size than the {size_bytes} bytes named")
         progress.reached(size_bytes, trio.current_time())
@@ -93,11 +94,11 @@ class Exchange:
         if len(self.under_way) >= ARTIFACT_ASKING_MAX:
             raise ArtifactFull(f"{ARTIFACT_ASKING_MAX} artifacts are being looked for already")
         progress.begin(wanted.size_bytes)  # who was first has given up: its findings are not ours
-        self.under_way[wanted.sha256] = progress
+        self.under_way[wanted] = progress
         try:
             await Fetch(self, wanted, progress).run()
         finally:
-            del self.under_way[wanted.sha256]
+            del self.under_way[wanted]
 
     def _meet(self, hints: Sequence[str]) -> None:
         for address in hints:
@@ -140,12 +141,15 @@ class Exchange:
 async def fetch_all(
     exchange: Exchange, wanted: Sequence[tuple[Wanted, Progress]], hints: Sequence[str] = ()
 ) -> None:
-    """All of them, as many at once as the exchange allows. Raises as `Exchange.fetch` does."""
+    """All of them, some at once: one order never takes all places of an exchange. Raises as `Exchange.fetch`
+    does."""
     failed: list[ArtifactError] = []
+    places = trio.CapacityLimiter(ARTIFACT_FETCHES_MAX)
 
     async def one(item: Wanted, progress: Progress) -> None:
         try:
-            await exchange.fetch(item, progress, hints)
+            async with places:
+                await exchange.fetch(item, progress, hints)
         except ArtifactError as error:
             failed.append(error)
             nursery.cancel_scope.cancel()

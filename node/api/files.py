@@ -61,12 +61,13 @@ def transfers(exchange: Exchange | None) -> list[m.TransferView]:
     """What is on its way, by digest; at most ARTIFACT_ASKING_MAX."""
     found = []
     now_s = trio.current_time()
-    for sha256, progress in sorted(exchange.under_way.items() if exchange is not None else ()):
+    under_way = exchange.under_way.items() if exchange is not None else ()
+    for wanted, progress in sorted(under_way, key=lambda entry: entry[0].sha256):
         bytes_s, left = progress.bytes_s(now_s), progress.bytes_total - progress.bytes_done
         found.append(
             m.TransferView(
-                sha256=sha256,
-                cid=cid_of(sha256),
+                sha256=wanted.sha256,
+                cid=cid_of(wanted.sha256),
                 bytes_done=progress.bytes_done,
                 bytes_total=progress.bytes_total,
                 bytes_s=bytes_s,

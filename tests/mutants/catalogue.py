@@ -811,9 +811,16 @@ MUTANTS: Final = (
     _M(
         "an_outage_moves_no_notice",
         _LIFE,
-        "    if delayed(deal):\n        return\n    record",
+        "    if deal.ends_ms > deal.env.time_ms and delayed(deal):\n        return\n    record",
         "    record",
         NOTICES,
+    ),
+    _M(
+        "a_notice_moves_an_end_into_the_past",
+        _LIFE,
+        "    if deal.ends_ms > deal.env.time_ms and delayed(deal):",
+        "    if delayed(deal):",
+        OUTAGES,
     ),
     _M(
         "revoked_approvals_are_told_to_expire",
@@ -2109,6 +2116,20 @@ MUTANTS: Final = (
         "return self._place(slot), self._names(slot)",
         "return self._place(slot), self._names(msgspec.structs.replace(slot, manifest=record.manifest))",
         SECRETS,
+    ),
+    _M(
+        "one_fetch_for_all_lists_of_a_file",
+        "node/exchange.py",
+        "lock = self._locks.setdefault(wanted, trio.Lock())",
+        "lock = self._locks.setdefault(Wanted(sha256, 0, None), trio.Lock())",
+        ("tests/node/test_artifact_hostile.py",),
+    ),
+    _M(
+        "an_order_takes_all_places",
+        "node/exchange.py",
+        "            async with places:\n",
+        "            if True:\n",
+        ("tests/node/test_artifact_hostile.py",),
     ),
     _M(
         "results_fill_the_store",

@@ -25,7 +25,7 @@ from node.artifact_wire import (
     read_held,
 )
 from node.errors import ArtifactFull, ArtifactWrong
-from node.exchange import Progress, Wanted
+from node.exchange import Progress, Wanted, fetch_all
 from node.rates import FileRates
 from p2p.errors import Refused as RequestRefused
 from p2p.errors import RequestError
@@ -239,6 +239,53 @@ async def test_a_contract_with_a_false_root_has_nobody_blamed(tmp_path: Path) ->
         assert CHUNK not in honest.asked
         assert me.exchange.store.used_bytes == 0
         assert (await me.exchange.fetch(wanted_of(DATA))).read_bytes() == DATA  # the true one, after it
+
+
+@pytest.mark.parametrize("gives", [True, False])
+async def test_a_false_contract_holds_up_no_other_that_names_the_same_file(
+    tmp_path: Path, gives: bool
+) -> None:
+    """Its helper gives the false list and then stalls, or there is none. The true list is not its hostage."""
+    async with hosts(tmp_path, 3) as (me, honest, helper):
+        honest.exchange.store.add_bytes(DATA)
+        false = helper.exchange.store.add_bytes(data_of(len(DATA), 9))
+        asked = trio.Event()
+
+        async def stall(peer_id: str, body: bytes) -> bytes:
+            asked.set()
+            await trio.sleep_forever()
+            return b""
+
+        if gives:
+            helper.methods |= {
+                HELD: says(DATA, root=bytes.fromhex(false.root)),
+                INFO: answering(encode(InfoAnswer(len(DATA), b"".join(false.chunks)))),
+                CHUNK: stall,
+            }
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(me.exchange.fetch, Wanted(name_of(DATA), len(DATA), false.root))
+            await until(lambda: len(me.exchange.under_way) == 1)
+            if gives:
+                await asked.wait()
+            with trio.fail_after(20):
+                assert (await me.exchange.fetch(wanted_of(DATA))).read_bytes() == DATA
+        assert scores(me)[honest.network.peer_id] == 0
+        assert me.exchange.store.used_bytes == len(DATA)
+        left = sorted(path.suffix for path in me.exchange.store.folder.iterdir())
+        assert left == ["", ".cached", ".chunks"]
+
+
+async def test_one_order_takes_not_all_places_of_fetches(tmp_path: Path) -> None:
+    async with hosts(tmp_path, 2) as (me, source):
+        source.exchange.store.add_bytes(DATA)
+        nowhere = [Wanted(f"{n:064x}", 5, None) for n in range(2 * limits.ARTIFACT_ASKING_MAX)]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fetch_all, me.exchange, [(wanted, Progress(5)) for wanted in nowhere])
+            await until(lambda: len(me.exchange.under_way) == limits.ARTIFACT_FETCHES_MAX)
+            with trio.fail_after(30):
+                await fetch_all(me.exchange, [(wanted_of(DATA), Progress(0))])
+            nursery.cancel_scope.cancel()
+        assert me.exchange.store.has(name_of(DATA))
 
 
 async def test_what_no_list_is_signed_for_is_taken_of_whole_holders_alone(tmp_path: Path) -> None:

@@ -123,6 +123,31 @@ def test_a_broken_fetch_goes_on_where_it_stopped_and_believes_no_torn_chunk(tmp_
     assert sorted(p.suffix for p in tmp_path.iterdir()) == ["", ".cached", ".chunks"]
 
 
+def test_two_lists_of_one_file_have_a_part_each_and_the_second_leaves_nothing(tmp_path: Path) -> None:
+    data, other = data_of(2 * CHUNK_BYTES), data_of(2 * CHUNK_BYTES, 1)
+    pieces = {text: [text[:CHUNK_BYTES], text[CHUNK_BYTES:]] for text in (data, other)}
+    lists = {text: tuple(hashlib.sha256(piece).digest() for piece in pieces[text]) for text in pieces}
+    store, name = ArtifactStore(tmp_path), name_of(data)
+    false = store.partial(name, len(data), lists[other], is_signed=True)
+    true = store.partial(name, len(data), lists[data], is_signed=True)
+    false.write(0, pieces[other][0])
+    true.write(1, pieces[data][1])
+    assert store.used_bytes == 2 * len(data)
+    assert store.holding(name).root == false.root  # one list at a time is served
+    half = tmp_path / f"{name}-{'0' * 16}.part"
+    half.write_bytes(b"left by a crash")
+    true.close()
+    assert store.used_bytes == len(data)
+    again = store.partial(name, len(data), lists[data])
+    assert again.missing() == [0, 1]  # of a second one nothing is left for the next time
+    again.write_all(list(enumerate(pieces[data])))
+    assert again.finish().read_bytes() == data
+    false.discard()
+    assert store.used_bytes == len(data)
+    assert ArtifactStore(tmp_path).names() == (name,)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == ["", ".cached", ".chunks"]
+
+
 def test_a_list_that_contradicts_the_whole_is_found_out(tmp_path: Path) -> None:
     data = data_of(10)
     store = ArtifactStore(tmp_path)
