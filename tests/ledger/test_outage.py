@@ -135,6 +135,22 @@ def test_an_end_that_has_come_all_the_same_is_an_end() -> None:
     check(world.state, world.now_ms)
 
 
+def test_an_end_that_comes_with_its_notice_after_an_outage_is_an_end() -> None:
+    """Both are due in one block: the notice moved the end to before that block, where nobody looked."""
+    world = World()
+    world.add_nodes(NODES[:1])
+    deployment = world.ordered(contract(service(replicas=1), name="brief", duration_s=60))
+    world.approve(deployment)
+    ends_ms = world.deployment(deployment).ends_ms
+    world.run(step_ms=11_000, outage=True)
+    world.run(step_ms=70_000)
+    record = world.deployment(deployment)
+    assert (record.status, record.ends_ms) == ("expired", 0)
+    (told,) = (event.fields for event in world.events if event.kind == "deployment.ends_soon")
+    assert told["ends_ms"] == ends_ms + 11_000 - BLOCK_IDLE_MS
+    check(world.state, world.now_ms)
+
+
 def test_an_outage_moves_the_wait_for_approval() -> None:
     world = World()
     world.add_nodes(NODES[:1])
