@@ -10,19 +10,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
-
-from msgspec.structs import replace
 
 from ledger.keys import Key
-from ledger.limits import LEASE_MS
 from ledger.manifest_types import Role, Rule
 from ledger.organisation import Member
 from ledger.policy import Approval, Decision, evaluate
 from ledger.policy_types import Auto, Weight
-from ledger.transactions import CancelDeployment, Claim, Renew, RenewItem
-from tests.ledger.invariants import check
+from ledger.transactions import CancelDeployment, Claim
 from tests.ledger.organisation_fixture import ANNA, BEN, CARL, DORA, EVE, Office, held_contract, member
+from tests.ledger.scenario_base import (
+    APPROVED,
+    CASES,
+    HOUR_S,
+    R_BUDGET,
+    R_EXPERT,
+    R_LEGAL,
+    WAITING,
+    Play,
+    case,
+)
+from tests.ledger.update_scenario import UPDATE_CASES
 from tests.ledger.world import (
     AUTHOR,
     BUDGET,
@@ -30,85 +37,9 @@ from tests.ledger.world import (
     EXPERT,
     LEGAL,
     NODES,
-    POLICIES,
     STRANGER,
     World,
-    contract,
 )
-
-HOUR_S = 3_600
-R_BUDGET, R_EXPERT, R_LEGAL = (Rule(role=name) for name in ("budget", "it-expert", "legal"))
-NAMES = {BUDGET: "budget", EXPERT: "it-expert", LEGAL: "legal"}
-APPROVED, WAITING = "approved", "awaiting_approval"
-
-
-class Case(NamedTuple):
-    """One row: what is played, what must come out of it, and how to play it."""
-
-    name: str
-    expected: str
-    play: Callable[[], str]
-
-
-CASES: list[Case] = []
-
-
-def case(name: str, expected: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
-    """Add a row."""
-
-    def add(play: Callable[[], str]) -> Callable[[], str]:
-        CASES.append(Case(name, expected, play))
-        return play
-
-    return add
-
-
-class Play:
-    """A deployment under one policy, and what people do to it."""
-
-    def __init__(self, deploy: Rule | None, *, running: bool = False, **policies: object) -> None:
-        self.world = World()
-        self.world.add_nodes()
-        self.source = contract(policies=replace(POLICIES, deploy=deploy, **policies))
-        self.contract_id = self.world.publish(self.source)
-        self.id = self.world.order(self.source, self.contract_id)
-        if running:
-            self.sign(BUDGET)
-            self.sign(EXPERT)
-            for name, node in (("web/0", NODES[0]), ("web/1", NODES[2])):
-                self.world.claimed(self.id, name, [node])
-                self.world.report(self.id, name, node, "fetching", "verified", "running")
-
-    def sign(self, key: Key, decision: str = "granted", act: str = "deploy", role: str | None = None) -> str:
-        """An empty text when the ledger took it, else the rule."""
-        body = self.world.decide(self.id, key, NAMES.get(key, "") if role is None else role, decision, act)
-        receipt = self.world.do(STRANGER, body)
-        check(self.world.state, self.world.now_ms)
-        return receipt.rule
-
-    def wait(self, seconds: int) -> None:
-        self.world.run(step_ms=seconds * 1000)
-        check(self.world.state, self.world.now_ms)
-
-    def renew(self, seconds: int) -> str:
-        """Holders renew every 10 s, as long as they may; how the last renewal of web/0 went."""
-        last = ""
-        for _ in range(seconds // 10):
-            for name, node in (("web/0", NODES[0]), ("web/1", NODES[2])):
-                item = RenewItem(self.id, name, 1)
-                receipt = self.world.do(node, Renew((item,)), step_ms=LEASE_MS // 6)
-                last = ("renewed" if receipt.ok else receipt.rule) if name == "web/0" else last
-            check(self.world.state, self.world.now_ms)
-        return last
-
-    @property
-    def status(self) -> str:
-        return self.world.deployment(self.id).status
-
-    @property
-    def slots(self) -> str:
-        return ",".join(self.world.slot(self.id, name).status for name in ("web/0", "web/1"))
-
 
 # ---------------------------------------------------------------------- the tree
 
@@ -539,6 +470,9 @@ def _dissolved() -> str:
     play.office.act(play.office.deed("dissolve"), ANNA, BEN)
     again = play.world.do(CONSUMER, play.world.order_body(play.source, play.contract_id)).rule
     return f"{play.status}, {again}"
+
+
+CASES += UPDATE_CASES
 
 
 def timings() -> list[tuple[str, float, bool]]:
