@@ -13,7 +13,7 @@ from bot.matcher import best_node
 from bot.planner import approvers_of, typed_parameters
 from bot.view import Own, Template, farms_of, market
 from ledger.contract_types import Value
-from ledger.differences import differences
+from ledger.differences import manifest_changes
 from ledger.errors import Refused
 from ledger.manifest import decode_manifest, expand, slot_rate
 from ledger.manifest_types import Manifest, UpdateStrategy, manifest_digest
@@ -112,7 +112,7 @@ def _plan(
         version=manifest.version,
         changes=[
             Changed(field=d.field, before=d.before_text, after=d.after_text)
-            for d in differences(former, manifest)
+            for d in manifest_changes(former, manifest)
         ],
         slots=changes,
         steps=[f"{w.name}: {_strategy(w.update)}" for w in in_order(manifest)],

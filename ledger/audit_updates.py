@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from ledger.audit_file import Case, Generation, Placed
 from ledger.audit_report import Facts, GenerationRow
-from ledger.differences import differences
+from ledger.differences import manifest_changes
 from ledger.errors import Refused
 from ledger.manifest import slots
 from ledger.policy import describe
@@ -217,7 +217,7 @@ def _row(
 
 
 def _changes(former: Generation, generation: Generation) -> Iterator[tuple[str, str, str]]:
-    for found in differences(former.manifest, generation.manifest):
+    for found in manifest_changes(former.manifest, generation.manifest):
         yield found.field, found.before_text, found.after_text
 
 

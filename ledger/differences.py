@@ -10,6 +10,8 @@ import msgspec
 
 from ledger.contract_types import Contract
 from ledger.manifest_types import Manifest
+from ledger.policy import describe
+from ledger.policy_types import ACTS
 
 _MISSING = object()
 _SHOWN_CHARS: Final = 120
@@ -37,6 +39,25 @@ class Difference(msgspec.Struct, frozen=True):
 def differences(before: Document, after: Document) -> tuple[Difference, ...]:
     """Every field that differs, in the order of the contract, or manifest."""
     return tuple(_compare("", msgspec.to_builtins(before), msgspec.to_builtins(after)))
+
+
+def manifest_changes(before: Manifest, after: Manifest) -> Iterator[Difference]:
+    """As `differences`, for people who decide on it: a policy that is not the same is one field, in words."""
+    rules = {
+        f"policies.{act}": (getattr(before.policies, act), getattr(after.policies, act)) for act in ACTS
+    }
+    told: set[str] = set()
+    for found in differences(before, after):
+        name = ".".join(found.field.split(".")[:2])
+        if name not in rules:
+            yield found
+        elif name not in told:
+            told.add(name)
+            yield Difference(name, *map(_rule_text, rules[name]))
+
+
+def _rule_text(rule: Any) -> str:
+    return "what deploying asks for" if rule == "as_deploy" else describe(rule)
 
 
 def _compare(field: str, before: Any, after: Any) -> Iterator[Difference]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ledger import records as r
+from ledger.differences import manifest_changes
 from ledger.errors import LocalError
 from ledger.manifest import decode_manifest
+from ledger.policy import describe
 from ledger.policy_records import about_update, approval_of, change_sides, judge_change, roll_of
 from ledger.state import read
 from ledger.trade_records import UpdateRecord, key_update
+from node.api.limits import UPDATES_DIFFED_MAX
 from node.api.update_models import UpdateView
+from node.api.update_seam import Changed
 from node.seam import PeerSeam
 
 
@@ -30,12 +34,13 @@ def _view(peer: PeerSeam, record: r.Deployment, number: int, approvals: list[r.A
     former = peer.state.get(r.key_manifest(update.former))
     if data is None or former is None:
         raise LocalError(f"the state holds update {number} of {record.id.hex()}, but not its manifests")
-    manifest = decode_manifest(data)
+    manifest, before = decode_manifest(data), decode_manifest(former)
+    sides = change_sides(before, manifest, lambda one: roll_of(peer.state, one))
+    found = list(manifest_changes(before, manifest)) if number > record.updates - UPDATES_DIFFED_MAX else []
     satisfied, missing = bool(update.approved_ms), []
     if not update.ended_ms:
         mine = [approval_of(found) for found in approvals if found.generation == number]
         about = about_update(manifest, record, update)
-        sides = change_sides(decode_manifest(former), manifest, lambda one: roll_of(peer.state, one))
         decision = judge_change(sides, about, mine, peer.time_ms)
         satisfied, missing = decision.satisfied, [] if decision.satisfied else list(decision.reasons)
     return UpdateView(
@@ -47,6 +52,8 @@ def _view(peer: PeerSeam, record: r.Deployment, number: int, approvals: list[r.A
         version=manifest.version,
         satisfied=satisfied,
         missing=missing,
+        asked_for=[describe(side.policies.of(act)) for side, act, _ in sides],
+        changes=[Changed(field=d.field, before=d.before_text, after=d.after_text) for d in found],
         locked=update.locked,
         refunded=update.refunded,
         requested_ms=update.requested_ms,

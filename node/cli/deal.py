@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ledger.codec import decode
-from ledger.differences import differences
+from ledger.differences import manifest_changes
 from ledger.documents import open_document
 from ledger.light import Trust
 from ledger.manifest import decode_manifest, expand, most_spent
@@ -182,9 +182,9 @@ def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> s
             for a in workload.artifacts
         ]
     if deal.former is not None:
-        for difference in differences(deal.former, manifest):
-            before, after = clean(str(difference.before)), clean(str(difference.after))
-            lines.append(f"  changes     {difference.field}: {before[:60]} -> {after[:60]}")
+        for difference in manifest_changes(deal.former, manifest):
+            before, after = clean(difference.before_text), clean(difference.after_text)
+            lines.append(f"  changes     {difference.field}: {before or "nothing"} -> {after or "nothing"}")
     if predicate.expires_ms:
         lines.append(f"  counts until {time_text(predicate.expires_ms)} UTC")
     if predicate.comment:

@@ -28,6 +28,7 @@ from node.api.limits import EXPLORER_LIST_MAX
 from node.api.problems import ApiProblem
 from node.cid import cid_of
 from node.seam import PeerSeam
+from node.web.update_words import change_rows, update_sentence
 from node.web.words import STATUS_WORDS, sentence, steps, tone
 
 _FOLDER: Final = Path(__file__).resolve().parent
@@ -160,6 +161,9 @@ async def deployment(request: Request) -> Response:
         asked={act: describe(policies.of(act)) for act in ACTS},
         receipts=list(reversed(found.receipts)),
         answers=answers,
+        updates=[
+            (update, update_sentence(update), change_rows(update)) for update in reversed(found.updates)
+        ],
     )
 
 

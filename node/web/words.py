@@ -21,11 +21,11 @@ STATUS_WORDS: Final = {
 }
 
 Tone = Literal["good", "busy", "bad", "calm"]
-_GOOD: Final = frozenset(("active", "completed", "running", "succeeded", "granted"))
+_GOOD: Final = frozenset(("active", "completed", "running", "succeeded", "granted", "done"))
 _BUSY: Final = frozenset(
-    ("awaiting_approval", "approved", "claimed", "fetching", "verified", "paused", "open")
+    ("awaiting_approval", "approved", "claimed", "fetching", "verified", "paused", "open", "rolling", "held")
 )
-_BAD: Final = frozenset(("rejected", "failed", "lost", "quarantined", "revoked"))
+_BAD: Final = frozenset(("rejected", "failed", "lost", "quarantined", "revoked", "reverted"))
 
 
 def tone(status: str) -> Tone:
