@@ -184,7 +184,7 @@ def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> s
     if deal.former is not None:
         for difference in manifest_changes(deal.former, manifest):
             before, after = clean(difference.before_text), clean(difference.after_text)
-            lines.append(f"  changes     {difference.field}: {before or "nothing"} -> {after or "nothing"}")
+            lines.append(f"  changes     {difference.field}: {before or 'nothing'} -> {after or 'nothing'}")
     if predicate.expires_ms:
         lines.append(f"  counts until {time_text(predicate.expires_ms)} UTC")
     if predicate.comment:
