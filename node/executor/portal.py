@@ -12,6 +12,7 @@ prints one line, `ready` or the reason why not.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import socket
@@ -215,8 +216,14 @@ class Portal:
 
 
 def join_network(pid: int, uid: int) -> None:
-    """Enter the network namespace of `pid`; through its owner's user namespace when we are not root."""
+    """Enter the network namespace of `pid`; through its owner's user namespace when we are not root.
+
+    Raises OSError, also when it is the one that we are in: what is meant for inside would be done outside.
+    """
     fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    if os.path.samestat(os.fstat(fd), os.stat("/proc/self/ns/net")):
+        os.close(fd)
+        raise OSError(errno.EINVAL, f"process {pid} has no network of its own")
     if os.geteuid() != 0:
         owner = kernel.owner_userns(fd)
         kernel.setns(owner, kernel.CLONE_NEWUSER)

@@ -2062,6 +2062,13 @@ MUTANTS: Final = (
         EGRESS,
     ),
     _M(
+        "helpers_work_in_the_network_they_are_in",
+        "node/executor/portal.py",
+        'if os.path.samestat(os.fstat(fd), os.stat("/proc/self/ns/net")):',
+        "if False:",
+        EGRESS,
+    ),
+    _M(
         "egress_to_what_became_the_hosts_own",
         "node/executor/outlet.py",
         "lambda target: not is_own(target.host)",
