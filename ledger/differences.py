@@ -43,9 +43,7 @@ def differences(before: Document, after: Document) -> tuple[Difference, ...]:
 
 def manifest_changes(before: Manifest, after: Manifest) -> Iterator[Difference]:
     """As `differences`, for people who decide on it: a policy that is not the same is one field, in words."""
-    rules = {
-        f"policies.{act}": (getattr(before.policies, act), getattr(after.policies, act)) for act in ACTS
-    }
+    rules = {f"policies.{act}": (getattr(before.policies, act), getattr(after.policies, act)) for act in ACTS}
     told: set[str] = set()
     for found in differences(before, after):
         name = ".".join(found.field.split(".")[:2])
