@@ -106,6 +106,7 @@ TIME_MS_MAX: Final = 1 << 53  # exact in JSON readers that know doubles only
 ORGANISATION_MEMBERS_MAX: Final = 64
 ORGANISATION_BYTES_MAX: Final = 64 * KIB
 ORGANISATION_KEYS_MAX: Final = 8  # that one member had before: each is looked at with each approval
+ORGANISATION_DEEDS_MAX: Final = 1_024  # all are kept, and replayed: one a week for 19 years
 ORGANISATION_VALID_MS_MAX: Final = 30 * 24 * 3_600_000  # as for a change of the validators
 ORGANISATION_DEALS_PER_STEP_MAX: Final = 32  # deployments judged again in one step after a change
 ORGANISATION_DEAL_SLOTS: Final = 64  # what judging one counts as among timed work: some 2 ms

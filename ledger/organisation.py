@@ -14,7 +14,8 @@ state machine, an executing node and an auditor follow the same deeds to the sam
      the old key signs nothing more. A key that was replaced does not come back while its member is there.
 [N4] A lost key is replaced by a change that gives the member's name another key. What the lost key signed,
      and those before it, counts no more.
-[N5] Dissolved by a quorum, an organisation has no members, for good.
+[N5] Dissolved by a quorum, an organisation has no members, for good. After ORGANISATION_DEEDS_MAX deeds that
+     is all that can be done with it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from ledger.limits import (
     DETAIL_CHARS_MAX,
     NAME_CHARS_MAX,
     ORGANISATION_BYTES_MAX,
+    ORGANISATION_DEEDS_MAX,
     ORGANISATION_KEYS_MAX,
     ORGANISATION_MEMBERS_MAX,
     ORGANISATION_VALID_MS_MAX,
@@ -218,6 +220,9 @@ def _check_follows(now: Organisation, deed: Deed) -> None:
         raise Refused("organisation.unknown", "the deed is about another organisation", "organisation")
     if now.dissolved:
         raise Refused("organisation.dissolved", "it has been dissolved", "organisation")
+    if now.version >= ORGANISATION_DEEDS_MAX and deed.act != "dissolve":
+        detail = f"{ORGANISATION_DEEDS_MAX}; it can only be dissolved"
+        raise Refused("organisation.too_many_deeds", detail, "organisation")
     if deed.version != now.version + 1:
         raise Refused("organisation.stale", f"it is at version {now.version}", "version")
     gone = {key for seat in now.seats for key in (*seat.earlier, *seat.lost)}

@@ -212,6 +212,7 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "organisation.shape": "parts of a deed do not fit its act, or are out of bounds",
     "organisation.signature": "a signature is not its key's over this deed",
     "organisation.signers": "members sign, each once, by ascending key; a rotation the two keys alone",
+    "organisation.too_many_deeds": "it has had ORGANISATION_DEEDS_MAX deeds, and can only be dissolved",
     "organisation.stale": "the deed does not follow the version in force",
     "organisation.too_long": "a deed is longer than ORGANISATION_BYTES_MAX",
     "organisation.unknown": "there is no such organisation",

@@ -310,6 +310,16 @@ def test_dissolved_for_good() -> None:
     assert office.rotate("Anna", ANNA, DORA) == "organisation.dissolved"
 
 
+def test_it_has_so_many_deeds_and_then_it_is_only_dissolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[N5] All of them are kept, and replayed by who wants to know its members."""
+    monkeypatch.setattr("ledger.organisation.ORGANISATION_DEEDS_MAX", 2)
+    office = Office(World())
+    assert office.rotate("Anna", ANNA, EVE) == ""
+    assert office.rotate("Ben", BEN, DORA) == "organisation.too_many_deeds"
+    assert office.change(*THREE, by=(EVE, BEN)) == "organisation.too_many_deeds"
+    assert office.act(office.deed("dissolve"), EVE, BEN) == ""
+
+
 def test_a_deed_holds_from_the_next_block_on_and_one_is_taken_in_a_block() -> None:
     """[N6]"""
     world = World()

@@ -536,6 +536,13 @@ MUTANTS: Final = (
         UPDATES,
     ),
     _M(
+        "deeds_without_end",
+        "ledger/organisation.py",
+        '    if now.version >= ORGANISATION_DEEDS_MAX and deed.act != "dissolve":',
+        "    if False:",
+        ("tests/ledger/test_organisations.py",),
+    ),
+    _M(
         "a_new_name_of_a_role_counts_only_for_the_update",
         "ledger/policy_records.py",
         "    return _judge_side((manifest, act, roll), given, about, now_ms)",
