@@ -2,7 +2,7 @@
 # SAVE=1 writes the result of a long run to bench/results.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo sim market leases scenario-approvals fuzz-contracts twins mutants crash e2e soak model net interop bench wan followers docs lock clean
+.PHONY: help setup lint test demo sim market leases scenario-approvals fuzz-contracts twins mutants crash e2e soak model net interop bench bench-files contracts wan followers docs lock clean
 python := .venv/bin/python
 SEEDS ?= 200
 PARTITIONS ?= 1000000
@@ -75,6 +75,12 @@ wan: setup ## 16, 50 and 100 validators around the world, in a model of measured
 
 followers: setup ## what following costs: real followers beside validators, and 5,000 in a model
 	@$(python) -m bench.followers $(if $(SAVE),--save)
+
+contracts: setup ## what contracts cost: validate, expand, plan, judge (half a minute)
+	@$(python) -m bench.contracts $(if $(SAVE),--save)
+
+bench-files: setup ## artifacts: share of a bare stream, many nodes at once (root)
+	@$(python) -m bench.files $(if $(SAVE),--save)
 
 docs: setup ## write the parts of docs/ that are made from the code
 	@$(python) -m scripts.docs

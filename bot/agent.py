@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import aclosing
+from pathlib import Path
 
 import structlog
 import trio
@@ -21,8 +23,19 @@ from bot.limits import (
 from bot.memory import Intent, Memory, Watch
 from bot.planner import Draft, make_plan
 from bot.policy import Action, Cancel, Note, Order, Remember, Warn, decide
+from bot.secrets import SecretBook, SecretGiver
+from bot.update_desk import UpdateDesk
 from bot.vault import Vault
-from bot.view import balance_of, build_view, find_contract, is_own, is_settled, market, own_deployments
+from bot.view import (
+    balance_of,
+    build_view,
+    farms_of,
+    find_contract,
+    is_own,
+    is_settled,
+    market,
+    own_deployments,
+)
 from bot.wallet import Wallet
 from ledger.codec import decode, encode
 from ledger.errors import Refused
@@ -40,9 +53,14 @@ from node.api.bot_seam import (
     DeployRequest,
     Plan,
     PlanRequest,
+    SecretsRequest,
+    SecretsView,
     Watched,
 )
+from node.api.update_seam import Steered, SteerRequest, Updated, UpdatePlan, UpdateRequest, UpdateWish
+from node.handlers import Serve
 from node.seam import Gap, NotFinal, Overloaded, PeerSeam, TxOutcome
+from node.secret_wire import ASK
 from p2p.network import Started
 
 log = structlog.get_logger("bot")
@@ -51,11 +69,14 @@ log = structlog.get_logger("bot")
 class Agent:
     """A 3bot of one account on one peer (node.api.bot_seam.BotSeam). It lives in `run`."""
 
-    def __init__(self, peer: PeerSeam, account_key: Key) -> None:
+    def __init__(self, peer: PeerSeam, account_key: Key, secrets: Path) -> None:
+        """`secrets`: the folder in which it keeps what workloads are given."""
         self.peer = peer
         self.account = account_key.public
         self.wallet = Wallet(peer, account_key)
         self.keeper = Keeper(peer, self.wallet, Vault(account_key, peer.chain_id))
+        self.giver = SecretGiver(peer, account_key, SecretBook(secrets, account_key))
+        self._updates = UpdateDesk(peer, self.wallet, self.keeper, self._order, self._ring)
         self._known: set[bytes] = set()  # deployments to look at, beside those in memory
         self._bell = trio.Event()
         self._ready = trio.Event()
@@ -64,6 +85,10 @@ class Agent:
     def memory(self) -> Memory:
         """What it remembers now."""
         return self.keeper.memory
+
+    def methods(self) -> Mapping[str, Serve]:
+        """What PeerHandlers.methods takes: holders ask for secrets."""
+        return {ASK: self.giver.serve}
 
     # ------------------------------------------------------------------ life
 
@@ -79,6 +104,7 @@ class Agent:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._discover)
             nursery.start_soon(self._blocks)
+            nursery.start_soon(self.giver.run)
             while True:
                 bell = self._bell
                 self._look(nursery)
@@ -195,7 +221,7 @@ class Agent:
         balance, nodes, now_ms = balance_of(state, self.account), market(state), self.peer.time_ms
         # In a thread: a large market must not hold up the peer.
         return await trio.to_thread.run_sync(
-            make_plan, template, request, self.account, balance, nodes, now_ms
+            make_plan, template, request, self.account, balance, nodes, now_ms, farms_of(state, nodes)
         )
 
     async def deploy(self, request: DeployRequest) -> Deployed:
@@ -265,6 +291,21 @@ class Agent:
             raise Refused(outcome.receipt.rule, outcome.receipt.detail)
         return Cancelled(deployment=request.deployment, height=outcome.height, time_ms=outcome.time_ms)
 
+    async def plan_update(self, request: UpdateRequest) -> UpdatePlan:
+        """See BotSeam.plan_update."""
+        await self._loaded()
+        return await self._updates.plan(request)
+
+    async def update(self, wish: UpdateWish) -> Updated:
+        """See BotSeam.update."""
+        await self._loaded()
+        return await self._updates.update(wish)
+
+    async def steer_update(self, request: SteerRequest) -> Steered:
+        """See BotSeam.steer_update."""
+        await self._loaded()
+        return await self._updates.steer(request)
+
     async def status(self) -> BotStatus:
         """See BotSeam.status."""
         return BotStatus(
@@ -282,3 +323,32 @@ class Agent:
                 for watch in reversed(self.memory.watches)
             ],
         )
+
+    async def set_secrets(self, request: SecretsRequest) -> SecretsView:
+        """See BotSeam.set_secrets. Raises Refused("secrets.…")."""
+        record = await self._own(request.deployment)
+        names = self.giver.names(record)
+        unknown = sorted(set(request.values) - names)
+        if unknown:
+            raise Refused("secrets.names", f"its contract names no secret {unknown[0][:64]!r}", "values")
+        if record.status in ENDED:
+            raise Refused("secrets.not_running", f"it is {record.status}")
+        await trio.to_thread.run_sync(self.giver.book.put, record.id, request.values, names)
+        self._ring()
+        return await self.secrets(request.deployment)
+
+    async def secrets(self, deployment: str) -> SecretsView:
+        """See BotSeam.secrets. Raises Refused("secrets.…")."""
+        record = await self._own(deployment)
+        held = await trio.to_thread.run_sync(self.giver.book.get, record.id)
+        given = {name: name in held for name in sorted(self.giver.names(record))}
+        return SecretsView(deployment=deployment, given=given)
+
+    async def _own(self, deployment: str) -> Deployment:
+        """A deployment of which this bot may give secrets. Raises Refused: secrets.not_ours."""
+        await self._loaded()
+        id_ = public_key_from_hex(deployment, "deployment")
+        record = read(self.peer.state, Deployment, key_deployment(id_))
+        if record is None or self.account not in (record.consumer, record.bot):
+            raise Refused("secrets.not_ours", "no deployment of this bot", "deployment")
+        return record

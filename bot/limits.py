@@ -29,3 +29,8 @@ SUBMIT_TRIES_MAX: Final = 5  # while validators are overloaded
 RETRY_S_MAX: Final = 5.0
 SAVE_EXPIRY_BLOCKS: Final = 200  # a newer memory follows soon
 SAVE_TRIES_MAX: Final = 4  # another bot of the same owner may write in between
+
+# --- secrets ------------------------------------------------------------------------------------
+SECRETS_RETRY_S: Final = 2.0  # until a holder that has not begun is told again
+SECRETS_TELL_S: Final = 5.0  # for reaching it, and again for its answer
+SECRETS_TELLS_AT_ONCE: Final = 16  # holders that stall hold up these, not all

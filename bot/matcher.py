@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ledger.fit import misfits, rank, term_cost
+from ledger.fit import NO_FARMS, Farms, misfits, rank, term_cost
 from ledger.manifest import slot_rate, slots, workload_of
 from ledger.manifest_types import Manifest, Workload
 from ledger.records import Node
@@ -48,7 +48,7 @@ class Matching(Struct, frozen=True):
     misfits: tuple[Misfit, ...]
 
 
-def match(manifest: Manifest, nodes: Iterable[Node], now_ms: int) -> Matching:
+def match(manifest: Manifest, nodes: Iterable[Node], now_ms: int, farms: Farms = NO_FARMS) -> Matching:
     """Give each slot of a new deployment the node that the ledger would rank first, one after the other."""
     market = {node.key: node for node in sorted(nodes, key=lambda node: node.key)}
     fitting: dict[str, list[bytes]] = {}
@@ -56,7 +56,7 @@ def match(manifest: Manifest, nodes: Iterable[Node], now_ms: int) -> Matching:
     for workload in manifest.workloads:
         fitting[workload.name] = []
         for node in market.values():
-            reasons = tuple(str(misfit) for misfit in misfits(manifest, workload, node, (), now_ms))
+            reasons = tuple(str(misfit) for misfit in misfits(manifest, workload, node, (), now_ms, farms))
             if reasons:
                 unfit.append(Misfit(node, workload.name, reasons))
             else:
@@ -67,9 +67,10 @@ def match(manifest: Manifest, nodes: Iterable[Node], now_ms: int) -> Matching:
     for slot in slots(manifest):
         workload = workload_of(manifest, slot)
         candidates = [market[key] for key in fitting[workload.name]]
-        best = best_node(manifest, workload, candidates, held, now_ms)
+        best = best_node(manifest, workload, candidates, held, now_ms, farms)
         if best is None:
-            unplaced.append(Unplaced(slot, why_none(manifest, workload, market.values(), held, now_ms)))
+            why = why_none(manifest, workload, market.values(), held, now_ms, farms)
+            unplaced.append(Unplaced(slot, why))
             continue
         rate = slot_rate(workload, best.price)
         matches.append(Match(slot, best, rate, term_cost(manifest, rate)))
@@ -84,9 +85,10 @@ def best_node(
     nodes: Iterable[Node],
     held: Sequence[tuple[str, Node]],
     now_ms: int,
+    farms: Farms = NO_FARMS,
 ) -> Node | None:
     """The node that would get a slot if all that fit claimed it now; None when none fits."""
-    fit = [n for n in nodes if next(misfits(manifest, workload, n, held, now_ms), None) is None]
+    fit = [n for n in nodes if next(misfits(manifest, workload, n, held, now_ms, farms), None) is None]
     return min(fit, key=lambda node: rank(workload, node, held, node.key), default=None)
 
 
@@ -96,11 +98,12 @@ def why_none(
     nodes: Iterable[Node],
     held: Sequence[tuple[str, Node]],
     now_ms: int,
+    farms: Farms = NO_FARMS,
 ) -> tuple[str, ...]:
     """What keeps nodes from a slot, counted by rule; ("no node offers capacity",) for an empty market."""
     counts: dict[str, int] = {}
     for node in nodes:
-        for misfit in misfits(manifest, workload, node, held, now_ms):
+        for misfit in misfits(manifest, workload, node, held, now_ms, farms):
             counts[misfit.rule] = counts.get(misfit.rule, 0) + 1
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     told = tuple(f"{count} node{'s' if count > 1 else ''}: {rule}" for rule, count in ordered)
@@ -108,7 +111,7 @@ def why_none(
 
 
 def _used(node: Node, workload: Workload) -> Node:
-    needs = workload.resources
+    needs = workload.needs
     return replace(
         node,
         used_cpu_millis=node.used_cpu_millis + needs.cpu_millis,

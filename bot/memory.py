@@ -78,7 +78,8 @@ def at_rest(memory: Memory) -> Memory:
 
 
 def merged(mine: Memory, kept: Memory) -> Memory:
-    """Two memories of one owner. What both have is taken from `mine`, but a wish to cancel is never lost."""
+    """Two memories of one owner. What both have is taken from `mine`, but a wish to cancel is never lost, and
+    of two who tell the same who told it first is right: else each would write over the other for ever."""
     out = mine
     for intent in kept.intents:
         if all(intent.id != known.id for known in mine.intents):
@@ -87,6 +88,10 @@ def merged(mine: Memory, kept: Memory) -> Memory:
         known = mine.watch(watch.deployment)
         if known is None:
             out = out.with_watch(watch)
-        elif known.cancel is None and watch.cancel is not None:
-            out = out.with_watch(replace(known, cancel=watch.cancel))
+            continue
+        if known.cancel is None:
+            known = replace(known, cancel=watch.cancel)
+        if (known.status, known.doing) == (watch.status, watch.doing):
+            known = replace(known, since_ms=min(known.since_ms, watch.since_ms))
+        out = out.with_watch(known)
     return out

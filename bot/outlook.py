@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec.structs import replace
+
 from bot.limits import WARN_MS_MAX, WARN_PART
 from bot.matcher import best_node, why_none
 from bot.view import Own, View, awaits_signoff
-from ledger.manifest import cost
 from ledger.records import Slot
-from ledger.transition.deal import RUNS, extended
+from ledger.transition.deal import RUNS, extended, funds_under
+from ledger.warnings import shortfall
 from node.amounts import credits_text
 
 _NAMES_SHOWN: Final = 3
@@ -24,7 +26,7 @@ def doing(view: View, own: Own) -> str:
         what = "stopped, an approval was withdrawn or ran out" if record.approved_ms else "waits for approval"
         return f"{what}: {needs}"
     if record.status in RUNS:
-        return _slots_text(own)
+        return _slots_text(own) + _update_text(view, own)
     if awaits_signoff(record):
         return f"done, waits for sign-off: {'; '.join(own.judge('signoff', view.time_ms).reasons)}"
     return f"{record.status}: {record.reason}" if record.reason else record.status
@@ -40,6 +42,29 @@ def _slots_text(own: Own) -> str:
         if slots:
             parts.append(f"{len(slots)} of {len(own.slots)} {stage}{_names(stage, slots)}")
     return "; ".join(parts)
+
+
+def _update_text(view: View, own: Own) -> str:
+    """[B6] How an update goes on."""
+    update = own.update
+    if update is None or update.ended_ms or own.next is None:
+        return ""
+    name = f"; update {update.number} to {own.next.version}"
+    if update.status == "awaiting_approval":
+        return f"{name} waits for approval: {'; '.join(own.judge('update', view.time_ms).reasons)}"
+    over = sum(1 for slot in own.slots if slot.next == update.manifest)
+    return f"{name} {'is held' if update.status == 'held' else 'rolls'}, {over} slots changed over"
+
+
+def _update_warnings(own: Own) -> dict[str, str]:
+    """[B6]"""
+    update = own.update
+    if update is None or update.status in ("done", "cancelled", "awaiting_approval", "rolling"):
+        return {}
+    text = f"update {update.number} is {update.status}: {update.reason}"
+    if update.status == "held":
+        return {"update_held": f"{text}; cancel it, or let it go on"}
+    return {"update_ended": text}
 
 
 def _stage(slot: Slot) -> str:
@@ -74,6 +99,7 @@ def warnings(view: View, own: Own) -> dict[str, str]:
     elif record.status in RUNS:
         found |= _capacity(view, own)
         found |= _money(own, now)
+        found |= _update_warnings(own)
         if record.ends_ms - now <= _lead_ms(own.manifest.terms.duration_s * 1000):
             found["term_ends"] = "its term is nearly over"
         lead_ms = _lead_ms(own.manifest.policies.validity_s * 1000)
@@ -92,33 +118,35 @@ def _capacity(view: View, own: Own) -> dict[str, str]:
     found: dict[str, str] = {}
     nodes = {node.key: node for node in view.nodes}
     held = [(slot.name, nodes[slot.holder]) for slot in own.slots if slot.holder in nodes]
-    workloads = {workload.name: workload for workload in own.manifest.workloads}
+    manifests = {own.record.manifest: extended(own.manifest, own.record)}
+    if own.next is not None:
+        funded = replace(own.record, funded=funds_under(own.next.terms, own.record))
+        manifests[own.record.updating] = extended(own.next, funded)
     looked_at: set[str] = set()
     for slot in own.slots:
         name = slot.name.partition("/")[0]
-        workload = workloads.get(name)
-        if slot.status != "open" or slot.window_closes_ms or workload is None or name in looked_at:
+        manifest = manifests.get(slot.next)
+        workloads = () if manifest is None else manifest.workloads
+        workload = next((workload for workload in workloads if workload.name == name), None)
+        if (
+            slot.status != "open"
+            or slot.window_closes_ms
+            or name in looked_at
+            or workload is None
+            or manifest is None
+        ):
             continue
         looked_at.add(name)
-        manifest = extended(own.manifest, own.record)
-        if best_node(manifest, workload, view.nodes, held, view.time_ms) is None:
-            why = "; ".join(why_none(manifest, workload, view.nodes, held, view.time_ms))
+        if best_node(manifest, workload, view.nodes, held, view.time_ms, view.farms) is None:
+            why = "; ".join(why_none(manifest, workload, view.nodes, held, view.time_ms, view.farms))
             found[f"no_capacity.{name}"] = f"no node fits {slot.name}: {why}"
     return found
 
 
 def _money(own: Own, now_ms: int) -> dict[str, str]:
     """Slots that are held must be paid up to the end from what is left; the fee is kept back until paid."""
-    record = own.record
-    kept = 0 if record.fee_paid else own.manifest.terms.fee
-    need = sum(
-        cost(slot.rate_hour, max(slot.billed_ms, slot.claimed_ms), record.ends_ms)
-        for slot in own.slots
-        if slot.holder and slot.status != "released"
-    )
-    left = record.escrow - kept
-    # Each held slot may round up once more than the sum of its whole term does.
-    if need <= left + len(own.slots):
+    short = shortfall(own.manifest, own.record, own.slots, own.record.ends_ms)
+    if not short:
         return {}
-    short = credits_text(need - left)
-    return {"budget_low": f"the escrow will not last to the end of the term: {short} credits short"}
+    lacks = f"{credits_text(short)} credits short"
+    return {"budget_low": f"the escrow will not last to the end of the term: {lacks}"}

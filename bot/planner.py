@@ -1,24 +1,28 @@
 """Plans: what an order would buy, where, at what price, who must approve, and what is in its way. Pure.
 
-Prices are computed by the functions that bill later (`ledger.manifest.slot_rate` and `cost`).
+Prices are computed by the functions that bill later (`ledger.manifest.slot_rate` and `cost`), for the life
+that is expected (`bot.forecast`); what cannot be exceeded, whatever happens, is the escrow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
+from bot.forecast import held_ms
 from bot.limits import EXCLUDED_SHOWN_MAX
 from bot.matcher import Matching, match
 from bot.view import Template
 from ledger.contract_types import Contract, Value
 from ledger.errors import Refused
-from ledger.manifest import decode_manifest, expand
+from ledger.fit import NO_FARMS, Farms
+from ledger.manifest import cost, decode_manifest, expand, workload_of
 from ledger.manifest_types import Manifest, Rule, manifest_digest
 from ledger.parameters import parameter_value, parameters_from_text
+from ledger.people import names_of
 from ledger.policy import describe, excluded_signers, named_keys, rules_in
-from ledger.policy_types import ACTS
+from ledger.policy_types import ACTS, Act
 from ledger.records import Node
 from ledger.template import whole_reference
 from node.amounts import credits_text
@@ -40,6 +44,7 @@ def make_plan(
     balance: int,
     nodes: Iterable[Node],
     now_ms: int,
+    farms: Farms = NO_FARMS,
 ) -> Draft:
     """The plan as the market stands at `now_ms`. No side effects.
 
@@ -54,7 +59,7 @@ def make_plan(
         return Draft(_open_plan(template, missing, balance), parameters, None)
     data = expand(contract, template.id, template.author, consumer, parameters, request.roles)
     manifest = decode_manifest(data)
-    matching = match(manifest, nodes, now_ms)
+    matching = match(manifest, nodes, now_ms, farms)
     missing += _short_of(manifest, request, balance, matching)
     return Draft(
         _plan(template, manifest, manifest_digest(data), matching, missing, balance), parameters, manifest
@@ -124,37 +129,45 @@ def _plan(
     missing: list[str],
     balance: int,
 ) -> Plan:
-    matches, policies = matching.matches, manifest.policies
+    policies = manifest.policies
+    lines = _lines(manifest, matching)
     return Plan(
         contract=template.id.hex(),
         name=manifest.name,
         version=manifest.version,
         manifest=digest.hex(),
-        lines=[
-            PlanLine(
-                slot=m.slot,
-                node=m.node.key.hex(),
-                farm=m.node.farm,
-                country=m.node.country,
-                rate_hour=m.rate_hour,
-                cost=m.cost,
-            )
-            for m in matches
-        ],
+        lines=lines,
         excluded=[
             Excluded(node=x.node.key.hex(), farm=x.node.farm, workload=x.workload, reasons=list(x.reasons))
             for x in matching.misfits[:EXCLUDED_SHOWN_MAX]
         ],
-        approvers=list(_approvers(manifest)),
+        approvers=list(approvers_of(manifest, ACTS)),
         policies={act: describe(policies.of(act)) for act in ACTS},
         missing=missing,
-        rate_hour=sum(m.rate_hour for m in matches),
-        cost=sum(m.cost for m in matches),
+        rate_hour=sum(line.rate_hour for line in lines),
+        cost=sum(line.cost for line in lines),
+        expected=sum(line.expected for line in lines) + manifest.terms.fee,
         fee=manifest.terms.fee,
         escrow=manifest.terms.budget,
         balance=balance,
         duration_s=manifest.terms.duration_s,
     )
+
+
+def _lines(manifest: Manifest, matching: Matching) -> list[PlanLine]:
+    spans_ms = held_ms(manifest)
+    return [
+        PlanLine(
+            slot=m.slot,
+            node=m.node.key.hex(),
+            farm=m.node.farm,
+            country=m.node.country,
+            rate_hour=m.rate_hour,
+            cost=m.cost,
+            expected=cost(m.rate_hour, *spans_ms[workload_of(manifest, m.slot).name]),
+        )
+        for m in matching.matches
+    ]
 
 
 def _open_plan(template: Template, missing: list[str], balance: int) -> Plan:
@@ -173,6 +186,7 @@ def _open_plan(template: Template, missing: list[str], balance: int) -> Plan:
         missing=missing,
         rate_hour=0,
         cost=0,
+        expected=0,
         fee=0,
         escrow=0,
         balance=balance,
@@ -180,17 +194,19 @@ def _open_plan(template: Template, missing: list[str], balance: int) -> Plan:
     )
 
 
-def _approvers(manifest: Manifest) -> Iterator[Approver]:
-    """Roles that a policy names, with the keys that count; those that it names by key come last."""
+def approvers_of(manifest: Manifest, acts: Sequence[Act]) -> Iterator[Approver]:
+    """Roles that the policies of these acts name, with the keys that count; those that one names by key come
+    last."""
     policies = manifest.policies
     excluded = excluded_signers(policies, bytes.fromhex(manifest.author), bytes.fromhex(manifest.consumer))
-    for act in ACTS:
+    for act in acts:
         rule = policies.of(act)
         wanted = set(_roles_in(rule))
         for role in manifest.roles:
             if role.name in wanted:
                 keys = [key for key in role.keys if bytes.fromhex(key) not in excluded]
-                yield Approver(act=act, role=role.name, keys=keys)
+                holder = names_of((role,)).get(role.name, "")
+                yield Approver(act=act, role=role.name, keys=keys, organisation=holder)
         by_key = sorted(key.hex() for key in named_keys(rule) - excluded)
         if by_key:
             yield Approver(act=act, role="named by key", keys=by_key)

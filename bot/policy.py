@@ -9,6 +9,8 @@ It acts by rules on the state, not on events, so a bot that slept misses nothing
      consent that its delete policy asks for is missing, it waits, and the bot tells of it.
 [B5] A slot that lost its node is opened again by the ledger. The bot tells of it, and warns when no node
      on the market fits, with what keeps them from it.
+[B6] An update is sent as an order is (B1). The bot tells how it goes on, and warns when it is held, or ended
+     without success.
 Acting on an action's own outcome gives no second one: what was told or asked stands in the memory.
 """
 
@@ -84,6 +86,7 @@ def decide(view: View, memory: Memory) -> tuple[Action, ...]:
 def _intents(view: View, memory: Memory, actions: list[Action]) -> list[Intent]:
     """[B1]"""
     final = {own.record.id for own in view.own}
+    final |= {own.update.tx for own in view.own if own.update is not None}
     left = []
     for intent in memory.intents:
         if intent.id in final:

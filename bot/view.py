@@ -17,11 +17,21 @@ from ledger.codec import decode
 from ledger.contract_types import Contract
 from ledger.documents import open_document
 from ledger.errors import LocalError, Refused
+from ledger.fit import NO_FARMS, Farms
 from ledger.keys import public_key_from_hex
 from ledger.manifest import decode_manifest
 from ledger.manifest_types import Manifest
+from ledger.people import Roll, organisations_of
 from ledger.policy import Decision
-from ledger.policy_records import judge_records
+from ledger.policy_records import (
+    about_update,
+    approval_of,
+    change_sides,
+    judge_change,
+    judge_records,
+    roll_of,
+)
+from ledger.policy_types import Act
 from ledger.records import (
     Account,
     ApprovalRecord,
@@ -29,6 +39,7 @@ from ledger.records import (
     ContractOwner,
     ContractRecord,
     Deployment,
+    Farm,
     Node,
     Slot,
     key_account,
@@ -37,10 +48,12 @@ from ledger.records import (
     key_contract_name,
     key_contract_owner,
     key_deployment,
+    key_farm,
     key_manifest,
     key_slot,
 )
 from ledger.state import Reader, read
+from ledger.trade_records import UpdateRecord, key_update
 from ledger.transition.deal import ENDED, RUNS
 
 _NODES: Final = b"node/"
@@ -54,15 +67,27 @@ class Own(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Manifest
     slots: tuple[Slot, ...]
     approvals: tuple[ApprovalRecord, ...]
+    roll: Roll | None = None  # who holds its roles; None: they name their keys themselves
+    update: UpdateRecord | None = None  # the last that was asked for
+    next: Manifest | None = None  # of the update under way
+    next_roll: Roll | None = None
 
     @property
     def ended(self) -> bool:
         """Nothing more is to be decided but the sign-off of what completed."""
         return self.record.status in ENDED
 
-    def judge(self, act: str, at_ms: int) -> Decision:
+    def judge(self, act: Act, at_ms: int) -> Decision:
         """What the act's policy says at a time, as the ledger will."""
-        return judge_records(self.manifest, self.record, act, self.approvals, at_ms)
+        roll = self.roll if self.roll is not None else Roll(self.manifest.roles)
+        if act == "update" and self.update is not None and self.next is not None:
+            mine = [approval_of(x) for x in self.approvals if x.generation == self.update.number]
+            about = about_update(self.next, self.record, self.update)
+            new = self.next_roll if self.next_roll is not None else Roll(self.next.roles)
+            rolls = {id(self.manifest): roll, id(self.next): new}
+            sides = change_sides(self.manifest, self.next, lambda manifest: rolls[id(manifest)])
+            return judge_change(sides, about, mine, at_ms)
+        return judge_records(self.manifest, self.record, act, self.approvals, at_ms, roll)
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +99,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     balance: int
     own: tuple[Own, ...]
     nodes: tuple[Node, ...] = ()
+    farms: Farms = NO_FARMS  # of these nodes
 
 
 class Template(msgspec.Struct, frozen=True):
@@ -90,13 +116,15 @@ def build_view(
     """The snapshot. Deployments that the state does not hold are left out."""
     own = tuple(x for x in (_own(state, id_) for id_ in deployments) if x is not None)
     wanted = any(o.record.status in RUNS and any(s.status == "open" for s in o.slots) for o in own)
+    nodes = market(state) if wanted else ()
     return View(
         height=height,
         time_ms=time_ms,
         account=account,
         balance=balance_of(state, account),
         own=own,
-        nodes=market(state) if wanted else (),
+        nodes=nodes,
+        farms=farms_of(state, nodes),
     )
 
 
@@ -110,6 +138,12 @@ def market(state: Reader) -> tuple[Node, ...]:
     """Nodes that have an offer (perhaps expired) or hold slots, of the first MARKET_NODES_MAX."""
     found = (decode(Node, data) for _, data in state.scan(_NODES, limit=MARKET_NODES_MAX))
     return tuple(node for node in found if node.valid_until_ms or node.slots_held)
+
+
+def farms_of(state: Reader, nodes: Iterable[Node]) -> Farms:
+    """Who stands for the farms of these nodes."""
+    found = {name: read(state, Farm, key_farm(name)) for name in {node.farm for node in nodes}}
+    return {name: farm.certified for name, farm in found.items() if farm is not None and farm.certified}
 
 
 def awaits_signoff(record: Deployment) -> bool:
@@ -168,12 +202,22 @@ def _own(state: Reader, deployment: bytes) -> Own | None:
     approvals = tuple(
         decode(ApprovalRecord, data) for _, data in state.scan(b"approval/" + deployment + b"/")
     )
+    found, coming = _manifest(manifest), _next(state, record)
     return Own(
         record=record,
-        manifest=_manifest(manifest),
+        manifest=found,
+        roll=roll_of(state, found) if organisations_of(found.roles) else None,
         slots=tuple(slot for slot in slots if slot is not None),
         approvals=approvals,
+        update=read(state, UpdateRecord, key_update(deployment, record.updates)) if record.updates else None,
+        next=coming,
+        next_roll=roll_of(state, coming) if coming and organisations_of(coming.roles) else None,
     )
+
+
+def _next(state: Reader, record: Deployment) -> Manifest | None:
+    data = state.get(key_manifest(record.updating)) if record.updating else None
+    return None if data is None else _manifest(data)
 
 
 @lru_cache(maxsize=256)

@@ -2,7 +2,7 @@
 
 Proved by the file: that each transaction was signed by its sender and is in a final block; that the
 records (status, slots, approvals, receipts, bills, nodes, farms) are those of the state at one final
-header, and that none was left out; that contract, order and manifest belong together; and that
+header, and that none was left out; that contracts, order, updates and manifests belong together; and that
 approvals, runs, terms and money follow from each other (ledger.audit_checks).
 Not proved: that a claim or renewal was accepted (a claim shows what a node asked for; who held a term
 shows in its receipts and bill), and that claims and renewals are complete.
@@ -20,6 +20,7 @@ from ledger.audit_file import (
     AuditRecord,
     AuditTx,
     Case,
+    Generation,
     Placed,
     Records,
     decode_audit,
@@ -41,7 +42,15 @@ from ledger.records import Deployment, key_deployment, key_manifest
 from ledger.retention import lives
 from ledger.state import read
 from ledger.stored import StoredTx
-from ledger.transactions import Decide, OrderDeployment, PublishContract, Report, decode_tx, verify_tx
+from ledger.transactions import (
+    Decide,
+    OrderDeployment,
+    PublishContract,
+    Report,
+    UpdateDeployment,
+    decode_tx,
+    verify_tx,
+)
 
 
 def export(store: Chain, deployment: bytes) -> bytes:
@@ -55,20 +64,24 @@ def export(store: Chain, deployment: bytes) -> bytes:
     if found is None:
         raise Refused("audit.unknown_deployment", f"none with this id in the state of height {view.height}")
     record = read(store.state, Deployment, key_deployment(deployment))
-    data = store.state.get(key_manifest(record.manifest)) if record else None
-    if record is None or data is None:
-        raise LocalError(f"the store is damaged: deployment {deployment.hex()} has no manifest")
+    if record is None:
+        raise LocalError(f"the store is damaged: no deployment {deployment.hex()}")
     order = store.tx(deployment)
     if order is None or (order.height < store.first_height and not lives(record)):
         # Parts of it may be left, where blocks hold transactions of others that live.
         raise Refused("audit.pruned", f"it has ended, and blocks below {store.first_height} are gone here")
-    ids = [*store.history(record.contract)[:1], *store.history(deployment)]
-    placed = [tx for tx in (_stored(store, id_) for id_ in ids) if tx.height <= view.height]
-    documents = []
-    for tx in placed:
+    life = [_stored(store, id_) for id_ in store.history(deployment)]
+    life = [tx for tx in life if tx.height <= view.height]
+    documents, manifests, contracts = [], [], []
+    for tx in life:
         body = decode_tx(tx.raw, store.chain_id).tx.body
         if isinstance(body, Decide):
             documents.append(open_document(body.envelope, "approval").id)
+        elif isinstance(body, OrderDeployment | UpdateDeployment):
+            manifests.append(_manifest(store, body.manifest))
+            contracts.append(body.contract)
+    published = [_stored(store, id_) for one in dict.fromkeys(contracts) for id_ in store.history(one)[:1]]
+    placed = [*published, *life]
     records: list[AuditRecord] = []
 
     def get(key: bytes) -> bytes | None:
@@ -76,13 +89,20 @@ def export(store: Chain, deployment: bytes) -> bytes:
         records.append(AuditRecord(value, view.prove(key)))
         return value
 
-    gather(deployment, decode_manifest(data), documents, get)
+    gather(deployment, manifests, documents, get)
     blocks = _blocks(store, placed)
     epochs = store.epochs.upto(decode(Header, anchor.header).epoch)
     file = encode(AuditFile(FORMAT, store.chain_id, deployment, epochs, blocks, anchor, tuple(records)))
     if len(file) > AUDIT_BYTES_MAX:
         raise Refused("audit.too_long", f"{len(file)} bytes, at most {AUDIT_BYTES_MAX}")
     return file
+
+
+def _manifest(store: Chain, digest: bytes) -> Manifest:
+    data = store.state.get(key_manifest(digest))
+    if data is None:
+        raise LocalError(f"the store is damaged: no manifest {digest.hex()}")
+    return decode_manifest(data)
 
 
 def _stored(store: Chain, id_: bytes) -> StoredTx:
@@ -129,13 +149,17 @@ def verify(data: bytes, genesis: Genesis) -> AuditReport:
         placed = _check_transactions(file, headers)
         report.passed(name, f"{len(placed)} are in their blocks, each signed by its sender")
         name = "contract"
-        order, contract, manifest = _check_contract(file, placed)
-        report.passed(name, f"{manifest.name}@{manifest.version}, signed by {manifest.author}")
-        report.passed("manifest", f"the order expands to {manifest_digest(manifest.encode()).hex()}")
+        generations = _check_contracts(file, placed)
+        manifests = [one.manifest for one in generations]
+        names = dict.fromkeys(f"{one.name}@{one.version}" for one in manifests)
+        report.passed(name, f"{', '.join(names)}, signed by {manifests[0].author}")
+        digests = ", ".join(one.digest.hex() for one in generations)
+        report.passed("manifest", f"the order expands to {digests.replace(', ', ', then updates to ', 1)}")
         name = "records"
-        records = _check_records(file, anchor, manifest, placed)
+        records = _check_records(file, anchor, manifests, placed)
         report.passed(name, f"{len(file.records)} proved present or absent at height {anchor.state_height}")
-        case = Case(file.chain_id, file.deployment, order, contract, manifest, placed, records, anchor)
+        life = [tx for tx in placed if not isinstance(tx.body, PublishContract)]
+        case = Case(file.chain_id, file.deployment, generations, placed, life, records, anchor)
         for name, check in check_case(case, report.facts):
             report.passed(name, check())
     except Refused as error:
@@ -194,25 +218,56 @@ def _document(
     return None
 
 
-def _check_contract(file: AuditFile, placed: list[Placed]) -> tuple[Placed, Placed, Manifest]:
-    """The order, the contract's publication and the manifest that they make."""
-    published = placed[0]
-    document = published.document
-    order = next((tx for tx in placed if tx.id == file.deployment), None)
-    if order is None or not isinstance(body := order.body, OrderDeployment):
+def _check_contracts(file: AuditFile, placed: list[Placed]) -> tuple[Generation, ...]:
+    """The order and each update, their contracts' publications and the manifests that they make."""
+    published: dict[bytes, Placed] = {}
+    generations: list[Generation] = []
+    used: set[bytes] = set()
+    if not any(tx.id == file.deployment for tx in placed):
         raise Refused("audit.incomplete", "the order is missing", "txs")
-    if not isinstance(published.body, PublishContract) or document is None or document.id != body.contract:
+    for tx in placed:
+        body = tx.body
+        if isinstance(body, PublishContract) and tx.document is not None:
+            published[tx.document.id] = tx
+            continue
+        if not generations and tx.id != file.deployment:
+            raise Refused("audit.order", "something comes before the order", "txs")
+        if isinstance(body, OrderDeployment | UpdateDeployment):
+            if isinstance(body, OrderDeployment) == bool(generations):
+                raise Refused("audit.order", "it does not begin with one order", "txs")
+            if isinstance(body, UpdateDeployment) and body.deployment != file.deployment:
+                raise Refused("audit.foreign", "an update of another deployment", "txs")
+            consumer = generations[0].asked.sender if generations else tx.sender
+            found = _expanded(published.get(body.contract), len(generations), tx, body, consumer)
+            used.add(body.contract)
+            generations.append(found)
+    if len(used) != len(published):
+        raise Refused("audit.order", "a contract that nobody ordered", "txs")
+    return tuple(generations)
+
+
+def _expanded(
+    published: Placed | None,
+    number: int,
+    asked: Placed,
+    body: OrderDeployment | UpdateDeployment,
+    consumer: bytes,
+) -> Generation:
+    if published is None or (document := published.document) is None:
         raise Refused("audit.incomplete", "the ordered contract is missing", "txs")
     predicate = document.predicate
     if document.signer != published.sender or not isinstance(predicate, ContractPredicate):
         raise Refused("audit.contract", "published by another than its author", "txs")
-    data = expand(predicate.contract, document.id, document.signer, order.sender, body.parameters, body.roles)
-    if manifest_digest(data) != body.manifest:
-        raise Refused("audit.manifest", f"it expands to {manifest_digest(data).hex()}", "manifest")
-    return order, published, decode_manifest(data)
+    data = expand(predicate.contract, document.id, document.signer, consumer, body.parameters, body.roles)
+    digest = manifest_digest(data)
+    if digest != body.manifest:
+        raise Refused("audit.manifest", f"it expands to {digest.hex()}", "manifest")
+    return Generation(number, asked, published, decode_manifest(data), digest)
 
 
-def _check_records(file: AuditFile, anchor: Header, manifest: Manifest, placed: list[Placed]) -> Records:
+def _check_records(
+    file: AuditFile, anchor: Header, manifests: list[Manifest], placed: list[Placed]
+) -> Records:
     """Each record that `gather` asks for, proved by the anchor's state root; no more, no fewer."""
     rest = iter(file.records)
 
@@ -225,7 +280,7 @@ def _check_records(file: AuditFile, anchor: Header, manifest: Manifest, placed: 
         return record.value
 
     documents = [tx.document.id for tx in placed if tx.document and isinstance(tx.body, Decide)]
-    records = gather(file.deployment, manifest, documents, get)
+    records = gather(file.deployment, manifests, documents, get)
     if next(rest, None) is not None:
         raise Refused("audit.surplus", "more records than the deployment has", "records")
     return records

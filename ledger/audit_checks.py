@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator
 
 from ledger.audit_approvals import check_approvals, check_signoff
 from ledger.audit_disputes import check_disputes
-from ledger.audit_file import Case, Placed
+from ledger.audit_file import Case, Generation, Placed
+from ledger.audit_organisations import check_organisations
 from ledger.audit_report import BillRow, Facts, Holding, PenaltyRow, timeline
+from ledger.audit_updates import check_fees, check_updates
 from ledger.errors import Refused
 from ledger.limits import PENALTY_MS
 from ledger.manifest import cost, slots, workload_of
 from ledger.manifest_types import Manifest
+from ledger.people import names_of
 from ledger.policy import describe
 from ledger.policy_types import ACTS
 from ledger.predicates import ReceiptPredicate
@@ -19,17 +22,17 @@ from ledger.records import Bill, ReceiptRecord
 from ledger.transactions import (
     CancelDeployment,
     Claim,
-    ExtendDeployment,
     OrderDeployment,
     Renew,
     Report,
-    TopUp,
 )
 
 
 def check_case(case: Case, facts: Facts) -> Iterator[tuple[str, Callable[[], str]]]:
     """The checks by name, to be called in this order: each returns a line for people or raises Refused."""
     yield "order", lambda: _order(case, facts)
+    yield "updates", lambda: check_updates(case, facts)
+    yield "organisations", lambda: check_organisations(case, facts)
     yield "approvals", lambda: check_approvals(case, facts)
     yield "receipts", lambda: _receipts(case)
     yield "terms", lambda: _terms(case, facts)
@@ -48,24 +51,21 @@ def _order(case: Case, facts: Facts) -> str:
     record, order, manifest = case.records.deployment, case.order, case.manifest
     body = order.body
     assert isinstance(body, OrderDeployment)
-    expected = (case.deployment, body.contract, body.manifest, order.sender, body.bot or order.sender)
-    if (record.id, record.contract, record.manifest, record.consumer, record.bot) != expected:
+    expected = (case.deployment, order.sender, body.bot or order.sender, order.time_ms)
+    if (record.id, record.consumer, record.bot, record.ordered_ms) != expected:
         raise Refused("audit.order_record", "the deployment is not what the order asked for", "deployment")
-    if record.ordered_ms != order.time_ms or record.slots != slots(manifest):
-        raise Refused("audit.order_record", "time or slots differ from the order", "deployment")
-    if body.escrow != manifest.terms.budget:
-        raise Refused("audit.escrow", f"{body.escrow}, the budget is {manifest.terms.budget}", "escrow")
-    if case.placed[0] is not case.published or case.placed[1] is not order:
-        raise Refused("audit.order", "something comes before the order", "txs")
+    budget = case.generations[0].manifest.terms.budget
+    if body.escrow != budget:
+        raise Refused("audit.escrow", f"{body.escrow}, the budget is {budget}", "escrow")
     facts.chain_id, facts.deployment = case.chain_id, case.deployment.hex()
     facts.contract = f"{manifest.name}@{manifest.version}"
-    facts.manifest, facts.author, facts.consumer = body.manifest.hex(), manifest.author, manifest.consumer
+    facts.manifest, facts.author = record.manifest.hex(), manifest.author
+    facts.consumer = manifest.consumer
     _ordered(manifest, facts)
     facts.status, facts.state_height = record.status, case.anchor.state_height
-    facts.state_time_ms, facts.escrow = case.anchor.time_ms, record.funded
-    _funds(case)
+    facts.state_time_ms, facts.escrow = case.anchor.time_ms, record.paid_in
     facts.extended_s = record.extended_s
-    facts.renewals = sum(isinstance(tx.body, Renew) for tx in case.placed)
+    facts.renewals = sum(isinstance(tx.body, Renew) for tx in case.life)
     facts.timeline = timeline(case.placed)
     _cancels(case)
     return f"{_short(case.deployment)} by {_short(record.consumer)}, status {record.status}"
@@ -79,40 +79,18 @@ def _ordered(manifest: Manifest, facts: Facts) -> None:
         facts.workloads[w.name] = f"{w.replicas} x {w.kind} in a {w.runtime}, {place}: {' '.join(w.command)}"
         for artifact in w.artifacts:
             facts.artifacts[f"{w.name} {artifact.path}"] = artifact.sha256
-    facts.roles = {role.name: role.keys for role in manifest.roles}
+    held = names_of(manifest.roles)
+    facts.roles = {role.name: role.keys or (held[role.name],) for role in manifest.roles}
     policies = manifest.policies
     facts.policies = {act: describe(policies.of(act)) for act in ACTS}
     facts.duration_s, facts.fee = manifest.terms.duration_s, manifest.terms.fee
-
-
-def _funds(case: Case) -> None:
-    """[D10] [D11] What was put into escrow, and the term, are what was asked for, within the terms."""
-    record, terms = case.records.deployment, case.manifest.terms
-    topped_up = extended_s = paid = 0
-    for tx in case.placed:
-        if isinstance(tx.body, TopUp):
-            topped_up += tx.body.amount
-        elif isinstance(tx.body, ExtendDeployment):
-            if tx.sender not in (record.consumer, record.bot) or tx.body.extended_s != extended_s:
-                raise Refused("audit.foreign", "an extension by a stranger, or out of order", "txs")
-            extended_s += tx.body.duration_s
-            paid += tx.body.amount
-        else:
-            continue
-        if tx.body.deployment != case.deployment:
-            raise Refused("audit.foreign", "money for another deployment", "txs")
-    wanted = (terms.budget + topped_up + paid, topped_up, extended_s)
-    if (record.funded, record.topped_up, record.extended_s) != wanted:
-        raise Refused("audit.funds", f"asked for: {wanted}, recorded otherwise", "deployment")
-    if topped_up > terms.top_up or extended_s > terms.extension_s:
-        raise Refused("audit.funds", "more than the terms let it have", "deployment")
 
 
 def _cancels(case: Case) -> None:
     """[D7] Cancelled exactly when its consumer or bot asked for it."""
     record = case.records.deployment
     times = []
-    for tx in case.placed:
+    for tx in case.life:
         if isinstance(tx.body, CancelDeployment):
             if tx.body.deployment != case.deployment or tx.sender not in (record.consumer, record.bot):
                 raise Refused("audit.foreign", "a cancel of another deployment, or by a stranger", "txs")
@@ -128,7 +106,7 @@ def _receipts(case: Case) -> str:
         key: iter(found) for key, found in case.records.receipts.items()
     }
     count = 0
-    for tx in case.placed:
+    for tx in case.life:
         if not isinstance(tx.body, Report) or tx.document is None:
             continue
         predicate = tx.document.predicate
@@ -156,12 +134,15 @@ def _receipts(case: Case) -> str:
 def _receipt(case: Case, tx: Placed, predicate: ReceiptPredicate, documents: set[str]) -> None:
     document = tx.document
     assert document is not None
-    manifest, record = case.manifest, case.records.deployment
+    generation = _generation(case, document.subject, predicate.slot)
     if document.signer != tx.sender or predicate.node != tx.sender.hex():
         raise Refused("audit.receipt_signer", "a receipt of another node", "receipts")
-    names = (predicate.chain_id, predicate.deployment, predicate.contract, document.subject)
-    if names != (case.chain_id, case.deployment.hex(), record.contract.hex(), record.manifest):
+    names = (predicate.chain_id, predicate.deployment)
+    if generation is None or names != (case.chain_id, case.deployment.hex()):
         raise Refused("audit.foreign", "a receipt of another deployment", "receipts")
+    manifest = generation.manifest
+    if predicate.contract != manifest.contract:
+        raise Refused("audit.foreign", "a receipt of another contract", "receipts")
     workload = workload_of(manifest, predicate.slot)
     wanted = {artifact.path: artifact.sha256 for artifact in workload.artifacts}
     for path, digest in predicate.artifacts.items():
@@ -176,12 +157,35 @@ def _receipt(case: Case, tx: Placed, predicate: ReceiptPredicate, documents: set
             raise Refused("audit.results", f"{predicate.slot}: results differ from the record", "receipts")
 
 
+def _generation(case: Case, digest: bytes, slot: str) -> Generation | None:
+    """The manifest of this digest, if it has the slot."""
+    found = (one for one in case.generations if one.digest == digest and slot in slots(one.manifest))
+    return next(found, None)
+
+
+def _term_manifests(case: Case) -> dict[tuple[str, int], bytes]:
+    """Digest of the manifest that each term is of, as far as its holder or its slot says."""
+    out: dict[tuple[str, int], bytes] = {}
+    for name, slot in case.records.slots.items():
+        if slot.term:
+            out[name, slot.term] = slot.manifest
+    for tx in case.life:
+        if isinstance(tx.body, Report) and tx.document is not None:
+            key = (tx.document.predicate.slot, tx.document.predicate.term)
+            if out.setdefault(key, tx.document.subject) != tx.document.subject:
+                raise Refused("audit.terms", f"{key[0]} term {key[1]} is of two manifests", "receipts")
+    for name, term in out:
+        if _generation(case, out[name, term], name) is None:
+            raise Refused("audit.terms", f"{name} term {term} is of no manifest of this", "slots")
+    return out
+
+
 def _terms(case: Case, facts: Facts) -> str:
     """[C7] Terms only grow, each has one holder, who asked for it before."""
     asked: set[tuple[str, int, bytes]] = set()
     holders: dict[tuple[str, int], bytes] = {}
     newest: dict[str, int] = {}
-    for tx in case.placed:
+    for tx in case.life:
         if isinstance(tx.body, Claim):
             if tx.body.deployment != case.deployment:
                 raise Refused("audit.foreign", "a claim of another deployment", "txs")
@@ -206,12 +210,14 @@ def _terms(case: Case, facts: Facts) -> str:
         holder = holders.get((name, term))
         if holder is not None and bill.payee != _farmer(case, holder):
             raise Refused("audit.payee", f"{name} term {term} was paid to another than its farmer", "bills")
-    facts.holdings = _holdings(case, holders)
+    facts.holdings = _holdings(case, holders, _term_manifests(case))
     terms = {name: slot.term for name, slot in case.records.slots.items()}
     return ", ".join(f"{name} at term {term}" for name, term in terms.items()) + ", one holder each"
 
 
-def _holdings(case: Case, holders: dict[tuple[str, int], bytes]) -> list[Holding]:
+def _holdings(
+    case: Case, holders: dict[tuple[str, int], bytes], manifests: dict[tuple[str, int], bytes]
+) -> list[Holding]:
     out = []
     for (name, term), receipts in case.records.receipts.items():
         holder, bill = holders.get((name, term)), case.records.bills.get((name, term))
@@ -225,9 +231,16 @@ def _holdings(case: Case, holders: dict[tuple[str, int], bytes]) -> list[Holding
                 "" if node is None else node.country,
                 receipts[-1].status if receipts else "",
                 0 if bill is None else bill.amount,
+                _number(case, name, manifests.get((name, term))),
             )
         )
     return out
+
+
+def _number(case: Case, name: str, digest: bytes | None) -> int:
+    """Of the manifest, the first of this digest; -1: not known."""
+    found = None if digest is None else _generation(case, digest, name)
+    return -1 if found is None else found.number
 
 
 def _farmer(case: Case, node: bytes) -> bytes:
@@ -236,35 +249,42 @@ def _farmer(case: Case, node: bytes) -> bytes:
 
 def _bills(case: Case, facts: Facts) -> str:
     """[E1] [E3] [E4] What was billed is what left the escrow; no stretch of time is paid twice."""
-    record, terms, bills = case.records.deployment, case.manifest.terms, case.records.bills
-    fee = case.records.fee
-    if (fee is not None) != record.fee_paid:
-        raise Refused("audit.fee", "its bill and the deployment's record differ", "bills")
-    if fee is not None and (fee.amount, fee.payee.hex()) != (terms.fee, case.manifest.author):
-        raise Refused("audit.fee", f"the contract's fee is {terms.fee}, to its author", "bills")
+    record, bills = case.records.deployment, case.records.bills
+    fees = check_fees(case)
+    manifests = _term_manifests(case)
     until_ms: dict[str, int] = {}
     for (name, term), bill in bills.items():  # by slot, then by term
-        _stretch(case, name, term, bill, until_ms.get(name, record.approved_ms))
+        _stretch(case, (name, term), bill, until_ms.get(name, record.approved_ms), manifests)
         until_ms[name] = bill.to_ms
-    total = sum(bill.amount for bill in bills.values()) + (fee.amount if fee else 0)
+    total = sum(bill.amount for bill in bills.values()) + fees
     if total != record.spent:
         raise Refused("audit.bills", f"bills make {total}, the escrow paid {record.spent}", "bills")
-    rest = facts.escrow - record.spent
+    rest = facts.escrow - record.spent - record.returned
     if rest < 0 or record.escrow not in (0, rest):
         raise Refused(
             "audit.escrow", f"{record.escrow} left of {facts.escrow} after {record.spent}", "escrow"
         )
-    paid = bills if fee is None else {("", 0): fee} | bills
+    paid = {("", number): fee for number, fee in case.records.fees.items()} | bills
     for (name, term), bill in paid.items():
         slot = case.records.slots.get(name)
         rate = slot.rate_hour if slot is not None and slot.term == term else 0
-        row = BillRow(name, term, bill.payee.hex(), bill.from_ms, bill.to_ms, rate, bill.amount)
+        number = _number(case, name, manifests.get((name, term))) if name else term
+        row = BillRow(name, term, bill.payee.hex(), bill.from_ms, bill.to_ms, rate, bill.amount, number)
         facts.bills.append(row)
-    facts.spent, facts.left, facts.refunded = record.spent, record.escrow, rest - record.escrow
-    return f"{len(bills)} bills and the fee make {total} of {facts.escrow}; {facts.refunded} refunded"
+    facts.spent, facts.left = record.spent, record.escrow
+    facts.refunded = rest - record.escrow + record.returned
+    return f"{len(bills)} bills and fees make {total} of {facts.escrow}; {facts.refunded} refunded"
 
 
-def _stretch(case: Case, name: str, term: int, bill: Bill, earliest_ms: int) -> None:
+def _stretch(
+    case: Case,
+    place: tuple[str, int],
+    bill: Bill,
+    earliest_ms: int,
+    manifests: dict[tuple[str, int], bytes],
+) -> None:
+    """[E1] [E6]"""
+    name, term = place
     if (bill.slot, bill.term) != (name, term) or not earliest_ms <= bill.from_ms <= bill.to_ms:
         raise Refused("audit.bill_time", f"{name} term {term} overlaps what was paid before", "bills")
     slot = case.records.slots[name]
@@ -272,8 +292,18 @@ def _stretch(case: Case, name: str, term: int, bill: Bill, earliest_ms: int) -> 
         raise Refused("audit.bill_time", f"{name} term {term}: {bill.missed_ms} ms missed", "bills")
     if slot.term == term and bill.amount > cost(slot.rate_hour, bill.from_ms, bill.to_ms - bill.missed_ms):
         raise Refused("audit.bill_amount", f"{name} term {term}: more than its rate", "bills")
+    limit_ms = _time_limit_s(case, name, manifests.get(place)) * 1000
+    if limit_ms and bill.to_ms - bill.from_ms - bill.missed_ms > limit_ms:
+        raise Refused("audit.bill_time", f"{name} term {term}: longer than its time limit", "bills")
     if bill.amount < 0:
         raise Refused("audit.bill_amount", f"{name} term {term}: below zero", "bills")
+
+
+def _time_limit_s(case: Case, name: str, digest: bytes | None) -> int:
+    """The term's; of a holder that reported nothing the longest that any manifest gives; 0: none."""
+    known = [one for one in case.generations if name in slots(one.manifest)]
+    limits = [workload_of(one.manifest, name).time_limit_s for one in known if digest in (None, one.digest)]
+    return 0 if 0 in limits else max(limits, default=0)
 
 
 def _penalties(case: Case, facts: Facts) -> str:

@@ -8,7 +8,7 @@ must matter because something signed disagrees, not because a checksum says so. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -21,10 +21,12 @@ from ledger.errors import Refused
 from ledger.inclusion import Inclusion
 from ledger.light import EpochProof, FinalityProof
 from ledger.limits import MIB
-from ledger.manifest import slots
 from ledger.manifest_types import Manifest
+from ledger.organisation import keys_in
+from ledger.organisation_records import DeedRecord, Organisation, key_deed, key_organisation
+from ledger.people import organisations_of
 from ledger.policy_records import stakeholders
-from ledger.policy_types import ACTS
+from ledger.policy_types import Act
 from ledger.records import (
     ApprovalRecord,
     Bill,
@@ -42,11 +44,21 @@ from ledger.records import (
     key_receipt,
     key_slot,
 )
-from ledger.trade_records import Dispute, Penalty, key_dispute, key_penalty
+from ledger.trade_records import (
+    Dispute,
+    Penalty,
+    UpdateRecord,
+    key_dispute,
+    key_penalty,
+    key_update,
+)
 from ledger.transactions import Body, CheckedTx
 
-FORMAT: Final = "gridpact-audit/3"
+FORMAT: Final = "gridpact-audit/4"
 AUDIT_BYTES_MAX: Final = 256 * MIB  # renewals are most of a long life: about 9 MB a day and held slot
+
+# Where decisions stand; those on an update under "deploy".
+PLACES: Final[tuple[Act, ...]] = ("deploy", "signoff", "delete")
 
 T = TypeVar("T")
 Get = Callable[[bytes], bytes | None]
@@ -117,50 +129,84 @@ class Placed(msgspec.Struct, frozen=True):
 
 
 class Records(msgspec.Struct, frozen=True):
-    """All that the state holds about a deployment. `documents`: which of the asked ids were accepted."""
+    """All that the state holds about a deployment. `updates`: by number, from 1. `approvals`: by where they
+    stand, number of the manifest, and signer. `fees`: by number of the manifest that cost it. `documents`:
+    which of the asked ids were accepted. `organisations`: those that hold a role, as they stand now, with all
+    their deeds."""
 
     deployment: Deployment
+    updates: dict[int, UpdateRecord]
     slots: dict[str, Slot]
-    approvals: dict[tuple[str, bytes], ApprovalRecord | None]
+    approvals: dict[tuple[str, int, bytes], ApprovalRecord | None]
     documents: dict[bytes, bool]
     receipts: dict[tuple[str, int], list[ReceiptRecord]]
-    fee: Bill | None
+    fees: dict[int, Bill]
     bills: dict[tuple[str, int], Bill]
     penalties: dict[tuple[str, int], Penalty]
     nodes: dict[bytes, Node]
     farms: dict[str, Farm]
     disputes: list[Dispute]
+    organisations: dict[bytes, tuple[Organisation, list[DeedRecord]]]
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """A manifest of the deployment, which its contract expands to. `asked`: the order, or the wish for the
+    update that leads to it. `digest`: of the manifest."""
+
+    number: int  # 0: the order's; else the update's
+    asked: Placed
+    published: Placed
+    manifest: Manifest
+    digest: bytes
 
 
 class Case(msgspec.Struct):
-    """A file whose transactions, documents and records are proved one by one."""
+    """A file whose transactions, documents and records are proved one by one. `life`: its transactions but
+    for the publications of its contracts."""
 
     chain_id: str
     deployment: bytes
-    order: Placed
-    published: Placed
-    manifest: Manifest
+    generations: tuple[Generation, ...]
     placed: list[Placed]
+    life: list[Placed]
     records: Records
     anchor: Header
 
+    @property
+    def order(self) -> Placed:
+        """What the deployment began with."""
+        return self.generations[0].asked
 
-def gather(deployment: bytes, manifest: Manifest, documents: Sequence[bytes], get: Get) -> Records:
+    @property
+    def in_force(self) -> Generation:
+        """Whose manifest is in force, as the records say."""
+        return self.generations[self.records.deployment.generation]
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest in force."""
+        return self.in_force.manifest
+
+
+def gather(deployment: bytes, manifests: Sequence[Manifest], documents: Sequence[bytes], get: Get) -> Records:
     """Read all records of a deployment, in one fixed order of keys; also those that may be absent, so
-    that nothing can be left out: approvals of every key that may decide, receipts up to the first
-    free number, bills of every term.
+    that nothing can be left out: updates, deeds of organisations that hold a role, approvals of each
+    manifest by every key that may or might decide, receipts up to the first free number, bills of every
+    term, and of every manifest whose fee may have been paid. `manifests`: the order's, then each update's.
 
     The exporter passes a `get` that writes proofs, the verifier one that checks them. Raises
     Refused("audit.incomplete") when a record is missing that must be there. Penalties as bills.
     """
     record = _must(Deployment, get, key_deployment(deployment))
-    slot_records = {name: _must(Slot, get, key_slot(deployment, name)) for name in slots(manifest)}
-    signers = stakeholders(manifest)
-    approvals: dict[tuple[str, bytes], ApprovalRecord | None] = {}
-    for act in ACTS:
-        for signer in signers:
-            found = get(key_approval(deployment, act, signer))
-            approvals[act, signer] = None if found is None else decode(ApprovalRecord, found)
+    if record.updates != len(manifests) - 1 or not 0 <= record.generation <= record.updates:
+        raise Refused("audit.incomplete", f"{len(manifests) - 1} of {record.updates} updates", "txs")
+    numbers = range(1, record.updates + 1)
+    updates = {number: _must(UpdateRecord, get, key_update(deployment, number)) for number in numbers}
+    slot_records = {name: _must(Slot, get, key_slot(deployment, name)) for name in record.slots}
+    roles = [role for manifest in manifests for role in manifest.roles]
+    organisations = {id_: _organisation(id_, get) for id_ in organisations_of(roles)}
+    members = {key for _, deeds in organisations.values() for deed in deeds for key in keys_in(deed)}
+    approvals = _approvals(deployment, manifests, updates, members, get)
     accepted = {id_: get(key_document(deployment, id_)) is not None for id_ in documents}
     receipts: dict[tuple[str, int], list[ReceiptRecord]] = {}
     bills: dict[tuple[str, int], Bill] = {}
@@ -174,8 +220,11 @@ def gather(deployment: bytes, manifest: Manifest, documents: Sequence[bytes], ge
             found = get(key_penalty(deployment, name, term))
             if found is not None:
                 penalties[name, term] = decode(Penalty, found)
-    found = get(key_bill(deployment, "", 0, 0))
-    fee = None if found is None else decode(Bill, found)
+    fees: dict[int, Bill] = {}
+    for number in (0, *(update.number for update in updates.values() if update.status == "done")):
+        found = get(key_bill(deployment, "", number, 0))
+        if found is not None:
+            fees[number] = decode(Bill, found)
     holders = {receipt.node for list_ in receipts.values() for receipt in list_}
     holders |= {penalty.node for penalty in penalties.values()}
     holders |= {slot.holder for slot in slot_records.values() if slot.holder}
@@ -183,8 +232,47 @@ def gather(deployment: bytes, manifest: Manifest, documents: Sequence[bytes], ge
     farms = {name: _must(Farm, get, key_farm(name)) for name in sorted({n.farm for n in nodes.values()})}
     disputes = [_must(Dispute, get, key_dispute(deployment, n)) for n in range(record.disputes)]
     return Records(
-        record, slot_records, approvals, accepted, receipts, fee, bills, penalties, nodes, farms, disputes
+        deployment=record,
+        updates=updates,
+        slots=slot_records,
+        approvals=approvals,
+        documents=accepted,
+        receipts=receipts,
+        fees=fees,
+        bills=bills,
+        penalties=penalties,
+        nodes=nodes,
+        farms=farms,
+        disputes=disputes,
+        organisations=organisations,
     )
+
+
+def _approvals(
+    deployment: bytes,
+    manifests: Sequence[Manifest],
+    updates: Mapping[int, UpdateRecord],
+    members: Iterable[bytes],
+    get: Get,
+) -> dict[tuple[str, int, bytes], ApprovalRecord | None]:
+    """Of each manifest; an update's may also be decided on by who decides on another one's. Signed off and
+    ended is only what was in force."""
+    signers = sorted({key for manifest in manifests for key in stakeholders(manifest, members)})
+    out: dict[tuple[str, int, bytes], ApprovalRecord | None] = {}
+    for number in range(len(manifests)):
+        was_in_force = number == 0 or updates[number].status == "done"
+        for place in PLACES if was_in_force else PLACES[:1]:
+            for signer in signers:
+                found = get(key_approval(deployment, place, signer, number))
+                out[place, number, signer] = None if found is None else decode(ApprovalRecord, found)
+    return out
+
+
+def _organisation(organisation: bytes, get: Get) -> tuple[Organisation, list[DeedRecord]]:
+    """Its record, and each deed from the founding on."""
+    found = _must(Organisation, get, key_organisation(organisation))
+    versions = range(1, found.version + 1)
+    return found, [_must(DeedRecord, get, key_deed(organisation, version)) for version in versions]
 
 
 def _receipts(deployment: bytes, name: str, term: int, get: Get) -> list[ReceiptRecord]:

@@ -19,7 +19,9 @@ from ledger.transactions import (
     OrderDeployment,
     PublishContract,
     Report,
+    SteerUpdate,
     TopUp,
+    UpdateDeployment,
 )
 
 
@@ -52,6 +54,7 @@ class BillRow(msgspec.Struct, frozen=True):
     to_ms: int
     rate_hour: int  # 0: not known any more, a later term of the slot has another
     amount: int
+    generation: int = -1  # number of the manifest that it is for; -1: the holder reported nothing
 
 
 class Holding(msgspec.Struct, frozen=True):
@@ -64,6 +67,7 @@ class Holding(msgspec.Struct, frozen=True):
     country: str
     status: str
     amount: int
+    generation: int = -1  # number of the manifest that the term was of; -1: it reported nothing
 
 
 class PenaltyRow(msgspec.Struct, frozen=True):
@@ -89,6 +93,54 @@ class DisputeRow(msgspec.Struct, frozen=True):
     closing: str
 
 
+class DeedRow(msgspec.Struct, frozen=True):
+    """What an organisation that holds a role decided about itself. `signers`: names of members."""
+
+    organisation: str  # hex id
+    name: str
+    version: int
+    act: str
+    height: int
+    time_ms: int
+    signers: tuple[str, ...]
+    says: str
+    words: tuple[str, ...]
+
+
+class MemberRow(msgspec.Struct, frozen=True):
+    """A decision that a member of an organisation signed: by which key, as whom, at which version of it."""
+
+    height: int
+    act: str
+    role: str
+    key: str  # hex
+    member: str
+    organisation: str
+    id: str  # of the organisation, in hex
+    version: int
+
+
+class GenerationRow(msgspec.Struct):
+    """A manifest of the deployment: the order's (number 0), or one that an update asked for. Money in
+    micro-credits; times 0: not. `asked_for`: whose policies had to be satisfied, in words. `changes`: field,
+    before, after."""
+
+    number: int
+    contract: str  # name@version
+    manifest: str  # digest in hex
+    status: str  # "in force", "was in force", or how the update ended
+    asked_by: str  # hex key
+    asked_ms: int
+    approved_ms: int
+    ended_ms: int  # of the update
+    reason: str
+    locked: int
+    returned: int
+    asked_for: tuple[str, ...]
+    changes: tuple[tuple[str, str, str], ...]
+    decision: Decision | None = None  # as at its last change, or when the update was over
+
+
 class Facts(msgspec.Struct):
     """What the checked file says. Money in micro-credits."""
 
@@ -101,7 +153,7 @@ class Facts(msgspec.Struct):
     parameters: dict[str, str | int | bool] = msgspec.field(default_factory=dict)
     workloads: dict[str, str] = msgspec.field(default_factory=dict)  # name: what it is, in words
     artifacts: dict[str, str] = msgspec.field(default_factory=dict)  # "workload path": sha256
-    roles: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)  # keys that may sign, in hex
+    roles: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)  # keys in hex, or an organisation
     policies: dict[str, str] = msgspec.field(default_factory=dict)  # by act, in words
     duration_s: int = 0  # as ordered
     extended_s: int = 0  # on top of that
@@ -117,6 +169,9 @@ class Facts(msgspec.Struct):
     left: int = 0
     renewals: int = 0
     decisions: dict[str, Decision] = msgspec.field(default_factory=dict)  # by act, as at its last change
+    generations: list[GenerationRow] = msgspec.field(default_factory=list)
+    deeds: list[DeedRow] = msgspec.field(default_factory=list)
+    members: list[MemberRow] = msgspec.field(default_factory=list)
     bills: list[BillRow] = msgspec.field(default_factory=list)
     penalties: list[PenaltyRow] = msgspec.field(default_factory=list)
     disputes: list[DisputeRow] = msgspec.field(default_factory=list)
@@ -167,7 +222,10 @@ def _row(tx: Placed) -> tuple[str, str, str] | None:
         return "ordered", who, f"escrow {body.escrow}"
     if isinstance(body, Decide) and tx.document is not None:
         predicate = tx.document.predicate
-        what = {"signoff": "sign-off", "delete": "consent to delete"}.get(predicate.act, "approval")
+        names = {"signoff": "sign-off", "delete": "consent to delete"}
+        if predicate.act == "update":
+            names[predicate.act] = f"approval of update {predicate.update}"
+        what = names.get(predicate.act, "approval")
         comment = f": {predicate.comment[:80]}" if predicate.comment else ""
         return (
             f"{what} {predicate.decision}",
@@ -187,6 +245,11 @@ def _row(tx: Placed) -> tuple[str, str, str] | None:
         return "topped up", who, f"{body.amount}"
     if isinstance(body, ExtendDeployment):
         return "extended", who, f"{body.duration_s} s for {body.amount}"
+    if isinstance(body, UpdateDeployment):
+        return "update asked for", who, f"to manifest {body.manifest.hex()[:16]}, locks {body.amount}"
+    if isinstance(body, SteerUpdate):
+        verb = "cancelled" if body.action == "cancel" else "resumed"
+        return f"update {verb}", who, f"update {body.number}"
     if isinstance(body, CancelDeployment):
         return "cancelled", who, body.reason[:80]
     return None

@@ -24,11 +24,22 @@ from ledger.contract_types import (
     ResourcesTemplate,
     TermsTemplate,
     Value,
+    VolumeTemplate,
     WorkloadTemplate,
 )
+from ledger.contract_update import read_update
 from ledger.errors import LocalError
-from ledger.limits import CPU_MILLIS_MIN, MEMORY_BYTES_MIN, PATH_CHARS_MAX
-from ledger.manifest_types import Apart, Artifact, Health, Level, Placement, Port, Restart, Spread
+from ledger.limits import CPU_MILLIS_MIN, MEMORY_BYTES_MIN, PATH_CHARS_MAX, VOLUME_BYTES_MIN
+from ledger.manifest_types import (
+    Apart,
+    Artifact,
+    Health,
+    Level,
+    Placement,
+    Port,
+    Restart,
+    Spread,
+)
 from ledger.quantities import (
     parse_country,
     parse_cpu,
@@ -65,10 +76,15 @@ _WORKLOAD_OPTIONAL: Final = (
     "results",
     "recheck",
     "depends_on",
+    "time_limit",
     "agree",
+    "isolation",
+    "secrets",
+    "egress",
+    "volumes",
+    "update",
 )
 
-_WORKLOAD_LATER: Final = ("volumes", "secrets", "egress", "update")
 RUNTIMES: Final = ("sandbox",)  # those that a 3node of this release has a driver for
 _RUNTIMES_LATER: Final = ("oci", "wasm")
 _PLACEMENT: Final = (
@@ -77,6 +93,7 @@ _PLACEMENT: Final = (
     "distinct",
     "attributes",
     "certified_by",
+    "farm_certified_by",
     "spread",
     "apart",
     "min_farms",
@@ -226,18 +243,26 @@ def _value(reader: Reader, node: Node, field: str, kind: str) -> Value | None:
 
 def _role(reader: Reader, name: str, node: Node) -> ContractRole:
     field = f"roles.{name}"
-    entries = reader.mapping(node, field, (), ("bind", "keys"))
-    if ("bind" in entries) == ("keys" in entries):
-        hint = "'bind: order' lets the order name the keys"
-        reader.report(field, "contract.role", "either keys or bind wanted", hint)
+    entries = reader.mapping(node, field, (), ("bind", "keys", "organisation", "role"))
+    if sum(word in entries for word in ("bind", "keys", "organisation")) != 1:
+        hint = "'bind: order' lets the order name the keys or the organisation"
+        reader.report(field, "contract.role", "one of keys, organisation and bind wanted", hint)
+    if "role" in entries and "organisation" not in entries:
+        reader.report(f"{field}.role", "contract.role", "a role of an organisation stands beside it")
     bind = reader.choice(entries.get("bind"), f"{field}.bind", ("order",), "author")
     role_keys = reader.texts(entries.get("keys"), f"{field}.keys")
-    return ContractRole(name=name, bind="order" if bind == "order" else "author", keys=role_keys)
+    return ContractRole(
+        name=name,
+        bind="order" if bind == "order" else "author",
+        keys=role_keys,
+        organisation=reader.text(entries.get("organisation"), f"{field}.organisation"),
+        organisation_role=reader.text(entries.get("role"), f"{field}.role"),
+    )
 
 
 def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtifact]) -> WorkloadTemplate:
     field = f"workloads.{name}"
-    entries = reader.mapping(node, field, _WORKLOAD_REQUIRED, _WORKLOAD_OPTIONAL, _WORKLOAD_LATER)
+    entries = reader.mapping(node, field, _WORKLOAD_REQUIRED, _WORKLOAD_OPTIONAL)
     kind = reader.choice(entries.get("kind"), f"{field}.kind", ("service", "job"), "service")
     runtime = reader.choice(entries.get("runtime"), f"{field}.runtime", RUNTIMES, "sandbox", _RUNTIMES_LATER)
     for item, path in reader.sequence(entries.get("artifacts"), f"{field}.artifacts"):
@@ -277,8 +302,32 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
             entries.get("recheck"), f"{field}.recheck", parse_duration, RECHECK_S_DEFAULT
         ),
         depends_on=reader.texts(entries.get("depends_on"), f"{field}.depends_on"),
+        time_limit_s=reader.number(entries.get("time_limit"), f"{field}.time_limit", parse_duration, 0),
         agree=reader.number(entries.get("agree"), f"{field}.agree", parse_integer, 0),
+        isolation=reader.texts(entries.get("isolation"), f"{field}.isolation"),
+        secrets=reader.texts(entries.get("secrets"), f"{field}.secrets"),
+        egress=reader.texts(entries.get("egress"), f"{field}.egress"),
+        volumes=_volumes(reader, entries.get("volumes"), f"{field}.volumes"),
+        update=read_update(reader, entries.get("update"), f"{field}.update"),
     )
+
+
+def _volumes(reader: Reader, node: Node | None, field: str) -> tuple[VolumeTemplate, ...]:
+    found = []
+    for name, item in reader.mapping(node, field).items():
+        where = f"{field}.{name}"
+        entries = reader.mapping(item, where, ("path", "size"), ("class", "if_lost"))
+        if_lost = reader.choice(entries.get("if_lost"), f"{where}.if_lost", ("wait", "empty"), "wait")
+        found.append(
+            VolumeTemplate(
+                name=name,
+                path=reader.text(entries.get("path"), f"{where}.path", "/missing"),
+                size_bytes=reader.number(entries.get("size"), f"{where}.size", parse_size, VOLUME_BYTES_MIN),
+                storage=reader.text(entries.get("class"), f"{where}.class"),
+                if_lost="empty" if if_lost == "empty" else "wait",
+            )
+        )
+    return tuple(found)
 
 
 def _artifact(reader: Reader, workload: str, node: Node, field: str) -> SourceArtifact:
@@ -330,6 +379,7 @@ def _placement(reader: Reader, node: Node | None, field: str) -> Placement:
             name: reader.text(value, f"{field}.attributes.{name}") for name, value in attributes.items()
         },
         certified_by=reader.texts(entries.get("certified_by"), f"{field}.certified_by"),
+        farm_certified_by=reader.texts(entries.get("farm_certified_by"), f"{field}.farm_certified_by"),
         spread=Spread(
             by=cast(Level, reader.choice(spread.get("by"), f"{field}.spread.by", _LEVELS, "farm")),
             most=reader.parsed(spread.get("most"), f"{field}.spread.most", parse_integer, 1),

@@ -27,6 +27,7 @@ from ledger.limits import (
 )
 from ledger.manifest_check import Report
 from ledger.manifest_places import check_order
+from ledger.manifest_services import check_egress, check_isolation, check_secrets, check_volumes
 from ledger.nearest import nearest
 from ledger.parameters import parameter_value
 from ledger.pattern import PatternError, parse_pattern
@@ -47,8 +48,10 @@ _TYPES: Final = {
     "cpu": ("integer", "string"),
     "memory": ("size",),
     "disk": ("size",),
+    "volume": ("size",),
     "pids": ("integer",),
     "duration": ("duration",),
+    "time_limit": ("duration",),
     "budget": ("money", "integer"),
     "fee": ("money", "integer"),
     "price": ("money", "integer"),
@@ -100,6 +103,9 @@ def report_files(
     field = f"workloads.{workload.name}"
     check.check_artifact_paths(paths, f"{field}.artifacts", report)
     check.check_command(workload.command, paths, executables, f"{field}.command", report)
+    names = [path for path, _ in paths]
+    check_egress(workload.egress, workload.ports, names, f"{field}.egress", report)
+    check_volumes(workload.kind, workload.volumes, names, f"{field}.volumes", report)
 
 
 def report_problems(contract: Contract, report: Report) -> None:
@@ -118,9 +124,12 @@ def report_problems(contract: Contract, report: Report) -> None:
     _check_distinct([role.name for role in contract.roles], "roles", report)
     for role in contract.roles:
         check.check_name(role.name, f"roles.{role.name}", report)
-        if role.bind == "author":
+        if role.bind == "author" and not role.organisation and not role.organisation_role:
             check.check_keys(role.keys, f"roles.{role.name}.keys", report)
-        elif role.keys:
+        elif role.bind == "author":
+            held = (role.organisation, role.organisation_role)
+            check.check_role(role.keys, *held, f"roles.{role.name}", report)
+        elif role.keys or role.organisation or role.organisation_role:
             report(f"roles.{role.name}.keys", "contract.role_keys", "a role bound by the order has none here")
     rules = sum(text.count("${=") for text in _templates(contract))
     if rules > EXPRESSIONS_MAX:
@@ -150,8 +159,9 @@ def _templates(contract: Contract) -> Iterator[str]:
     found += [cap for _, cap in caps(terms.price)]
     for workload in contract.workloads:
         need = workload.resources
-        found += [workload.replicas, workload.agree]
+        found += [workload.replicas, workload.agree, workload.time_limit_s]
         found += [need.cpu_millis, need.memory_bytes, need.disk_bytes, need.pids]
+        found += [volume.size_bytes for volume in workload.volumes]
         found += [*workload.command, *workload.environment.values()]
         found += [*workload.placement.countries, *workload.placement.farms]
     return (item for item in found if isinstance(item, str))
@@ -249,8 +259,16 @@ def _check_workload(workload: WorkloadTemplate, types: dict[str, str], report: R
     _check_number("pids", need.pids, types, f"{field}.resources.pids", report)
     check.check_ports(workload.kind, workload.ports, workload.health, field, report)
     check.check_results(workload.kind, workload.results, f"{field}.results", report)
+    _check_number("time_limit", workload.time_limit_s, types, f"{field}.time_limit", report)
+    check.check_time_limit(workload.kind, workload.time_limit_s, f"{field}.time_limit", report)
+    check_isolation(workload.isolation, f"{field}.isolation", report)
+    check_secrets(workload.secrets, f"{field}.secrets", report)
+    for volume in workload.volumes:
+        where = f"{field}.volumes.{volume.name}.size"
+        _check_number("volume", volume.size_bytes, types, where, report)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", report)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", report)
+    check.check_update(workload.update, f"{field}.update", report)
     _check_placement(workload, types, report)
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from ledger.manifest_types import Artifact, Health, Placement, Policies, Port, Restart
+from ledger.manifest_types import Artifact, Health, Placement, Policies, Port, Restart, UpdateStrategy
 
 ParameterType = Literal["string", "integer", "boolean", "size", "duration", "money", "country"]
 Value = str | int | bool
@@ -34,12 +34,14 @@ class Parameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     unit: str = ""  # for people, beside the value
 
 
-class ContractRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A stakeholder role: keys fixed by the author, or bound by whoever orders."""
+class ContractRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """A stakeholder role: keys or an organisation fixed by the author, or bound by whoever orders."""
 
     name: str
     bind: Literal["author", "order"]
-    keys: tuple[str, ...] = ()  # hex; empty when bound by the order
+    keys: tuple[str, ...] = ()  # hex; empty when bound by the order, or an organisation holds it
+    organisation: str = ""  # its id in hex
+    organisation_role: str = ""  # which of its roles; "": all members hold this one
 
 
 class ResourcesTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -49,6 +51,16 @@ class ResourcesTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     memory_bytes: int | str
     disk_bytes: int | str
     pids: int | str
+
+
+class VolumeTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A volume before expansion."""
+
+    name: str
+    path: str
+    size_bytes: int | str
+    storage: str = ""
+    if_lost: Literal["wait", "empty"] = "wait"
 
 
 class WorkloadTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -69,7 +81,13 @@ class WorkloadTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     results: tuple[str, ...]
     recheck_s: int
     depends_on: tuple[str, ...] = ()
+    time_limit_s: int | str = 0
     agree: int | str = 0
+    isolation: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    egress: tuple[str, ...] = ()
+    volumes: tuple[VolumeTemplate, ...] = ()
+    update: UpdateStrategy = UpdateStrategy()
 
 
 class PriceTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -118,7 +118,11 @@ def seal_payload(payload: bytes, signer: bytes, signature: bytes) -> bytes:
 
 def is_signed(signer: bytes, payload: bytes, signature: bytes) -> bool:
     """[X1] True when `signature` is `signer`'s over this payload, plain or as an SSHSIG."""
-    message = pae(PAYLOAD_TYPE, payload)
+    return signs(signer, pae(PAYLOAD_TYPE, payload), signature)
+
+
+def signs(signer: bytes, message: bytes, signature: bytes) -> bool:
+    """[X1] True when `signature` is `signer`'s over exactly `message`, plain or as an SSHSIG."""
     if len(signature) == keys.SIGNATURE_BYTES:
         return keys.verify_raw(signer, message, signature)
     return sshsig.verify(signer, message, signature)

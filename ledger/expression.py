@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 from ledger.limits import EXPRESSION_CHARS_MAX, EXPRESSION_DEPTH_MAX, EXPRESSION_PARTS_MAX
 from ledger.nearest import nearest
+from ledger.quantities import SIZES
 
 Kind = Literal["number", "truth", "text"]
 Result = int | bool | str
@@ -26,15 +27,7 @@ INT_MIN: Final = -(1 << 63)
 
 # Units are names, so that `64 * MiB` is CEL as well. No parameter has a capital letter in its name.
 UNITS: Final[dict[str, int]] = {
-    "B": 1,
-    "KiB": 2**10,
-    "MiB": 2**20,
-    "GiB": 2**30,
-    "TiB": 2**40,
-    "kB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
+    **SIZES,
     "SECOND": 1,
     "MINUTE": 60,
     "HOUR": 3_600,

@@ -1,4 +1,4 @@
-"""Which node fits which slot, and which of several is the best: rules [C2] to [C6], [C8] and [C9] of
+"""Which node fits which slot, and which of several is the best: rules [C2] to [C6] and [C8] to [C10] of
 `ledger.transition.claims`. Pure, so that a planner applies the very rules that the ledger selects by.
 """
 
@@ -9,6 +9,7 @@ from typing import Final
 
 from ledger.errors import Refused
 from ledger.manifest import cost, slot_rate
+from ledger.manifest_services import features_needed
 from ledger.manifest_types import Manifest, Workload
 from ledger.records import Node
 from ledger.transactions import Price
@@ -17,12 +18,18 @@ from ledger.transactions import Price
 REFERENCE_PRICE: Final = Price(40_000, 10_000, 1_000)
 
 Held = Sequence[tuple[str, Node]]  # slot name and holder, for each held slot of a deployment
+Farms = Mapping[str, Mapping[str, int]]  # by farm, who stands for it until when (`Farm.certified`)
+NO_FARMS: Final[Farms] = {}
 
 
-def misfits(manifest: Manifest, workload: Workload, node: Node, held: Held, now_ms: int) -> Iterator[Refused]:
-    """Every rule of [C2]–[C5] and [C9] that keeps this node from a slot of this workload; none: it fits."""
+def misfits(
+    manifest: Manifest, workload: Workload, node: Node, held: Held, now_ms: int, farms: Farms = NO_FARMS
+) -> Iterator[Refused]:
+    """Every rule of [C2]–[C5], [C9] and [C10] that keeps this node from such a slot; none: it fits. `farms`:
+    at least the node's own, where a workload asks who stands for it."""
     yield from _offer_misfits(workload, node, now_ms)
-    needs = workload.resources
+    yield from _farm_misfits(workload, node, now_ms, farms)
+    needs = workload.needs
     if (
         needs.cpu_millis > node.cpu_millis - node.used_cpu_millis
         or needs.memory_bytes > node.memory_bytes - node.used_memory_bytes
@@ -109,7 +116,7 @@ def _price_misfits(manifest: Manifest, node: Node) -> Iterator[Refused]:
 
 
 def _offer_misfits(workload: Workload, node: Node, now_ms: int) -> Iterator[Refused]:
-    """[C2]"""
+    """[C2] [C10]"""
     if node.valid_until_ms <= now_ms:
         yield Refused("claim.offer", "the node has no valid offer")
     if workload.runtime not in node.runtimes:
@@ -127,6 +134,18 @@ def _offer_misfits(workload: Workload, node: Node, now_ms: int) -> Iterator[Refu
         if found != value:
             shown = "nothing" if found is None else repr(found[:80])
             yield Refused("claim.attribute", f"{name} {value!r} wanted, found {shown}")
+    for feature in features_needed(workload):
+        if node.attributes.get(feature) != "enforced":
+            yield Refused("claim.feature", f"the workload needs {feature}, which the node does not enforce")
+
+
+def _farm_misfits(workload: Workload, node: Node, now_ms: int, farms: Farms) -> Iterator[Refused]:
+    """[C2] [F5]"""
+    wanted = workload.placement.farm_certified_by
+    standing = {key for key, until_ms in farms.get(node.farm, {}).items() if until_ms > now_ms}
+    if wanted and standing.isdisjoint(wanted):
+        by = ", ".join(key[:10] for key in wanted)
+        yield Refused("claim.farm_certified", f"farm {node.farm}: certified by {by} wanted")
 
 
 def certifiers_of(node: Node, now_ms: int) -> frozenset[str]:
@@ -150,7 +169,7 @@ def slot_share(manifest: Manifest, workload: Workload) -> int:
 
 def rank(workload: Workload, node: Node, held: Held, tie: bytes) -> tuple[int | bytes, ...]:
     """[C6] Smallest first. `tie`, different for each node, makes it a total order."""
-    needs = workload.resources
+    needs = workload.needs
     return (
         sum(1 for _, holder in held if holder.farm == node.farm),
         sum(1 for _, holder in held if holder.key == node.key),

@@ -45,6 +45,10 @@ class Key:
         seed = self._secret[:SEED_BYTES]
         return blake2b(DOMAIN_PREFIX + domain.encode(), digest_size=32, key=seed).digest()
 
+    def exchange_secret(self) -> bytes:
+        """The X25519 secret of the same key (RFC 7748, the map of libsodium's ed25519_sk_to_curve25519)."""
+        return bindings.crypto_sign_ed25519_sk_to_curve25519(self._secret)
+
     def __repr__(self) -> str:
         return f"Key({self.public.hex()[:8]}…)"
 

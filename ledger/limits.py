@@ -8,7 +8,7 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 DOMAIN_PREFIX: Final = b"gridpact/"
-LIMITS_VERSION: Final = 2  # a chain's genesis names it: whoever changes a protocol limit below adds one
+LIMITS_VERSION: Final = 3  # a chain's genesis names it: whoever changes a protocol limit below adds one
 
 # Sizes of what travels. A transaction must fit one gossip message (1 MiB) many times over.
 TX_BYTES_MAX: Final = 128 * KIB  # a contract envelope is the largest body
@@ -47,6 +47,10 @@ SLOTS_MAX: Final = 256
 ARTIFACTS_MAX: Final = 64
 ARTIFACT_BYTES_MAX: Final = 64 * 1024 * MIB
 PORTS_MAX: Final = 16
+SECRETS_MAX: Final = 16  # of a workload; each is a file of its own
+EGRESS_MAX: Final = 32  # addresses that a workload may connect to
+VOLUMES_MAX: Final = 4  # of a workload; each is a mount and a loop device
+VOLUME_BYTES_MIN: Final = 16 * MIB  # less leaves no room beside what a file system itself takes
 PARAMETERS_MAX: Final = 64
 ROLES_MAX: Final = 32
 ROLE_KEYS_MAX: Final = 64
@@ -60,6 +64,8 @@ RENEW_SLOTS_MAX: Final = 256
 ATTRIBUTES_MAX: Final = 32
 DUE_PER_BLOCK_MAX: Final = 2_000  # timed work executed in one block; the rest waits for the next
 DUE_SLOTS_PER_BLOCK_MAX: Final = 64 * SLOTS_MAX  # slots that it touches: half a second at the worst
+
+UPDATES_MAX: Final = 256  # of one deployment; each stays on its record, with its approvals
 
 CHUNK_BYTES: Final = 256 * KIB  # artifact transfer unit
 
@@ -76,6 +82,9 @@ LEASE_GUARD_MS: Final = (
 # L/3) can't. What goes beyond one idle block is missed: not billed, not counted.
 OUTAGE_MS: Final = LEASE_MS // 3
 PENALTY_MS: Final = 3_600_000  # a broken lease costs the farmer what the slot costs for this long
+NOTICE_SHARE: Final = 10  # what ends by itself says so when a tenth of its time is left …
+NOTICE_MS_MAX: Final = 86_400_000  # … but no more than a day ahead
+ESCROW_LOOK_MS: Final = 600_000  # looks at all slots of a deployment: not with each renewal
 CLAIM_WINDOW_MS: Final = 600  # candidates gather this long after the first claim of a slot
 
 PROOF_DEPTH_MAX: Final = 256
@@ -91,6 +100,16 @@ ACCOUNTS_GENESIS_MAX: Final = 10_000
 # Money is counted in signed 64-bit everywhere, so that any language can check it.
 AMOUNT_MAX: Final = (1 << 63) - 1
 TIME_MS_MAX: Final = 1 << 53  # exact in JSON readers that know doubles only
+
+# Organisations: as many members as a role has keys. A deed of 64 with roles has some 15 KiB, with SSH
+# signatures of all before and after it 35 KiB more: it fits a transaction.
+ORGANISATION_MEMBERS_MAX: Final = 64
+ORGANISATION_BYTES_MAX: Final = 64 * KIB
+ORGANISATION_KEYS_MAX: Final = 8  # that one member had before: each is looked at with each approval
+ORGANISATION_DEEDS_MAX: Final = 1_024  # all are kept, and replayed: one a week for 19 years
+ORGANISATION_VALID_MS_MAX: Final = 30 * 24 * 3_600_000  # as for a change of the validators
+ORGANISATION_DEALS_PER_STEP_MAX: Final = 32  # deployments judged again in one step after a change
+ORGANISATION_DEAL_SLOTS: Final = 64  # what judging one counts as among timed work: some 2 ms
 
 DETAIL_CHARS_MAX: Final = 500  # text of a refusal or of a holder's report, as kept
 # Replay ids forgotten per block: twice what one block can add, so the window always catches up.

@@ -12,7 +12,15 @@ import msgspec
 
 from ledger import manifest_check as check
 from ledger.contract_check import check_contract
-from ledger.contract_types import Contract, ContractRole, PriceTemplate, Value, WorkloadTemplate, caps
+from ledger.contract_types import (
+    Contract,
+    ContractRole,
+    PriceTemplate,
+    Value,
+    VolumeTemplate,
+    WorkloadTemplate,
+    caps,
+)
 from ledger.errors import LocalError, Refused
 from ledger.expression import ExpressionError, Part, evaluate
 from ledger.limits import (
@@ -26,8 +34,10 @@ from ledger.limits import (
     WORKLOADS_MAX,
 )
 from ledger.manifest_places import check_order
-from ledger.manifest_types import Manifest, PriceCaps, Resources, Role, Terms, Workload
+from ledger.manifest_services import check_egress, check_isolation, check_secrets, check_volumes
+from ledger.manifest_types import Manifest, PriceCaps, Resources, Role, Terms, Volume, Workload
 from ledger.parameters import resolve_parameters
+from ledger.people import as_if_many, role_of
 from ledger.policy import About, check_reachable, excluded_signers
 from ledger.policy_check import check_policies
 from ledger.policy_types import ACTS
@@ -59,8 +69,9 @@ def expand(
 ) -> bytes:
     """Canonical JSON of the manifest; `manifest_digest` of it is what is approved.
 
-    `roles` binds the roles that the contract leaves to the order, to hex public keys. Raises
-    Refused naming the field: the rules of contract.*, parameter.*, policy.* and manifest.*.
+    `roles` binds the roles that the contract leaves to the order, to hex public keys or to an organisation
+    (ledger.people.role_of). Raises Refused naming the field: the rules of contract.*, parameter.*, policy.*
+    and manifest.*.
     """
     check_contract(contract)
     values = resolve_parameters(contract, parameters)
@@ -92,7 +103,7 @@ def expand(
     for act in ACTS:
         rule = manifest.policies.of(act)
         if rule is not None:
-            check_reachable(rule, bound, excluded, f"approval.{act}", about)
+            check_reachable(rule, as_if_many(bound), excluded, f"approval.{act}", about)
     data = manifest.encode()
     if len(data) > MANIFEST_BYTES_MAX:
         raise Refused("manifest.too_long", f"{len(data)} bytes, at most {MANIFEST_BYTES_MAX}")
@@ -136,7 +147,7 @@ def check_manifest(manifest: Manifest) -> None:
         raise Refused("contract.duplicate", "a role is there twice", "roles")
     for role in manifest.roles:
         check.check_name(role.name, f"roles.{role.name}", _refuse)
-        check.check_keys(role.keys, f"roles.{role.name}", _refuse)
+        check.check_role(role.keys, role.organisation, role.organisation_role, f"roles.{role.name}", _refuse)
     check_policies(manifest.policies, role_names, _refuse)
     terms = manifest.terms
     check.check_number("duration", terms.duration_s, "terms.duration", _refuse)
@@ -169,7 +180,7 @@ def workload_of(manifest: Manifest, slot: str) -> Workload:
 
 def slot_rate(workload: Workload, price: Price) -> int:
     """Micro-credits per hour for one slot at this price, rounded up."""
-    need = workload.resources
+    need = workload.needs
     per_gib = need.memory_bytes * price.memory_gib_hour + need.disk_bytes * price.disk_gib_hour
     return -(-(need.cpu_millis * price.cpu_core_hour * GIB + per_gib * 1000) // (1000 * GIB))
 
@@ -184,7 +195,7 @@ def _refuse(field: str, rule: str, detail: str) -> NoReturn:
 
 
 def _bind_roles(declared: Sequence[ContractRole], given: Mapping[str, Sequence[str]]) -> tuple[Role, ...]:
-    """All roles with keys, sorted, so that the order in which keys were given changes nothing."""
+    """All roles with who holds them, sorted, so that the order in which keys were given changes nothing."""
     by_order = {role.name for role in declared if role.bind == "order"}
     for name in sorted(given):
         if name not in by_order:
@@ -196,9 +207,17 @@ def _bind_roles(declared: Sequence[ContractRole], given: Mapping[str, Sequence[s
     for role in declared:
         if role.bind == "order" and role.name not in given:
             raise Refused("role.unbound", "the order must name the keys of this role", f"roles.{role.name}")
-        role_keys = tuple(given[role.name]) if role.bind == "order" else role.keys
-        check.check_keys(role_keys, f"roles.{role.name}", _refuse)
-        bound.append(Role(name=role.name, keys=tuple(sorted(role_keys))))
+        if role.bind == "order":
+            found = role_of(role.name, given[role.name])
+        else:
+            held = (role.organisation, role.organisation_role)
+            found = Role(
+                name=role.name, keys=tuple(sorted(role.keys)), organisation=held[0], organisation_role=held[1]
+            )
+        check.check_role(
+            found.keys, found.organisation, found.organisation_role, f"roles.{role.name}", _refuse
+        )
+        bound.append(found)
     return tuple(bound)
 
 
@@ -238,7 +257,23 @@ def _expand_workload(template: WorkloadTemplate, values: Mapping[str, Value]) ->
         results=template.results,
         recheck_s=template.recheck_s,
         depends_on=template.depends_on,
+        time_limit_s=_number(template.time_limit_s, values, parse_duration, f"{field}.time_limit"),
         agree=_number(template.agree, values, parse_integer, f"{field}.agree"),
+        isolation=template.isolation,
+        secrets=template.secrets,
+        egress=template.egress,
+        volumes=tuple(_expand_volume(v, values, f"{field}.volumes.{v.name}") for v in template.volumes),
+        update=template.update,
+    )
+
+
+def _expand_volume(template: VolumeTemplate, values: Mapping[str, Value], field: str) -> Volume:
+    return Volume(
+        name=template.name,
+        path=template.path,
+        size_bytes=_number(template.size_bytes, values, parse_size, f"{field}.size"),
+        storage=template.storage,
+        if_lost=template.if_lost,
     )
 
 
@@ -307,8 +342,19 @@ def _check_workload(workload: Workload, field: str) -> None:
     check.check_number("pids", need.pids, f"{field}.resources.pids", _refuse)
     check.check_ports(workload.kind, workload.ports, workload.health, field, _refuse)
     check.check_results(workload.kind, workload.results, f"{field}.results", _refuse)
+    check.check_number("time_limit", workload.time_limit_s, f"{field}.time_limit", _refuse)
+    check.check_time_limit(workload.kind, workload.time_limit_s, f"{field}.time_limit", _refuse)
+    check_isolation(workload.isolation, f"{field}.isolation", _refuse)
+    check_secrets(workload.secrets, f"{field}.secrets", _refuse)
+    names = [path for path, _ in paths]
+    check_egress(workload.egress, workload.ports, names, f"{field}.egress", _refuse)
+    check_volumes(workload.kind, workload.volumes, names, f"{field}.volumes", _refuse)
+    for volume in workload.volumes:
+        where = f"{field}.volumes.{volume.name}.size"
+        check.check_number("volume", volume.size_bytes, where, _refuse)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", _refuse)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", _refuse)
+    check.check_update(workload.update, f"{field}.update", _refuse)
     place = workload.placement
     if len(place.countries) > COUNTRIES_MAX or len(place.farms) > COUNTRIES_MAX:
         raise Refused(

@@ -34,8 +34,9 @@ from ledger.limits import (
     RESTARTS_MAX,
     RESULTS_MAX,
     ROLE_KEYS_MAX,
+    VOLUME_BYTES_MIN,
 )
-from ledger.manifest_types import Artifact, Health, Port
+from ledger.manifest_types import Artifact, Health, Port, UpdateStrategy
 from ledger.nearest import nearest
 from ledger.template import NAME, has_template, unsafe_character
 
@@ -47,14 +48,16 @@ _VERSION: Final = re.compile(
     r"(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})(?:-[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
 )
 # What the sandbox mounts itself; an artifact there would hide it or be hidden.
-RESERVED_PATHS: Final = ("/proc", "/dev", "/sys", "/tmp", "/result")
+RESERVED_PATHS: Final = ("/proc", "/dev", "/sys", "/tmp", "/result", "/secrets")
 NUMBERS: Final = {
     "replicas": (1, REPLICAS_MAX),
     "cpu": (CPU_MILLIS_MIN, CPU_MILLIS_MAX),
     "memory": (MEMORY_BYTES_MIN, MEMORY_BYTES_MAX),
     "disk": (0, DISK_BYTES_MAX),
+    "volume": (VOLUME_BYTES_MIN, DISK_BYTES_MAX),
     "pids": (1, PIDS_MAX),
     "duration": (60, DURATION_S_MAX),
+    "time_limit": (0, DURATION_S_MAX),
     "budget": (0, NUMBER_MAX),
     "fee": (0, NUMBER_MAX),
     "grace": (0, GRACE_S_MAX),
@@ -68,6 +71,10 @@ NUMBERS: Final = {
     "attempts": (0, RESTARTS_MAX),
     "recheck": (1, INTERVAL_S_MAX),
     "validity": (60, DURATION_S_MAX),
+    "max_parallel": (1, REPLICAS_MAX),
+    "canary": (0, REPLICAS_MAX),
+    "min_healthy": (0, INTERVAL_S_MAX),
+    "deadline": (10, INTERVAL_S_MAX),
 }
 
 
@@ -229,6 +236,36 @@ def check_results(kind: str, results: Sequence[str], field: str, report: Report)
             report(where, "contract.path", "results stand under /result/")
         if path in results[:index]:
             report(where, "contract.duplicate", f"{path} is there twice")
+
+
+def check_update(update: UpdateStrategy, field: str, report: Report) -> None:
+    """How replicas change over."""
+    check_number("max_parallel", update.max_parallel, f"{field}.max_parallel", report)
+    check_number("canary", update.canary, f"{field}.canary", report)
+    check_number("min_healthy", update.min_healthy_s, f"{field}.min_healthy", report)
+    check_number("deadline", update.deadline_s, f"{field}.deadline", report)
+    if update.deadline_s <= update.min_healthy_s:
+        report(f"{field}.deadline", "contract.update", "the deadline leaves no time to be healthy")
+
+
+def check_time_limit(kind: str, limit_s: int | str, field: str, report: Report) -> None:
+    """Only a job has one."""
+    if kind != "job" and limit_s != 0:
+        report(field, "contract.time_limit", "a service runs until its term ends; a job has a time limit")
+
+
+def check_role(
+    keys: Sequence[str], organisation: str, organisation_role: str, field: str, report: Report
+) -> None:
+    """Who holds a role: keys, or an organisation."""
+    if not organisation and not organisation_role:
+        check_keys(keys, field, report)
+        return
+    if keys or not _HEX64.fullmatch(organisation):
+        detail = "an organisation's id wanted, 64 lower-case hex digits, and no keys beside it"
+        report(f"{field}.organisation", "contract.role_organisation", detail)
+    if organisation_role:
+        check_name(organisation_role, f"{field}.role", report)
 
 
 def check_keys(keys: Sequence[str], field: str, report: Report) -> None:

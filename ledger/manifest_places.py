@@ -95,6 +95,8 @@ def _check_placement(workload: Placed, known: Mapping[str, Placed], field: str, 
             report(where, "contract.attribute", "a fixed name and value wanted, as offers have them")
     if place.certified_by:
         check_keys(place.certified_by, f"{field}.certified_by", report)
+    if place.farm_certified_by:
+        check_keys(place.farm_certified_by, f"{field}.farm_certified_by", report)
     if place.spread is not None and not 1 <= place.spread.most <= REPLICAS_MAX:
         report(f"{field}.spread.most", "contract.range", f"1 to {REPLICAS_MAX} wanted")
     if place.apart is not None:

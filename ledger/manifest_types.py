@@ -60,6 +60,17 @@ class Restart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     attempts: int = 3
 
 
+class UpdateStrategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the replicas of a workload change over to another manifest. A replica is healthy when it has run
+    for `min_healthy_s` without a break (a job: has succeeded)."""
+
+    max_parallel: int = 1  # that are not healthy yet
+    canary: int = 0  # the first so many change over first, and must be healthy before any other
+    min_healthy_s: int = 10
+    deadline_s: int = 600  # the longest time between two steps forward
+    on_failure: Literal["revert", "hold"] = "revert"
+
+
 Level = Literal["node", "farm", "country"]
 
 
@@ -85,6 +96,7 @@ class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     distinct: Literal["none", "node", "farm", "country"] = "node"  # replicas never share one of these
     attributes: dict[str, str] = {}  # of the node's offer, each with exactly this value
     certified_by: tuple[str, ...] = ()  # keys in hex: one of them stands for the node
+    farm_certified_by: tuple[str, ...] = ()  # keys in hex: one of them stands for its farm
     spread: Spread | None = None
     apart: Apart | None = None
     min_farms: int = 1  # the replicas stand on at least so many farms
@@ -97,6 +109,17 @@ class PriceCaps(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     cpu_core_hour: int | None = None
     memory_gib_hour: int | None = None
     disk_gib_hour: int | None = None
+
+
+class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Disk of a slot that outlives its terms, on the node that made it. `if_lost`: whether the slot waits for
+    that node, or may begin with an empty one elsewhere."""
+
+    name: str
+    path: str
+    size_bytes: int
+    storage: str = ""  # class of disk, as nodes name theirs; "": any
+    if_lost: Literal["wait", "empty"] = "wait"
 
 
 class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -117,7 +140,19 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     results: tuple[str, ...]  # files under /result, collected when a job ends with 0
     recheck_s: int  # bytes are verified again while running, at this interval
     depends_on: tuple[str, ...] = ()  # workloads: a slot is given out when services run and jobs succeeded
+    time_limit_s: int = 0  # a job: not billed for longer in one term, and stopped then; 0: none
     agree: int = 0  # a job is done when so many replicas have the same results; 0: when all succeeded
+    isolation: tuple[str, ...] = ()  # features that the node must have been seen to enforce
+    secrets: tuple[str, ...] = ()  # names; the consumer gives each holder their values, at /secrets/NAME
+    egress: tuple[str, ...] = ()  # host:port that it may connect to by TCP; nothing else is there
+    volumes: tuple[Volume, ...] = ()
+    update: UpdateStrategy = UpdateStrategy()
+
+    @property
+    def needs(self) -> Resources:
+        """What one slot takes of a node, its volumes among it."""
+        disk_bytes = self.resources.disk_bytes + sum(volume.size_bytes for volume in self.volumes)
+        return msgspec.structs.replace(self.resources, disk_bytes=disk_bytes)
 
 
 class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -18,16 +18,21 @@ so that all peers decide the same; past POLICY_STEPS_MAX a policy counts as not 
 [G7] While a holder of a role with a veto on it rejects, a rule does not hold.
 [G8] `auto` holds without a signature, from the order on, when the budget is at most its own and the same
      manifest was approved by signatures at most so long before; otherwise the rules beside it decide.
+[G9] In a role that an organisation holds, an approval counts while its signer holds there, without a break,
+     what it held when it was given: who leaves takes it along, also when they come back.
+[G10] All keys that a member had by rotation sign as one: the last decision counts, and one place is filled.
+     Who is excluded by one of its keys is so by all, also by those that were lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
 from ledger.errors import Refused
+from ledger.people import EACH_KEY_ONE_PERSON, NOTHING, Held, People, Roll
 from ledger.policy_match import Match, Node, TooComplex, goal_of
 from ledger.policy_plan import About, Grant, Plan
 from ledger.policy_types import Policies, Role, Rule
@@ -44,7 +49,8 @@ class Approval(msgspec.Struct, frozen=True):
 
     `expires_ms` is when a grant stops to count (`approval_expiry` gives it); 0: never. A rejection
     stands until its signer decides otherwise. `since_ms`: since when the signer grants without a break
-    (`standing_since` gives it); 0: since `time_ms`.
+    (`standing_since` gives it); 0: since `time_ms`. `number`: of the decisions on the deployment it is this
+    one. `seat`: what the signer held in the organisation that holds the role (ledger.people.Roll).
     """
 
     signer: bytes
@@ -53,6 +59,13 @@ class Approval(msgspec.Struct, frozen=True):
     expires_ms: int
     time_ms: int
     since_ms: int = 0
+    number: int = 0
+    seat: Held = NOTHING
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Smaller: decided earlier."""
+        return self.time_ms, self.number
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -126,24 +139,22 @@ def evaluate(
     now_ms: int,
     excluded: frozenset[bytes] = frozenset(),
     about: About = NO_ONE,
+    people: People = EACH_KEY_ONE_PERSON,
 ) -> Decision:
     """The decision at `now_ms` (ledger time). Pure; never raises. Unknown signers count for nothing.
 
-    Of several approvals of one signer the last counts.
+    Of several approvals of one signer the last counts; `people` says which keys are one.
     """
     if rule is None:
         return Decision(True, False, (NOT_ASKED,), ())
-    last: dict[bytes, Approval] = {}
-    for approval in approvals:
-        held = last.get(approval.signer)
-        if held is None or approval.time_ms >= held.time_ms:
-            last[approval.signer] = approval
-    holders = _holders(rule, roles, excluded)
+    last = latest(approvals, people)
+    names = _names(rule, roles)
+    holders = _holders(names, excluded, people)
     granted: dict[bytes, Grant] = {}
     rejecting: dict[bytes, tuple[str, ...]] = {}
     for signer in sorted(last):
         approval = last[signer]
-        mine = holders.get(signer, frozenset())
+        mine = names.get(approval.signer, frozenset()) if signer in holders else frozenset()
         if approval.roles:
             mine = frozenset(x for x in mine if x.startswith("key ") or x[5:] in approval.roles)
         if not mine:
@@ -153,42 +164,69 @@ def evaluate(
         elif approval.decision == "granted" and (not approval.expires_ms or approval.expires_ms > now_ms):
             granted[signer] = Grant(mine, approval.since_ms or approval.time_ms, approval.time_ms)
     try:
-        plan = Plan(rule, roles, granted, rejecting, about, now_ms)
+        plan = Plan(rule, roles, granted, rejecting, about, now_ms, people)
         match = plan.match(now_ms).solve((goal_of(plan.root),))
     except TooComplex:
         reasons: tuple[str, ...] = ("too many combinations to decide this policy with these approvals",)
         return Decision(False, False, reasons, ())
     if match is not None:
-        return Decision(True, False, (), match.used(), plan.next_ms())
+        return Decision(True, False, (), _signed(match.used(), last), plan.next_ms())
     rejected = False
     if rejecting:
         others = {s: Grant(names, 0, 0) for s, names in holders.items() if s not in rejecting}
-        rejected = not _reachable(Plan(rule, roles, others, rejecting, about, now_ms, ever=True))
+        rejected = not _reachable(Plan(rule, roles, others, rejecting, about, now_ms, people, ever=True))
     reasons, used = _open_rules(plan, rule, holders, now_ms)
-    return Decision(False, rejected, reasons, used, plan.next_ms())
+    return Decision(False, rejected, reasons, _signed(used, last), plan.next_ms())
+
+
+def latest(approvals: Iterable[Approval], people: People) -> dict[bytes, Approval]:
+    """[G10] The last decision of each signer, by the key that stands for them."""
+    last: dict[bytes, Approval] = {}
+    for approval in approvals:
+        signer = people.one(approval.signer)
+        held = last.get(signer)
+        if held is None or approval.order >= held.order:
+            last[signer] = approval
+    return last
+
+
+def _signed(
+    used: Iterable[tuple[str, bytes]], last: Mapping[bytes, Approval]
+) -> tuple[tuple[str, bytes], ...]:
+    """Places with the keys that signed."""
+    return tuple((place, last[signer].signer) for place, signer in used)
 
 
 def judge(
     policies: Policies,
     act: str,
-    roles: Sequence[Role],
+    roll: Roll,
     approvals: Iterable[Approval],
     now_ms: int,
     about: About,
 ) -> Decision:
-    """`evaluate` for an act of a deployment, with those excluded whom its policies exclude."""
+    """`evaluate` for an act of a deployment: with those excluded whom its policies exclude, and of those who
+    hold a role in an organisation, what they signed as its members of now ([G9])."""
     excluded = excluded_signers(policies, about.author, about.consumer)
-    return evaluate(policies.of(act), roles, approvals, now_ms, excluded, about)
+    theirs = [x for x in approvals if all(roll.belongs(role, x.signer, x.seat) for role in x.roles)]
+    last = latest(theirs, roll.people).values()
+    given = [x for x in last if all(roll.counts(role, x.signer, x.seat) for role in x.roles)]
+    return evaluate(policies.of(act), roll.roles, given, now_ms, excluded, about, roll.people)
 
 
 def check_reachable(
-    rule: Rule, roles: Sequence[Role], excluded: frozenset[bytes], field: str, about: About = NO_ONE
+    rule: Rule,
+    roles: Sequence[Role],
+    excluded: frozenset[bytes],
+    field: str,
+    about: About = NO_ONE,
+    people: People = EACH_KEY_ONE_PERSON,
 ) -> None:
     """Raises Refused(manifest.policy_unreachable) when not even all holders together satisfy `rule`."""
-    holders = _holders(rule, roles, excluded)
+    holders = _holders(_names(rule, roles), excluded, people)
     grants = {signer: Grant(names, 0, 0) for signer, names in holders.items()}
     try:
-        plan = Plan(rule, roles, grants, {}, about, 0, ever=True)
+        plan = Plan(rule, roles, grants, {}, about, 0, people, ever=True)
         solved = plan.match(0).solve((goal_of(plan.root),))
     except TooComplex:
         raise Refused("manifest.policy_unreachable", "too many combinations to decide it", field) from None
@@ -197,15 +235,28 @@ def check_reachable(
         raise Refused("manifest.policy_unreachable", "even if all sign: " + "; ".join(reasons), field)
 
 
-def _holders(rule: Rule, roles: Sequence[Role], excluded: frozenset[bytes]) -> dict[bytes, frozenset[str]]:
-    """What each key may count for, without the excluded ones; in the order of keys."""
+def _names(rule: Rule, roles: Sequence[Role]) -> dict[bytes, frozenset[str]]:
+    """What each key may count for, in the order of keys."""
     out: dict[bytes, set[str]] = {}
     for role in roles:
         for text in role.keys:
             out.setdefault(bytes.fromhex(text), set()).add(f"role {role.name}")
     for key in named_keys(rule):
         out.setdefault(key, set()).add(f"key {key.hex()}")
-    return {key: frozenset(names) for key, names in sorted(out.items()) if key not in excluded}
+    return {key: frozenset(names) for key, names in sorted(out.items())}
+
+
+def _holders(
+    names: Mapping[bytes, frozenset[str]], excluded: frozenset[bytes], people: People
+) -> dict[bytes, frozenset[str]]:
+    """The same by signer, without the excluded ones."""
+    out: dict[bytes, frozenset[str]] = {}
+    kept_out = people.kept_out(excluded)
+    for key, found in names.items():
+        signer = people.one(key)
+        if signer not in kept_out:
+            out[signer] = out.get(signer, frozenset()) | found
+    return dict(sorted(out.items()))
 
 
 def _reachable(plan: Plan) -> bool:

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from ledger.limits import POLICY_STEPS_MAX
+from ledger.people import EACH_KEY_ONE_PERSON, People
 from ledger.policy_match import Group, Match, Node, Steps, goal_of
 from ledger.policy_types import Auto, Role, Rule, Weight
 
@@ -86,6 +87,7 @@ class _Scope(NamedTuple):
 class Plan:
     """`root` is the tree to solve. `rejecting`: roles in which each signer rejects, for vetoes.
 
+    `grants` and `rejecting` by signer: the key that stands for all keys of a person, as `people` knows them.
     With `ever` it is the plan of what the grants could come to in time: no order, wait or expiry.
     """
 
@@ -97,6 +99,7 @@ class Plan:
         rejecting: Mapping[bytes, Iterable[str]],
         about: About,
         now_ms: int,
+        people: People = EACH_KEY_ONE_PERSON,
         *,
         ever: bool = False,
     ) -> None:
@@ -108,7 +111,10 @@ class Plan:
         self._ready: list[list[tuple[int, bytes]]] = []  # by ask: from when on whose grant fills it
         self._pairs = 0  # of asks and grants that fill them
         self._shapes: dict[object, int] = {}
-        self._keys = {role.name: frozenset(bytes.fromhex(key) for key in role.keys) for role in roles}
+        self._people = people
+        self._keys = {
+            role.name: frozenset(people.one(bytes.fromhex(key)) for key in role.keys) for role in roles
+        }
         self._against = {name for names in rejecting.values() for name in names}
         self._about = about
         self._now_ms = now_ms
@@ -218,7 +224,8 @@ class Plan:
         if found == len(self.asks):
             self.asks.append(ask)
             kind, _, holder = name.partition(" ")
-            holders = self._keys.get(holder, ()) if kind == "role" else (bytes.fromhex(holder),)
+            by_key = kind == "key"
+            holders = (self._people.one(bytes.fromhex(holder)),) if by_key else self._keys.get(holder, ())
             mine = [(signer, self.grants[signer]) for signer in holders if signer in self.grants]
             ready = [
                 (grant.since_ms + ask.wait_ms, signer)  # [G6]
@@ -261,7 +268,7 @@ class Plan:
                 out.add(bytes.fromhex(name))
             else:
                 out.add(self._about.author if kind == "author" else self._about.consumer)
-        return frozenset(out)
+        return self._people.kept_out(out)
 
 
 def _at(path: str, step: str, index: int) -> str:

@@ -9,8 +9,8 @@ from typing import Literal
 
 import msgspec
 
-Act = Literal["deploy", "signoff", "delete"]
-ACTS: tuple[Act, ...] = ("deploy", "signoff", "delete")
+Act = Literal["deploy", "signoff", "delete", "update"]
+ACTS: tuple[Act, ...] = ("deploy", "signoff", "delete", "update")
 
 
 class Weight(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -54,23 +54,28 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     veto: tuple[str, ...] = ()  # roles: while a holder rejects, the rule does not hold
 
 
-class Role(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who may sign for a role: public keys in hex."""
+class Role(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """Who may sign for a role: `keys`, public keys in hex; or the members of `organisation`, an id in hex,
+    that hold its `organisation_role` ("": all of them)."""
 
     name: str
-    keys: tuple[str, ...]
+    keys: tuple[str, ...] = ()
+    organisation: str = ""
+    organisation_role: str = ""
 
 
 class Policies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Approval policies by act. None: the act needs no approval (written out, never by accident).
 
-    `delete`: to cancel what was approved once. `run_on_s`: what runs goes on for so long after the deploy
-    policy is not satisfied any more; 0: it is stopped at once.
+    `delete`: to cancel what was approved once. `update`: to move to another manifest; "as_deploy" is the
+    deploy policy, so that a weaker one, or none, must be written. `run_on_s`: what runs goes on for so long
+    after the deploy policy is not satisfied any more; 0: it is stopped at once.
     """
 
     deploy: Rule | None
     signoff: Rule | None
     delete: Rule | None = None
+    update: Rule | Literal["as_deploy"] | None = "as_deploy"
     validity_s: int = 72 * 3600  # an approval without own expiry counts this long
     run_on_s: int = 0
     author_may_approve: bool = False
@@ -78,4 +83,6 @@ class Policies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def of(self, act: str) -> Rule | None:
         """The rule of an act."""
+        if act == "update":
+            return self.deploy if self.update == "as_deploy" else self.update
         return {"deploy": self.deploy, "signoff": self.signoff, "delete": self.delete}[act]

@@ -10,9 +10,11 @@ import msgspec
 from ledger.contract_types import Contract
 from ledger.errors import Refused
 from ledger.limits import (
+    ADDRESS_CHARS_MAX,
     APPROVALS_PER_DEPLOYMENT_MAX,
     ARTIFACTS_MAX,
     ATTRIBUTES_MAX,
+    EGRESS_MAX,
     NAME_CHARS_MAX,
     NUMBER_MAX,
     PATH_CHARS_MAX,
@@ -40,7 +42,8 @@ class ApprovalPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """A stakeholder's decision on a manifest digest (the subject), bound to one deployment and chain.
 
     `made_ms`, the signer's clock, orders the signer's own decisions: one that is carried in late never
-    replaces a newer one. 0: none given, then the order of arrival counts.
+    replaces a newer one. 0: none given, then the order of arrival counts. `update`: number of the update that
+    brings, or brought, the manifest; 0: the order did.
     """
 
     chain_id: str
@@ -51,11 +54,13 @@ class ApprovalPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     expires_ms: int = 0  # 0: as long as the policy's validity
     comment: str = ""
     made_ms: int = 0
+    update: int = 0
 
     def check(self) -> None:
         """Raises Refused(document.field) for a value out of its bounds."""
         _text(self.chain_id, NAME_CHARS_MAX, "chain_id")
         _hex(self.deployment, "deployment")
+        _number(self.update, "update")
         _text(self.role, NAME_CHARS_MAX, "role")
         _number(self.expires_ms, "expires_ms")
         _number(self.made_ms, "made_ms")
@@ -95,6 +100,8 @@ class ReceiptPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     results: dict[str, ResultFile] = {}
     usage: Usage = Usage()
     detail: str = ""
+    secrets: str = ""  # sha256 of the sealed secrets that the holder was given in this term
+    egress: dict[str, str] = {}  # host:port of the contract: the addresses that it was in this term
 
     def check(self) -> None:
         """Raises Refused(document.field) for a value out of its bounds."""
@@ -110,6 +117,9 @@ class ReceiptPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
             raise Refused("document.field", "an exit code", "exit_code")
         _text(self.driver, NAME_CHARS_MAX, "driver")
         _text(self.detail, TEXT_CHARS_MAX, "detail")
+        _items(self.egress.items(), EGRESS_MAX, ADDRESS_CHARS_MAX + 8, "egress")
+        if self.secrets:
+            _hex(self.secrets, "secrets")
         _items(self.isolation.items(), ATTRIBUTES_MAX, NAME_CHARS_MAX, "isolation")
         _items(self.endpoints.items(), PORTS_MAX, NAME_CHARS_MAX, "endpoints")
         _items(self.artifacts.items(), ARTIFACTS_MAX, PATH_CHARS_MAX, "artifacts")

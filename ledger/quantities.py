@@ -15,7 +15,7 @@ _DURATION: Final = re.compile(r"([0-9]{1,12})(s|m|h|d)")
 _CPU: Final = re.compile(r"(?:([0-9]{1,9})m|" + _DECIMAL + r")")
 _MONEY: Final = re.compile(_DECIMAL + r"\s?credits?")
 _COUNTRY: Final = re.compile(r"[A-Z]{2}")
-_UNITS: Final = {
+SIZES: Final[dict[str, int]] = {
     "B": 1,
     "KiB": 2**10,
     "MiB": 2**20,
@@ -40,7 +40,7 @@ def parse_size(value: object) -> int:
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise QuantityError("a size wanted, such as 64MiB or 2GB, or a number of bytes")
-    return _scaled(match[1], match[2], _UNITS[match[3]], "a whole number of bytes wanted")
+    return _scaled(match[1], match[2], SIZES[match[3]], "a whole number of bytes wanted")
 
 
 def parse_duration(value: object) -> int:

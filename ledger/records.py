@@ -59,6 +59,7 @@ class Farm(_Record, frozen=True):
     name: str
     owner: bytes
     country: str
+    certified: dict[str, int] = {}  # certifier's key in hex: until when, ms
 
 
 class Node(_Record, frozen=True):
@@ -116,11 +117,20 @@ class Deployment(_Record, frozen=True):
     extended_s: int = 0
     disputes: int = 0  # opened so far
     left_ms: int = 0  # of its term, while it is paused
+    notice_ms: int = 0  # when it says that its end is near; 0: it has, or has no end
+    look_ms: int = 0  # from when on the escrow is looked at again
     decisions: int = 0  # approval documents accepted so far
     lost_ms: int = 0  # since when it runs on without approval; 0: it does not
     judge_ms: int = 0  # when the deploy policy is judged again by itself; 0: not
     signoff_judge_ms: int = 0  # the same for the sign-off
-    precedent_ms: int = 0  # when the same manifest was approved by signatures before the order; 0: never
+    precedent_ms: int = 0  # when the same manifest was approved by signatures before it was asked; 0: never
+    generation: int = 0  # number of the update that brought `manifest`; 0: the order did
+    updates: int = 0  # asked for so far; the last has this number
+    updating: bytes = b""  # the manifest of the update under way
+    ground: Act = "deploy"  # whose policy the approvals of `manifest` must satisfy: "update", or "deploy"
+    asked_ms: int = 0  # when `manifest` was asked for by an update; 0: with the order
+    paid_in: int = 0  # into escrow in all
+    returned: int = 0  # out of it by updates, to the consumer or to who had paid for one
 
 
 class ApprovalRecord(_Record, frozen=True):
@@ -138,6 +148,9 @@ class ApprovalRecord(_Record, frozen=True):
     time_ms: int
     made_ms: int = 0  # the signer's clock, as in the document
     since_ms: int = 0  # since when the signer grants in this role without a break
+    number: int = 0  # of the decisions on the deployment it is this one, from 0
+    seat: tuple[int, int] = (0, 0)  # held in the organisation that holds the role: membership, since version
+    generation: int = 0  # of the manifest that it is about
 
 
 class Precedent(_Record, frozen=True):
@@ -172,6 +185,11 @@ class Slot(_Record, frozen=True):
     receipts: int = 0  # accepted in this term
     missed_ms: int = 0  # the ledger's missed time when the term began
     missed_renewed_ms: int = 0  # and at its last renewal
+    manifest: bytes = b""  # of this term
+    next: bytes = b""  # of the next one; empty: the slot is in no manifest any more
+    running_ms: int = 0  # since when this term runs
+    switched: int = 0  # number of the update that changed it over last
+    home: bytes = b""  # the node that has its volumes; none: nobody has begun with them
 
 
 class Candidate(_Record, frozen=True):
@@ -287,8 +305,11 @@ def key_precedent(manifest: bytes) -> bytes:
     return b"precedent/" + manifest
 
 
-def key_approval(deployment: bytes, act: str, signer: bytes) -> bytes:
-    return b"approval/" + deployment + b"/" + act.encode() + b"/" + signer
+def key_approval(deployment: bytes, act: str, signer: bytes, generation: int = 0) -> bytes:
+    """The ApprovalRecord of a signer for an act. Decisions on an update stand where those on the deployment
+    of its manifest do: under "deploy", in the update's generation."""
+    at = act.encode() + (b"@%d" % generation if generation else b"")
+    return b"approval/" + deployment + b"/" + at + b"/" + signer
 
 
 def key_document(deployment: bytes, document: bytes) -> bytes:
@@ -331,7 +352,7 @@ def key_past_validators(epoch: int) -> bytes:
 
 
 def key_due(time_ms: int, kind: str, rest: bytes) -> bytes:
-    """Timed work, in time order: its kind (window, lease, approval, judge, run_on, duration) and what it is
+    """Timed work, in time order: its kind (window, lease, approval, duration, notice …) and what it is
     about."""
     return b"due/" + be(time_ms) + kind.encode() + b"/" + rest
 

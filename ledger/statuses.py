@@ -15,6 +15,16 @@ DeploymentStatus = Literal[
     "paused",
     "failed",
 ]
+UpdateStatus = Literal[
+    "awaiting_approval",
+    "rolling",
+    "held",
+    "done",
+    "reverted",
+    "cancelled",
+    "expired",
+    "rejected",
+]
 SlotStatus = Literal[
     "open",
     "claimed",

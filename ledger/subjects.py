@@ -8,17 +8,18 @@ from ledger.blocks import Header, decode_batch
 from ledger.errors import LocalError
 from ledger.outcome import BlockResult, Receipt
 from ledger.stored import CommitData, TxEntry
-from ledger.transactions import CheckedTx, PublishContract
+from ledger.transactions import ActOrganisation, CheckedTx, PublishContract
 
 
 def about(tx: CheckedTx, receipt: Receipt) -> tuple[bytes, ...]:
-    """Ids of the deployments, or of the published contract, whose history the transaction is part of.
+    """Ids of the deployments, or of the published contract, or of the organisation, whose history the
+    transaction is part of.
 
     A refused one is in nobody's history, or strangers could fill it; its id still finds its receipt.
     """
     if not receipt.ok:
         return ()
-    if isinstance(tx.tx.body, PublishContract):
+    if isinstance(tx.tx.body, PublishContract | ActOrganisation):
         return (bytes.fromhex(receipt.events[0].subject),)
     return receipt.deployments
 

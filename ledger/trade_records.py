@@ -1,13 +1,18 @@
-"""Records of trade beside the life of a deployment: what certifiers said, penalties, disputes, missed time.
+"""Records of trade beside the life of a deployment: what certifiers said, penalties, disputes, updates,
+missed time.
 
 As `ledger.records`, which has the others.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
+from ledger.policy_types import Act
 from ledger.records import be
+from ledger.statuses import UpdateStatus
 
 
 class _Record(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -15,7 +20,8 @@ class _Record(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
 
 
 class CertificationRecord(_Record, frozen=True):
-    """A certifier's last word about a node. `valid_until_ms` 0: withdrawn; `made_ms`: none older counts."""
+    """A certifier's last word about a node or farm. `valid_until_ms` 0: withdrawn; `made_ms`: none older
+    counts."""
 
     made_ms: int
     valid_until_ms: int
@@ -55,8 +61,40 @@ class Dispute(_Record, frozen=True):
     closing: str  # what its opener said when closing it
 
 
+class UpdateRecord(_Record, frozen=True):
+    """One update of a deployment, under way or over. Money in micro-credits, times block time."""
+
+    number: int  # from 1
+    tx: bytes  # that asked for it
+    sender: bytes
+    former: bytes  # digest of the manifest in force
+    manifest: bytes  # digest of the one that it leads to
+    contract: bytes
+    status: UpdateStatus
+    locked: int  # what the new terms cost more; paid by the sender, into escrow
+    ground: Act  # `Deployment.ground` once it is done
+    requested_ms: int
+    precedent_ms: int
+    step_ms: int  # the last step forward
+    step_missed_ms: int  # the ledger's missed time then
+    approved_ms: int = 0
+    ended_ms: int = 0
+    due_ms: int = 0  # when the timed work `update` comes; 0: none
+    judge_ms: int = 0  # when its policy is judged again by itself; 0: not
+    refunded: int = 0
+    reason: str = ""
+    former_precedent_ms: int = 0  # `Deployment.precedent_ms` of the manifest in force
+
+
+CANCELLED: Final = "cancelled by the consumer"  # the reason of an update that was steered so
+
+
 def key_certification(node: bytes, certifier: bytes) -> bytes:
     return b"certification/" + node + b"/" + certifier
+
+
+def key_farm_certification(farm: str, certifier: bytes) -> bytes:
+    return b"farm_certification/" + farm.encode() + b"/" + certifier
 
 
 def key_penalty(deployment: bytes, slot: str, term: int) -> bytes:
@@ -65,6 +103,10 @@ def key_penalty(deployment: bytes, slot: str, term: int) -> bytes:
 
 def key_dispute(deployment: bytes, number: int) -> bytes:
     return b"dispute/" + deployment + b"/" + be(number)
+
+
+def key_update(deployment: bytes, number: int) -> bytes:
+    return b"update/" + deployment + b"/" + be(number)
 
 
 KEY_MISSED = b"missed"

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from ledger import keys
-from ledger.certification import Certification
+from ledger.certification import Certification, FarmCertification
 from ledger.codec import decode_exact, encode
 from ledger.errors import Refused
 from ledger.evidence import TwoProposals, TwoVotes
@@ -102,6 +102,20 @@ class UncertifyNode(_Body, frozen=True, tag="node.uncertify"):
     node: bytes
 
 
+class CertifyFarm(_Body, frozen=True, tag="farm.certify"):
+    """A certifier's signed word about a farm. Sender: its owner."""
+
+    certifier: bytes
+    certification: FarmCertification
+    signature: bytes  # see ledger.certification
+
+
+class UncertifyFarm(_Body, frozen=True, tag="farm.uncertify"):
+    """The sender does not stand for a farm any more."""
+
+    farm: str
+
+
 class DrainNode(_Body, frozen=True, tag="node.drain"):
     """The sender, a node, takes no new slot and leaves at this block time."""
 
@@ -151,6 +165,29 @@ class ExtendDeployment(_Body, frozen=True, tag="deployment.extend"):
     extended_s: int
     duration_s: int
     amount: int  # exactly what it costs
+
+
+class UpdateDeployment(_Body, frozen=True, tag="deployment.update"):
+    """Another manifest for a deployment that runs: of another version of its contract, or other parameters.
+    Sender: consumer or its bot. `former`: the manifest in force, so the wish is about nothing else. `amount`:
+    exactly what the new terms cost more, into escrow."""
+
+    deployment: bytes
+    former: bytes
+    contract: bytes
+    parameters: dict[str, str | int | bool]
+    roles: dict[str, tuple[str, ...]]
+    manifest: bytes
+    amount: int
+
+
+class SteerUpdate(_Body, frozen=True, tag="deployment.steer_update"):
+    """Stop an update, which reverts what it changed, or go on with one that is held. Sender: consumer or
+    bot."""
+
+    deployment: bytes
+    number: int
+    action: str  # "cancel" or "go_on"
 
 
 class OpenDispute(_Body, frozen=True, tag="dispute.open"):
@@ -208,6 +245,14 @@ class PutVault(_Body, frozen=True, tag="vault.put"):
     ciphertext: bytes
 
 
+class ActOrganisation(_Body, frozen=True, tag="organisation.act"):
+    """A deed that founds or changes an organisation (ledger.organisation), and who signed it: key and
+    signature, by ascending key. Anybody may carry it in."""
+
+    payload: bytes
+    signatures: tuple[tuple[bytes, bytes], ...]
+
+
 class ReportEvidence(_Body, frozen=True, tag="evidence.report"):
     """Proof that a validator signed two statements of which an honest one signs one. Anybody may carry it."""
 
@@ -234,18 +279,23 @@ Body = (
     | WithdrawOffer
     | CertifyNode
     | UncertifyNode
+    | CertifyFarm
+    | UncertifyFarm
     | DrainNode
     | OrderDeployment
     | Decide
     | CancelDeployment
     | TopUp
     | ExtendDeployment
+    | UpdateDeployment
+    | SteerUpdate
     | OpenDispute
     | CloseDispute
     | Claim
     | Renew
     | Report
     | PutVault
+    | ActOrganisation
     | ReportEvidence
     | ChangeValidators
 )

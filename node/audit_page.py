@@ -16,6 +16,7 @@ from node.amounts import credits_text, span_text, time_text
 ACTS = {
     "deploy": "Approval before work begins",
     "signoff": "Sign-off of what was delivered",
+    "update": "Approval of updates",
     "delete": "Consent to its end",
 }
 
@@ -31,8 +32,19 @@ def audit_page(report: AuditReport, digest: str) -> str:
     )
     pages.filters |= {"credits": credits_text, "time": time_text, "span": span_text}
     return pages.get_template("audit.html").render(
-        report=report, facts=report.facts, digest=digest, acts=ACTS, names=_names(report)
+        report=report,
+        facts=report.facts,
+        digest=digest,
+        acts=ACTS,
+        names=_names(report),
+        several=len(report.facts.generations) > 1,
+        manifests=_manifest_name,
     )
+
+
+def _manifest_name(number: int) -> str:
+    """What a reader knows a manifest by: who asked for it."""
+    return "not known" if number < 0 else f"update {number}" if number else "order"
 
 
 def _names(report: AuditReport) -> dict[str, str]:

@@ -13,3 +13,8 @@ def now_ms() -> int:
 def wall_ms() -> int:
     """Unix ms, for block times."""
     return time.time_ns() // 1_000_000
+
+
+def boot_ms() -> int:
+    """Ms since boot, going on while the machine sleeps: the clock that leases are counted on."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000

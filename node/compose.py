@@ -27,7 +27,7 @@ _COMPOSE_SIZE: Final = re.compile(r"([0-9]+)([bkmg]?)b?", re.IGNORECASE)
 _TAKEN: Final = frozenset(
     (
         "command", "entrypoint", "environment", "ports", "depends_on", "volumes", "restart", "deploy",
-        "mem_limit", "cpus", "pids_limit", "scale",
+        "mem_limit", "cpus", "pids_limit", "scale", "secrets",
     )
 )  # fmt: skip
 _DROPPED: Final = {
@@ -55,7 +55,7 @@ _REFUSED: Final = {
     "pid": "no workload sees other processes",
     "ipc": "no workload shares memory with others",
     "user": "the sandbox gives an unprivileged user of its own",
-    "secrets": "no 3node of this release hands out secrets",
+    "secrets": "their values are given to the 3bot: gridpact secrets set",
     "env_file": "its variables belong into environment",
     "healthcheck": "a health check is http or tcp on a port: write health",
     "extends": "one file says all",
@@ -156,6 +156,7 @@ class _Importer:
             "resources": self._resources(entries, where),
             "ports": {} if job else self._ports(entries.get("ports"), where),
             "depends_on": self._depends_on(entries.get("depends_on"), where),
+            "secrets": self._secrets(entries.get("secrets"), where),
         }
         self._volumes(entries.get("volumes"), where, artifacts)
         if not job and "restart" in entries:
@@ -281,6 +282,16 @@ class _Importer:
             names = list(node.entries) if isinstance(node, Mapping) else []
         return [self._names.get(name, name) for name in names]
 
+    def _secrets(self, node: Node | None, where: str) -> list[str]:
+        """Their names alone; each is a file, at another place than compose has it."""
+        names = []
+        for item in node.items if isinstance(node, Sequence) else ():
+            entry = item.entries.get("source") if isinstance(item, Mapping) else item
+            names.append(_name(_text(entry)))
+            why = f"it is the file /secrets/{names[-1]}; give its value by: gridpact secrets set"
+            self._remark(item.mark, f"{where}.secrets", "to do", why)
+        return list(dict.fromkeys(names))
+
     def _volumes(self, node: Node | None, where: str, artifacts: list[dict[str, Any]]) -> None:
         for item in node.items if isinstance(node, Sequence) else ():
             source, target, mode = (
@@ -290,7 +301,7 @@ class _Importer:
                 artifacts.append({"path": target, "tree": source.removeprefix("./")})
                 self._remark(item.mark, f"{where}.volumes", "to do", f"{source} became a tree; is it a file?")
             else:
-                why = "no 3node of this release keeps volumes; what is only read (:ro) becomes an artifact"
+                why = "write it as a volume with a size; what is only read (:ro) becomes an artifact"
                 self._remark(item.mark, f"{where}.volumes", "refused", why)
 
 

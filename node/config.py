@@ -22,7 +22,8 @@ from node.amounts import parse_credits
 from node.config_rules import RULES
 from node.config_rules import split_host_port as split_host_port
 from node.errors import ConfigError
-from node.limits import SNAPSHOT_EVERY_BLOCKS, STATE_BEHIND_BLOCKS
+from node.limits import ARTIFACT_STORE_BYTES_MAX, MIB, SNAPSHOT_EVERY_BLOCKS, STATE_BEHIND_BLOCKS
+from node.rates import FileRates
 from p2p.errors import LocalError as AddressError
 
 Role = Literal["validator", "node", "bot"]
@@ -82,6 +83,12 @@ class Node(_Section, frozen=True):
     price_cpu: Annotated[str, Meta(description="Credits per core and hour.")] = "0.01"
     price_memory: Annotated[str, Meta(description="Credits per GiB of memory and hour.")] = "0.005"
     price_disk: Annotated[str, Meta(description="Credits per GiB of disk and hour.")] = "0.0001"
+    egress: Annotated[
+        bool, Meta(description="Let workloads connect to what their contracts name, in the wide world alone.")
+    ] = False
+    volume_classes: Annotated[
+        Texts, Meta(description="Classes of disk behind volumes, such as ssd: contracts ask for them.")
+    ] = ()
     listen_host: Annotated[str, Meta(description="Host address on which services' ports are opened.")] = (
         "127.0.0.1"
     )
@@ -101,6 +108,29 @@ class Store(_Section, frozen=True):
     size_mib_max: Annotated[
         int, Meta(description="MiB of block history kept, 16 or more; the oldest blocks go. 0 keeps all.")
     ] = 0
+
+
+class Files(_Section, frozen=True):
+    """Artifacts: the files of contracts, and results."""
+
+    size_mib_max: Annotated[
+        int, Meta(description="MiB of disk for them, 1 or more; what was fetched goes first, none in use.")
+    ] = ARTIFACT_STORE_BYTES_MAX // MIB
+    upload_kib_s: Annotated[
+        int, Meta(description="KiB a second to all other peers together. 0: as fast as the line goes.")
+    ] = 0
+    upload_peer_kib_s: Annotated[
+        int, Meta(description="KiB a second to each other peer. 0: as fast as the line goes.")
+    ] = 0
+    download_kib_s: Annotated[
+        int, Meta(description="KiB a second from all other peers. 0: as fast as the line goes.")
+    ] = 0
+
+    @property
+    def rates(self) -> FileRates:
+        """As the exchange takes them."""
+        in_kib = self.upload_kib_s, self.upload_peer_kib_s, self.download_kib_s
+        return FileRates(*(kib * 1024 for kib in in_kib))
 
 
 class Sync(_Section, frozen=True):
@@ -141,6 +171,7 @@ class Settings(_Section, frozen=True):
     node: Node = Node()
     bot: Bot = Bot()
     store: Store = Store()
+    files: Files = Files()
     sync: Sync = Sync()
     log: Log = Log()
 
@@ -169,7 +200,7 @@ class ConfigKey:
 
 
 _SECTIONS: Final[dict[str, type[_Section]]] = {
-    "p2p": P2P, "api": Api, "node": Node, "bot": Bot, "store": Store, "sync": Sync, "log": Log
+    "p2p": P2P, "api": Api, "node": Node, "bot": Bot, "store": Store, "files": Files, "sync": Sync, "log": Log
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ledger.quantities import parse_country, parse_cpu, parse_size
+from ledger.template import NAME
 from node.amounts import parse_credits
 from p2p.ids import peer_of_address
 
@@ -54,6 +55,16 @@ def _check_history(size_mib: int) -> None:
         raise ValueError(f"0, or 16 to {1 << 24} wanted, found {size_mib}")
 
 
+def _check_files(size_mib: int) -> None:
+    if not 1 <= size_mib <= 1 << 24:
+        raise ValueError(f"1 to {1 << 24} wanted, found {size_mib}")
+
+
+def _check_rate(kib_s: int) -> None:
+    if kib_s and not 64 <= kib_s <= 1 << 30:  # a chunk of 256 KiB must come before it is given up
+        raise ValueError(f"0, or 64 to {1 << 30} wanted, found {kib_s}")
+
+
 def _check_behind(blocks: int) -> None:
     if blocks < 1:
         raise ValueError(f"1 or more wanted, found {blocks}")
@@ -74,6 +85,14 @@ def _check_name(text: str) -> None:
         raise ValueError("1 to 64 letters, digits, '-', '_' and '.' wanted")
 
 
+def _check_classes(names: Texts) -> None:
+    for name in names:
+        if not NAME.fullmatch(name) or len(name) > 32:
+            raise ValueError(f"{name[:40]!r}: lower-case letters, digits, - and _ wanted, at most 32")
+    if len(names) > 4:
+        raise ValueError("at most 4 wanted")
+
+
 RULES: Final[dict[str, Callable[[Any], object]]] = {
     "moniker": _check_moniker,
     "roles": _check_roles,
@@ -87,11 +106,16 @@ RULES: Final[dict[str, Callable[[Any], object]]] = {
     "node.cpu": parse_cpu,
     "node.memory": parse_size,
     "node.disk": parse_size,
+    "node.volume_classes": _check_classes,
     "node.price_cpu": parse_credits,
     "node.price_memory": parse_credits,
     "node.price_disk": parse_credits,
     "bot.account": _check_name,
     "store.size_mib_max": _check_history,
+    "files.size_mib_max": _check_files,
+    "files.upload_kib_s": _check_rate,
+    "files.upload_peer_kib_s": _check_rate,
+    "files.download_kib_s": _check_rate,
     "sync.behind_blocks": _check_behind,
     "sync.offer_every_blocks": _check_offers,
 }

@@ -34,6 +34,10 @@ class ArtifactFull(ArtifactError):
     """It does not fit the store's budget, and nothing more may be dropped."""
 
 
+class ArtifactBusy(ArtifactError):
+    """It is in use: being fetched, or a task runs it."""
+
+
 class ArtifactWrong(ArtifactError):
     """Bytes are not what their name says; nothing of them was kept."""
 

@@ -25,7 +25,6 @@ from ledger.stored import StoredBlock, Tip
 from ledger.transactions import VerifiedTx
 from node.errors import StateDiffers
 from node.limits import (
-    FAULT_POINTS,
     FOLLOW_STALLED_S,
     GROUP_BYTES,
     GROUP_MS,
@@ -34,7 +33,7 @@ from node.limits import (
     RANGE_TIMEOUT_S,
 )
 from node.notary import Covered, Notary
-from node.ranges import decode_range, fetch_batches, held_from
+from node.ranges import blame, decode_range, fetch_batches, held_from
 from node.sync_plan import Ask, SyncPlan
 from node.wire import RangeRequest
 from p2p.errors import RequestError
@@ -255,10 +254,9 @@ class Follower:
 
     def _lied(self, ask: Ask, error: Refused) -> None:
         self.lies += 1
-        log.warning("peer_fault", peer=ask.peer_id, rule=error.rule, detail=error.detail)
         for other in self.plan.lied(ask, time.monotonic()):
             self._cancel(other)
-        self.network.penalise(ask.peer_id, error.rule, FAULT_POINTS)
+        blame(self.network, ask.peer_id, error)
 
     # ------------------------------------------------------------------ committing
 

@@ -46,6 +46,7 @@ class Home:
         self.artifacts_dir = self.data_dir / "artifacts"
         self.log_file = self.data_dir / "peer.log"
         self.run_file = self.data_dir / "run.json"
+        self.quarantine_file = self.data_dir / "quarantine.json"
 
     def create(self) -> None:
         """Make the directories, 0700. Raises ConfigError when it cannot."""

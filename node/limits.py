@@ -142,10 +142,48 @@ WAITERS_MAX: Final = 10_000
 # --- artifacts ---------------------------------------------------------------------------------------
 ARTIFACT_STORE_BYTES_MAX: Final = 8 * 1024 * MIB  # of a peer's disk, unless its settings say otherwise
 ARTIFACT_DIGESTS_MAX: Final = 16_384  # chunk digests in one answer: half a frame, a list for 4 GiB
-ARTIFACT_SOURCES_MAX: Final = 8  # asked at once for one artifact
-ARTIFACT_SOURCE_WINDOW: Final = 3  # chunks under way from one source: below a stream's credit
-ARTIFACT_ASK_S: Final = 10.0  # for one answer
+ARTIFACT_LISTS_BYTES_S: Final = 4 * MIB  # of digests to one peer: eight answers; it needs each list once
+ARTIFACT_DISK_RESERVE_BYTES: Final = 512 * MIB  # of the disk, left to the ledger: files are never worth it
+ARTIFACT_RESULT_KEPT_S: Final = 90 * 86_400  # a result; then it goes when room is needed, or when …
+ARTIFACT_RESULT_SHARE: Final = 4  # … results have filled a quarter of the budget: jobs never fill it all
+ARTIFACT_SYNC_BYTES: Final = 32 * MIB  # written between syncs: the last one, when all is here, stays short
+ARTIFACT_READERS_MAX: Final = 32  # files kept open for others: two descriptors each
+ARTIFACT_THREADS: Final = 4  # that hash, read and write chunks: files never take all threads of a peer
+# Asked at once for one artifact. One that gave nothing for ARTIFACT_STALLED_S leaves its place to another …
+ARTIFACT_SOURCES_MAX: Final = 8
+ARTIFACT_STALLED_S: Final = 3.0
+ARTIFACT_ASKED_MAX: Final = 32  # … up to so many in all
+# Chunks of one source on their way or being checked: three fill a stream's credit, while as many are checked.
+ARTIFACT_SOURCE_WINDOW: Final = 6
+ARTIFACT_CHUNK_S: Final = 1.0  # … as long as none takes longer: then fewer, in proportion
+ARTIFACT_ASK_S: Final = 30.0  # for one chunk: four at once on a line of 35 KiB/s; others take it over before
+ARTIFACT_LIST_S: Final = 10.0  # for one part of a list, or for what a source holds
+ARTIFACT_UNPROVED_S: Final = 15.0  # without a chunk of an unsigned list, before another list is tried
+ARTIFACT_LIST_WAIT_S: Final = 2.0  # for the list that another source is giving, before one's own is asked for
+ARTIFACT_HELD_S: Final = 0.5  # how often a source that is still fetching is asked what it holds by now
+ARTIFACT_TICK_S: Final = 0.25  # how often an idle source looks for a chunk to take over
+ARTIFACT_STEAL_S: Final = 0.5  # a chunk asked for so long, and twice the usual time, is asked of one more …
+ARTIFACT_COPIES_MAX: Final = 4  # … up to so many in all: two that stall do not keep it from a third
+ARTIFACT_PICKS_MAX: Final = 256  # missing chunks among which the rarest is looked for: 50 us
+ARTIFACT_LOOKS_MAX: Final = 4_096  # missing chunks looked at for one that a source holds
 ARTIFACT_FAILURES_MAX: Final = 3  # in a row, until a source rests
-ARTIFACT_REST_S: Final = 1.0  # until sources are asked again when none gives any more
-ARTIFACT_IDLE_REST_S: Final = 5.0  # the same while another source gives
-ARTIFACT_FETCHES_MAX: Final = 4  # artifacts fetched at once
+ARTIFACT_BUSY_S: Final = 0.5  # before a source that was busy is asked again
+ARTIFACT_REST_S: Final = 1.0  # until a source that has nothing is asked again; it doubles …
+ARTIFACT_REST_S_MAX: Final = 5.0  # … up to this, and for one that failed up to …
+ARTIFACT_FAILED_REST_S_MAX: Final = 60.0
+ARTIFACT_ASKING_MAX: Final = 64  # artifacts looked for at once: more than a node's slots need
+ARTIFACT_FETCHES_MAX: Final = 8  # of these, the ones that have found a source: each holds disk and threads
+ARTIFACT_SERVED_MAX: Final = 32  # chunks being read for others, or waiting for their turn of the line
+ARTIFACT_SERVED_PEER_MAX: Final = 8  # of these for one peer: more than an honest one asks for at once
+ARTIFACT_SERVE_WAIT_S: Final = 10.0  # longer than this for its turn: busy; below ARTIFACT_ASK_S
+ARTIFACT_TAKERS_MAX: Final = 1_024  # peers whose rates are remembered: more than can be connected
+ARTIFACT_TAKING_S: Final = 30.0  # who asked for an artifact so lately is taking it
+
+# --- secrets and logs of workloads --------------------------------------------------------------------
+SECRET_BYTES_MAX: Final = 16 * 1024  # a key or certificate chain with room to spare
+SECRETS_BYTES_MAX: Final = 64 * 1024  # of one slot: they live in memory that is never swapped
+SECRETS_DEPLOYMENTS_MAX: Final = 256  # whose secrets a bot keeps: twice what it watches
+REACH_POLL_S: Final = 0.1  # between two looks whether a dialled node has become a neighbour
+LOG_TAIL_BYTES_MAX: Final = 256 * 1024  # in one answer: a whole ring
+LOG_ASK_BLOCKS_MAX: Final = 1_000  # between the heights of who asks and who answers: as an order lives
+LOG_ASK_S: Final = 10.0  # to reach the node, and again for its answer

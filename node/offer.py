@@ -13,19 +13,28 @@ from node.executor.drivers.base import Fingerprint
 OFFER_VALID_MS: Final = 30 * 86_400_000  # a month; a node that runs posts anew long before
 
 
-def make_offer(settings: Node, fingerprint: Fingerprint, address: str, now_ms: int) -> PostOffer:
-    """The offer of a node that is reached at `address` (a multiaddr with /p2p/ID)."""
+def enforced(settings: Node, fingerprint: Fingerprint) -> dict[str, str]:
+    """What this node offers by name: "enforced", or why not, be that its settings."""
     features = {
         feature.name: "enforced" if feature.enforced else feature.how[:200]
         for feature in fingerprint.features[:ATTRIBUTES_MAX]
     }
+    if "egress" in features and not settings.egress:
+        features["egress"] = "switched off in the node's settings"
+    if fingerprint.enforces("volumes"):
+        features |= {f"volumes.{storage}": "enforced" for storage in settings.volume_classes}
+    return dict(sorted(features.items()))
+
+
+def make_offer(settings: Node, fingerprint: Fingerprint, address: str, now_ms: int) -> PostOffer:
+    """The offer of a node that is reached at `address` (a multiaddr with /p2p/ID)."""
     return PostOffer(
         cpu_millis=parse_cpu(settings.cpu),
         memory_bytes=parse_size(settings.memory),
         disk_bytes=parse_size(settings.disk),
         price=node_price(settings),
         runtimes=(fingerprint.driver,) if fingerprint.usable else (),
-        attributes=dict(sorted(features.items())),
+        attributes=enforced(settings, fingerprint),
         address=address[:ADDRESS_CHARS_MAX],
         valid_until_ms=now_ms + OFFER_VALID_MS,
     )

@@ -280,6 +280,10 @@ class Peer:
         """Block time of `height`."""
         return self.store.tip.time_ms
 
+    async def answer(self, method: str, body: bytes) -> bytes:
+        """See PeerSeam.answer."""
+        return await self.handlers.serve(self.network.peer_id, method, body)
+
     async def submit(self, raw: bytes, source: str = OURS) -> bytes:
         """See PeerSeam.submit."""
         try:

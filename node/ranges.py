@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+import structlog
 import trio
 
 from ledger.blocks import batch_digest
@@ -17,10 +18,12 @@ from ledger.errors import Refused
 from ledger.light import FINALITY_PATH_MAX
 from ledger.store import Store
 from ledger.stored import StoredBlock
-from node.limits import RANGE_BATCHES_AT_ONCE, RANGE_BYTES_MAX
+from node.limits import FAULT_POINTS, RANGE_BATCHES_AT_ONCE, RANGE_BYTES_MAX
 from node.wire import RangeRequest
 from p2p.errors import RequestError
 from p2p.network import Network
+
+log = structlog.get_logger("ranges")
 
 HELD_FROM: Final = "blocks are held from height "  # then the height: the follower reads it
 
@@ -128,3 +131,9 @@ async def fetch_batches(
     if failed:
         raise failed[0]
     return tuple(found[digest] for digest in digests)
+
+
+def blame(network: Network, peer_id: str, error: Refused) -> None:
+    """A peer's answer was a lie: say so and lower its score."""
+    log.warning("peer_fault", peer=peer_id, rule=error.rule, detail=error.detail)
+    network.penalise(peer_id, error.rule, FAULT_POINTS)

@@ -16,6 +16,7 @@ import trio
 
 from ledger.errors import LocalError
 from ledger.genesis import Genesis
+from ledger.quantities import parse_size
 from ledger.store import Store
 from node.api.bot_seam import BotSeam
 from node.artifacts import ArtifactStore
@@ -176,8 +177,8 @@ def _start_pruner(nursery: trio.Nursery, peer: Peer, settings: Settings) -> None
 
 async def _start_api(nursery: trio.Nursery, peer: Peer, home: Home, settings: Settings) -> str:
     """Start what sits on the peer: artifacts, executor, 3bot, API. Returns the API's host:port."""
-    artifacts = ArtifactStore(home.artifacts_dir)
-    exchange = Exchange(peer.network, artifacts)
+    artifacts = ArtifactStore(home.artifacts_dir, settings.files.size_mib_max * MIB)
+    exchange = Exchange(peer.network, artifacts, settings.files.rates)
     peer.handlers.methods.update(exchange.methods())
     peer.sources.append(exchange.metrics)
     executor = None
@@ -209,10 +210,14 @@ def _start_executor(
     a twentieth of a start's time."""
     from node.executor.drivers.sandbox import SandboxDriver
     from node.executor.executor import Executor
+    from node.executor.quarantine import Quarantine
+    from node.executor.volumes import VolumeShelf
 
     driver = SandboxDriver(home.data_dir / "sandbox")
-    executor = Executor(peer, settings.node, driver, exchange)
-    peer.handlers.methods["order"] = executor.orders.serve
+    quarantine = Quarantine(home.quarantine_file)
+    volumes = VolumeShelf(home.data_dir / "volumes", parse_size(settings.node.disk))
+    executor = Executor(peer, settings.node, driver, exchange, quarantine=quarantine, volumes=volumes)
+    peer.handlers.methods.update(executor.methods())
     peer.sources.append(executor.metrics)
     nursery.start_soon(executor.run)
     return executor
@@ -220,7 +225,9 @@ def _start_executor(
 
 def _start_bot(nursery: trio.Nursery, peer: Peer, home: Home, settings: Settings) -> BotSeam:
     """The 3bot of the configured account. `bot` stands above `node`, so it is loaded by name."""
-    agent = import_module("bot.agent").Agent(peer, home.account_key(settings.bot.account))
+    key = home.account_key(settings.bot.account)
+    agent = import_module("bot.agent").Agent(peer, key, home.data_dir / "bot_secrets")
+    peer.handlers.methods.update(agent.methods())
     nursery.start_soon(agent.run)
     seam: BotSeam = agent
     return seam

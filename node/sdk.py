@@ -18,7 +18,9 @@ import msgspec
 from ledger.keys import Key
 from ledger.limits import EXPIRY_BLOCKS_DEFAULT
 from ledger.transactions import Body, Tx, decode_tx, sign_tx
+from node.api import file_models as f
 from node.api import models as m
+from node.api import organisation_models as om
 
 T = TypeVar("T")
 
@@ -137,9 +139,9 @@ class Client:
             raise ClientError("this call needs the API token of the peer's home: pass --home")
         return read_secret(self._token_file).strip()
 
-    def get(self, path: str, kind: type[T], **query: Any) -> T:
+    def get(self, path: str, kind: type[T], *, token: bool = False, **query: Any) -> T:
         """A decoded answer. Raises ClientError."""
-        return _decode(self.call("GET", path, query=query), kind)
+        return _decode(self.call("GET", path, query=query, token=token), kind)
 
     def post(self, path: str, body: Any, kind: type[T], timeout_s: float | None = None) -> T:
         """A decoded answer to a JSON body, with the token. Raises ClientError."""
@@ -216,6 +218,14 @@ class Client:
         """All farms."""
         return self.items("/v1/farms", m.FarmView)
 
+    def organisations(self) -> Iterator[om.OrganisationSummary]:
+        """All organisations."""
+        return self.items("/v1/organisations", om.OrganisationSummary)
+
+    def organisation(self, ref: str) -> om.OrganisationDetail:
+        """An organisation by its id, or by the first digits of one."""
+        return self.get(f"/v1/organisations/{quote(ref, safe='')}", om.OrganisationDetail)
+
     def account(self, public: bytes) -> m.AccountView:
         """An account's balance; 0 for one that is not there."""
         return self.get(f"/v1/accounts/{public.hex()}", m.AccountView)
@@ -291,6 +301,11 @@ class Client:
             raise TxRefused(result)
         return result
 
+    def ask_logs(self, question: bytes) -> bytes:
+        """A node's sealed answer to a signed question (node.log_wire). Raises ClientError."""
+        headers = {"Content-Type": "application/octet-stream"}
+        return self.call("POST", "/v1/logs", body=question, headers=headers)
+
     def put_artifact(self, digest: str, file: Path) -> None:
         """Give the peer an artifact's bytes. Raises ClientError."""
         try:
@@ -312,11 +327,31 @@ class Client:
                 token=True,
             )
 
+    def artifacts(self, cursor: str = "", limit: int = 200) -> f.Artifacts:
+        """A page of what the peer holds, and all that is on its way to it."""
+        return self.get("/v1/artifacts", f.Artifacts, cursor=cursor, limit=limit)
+
+    def bring_artifact(self, digest: str, size_bytes: int, chunks: str, timeout_s: float) -> f.ArtifactView:
+        """Have the peer fetch an artifact. `chunks`: the signed root of its list, "" when unknown. Raises
+        ApiError 504 when it did not come within `timeout_s`; what came is kept for the next call."""
+        query = {"size": size_bytes, "timeout": timeout_s} | ({"chunks": chunks} if chunks else {})
+        path = f"/v1/artifacts/{digest}/fetch"
+        answer = self.call("POST", path, query=query, token=True, timeout_s=timeout_s + _EXTRA_S)
+        return _decode(answer, f.ArtifactView)
+
+    def drop_artifact(self, digest: str) -> f.Freed:
+        """Have the peer drop an artifact that is not in use."""
+        return _decode(self.call("POST", f"/v1/artifacts/{digest}/drop", token=True), f.Freed)
+
     def fetch_artifact(self, digest: str, size_bytes: int) -> bytes:
         """An artifact's bytes, which the peer fetches from others first. The caller checks the digest."""
         path = f"/v1/artifacts/{digest}/fetch"
         query = {"size": size_bytes, "timeout": self.timeout_s}
         self.call("POST", path, query=query, token=True, timeout_s=self.timeout_s + 5)
+        return self.read_artifact(digest)
+
+    def read_artifact(self, digest: str) -> bytes:
+        """An artifact's bytes, which the peer holds. The caller checks the digest."""
         return self.call("GET", f"/v1/artifacts/{digest}", timeout_s=max(120.0, self.timeout_s))
 
 

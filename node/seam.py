@@ -129,6 +129,9 @@ class PeerSeam(Protocol):
 
     def status(self) -> PeerStatus: ...
 
+    async def answer(self, method: str, body: bytes) -> bytes:
+        """What this peer itself answers to a request, as a neighbour would be. Raises p2p.errors.Refused."""
+
     async def submit(self, raw: bytes, source: str = "") -> bytes:
         """Check a signed transaction and spread it. `source` names the client that brought it, among whom
         room is shared; "": this peer itself. Returns its id once it is accepted here

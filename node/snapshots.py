@@ -235,7 +235,7 @@ class Snapshots:
         for height in reversed(self.heights):
             finality = self._finality(self._snapshots[height])
             if finality is not None:
-                found.append(Offer(finality, self.store.first_height))
+                found.append(Offer(finality))
         return encode(tuple(found[:SNAPSHOTS_MAX]))
 
     def _finality(self, snapshot: _Snapshot) -> FinalityProof | None:

@@ -28,7 +28,6 @@ from ledger.staging import Staging
 from ledger.stored import StoredBlock, Tip
 from ledger.tree import path_of
 from node.limits import (
-    FAULT_POINTS,
     PIECE_BLOCKS_MAX,
     RANGE_BYTES_MAX,
     SNAPSHOT_CHUNK_BYTES,
@@ -46,7 +45,7 @@ from node.limits import (
     STATE_WINDOW,
 )
 from node.notary import Covered, Notary
-from node.ranges import decode_range, fetch_batches
+from node.ranges import blame, decode_range, fetch_batches
 from node.state_wire import CHUNK, PREPARING, ChunkRequest
 from node.wire import RangeRequest
 from p2p.errors import RequestError
@@ -213,8 +212,7 @@ class StateFetch:
     def _lied(self, peer_id: str, error: Refused) -> None:
         self.lies += 1
         self.banned.add(peer_id)
-        log.warning("peer_fault", peer=peer_id, rule=error.rule, detail=error.detail)
-        self.network.penalise(peer_id, error.rule, FAULT_POINTS)
+        blame(self.network, peer_id, error)
 
     def _ring(self) -> None:
         self._bell.set()

@@ -23,7 +23,6 @@ from ledger.light import EpochProof, FinalityProof, Trust
 from ledger.staging import Staging
 from node.follower import Follower
 from node.limits import (
-    FAULT_POINTS,
     STATE_ASK_S,
     STATE_BANNED_MAX,
     STATE_BEHIND_BLOCKS,
@@ -33,6 +32,7 @@ from node.limits import (
     STATE_ROUNDS_MAX,
 )
 from node.notary import Notary, stored_trust
+from node.ranges import blame
 from node.snapshots import Snapshots, named_state
 from node.state_fetch import StateFetch, Unreachable
 from node.state_wire import EPOCHS, OFFERS, EpochsRequest, decode_epochs, decode_offers
@@ -155,8 +155,7 @@ class StateSync:
         if len(self._banned) >= STATE_BANNED_MAX:
             self._banned.clear()
         self._banned.add(peer_id)
-        log.warning("peer_fault", peer=peer_id, rule=error.rule, detail=error.detail)
-        self.network.penalise(peer_id, error.rule, FAULT_POINTS)
+        blame(self.network, peer_id, error)
 
     # ------------------------------------------------------------------ who signs, and what is offered
 

@@ -20,11 +20,9 @@ PREPARING: Final = "snapshot.preparing"  # the refusal that means: ask again soo
 
 
 class Offer(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A state that can be fetched. `anchor`: a final header whose `state_height` and `state_root` it is.
-    `first`: from that height on the peer holds blocks."""
+    """A state that can be fetched. `anchor`: a final header whose `state_height` and `state_root` it is."""
 
     anchor: FinalityProof
-    first: int
 
 
 class EpochsRequest(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):

@@ -25,7 +25,7 @@ STRUCTS = {
     "transactions": ("ledger/transactions.py", ("Tx", "SignedTx", "Price", "RenewItem", "+_Body")),
     "records": ("ledger/records.py", ("+_Record",)),
     "trade-records": ("ledger/trade_records.py", ("+_Record",)),
-    "certification": ("ledger/certification.py", ("Certification",)),
+    "certification": ("ledger/certification.py", ("Certification", "FarmCertification")),
     "blocks": ("ledger/blocks.py", ("Header", "Batch")),
     "certificates": (
         "ledger/certificate.py",
@@ -57,6 +57,8 @@ STRUCTS = {
             "PriceCaps",
         ),
     ),
+    "organisations": ("ledger/organisation.py", ("Deed", "Charter", "Member", "Rotation")),
+    "organisation-records": ("ledger/organisation_records.py", ("+_Record",)),
     "policies": ("ledger/policy_types.py", ("Policies", "Role", "Rule", "Weight", "Auto")),
     "consensus-messages": ("consensus/messages.py", ("+_Message",)),
     "bulk-messages": (
@@ -65,7 +67,10 @@ STRUCTS = {
     ),
     "state-messages": ("node/state_wire.py", ("Offer", "EpochsRequest", "ChunkRequest")),
     "state-chunks": ("ledger/snapshot.py", ("StateChunk",)),
-    "artifact-messages": ("node/exchange.py", ("InfoRequest", "InfoAnswer", "ChunkRequest")),
+    "artifact-messages": (
+        "node/artifact_wire.py",
+        ("HeldRequest", "HeldAnswer", "InfoRequest", "InfoAnswer", "ChunkRequest"),
+    ),
     "stored-blocks": ("ledger/stored.py", ("StoredBlock",)),
     "audit-file": ("ledger/audit_file.py", ("AuditFile", "AuditBlock", "AuditTx", "AuditRecord")),
 }

@@ -44,6 +44,7 @@ WORDS: Final = {
     "approval.deploy": "none",
     "approval.signoff": "none",
     "approval.delete": "none",
+    "approval.update": "none",
     "approval.on_revoked": "stop",
 }
 

@@ -14,6 +14,7 @@ from ledger.epochs import sign_change
 from ledger.genesis import Genesis, GenesisValidator
 from ledger.keys import Key
 from ledger.limits import CHUNK_BYTES
+from ledger.organisation import Charter, Deed, Member, organisation_id, sign_deed
 from ledger.records import Account, key_account
 from ledger.transactions import SignedTx, Transfer, Tx, decode_tx, sign_tx
 from node.chunks import chunks_root
@@ -72,6 +73,17 @@ def vectors() -> dict[str, str]:
     hello = Hello(1, CHAIN, genesis().hash, "v1", ("validator",), 0, ALICE.public, proof)
     zeros = [hashlib.sha256(bytes(CHUNK_BYTES)).digest(), hashlib.sha256(bytes(1)).digest()]
     following = encode(ValidatorSet(1, (Validator(ALICE.public, 2, "v1"),)))
+    charter = Charter(
+        name="O", members=(Member(name="A", key=ALICE.public.hex(), weight=1, roles=("board",)),), quorum=1
+    )
+    deed = Deed(
+        chain_id=CHAIN,
+        organisation="",
+        version=1,
+        act="found",
+        valid_until_ms=1_800_000_000_000,
+        charter=charter,
+    ).encode()
     found: dict[str, bytes | str] = {
         "seed of A: 32 × 01; public key": ALICE.public,
         "peer id of A": alice,
@@ -101,6 +113,9 @@ def vectors() -> dict[str, str]:
         "the same as an SSHSIG": sshsig.blob_of(
             ALICE.public, ALICE.sign_raw(sshsig.signed_bytes(pae(PAYLOAD_TYPE, b"{}")))
         ),
+        "founding deed of `O`: its only member A, weight 1, role `board`, quorum 1": deed.decode(),
+        "its sha256, the organisation's id": organisation_id(deed),
+        "A's signature of it, plain": sign_deed(ALICE, deed),
         "PING with token 1": frames.encode(frames.Kind.PING, (1).to_bytes(8, "big")),
         "`chunks` of 262,145 zero bytes": chunks_root(zeros),
     }

@@ -96,7 +96,7 @@ def computed() -> list[str]:
                 "view_timeout_max_ms": 15000,
                 "view_timeout_ms": 1500,
             },
-            "limits": 2,
+            "limits": 3,
             "time_ms": 1_700_000_000_000,
             "validators": [{"key": A_KEY.hex(), "moniker": "v1", "weight": 1}],
         },
@@ -123,7 +123,7 @@ def computed() -> list[str]:
     following = pack([1, [[A_KEY, 2, "v1"]]])
     until = struct.pack(">Q", 1_800_000_000_000)
     values += [following, sign(A, "validators/2", until + following), *envelope_signatures()]
-    values += [struct.pack(">IBQ", 9, 4, 1), chunks]
+    values += [*founding(), struct.pack(">IBQ", 9, 4, 1), chunks]
     return [value.hex() if isinstance(value, bytes) else value for value in values]
 
 
@@ -139,6 +139,25 @@ def envelope_signatures() -> list[bytes | str]:
     key, signature = (strings(b"ssh-ed25519", part) for part in (A_KEY, made))
     blob = b"SSHSIG" + struct.pack(">I", 1) + strings(key, *said, signature)
     return [A.sign(message).signature, blob]
+
+
+def founding() -> list[bytes | str]:
+    """Section 3, organisations: the founding deed, its hash and a signature."""
+    member = {"key": A_KEY.hex(), "name": "A", "roles": ["board"], "weight": 1}
+    deed = {
+        "act": "found",
+        "chain_id": CHAIN,
+        "charter": {"members": [member], "name": "O", "quorum": 1},
+        "organisation": "",
+        "rotation": None,
+        "says": "",
+        "valid_until_ms": 1_800_000_000_000,
+        "version": 1,
+    }
+    text = json.dumps(deed, separators=(",", ":"), sort_keys=True)
+    kind = b"application/vnd.gridpact.organisation+json"
+    message = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(text), text.encode())
+    return [text, sha256(text.encode()), A.sign(message).signature]
 
 
 def test_every_vector_is_computed_here() -> None:

@@ -5,15 +5,22 @@ The program is built by `go install` from a released version (scripts/bench_setu
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
-import urllib.request
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from bench.rivals.system import NotHere, Processes, System, clean_env, free_ports, output_of, until
+from bench.rivals.system import (
+    NotHere,
+    Processes,
+    System,
+    answers,
+    clean_env,
+    free_ports,
+    output_of,
+    until,
+)
 
 VALIDATORS: Final = 4
 # Not tuning: without these four peers of one address do not connect.
@@ -88,14 +95,7 @@ class CometBft(System):
         until(self._all_began, self._processes.check, "CometBFT at height 2")
 
     def _all_began(self) -> bool:
-        for port in self._rpc.values():
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=2) as answer:
-                    if int(json.load(answer)["result"]["sync_info"]["latest_block_height"]) < 2:
-                        return False
-            except OSError:
-                return False
-        return True
+        return all(answers(port, "status", _has_begun) for port in self._rpc.values())
 
     def pids(self) -> list[int]:
         """See System."""
@@ -112,6 +112,10 @@ class CometBft(System):
     def stop(self) -> None:
         """See System."""
         self._processes.stop()
+
+
+def _has_begun(status: Any) -> bool:
+    return int(status["result"]["sync_info"]["latest_block_height"]) >= 2
 
 
 def configured(text: str, changes: dict[str, str]) -> str:

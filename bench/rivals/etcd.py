@@ -8,7 +8,16 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from bench.rivals.system import NotHere, Processes, System, clean_env, free_ports, output_of, until
+from bench.rivals.system import (
+    NotHere,
+    Processes,
+    System,
+    answers,
+    clean_env,
+    free_ports,
+    output_of,
+    until,
+)
 
 MEMBERS = 3
 
@@ -54,14 +63,7 @@ class Etcd(System):
         until(self._all_healthy, self._processes.check, "etcd healthy")
 
     def _all_healthy(self) -> bool:
-        for port in self._clients.values():
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
-                    if json.load(answer).get("health") != "true":
-                        return False
-            except OSError:
-                return False
-        return True
+        return all(answers(port, "health", _is_healthy) for port in self._clients.values())
 
     def pids(self) -> list[int]:
         """See System."""
@@ -88,3 +90,7 @@ class Etcd(System):
     def stop(self) -> None:
         """See System."""
         self._processes.stop()
+
+
+def _is_healthy(status: Any) -> bool:
+    return bool(status.get("health") == "true")

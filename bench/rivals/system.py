@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bench.load.worker import Job
 
@@ -117,6 +119,15 @@ def until(
         if time.monotonic() > deadline:
             raise RuntimeError(f"{what}: not within {timeout_s:.0f} s")
         time.sleep(POLL_S)
+
+
+def answers(port: int, path: str, agrees: Callable[[Any], bool]) -> bool:
+    """Whether a server of this machine answers, and its JSON is what is waited for."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=2) as answer:
+            return agrees(json.load(answer))
+    except OSError:
+        return False
 
 
 def free_ports(count: int) -> list[int]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections import Counter
 
 from ledger.manifest_types import Workload
-from ledger.transition.deal import Deal
+from ledger.transition.deal import Deal, replicas
 from ledger.transition.lifecycle import end
 from ledger.transition.slots import release_slot
 
 
 def settle_agreement(deal: Deal, workload: Workload) -> None:
     """[R8] After a replica has succeeded."""
-    names = [name for name in deal.record.slots if deal.workload(name).name == workload.name]
+    names = replicas(workload)
     done = [slot for slot in map(deal.slot, names) if slot.status == "succeeded"]
     counts = Counter(tuple(sorted(slot.results.items())) for slot in done)
     results, most = counts.most_common(1)[0]

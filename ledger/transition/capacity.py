@@ -30,6 +30,7 @@ from ledger.records import Farm, Node, key_farm, key_node
 from ledger.template import NAME
 from ledger.transactions import PostOffer, Price, RegisterFarm, RegisterNode, WithdrawOffer
 from ledger.transition.env import Env
+from ledger.transition.notices import end_offer, offer_key
 from ledger.transition.standing import stay
 
 _RUNTIME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -82,6 +83,7 @@ def post_offer(env: Env, body: PostOffer) -> None:
         used = getattr(node, f"used_{name}")
         if getattr(body, name) < used:
             raise Refused("offer.below_used", f"slots of this node use {used}", name)
+    end_offer(env, node)
     changed = msgspec.structs.replace(
         stay(env, node),
         cpu_millis=body.cpu_millis,
@@ -94,6 +96,7 @@ def post_offer(env: Env, body: PostOffer) -> None:
         valid_until_ms=body.valid_until_ms,
     )
     env.write(key, changed)
+    env.state.put(offer_key(changed), b"")
     env.emit("offer.posted", env.sender, farm=node.farm, valid_until_ms=body.valid_until_ms)
 
 
@@ -123,5 +126,6 @@ def withdraw_offer(env: Env, body: WithdrawOffer) -> None:
     node = env.need(Node, key, "offer.unknown_node", "the sender is no registered node")
     if node.valid_until_ms == 0:
         raise Refused("offer.none", "there is no offer to withdraw")
+    end_offer(env, node)
     env.write(key, msgspec.structs.replace(node, valid_until_ms=0))
     env.emit("offer.withdrawn", env.sender, farm=node.farm)

@@ -15,6 +15,10 @@
 [C8] A slot of a workload that depends on others is given out when all their services run and all their jobs
      have succeeded. What runs goes on when one of those stops later.
 [C9] No price of the offer is above the cap that the terms name.
+[C10] The offer says `enforced` of all that the workload asks for beside its runtime: isolation by name,
+      secrets, egress, volumes and their class.
+[C11] A slot whose volumes are on a node goes to that node alone, unless each of them may begin empty
+      elsewhere (`if_lost: empty`). They are there from its holder's `verified` on.
 """
 
 from __future__ import annotations
@@ -29,7 +33,17 @@ from ledger.limits import (
     LEASE_MS,
 )
 from ledger.manifest import slot_rate
-from ledger.records import Candidate, Node, key_candidate, key_due, key_held, key_node, key_open
+from ledger.records import (
+    Candidate,
+    Farm,
+    Node,
+    key_candidate,
+    key_due,
+    key_farm,
+    key_held,
+    key_node,
+    key_open,
+)
 from ledger.transactions import Claim
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
@@ -48,7 +62,8 @@ def claim(env: Env, body: Claim) -> None:
         raise Refused("claim.not_open", f"deployment {deal.record.status}, slot {slot.status}", "slot")
     node = env.need(Node, key_node(env.sender), "claim.unknown_node", "the sender is no registered node")
     _check_order(deal, slot.name)
-    concerned = neighbours(deal.manifest, deal.workload(slot.name))
+    _check_home(deal, slot.name, env.sender)
+    concerned = neighbours(deal.side(slot.next)[0], deal.workload(slot.name))
     _check_fit(deal, slot.name, node, _held_by(deal, concerned))
     key = key_candidate(deal.id, slot.name, env.sender)
     if env.state.get(key) is not None:
@@ -69,17 +84,25 @@ def _check_order(deal: Deal, name: str) -> None:
     workload = deal.workload(name)
     if not workload.depends_on:
         return
-    slots = [s for s in deal.record.slots if deal.workload(s).name in workload.depends_on]
-    missing = waits_for(deal.manifest, workload, {slot: deal.slot(slot).status for slot in slots})
+    slots = [s for s in deal.record.slots if s.partition("/")[0] in workload.depends_on]
+    manifest = deal.side(deal.slot(name).next)[0]
+    missing = waits_for(manifest, workload, {slot: deal.slot(slot).status for slot in slots})
     if missing:
         raise Refused("claim.depends_on", f"{workload.name} waits for {missing}", "slot")
+
+
+def _check_home(deal: Deal, name: str, node: bytes) -> None:
+    """[C11]"""
+    home = deal.slot(name).home
+    if home and home != node and any(v.if_lost == "wait" for v in deal.workload(name).volumes):
+        raise Refused("claim.volume", f"its volumes are on node {home.hex()[:10]}", "slot")
 
 
 def _held_by(deal: Deal, workloads: frozenset[str] | None = None) -> list[tuple[str, Node]]:
     """Held slots of the deployment; of some workloads only, when these are all that matter to a claim."""
     out: list[tuple[str, Node]] = []
     for name in deal.record.slots:
-        if workloads is not None and deal.workload(name).name not in workloads:
+        if workloads is not None and name.partition("/")[0] not in workloads:
             continue
         holder = deal.slot(name).holder
         if holder:
@@ -88,8 +111,13 @@ def _held_by(deal: Deal, workloads: frozenset[str] | None = None) -> list[tuple[
 
 
 def _check_fit(deal: Deal, name: str, node: Node, held: Held) -> None:
-    """[C2]–[C5] [C9] Raises Refused("claim.…")."""
-    for misfit in misfits(deal.extended, deal.workload(name), node, held, deal.env.time_ms):
+    """[C2]–[C5] [C9] [C10] Raises Refused("claim.…")."""
+    workload, env = deal.workload(name), deal.env
+    manifest = deal.extended(deal.slot(name).next)
+    farms = {}
+    if workload.placement.farm_certified_by:
+        farms[node.farm] = env.must(Farm, key_farm(node.farm)).certified
+    for misfit in misfits(manifest, workload, node, held, env.time_ms, farms):
         raise misfit
 
 
@@ -103,6 +131,7 @@ def select(deal: Deal, name: str) -> None:
         node = env.must(Node, key_node(key[len(prefix) :]))
         try:
             _check_order(deal, name)
+            _check_home(deal, name, node.key)
             _check_fit(deal, name, node, held)
         except Refused:
             continue  # it fitted when it claimed; another slot was faster
@@ -121,13 +150,15 @@ def _lease(deal: Deal, name: str, node: Node) -> None:
     """[C7]"""
     env, workload, now = deal.env, deal.workload(name), deal.env.time_ms
     lease_until_ms = now + LEASE_MS + LEASE_GUARD_MS
-    use_capacity(env, node.key, workload.resources, 1)
+    use_capacity(env, node.key, workload.needs, 1)
     env.state.delete(key_open(deal.id, name))
     env.state.put(key_held(node.key, deal.id, name), b"")
     env.state.put(key_due(lease_until_ms, "lease", due_rest(deal.id, name)), b"")
     slot = deal.set_slot(
         name,
         status="claimed",
+        manifest=deal.slot(name).next,
+        running_ms=0,
         term=deal.slot(name).term + 1,
         holder=node.key,
         lease_until_ms=lease_until_ms,

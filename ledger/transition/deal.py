@@ -7,14 +7,15 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from ledger.errors import LocalError
-from ledger.manifest import decode_manifest, slots, workload_of
-from ledger.manifest_types import Manifest, Workload
+from ledger.manifest import decode_manifest, extension_cost, slots, workload_of
+from ledger.manifest_types import Manifest, Terms, Workload
 from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_slot
+from ledger.trade_records import UpdateRecord, key_update
 from ledger.transition.env import Env
 
 _CACHED_MAX: Final = 256
-_Parsed = tuple[Manifest, dict[str, Workload]]
-_manifests: dict[bytes, _Parsed] = {}  # by digest, so it is right for every chain and fork
+Parsed = tuple[Manifest, dict[str, Workload]]
+_manifests: dict[bytes, Parsed] = {}  # by digest, so it is right for every chain and fork
 
 RUNS: Final = ("approved", "active")  # statuses in which slots may be held and claimed
 ENDED: Final = ("completed", "rejected", "expired", "cancelled", "failed")
@@ -30,7 +31,7 @@ class Deal:
         self.id = record.id
         env.deployments[record.id] = None
         self.record = record
-        self.manifest, self._workloads = _manifest(env, record.manifest)
+        self.manifest, self._workloads = self.side(record.manifest)
 
     @classmethod
     def load(cls, env: Env, deployment: bytes, rule: str) -> Deal:
@@ -47,11 +48,34 @@ class Deal:
         """Change fields of the record."""
         self.record = replace(self.record, **changes)
         self.env.write(key_deployment(self.id), self.record)
+        if "manifest" in changes:
+            self.manifest, self._workloads = self.side(self.record.manifest)
+
+    def side(self, digest: bytes) -> Parsed:
+        """A manifest of this deployment, in force or not, and the workload of each of its slots."""
+        return _manifest(self.env, digest)
 
     @property
-    def extended(self) -> Manifest:
-        """The manifest with the term and the funds that the deployment has by now ([D10], [D11])."""
-        return extended(self.manifest, self.record)
+    def update(self) -> UpdateRecord | None:
+        """The update under way ([U1])."""
+        if not self.record.updating:
+            return None
+        return self.env.must(UpdateRecord, key_update(self.id, self.record.updates))
+
+    def set_update(self, **changes: Any) -> UpdateRecord:
+        """Change fields of the last update; returns the new record."""
+        key = key_update(self.id, self.record.updates)
+        update = replace(self.env.must(UpdateRecord, key), **changes)
+        self.env.write(key, update)
+        return update
+
+    def extended(self, digest: bytes) -> Manifest:
+        """A manifest with the term and the funds that the deployment has by now ([D10], [D11]), or would have
+        under it."""
+        if digest == self.record.manifest:
+            return extended(self.manifest, self.record)
+        manifest = self.side(digest)[0]
+        return extended(manifest, replace(self.record, funded=funds_under(manifest.terms, self.record)))
 
     @property
     def ends_ms(self) -> int:
@@ -70,8 +94,14 @@ class Deal:
         return slot
 
     def workload(self, name: str) -> Workload:
-        """The workload that a slot is a replica of."""
-        return self._workloads[name]
+        """The workload that a slot is a replica of in its next term."""
+        if not self.record.updating:
+            return self._workloads[name]
+        return self.side(self.slot(name).next)[1][name]
+
+    def term_workload(self, slot: Slot) -> Workload:
+        """The workload that a slot's newest term is of."""
+        return self.side(slot.manifest)[1][slot.name]
 
     def emit(self, kind: str, **fields: str | int) -> None:
         """An event about this deployment."""
@@ -88,7 +118,19 @@ def extended(manifest: Manifest, record: Deployment) -> Manifest:
     return replace(manifest, terms=now)
 
 
-def _manifest(env: Env, digest: bytes) -> _Parsed:
+def funds_under(terms: Terms, record: Deployment) -> int:
+    """Micro-credits that a deployment would have had for its whole term under these terms, topped up and
+    extended as it is."""
+    whole = replace(terms, budget=terms.budget + record.topped_up)
+    return whole.budget + extension_cost(whole, record.extended_s)
+
+
+def replicas(workload: Workload) -> tuple[str, ...]:
+    """Names of the slots of a workload."""
+    return tuple(f"{workload.name}/{index}" for index in range(workload.replicas))
+
+
+def _manifest(env: Env, digest: bytes) -> Parsed:
     """The manifest, and the workload of each slot."""
     parsed = _manifests.get(digest)
     if parsed is None:

@@ -15,10 +15,10 @@ from ledger.keys import PUBLIC_KEY_BYTES
 from ledger.limits import DETAIL_CHARS_MAX
 from ledger.manifest import decode_manifest, slots
 from ledger.manifest_types import Manifest, manifest_digest
+from ledger.policy_records import about_of
 from ledger.records import (
     Deployment,
     Precedent,
-    Slot,
     key_deployment,
     key_manifest,
     key_precedent,
@@ -31,12 +31,12 @@ from ledger.transition.deal import ENDED, Deal
 from ledger.transition.env import Env
 from ledger.transition.lifecycle import approve, end, set_end
 from ledger.transition.money import debit
-
-_SLOT = Slot(b"", "", "open", 0, b"", 0, 0, 0, 0, 0, 0, 0, {}, {}, "")
+from ledger.transition.organisations import check_order, note_use
+from ledger.transition.slots import NEW_SLOT
 
 
 def order(env: Env, body: OrderDeployment) -> None:
-    """[D1] Raises Refused("order.…"), those of `expand`, and money.insufficient."""
+    """[D1] [N7] Raises Refused("order.…"), those of `expand`, and money.insufficient."""
     if body.bot and len(body.bot) != PUBLIC_KEY_BYTES:
         raise Refused("order.bot", f"a public key of {PUBLIC_KEY_BYTES} bytes, or nothing", "bot")
     data = expand_contract(env, body.contract, env.sender, body.parameters, body.roles)
@@ -46,15 +46,17 @@ def order(env: Env, body: OrderDeployment) -> None:
     manifest = decode_manifest(data)
     if body.escrow != manifest.terms.budget:
         raise Refused("order.escrow", f"the manifest's budget is {manifest.terms.budget}", "escrow")
+    check_order(env, manifest, about_of(manifest, _new_deployment(env, body, digest, ())))
     debit(env, env.sender, body.escrow)
     env.state.put(key_manifest(digest), data)
     names = slots(manifest)
     for name in names:
-        env.write(key_slot(env.tx_id, name), replace(_SLOT, deployment=env.tx_id, name=name))
+        env.write(key_slot(env.tx_id, name), replace(NEW_SLOT, deployment=env.tx_id, name=name, next=digest))
     found = env.read(Precedent, key_precedent(digest))
     precedent_ms = 0 if found is None else found.approved_ms
     record = replace(_new_deployment(env, body, digest, names), precedent_ms=precedent_ms)
     env.write(key_deployment(env.tx_id), record)
+    note_use(env, manifest, env.tx_id)
     _start(Deal(env, record), manifest)
 
 
@@ -69,6 +71,7 @@ def _new_deployment(env: Env, body: OrderDeployment, digest: bytes, names: tuple
         desired="run",
         escrow=body.escrow,
         funded=body.escrow,
+        paid_in=body.escrow,
         spent=0,
         fee_paid=False,
         ordered_ms=env.time_ms,

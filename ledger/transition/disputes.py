@@ -1,8 +1,8 @@
 """Disputes: what one party of a deployment says against another, on record for good.
 
 [D12] A party opens a dispute about a deployment, or about one term of a slot, until DISPUTE_MS_MAX after the
-      end: the consumer, its bot, the author, whoever holds a role; about a term also the node that held it
-      and the owner of its farm. It moves no money and stops nothing: people and courts decide, the audit
+      end: the consumer, its bot, the author, whoever holds a role then; about a term also the node that held
+      it and the owner of its farm. It moves no money and stops nothing: people and courts decide, the audit
       shows it to them. Only who opened it closes it, and both stay on record.
 """
 
@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from ledger.errors import Refused
 from ledger.limits import DISPUTE_MS_MAX, DISPUTES_MAX, DISPUTES_PER_PARTY_MAX, TEXT_CHARS_MAX
+from ledger.policy_records import roll_of
 from ledger.records import Farm, Node, ReceiptRecord, key_farm, key_node, key_receipt
 from ledger.trade_records import Dispute, key_dispute
 from ledger.transactions import CloseDispute, OpenDispute
@@ -71,8 +72,8 @@ def _check_text(says: str) -> None:
 def _parties(deal: Deal, name: str, term: int) -> Iterator[bytes]:
     record, manifest = deal.record, deal.manifest
     yield from (record.consumer, record.bot, bytes.fromhex(manifest.author))
-    for role in manifest.roles:
-        yield from (bytes.fromhex(key) for key in role.keys)
+    for keys in roll_of(deal.env.state, manifest, deal.env.height).current.values():
+        yield from keys
     if not name:
         return
     env, slot = deal.env, deal.slot(name)

@@ -24,7 +24,10 @@ def top_up(env: Env, body: TopUp) -> None:
     deal = Deal.load(env, body.deployment, "top_up.unknown_deployment")
     if deal.record.status in ENDED:
         raise Refused("top_up.ended", f"it is {deal.record.status}")
-    left = deal.manifest.terms.top_up - deal.record.topped_up
+    top_ups = [deal.manifest.terms.top_up]
+    if deal.record.updating:
+        top_ups.append(deal.side(deal.record.updating)[0].terms.top_up)
+    left = min(top_ups) - deal.record.topped_up
     if not 0 < body.amount <= left:
         raise Refused("top_up.amount", f"at most {left} more by its terms", "amount")
     debit(env, env.sender, body.amount)
@@ -42,12 +45,14 @@ def extend(env: Env, body: ExtendDeployment) -> None:
         raise Refused("extend.not_yours", "only its consumer or its bot may extend a deployment")
     if record.status in ENDED or not record.approved_ms:
         raise Refused("extend.no_term", f"it is {record.status}")
+    if record.updating:
+        raise Refused("extend.update", "an update of it is under way")
     if body.extended_s != record.extended_s:
         raise Refused("extend.stale", f"it is extended by {record.extended_s} s already", "extended_s")
     left_s = terms.extension_s - record.extended_s
     if not 0 < body.duration_s <= left_s:
         raise Refused("extend.duration", f"at most {left_s} s more by its terms", "duration_s")
-    wanted = extension_cost(deal.extended.terms, body.duration_s)
+    wanted = extension_cost(deal.extended(record.manifest).terms, body.duration_s)
     if body.amount != wanted:
         raise Refused("extend.amount", f"it costs {wanted}", "amount")
     debit(env, env.sender, wanted)
@@ -69,4 +74,7 @@ def _go_on(deal: Deal) -> None:
 
 
 def _fund(deal: Deal, amount: int) -> None:
-    deal.set(escrow=deal.record.escrow + amount, funded=deal.record.funded + amount)
+    """[I3] New money is looked at with the next renewal."""
+    record = deal.record
+    funded, paid_in = record.funded + amount, record.paid_in + amount
+    deal.set(escrow=record.escrow + amount, funded=funded, paid_in=paid_in, look_ms=0)

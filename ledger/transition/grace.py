@@ -12,8 +12,9 @@ from ledger.errors import LocalError
 from ledger.limits import DETAIL_CHARS_MAX
 from ledger.transition.deal import Deal
 from ledger.transition.escrow import refund
-from ledger.transition.lifecycle import end, forget_loss, set_end
+from ledger.transition.lifecycle import delayed, end, forget_loss, set_end
 from ledger.transition.slots import release_slot
+from ledger.transition.switch import drop_update
 
 NO_MONEY = "the escrow cannot pay any more"
 NO_TIME = "its term is over"
@@ -39,6 +40,7 @@ def out_of_time(deal: Deal) -> bool:
 
 
 def _pause(deal: Deal, reason: str) -> None:
+    drop_update(deal, f"the deployment is paused: {reason}")
     now, grace_ms = deal.env.time_ms, deal.manifest.terms.grace_s * 1000
     deal.set(left_ms=max(0, deal.ends_ms - now))
     for name in deal.record.slots:
@@ -75,12 +77,8 @@ def term_over(deal: Deal) -> None:
     """[D2] [D5] [D6] [D13] The timed work `duration`."""
     if not deal.record.ends_ms:
         raise LocalError(f"deployment {deal.id.hex()} has no end to come")
-    ends_ms, missed_ms = deal.ends_ms, deal.env.missed_ms - deal.record.missed_ms
-    if missed_ms:
-        set_end(deal, ends_ms)
-        deal.emit("deployment.delayed", missed_ms=missed_ms, ends_ms=ends_ms)
-        if ends_ms > deal.env.time_ms:
-            return
+    if delayed(deal) and deal.record.ends_ms > deal.env.time_ms:
+        return
     if deal.record.status == "completed":
         set_end(deal, 0)
         refund(deal)

@@ -20,6 +20,7 @@ from ledger.transition.deal import Deal
 from ledger.transition.env import Env
 from ledger.transition.escrow import bill, penalize
 from ledger.transition.grace import out_of_money
+from ledger.transition.notices import look_at_escrow
 from ledger.transition.slots import due_rest, free_slot, reopen_slot
 
 
@@ -61,7 +62,7 @@ def _renewable(env: Env, item: RenewItem) -> tuple[Deal, Slot]:
 
 
 def _extend(deal: Deal, slot: Slot) -> None:
-    """[L1] [L2]"""
+    """[L1] [L2] [I3]"""
     env, rest = deal.env, due_rest(deal.id, slot.name)
     if not bill(deal, slot.name, env.time_ms):
         out_of_money(deal)
@@ -72,6 +73,7 @@ def _extend(deal: Deal, slot: Slot) -> None:
     deal.set_slot(
         slot.name, lease_until_ms=lease_until_ms, renewed_ms=env.time_ms, missed_renewed_ms=env.missed_ms
     )
+    look_at_escrow(deal)
 
 
 def lease_over(deal: Deal, name: str) -> None:

@@ -18,29 +18,59 @@
 
 from __future__ import annotations
 
-from ledger.codec import decode
 from ledger.errors import LocalError
 from ledger.limits import DETAIL_CHARS_MAX
 from ledger.policy import rules_in
-from ledger.records import ApprovalRecord, DeploymentStatus, Precedent, key_due, key_precedent
+from ledger.records import DeploymentStatus, Precedent, key_due, key_precedent
 from ledger.transition.deal import Deal
-from ledger.transition.env import Env
 from ledger.transition.escrow import bill, pay_fee, refund
 from ledger.transition.slots import finished, open_free_slots, release_slot
+from ledger.transition.switch import drop_approval_dues, drop_update, set_update_judge
+from ledger.warnings import lead_ms
 
 
 def set_end(deal: Deal, time_ms: int) -> None:
-    """Move the `duration` timed work; 0 removes it."""
-    state = deal.env.state
+    """Move the `duration` timed work, and its notice ([I1]); 0 removes both."""
+    state, now_ms = deal.env.state, deal.env.time_ms
     if deal.record.ends_ms:
         state.delete(key_due(deal.record.ends_ms, "duration", deal.id))
+    if deal.record.notice_ms:
+        state.delete(key_due(deal.record.notice_ms, "notice", deal.id))
+    lead = lead_ms(time_ms - now_ms)
+    notice_ms = time_ms - lead if lead > 0 else 0
     if time_ms:
         state.put(key_due(time_ms, "duration", deal.id), b"")
-    deal.set(ends_ms=time_ms, missed_ms=deal.env.missed_ms)
+    if notice_ms:
+        state.put(key_due(notice_ms, "notice", deal.id), b"")
+    deal.set(ends_ms=time_ms, missed_ms=deal.env.missed_ms, notice_ms=notice_ms)
+
+
+def delayed(deal: Deal) -> bool:
+    """[O1] Whether time was missed since its end was set: then that is later by as much from now on."""
+    ends_ms, missed_ms = deal.ends_ms, deal.env.missed_ms - deal.record.missed_ms
+    if missed_ms:
+        set_end(deal, ends_ms)
+        deal.emit("deployment.delayed", missed_ms=missed_ms, ends_ms=ends_ms)
+    return bool(missed_ms)
+
+
+def ends_soon(deal: Deal) -> None:
+    """[I1] The timed work `notice`. After an outage its end is later, and so is this ([O1])."""
+    # An end that has come all the same stays where the timed work of this block finds it.
+    if deal.ends_ms > deal.env.time_ms and delayed(deal):
+        return
+    record = deal.record
+    deal.env.state.delete(key_due(record.notice_ms, "notice", deal.id))
+    deal.set(notice_ms=0)
+    if record.status != "completed":
+        deal.emit("deployment.ends_soon", status=record.status, ends_ms=deal.ends_ms)
 
 
 def set_judge(deal: Deal, act: str, time_ms: int) -> None:
     """Move the `judge` timed work of an act; 0 removes it."""
+    if act == "update":
+        set_update_judge(deal, time_ms)
+        return
     field = "judge_ms" if act == "deploy" else "signoff_judge_ms"
     before_ms, rest = getattr(deal.record, field), deal.id + b"/" + act.encode()
     if before_ms == time_ms:
@@ -65,7 +95,7 @@ def forget_loss(deal: Deal) -> None:
 
 def asks_precedent(deal: Deal) -> bool:
     """True when the deploy policy looks at earlier approvals of the same manifest."""
-    rules = rules_in(deal.manifest.policies.deploy)
+    rules = rules_in(deal.manifest.policies.of(deal.record.ground))
     return any(rule.auto is not None and rule.auto.approved_within_s is not None for rule in rules)
 
 
@@ -131,6 +161,7 @@ def approve(deal: Deal) -> None:
 def suspend(deal: Deal, reason: str) -> None:
     """[D4] The deploy policy is not satisfied any more."""
     reason = reason[:DETAIL_CHARS_MAX]
+    drop_update(deal, "the deployment lost its approval")
     forget_loss(deal)
     deal.set(status="awaiting_approval", reason=reason)
     deal.emit("deployment.suspended", reason=reason)
@@ -148,11 +179,15 @@ def first_run(deal: Deal) -> None:
 
 
 def complete_jobs(deal: Deal) -> None:
-    """[D5] Nothing happens while a service or an unfinished job is left."""
+    """[D5] Nothing happens while a service or an unfinished job is left, or slots change over."""
+    update = deal.update
+    if update is not None and update.status != "awaiting_approval":
+        return
     if any(workload.kind == "service" for workload in deal.manifest.workloads):
         return
     if not all(finished(deal, workload) for workload in deal.manifest.workloads):
         return
+    drop_update(deal, "all jobs are done")
     clear_approval_dues(deal)
     deal.set(status="completed", desired="stop", ended_ms=deal.env.time_ms)
     deal.emit("deployment.completed", spent=deal.record.spent)
@@ -178,6 +213,7 @@ def sign_off(deal: Deal) -> None:
 def end(deal: Deal, status: DeploymentStatus, reason: str) -> None:
     """[D6] The last step of a deployment that did not complete by itself."""
     reason = reason[:DETAIL_CHARS_MAX]
+    drop_update(deal, f"the deployment is {status}")
     for name in deal.record.slots:
         release_slot(deal, name)
     clear_approval_dues(deal)
@@ -193,18 +229,6 @@ def end(deal: Deal, status: DeploymentStatus, reason: str) -> None:
 
 def clear_approval_dues(deal: Deal) -> None:
     """Approvals of an ended deployment need not expire, nor is its deploy policy judged again."""
-    for _, data in list(deal.env.state.scan(b"approval/" + deal.id + b"/deploy/")):
-        drop_approval_due(deal.env, deal.id, decode(ApprovalRecord, data))
+    drop_approval_dues(deal, deal.record.generation)
     set_judge(deal, "deploy", 0)
     forget_loss(deal)
-
-
-def approval_due_key(deployment: bytes, approval: ApprovalRecord) -> bytes:
-    """Where the expiry of a deploy approval waits."""
-    return key_due(approval.expires_ms, "approval", deployment + b"/" + approval.signer)
-
-
-def drop_approval_due(env: Env, deployment: bytes, approval: ApprovalRecord) -> None:
-    """Nothing happens when it has expired already, or was no grant."""
-    if approval.decision == "granted":
-        env.state.delete(approval_due_key(deployment, approval))

@@ -31,6 +31,7 @@ from ledger.transition.deal import RUNS, Deal
 from ledger.transition.env import Env
 from ledger.transition.escrow import bill
 from ledger.transition.lifecycle import complete_jobs, end, first_run
+from ledger.transition.rollout import advance, slot_failed
 from ledger.transition.slots import free_slot, reopen_slot
 
 _STOPS: Final = ("failed", "quarantined", "released")
@@ -53,7 +54,7 @@ def report(env: Env, body: Report) -> None:
     document = open_document(body.envelope, "receipt")
     predicate = document.predicate
     deal, slot = _check_names(env, document)
-    workload = deal.workload(slot.name)
+    workload = deal.term_workload(slot)
     status = predicate.status
     if status not in _NEXT.get(slot.status, ()) or (status == "succeeded" and workload.kind != "job"):
         detail = f"the slot of a {workload.kind} does not go from {slot.status} to {status}"
@@ -75,10 +76,14 @@ def report(env: Env, body: Report) -> None:
     elif status in _STOPS:
         _gave_up(deal, slot.name, workload, predicate)
     elif status == "running":
-        deal.set_slot(slot.name, status="running", endpoints=predicate.endpoints)
+        since_ms = slot.running_ms or env.time_ms
+        deal.set_slot(slot.name, status="running", endpoints=predicate.endpoints, running_ms=since_ms)
         first_run(deal)
+        advance(deal)
     else:
-        deal.set_slot(slot.name, status=status)
+        # [C11] From now on it may write to its volumes.
+        home = env.sender if status == "verified" and workload.volumes else slot.home
+        deal.set_slot(slot.name, status=status, home=home)
 
 
 def _check_names(env: Env, document: Document[ReceiptPredicate]) -> tuple[Deal, Slot]:
@@ -89,10 +94,6 @@ def _check_names(env: Env, document: Document[ReceiptPredicate]) -> tuple[Deal, 
     if document.signer != env.sender or predicate.node != env.sender.hex():
         raise Refused("report.signer", "signer, node and sender must be the same key", "node")
     deal = Deal.load(env, bytes.fromhex(predicate.deployment), "report.unknown_deployment")
-    if document.subject != deal.record.manifest:
-        raise Refused("report.manifest_mismatch", f"the manifest is {deal.record.manifest.hex()}", "subject")
-    if predicate.contract != deal.record.contract.hex():
-        raise Refused("report.contract_mismatch", f"the contract is {deal.record.contract.hex()}", "contract")
     if predicate.slot not in deal.record.slots:
         raise Refused("report.unknown_slot", "the deployment has no such slot", "slot")
     slot = deal.slot(predicate.slot)
@@ -100,6 +101,11 @@ def _check_names(env: Env, document: Document[ReceiptPredicate]) -> tuple[Deal, 
         raise Refused("report.stale_term", f"the slot is at term {slot.term}", "term")
     if slot.holder != env.sender:
         raise Refused("report.not_holder", "the sender does not hold the slot", "slot")
+    if document.subject != slot.manifest:
+        raise Refused("report.manifest_mismatch", f"the term is of {slot.manifest.hex()}", "subject")
+    contract = deal.side(slot.manifest)[0].contract
+    if predicate.contract != contract:
+        raise Refused("report.contract_mismatch", f"the contract is {contract}", "contract")
     return deal, slot
 
 
@@ -138,6 +144,7 @@ def _succeeded(deal: Deal, name: str, predicate: ReceiptPredicate) -> None:
     free_slot(deal, name)
     if deal.workload(name).agree:
         settle_agreement(deal, deal.workload(name))
+    advance(deal)
     if deal.record.status in RUNS:
         complete_jobs(deal)
 
@@ -148,7 +155,7 @@ def _gave_up(deal: Deal, name: str, workload: Workload, predicate: ReceiptPredic
     slot = deal.set_slot(name, status=predicate.status)
     _count(deal, _COUNTED[predicate.status])
     free_slot(deal, name)
-    if predicate.status != "released":
+    if predicate.status != "released" and not slot_failed(deal, slot, predicate.detail):
         slot = deal.set_slot(name, attempts=slot.attempts + 1)
         if slot.attempts > workload.restart.attempts:
             end(deal, "failed", f"{name} {predicate.status} {slot.attempts} times")

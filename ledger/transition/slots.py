@@ -10,14 +10,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
 
 from msgspec.structs import replace
 
 from ledger.manifest_types import Resources, Workload
 from ledger.records import Node, Slot, key_candidate, key_due, key_held, key_node, key_open
-from ledger.transition.deal import RUNS, Deal
+from ledger.transition.deal import RUNS, Deal, replicas
 from ledger.transition.env import Env
 from ledger.transition.escrow import bill
+
+NEW_SLOT: Final = Slot(b"", "", "open", 0, b"", 0, 0, 0, 0, 0, 0, 0, {}, {}, "")
 
 
 def due_rest(deployment: bytes, name: str) -> bytes:
@@ -26,8 +29,9 @@ def due_rest(deployment: bytes, name: str) -> bytes:
 
 
 def open_slot(deal: Deal, name: str) -> None:
-    """[S1] Let nodes claim a slot that nobody holds. Nothing happens when its job needs no more replicas."""
-    if agreed(deal, deal.workload(name)):
+    """[S1] Let nodes claim a slot that nobody holds. Nothing happens when its job needs no more replicas, or
+    no manifest has it any more."""
+    if not deal.slot(name).next or agreed(deal, deal.workload(name)):
         return
     deal.set_slot(name, status="open")
     deal.env.state.put(key_open(deal.id, name), b"")
@@ -71,14 +75,14 @@ def free_slot(deal: Deal, name: str) -> Slot:
     env, slot = deal.env, deal.slot(name)
     env.state.delete(key_due(slot.lease_until_ms, "lease", due_rest(deal.id, name)))
     env.state.delete(key_held(slot.holder, deal.id, name))
-    use_capacity(env, slot.holder, deal.workload(name).resources, -1)
+    use_capacity(env, slot.holder, deal.term_workload(slot).needs, -1)
     deal.emit("slot.freed", slot=name, term=slot.term, node=slot.holder.hex())
     return deal.set_slot(name, holder=b"", lease_until_ms=0, endpoints={})
 
 
 def reopen_slot(deal: Deal, name: str) -> None:
-    """[S1] Open a freed slot again when its deployment runs with approval."""
-    if deal.record.status in RUNS and not deal.record.lost_ms:
+    """[S1] Open a freed slot again when its deployment runs with approval, unless it is open already."""
+    if deal.record.status in RUNS and not deal.record.lost_ms and deal.slot(name).status != "open":
         open_slot(deal, name)
 
 
@@ -99,7 +103,7 @@ def use_capacity(env: Env, node_key: bytes, resources: Resources, sign: int) -> 
 def finished(deal: Deal, workload: Workload) -> bool:
     """Whether all replicas of a job succeeded, or, when they must agree, so many did that the rest was
     released."""
-    statuses = [deal.slot(n).status for n in deal.record.slots if deal.workload(n).name == workload.name]
+    statuses = [deal.slot(name).status for name in replicas(workload)]
     return agreed(deal, workload) or all(status == "succeeded" for status in statuses)
 
 
@@ -107,6 +111,6 @@ def agreed(deal: Deal, workload: Workload) -> bool:
     """Whether so many replicas of a job as must agree do so ([R8]): it needs no other slot any more."""
     if not workload.agree:
         return False
-    slots = [deal.slot(n) for n in deal.record.slots if deal.workload(n).name == workload.name]
+    slots = [deal.slot(name) for name in replicas(workload)]
     counts = Counter(tuple(sorted(s.results.items())) for s in slots if s.status == "succeeded")
     return max(counts.values(), default=0) >= workload.agree

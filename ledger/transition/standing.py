@@ -1,8 +1,8 @@
-"""What stands about a node beside its offer: who certified it, and when it leaves.
+"""What stands about a node beside its offer: who certified it or its farm, and when it leaves.
 
-[F5] A certification is a certifier's signed word about a node; the node or its farm's owner carries it in, at
-     most CERTIFIERS_MAX stand at a time, each for at most CERTIFIED_MS_MAX. The certifier withdraws it at any
-     time; one that was made before that, or before the last of the same certifier, is refused.
+[F5] A certification is a certifier's signed word about a node or a farm; the node or the farm's owner carries
+     it in, at most CERTIFIERS_MAX stand at a time, each for at most CERTIFIED_MS_MAX. The certifier withdraws
+     it at any time; one that was made before that, or before the last of the same certifier, is refused.
 [F6] Drain: the node says when it leaves, at least DRAIN_NOTICE_MS_MIN ahead. Its offer is withdrawn at once;
      at that time the ledger releases what it still holds (S2), so that each slot moves to another node, and
      nothing counts as broken or given up. A new offer before then takes the notice back.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from ledger.certification import certifies
+from ledger.certification import Certification, FarmCertification, certifies, certifies_farm
 from ledger.errors import Refused
 from ledger.keys import PUBLIC_KEY_BYTES
 from ledger.limits import (
@@ -24,39 +24,29 @@ from ledger.limits import (
     OFFER_VALID_MS_MAX,
 )
 from ledger.records import Farm, Node, held_parts, key_due, key_farm, key_held, key_node
-from ledger.trade_records import CertificationRecord, key_certification
-from ledger.transactions import CertifyNode, DrainNode, UncertifyNode
+from ledger.trade_records import CertificationRecord, key_certification, key_farm_certification
+from ledger.transactions import CertifyFarm, CertifyNode, DrainNode, UncertifyFarm, UncertifyNode
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
+from ledger.transition.notices import end_offer
 from ledger.transition.slots import release_slot
 
 
 def certify_node(env: Env, body: CertifyNode) -> None:
     """[F5] Raises Refused("certify.…")."""
     word = body.certification
-    if len(word.says) > DETAIL_CHARS_MAX:
-        raise Refused("certify.says", f"at most {DETAIL_CHARS_MAX} characters", "certification.says")
     if len(word.node) != PUBLIC_KEY_BYTES or len(body.certifier) != PUBLIC_KEY_BYTES:
         raise Refused("certify.key", f"public keys of {PUBLIC_KEY_BYTES} bytes wanted", "certifier")
     node = env.need(Node, key_node(word.node), "certify.unknown_node", "no registered node")
     owner = env.must(Farm, key_farm(node.farm)).owner
     if env.sender not in (node.key, owner):
         raise Refused("certify.not_yours", "only the node or its farm's owner carries this in")
-    if not env.time_ms < word.valid_until_ms <= env.time_ms + CERTIFIED_MS_MAX:
-        text = f"within the next {CERTIFIED_MS_MAX} ms"
-        raise Refused("certify.valid_until", text, "certification.valid_until_ms")
+    _check_word(env, word)
     if not certifies(body.certifier, env.chain_id, word, body.signature):
         raise Refused("certify.signature", "not the certifier's signature over these words", "signature")
     key = key_certification(word.node, body.certifier)
-    former = env.read(CertificationRecord, key)
-    if former is not None and word.made_ms <= former.made_ms:
-        raise Refused("certify.superseded", f"a word of {former.made_ms} stands", "certification.made_ms")
-    certified = {k: until_ms for k, until_ms in node.certified.items() if until_ms > env.time_ms}
-    certified[body.certifier.hex()] = word.valid_until_ms
-    if len(certified) > CERTIFIERS_MAX:
-        raise Refused("certify.too_many", f"at most {CERTIFIERS_MAX} stand for a node at a time")
+    certified = _with_word(env, key, node.certified, body)
     env.write(key_node(node.key), replace(node, certified=certified))
-    env.write(key, CertificationRecord(word.made_ms, word.valid_until_ms, word.says, body.signature))
     certifier = body.certifier.hex()
     env.emit("node.certified", node.key, certifier=certifier, valid_until_ms=word.valid_until_ms)
 
@@ -64,16 +54,69 @@ def certify_node(env: Env, body: CertifyNode) -> None:
 def uncertify_node(env: Env, body: UncertifyNode) -> None:
     """[F5] Raises Refused("certify.unknown_node" | "certify.none")."""
     node = env.need(Node, key_node(body.node), "certify.unknown_node", "no registered node")
-    key, certifier = key_certification(body.node, env.sender), env.sender.hex()
-    former = env.read(CertificationRecord, key)
-    if former is None or certifier not in node.certified:
-        raise Refused("certify.none", "the sender has certified nothing here")
-    certified = {k: until_ms for k, until_ms in node.certified.items() if k != certifier}
+    certified = _without_word(env, key_certification(body.node, env.sender), node.certified)
     env.write(key_node(node.key), replace(node, certified=certified))
+    env.emit("node.uncertified", node.key, certifier=env.sender.hex())
+
+
+def certify_farm(env: Env, body: CertifyFarm) -> None:
+    """[F5] Raises Refused("certify.…")."""
+    word = body.certification
+    if len(body.certifier) != PUBLIC_KEY_BYTES:
+        raise Refused("certify.key", f"a public key of {PUBLIC_KEY_BYTES} bytes wanted", "certifier")
+    farm = env.need(Farm, key_farm(word.farm), "certify.unknown_farm", "no registered farm")
+    if env.sender != farm.owner:
+        raise Refused("certify.not_yours", "only the farm's owner carries this in")
+    _check_word(env, word)
+    if not certifies_farm(body.certifier, env.chain_id, word, body.signature):
+        raise Refused("certify.signature", "not the certifier's signature over these words", "signature")
+    certified = _with_word(env, key_farm_certification(farm.name, body.certifier), farm.certified, body)
+    env.write(key_farm(farm.name), replace(farm, certified=certified))
+    certifier = body.certifier.hex()
+    env.emit("farm.certified", farm.name, certifier=certifier, valid_until_ms=word.valid_until_ms)
+
+
+def uncertify_farm(env: Env, body: UncertifyFarm) -> None:
+    """[F5] Raises Refused("certify.unknown_farm" | "certify.none")."""
+    farm = env.need(Farm, key_farm(body.farm), "certify.unknown_farm", "no registered farm")
+    certified = _without_word(env, key_farm_certification(farm.name, env.sender), farm.certified)
+    env.write(key_farm(farm.name), replace(farm, certified=certified))
+    env.emit("farm.uncertified", farm.name, certifier=env.sender.hex())
+
+
+def _check_word(env: Env, word: Certification | FarmCertification) -> None:
+    if len(word.says) > DETAIL_CHARS_MAX:
+        raise Refused("certify.says", f"at most {DETAIL_CHARS_MAX} characters", "certification.says")
+    if not env.time_ms < word.valid_until_ms <= env.time_ms + CERTIFIED_MS_MAX:
+        text = f"within the next {CERTIFIED_MS_MAX} ms"
+        raise Refused("certify.valid_until", text, "certification.valid_until_ms")
+
+
+def _with_word(
+    env: Env, key: bytes, certified: dict[str, int], body: CertifyNode | CertifyFarm
+) -> dict[str, int]:
+    """Record a certifier's word; returns who stands with it. Raises Refused("certify.…")."""
+    word = body.certification
+    former = env.read(CertificationRecord, key)
+    if former is not None and word.made_ms <= former.made_ms:
+        raise Refused("certify.superseded", f"a word of {former.made_ms} stands", "certification.made_ms")
+    standing = {k: until_ms for k, until_ms in certified.items() if until_ms > env.time_ms}
+    standing[body.certifier.hex()] = word.valid_until_ms
+    if len(standing) > CERTIFIERS_MAX:
+        raise Refused("certify.too_many", f"at most {CERTIFIERS_MAX} stand at a time")
+    env.write(key, CertificationRecord(word.made_ms, word.valid_until_ms, word.says, body.signature))
+    return standing
+
+
+def _without_word(env: Env, key: bytes, certified: dict[str, int]) -> dict[str, int]:
+    """Withdraw the sender's word; returns who stands without it. Raises Refused("certify.none")."""
+    former, certifier = env.read(CertificationRecord, key), env.sender.hex()
+    if former is None or certifier not in certified:
+        raise Refused("certify.none", "the sender has certified nothing here")
     # What was signed up to now is void for good, also what nobody has carried in yet.
     made_ms = max(former.made_ms, env.time_ms)
     env.write(key, CertificationRecord(made_ms, 0, former.says, former.signature))
-    env.emit("node.uncertified", node.key, certifier=certifier)
+    return {k: until_ms for k, until_ms in certified.items() if k != certifier}
 
 
 def drain_node(env: Env, body: DrainNode) -> None:
@@ -83,6 +126,7 @@ def drain_node(env: Env, body: DrainNode) -> None:
     if not earliest <= body.leaves_ms <= latest:
         raise Refused("drain.notice", f"{earliest} to {latest} now", "leaves_ms")
     node = stay(env, node)
+    end_offer(env, node)
     env.write(key_node(node.key), replace(node, valid_until_ms=0, leaves_ms=body.leaves_ms))
     env.state.put(_due(body.leaves_ms, node.key, b""), b"")
     env.emit("node.draining", node.key, farm=node.farm, leaves_ms=body.leaves_ms, slots=node.slots_held)

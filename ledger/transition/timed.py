@@ -20,7 +20,10 @@ from ledger.transition.deal import Deal
 from ledger.transition.env import Env
 from ledger.transition.grace import term_over
 from ledger.transition.leases import lease_over
-from ledger.transition.lifecycle import run_on_over
+from ledger.transition.lifecycle import ends_soon, run_on_over
+from ledger.transition.notices import approval_ends_soon, offer_over
+from ledger.transition.organisations import judge_uses
+from ledger.transition.rollout import update_over
 from ledger.transition.standing import leave
 
 DUE_PREFIX: Final = b"due/"
@@ -35,12 +38,26 @@ def run_entry(env: Env, key: bytes) -> int:
     if kind == "drain":
         env.state.delete(key)
         return leave(env, rest)
+    if kind == "members":
+        env.state.delete(key)
+        return judge_uses(env, rest)
+    if kind == "offer":
+        env.state.delete(key)
+        offer_over(env, rest)
+        return 1
     deal = Deal.of(env, rest[:32])
     if kind == "approval":
         env.state.delete(key)
-        expire_approval(deal, rest[33:])
+        expire_approval(deal, rest[33:65], int(rest[65:]))
+    elif kind == "approval_notice":
+        env.state.delete(key)
+        approval_ends_soon(deal, rest[33:65], int(rest[65:]))
+    elif kind == "notice":
+        ends_soon(deal)
     elif kind == "judge":
         judge_again(deal, rest[33:].decode())
+    elif kind == "update":
+        update_over(deal)
     elif kind == "run_on":
         run_on_over(deal)
     elif kind == "duration":

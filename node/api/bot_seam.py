@@ -6,6 +6,8 @@ from typing import Protocol
 
 import msgspec
 
+from node.api.update_seam import Steered, SteerRequest, Updated, UpdatePlan, UpdateRequest, UpdateWish
+
 
 class PlanRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What the consumer wants. `contract`: id, NAME@VERSION or NAME. `roles`: keys in hex, by role.
@@ -30,8 +32,23 @@ class CancelRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
+class SecretsRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Values for secrets of a deployment, by name; in JSON they stand in base64."""
+
+    deployment: str
+    values: dict[str, bytes]
+
+
+class SecretsView(msgspec.Struct, kw_only=True):
+    """Secrets of a deployment that its contract names: whether this bot has a value for each."""
+
+    deployment: str
+    given: dict[str, bool]
+
+
 class PlanLine(msgspec.Struct, kw_only=True):
-    """Where one slot would run as the market stands. `cost`: for the whole duration."""
+    """Where one slot would run as the market stands. `cost`: when it is held for the whole duration.
+    `expected`: when nothing fails, as it will be billed then."""
 
     slot: str
     node: str
@@ -39,6 +56,7 @@ class PlanLine(msgspec.Struct, kw_only=True):
     country: str
     rate_hour: int
     cost: int
+    expected: int
 
 
 class Excluded(msgspec.Struct, kw_only=True):
@@ -51,17 +69,19 @@ class Excluded(msgspec.Struct, kw_only=True):
 
 
 class Approver(msgspec.Struct, kw_only=True):
-    """A role that may sign, for which act, and its keys."""
+    """A role that may sign, for which act, and its keys, or in words the organisation whose members do."""
 
     act: str
     role: str
     keys: list[str]
+    organisation: str = ""
 
 
 class Plan(msgspec.Struct, kw_only=True):
     """What an order would buy. `missing`: what is in its way; empty when it can be ordered.
 
-    `policies`: by act, the approval rule in words.
+    `policies`: by act, the approval rule in words. `expected`: the whole bill, the fee in it, when nothing
+    fails; the escrow is the most that it can be, whatever fails.
     """
 
     contract: str
@@ -75,6 +95,7 @@ class Plan(msgspec.Struct, kw_only=True):
     missing: list[str]
     rate_hour: int
     cost: int
+    expected: int
     fee: int
     escrow: int
     balance: int
@@ -130,5 +151,20 @@ class BotSeam(Protocol):
     async def cancel(self, request: CancelRequest) -> Cancelled:
         """Cancel for the consumer. Returns when that is final."""
 
+    async def plan_update(self, request: UpdateRequest) -> UpdatePlan:
+        """What an update would change now; nothing is sent."""
+
+    async def update(self, wish: UpdateWish) -> Updated:
+        """Ask for it, and lock what it costs more. Returns when that is final."""
+
+    async def steer_update(self, request: SteerRequest) -> Steered:
+        """Stop the update under way, or go on with one that is held. Returns when that is final."""
+
     async def status(self) -> BotStatus:
         """What it looks after."""
+
+    async def set_secrets(self, request: SecretsRequest) -> SecretsView:
+        """Keep these values, in the place of those of the same names. Later terms are given them."""
+
+    async def secrets(self, deployment: str) -> SecretsView:
+        """Which secrets this bot has. The values are never shown."""

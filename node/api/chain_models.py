@@ -1,4 +1,4 @@
-"""What the API answers about the chain itself: blocks, transactions, events, accounts, raw records.
+"""What the API answers about the chain itself: blocks, transactions, events, accounts, farms, records.
 
 See node.api.models, under which these are known, too.
 """
@@ -123,3 +123,10 @@ class QueryView(msgspec.Struct, kw_only=True):
     shown: Any
     height: int
     proof: bytes | None = None
+
+
+class FarmView(msgspec.Struct, kw_only=True):
+    name: str
+    owner: str
+    country: str
+    certified: dict[str, int]  # certifier's key: until when, ms

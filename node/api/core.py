@@ -27,6 +27,7 @@ from node.api.limits import (
 )
 from node.api.problems import ApiProblem
 from node.artifacts import ArtifactStore
+from node.cid import sha256_of
 from node.exchange import Exchange
 from node.executor.status import ExecutorStatus
 from node.seam import PeerSeam
@@ -125,11 +126,11 @@ async def body_bytes(request: Request, most: int = BODY_BYTES_MAX) -> bytes:
 
 
 def digest_of(request: Request) -> str:
-    """The sha256 of the path, checked: it becomes a file name. Raises ApiProblem 400."""
-    text: str = request.path_params["sha256"]
-    if len(text) != 64 or any(c not in "0123456789abcdef" for c in text):
-        raise ApiProblem(400, "artifact.digest", "a sha256 is 64 lower-case hex digits", "sha256")
-    return text
+    """The sha256 in the path, as such or as CIDv1, checked: a file name. Raises ApiProblem 400."""
+    try:
+        return sha256_of(request.path_params["sha256"])
+    except ValueError as error:
+        raise ApiProblem(400, "artifact.digest", str(error), "sha256") from None
 
 
 def need_type(request: Request, wanted: str) -> None:

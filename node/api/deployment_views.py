@@ -10,13 +10,16 @@ from ledger.documents import open_document
 from ledger.errors import LocalError
 from ledger.manifest import decode_manifest
 from ledger.manifest_types import Manifest
-from ledger.policy_records import judge_records
+from ledger.policy_records import judge_records, roll_of
 from ledger.predicates import Act
 from ledger.state import read
 from ledger.transition.outage import missed_ms
+from ledger.warnings import Notice, standing_notices
+from node.amounts import span_text
 from node.api import models as m
 from node.api.limits import BILLS_SHOWN_MAX, HISTORY_SHOWN_MAX, RECEIPTS_SHOWN_MAX
 from node.api.problems import not_found
+from node.api.update_views import update_views
 from node.api.views import full_id
 from node.seam import PeerSeam
 
@@ -68,6 +71,8 @@ def deployment_detail(peer: PeerSeam, ref: str) -> m.DeploymentDetail:
     approvals = [
         decode(r.ApprovalRecord, data) for _, data in peer.state.scan(b"approval/" + record.id + b"/")
     ]
+    slots = [_slot_record(peer, record.id, name) for name in record.slots]
+    ends_ms = record.ends_ms and record.ends_ms + missed_ms(peer.state) - record.missed_ms
     return m.DeploymentDetail(
         id=record.id.hex(),
         contract=record.contract.hex(),
@@ -80,10 +85,11 @@ def deployment_detail(peer: PeerSeam, ref: str) -> m.DeploymentDetail:
         funded=record.funded,
         topped_up=record.topped_up,
         extended_s=record.extended_s,
-        ends_ms=record.ends_ms and record.ends_ms + missed_ms(peer.state) - record.missed_ms,
+        ends_ms=ends_ms,
         spent=record.spent,
         fee_paid=record.fee_paid,
         reason=record.reason,
+        warnings=_warnings(record, manifest, slots, approvals, ends_ms, peer.time_ms),
         manifest=manifest,
         policies=m.Policies(
             deploy=_policy(peer, record, manifest, approvals, "deploy"),
@@ -91,7 +97,7 @@ def deployment_detail(peer: PeerSeam, ref: str) -> m.DeploymentDetail:
             delete=_policy(peer, record, manifest, approvals, "delete"),
         ),
         approvals=[_approval(item) for item in sorted(approvals, key=lambda a: (a.time_ms, a.signer))],
-        slots=[_slot(peer, record.id, name) for name in record.slots],
+        slots=[_slot(peer, slot) for slot in slots],
         receipts=_receipts(peer, record.id),
         bills=_bills(peer, record.id),
         timings=m.Timings(
@@ -103,13 +109,16 @@ def deployment_detail(peer: PeerSeam, ref: str) -> m.DeploymentDetail:
             signed_off_ms=record.signed_off_ms,
         ),
         txs=[id_.hex() for id_ in peer.store.history(record.id, HISTORY_SHOWN_MAX)],
+        generation=record.generation,
+        ground=record.ground,
+        updates=update_views(peer, record, approvals),
     )
 
 
 def _policy(
     peer: PeerSeam, record: r.Deployment, manifest: Manifest, approvals: Sequence[r.ApprovalRecord], act: Act
 ) -> m.PolicyView:
-    found = judge_records(manifest, record, act, approvals, peer.time_ms)
+    found = judge_records(manifest, record, act, approvals, peer.time_ms, roll_of(peer.state, manifest))
     return m.PolicyView(
         asked=manifest.policies.of(act) is not None,
         satisfied=found.satisfied,
@@ -130,18 +139,48 @@ def _approval(record: r.ApprovalRecord) -> m.ApprovalView:
         comment=predicate.comment,
         expires_ms=predicate.expires_ms,
         counts_until_ms=record.expires_ms,
+        update=record.generation,
         height=record.height,
         time_ms=record.time_ms,
     )
 
 
-def _slot(peer: PeerSeam, deployment: bytes, name: str) -> m.SlotView:
+def _warnings(
+    record: r.Deployment,
+    manifest: Manifest,
+    slots: Sequence[r.Slot],
+    approvals: Sequence[r.ApprovalRecord],
+    ends_ms: int,
+    now_ms: int,
+) -> list[m.WarningView]:
+    found = standing_notices(manifest, record, slots, approvals, ends_ms, now_ms)
+    return [
+        m.WarningView(kind=item.kind, about=item.about, at_ms=item.at_ms, text=_words(item, record, now_ms))
+        for item in found
+    ]
+
+
+def _words(item: Notice, record: r.Deployment, now_ms: int) -> str:
+    left = span_text(max(item.at_ms - now_ms, 0))
+    if item.kind == "deployment.ends_soon":
+        waits = "its grace" if record.status == "paused" else "its term" if record.approved_ms else "its wait"
+        return f"{waits} is over in {left}"
+    if item.kind == "approval.expires_soon":
+        return f"the approval of {item.about[:10]} expires in {left}"
+    return "the escrow does not last to the end of the term"
+
+
+def _slot_record(peer: PeerSeam, deployment: bytes, name: str) -> r.Slot:
     slot = read(peer.state, r.Slot, r.key_slot(deployment, name))
     if slot is None:
         raise LocalError(f"the state holds no slot {name} of {deployment.hex()}")
+    return slot
+
+
+def _slot(peer: PeerSeam, slot: r.Slot) -> m.SlotView:
     node = read(peer.state, r.Node, r.key_node(slot.holder)) if slot.holder else None
     return m.SlotView(
-        name=name,
+        name=slot.name,
         status=slot.status,
         term=slot.term,
         holder=slot.holder.hex(),

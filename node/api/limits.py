@@ -38,3 +38,5 @@ HEADER_BYTES_MAX: Final = 32 * 1024  # of a request's head
 FINAL_AGE_VIEWS: Final = 4
 FINAL_AGE_MS_MIN: Final = 10_000
 EXPLORER_LIST_MAX: Final = 200  # deployments on one page
+DEEDS_SHOWN_MAX: Final = 100  # of an organisation, the newest; some 15 KiB each at the most members
+UPDATES_DIFFED_MAX: Final = 16  # of a deployment, shown with what they change: some 0.3 ms each

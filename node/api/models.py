@@ -11,17 +11,25 @@ import msgspec
 
 from ledger.contract_types import Contract
 from ledger.manifest_types import Manifest
-from ledger.predicates import ReceiptPredicate
+from ledger.predicates import Act, ReceiptPredicate
 from node.api.chain_models import AccountView as AccountView
 from node.api.chain_models import BlockDetail as BlockDetail
 from node.api.chain_models import BlockSummary as BlockSummary
 from node.api.chain_models import BlockTx as BlockTx
 from node.api.chain_models import EventView as EventView
+from node.api.chain_models import FarmView as FarmView
 from node.api.chain_models import GapView as GapView
 from node.api.chain_models import QueryView as QueryView
 from node.api.chain_models import TxLine as TxLine
 from node.api.chain_models import TxResult as TxResult
 from node.api.chain_models import TxView as TxView
+from node.api.peer_models import Banned as Banned
+from node.api.peer_models import KnownPeer as KnownPeer
+from node.api.peer_models import Neighbour as Neighbour
+from node.api.peer_models import PeerOrder as PeerOrder
+from node.api.peer_models import PeerOrdered as PeerOrdered
+from node.api.peer_models import Peers as Peers
+from node.api.update_models import UpdateView as UpdateView
 from node.executor.status import ExecutorStatus as ExecutorStatus
 
 T = TypeVar("T")
@@ -83,63 +91,6 @@ class Status(msgspec.Struct, kw_only=True):
     stale: bool
     ready: bool
     not_ready: str
-
-
-class Neighbour(msgspec.Struct, kw_only=True):
-    peer_id: str
-    address: str
-    inbound: bool
-    since_ms: int
-    rtt_ms: float | None
-    score: int
-    bytes_in: int
-    bytes_out: int
-    dropped: int
-    fault: str
-
-
-class Banned(msgspec.Struct, kw_only=True):
-    """`left_s` null: by the operator, until it is lifted; `rule` is the reason then."""
-
-    peer_id: str
-    rule: str
-    left_s: float | None
-
-
-class KnownPeer(msgspec.Struct, kw_only=True):
-    """A peer of the book. `keep`: its connection is held for ever; `added`: by the operator; `proved`: it
-    was dialled with success; `failures`: dials that failed since. `score` 0 (good) to -100, `fault` why."""
-
-    peer_id: str
-    addresses: list[str]
-    keep: bool
-    added: bool
-    proved: bool
-    failures: int
-    score: int
-    fault: str
-
-
-class PeerOrder(msgspec.Struct, kw_only=True):
-    """An order about one peer: `address` to add it, else its `peer_id`; `reason` of a ban."""
-
-    address: str = ""
-    peer_id: str = ""
-    reason: str = ""
-
-
-class PeerOrdered(msgspec.Struct, kw_only=True):
-    """`changed` false: it was so already."""
-
-    changed: bool
-
-
-class Peers(msgspec.Struct, kw_only=True):
-    """Connected neighbours, who is banned for what, and whom the book knows."""
-
-    neighbours: list[Neighbour]
-    banned: list[Banned]
-    known: list[KnownPeer]
 
 
 class ValidatorView(msgspec.Struct, kw_only=True):
@@ -259,6 +210,7 @@ class ApprovalView(msgspec.Struct, kw_only=True):
     counts_until_ms: int
     height: int
     time_ms: int
+    update: int  # number of the update that brings, or brought, the manifest that it is about
 
 
 class SlotView(msgspec.Struct, kw_only=True):
@@ -313,6 +265,16 @@ class Timings(msgspec.Struct, kw_only=True):
     signed_off_ms: int
 
 
+class WarningView(msgspec.Struct, kw_only=True):
+    """What somebody should know in time. `kind`: of the event that told it; `about`: a signer, or "".
+    `at_ms`: when it will happen; 0: not known."""
+
+    kind: str
+    about: str
+    at_ms: int
+    text: str
+
+
 class DeploymentDetail(msgspec.Struct, kw_only=True):
     id: str
     contract: str
@@ -329,6 +291,7 @@ class DeploymentDetail(msgspec.Struct, kw_only=True):
     spent: int
     fee_paid: bool
     reason: str
+    warnings: list[WarningView]
     manifest: Manifest
     policies: Policies
     approvals: list[ApprovalView]
@@ -337,6 +300,9 @@ class DeploymentDetail(msgspec.Struct, kw_only=True):
     bills: list[BillView]
     timings: Timings
     txs: list[str]
+    generation: int  # number of the update that brought the manifest; 0: the order did
+    ground: Act  # the act whose policy the approvals of the manifest must satisfy
+    updates: list[UpdateView]
 
 
 class PriceView(msgspec.Struct, kw_only=True):
@@ -375,12 +341,6 @@ class NodeView(msgspec.Struct, kw_only=True):
     reputation: int  # 0 to 1000, the share of terms that ended well
 
 
-class FarmView(msgspec.Struct, kw_only=True):
-    name: str
-    owner: str
-    country: str
-
-
 class VaultView(msgspec.Struct, kw_only=True):
     """An owner's encrypted record."""
 
@@ -388,11 +348,6 @@ class VaultView(msgspec.Struct, kw_only=True):
     name: str
     version: int
     ciphertext: bytes
-
-
-class ArtifactView(msgspec.Struct, kw_only=True):
-    sha256: str
-    size_bytes: int
 
 
 class Ready(msgspec.Struct, kw_only=True):

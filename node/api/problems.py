@@ -15,7 +15,7 @@ from starlette.responses import Response
 from ledger.errors import LocalError, Refused
 from node.api.limits import OVERLOAD_HOLD_S, RETRY_AFTER_S
 from node.api.models import Problem
-from node.errors import ArtifactError, ArtifactFull, ArtifactMissing
+from node.errors import ArtifactBusy, ArtifactError, ArtifactFull, ArtifactMissing
 from node.seam import NotFinal, Overloaded
 
 log = structlog.get_logger("api")
@@ -70,6 +70,8 @@ def problem_of(error: Exception) -> Problem:
         return _problem(507, "artifact.no_room", str(error))
     if isinstance(error, ArtifactMissing):
         return _problem(404, "artifact.not_found", "this peer does not have these bytes")
+    if isinstance(error, ArtifactBusy):
+        return _problem(409, "artifact.in_use", str(error), "sha256")
     if isinstance(error, ArtifactError):
         return _problem(400, "artifact.digest", str(error), "sha256")
     if isinstance(error, HTTPException):

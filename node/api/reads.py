@@ -10,7 +10,8 @@ from starlette.responses import FileResponse, Response
 
 from ledger import audit
 from ledger import records as r
-from node.api import block_views, deployment_views, epoch_views, views
+from ledger.organisation_records import Organisation
+from node.api import block_views, deployment_views, epoch_views, organisation_views, views
 from node.api import models as m
 from node.api.core import answer, api_of, choice, digest_of, number, paging
 from node.api.limits import EPOCHS_PAGE_MAX
@@ -85,6 +86,16 @@ async def node_slots(request: Request) -> Response:
 async def farms(request: Request) -> Response:
     cursor, limit = paging(request)
     return answer(views.page(api_of(request).peer, b"farm/", r.Farm, views.farm_view, cursor, limit))
+
+
+async def organisations(request: Request) -> Response:
+    cursor, limit = paging(request)
+    prefix, peer = organisation_views.PREFIX, api_of(request).peer
+    return answer(views.page(peer, prefix, Organisation, organisation_views.summary, cursor, limit))
+
+
+async def organisation(request: Request) -> Response:
+    return answer(organisation_views.detail(api_of(request).peer, request.path_params["id"]))
 
 
 async def blocks(request: Request) -> Response:

@@ -10,8 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from node.api import bot_seam as b
-from node.api import events, metrics, peers, reads, tx_stream, writes
+from node.api import events, files, logs, metrics, peers, reads, tx_stream, writes
+from node.api import file_models as f
 from node.api import models as m
+from node.api import organisation_models as om
+from node.api import update_seam as u
 
 Handler = Callable[[Request], Awaitable[Response]]
 BINARY: Final = "application/octet-stream"
@@ -75,6 +78,7 @@ _WAIT_MANY: Final = (
 
 _FETCH: Final = (
     Query("size", "integer", "Its size in bytes."),
+    Query("chunks", "string", "The signed root of its chunk list, if known: parts are checked by it."),
     Query("timeout", "number", "Seconds to wait for it, at most 300."),
 )
 
@@ -139,8 +143,31 @@ ROUTES: Final = (
         "GET", "/v1/deployments", reads.deployments, "Deployments", m.Page[m.DeploymentSummary], query=_PAGING
     ),
     Route("GET", "/v1/deployments/{id}", reads.deployment, "By id or its first digits", m.DeploymentDetail),
+    Route(
+        "GET",
+        "/v1/organisations",
+        reads.organisations,
+        "Organisations",
+        m.Page[om.OrganisationSummary],
+        query=_PAGING,
+    ),
+    Route(
+        "GET",
+        "/v1/organisations/{id}",
+        reads.organisation,
+        "By id or its first digits: members, and the deeds that made them so",
+        om.OrganisationDetail,
+    ),
     Route("GET", "/v1/nodes", reads.nodes, "3nodes and their offers", m.Page[m.NodeView], query=_PAGING),
     Route("GET", "/v1/node/slots", reads.node_slots, "What this 3node holds and does", m.ExecutorStatus),
+    Route(
+        "POST",
+        "/v1/logs",
+        logs.logs,
+        "Carry a consumer's signed question about a slot's log to its node, and the sealed answer back",
+        media=BINARY,
+        body_media=BINARY,
+    ),
     Route("GET", "/v1/farms", reads.farms, "Farms", m.Page[m.FarmView], query=_PAGING),
     Route(
         "GET",
@@ -155,6 +182,14 @@ ROUTES: Final = (
     Route("GET", "/v1/accounts/{key}", reads.account, "An account's balance", m.AccountView),
     Route("GET", "/v1/query", reads.query, "A record of the state", m.QueryView, query=_KEY),
     Route("GET", "/v1/manifests/{digest}", reads.manifest, "A manifest's exact bytes"),
+    Route(
+        "GET",
+        "/v1/artifacts",
+        files.artifacts,
+        "Artifacts that this peer holds, and those on their way with their progress",
+        f.Artifacts,
+        query=_PAGING,
+    ),
     Route("GET", "/v1/artifacts/{sha256}", reads.artifact, "An artifact's bytes", media=BINARY),
     Route("GET", "/v1/audit/{deployment}", reads.audit_file, "A deployment's audit file", media=BINARY),
     Route("GET", "/v1/vault/{owner}/{name}", reads.vault, "An owner's encrypted record", m.VaultView),
@@ -189,9 +224,9 @@ ROUTES: Final = (
     Route(
         "PUT",
         "/v1/artifacts/{sha256}",
-        writes.put_artifact,
+        files.put_artifact,
         "Give the peer an artifact",
-        m.ArtifactView,
+        f.ArtifactView,
         body_media=BINARY,
         token=True,
         status=201,
@@ -199,10 +234,18 @@ ROUTES: Final = (
     Route(
         "POST",
         "/v1/artifacts/{sha256}/fetch",
-        writes.fetch_artifact,
+        files.fetch_artifact,
         "Fetch an artifact from other peers",
-        m.ArtifactView,
+        f.ArtifactView,
         query=_FETCH,
+        token=True,
+    ),
+    Route(
+        "POST",
+        "/v1/artifacts/{sha256}/drop",
+        files.drop_artifact,
+        "Drop an artifact that is not in use",
+        f.Freed,
         token=True,
     ),
     Route(
@@ -210,6 +253,33 @@ ROUTES: Final = (
     ),
     Route(
         "POST", "/v1/bot/deploy", writes.bot_deploy, "Order it", b.Deployed, body=b.DeployRequest, token=True
+    ),
+    Route(
+        "POST",
+        "/v1/bot/plan-update",
+        writes.bot_plan_update,
+        "Plan an update",
+        u.UpdatePlan,
+        body=u.UpdateRequest,
+        token=True,
+    ),
+    Route(
+        "POST",
+        "/v1/bot/update",
+        writes.bot_update,
+        "Ask for an update",
+        u.Updated,
+        body=u.UpdateWish,
+        token=True,
+    ),
+    Route(
+        "POST",
+        "/v1/bot/steer-update",
+        writes.bot_steer_update,
+        "Stop an update, or go on with one that is held",
+        u.Steered,
+        body=u.SteerRequest,
+        token=True,
     ),
     Route(
         "POST",
@@ -221,6 +291,23 @@ ROUTES: Final = (
         token=True,
     ),
     Route("GET", "/v1/bot/status", writes.bot_status, "What the 3bot looks after", b.BotStatus, token=True),
+    Route(
+        "POST",
+        "/v1/bot/secrets",
+        writes.bot_set_secrets,
+        "Give the 3bot secrets of a deployment",
+        b.SecretsView,
+        body=b.SecretsRequest,
+        token=True,
+    ),
+    Route(
+        "GET",
+        "/v1/bot/secrets/{deployment}",
+        writes.bot_secrets,
+        "Which secrets the 3bot has; never their values",
+        b.SecretsView,
+        token=True,
+    ),
     Route("GET", "/healthz", reads.healthz, "The process answers", media="text/plain"),
     Route("GET", "/readyz", reads.readyz, "Caught up, with a BFT quorum", m.Ready),
     Route("GET", "/metrics", metrics.metrics, "Figures for Prometheus", media="text/plain"),

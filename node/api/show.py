@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ledger import organisation_records as og
 from ledger import records as r
 from ledger import trade_records as tr
 from ledger import transactions as t
@@ -23,12 +24,16 @@ _RECORDS: Final[dict[bytes, Any]] = {
     b"contract": r.ContractRecord,
     b"contract_mark": r.ContractMark,
     b"contract_owner": r.ContractOwner,
+    b"deed": og.DeedRecord,
     b"deployment": r.Deployment,
     b"dispute": tr.Dispute,
     b"farm": r.Farm,
+    b"farm_certification": tr.CertificationRecord,
     b"missed": tr.Missed,
     b"node": r.Node,
     b"offence": r.Offence,
+    b"organisation": og.Organisation,
+    b"organisation_former": og.Organisation,
     b"penalty": tr.Penalty,
     b"receipt": r.ReceiptRecord,
     b"slot": r.Slot,

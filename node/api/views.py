@@ -239,7 +239,7 @@ def node_view(peer: PeerSeam, node: r.Node) -> m.NodeView:
 
 def farm_view(farm: r.Farm) -> m.FarmView:
     """A farm."""
-    return m.FarmView(name=farm.name, owner=farm.owner.hex(), country=farm.country)
+    return m.FarmView(name=farm.name, owner=farm.owner.hex(), country=farm.country, certified=farm.certified)
 
 
 def account(peer: PeerSeam, key: str) -> m.AccountView:

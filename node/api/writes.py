@@ -1,18 +1,15 @@
-"""POST and PUT: transactions, artifacts, and the 3bot."""
+"""POST and PUT: transactions and the 3bot."""
 
 from __future__ import annotations
 
-from contextlib import aclosing
-
-import trio
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ledger.errors import Refused
-from ledger.limits import ARTIFACT_BYTES_MAX, TX_BYTES_MAX
+from ledger.limits import TX_BYTES_MAX
 from ledger.transactions import decode_tx
 from node.api import models as m
-from node.api.bot_seam import BotSeam, CancelRequest, DeployRequest, PlanRequest
+from node.api.bot_seam import BotSeam, CancelRequest, DeployRequest, PlanRequest, SecretsRequest
 from node.api.clients import client_name
 from node.api.core import (
     Api,
@@ -20,16 +17,14 @@ from node.api.core import (
     api_of,
     body_bytes,
     choice,
-    digest_of,
     json_body,
     need_token,
     need_type,
-    number,
     seconds,
 )
 from node.api.limits import WAIT_S_DEFAULT, WAIT_S_MAX
 from node.api.problems import ApiProblem, not_found
-from node.exchange import Wanted
+from node.api.update_seam import SteerRequest, UpdateRequest, UpdateWish
 
 
 async def submit(request: Request) -> Response:
@@ -62,43 +57,6 @@ async def submit(request: Request) -> Response:
     )
 
 
-async def put_artifact(request: Request) -> Response:
-    need_token(request)
-    api = api_of(request)
-    digest = digest_of(request)
-    held = api.artifacts.size_bytes(digest)
-    if held is not None:
-        return answer(m.ArtifactView(sha256=digest, size_bytes=held))
-    intake = api.artifacts.intake()
-    try:
-        async with aclosing(request.stream()) as stream:
-            async for piece in stream:
-                intake.write(piece)
-        info = intake.finish(digest)
-    except BaseException:
-        intake.abort()
-        raise
-    return answer(m.ArtifactView(sha256=digest, size_bytes=info.size_bytes), 201)
-
-
-async def fetch_artifact(request: Request) -> Response:
-    """Get an artifact from other peers, checked against its digest, and hold it from now on."""
-    need_token(request)
-    api = api_of(request)
-    digest = digest_of(request)
-    size = number(request, "size", 0, 0, ARTIFACT_BYTES_MAX)
-    timeout_s = seconds(request, "timeout", WAIT_S_DEFAULT, WAIT_S_MAX)
-    if not api.artifacts.has(digest):
-        if api.exchange is None:
-            raise not_found("this peer cannot fetch artifacts", "artifact.unknown")
-        with trio.move_on_after(timeout_s):
-            await api.exchange.fetch(Wanted(digest, size, None))
-    held = api.artifacts.size_bytes(digest)
-    if held is None:
-        raise ApiProblem(504, "artifact.not_found", f"no peer gave it within {timeout_s:.0f} s", "sha256")
-    return answer(m.ArtifactView(sha256=digest, size_bytes=held))
-
-
 def _bot(api: Api) -> BotSeam:
     if api.bot is None:
         raise not_found("this peer runs no 3bot; ask one that has the role bot", "bot.none")
@@ -117,6 +75,24 @@ async def bot_deploy(request: Request) -> Response:
     return answer(await bot.deploy(await json_body(request, DeployRequest)))
 
 
+async def bot_plan_update(request: Request) -> Response:
+    need_token(request)
+    bot = _bot(api_of(request))
+    return answer(await bot.plan_update(await json_body(request, UpdateRequest)))
+
+
+async def bot_update(request: Request) -> Response:
+    need_token(request)
+    bot = _bot(api_of(request))
+    return answer(await bot.update(await json_body(request, UpdateWish)))
+
+
+async def bot_steer_update(request: Request) -> Response:
+    need_token(request)
+    bot = _bot(api_of(request))
+    return answer(await bot.steer_update(await json_body(request, SteerRequest)))
+
+
 async def bot_cancel(request: Request) -> Response:
     need_token(request)
     bot = _bot(api_of(request))
@@ -126,6 +102,17 @@ async def bot_cancel(request: Request) -> Response:
 async def bot_status(request: Request) -> Response:
     need_token(request)
     return answer(await _bot(api_of(request)).status())
+
+
+async def bot_set_secrets(request: Request) -> Response:
+    need_token(request)
+    bot = _bot(api_of(request))
+    return answer(await bot.set_secrets(await json_body(request, SecretsRequest)))
+
+
+async def bot_secrets(request: Request) -> Response:
+    need_token(request)
+    return answer(await _bot(api_of(request)).secrets(request.path_params["deployment"]))
 
 
 async def not_here(request: Request) -> Response:

@@ -8,29 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
 from cyclopts import Parameter
 
-from ledger.codec import decode
 from ledger.documents import PAYLOAD_TYPE, open_document, pae, payload_of, seal_payload, sign_payload
 from ledger.keys import SEED_BYTES, Key
-from ledger.light import Trust
-from ledger.manifest import decode_manifest, expand, most_spent
-from ledger.manifest_types import Manifest, Terms, manifest_digest
-from ledger.policy import describe
 from ledger.policy_records import capacities
 from ledger.policy_types import Act
-from ledger.policy_words import describe_rest
 from ledger.predicates import ApprovalPredicate
 from ledger.quantities import parse_duration
-from ledger.records import Deployment, key_deployment
 from ledger.transactions import Decide
-from node.amounts import cpu_text, credits_text, size_text, span_text, time_text, value_text
-from node.cli.context import EXIT_REJECTED, EXIT_USAGE, Failure, current
-from node.cli.output import clean, confirm, emit_facts, say
-from node.cli.query import proved, trust_of
-from node.errors import ConfigError
-from node.sdk import ApiError, Client
+from node.amounts import time_text
+from node.cli.context import EXIT_USAGE, Failure, current
+from node.cli.deal import Deal, read_deal, what_is_signed
+from node.cli.output import confirm, emit_facts, say
 
 Decision = Literal["granted", "rejected", "revoked"]
 Role = Annotated[
@@ -57,14 +47,14 @@ Signoff = Annotated[
 Delete = Annotated[
     bool, Parameter(negative="", help="Decide on the deployment's end: the consent that its cancel needs.")
 ]
+Update = Annotated[
+    bool, Parameter(negative="", help="Decide on the update under way, not on what is in force.")
+]
 Expires = Annotated[
     str, Parameter(help="How long it counts, such as 72h (default: as long as the contract says).")
 ]
 Comment = Annotated[str, Parameter(help="A word for the record.")]
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
-
-_PROOF_WAIT_S = 10.0
-_APART = {"none": "anywhere", "node": "each on another node", "farm": "each on another farm"}
 
 
 def approve(
@@ -76,6 +66,7 @@ def approve(
     role: Role = "",
     signoff: Signoff = False,
     delete: Delete = False,
+    update: Update = False,
     expires: Expires = "",
     comment: Comment = "",
     save: Save = None,
@@ -89,7 +80,7 @@ def approve(
     ----------
     deployment: Its id, or the first 6 or more digits.
     """
-    wish = Wish("granted", _act(signoff, delete), role, expires, comment)
+    wish = Wish("granted", _act(signoff, delete, update), role, expires, comment)
     return _decide(deployment, signer_of(key, ssh), wish, save, yes)
 
 
@@ -102,6 +93,7 @@ def reject(
     role: Role = "",
     signoff: Signoff = False,
     delete: Delete = False,
+    update: Update = False,
     comment: Comment = "",
     save: Save = None,
     yes: Yes = False,
@@ -112,7 +104,7 @@ def reject(
     ----------
     deployment: Its id, or the first 6 or more digits.
     """
-    wish = Wish("rejected", _act(signoff, delete), role, "", comment)
+    wish = Wish("rejected", _act(signoff, delete, update), role, "", comment)
     return _decide(deployment, signer_of(key, ssh), wish, save, yes)
 
 
@@ -125,6 +117,7 @@ def revoke(
     role: Role = "",
     signoff: Signoff = False,
     delete: Delete = False,
+    update: Update = False,
     comment: Comment = "",
     save: Save = None,
     yes: Yes = False,
@@ -135,7 +128,7 @@ def revoke(
     ----------
     deployment: Its id, or the first 6 or more digits.
     """
-    wish = Wish("revoked", _act(signoff, delete), role, "", comment)
+    wish = Wish("revoked", _act(signoff, delete, update), role, "", comment)
     return _decide(deployment, signer_of(key, ssh), wish, save, yes)
 
 
@@ -181,9 +174,9 @@ def signer_of(key: str, ssh: str) -> Signer:
 
 def _decide(ref: str, signer: Signer, wish: Wish, save: Path | None, yes: bool) -> int:
     client = current.client()
-    deal = read_deal(client, ref)
+    deal = read_deal(client, ref, wish.act)
     act, decision, deployment = wish.act, wish.decision, deal.id
-    role = wish.role or _only_role(deal.manifest, act, signer.public)
+    role = wish.role or _only_role(deal, act, signer.public)
     made_ms = time.time_ns() // 1_000_000
     predicate = ApprovalPredicate(
         chain_id=client.status().chain_id,
@@ -194,6 +187,7 @@ def _decide(ref: str, signer: Signer, wish: Wish, save: Path | None, yes: bool) 
         expires_ms=made_ms + parse_duration(wish.expires) * 1000 if wish.expires else 0,
         comment=wish.comment,
         made_ms=made_ms,
+        update=deal.number,
     )
     if not yes or current.output == "table":
         say(what_is_signed(deal, predicate, signer.public))
@@ -235,140 +229,22 @@ def save_statement(folder: Path, name: str, envelope: bytes, key: Key | None = N
     say(f"in {folder}, check it with:\n  " + "\n  ".join(commands))
 
 
-def _act(signoff: bool, delete: bool) -> Act:
-    if signoff and delete:
-        raise Failure(EXIT_USAGE, "--signoff and --delete are two decisions: sign each by itself")
-    return "signoff" if signoff else "delete" if delete else "deploy"
+def _act(signoff: bool, delete: bool, update: bool) -> Act:
+    if signoff + delete + update > 1:
+        raise Failure(
+            EXIT_USAGE, "--signoff, --delete and --update are decisions of their own: one at a time"
+        )
+    return "signoff" if signoff else "delete" if delete else "update" if update else "deploy"
 
 
-def _only_role(manifest: Manifest, act: Act, signer: bytes) -> str:
+def _only_role(deal: Deal, act: Act, signer: bytes) -> str:
     """The role of a key that has one only; "" when the policy names the key itself."""
-    found = capacities(manifest, act, signer)
+    found: tuple[str, ...] = tuple(
+        dict.fromkeys(
+            name for side, asked, roll in deal.sides(act) for name in capacities(side, roll, asked, signer)
+        )
+    )
     if len(found) != 1:
         names = ", ".join(name or "by key" for name in found) or "none: it is no stakeholder here"
         raise Failure(EXIT_USAGE, f"say in which role, with --as; roles of this key: {names}")
     return found[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Deal:
-    """What there is to decide on. `types`: of the contract's parameters."""
-
-    id: str
-    digest: bytes
-    manifest: Manifest
-    types: dict[str, str]
-
-
-def read_deal(client: Client, ref: str) -> Deal:
-    """A deployment and its manifest, none of it on the peer's word alone.
-
-    The record is proved against the home's genesis, if it has one; the manifest's digest is computed
-    from its bytes; and the manifest is expanded anew from the author's signed contract.
-    """
-    detail = client.deployment(ref)
-    data = client.manifest(detail.manifest_digest)
-    digest = manifest_digest(data)
-    if digest.hex() != detail.manifest_digest:
-        raise Failure(EXIT_REJECTED, "the peer's manifest does not have the digest that it is named by")
-    _check_record(client, detail.id, digest)
-    manifest = decode_manifest(data)
-    contract = open_document(client.contract(manifest.contract).envelope, "contract")
-    if contract.id.hex() != manifest.contract or contract.signer.hex() != manifest.author:
-        raise Failure(
-            EXIT_REJECTED, "the contract is not the one that the manifest names, or not its author's"
-        )
-    source = contract.predicate.contract
-    bound = {role.name: role.keys for role in manifest.roles if _is_bound(source.roles, role.name)}
-    again = expand(
-        source, contract.id, contract.signer, bytes.fromhex(manifest.consumer), manifest.parameters, bound
-    )
-    if again != data:
-        raise Failure(EXIT_REJECTED, "the manifest is not what the author's contract expands to")
-    return Deal(
-        detail.id, digest, manifest, {parameter.name: parameter.type for parameter in source.parameters}
-    )
-
-
-def _is_bound(roles: object, name: str) -> bool:
-    return any(role.name == name and role.bind == "order" for role in roles)  # type: ignore[attr-defined]
-
-
-def _check_record(client: Client, deployment: str, digest: bytes) -> None:
-    try:
-        trust: Trust = trust_of(None)
-    except ConfigError:
-        say("no genesis in the home: the deployment's record is taken on the peer's word")
-        return
-    key = key_deployment(bytes.fromhex(deployment))
-    deadline = time.monotonic() + _PROOF_WAIT_S
-    while True:  # a header proves a state of some blocks ago: a fresh order takes a moment
-        try:
-            fact = proved(trust, client, client.query(key, True).proof, key)
-        except ApiError as error:
-            if error.problem.rule != "proof.not_yet" or time.monotonic() > deadline:
-                raise
-        else:
-            if fact.value is not None:
-                break
-            if time.monotonic() > deadline:
-                raise Failure(EXIT_REJECTED, "the ledger's state holds no such deployment")
-        time.sleep(0.2)
-    try:
-        record = decode(Deployment, fact.value)
-    except msgspec.MsgspecError as error:
-        raise Failure(EXIT_REJECTED, f"the proved record is not understood: {error}") from None
-    if record.manifest != digest:
-        raise Failure(EXIT_REJECTED, "the ledger proves another manifest for this deployment")
-
-
-def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> str:
-    """What a signature means, in words."""
-    manifest = deal.manifest
-    act = {"deploy": "the deployment", "signoff": "the sign-off", "delete": "the end"}[predicate.act]
-    verb = {"granted": "APPROVE", "rejected": "REJECT", "revoked": "WITHDRAW your approval of"}[
-        predicate.decision
-    ]
-    policies = manifest.policies
-    answers = [f"{n}: {value_text(deal.types.get(n, ''), v)}" for n, v in manifest.parameters.items()]
-    lines = [
-        f"You {verb} {act} of {manifest.name} {manifest.version} as {predicate.role or 'a named key'}",
-        f"  chain       {predicate.chain_id}",
-        f"  deployment  {predicate.deployment}",
-        f"  manifest    {deal.digest.hex()} (hashed here)",
-        f"  your key    {signer.hex()}",
-        f"  author      {manifest.author}",
-        f"  consumer    {manifest.consumer}",
-        f"  parameters  {', '.join(answers) or '-'}",
-        f"  asked for   {describe(policies.of(predicate.act))}",
-        f"  also        {describe_rest(policies)}",
-        f"  costs       {_cost_text(manifest.terms)}",
-    ]
-    for workload in manifest.workloads:
-        need = workload.resources
-        where = ", ".join(workload.placement.countries) or "any country"
-        lines.append(
-            f"  runs        {workload.name}: {workload.replicas} x {workload.kind}, "
-            f"{cpu_text(need.cpu_millis)}, {size_text(need.memory_bytes)}, in {where}, "
-            f"{_APART[workload.placement.distinct]}"
-        )
-        lines.append(f"              {' '.join(workload.command)}")
-        lines += [
-            f"              {a.path} ({size_text(a.size_bytes)}) sha256 {a.sha256}"
-            for a in workload.artifacts
-        ]
-    if predicate.expires_ms:
-        lines.append(f"  counts until {time_text(predicate.expires_ms)} UTC")
-    if predicate.comment:
-        lines.append(f"  comment     {clean(predicate.comment)}")
-    return "\n".join(lines)
-
-
-def _cost_text(terms: Terms) -> str:
-    """What a deployment may cost in its term, and topped up and extended as far as its terms go."""
-    budget, fee = credits_text(terms.budget), credits_text(terms.fee)
-    text = f"at most {budget} credits in {span_text(terms.duration_s * 1000)}, {fee} to the author"
-    if terms.extension_s or terms.top_up:
-        longest = span_text((terms.duration_s + terms.extension_s) * 1000)
-        text += f"; topped up and extended, {credits_text(most_spent(terms))} in {longest}"
-    return text

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ledger.audit_report import Facts
 from node.amounts import credits_text, size_text, time_text
 from node.cli.context import EXIT_OK, EXIT_REJECTED, current
 from node.cli.output import emit, emit_facts, print_table, say
@@ -72,6 +73,8 @@ def verify(file: Path, /, *, genesis: Path | None = None, page: Path | None = No
         ("height", "time (UTC)", "what", "who", "detail"),
         [(row.height, time_text(row.time_ms), row.what, row.who[:10], row.detail) for row in facts.timeline],
     )
+    _print_members(facts)
+    _print_generations(facts)
     print()
     emit_facts(
         facts,
@@ -93,3 +96,37 @@ def verify(file: Path, /, *, genesis: Path | None = None, page: Path | None = No
     )
     say(f"VALID: every fact is proved from the genesis of {facts.chain_id}")
     return code
+
+
+def _print_members(facts: Facts) -> None:
+    """Who decided as a member of an organisation."""
+    if facts.members:
+        columns = ("height", "act", "role", "member", "organisation", "version", "key")
+        rows = [[getattr(row, name) for name in columns[:-1]] + [row.key[:10]] for row in facts.members]
+        print()
+        print_table(columns, rows)
+
+
+def _print_generations(facts: Facts) -> None:
+    """The manifests of a deployment that was updated, and what each changes."""
+    if len(facts.generations) < 2:
+        return
+    print()
+    columns = ("update", "contract", "status", "approved", "over", "locked", "came back", "reason")
+    rows = [
+        (
+            row.number or "order",
+            row.contract,
+            row.status,
+            time_text(row.approved_ms) if row.approved_ms else "no",
+            time_text(row.ended_ms) if row.ended_ms else "-",
+            credits_text(row.locked),
+            credits_text(row.returned),
+            row.reason or "-",
+        )
+        for row in facts.generations
+    ]
+    print_table(columns, rows)
+    print()
+    changes = [(row.number, *change) for row in facts.generations for change in row.changes]
+    print_table(("update", "changes", "before", "after"), changes)

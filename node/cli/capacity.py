@@ -51,7 +51,8 @@ def farm_add_node(farm: str, node: str, /, *, country: str, consent: str, key: s
 def farm_list() -> int:
     """List the farms."""
     found = list(current.client().farms())
-    emit(found, ("name", "country", "owner"), [(f.name, f.country, f.owner) for f in found])
+    rows = [(f.name, f.country, f.owner, len(f.certified) or "-") for f in found]
+    emit(found, ("name", "country", "owner", "certified by"), rows)
     return 0
 
 

@@ -51,7 +51,7 @@ def diff(before: str, after: str, /) -> int:
     before: A folder with a contract.yaml, or a published one: its id, NAME@VERSION, or NAME.
     after: The other one.
     """
-    from node.contract_diff import differences
+    from ledger.differences import differences
 
     sides = _contract(before), _contract(after)
     if any(not workload.artifacts for side in sides for workload in side.workloads):

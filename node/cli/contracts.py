@@ -8,10 +8,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ledger.contract_types import ContractRole
 from ledger.documents import sign_contract
 from ledger.policy import describe
 from ledger.transactions import PublishContract
 from node.amounts import size_text, time_text
+from node.cid import cid_of
 from node.cli.context import EXIT_ERROR, EXIT_USAGE, Failure, current
 from node.cli.output import emit, emit_facts, say
 
@@ -167,7 +169,7 @@ def show(ref: str, /) -> int:
         default = "must be given" if parameter.default is None else f"default {parameter.default}"
         facts.append((f"parameter {parameter.name}", f"{parameter.type}, {default}. {parameter.description}"))
     facts += [
-        (f"role {r.name}", "bound by the order" if r.bind == "order" else ", ".join(r.keys))
+        (f"role {r.name}", "bound by the order" if r.bind == "order" else ", ".join(r.keys) or _held(r))
         for r in contract.roles
     ]
     for workload in contract.workloads:
@@ -178,7 +180,7 @@ def show(ref: str, /) -> int:
             )
         )
         facts += [
-            (f"  artifact {a.path}", f"{size_text(a.size_bytes)} sha256 {a.sha256}")
+            (f"  artifact {a.path}", f"{size_text(a.size_bytes)} sha256 {a.sha256} cid {cid_of(a.sha256)}")
             for a in workload.artifacts
         ]
     facts.append(("deploy asks for", describe(contract.policies.deploy)))
@@ -186,3 +188,7 @@ def show(ref: str, /) -> int:
     facts.append(("delete asks for", describe(contract.policies.delete)))
     emit_facts(found, facts)
     return 0
+
+
+def _held(role: ContractRole) -> str:
+    return f"{role.organisation_role or 'members'} of organisation {role.organisation}"

@@ -43,7 +43,7 @@ def deploy(
     detail = client.contract(contract)
     if detail.mark:
         say(f"{detail.name}@{detail.version} is {detail.mark}: {detail.mark_reason}")
-    texts = dict(_pair(item, "--param") for item in param)
+    texts = dict(pair(item, "--param") for item in param)
     limit = None
     if budget:
         limit = parse_credits(budget)
@@ -52,7 +52,7 @@ def deploy(
     request = PlanRequest(
         contract=detail.id,
         parameters=parameters_from_text(detail.contract, texts),
-        roles=_roles(role),
+        roles=roles_from(role),
         budget=limit,
     )
     plan = client.post("/v1/bot/plan", request, Plan)
@@ -82,23 +82,31 @@ def deploy(
             ("ordered", f"{time_text(done.time_ms)} UTC, height {done.height}"),
         ),
     )
+    if names := sorted({name for workload in detail.contract.workloads for name in workload.secrets}):
+        values = " ".join(f"{name}=FILE" for name in names)
+        say(f"it waits for its secrets: gridpact secrets set {done.deployment[:12]} {values}")
     say(f"follow it: gridpact deployment show {done.deployment[:12]}")
     return 0
 
 
-def _pair(text: str, flag: str) -> tuple[str, str]:
+def pair(text: str, flag: str) -> tuple[str, str]:
+    """NAME=VALUE in two. Raises Failure(2)."""
     name, mark, value = text.partition("=")
     if not mark or not name:
         raise Failure(EXIT_USAGE, f"{flag} {text}: NAME=VALUE wanted")
     return name, value
 
 
-def _roles(items: Pairs) -> dict[str, tuple[str, ...]]:
+def roles_from(items: Pairs) -> dict[str, tuple[str, ...]]:
+    """Keys in hex by role, from NAME=KEY[,KEY…]. Raises Failure(2)."""
     roles: dict[str, tuple[str, ...]] = {}
     for item in items:
-        name, value = _pair(item, "--role")
-        keys = tuple(public_key(part.strip()).hex() for part in value.split(",") if part.strip())
-        roles[name] = (*roles.get(name, ()), *keys)
+        name, value = pair(item, "--role")
+        if value.startswith("organisation:"):
+            given: tuple[str, ...] = (value,)
+        else:
+            given = tuple(public_key(part.strip()).hex() for part in value.split(",") if part.strip())
+        roles[name] = (*roles.get(name, ()), *given)
     return roles
 
 
@@ -112,21 +120,23 @@ def print_plan(plan: Plan) -> None:
             line.farm,
             line.country,
             f"{credits_text(line.rate_hour)} an hour",
-            credits_text(line.cost),
+            credits_text(line.expected),
         )
         for line in plan.lines
     ]
-    print_table(("slot", "node", "farm", "country", "price", "cost"), rows)
+    print_table(("slot", "node", "farm", "country", "price", "expected"), rows)
     for act, rule in plan.policies.items():
         print(f"{act} approval: {rule}")
     for approver in plan.approvers:
-        print(f"  {approver.role}: {', '.join(key[:10] for key in approver.keys)} ({approver.act})")
+        who = approver.organisation or ", ".join(key[:10] for key in approver.keys)
+        print(f"  {approver.role}: {who} ({approver.act})")
     for excluded in plan.excluded:
         why = "; ".join(excluded.reasons)
         print(f"not {excluded.node[:10]} ({excluded.farm}) for {excluded.workload}: {why}")
     print(
-        f"capacity {credits_text(plan.cost)} + author's fee {credits_text(plan.fee)}; "
-        f"escrow {credits_text(plan.escrow)} of a balance of {credits_text(plan.balance)} credits"
+        f"expected when nothing fails: {credits_text(plan.expected)} credits, the author's fee of "
+        f"{credits_text(plan.fee)} in it; at most {credits_text(plan.escrow)}, which go into escrow "
+        f"of a balance of {credits_text(plan.balance)}"
     )
     for missing in plan.missing:
         print(f"missing: {missing}")
@@ -222,14 +232,42 @@ def _print_head(found: DeploymentDetail) -> None:
                 "status",
                 f"{found.status} (wanted: {found.desired})" + (f": {found.reason}" if found.reason else ""),
             ),
+            ("until", _end_text(found)),
+            *(("warning", warning.text) for warning in found.warnings),
             ("deploy approval", _policy_text(found.policies.deploy)),
             ("sign-off", _policy_text(found.policies.signoff)),
             ("delete", _policy_text(found.policies.delete)),
+            *_update_facts(found),
             ("money", f"{credits_text(found.spent)} spent, {credits_text(found.escrow)} in escrow"),
             ("ordered", f"{time_text(times.ordered_ms)} UTC"),
             ("then", ", ".join(steps) or "nothing yet"),
         ),
     )
+
+
+def _end_text(found: DeploymentDetail) -> str:
+    """When it ends if nothing is done, and how."""
+    if not found.ends_ms:
+        return "-"
+    how = "ends: its term is over" if found.timings.approved_ms else "expires: nobody approved"
+    if found.status == "paused":
+        how = "ends: its grace is over"
+    elif found.status == "completed":
+        how = "gives the rest back, signed off or not"
+    return f"{time_text(found.ends_ms)} UTC, then it {how}"
+
+
+def _update_facts(found: DeploymentDetail) -> list[tuple[str, str]]:
+    """The last update, and what it waits for."""
+    if not found.updates:
+        return []
+    update = found.updates[-1]
+    text = f"{update.number} to {update.version} ({update.manifest_digest[:12]}): {update.status}"
+    if update.reason:
+        text += f", {update.reason}"
+    if update.missing:
+        text += f"; open: {'; '.join(update.missing)}"
+    return [("update", text)]
 
 
 def _policy_text(policy: PolicyView) -> str:

@@ -25,9 +25,25 @@ from node.home import read_run
 _PACKAGES = ("ledger", "consensus", "p2p", "node", "bot")
 _TOOLS = (
     ("bwrap", "runs workloads"),
-    ("busybox", "the examples' workload"),
+    ("mkfs.erofs", "seals the roots of workloads (Debian: erofs-utils)"),
+    ("mkfs.ext4", "makes the volumes of workloads (Debian: e2fsprogs)"),
+    ("busybox", "is the examples' workload"),
     ("ssh-keygen", "signs approvals, too"),
 )
+_GROUPS = "run the node as root, on a host that lets it make control groups"
+_ADVICE = {
+    "landlock": "start Linux 5.19 or newer with landlock among lsm=",
+    "sealed-image": "run the node as root, with erofs-utils installed and loop devices there",
+    "volumes": "run the node as root, with e2fsprogs installed and loop devices there",
+    "secrets": "load ramfs, or start a kernel that has it; a node that is not root needs user namespaces",
+    "egress": "let the node enter the network namespaces of its sandboxes: as root, or with user namespaces",
+    "limit-memory": _GROUPS,
+    "limit-cpu": _GROUPS,
+    "limit-pids": _GROUPS,
+    "freezer": _GROUPS,
+}
+"""What to do about a feature that is not enforced, where something can be done."""
+
 _CLOCK_EARLIEST_S = 1_735_689_600  # 2025-01-01: an unset clock is before it
 _DISK_FREE_BYTES = 1 << 30
 
@@ -44,7 +60,8 @@ class Finding(msgspec.Struct, frozen=True):
 
 def doctor() -> int:
     """Check this machine and the home."""
-    checks: tuple[Callable[[], Iterator[Finding]], ...] = (_program, _tools, _machine, _home, _sandbox)
+    checks: tuple[Callable[[], Iterator[Finding]], ...]
+    checks = (_program, _tools, _machine, _home, _quarantine, _sandbox)
     found = [finding for check in checks for finding in check()]
     emit(found, ("state", "check", "found"), [(f.state, f.check, f.detail) for f in found])
     return EXIT_ERROR if any(f.state == "fault" for f in found) else EXIT_OK
@@ -69,11 +86,12 @@ def _program() -> Iterator[Finding]:
 
 def _tools() -> Iterator[Finding]:
     for tool, use in _TOOLS:
-        where = shutil.which(tool)
+        # The node looks for system tools there, whatever the PATH of who asks is.
+        where = shutil.which(tool, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
         yield Finding(
             tool,
             "ok" if where else "warning",
-            where or f"missing; it {use}" if tool == "bwrap" else where or "missing",
+            where or f"missing; it {use}",
         )
 
 
@@ -144,5 +162,23 @@ def _sandbox() -> Iterator[Finding]:
         return
     yield Finding("sandbox", "ok", "workloads can be isolated here")
     for feature in found.features:
-        detail = feature.how if feature.enforced else f"not enforced: {feature.how}"
+        detail = feature.how
+        if not feature.enforced:
+            advice = _ADVICE.get(feature.name, "")
+            detail = f"not enforced: {feature.how}" + (f"; {advice}" if advice else "")
         yield Finding(f"  {feature.name}", "ok" if feature.enforced else "warning", detail)
+
+
+def _quarantine() -> Iterator[Finding]:
+    from node.executor.errors import ExecutorError
+    from node.executor.quarantine import Quarantine
+
+    try:
+        held = Quarantine(current.home().quarantine_file).all()
+    except ExecutorError as error:
+        yield Finding("quarantine", "fault", str(error))
+        return
+    for one in held:
+        text = f"this node runs no more of {one.manifest[:16]}: {one.detail}"
+        advice = "find out who changed it, then: gridpact node release " + one.manifest[:16]
+        yield Finding("quarantine", "warning", f"{text}; {advice}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from ledger.predicates import ResultFile
 from node.amounts import size_text
 from node.api.models import DeploymentDetail
+from node.cli.artifacts import bring
 from node.cli.context import EXIT_ERROR, EXIT_REJECTED, Failure, current
 from node.cli.output import emit, say
 
@@ -29,7 +30,8 @@ def results(deployment: str, /, *, out: Path) -> int:
     rows = []
     for slot, path, result in wanted:
         say(f"fetching {path} of {slot} ({size_text(result.size_bytes)})")
-        data = client.fetch_artifact(result.sha256, result.size_bytes)
+        bring(client, result.sha256, result.size_bytes, "", client.timeout_s)
+        data = client.read_artifact(result.sha256)
         if hashlib.sha256(data).hexdigest() != result.sha256:
             raise Failure(EXIT_REJECTED, f"{path} of {slot}: the peer's bytes are not those of the receipt")
         folder = out / slot.replace("/", "-") if several else out

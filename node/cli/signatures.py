@@ -26,7 +26,8 @@ def signatures(deployment: str, /, *, out: Path) -> int:
         raise Failure(EXIT_ERROR, f"nobody has decided on {found.id[:12]} yet")
     rows = []
     for number, view in enumerate(found.approvals, 1):
-        key = key_approval(bytes.fromhex(found.id), view.act, bytes.fromhex(view.signer))
+        act = "deploy" if view.act == "update" else view.act
+        key = key_approval(bytes.fromhex(found.id), act, bytes.fromhex(view.signer), view.update)
         value = client.query(key, False).value
         if value is None:
             raise Failure(EXIT_ERROR, f"the peer no longer holds the decision of {view.signer[:16]}")

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from msgspec.structs import replace
+
 from ledger.errors import Refused
 from ledger.manifest import decode_manifest, workload_of
 from ledger.manifest_types import Manifest, Workload
@@ -53,7 +55,7 @@ def openings(now: Now, skip: Callable[[SlotId], bool], limit: int) -> Iterator[O
             continue
         record = read(now.state, Deployment, key_deployment(deployment))
         slot = read(now.state, Slot, key_slot(deployment, name))
-        data = now.state.get(key_manifest(record.manifest)) if record else None
+        data = now.state.get(key_manifest(slot.next)) if record and slot else None
         if slot is None or data is None:
             continue
         try:
@@ -62,6 +64,16 @@ def openings(now: Now, skip: Callable[[SlotId], bool], limit: int) -> Iterator[O
         except Refused:
             continue
         yield Opening(deployment, name, slot.term + 1, manifest, workload)
+
+
+def of_term(state: Reader, slot: Slot) -> Deployment | None:
+    """A deployment's record as a slot's newest term has it: with the manifest that the term is of, which an
+    update of the deployment may have left behind, and its contract."""
+    record = read(state, Deployment, key_deployment(slot.deployment))
+    data = state.get(key_manifest(slot.manifest))
+    if record is None or data is None:
+        return None
+    return replace(record, manifest=slot.manifest, contract=bytes.fromhex(decode_manifest(data).contract))
 
 
 def refusal(now: Now, node: bytes, opening: Opening) -> str:

@@ -34,3 +34,11 @@ class DriverUnavailable(ExecutorError):
 
 class StartFailed(ExecutorError):
     """The isolation could not be set up; whatever had been made was taken down again."""
+
+
+class EgressRefused(FieldError):
+    """An address that a workload should reach is none that this node lets anybody reach, or is not there."""
+
+
+class VolumeRefused(FieldError):
+    """A volume cannot be had on this node: no room, another size than the one that is here, no tools."""

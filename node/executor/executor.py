@@ -6,9 +6,8 @@ node's offer, and what is shown. Design section 8.
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 import trio
@@ -16,19 +15,20 @@ import trio
 from ledger.errors import Refused
 from ledger.limits import LEASE_MS
 from ledger.manifest import decode_manifest, workload_of
-from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_node, key_slot
 from ledger.records import Node as LedgerNode
+from ledger.records import Slot, key_manifest, key_node, key_slot
 from ledger.state import read
 from ledger.transactions import Claim, Renew, RenewItem
-from node.clock import wall_ms
+from node.clock import boot_ms, wall_ms
 from node.config import Node
 from node.exchange import Exchange
 from node.executor.claims import Attempt, Attempts
-from node.executor.decide import Now, Opening, SlotId, held_slots, openings, refusal
+from node.executor.decide import Now, Opening, SlotId, held_slots, of_term, openings, refusal
 from node.executor.drivers.base import Driver
 from node.executor.drivers.spec import check_spec
 from node.executor.errors import SpecRefused
 from node.executor.figures import Metric, figures
+from node.executor.gather import sweep_volumes
 from node.executor.lease import LedgerTime
 from node.executor.ledger_clock import LedgerClock
 from node.executor.limits import (
@@ -37,31 +37,36 @@ from node.executor.limits import (
     COOL_S,
     GUARD_TICK_S,
     LAST_EXITS_MAX,
+    LOG_KEPT_BYTES,
     LOOK_EVERY_S,
     OPENINGS_LOOKED_AT_MAX,
     ORPHANS_EVERY_S,
     RENEW_IDLE_S,
     TENURES_MAX,
 )
+from node.executor.logs import LogDesk
 from node.executor.offering import Offering
+from node.executor.orders import METHOD as ORDER
 from node.executor.orders import Orders
-from node.executor.reporter import Reporter
+from node.executor.orphans import orphan_reporter
+from node.executor.quarantine import Quarantine
+from node.executor.secrets import SecretsDesk
 from node.executor.sender import Sender
 from node.executor.status import ExecutorStatus, TenureStatus
 from node.executor.task import features, task_spec
-from node.executor.tenure import Tenure, Workshop
+from node.executor.tenure import Tenure
+from node.executor.volumes import VolumeShelf
+from node.executor.workshop import Workshop
+from node.handlers import Serve
+from node.log_wire import LOGS
 from node.seam import NotFinal, Overloaded, PeerSeam
+from node.secret_wire import HERE
 
 log = structlog.get_logger("executor")
 
 
-def boot_ms() -> int:
-    """The clock that leases are counted on: since boot, going on while the machine sleeps."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-
-
 class Executor:
-    """See the module. `run` is called once; `status`, `logs` and `metrics` at any time."""
+    """See the module. `run` is called once; `status` and `metrics` at any time."""
 
     def __init__(
         self,
@@ -72,6 +77,8 @@ class Executor:
         *,
         boot_clock_ms: Callable[[], int] = boot_ms,
         wall_clock_ms: Callable[[], int] = wall_ms,
+        quarantine: Quarantine | None = None,
+        volumes: VolumeShelf | None = None,
     ) -> None:
         self._peer = peer
         self._driver = driver
@@ -81,7 +88,11 @@ class Executor:
         self._wall_ms = wall_clock_ms
         self._sender = Sender(peer, peer.node_key)
         self._me = peer.node_key.public
+        self._quarantine = quarantine or Quarantine(None)
+        self._volumes = volumes or VolumeShelf(peer.home / "volumes", 0)
         self.orders = Orders(peer)
+        self.secrets = SecretsDesk(peer)
+        self._log_desk = LogDesk(peer, lambda at, n: t.log_tail(n) if (t := self._tenures.get(at)) else None)
         self._shop: Workshop | None = None
         self._offering: Offering | None = None
         self._nursery: trio.Nursery | None = None
@@ -115,12 +126,16 @@ class Executor:
             self._boot_ms,
             self._wall_ms,
             self.orders,
+            self.secrets,
+            self._quarantine,
+            self._volumes,
         )
         self._offering = Offering(self._peer, self._sender, self._settings, fingerprint, self._boot_ms)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._renewals)
             nursery.start_soon(self.orders.run)
+            nursery.start_soon(sweep_volumes, self._shop, lambda: {held for held, _ in self._tenures})
             height = -1
             while True:
                 height = await self._peer.next_block(height)
@@ -171,13 +186,13 @@ class Executor:
 
     def _begin(self, nursery: trio.Nursery, slot_id: SlotId, attempt: Attempt) -> None:
         state = self._peer.state
-        record = read(state, Deployment, key_deployment(slot_id[0]))
+        slot = read(state, Slot, key_slot(*slot_id))
+        record = of_term(state, slot) if slot is not None else None
         data = state.get(key_manifest(record.manifest)) if record is not None else None
-        if self._shop is None or record is None or data is None:
+        if self._shop is None or slot is None or record is None or data is None:
             return
         workload = workload_of(decode_manifest(data), slot_id[1])
-        slot = read(state, Slot, key_slot(*slot_id))
-        lease = attempt.lease(slot.claimed_ms if slot is not None else 0)
+        lease = attempt.lease(slot.claimed_ms)
         tenure = Tenure(self._shop, record, workload, slot_id[1], attempt.term, lease)
         self._tenures[slot_id] = tenure
         self._refused.pop(slot_id, None)
@@ -190,6 +205,7 @@ class Executor:
         finally:
             self._tenures.pop(tenure.id, None)
             self._ended.append(tenure.status())
+            self._log_desk.keep(tenure.id, tenure.log_tail(LOG_KEPT_BYTES))
             ending = tenure.ending
             status = ending.status if ending is not None and ending.status is not None else "gone"
             self._count("ended", status)
@@ -230,6 +246,8 @@ class Executor:
     def _unfit(self, opening: Opening) -> str:
         """What only this node knows: its driver, its disk, and its own proof of the approvals."""
         assert self._shop is not None, "claims come after the start"
+        if problem := self._shop.unwilling(opening):
+            return problem
         workload, store = opening.workload, self._exchange.store
         try:
             check_spec(
@@ -247,7 +265,7 @@ class Executor:
         missing = {a.sha256: a.size_bytes for a in workload.artifacts if not store.has(a.sha256)}
         if not store.fits(sum(missing.values())):
             return f"its artifacts do not fit the {store.size_bytes_max} bytes of this node's store"
-        verdict = self._shop.prove(opening.deployment, self.orders.get(opening.deployment))
+        verdict = self._shop.prove(opening.deployment, opening.slot)
         return "" if verdict.ok else "not proved: " + "; ".join(verdict.reasons)
 
     async def _claim(self, slot_id: SlotId, raw: bytes) -> None:
@@ -335,29 +353,11 @@ class Executor:
         slot_id = (slot.deployment, slot.name)
         log.info("orphan_released", deployment=slot_id[0].hex()[:16], slot=slot.name, term=slot.term)
         try:
-            record = read(self._peer.state, Deployment, key_deployment(slot.deployment))
+            record = of_term(self._peer.state, slot)
             if record is not None:
-                await self._orphan_reporter(record, slot).run()
+                await orphan_reporter(self._sender, self._driver.name, self._wall_ms, record, slot).run()
         finally:
             self._orphans.discard((slot_id, slot.term))
-
-    def _orphan_reporter(self, record: Deployment, slot: Slot) -> Reporter:
-        def held() -> bool:
-            found = read(self._peer.state, Slot, key_slot(slot.deployment, slot.name))
-            return found is not None and (found.holder, found.term) == (self._me, slot.term)
-
-        facts = {
-            "chain_id": self._peer.chain_id,
-            "deployment": record.id.hex(),
-            "contract": record.contract.hex(),
-            "slot": slot.name,
-            "term": slot.term,
-            "node": self._me.hex(),
-            "driver": self._driver.name,
-        }
-        reporter = Reporter(self._sender, record.manifest, facts, self._wall_ms, held)
-        reporter.tell("released", detail="the node was restarted; nothing of this term runs")
-        return reporter
 
     # ------------------------------------------------------------------ what is shown
 
@@ -377,10 +377,9 @@ class Executor:
             artifacts_bytes=self._exchange.store.used_bytes,
         )
 
-    def logs(self, deployment: bytes, slot: str, last_bytes: int) -> bytes | None:
-        """The newest bytes that a running slot wrote; None when this node does not hold it."""
-        tenure = self._tenures.get((deployment, slot))
-        return tenure.logs(last_bytes) if tenure is not None else None
+    def methods(self) -> Mapping[str, Serve]:
+        """What PeerHandlers.methods takes."""
+        return {ORDER: self.orders.serve, HERE: self.secrets.serve_here, LOGS: self._log_desk.serve}
 
     def metrics(self) -> Sequence[Metric]:
         """Rows as PeerSeam.metrics gives them."""
@@ -389,6 +388,8 @@ class Executor:
         rows += [
             ("executor_orders_fetched_total", {}, self.orders.fetched, "counter"),
             ("executor_orders_false_total", {}, self.orders.lied, "counter"),
+            ("executor_secrets_given_total", {}, self.secrets.given, "counter"),
+            ("executor_secrets_refused_total", {}, self.secrets.refused, "counter"),
         ]
         return rows
 

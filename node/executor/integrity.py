@@ -16,7 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from node.executor import procs
+from node.executor.drivers import image
 from node.executor.drivers.base import Attestation, Drift
+from node.executor.errors import StartFailed
 from node.executor.limits import ATTEST_DRIFTS_MAX, ATTEST_PROCESSES_MAX
 
 _CHUNK_BYTES = 1 << 20
@@ -46,6 +48,8 @@ class Baseline:
     inodes: Mapping[str, int]
     init_mappings: frozenset[procs.Mapping]
     mounts: tuple[str, ...]
+    loop: str | None = None
+    backing: tuple[int, int] | None = None
 
 
 @dataclass
@@ -61,10 +65,13 @@ class _Check:
             self.drifts.append(Drift(where, expected, found))
 
 
-def take(init_pid: int, files: Mapping[str, Expected], mounted: frozenset[str]) -> Baseline:
+def take(
+    init_pid: int, files: Mapping[str, Expected], mounted: frozenset[str], loop: str | None = None
+) -> Baseline:
     """Record the held-back task whose process 1 is `init_pid`.
 
-    `files` maps paths inside to verified bytes; `mounted` names the paths at which other mounts begin.
+    `files` maps paths inside to verified bytes; `mounted` names the paths at which other mounts begin;
+    `loop` is the device behind a sealed image.
     Raises ProcessLookupError when the task has ended already.
     """
     root = f"/proc/{init_pid}/root"
@@ -76,6 +83,8 @@ def take(init_pid: int, files: Mapping[str, Expected], mounted: frozenset[str]) 
         raise ProcessLookupError(f"process {init_pid} has ended, or cannot be inspected")
     inodes = {path: os.lstat(root + path).st_ino for path in files}
     device = os.stat(f"{root}/").st_dev
+    if loop is not None and os.stat(loop).st_rdev != device:
+        raise StartFailed(f"the root is not the image behind {loop}")
     return Baseline(
         init_pid=init_pid,
         init_start_ticks=start,
@@ -86,6 +95,8 @@ def take(init_pid: int, files: Mapping[str, Expected], mounted: frozenset[str]) 
         inodes=inodes,
         init_mappings=mappings,
         mounts=mounts,
+        loop=loop,
+        backing=image.backing(loop) if loop is not None else None,
     )
 
 
@@ -99,8 +110,8 @@ def check_files(baseline: Baseline) -> tuple[Drift, ...]:
 def executes(baseline: Baseline) -> bool:
     """Return True when the held-back task has begun to execute its own code, or has ended.
 
-    In between, its first process still is a copy of bubblewrap, which a check would have to call foreign; and
-    process 1, which forked it, may not have put on its filter yet: the two race.
+    In between, its first process still is a copy of bubblewrap, or the entry program, which a check would
+    have to call foreign; and process 1, which forked it, may not have put on its filter yet: the two race.
     """
     if _ended(baseline):
         return True
@@ -109,7 +120,7 @@ def executes(baseline: Baseline) -> bool:
         return False
     pids = [pid for pid in procs.members(baseline.namespace) if pid != baseline.init_pid]
     mapped = [procs.executable_mappings(pid) for pid in pids]
-    return any(mappings and not mappings <= baseline.init_mappings for mappings in mapped)
+    return any(one.device == baseline.device for mappings in mapped for one in mappings or ())
 
 
 def check(baseline: Baseline) -> Attestation:
@@ -154,12 +165,26 @@ def _root(baseline: Baseline) -> str:
 
 
 def _check_files(baseline: Baseline, done: _Check, root: str) -> None:
+    _check_image(baseline, done)
     for path, expected in baseline.files.items():
         done.files += 1
         _check_file(root, path, expected, baseline, done)
     for path in _walk(root, baseline.mounted):
         if path not in baseline.files:
             done.drift(path, "not there", "a file that no artifact has")
+
+
+def _check_image(baseline: Baseline, done: _Check) -> None:
+    """A device may get another file behind it; what is in memory of the old one still reads as before."""
+    if baseline.loop is None:
+        return
+    try:
+        same = image.backing(baseline.loop) == baseline.backing
+    except OSError as error:
+        done.drift(baseline.loop, "the sealed image", error.strerror or "cannot be opened")
+        return
+    if not same:
+        done.drift(baseline.loop, "the sealed image", "another file behind the device")
 
 
 def _check_file(root: str, path: str, expected: Expected, baseline: Baseline, done: _Check) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
+import time
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
@@ -18,6 +20,8 @@ MS_REC = 16384
 MS_SLAVE = 1 << 19
 
 _NS_GET_USERNS = 0xB701
+_TFD_ABSTIME = 1
+_TFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
@@ -47,6 +51,25 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
     """Mount, or change a mount, mount(2). Raises OSError."""
     arguments = [ctypes.c_char_p(text.encode()) for text in (source, target, kind)]
     _check(_libc.mount(*arguments, ctypes.c_ulong(flags), ctypes.c_char_p(data.encode())), f"mount {target}")
+
+
+def unmount(target: str) -> None:
+    """Take the topmost mount off `target`, umount2(2). Raises OSError."""
+    _check(_libc.umount2(ctypes.c_char_p(target.encode()), ctypes.c_int(0)), f"umount {target}")
+
+
+def boot_timer() -> int:
+    """Return a descriptor that becomes readable at a time of the boot clock, timerfd_create(2); unset yet."""
+    fd: int = _libc.timerfd_create(ctypes.c_int(time.CLOCK_BOOTTIME), ctypes.c_int(_TFD_FLAGS))
+    _check(fd, "timerfd_create")
+    return fd
+
+
+def set_boot_timer(fd: int, at_ms: int) -> None:
+    """Set the timer to `at_ms` of the boot clock, in place of what it was set to; a past time is at once."""
+    at_ms = max(1, at_ms)  # zero would unset it
+    spec = struct.pack("=4q", 0, 0, at_ms // 1000, at_ms % 1000 * 1_000_000)
+    _check(_libc.timerfd_settime(ctypes.c_int(fd), ctypes.c_int(_TFD_ABSTIME), spec, None), "timerfd_settime")
 
 
 def no_new_privileges() -> None:

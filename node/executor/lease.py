@@ -70,6 +70,12 @@ class LeaseClock:
         return max(0, min(STOP_GRACE_MS, spare_ms))
 
     @property
+    def kill_at_ms(self) -> int:
+        """When the launcher kills by itself, should this process be frozen: after the end of the longest stop
+        that begins at the deadline, and before K after it."""
+        return self.deadline_ms + STOP_GRACE_MS + int(KILL_WITHIN_S * 1000)
+
+    @property
     def due_ms(self) -> int:
         """Rule 3: when to renew next, every third of a lease."""
         return self.asked_ms + RENEW_EVERY_MS

@@ -68,6 +68,21 @@ KILL_WITHIN_S = 2.0
 TRIAL_TIMEOUT_S = 10.0
 """One trial sandbox for the fingerprint; it takes some 100 ms when the machine is idle."""
 
+QUARANTINE_MAX = 256
+"""Manifests that drifted here: a host with so many has one trouble, not many."""
+
+QUARANTINE_DETAIL_CHARS_MAX = 500
+"""As a receipt's detail; it says what differed, for a person."""
+
+QUARANTINE_BYTES_MAX = 1 << 20
+"""Of the file: 256 entries of at most 2.5 KiB each, escaped."""
+
+IMAGE_TIMEOUT_S = 10.0
+"""mkfs.erofs copies a gigabyte in a second or two; the rest is a loaded machine."""
+
+LOOP_ATTEMPTS_MAX = 16
+"""A free loop device that somebody else took first is followed by the next one; so many at once are few."""
+
 PORTAL_CONNECTIONS_MAX = 128
 """Open connections through one portal; a connection holds two sockets and two buffers."""
 
@@ -150,3 +165,48 @@ FIRST_PROBE_EVERY_S = 0.2
 
 HINTS_MAX = 8
 """Addresses of other holders that a fetch dials: as many as it asks at once."""
+
+SECRETS_WAIT_S = 120.0
+"""For the consumer's bot to give a term its secrets: it looks at each block, but may be restarting."""
+
+SECRETS_ASK_S = 5.0
+"""For one answer of the bot, of 68 KiB at the most."""
+
+SECRETS_MAX = 16
+"""As the contract language allows (ledger.limits)."""
+
+SECRETS_BYTES_MAX = 64 * 1024
+"""What a slot may be given (node.limits): memory that cannot be swapped out."""
+
+LOGS_EVERY_S = 0.5
+"""Between two answers about one slot: each is 256 KiB, copied and sealed."""
+
+LOG_KEPT_BYTES = 64 * 1024
+"""Of a run that is over, so that its consumer can see why; LAST_EXITS_MAX of these are 4 MiB."""
+
+EGRESS_MAX = 32
+"""As the contract language allows: addresses and ports that a workload may reach."""
+
+EGRESS_ADDRESSES_MAX = 128
+"""Of all names together: one listening socket each, and one message may hand over 253 of them."""
+
+EGRESS_NAME_ADDRESSES_MAX = 8
+"""Addresses of one name that are used; further ones add nothing but sockets."""
+
+EGRESS_RESOLVE_S = 10.0
+"""For all names together."""
+
+EGRESS_BACKLOG = 64
+"""Connections that wait to be carried; beyond it the kernel lets them come again."""
+
+EGRESS_IDLE_S = 900.0
+"""A connection outwards on which nothing moved for this long is closed: pools of connections rest long."""
+
+VOLUMES_MAX = 4
+"""As the contract language allows (ledger.limits): one mount and one loop device each."""
+
+VOLUME_MKFS_S = 60.0
+"""An empty file system of a terabyte takes seconds on a slow disk."""
+
+VOLUME_SWEEP_S = 60.0
+"""Between two looks for volumes whose deployment has ended: they cost disk, and nothing else."""

@@ -1,9 +1,10 @@
 """Orders that this peer's chain does not hold, because it began from a state: fetched from neighbours by id.
 
-An order needs nobody's word. A deployment's id is the hash of what its consumer signed. That the order was
-executed is said by the deployment's record, which stands under this id in the state; and a state that was
-fetched is proved whole against a certificate (ledger.snapshot). So of an answer two things are checked: that
-it has this id, and that its sender signed it. A neighbour that answers with anything else is penalised.
+What is said of orders holds for the transactions that ask for updates, too. An order needs nobody's word. A
+deployment's id is the hash of what its consumer signed. That the order was executed is said by the
+deployment's record, which stands under this id in the state; and a state that was fetched is proved whole
+against a certificate (ledger.snapshot). So of an answer two things are checked: that it has this id, and
+that its sender signed it. A neighbour that answers with anything else is penalised.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import structlog
 import trio
 
 from ledger.errors import Refused
-from ledger.transactions import OrderDeployment, decode_tx, verified
+from ledger.transactions import OrderDeployment, UpdateDeployment, decode_tx, verified
 from node.executor.limits import ORDER_ASK_S, ORDERS_ASKED_AT_ONCE, ORDERS_BYTES_MAX, ORDERS_WANTED_MAX
 from node.limits import FAULT_POINTS
 from node.ranges import answer_order
@@ -28,9 +29,10 @@ METHOD: Final = "order"
 
 
 def check_order(deployment: bytes, data: bytes, chain_id: str) -> bytes:
-    """Foreign bytes, if they are the signed order of this deployment. Raises Refused."""
+    """Foreign bytes, if they are the signed order of this deployment, or the wish for the update of this id.
+    Raises Refused."""
     tx = verified(decode_tx(data, chain_id))
-    if tx.id != deployment or not isinstance(tx.tx.body, OrderDeployment):
+    if tx.id != deployment or not isinstance(tx.tx.body, OrderDeployment | UpdateDeployment):
         raise Refused("order.other", "not the order that was asked for")
     return data
 

@@ -1,4 +1,4 @@
-"""The one door of a sandbox: host-side listening sockets whose connections come out at ports inside.
+"""The one door into a sandbox: host-side listening sockets whose connections come out at ports inside.
 
 A process of its own (`python -I -S`, standard library, one thread). It inherits listening sockets, which stay
 in the host's network namespace, then joins the workload's, where there is nothing but loopback; so it accepts
@@ -12,11 +12,13 @@ prints one line, `ready` or the reason why not.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from node.executor import kernel
@@ -25,6 +27,14 @@ from node.executor.limits import PORTAL_BUFFER_BYTES, PORTAL_CONNECTIONS_MAX, PO
 _SWEEP_S = 1.0
 _BACKLOG_PAUSE_S = 0.1
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where connections that come in at a listening socket go to."""
+
+    host: str
+    port: int
 
 
 @dataclass
@@ -106,9 +116,17 @@ class Pair:
 class Portal:
     """The loop: accept, connect inside, pump; bounded in connections, buffers and idle time."""
 
-    def __init__(self, listeners: dict[socket.socket, int], control_fd: int) -> None:
+    def __init__(
+        self,
+        listeners: dict[socket.socket, Target],
+        control_fd: int,
+        idle_s: float | None = None,
+        may_connect: Callable[[Target], bool] | None = None,
+    ) -> None:
         self._selector = selectors.DefaultSelector()
         self._listeners = listeners
+        self._may_connect = may_connect
+        self._idle_s = PORTAL_IDLE_S if idle_s is None else idle_s
         self._pairs: set[Pair] = set()
         self._accept_at_s = 0.0
         self._accepting = False
@@ -130,7 +148,7 @@ class Portal:
             for key, events in self._selector.select(_SWEEP_S):
                 if key.data is None:
                     return
-                if isinstance(key.data, int):
+                if isinstance(key.data, Target):
                     self._accept(key.fileobj, key.data)  # type: ignore[arg-type]
                 elif key.fileobj in self._selector.get_map():
                     pair, side = key.data
@@ -138,7 +156,7 @@ class Portal:
             now_s = time.monotonic()
             if now_s - swept_at_s >= _SWEEP_S:
                 swept_at_s = now_s
-                for pair in [pair for pair in self._pairs if now_s - pair.moved_at_s > PORTAL_IDLE_S]:
+                for pair in [pair for pair in self._pairs if now_s - pair.moved_at_s > self._idle_s]:
                     self._settle(pair, False)
 
     def _watch_listeners(self) -> None:
@@ -147,13 +165,13 @@ class Portal:
         if want == self._accepting:
             return
         self._accepting = want
-        for listener, inside in self._listeners.items():
+        for listener, target in self._listeners.items():
             if want:
-                self._selector.register(listener, _READ, inside)
+                self._selector.register(listener, _READ, target)
             else:
                 self._selector.unregister(listener)
 
-    def _accept(self, listener: socket.socket, inside: int) -> None:
+    def _accept(self, listener: socket.socket, target: Target) -> None:
         if len(self._pairs) >= PORTAL_CONNECTIONS_MAX:
             return
         try:
@@ -163,8 +181,12 @@ class Portal:
         except OSError:
             self._accept_at_s = time.monotonic() + _BACKLOG_PAUSE_S  # out of descriptors or memory
             return
+        if self._may_connect is not None and not self._may_connect(target):
+            outer.close()
+            return
         try:
-            inner = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
+            inner = socket.socket(family, socket.SOCK_STREAM)
         except OSError:
             outer.close()
             return
@@ -173,7 +195,7 @@ class Portal:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._pairs.add(pair)
-        inner.connect_ex(("127.0.0.1", inside))
+        inner.connect_ex((target.host, target.port))
         self._settle(pair, True)
 
     def _settle(self, pair: Pair, goes_on: bool) -> None:
@@ -194,8 +216,14 @@ class Portal:
 
 
 def join_network(pid: int, uid: int) -> None:
-    """Enter the network namespace of `pid`; through its owner's user namespace when we are not root."""
+    """Enter the network namespace of `pid`; through its owner's user namespace when we are not root.
+
+    Raises OSError, also when it is the one that we are in: what is meant for inside would be done outside.
+    """
     fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    if os.path.samestat(os.fstat(fd), os.stat("/proc/self/ns/net")):
+        os.close(fd)
+        raise OSError(errno.EINVAL, f"process {pid} has no network of its own")
     if os.geteuid() != 0:
         owner = kernel.owner_userns(fd)
         kernel.setns(owner, kernel.CLONE_NEWUSER)
@@ -212,13 +240,13 @@ def main() -> None:
     """Serve the ports named as arguments; see the module's text."""
     pid, uid, *ports = sys.argv[1:]
     try:
-        listeners: dict[socket.socket, int] = {}
+        listeners: dict[socket.socket, Target] = {}
         for port in ports:
             fd, inside = port.split(":")
             listener = socket.socket(fileno=int(fd))
             listener.setblocking(False)
             listener.set_inheritable(False)
-            listeners[listener] = int(inside)
+            listeners[listener] = Target("127.0.0.1", int(inside))
         join_network(int(pid), int(uid))
     except OSError as error:
         os.write(1, f"portal: {error}\n".encode())

@@ -12,12 +12,14 @@ Phase = Literal[
 
 
 class FetchStatus(msgspec.Struct, kw_only=True):
-    """One artifact on its way. `sources`: peers that are giving now; `dropped`: peers that lied, and how."""
+    """One artifact on its way. `sources`: peers that are giving now; `dropped`: not asked again, and why."""
 
     path: str
     sha256: str
+    cid: str
     bytes_total: int
     bytes_done: int
+    bytes_s: int
     sources: list[str]
     dropped: dict[str, str]
 

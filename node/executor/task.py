@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -10,16 +11,31 @@ from ledger.limits import ATTRIBUTES_MAX, NAME_CHARS_MAX
 from ledger.manifest_types import Artifact, Workload
 from node.exchange import Wanted
 from node.executor.drivers.base import (
+    EgressSpec,
     FileSpec,
     Fingerprint,
     PortSpec,
     Resources,
     TaskSpec,
     TreeSpec,
+    VolumeSpec,
 )
 
 _ID_CHARS: Final = 32  # of the deployment's hex id: no two deployments of one node share so many
 _WILDCARDS: Final = ("0.0.0.0", "::")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a term has beside its artifacts. `files` are made by the node itself, such as /etc/hosts."""
+
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    egress: tuple[EgressSpec, ...] = ()
+    files: tuple[FileSpec, ...] = ()
+    volumes: tuple[VolumeSpec, ...] = ()
+
+
+NOTHING: Final = Given()
 
 
 def task_spec(
@@ -29,6 +45,7 @@ def task_spec(
     workload: Workload,
     listen_host: str,
     source: Callable[[str], Path],
+    given: Given = NOTHING,
 ) -> TaskSpec:
     """The driver's specification; `source` gives an artifact's file by its sha256."""
     files = tuple(
@@ -46,11 +63,14 @@ def task_spec(
         task_id=f"{deployment.hex()[:_ID_CHARS]}.{slot.replace('/', '.')}.{term}",
         command=workload.command,
         env=workload.environment,
-        files=files,
+        files=(*files, *given.files),
         trees=trees,
         ports=tuple(PortSpec(port.name, port.port, listen_host, 0) for port in workload.ports),
         resources=Resources(need.cpu_millis, need.memory_bytes, need.disk_bytes, need.pids),
         results=workload.results,
+        secrets=given.secrets,
+        egress=given.egress,
+        volumes=given.volumes,
     )
 
 

@@ -7,69 +7,34 @@ carries slot and term.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 import trio
 
+from ledger.errors import Refused
 from ledger.manifest_types import Workload
 from ledger.predicates import ReceiptStatus, ResultFile, Usage
-from ledger.records import Deployment, Slot, key_deployment, key_node, key_slot
-from ledger.records import Node as LedgerNode
-from ledger.state import read
-from node.config import Node
+from ledger.records import Deployment
+from node.cid import cid_of
 from node.errors import ArtifactError, ArtifactFull
-from node.exchange import Exchange, Progress, fetch_all
+from node.exchange import Progress, fetch_all
 from node.executor.decide import SlotId, backoff_s, standing
-from node.executor.drivers.base import Driver, Fingerprint, Handle, TaskSpec
-from node.executor.errors import ExecutorError
+from node.executor.drivers.base import Handle, TaskSpec
+from node.executor.errors import EgressRefused, ExecutorError, VolumeRefused
+from node.executor.gather import Gathered, gather
 from node.executor.lease import LeaseClock
-from node.executor.limits import FETCH_STALLED_S, GOODBYE_S, GUARD_TICK_S, HINTS_MAX
-from node.executor.orders import Orders
+from node.executor.limits import FETCH_STALLED_S, GOODBYE_S, GUARD_TICK_S, LOG_KEPT_BYTES
 from node.executor.reporter import Reporter
-from node.executor.sender import Sender
 from node.executor.status import FetchStatus, Phase, TenureStatus
 from node.executor.task import best_address, endpoint, features, host_of_address, task_spec, wanted
-from node.executor.verify import Case, Verdict, verify
+from node.executor.verify import Verdict
 from node.executor.watch import Watch, Watched, drift_text
-from node.seam import PeerSeam
+from node.executor.workshop import Workshop
+from node.log_wire import Tail
 
 log = structlog.get_logger("executor")
-
-
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """What all tenures of one executor share. `boot_ms`: the boot clock; `wall_ms`: Unix time."""
-
-    peer: PeerSeam
-    sender: Sender
-    settings: Node
-    driver: Driver
-    fingerprint: Fingerprint
-    exchange: Exchange
-    boot_ms: Callable[[], int]
-    wall_ms: Callable[[], int]
-    orders: Orders
-
-    def prove(self, deployment: bytes, order: bytes | None, *, runs: bool = False) -> Verdict:
-        """The node's own proof that a deployment may run now, or, when it `runs`, may go on. `order`: its
-        bytes; None: not here (yet)."""
-        peer = self.peer
-        return verify(Case(peer.state, peer.chain_id, deployment, order, peer.time_ms, runs))
-
-    def holders(self, deployment: bytes) -> list[str]:
-        """Addresses of the nodes that hold slots of a deployment: they fetch the same bytes."""
-        state, found = self.peer.state, []
-        record = read(state, Deployment, key_deployment(deployment))
-        for name in record.slots if record else ():
-            slot = read(state, Slot, key_slot(deployment, name))
-            if slot is not None and slot.holder and slot.holder != self.sender.key.public:
-                node = read(state, LedgerNode, key_node(slot.holder))
-                if node is not None and node.address:
-                    found.append(node.address)
-        return sorted(set(found))[:HINTS_MAX]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +63,22 @@ class Tenure:
         self.term = term
         self.workload = workload
         self.lease = lease
+        self._began_ms = shop.boot_ms()
         self.phase: Phase = "claimed"
         self.detail = ""
         self.restarts = 0
         self.watched = Watched()
         self.ending: Ending | None = None
         self._shop = shop
+        self._manifest = record.manifest
         self._progress = [(artifact, Progress(artifact.size_bytes)) for artifact in workload.artifacts]
         self._handle: Handle | None = None
+        self._kept_ms = 0  # what the driver was told last, as the time to kill by itself
         self._ordered = trio.Event()
-        self._order = shop.orders.get(record.id)  # kept for the whole term: all re-checks need it
+        self._papers: dict[bytes, bytes] = {}
         self._verdict = Verdict(False, ())
+        self._gathered = Gathered()
+        self._tail = b""  # of runs that are over
         self._log = log.bind(deployment=record.id.hex()[:16], slot=slot, term=term)
         node = shop.sender.key.public.hex()
         facts = {
@@ -146,11 +116,22 @@ class Tenure:
             self.ending = ending
             self.detail = ending.detail
             self._log.info("term_ends", report=ending.status or "none", detail=ending.detail)
+            if ending.status == "quarantined":
+                self._hold_back(ending.detail)
         self._ordered.set()
 
-    def logs(self, last_bytes: int) -> bytes:
-        """The newest bytes of what the workload wrote; empty when it does not run."""
-        return self._shop.driver.logs(self._handle, last_bytes) if self._handle is not None else b""
+    def _hold_back(self, detail: str) -> None:
+        """This node runs no more of this manifest, until a person has looked."""
+        try:
+            self._shop.quarantine.add(self._manifest, self.id[1], self._shop.wall_ms(), detail)
+        except (ExecutorError, OSError) as error:
+            self._log.critical("quarantine_not_written", error=str(error))
+
+    def log_tail(self, last_bytes: int) -> Tail:
+        """The newest bytes that the workload wrote in this term, over all its runs."""
+        now = self._shop.driver.logs(self._handle, last_bytes) if self._handle is not None else b""
+        data = self._tail + now
+        return Tail(self.term, self._handle is not None, data[max(0, len(data) - last_bytes) :])
 
     def status(self) -> TenureStatus:
         """For people."""
@@ -158,8 +139,10 @@ class Tenure:
             FetchStatus(
                 path=artifact.path,
                 sha256=artifact.sha256,
+                cid=cid_of(artifact.sha256),
                 bytes_total=progress.bytes_total,
                 bytes_done=progress.bytes_done,
+                bytes_s=progress.bytes_s(trio.current_time()),
                 sources=sorted(progress.sources),
                 dropped=dict(progress.dropped),
             )
@@ -212,6 +195,13 @@ class Tenure:
             if self.lease.must_stop(self._shop.boot_ms()):
                 self.stop(Ending("released", "the lease ended before a renewal was final"))
                 break
+            limit_s = self.workload.time_limit_s
+            if limit_s and self._shop.boot_ms() - self._began_ms >= limit_s * 1000:  # [E6]
+                self.stop(Ending("failed", f"its time limit of {limit_s} s is over"))
+                break
+            if self._handle is not None and self._kept_ms != self.lease.kill_at_ms:
+                self._kept_ms = self.lease.kill_at_ms
+                self._shop.driver.keep(self._handle, self._kept_ms)
             with trio.move_on_after(GUARD_TICK_S):
                 await self._ordered.wait()
         work.cancel()
@@ -243,6 +233,7 @@ class Tenure:
                 self._log.critical("workload_survives", error=str(error))
                 self.detail = str(error)
             used = await self._shop.driver.usage(handle)
+            self._tail = (self._tail + self._shop.driver.logs(handle, LOG_KEPT_BYTES))[-LOG_KEPT_BYTES:]
             if self._handle is handle:
                 self._handle = None
                 self.watched.run_over(used)
@@ -258,7 +249,7 @@ class Tenure:
 
     async def _live(self) -> Ending:
         """All of the workload's life; how it ended."""
-        self._verdict = self._shop.prove(self.id[0], self._order)
+        self._verdict = self._prove()
         if not self._verdict.ok:
             return Ending("released", "not proved: " + "; ".join(self._verdict.reasons))
         store = self._shop.exchange.store
@@ -267,12 +258,23 @@ class Tenure:
             if problem is not None:
                 return problem
             try:
-                spec = task_spec(
-                    *self.id, self.term, self.workload, self._shop.settings.listen_host, store.path
-                )
-                return await self._runs(spec)
+                await self._gather()
+                given, host = self._gathered.given, self._shop.settings.listen_host
+                with store.pinned([file.digest for file in given.files]):
+                    spec = task_spec(*self.id, self.term, self.workload, host, store.path, given)
+                    return await self._runs(spec)
+            except (Refused, EgressRefused, VolumeRefused) as error:
+                return Ending("released", str(error))
             except (ExecutorError, ArtifactError, OSError) as error:
                 return Ending("failed", str(error))
+
+    async def _gather(self) -> None:
+        """What it has beside its artifacts. Raises Refused, EgressRefused, VolumeRefused."""
+        if self.workload.secrets:
+            self._set("waiting")
+            self.detail = "waits for its secrets"
+        self._gathered = await gather(self._shop, self.id, self.term, self.workload)
+        self.detail = ""
 
     async def _fetch(self) -> Ending | None:
         """All artifacts, verified, here; None when they are."""
@@ -312,11 +314,11 @@ class Tenure:
                 self._set("waiting")
                 while not self.lease.may_start(self._shop.boot_ms()):  # noqa: ASYNC110 - a clock is no event
                     await trio.sleep(GUARD_TICK_S)
-                self._verdict = self._shop.prove(self.id[0], self._order)  # section 8: again before it starts
+                self._verdict = self._prove()  # section 8: again before it starts
                 if not self._verdict.ok:
                     return Ending("released", "not proved: " + "; ".join(self._verdict.reasons))
                 self._set("starting")
-                self._handle = await self._shop.driver.start(prepared)
+                self._handle = await self._shop.driver.start(prepared, self.lease.kill_at_ms)
             finally:
                 prepared.close()
             ending = await self._watch(self._handle, artifacts)
@@ -342,6 +344,8 @@ class Tenure:
             self.reporter.tell(
                 "running",
                 endpoints=dict(self.watched.endpoints),
+                secrets=self._gathered.secrets.digest,
+                egress=dict(self._gathered.ways.told),
                 checks=self.watched.checks,
                 usage=self._usage(),
                 artifacts=artifacts,
@@ -364,24 +368,25 @@ class Tenure:
                 return Ending("quarantined", drift_text(last), fields)
             self.watched.checks += 1
         if not found.exit.ok or self.workload.kind == "service":
-            tail = self.logs(500).decode(errors="replace").strip()
-            detail = f"{found.exit.reason}; {tail}" if tail else found.exit.reason
-            return Ending("failed", detail, fields)
+            return Ending("failed", found.exit.reason, fields)
         try:
             results = await self._collect(handle)
         except ExecutorError as error:
             return Ending("failed", str(error), fields)
         return Ending("succeeded", found.exit.reason, {**fields, "results": results, "artifacts": artifacts})
 
+    def _prove(self, *, runs: bool = False) -> Verdict:
+        return self._shop.prove(*self.id, self.workload, self._papers, runs=runs)
+
     def _still_proved(self) -> str:
         """At each re-check of the bytes: is it still approved? "" or the reason why not."""
-        verdict = self._shop.prove(self.id[0], self._order, runs=True)
+        verdict = self._prove(runs=True)
         return "" if verdict.ok else "not proved: " + "; ".join(verdict.reasons)
 
     async def _collect(self, handle: Handle) -> dict[str, ResultFile]:
         """Results into the artifact store, from where others fetch them by digest. Raises ExecutorError."""
         found: dict[str, ResultFile] = {}
         for file in await self._shop.driver.collect(handle):
-            info = await trio.to_thread.run_sync(self._shop.exchange.store.add_bytes, file.data)
+            info = await trio.to_thread.run_sync(self._shop.exchange.store.add_bytes, file.data, "result")
             found[file.path] = ResultFile(sha256=info.sha256, size_bytes=info.size_bytes)
         return found

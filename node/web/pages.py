@@ -16,15 +16,19 @@ from starlette.routing import BaseRoute, Route
 
 from ledger import records as r
 from ledger.codec import decode
+from ledger.people import names_of
 from ledger.policy import describe
 from ledger.policy_types import ACTS
 from node.amounts import cpu_text, credits_text, size_text, span_text, time_text, value_text
 from node.api import block_views, deployment_views, views
 from node.api import models as m
 from node.api.core import api_of, number
+from node.api.files import artifacts_view, transfers
 from node.api.limits import EXPLORER_LIST_MAX
 from node.api.problems import ApiProblem
+from node.cid import cid_of
 from node.seam import PeerSeam
+from node.web.update_words import change_rows, update_sentence
 from node.web.words import STATUS_WORDS, sentence, steps, tone
 
 _FOLDER: Final = Path(__file__).resolve().parent
@@ -57,6 +61,7 @@ def _templates() -> jinja2.Environment:
         "size": size_text,
         "cpu": cpu_text,
         "span": span_text,
+        "cid": cid_of,
         "time": time_text,
         "short": lambda text: str(text)[:10],
         "tone": tone,
@@ -129,21 +134,25 @@ async def deployments(request: Request) -> Response:
 
 @_page
 async def deployment(request: Request) -> Response:
-    peer = api_of(request).peer
+    api = api_of(request)
+    peer = api.peer
     found = deployment_views.deployment_detail(peer, request.path_params["id"])
     contract = views.contract_of(views.find_contract(peer, found.contract))
     roles: dict[str, list[str]] = {}
     for role in found.manifest.roles:
-        for key in role.keys:
-            roles.setdefault(key, []).append(role.name)
+        for holder in role.keys or names_of((role,)).values():
+            roles.setdefault(holder, []).append(role.name)
     policies = found.manifest.policies
     types = {parameter.name: parameter.type for parameter in contract.parameters}
     answers = {
         name: value_text(types.get(name, ""), value) for name, value in found.manifest.parameters.items()
     }
+    paths = {a.sha256: a.path for workload in found.manifest.workloads for a in workload.artifacts}
     return _render(
         request,
         "deployment.html",
+        paths=paths,
+        transfers=[item for item in transfers(api.exchange) if item.sha256 in paths],
         deployment=found,
         contract=contract,
         steps=steps(found),
@@ -152,12 +161,21 @@ async def deployment(request: Request) -> Response:
         asked={act: describe(policies.of(act)) for act in ACTS},
         receipts=list(reversed(found.receipts)),
         answers=answers,
+        updates=[
+            (update, update_sentence(update), change_rows(update)) for update in reversed(found.updates)
+        ],
     )
 
 
 @_page
 async def nodes(request: Request) -> Response:
     return _render(request, "nodes.html", nodes=_nodes(api_of(request).peer))
+
+
+@_page
+async def files(request: Request) -> Response:
+    held = artifacts_view(api_of(request), request.query_params.get("cursor", ""), EXPLORER_LIST_MAX)
+    return _render(request, "files.html", files=held)
 
 
 @_page
@@ -203,6 +221,7 @@ def web_routes() -> list[BaseRoute]:
         Route("/deployments", deployments),
         Route("/deployments/{id}", deployment),
         Route("/nodes", nodes),
+        Route("/files", files),
         Route("/blocks", blocks),
         Route("/blocks/{height}", block),
         Route("/tx/{id}", transaction),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from node.amounts import span_text
+from node.amounts import span_text, time_text
 from node.api.models import DeploymentDetail
 
 STATUS_WORDS: Final = {
@@ -21,11 +21,11 @@ STATUS_WORDS: Final = {
 }
 
 Tone = Literal["good", "busy", "bad", "calm"]
-_GOOD: Final = frozenset(("active", "completed", "running", "succeeded", "granted"))
+_GOOD: Final = frozenset(("active", "completed", "running", "succeeded", "granted", "done"))
 _BUSY: Final = frozenset(
-    ("awaiting_approval", "approved", "claimed", "fetching", "verified", "paused", "open")
+    ("awaiting_approval", "approved", "claimed", "fetching", "verified", "paused", "open", "rolling", "held")
 )
-_BAD: Final = frozenset(("rejected", "failed", "lost", "quarantined", "revoked"))
+_BAD: Final = frozenset(("rejected", "failed", "lost", "quarantined", "revoked", "reverted"))
 
 
 def tone(status: str) -> Tone:
@@ -94,4 +94,5 @@ def sentence(found: DeploymentDetail) -> str:
     if found.status == "completed":
         return "All work is done."
     reason = f": {found.reason}" if found.reason else ""
-    return f"{STATUS_WORDS.get(found.status, found.status).capitalize()}{reason}."
+    until = f", until {time_text(found.ends_ms)} UTC at the latest" if found.status == "paused" else ""
+    return f"{STATUS_WORDS.get(found.status, found.status).capitalize()}{until}{reason}."

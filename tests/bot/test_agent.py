@@ -194,4 +194,4 @@ async def test_a_record_that_another_program_put_stops_the_bot_loudly(site: Cont
         key = key_vault(CONSUMER.public, NAME)
         await until(lambda: read(peer.state, VaultRecord, key) is not None and bool(peer.handlers.members))
         with pytest.raises(VaultError, match="does not open"):
-            await Agent(peer, CONSUMER).run()
+            await Agent(peer, CONSUMER, Path("no-secrets-here")).run()

@@ -132,6 +132,7 @@ def test_approvers_and_policies_in_words() -> None:
         "deploy": "role budget and any 1 of (role it-expert, role legal)",
         "signoff": "any 1 of (role it-expert, role budget)",
         "delete": "none",
+        "update": "role budget and any 1 of (role it-expert, role legal)",
     }
     named = {(approver.act, approver.role): approver.keys for approver in plan.approvers}
     assert named[("deploy", "legal")] == [LEGAL.public.hex()]

@@ -91,6 +91,16 @@ def test_merging_keeps_what_either_has_and_every_wish_to_cancel() -> None:
     assert merged(Memory(), MEMORY) == MEMORY == merged(MEMORY, Memory()) == merged(MEMORY, MEMORY)
 
 
+def test_two_who_tell_the_same_agree_on_when() -> None:
+    """Whichever of the two merges: else each would write its own time over the other's, for ever."""
+    early = Watch(bytes(32), "site", "active", "1 of 1 running", 100)
+    late = replace(early, since_ms=200)
+    one, two = Memory(watches=(early,)), Memory(watches=(late,))
+    assert merged(one, two) == merged(two, one) == one
+    newer = Memory(watches=(replace(late, doing="stopped"),))
+    assert merged(newer, one) == newer, "what has changed since is told from now on"
+
+
 def test_at_rest_another_process_asks_again() -> None:
     busy = Memory(
         (replace(MEMORY.intents[0], sent=True),), (replace(MEMORY.watches[0], asked_until=9, tries=2),)

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from ledger.codec import decode, encode
-from node.exchange import ChunkRequest, InfoAnswer, InfoRequest
+from node.artifact_wire import ChunkRequest, HeldAnswer, InfoAnswer, InfoRequest
 from node.sdk import ApiError
 from node.wire import RangeRequest
 from p2p.errors import Refused
@@ -48,6 +48,8 @@ async def test_a_source_that_lies_is_dropped_and_an_honest_one_used(net: Net) ->
     chunks = [data[at : at + 262_144] for at in range(0, len(data), 262_144)]
     listed = b"".join(hashlib.sha256(chunk).digest() for chunk in chunks)
 
+    root = hashlib.sha256(listed).digest()
+
     def chunk(body: bytes) -> bytes:
         good = chunks[decode(ChunkRequest, body).index]
         return good[:-1] + bytes([good[-1] ^ 1])
@@ -55,6 +57,7 @@ async def test_a_source_that_lies_is_dropped_and_an_honest_one_used(net: Net) ->
     liar = Intruder(
         net,
         answers={
+            "artifact/held": lambda body: encode(HeldAnswer(len(data), root, b"", 0)),
             "artifact/info": lambda body: encode(InfoAnswer(len(data), listed)),
             "artifact/chunk": chunk,
         },

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 from node.executor import procs
 from node.executor.drivers import records
-from node.executor.drivers.launcher import ROOT
 from tests.e2e.net import Net
+
+_MOUNT_OVER = """
+import os, sys
+from node.executor import kernel
+pid, path, text = sys.argv[1:]
+kernel.setns(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY), kernel.CLONE_NEWNS)
+with open("/tmp/other", "w") as file:
+    file.write(text)
+kernel.mount("/tmp/other", path, "none", 4096)
+with open(path) as file:
+    print(file.read(), end="")
+"""
 
 
 def workloads(net: Net, name: str, deployment: str = "") -> set[int]:
@@ -33,15 +45,12 @@ def alive(pids: set[int]) -> set[int]:
     return {pid for pid in pids if procs.start_ticks(pid) is not None and not procs.is_zombie(pid)}
 
 
-def launcher_of(pids: set[int]) -> int:
-    """The process that holds the sealed root's mounts."""
-    return next(pid for pid in pids if b"launcher" in Path(f"/proc/{pid}/cmdline").read_bytes())
-
-
 def tamper(pids: set[int], path: str, text: str) -> None:
-    """Change a verified file under a running workload, as the owner of the hardware can."""
-    # Inside, the mount is locked read-only; the launcher's mount of the same tmpfs is not.
-    script = f'mount -n -o remount,rw "{ROOT}" && printf %s "$0" > "{ROOT}{path}" && cat "{ROOT}{path}"'
-    command = ["nsenter", "-t", str(launcher_of(pids)), "-m", "sh", "-c", script, text]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    """Change what a running workload sees at a verified file's path, as the owner of the hardware can: the
+    sealed root cannot be written to, but another file can be mounted over one of it."""
+    ours = procs.pid_namespace(os.getpid())
+    pid = next(pid for pid in pids if procs.pid_namespace(pid) not in (ours, None))
+    command = [sys.executable, "-c", _MOUNT_OVER, str(pid), path, text]
+    environment = dict(os.environ, PYTHONPATH=str(Path(records.__file__).parents[3]))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, env=environment)
     assert done.returncode == 0 and done.stdout == text, done.stderr  # the change is real

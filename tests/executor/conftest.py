@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import shutil
@@ -27,13 +28,13 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def make_tar(members: Mapping[str, bytes | None]) -> bytes:
+def make_tar(members: Mapping[str, bytes | None], mode: int = 0o644) -> bytes:
     """Return a plain ustar of files, and of directories where the data is None."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
-            info.mode = 0o755 if data is None else 0o644
+            info.mode = 0o755 if data is None else mode
             info.type = tarfile.DIRTYPE if data is None else tarfile.REGTYPE
             info.size = len(data or b"")
             tar.addfile(info, io.BytesIO(data or b""))
@@ -47,6 +48,10 @@ class Bench:
     driver: SandboxDriver
     folder: Path
     count: int = field(default=0)
+
+    async def plain(self) -> None:
+        """Let tasks run from the tmpfs that hosts without sealed images have."""
+        self.driver._host = dataclasses.replace(await self.driver.examined(), mkfs=None)
 
     def file(self, path: str, data: bytes, mode: int = 0o444) -> FileSpec:
         self.count += 1

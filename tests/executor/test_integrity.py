@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -115,6 +116,7 @@ async def test_a_running_task_has_no_last_check(bench: Bench) -> None:
 
 @needs_root
 async def test_changed_bytes_of_an_ended_task(bench: Bench) -> None:
+    await bench.plain()
     tree = bench.tree("/data", make_tar({"a": b"honest"}))
     async with bench.running(bench.shell("exit 0", trees=(tree,))) as handle:
         await bench.driver.wait(handle)
@@ -133,6 +135,7 @@ async def test_changed_bytes_of_an_ended_task(bench: Bench) -> None:
 
 @needs_root
 async def test_changed_bytes(bench: Bench) -> None:
+    await bench.plain()
     tree = bench.tree("/data", make_tar({"a": b"honest", "b": b"b"}))
     async with bench.running(bench.shell(IDLE, trees=(tree,))) as handle:
         await bench.until_logged(handle, "up")
@@ -205,12 +208,18 @@ int main(void) {
 """
 
 
-async def test_code_patched_in_memory(bench: Bench, compile_c: Callable[[str], bytes]) -> None:
-    """No mapping changes its name when a process overwrites its own code; its pages tell."""
+@pytest.mark.parametrize("ruled", [True, False])
+async def test_code_patched_in_memory(bench: Bench, compile_c: Callable[[str], bytes], ruled: bool) -> None:
+    """No mapping changes its name when a process overwrites its own code; its pages tell. Landlock lets no
+    process do it at all."""
+    host = await bench.driver.examined()
+    ruled = ruled and host.landlock
+    bench.driver._host = dataclasses.replace(host, landlock=ruled)
     program = bench.file("/patcher", compile_c(PATCHER), 0o555)
     async with bench.running(bench.spec(("/patcher",), files=(program,))) as handle:
         text = await bench.until_logged(handle, "ed\n")
         attested = await bench.driver.attest(handle)
+        assert text == "refused\n" or not ruled
         if text == "refused\n":
             assert attested.ok
         else:

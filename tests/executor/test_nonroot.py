@@ -14,7 +14,13 @@ import pytest
 from .conftest import needs_sandbox
 
 NOBODY = 65_534
-MODULES = ("test_sandbox_isolation.py", "test_sandbox_limits.py", "test_recover.py", "test_integrity.py")
+MODULES = (
+    "test_sandbox_isolation.py",
+    "test_sandbox_limits.py",
+    "test_recover.py",
+    "test_integrity.py",
+    "test_secrets.py",
+)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the tests run without root already")

@@ -31,7 +31,9 @@ def door(serve: Callable[[socket.socket], None]) -> Iterator[tuple[str, int]]:
 
     threads = [
         threading.Thread(target=service),
-        threading.Thread(target=portal.Portal({outer: inner.getsockname()[1]}, control_out).run),
+        threading.Thread(
+            target=portal.Portal({outer: portal.Target("127.0.0.1", inner.getsockname()[1])}, control_out).run
+        ),
     ]
     for thread in threads:
         thread.start()
@@ -103,7 +105,9 @@ def test_service_that_is_not_there_closes_the_caller() -> None:
     outer = socket.create_server(("127.0.0.1", 0))
     outer.setblocking(False)
     control_out, control_in = os.pipe()
-    thread = threading.Thread(target=portal.Portal({outer: inside}, control_out).run)
+    thread = threading.Thread(
+        target=portal.Portal({outer: portal.Target("127.0.0.1", inside)}, control_out).run
+    )
     thread.start()
     with socket.create_connection(outer.getsockname(), 10) as sock:
         assert sock.recv(1) == b""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Callable
 
 import pytest
 import trio
 
 from node.executor.drivers.base import PortSpec
-from node.executor.errors import SpecRefused
+from node.executor.errors import SpecRefused, VerificationFailed
 
-from .conftest import Bench, make_tar
+from .conftest import BUSYBOX, Bench, make_tar
 
 PROBE = r"""
 #define _GNU_SOURCE
@@ -112,6 +113,74 @@ async def test_system_calls_are_refused(bench: Bench, compile_c: Callable[[str],
     assert found["ptrace"][1] == found["bpf"][1] == found["mount"][1] == errno.ENOSYS
     assert found["clone-newuser"][1] == found["mprotect-x"][1] == found["tiocsti"][1] == errno.EPERM
     assert found["tiocsti-high-bits"][1] == errno.EPERM
+
+
+WRITTEN_CODE = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+int main(void) {
+    static const unsigned char code[] = {0xb8, 42, 0, 0, 0, 0xc3};
+    int zero = open("/dev/zero", O_RDWR);
+    char *run = mmap(0, 4096, PROT_READ | PROT_EXEC, MAP_SHARED, zero, 0);
+    if (run == MAP_FAILED) { puts("refused"); return 0; }
+    char *write = mremap(run, 0, 4096, MREMAP_MAYMOVE);
+    if (write == MAP_FAILED || mprotect(write, 4096, PROT_READ | PROT_WRITE)) { puts("no alias"); return 0; }
+    memcpy(write, code, sizeof code);
+    printf("executed %d\n", ((int (*)(void))run)());
+    return 0;
+}
+"""
+
+
+async def test_shared_memory_is_not_executed(bench: Bench, compile_c: Callable[[str], bytes]) -> None:
+    """One page, seen twice: written here, executed there. No single mapping is both."""
+    program = bench.file("/probe", compile_c(WRITTEN_CODE), 0o555)
+    assert await bench.output(bench.spec(("/probe",), files=(program,))) == "refused\n"
+
+
+def with_flags(program: bytes, kind: int, flags: int) -> bytes:
+    """The ELF program, 64-bit and little-endian, with other rights for its first segment of that kind."""
+    (table,) = struct.unpack_from("<Q", program, 32)
+    size, count = struct.unpack_from("<HH", program, 54)
+    for at in range(table, table + size * count, size):
+        if struct.unpack_from("<I", program, at) == (kind,):
+            return program[: at + 4] + struct.pack("<I", flags) + program[at + 8 :]
+    raise AssertionError(f"no segment {kind:#x}")
+
+
+@pytest.mark.parametrize(("kind", "what"), [(0x6474E551, "stack"), (1, "segment")])
+async def test_programs_with_memory_that_is_written_and_executed_are_refused(
+    bench: Bench, kind: int, what: str
+) -> None:
+    """The kernel makes such memory itself when it starts them, past every filter of system calls."""
+    program = with_flags(BUSYBOX.read_bytes(), kind, 7)
+    script = "cat /proc/self/maps"
+    for path, mode in (("/bin/other", 0o555), ("/data/other", 0o444)):
+        spec = bench.spec((path, "sh", "-c", script), files=(bench.file(path, program, mode),))
+        if mode & 0o111:
+            with pytest.raises(VerificationFailed, match=rf"files\[1\].*{what}"):
+                await bench.driver.prepare(spec)
+        else:
+            (await bench.driver.prepare(spec)).close()  # only data
+    tar = make_tar({"bin": None, "bin/other": program}, mode=0o755)
+    with pytest.raises(VerificationFailed, match=rf"trees\[0\].*other.*{what}"):
+        await bench.driver.prepare(bench.shell("true", trees=(bench.tree("/opt", tar),)))
+
+
+async def test_what_a_program_says_of_itself_hides_no_executed_stack(bench: Bench) -> None:
+    """Linux looks at neither class nor byte order; where nothing is said of the stack, it may execute it."""
+    executed = with_flags(BUSYBOX.read_bytes(), 0x6474E551, 7)
+    silent = bytearray(BUSYBOX.read_bytes())
+    silent[silent.index(struct.pack("<II", 0x6474E551, 6))] = 0  # of another kind
+    for program in (executed[:4] + b"\x01\x02" + executed[6:], bytes(silent)):
+        with pytest.raises(VerificationFailed, match="stack"):
+            await bench.driver.prepare(bench.shell("true", files=(bench.file("/other", program, 0o555),)))
+    for text in (b"", b"\x7fELF", b"\x7fELF" + bytes(200), b"#!/bin/busybox sh\n"):
+        (await bench.driver.prepare(bench.shell("true", files=(bench.file("/x", text, 0o555),)))).close()
 
 
 async def test_i386_calls_do_not_pass_by_the_filter(bench: Bench, compile_c: Callable[[str], bytes]) -> None:

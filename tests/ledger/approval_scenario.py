@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from typing import NamedTuple
-
-from msgspec.structs import replace
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from ledger.keys import Key
-from ledger.limits import LEASE_MS
 from ledger.manifest_types import Role, Rule
-from ledger.policy import Approval, evaluate
+from ledger.organisation import Member
+from ledger.policy import Approval, Decision, evaluate
 from ledger.policy_types import Auto, Weight
-from ledger.transactions import CancelDeployment, Claim, Renew, RenewItem
-from tests.ledger.invariants import check
+from ledger.transactions import CancelDeployment, Claim
+from tests.ledger.organisation_fixture import ANNA, BEN, CARL, DORA, EVE, Office, held_contract, member
+from tests.ledger.scenario_base import (
+    APPROVED,
+    CASES,
+    HOUR_S,
+    R_BUDGET,
+    R_EXPERT,
+    R_LEGAL,
+    WAITING,
+    Play,
+    case,
+)
+from tests.ledger.update_scenario import UPDATE_CASES
 from tests.ledger.world import (
     AUTHOR,
     BUDGET,
@@ -27,85 +37,9 @@ from tests.ledger.world import (
     EXPERT,
     LEGAL,
     NODES,
-    POLICIES,
     STRANGER,
     World,
-    contract,
 )
-
-HOUR_S = 3_600
-R_BUDGET, R_EXPERT, R_LEGAL = (Rule(role=name) for name in ("budget", "it-expert", "legal"))
-NAMES = {BUDGET: "budget", EXPERT: "it-expert", LEGAL: "legal"}
-APPROVED, WAITING = "approved", "awaiting_approval"
-
-
-class Case(NamedTuple):
-    """One row: what is played, what must come out of it, and how to play it."""
-
-    name: str
-    expected: str
-    play: Callable[[], str]
-
-
-CASES: list[Case] = []
-
-
-def case(name: str, expected: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
-    """Add a row."""
-
-    def add(play: Callable[[], str]) -> Callable[[], str]:
-        CASES.append(Case(name, expected, play))
-        return play
-
-    return add
-
-
-class Play:
-    """A deployment under one policy, and what people do to it."""
-
-    def __init__(self, deploy: Rule | None, *, running: bool = False, **policies: object) -> None:
-        self.world = World()
-        self.world.add_nodes()
-        self.source = contract(policies=replace(POLICIES, deploy=deploy, **policies))
-        self.contract_id = self.world.publish(self.source)
-        self.id = self.world.order(self.source, self.contract_id)
-        if running:
-            self.sign(BUDGET)
-            self.sign(EXPERT)
-            for name, node in (("web/0", NODES[0]), ("web/1", NODES[2])):
-                self.world.claimed(self.id, name, [node])
-                self.world.report(self.id, name, node, "fetching", "verified", "running")
-
-    def sign(self, key: Key, decision: str = "granted", act: str = "deploy", role: str | None = None) -> str:
-        """An empty text when the ledger took it, else the rule."""
-        body = self.world.decide(self.id, key, NAMES.get(key, "") if role is None else role, decision, act)
-        receipt = self.world.do(STRANGER, body)
-        check(self.world.state, self.world.now_ms)
-        return receipt.rule
-
-    def wait(self, seconds: int) -> None:
-        self.world.run(step_ms=seconds * 1000)
-        check(self.world.state, self.world.now_ms)
-
-    def renew(self, seconds: int) -> str:
-        """Holders renew every 10 s, as long as they may; how the last renewal of web/0 went."""
-        last = ""
-        for _ in range(seconds // 10):
-            for name, node in (("web/0", NODES[0]), ("web/1", NODES[2])):
-                item = RenewItem(self.id, name, 1)
-                receipt = self.world.do(node, Renew((item,)), step_ms=LEASE_MS // 6)
-                last = ("renewed" if receipt.ok else receipt.rule) if name == "web/0" else last
-            check(self.world.state, self.world.now_ms)
-        return last
-
-    @property
-    def status(self) -> str:
-        return self.world.deployment(self.id).status
-
-    @property
-    def slots(self) -> str:
-        return ",".join(self.world.slot(self.id, name).status for name in ("web/0", "web/1"))
-
 
 # ---------------------------------------------------------------------- the tree
 
@@ -385,15 +319,14 @@ def _signoff_wait() -> str:
     return f"{before}, {'signed off' if play.world.deployment(play.id).signed_off_ms else 'open'}"
 
 
-def timings() -> list[tuple[str, float, bool]]:
-    """(what, CPU milliseconds, satisfied) of policies over 100 signers."""
+def hundred_signers() -> Iterator[tuple[str, Callable[[], Decision]]]:
+    """Policies over 100 signers by name, each with what evaluates it."""
     signers = [bytes([1, n]) * 16 for n in range(100)]
     roles = [Role(name=f"r{j}", keys=tuple(s.hex() for s in signers[j * 10 : j * 10 + 60])) for j in range(5)]
     many = Rule(any=tuple(Rule(role=f"r{j}", count=15) for j in range(5)), count=4)
     weights = Rule(weigh=tuple(Weight(role=f"r{j}", weight=j + 1) for j in range(5)), count=60)
     keys = Rule(any=tuple(Rule(key=s.hex()) for s in signers), count=67)
     approvals = [Approval(s, (), "granted", 0, n + 1) for n, s in enumerate(signers)]
-    out = []
     for name, rule, given in (
         ("any 4 of 5 roles, 15 signers each", many, approvals),
         ("weight 60 of 5 roles", weights, approvals),
@@ -401,8 +334,153 @@ def timings() -> list[tuple[str, float, bool]]:
         ("67 of 100 named keys", keys, approvals),
         ("the same with 66 signatures", keys, approvals[:66]),
     ):
+        yield name, partial(evaluate, rule, roles, given, 1_000_000)
+
+
+# ---------------------------------------------------------------------- organisations
+
+_TWO = Rule(role="board", count=2)
+
+
+class Board(Play):
+    """A deployment that two of the board approve: Anna, Ben, Carl and Dora of an organisation."""
+
+    def __init__(self, *, running: bool = False, **policies: object) -> None:
+        self.world = World()
+        self.world.add_nodes()
+        self.people = {"Anna": ANNA, "Ben": BEN, "Carl": CARL, "Dora": DORA}
+        self.office = Office(self.world, *self.members())
+        self.world.run()
+        self.source = held_contract(self.office.role("board", "board"), deploy=_TWO, **policies)
+        self.contract_id = self.world.publish(self.source)
+        self.id = self.world.order(self.source, self.contract_id)
+        if running:
+            self.sign(ANNA)
+            self.sign(BEN)
+            for name, node in (("web/0", NODES[0]), ("web/1", NODES[2])):
+                self.world.claimed(self.id, name, [node])
+                self.world.report(self.id, name, node, "fetching", "verified", "running")
+
+    def members(self, **changes: Key | None) -> tuple[Member, ...]:
+        """The members, some with another key, or gone (None)."""
+        now = {name: changes.get(name, key) for name, key in self.people.items()}
+        return tuple(member(name, key, "board") for name, key in now.items() if key is not None)
+
+    def sign(self, key: Key, decision: str = "granted", act: str = "deploy", role: str | None = None) -> str:
+        return super().sign(key, decision, act, "board" if role is None else role)
+
+
+@case("two of the board of an organisation sign", "awaiting_approval, approved")
+def _members() -> str:
+    play = Board()
+    play.sign(ANNA)
+    before = play.status
+    play.sign(DORA)
+    return f"{before}, {play.status}"
+
+
+@case("who is no member, or is one no more, does not sign", "approval.not_a_stakeholder twice")
+def _strangers() -> str:
+    play = Board()
+    first = play.sign(EVE)
+    play.office.change(*play.members(Dora=None), by=(ANNA, BEN))
+    return f"{first} twice" if play.sign(DORA) == first else "signed"
+
+
+@case("a member leaves who had signed, before it runs", "approved, awaiting_approval")
+def _left() -> str:
+    play = Board()
+    play.sign(ANNA)
+    play.sign(DORA)
+    before = play.status
+    play.office.change(*play.members(Dora=None), by=(ANNA, BEN))
+    return f"{before}, {play.status}"
+
+
+@case("... while it runs, on_revoked stop", "awaiting_approval: released,released")
+def _left_running() -> str:
+    play = Board(running=True)
+    play.office.change(*play.members(Ben=None), by=(ANNA, CARL))
+    return f"{play.status}: {play.slots}"
+
+
+@case("... run_until 60 s, and another signs within it", "active since lost, active since approved")
+def _left_run_on() -> str:
+    play = Board(running=True, run_on_s=60)
+    play.office.change(*play.members(Ben=None), by=(ANNA, CARL))
+    found = []
+    for key in (None, CARL):
+        if key is not None:
+            play.sign(key)
+        lost = "lost" if play.world.deployment(play.id).lost_ms else "approved"
+        found.append(f"{play.status} since {lost}")
+    return ", ".join(found)
+
+
+@case("... and comes back: the old approval does not", "awaiting_approval, approved")
+def _came_back() -> str:
+    play = Board(running=True)
+    play.office.change(*play.members(Ben=None), by=(ANNA, CARL))
+    play.office.change(*play.members(), by=(ANNA, CARL))
+    before = play.status
+    play.sign(BEN)
+    return f"{before}, {play.status}"
+
+
+@case(
+    "a member rotates the key: what it signed counts on, once", "active, approval.not_a_stakeholder, active"
+)
+def _rotated() -> str:
+    play = Board(running=True)
+    play.office.rotate("Ben", BEN, EVE)
+    before = play.status
+    old = play.sign(BEN)
+    play.sign(EVE)
+    return f"{before}, {old}, {play.status}"
+
+
+@case("the new key takes back what the old one signed", "awaiting_approval: released,released")
+def _rotated_revoked() -> str:
+    play = Board(running=True)
+    play.office.rotate("Ben", BEN, EVE)
+    play.sign(EVE, "revoked")
+    return f"{play.status}: {play.slots}"
+
+
+@case("a lost key is replaced by the others: what it signed is void", "awaiting_approval, approved")
+def _lost_key() -> str:
+    play = Board(running=True)
+    play.office.change(*play.members(Ben=EVE), by=(ANNA, CARL))
+    before = play.status
+    play.sign(EVE)
+    return f"{before}, {play.status}"
+
+
+@case("one member alone changes nobody, nor only those who are to be members", "organisation.no_quorum twice")
+def _takeover() -> str:
+    play = Board()
+    alone = play.office.change(*play.members(Ben=None), by=(ANNA,))
+    after = play.office.change(member("Eve", EVE, "board"), by=(EVE,), quorum=1)
+    return f"{alone} twice" if alone == after else f"{alone}, {after}"
+
+
+@case("dissolved, what it approved stops, and it is ordered no more", "awaiting_approval, order.organisation")
+def _dissolved() -> str:
+    play = Board(running=True)
+    play.office.act(play.office.deed("dissolve"), ANNA, BEN)
+    again = play.world.do(CONSUMER, play.world.order_body(play.source, play.contract_id)).rule
+    return f"{play.status}, {again}"
+
+
+CASES += UPDATE_CASES
+
+
+def timings() -> list[tuple[str, float, bool]]:
+    """(what, CPU milliseconds, satisfied) of policies over 100 signers."""
+    out = []
+    for name, work in hundred_signers():
         started_s = time.process_time()
-        decision = evaluate(rule, roles, given, 1_000_000)
+        decision = work()
         out.append((name, (time.process_time() - started_s) * 1000, decision.satisfied))
     return out
 

@@ -203,6 +203,10 @@ class ChainWorld(World):
         self.events.extend(result.events)
         return result
 
+    def live_entries(self) -> dict[bytes, bytes]:
+        """The state without the replay guard."""
+        return {k: v for k, v in self.state.scan(b"") if not k.startswith(b"seen/")}
+
     # --- epochs ----------------------------------------------------------------------------------
 
     @property

@@ -6,8 +6,11 @@ from collections import Counter
 from typing import Any
 
 from ledger.codec import decode
-from ledger.manifest import decode_manifest, most_spent, workload_of
+from ledger.manifest import decode_manifest, most_spent, slots, workload_of
 from ledger.manifest_types import Manifest
+from ledger.organisation_records import key_organisation_turn, key_organisation_use
+from ledger.people import organisations_of
+from ledger.policy_records import judge_records, roll_of
 from ledger.records import (
     Account,
     ApprovalRecord,
@@ -23,8 +26,10 @@ from ledger.records import (
     key_open,
 )
 from ledger.state import MemoryState
-from ledger.trade_records import Penalty
-from ledger.transition.deal import ENDED, RUNS
+from ledger.trade_records import Penalty, UpdateRecord, key_update
+from ledger.transition.deal import ENDED, RUNS, replicas
+from ledger.transition.switch import same_work
+from ledger.warnings import approval_notice_ms
 
 
 class View:
@@ -39,6 +44,9 @@ class View:
         self.deployments = {d.id: d for d in self.all(b"deployment/", Deployment)}
         self.manifests = {d.id: self.manifest(d.manifest) for d in self.deployments.values()}
         self.due = [due_parts(key) for key, _ in state.scan(b"due/")]
+
+    def update(self, deployment: bytes, number: int) -> UpdateRecord:
+        return decode(UpdateRecord, self.state.entries()[key_update(deployment, number)])
 
     def all(self, prefix: bytes, kind: type[Any]) -> list[Any]:
         return [decode(kind, value) for _, value in self.state.scan(prefix)]
@@ -56,6 +64,7 @@ def check(state: MemoryState, now_ms: int) -> View:
     check_capacity(view)
     check_slots(view)
     check_due(view, now_ms)
+    check_members(view, now_ms)
     return view
 
 
@@ -67,7 +76,12 @@ def check_money(view: View) -> None:
         budget = view.manifests[d.id].terms.budget
         assert d.escrow >= 0
         assert d.spent >= 0
-        assert d.spent + d.escrow <= d.funded, "spent more than was put in"
+        left = d.paid_in - d.returned - d.spent
+        assert d.escrow == (left if d.status not in ENDED or d.escrow else 0), "escrow is not what is left"
+        assert left >= 0, "spent more than was put in"
+        updates = [view.update(d.id, number) for number in range(1, d.updates + 1)]
+        assert sum(u.refunded for u in updates) == d.returned
+        assert [u.number for u in updates if not u.ended_ms] == ([d.updates] if d.updating else [])
         assert d.topped_up <= view.manifests[d.id].terms.top_up
         assert d.extended_s <= view.manifests[d.id].terms.extension_s
         assert budget <= d.funded <= most_spent(view.manifests[d.id].terms), "more than was approved"
@@ -87,9 +101,9 @@ def check_money(view: View) -> None:
 
 def check_capacity(view: View) -> None:
     used: Counter[tuple[bytes, str]] = Counter()
-    for (deployment, name), slot in view.slots.items():
+    for (_, name), slot in view.slots.items():
         if slot.holder:
-            needs = workload_of(view.manifests[deployment], name).resources
+            needs = workload_of(view.manifest(slot.manifest), name).needs
             used[slot.holder, "cpu_millis"] += needs.cpu_millis
             used[slot.holder, "memory_bytes"] += needs.memory_bytes
             used[slot.holder, "disk_bytes"] += needs.disk_bytes
@@ -109,7 +123,14 @@ def check_slots(view: View) -> None:
         record = view.deployments[deployment]
         runs = record.status in RUNS
         done = slot.status == "succeeded" or _agreed(view, deployment, name)
-        may_be_claimed = runs and not record.lost_ms and not slot.holder and not done
+        may_be_claimed = runs and not record.lost_ms and not slot.holder and not done and bool(slot.next)
+        assert slot.next in (record.manifest, record.updating, b"")
+        if not record.updating:
+            assert slot.next in (record.manifest, b"")
+            assert bool(slot.next) == (name in slots(view.manifests[deployment])), "a slot of no manifest"
+        if slot.holder and slot.status != "released":
+            work = workload_of(view.manifest(slot.manifest), name)
+            assert same_work(work, workload_of(view.manifest(slot.next), name)), "it runs what nobody wants"
         assert (key_open(deployment, name) in opened) == may_be_claimed, f"open list is wrong about {name}"
         if may_be_claimed:
             assert slot.status == "open"
@@ -123,7 +144,7 @@ def check_slots(view: View) -> None:
             assert slot.billed_ms >= slot.claimed_ms
             if slot.status != "released":
                 assert runs, "a slot runs without an approved deployment"
-            workload = workload_of(view.manifests[deployment], name)
+            workload = workload_of(view.manifest(slot.manifest), name)
             distinct = workload.placement.distinct
             if distinct != "none":
                 node = view.nodes[slot.holder]
@@ -138,11 +159,14 @@ def check_slots(view: View) -> None:
 
 def _agreed(view: View, deployment: bytes, slot: str) -> bool:
     """Whether enough replicas of the slot's job have the same results."""
-    workload = workload_of(view.manifests[deployment], slot)
+    digest = view.slots[deployment, slot].next
+    if not digest:
+        return False
+    workload = workload_of(view.manifest(digest), slot)
     found = [
         str(sorted(other.results.items()))
         for (id_, name), other in view.slots.items()
-        if id_ == deployment and name.startswith(f"{workload.name}/") and other.status == "succeeded"
+        if id_ == deployment and name in replicas(workload) and other.status == "succeeded"
     ]
     return workload.agree > 0 and max(Counter(found).values(), default=0) >= workload.agree
 
@@ -159,9 +183,14 @@ def check_due(view: View, now_ms: int) -> None:
         if node.leaves_ms:
             expected.add(key_due(node.leaves_ms, "drain", node.key + b"/"))
             assert not node.valid_until_ms, "it leaves, and offers"
+        if node.valid_until_ms > now_ms:
+            expected.add(key_due(node.valid_until_ms, "offer", node.key))
     for d in view.deployments.values():
         if d.ends_ms:
             expected.add(key_due(d.ends_ms, "duration", d.id))
+        if d.notice_ms:
+            assert d.notice_ms < d.ends_ms, "said when it is over"
+            expected.add(key_due(d.notice_ms, "notice", d.id))
         for act, at_ms in (("deploy", d.judge_ms), ("signoff", d.signoff_judge_ms)):
             if at_ms:
                 expected.add(key_due(at_ms, "judge", d.id + b"/" + act.encode()))
@@ -169,13 +198,49 @@ def check_due(view: View, now_ms: int) -> None:
             assert d.status in RUNS, f"{d.status}, and runs on without approval"
             run_on_ms = view.manifests[d.id].policies.run_on_s * 1000
             expected.add(key_due(d.lost_ms + run_on_ms, "run_on", d.id))
-        if d.status not in ENDED:
-            for record in view.all(key_approval(d.id, "deploy", b""), ApprovalRecord):
+        live = {d.generation, *([d.updates] if d.updating else [])}
+        for generation in live if d.status not in ENDED else ():
+            for record in view.all(key_approval(d.id, "deploy", b"", generation), ApprovalRecord):
+                rest = d.id + b"/" + record.signer + b"%d" % generation
                 if record.decision == "granted" and record.expires_ms > now_ms:
-                    expected.add(key_due(record.expires_ms, "approval", d.id + b"/" + record.signer))
+                    expected.add(key_due(record.expires_ms, "approval", rest))
+                if record.decision == "granted" and approval_notice_ms(record) > now_ms:
+                    expected.add(key_due(approval_notice_ms(record), "approval_notice", rest))
+        for number in range(1, d.updates + 1):
+            update = view.update(d.id, number)
+            assert bool(update.due_ms) == (not update.ended_ms), "nobody would ever look at the update again"
+            if update.due_ms:
+                assert d.status in RUNS, "an update of what does not run"
+                expected.add(key_due(update.due_ms, "update", d.id))
+            if update.judge_ms:
+                expected.add(key_due(update.judge_ms, "judge", d.id + b"/update"))
     found = {key for key, _ in view.state.scan(b"due/")}
+    turns = {key for key in found if due_parts(key)[1] == "members"}
+    turning = {key_organisation_turn(due_parts(key)[2][:32]) for key in turns}
+    assert len(turning) == len(turns), "an organisation has two turns at a time"
+    assert turning == {key for key, _ in view.state.scan(b"organisation_turn/")}
+    found -= turns
     assert found == expected, f"timed work: surplus {found - expected}, missing {expected - found}"
     assert all(time_ms > now_ms for time_ms, _, _ in view.due), "overdue work was left"
+
+
+def check_members(view: View, now_ms: int) -> None:
+    """What runs is approved by those who are members now, once nothing waits to be judged again."""
+    waits = {rest[:32] for _, kind, rest in view.due if kind == "members"}
+    for d in view.deployments.values():
+        held = organisations_of(view.manifests[d.id].roles)
+        if d.status not in ENDED and held:
+            records = view.all(b"approval/" + d.id + b"/", ApprovalRecord)
+            names = {record.role for record in records}
+            for organisation in organisations_of(r for r in view.manifests[d.id].roles if r.name in names):
+                use = key_organisation_use(organisation, decided=True, deployment=d.id)
+                assert view.state.get(use) is not None, "not in the index"
+        if d.status in RUNS and held and waits.isdisjoint(held) and not d.lost_ms:
+            manifest = view.manifests[d.id]
+            approvals = view.all(key_approval(d.id, "deploy", b""), ApprovalRecord)
+            roll = roll_of(view.state, manifest)
+            found = judge_records(manifest, d, "deploy", approvals, now_ms, roll)
+            assert found.satisfied, "runs without the members' approval"
 
 
 def check_step(before: View, after: View) -> None:

@@ -1,5 +1,7 @@
 """Each case of the table of `make scenario-approvals`, and that a case that goes wrong is told."""
 
+from collections.abc import Callable
+
 import pytest
 from msgspec.structs import replace
 
@@ -9,12 +11,21 @@ from ledger.policy import Decision
 from ledger.transactions import CancelDeployment
 from ledger.transition import deployments, lifecycle, timed
 from tests.ledger import approval_scenario as scenario
+from tests.ledger import scenario_base, update_scenario
 from tests.ledger.chain_fixture import ChainWorld
+from tests.ledger.scenario_base import Case, Play
 from tests.ledger.world import BUDGET, CONSUMER, EXPERT, LEGAL, NODES, POLICIES, World, contract
 
 
+def on_chain(monkeypatch: pytest.MonkeyPatch, chain: Callable[[], ChainWorld]) -> None:
+    """Plays are on chains with blocks; what they check on the way `test_case` does, on a plain state."""
+    for module in (scenario, scenario_base, update_scenario):
+        monkeypatch.setattr(module, "World", chain)
+        monkeypatch.setattr(module, "check", lambda state, now_ms: None, raising=False)
+
+
 @pytest.mark.parametrize("found", scenario.CASES, ids=lambda found: found.name)
-def test_case(found: scenario.Case) -> None:
+def test_case(found: Case) -> None:
     """[A2] [A5] [A7] [D7] [D8] [D9]"""
     assert found.play() == found.expected
 
@@ -31,14 +42,14 @@ def test_no_cancel_without_consent() -> None:
 
 
 def test_a_wrong_case_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    wrong = scenario.Case("wrong", "approved", lambda: "awaiting_approval")
+    wrong = Case("wrong", "approved", lambda: "awaiting_approval")
     monkeypatch.setattr(scenario, "CASES", [wrong])
     assert scenario.main() == 1
     assert "<-- WRONG" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("found", scenario.CASES, ids=lambda found: found.name)
-def test_audits_agree_with_the_state_machine(found: scenario.Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audits_agree_with_the_state_machine(found: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each deployment of each case, told from its transactions alone."""
     worlds: list[ChainWorld] = []
 
@@ -46,8 +57,7 @@ def test_audits_agree_with_the_state_machine(found: scenario.Case, monkeypatch: 
         worlds.append(ChainWorld())
         return worlds[-1]
 
-    monkeypatch.setattr(scenario, "World", chain)
-    monkeypatch.setattr(scenario, "check", lambda state, now_ms: None)  # `test_case` does, on a plain state
+    on_chain(monkeypatch, chain)
     assert found.play() == found.expected
     for world in worlds:
         world.run()
@@ -59,7 +69,7 @@ def test_audits_agree_with_the_state_machine(found: scenario.Case, monkeypatch: 
             assert report.ok, (report.rule, report.detail)
 
 
-def audited(play: scenario.Play, world: ChainWorld) -> str:
+def audited(play: Play, world: ChainWorld) -> str:
     world.run()
     world.run()
     return verify(export(world.store, play.id), world.genesis).rule
@@ -67,9 +77,8 @@ def audited(play: scenario.Play, world: ChainWorld) -> str:
 
 def test_audits_find_a_ledger_that_cancelled_without_consent(monkeypatch: pytest.MonkeyPatch) -> None:
     world = ChainWorld()
-    monkeypatch.setattr(scenario, "World", lambda: world)
-    monkeypatch.setattr(scenario, "check", lambda state, now_ms: None)
-    play = scenario.Play(POLICIES.deploy, running=True, delete=Rule(role="legal"))
+    on_chain(monkeypatch, lambda: world)
+    play = Play(POLICIES.deploy, running=True, delete=Rule(role="legal"))
     monkeypatch.setattr(deployments, "evaluate_act", lambda deal, act: Decision(True, False, (), ()))
     world.ok(CONSUMER, CancelDeployment(play.id, ""))
     assert audited(play, world) == "audit.cancelled"
@@ -78,10 +87,9 @@ def test_audits_find_a_ledger_that_cancelled_without_consent(monkeypatch: pytest
 def test_audits_find_a_ledger_that_let_it_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """[D8] Work that began more than a minute after it had to stop."""
     world = ChainWorld()
-    monkeypatch.setattr(scenario, "World", lambda: world)
-    monkeypatch.setattr(scenario, "check", lambda state, now_ms: None)
+    on_chain(monkeypatch, lambda: world)
     rule = Rule(all=(Rule(role="budget"), Rule(role="it-expert")))
-    play = scenario.Play(rule, run_on_s=60)
+    play = Play(rule, run_on_s=60)
     for key in (BUDGET, EXPERT):
         play.sign(key)
     world.claimed(play.id, "web/0", [NODES[0]])

@@ -72,7 +72,8 @@ def test_a_whole_life_verifies(site: tuple[ChainWorld, bytes, bytes]) -> None:
     report.require()
     assert [c.name for c in report.checks] == [
         "file", "epochs", "blocks", "transactions", "contract", "manifest", "records",
-        "order", "approvals", "receipts", "terms", "bills", "penalties", "disputes", "sign-off",
+        "order", "updates", "organisations", "approvals", "receipts", "terms", "bills", "penalties",
+        "disputes", "sign-off",
     ]  # fmt: skip
     facts, record = report.facts, world.deployment(deployment)
     assert (facts.contract, facts.status) == ("site@1.0.0", "cancelled")
@@ -225,7 +226,7 @@ def test_each_stage_of_a_life_verifies() -> None:
     _, report = life()
     assert report.ok, report.detail
     assert report.facts.status == "awaiting_approval"
-    assert "budget" in report.checks[8].detail
+    assert "budget" in report.checks[10].detail
     _, report = life(ChainWorld.approve)
     assert (report.ok, report.facts.status) == (True, "approved")
     _, report = life(ChainWorld.approve, work)
@@ -250,7 +251,7 @@ def test_a_withdrawn_and_renewed_approval_verifies() -> None:
     _, report = life(ChainWorld.approve, withdraw, work)
     assert report.ok, report.detail
     assert "approval revoked" in [row.what for row in report.facts.timeline]
-    assert "term 2" in report.checks[10].detail
+    assert "term 2" in report.checks[12].detail
 
 
 def test_a_rejected_order_verifies() -> None:

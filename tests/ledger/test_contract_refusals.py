@@ -11,7 +11,7 @@ from ledger.contract import parse_contract
 from ledger.contract_check import check_contract
 from ledger.contract_types import Contract, Parameter
 from ledger.errors import Refused
-from ledger.manifest_types import Placement
+from ledger.manifest_types import Placement, UpdateStrategy
 from ledger.yaml_tree import ContractError
 from tests.ledger.contract_samples import BUSYBOX, SOURCE, contract, workload
 
@@ -50,6 +50,12 @@ TREE = replace(BUSYBOX, path="/www", kind="tree")
         (more(type="country", max=1), "parameter.bounds", "parameters.more.max"),
         (more(type="money", default="5 credits"), "parameter.not_canonical", "parameters.more.default"),
         (more(type="size", choices=("1KiB",)), "parameter.not_canonical", "parameters.more.choices[0]"),
+        (contract(workloads=(workload(time_limit_s=60),)), "contract.time_limit", "workloads.web.time_limit"),
+        (
+            contract(workloads=(workload(update=UpdateStrategy(min_healthy_s=60, deadline_s=60)),)),
+            "contract.update",
+            "workloads.web.update.deadline",
+        ),
     ],
 )
 def test_a_built_contract_is_refused_by_name(built: Contract, rule: str, field: str) -> None:
@@ -62,8 +68,7 @@ def test_a_built_contract_is_refused_by_name(built: Contract, rule: str, field: 
 @pytest.mark.parametrize(
     ("old", "new", "rule", "field"),
     [
-        ("recheck: 10s", "recheck: 10s\n    volumes: {}", "contract.not_enforced", "workloads.web.volumes"),
-        ("recheck: 10s", "recheck: 10s\n    egress: [a:1]", "contract.not_enforced", "workloads.web.egress"),
+        ("  signoff: none", "  release: none\n  signoff: none", "contract.not_enforced", "approval.release"),
         ("kind: ser", "runtime: oci\n    kind: ser", "contract.not_enforced", "workloads.web.runtime"),
         ("kind: ser", "runtime: vm\n    kind: ser", "contract.choice", "workloads.web.runtime"),
         ("tree: www}", "tree: www, file: www}", "contract.artifact", "workloads.web.artifacts[1]"),

@@ -135,7 +135,7 @@ def test_in_toto_reads_ours_and_we_read_theirs() -> None:
     again = Statement.copy_from_pb(ParseDict(value, type(theirs.pb)()))
     again.validate()
     made = MessageToDict(again.pb)
-    for field in ("expires_ms", "made_ms"):
+    for field in ("expires_ms", "made_ms", "update"):
         made["predicate"][field] = int(made["predicate"][field])  # protobuf knows doubles only
     payload = json.dumps(made, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     assert open_document(resigned(payload), "approval").predicate == APPROVAL

@@ -59,7 +59,11 @@ def out_of_money(world: World, **terms: Any) -> bytes:
     deployment = running(world, **terms)
     record = world.deployment(deployment)
     returned = world.balance(CONSUMER) + record.escrow - 20
-    write(world.state, key_deployment(deployment), replace(record, escrow=20))
+    write(
+        world.state,
+        key_deployment(deployment),
+        replace(record, escrow=20, paid_in=record.paid_in - record.escrow + 20),
+    )
     write(world.state, key_account(CONSUMER.public), Account(returned))
     world.run(step_ms=20_000)
     renew(world, deployment)

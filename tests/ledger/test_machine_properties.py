@@ -5,15 +5,18 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
 from ledger.certificate import Validator, ValidatorSet
 from ledger.certification import Certification, sign_certification
 from ledger.codec import encode
+from ledger.contract_types import Contract
 from ledger.epochs import current, pending, sign_change
 from ledger.keys import Key
 from ledger.limits import BLOCK_IDLE_MS, OUTAGE_MS
 from ledger.manifest import extension_cost
-from ledger.manifest_types import Policies, Restart, Rule
+from ledger.manifest_types import Placement, Policies, Restart, Rule, UpdateStrategy
+from ledger.organisation import charter_of
 from ledger.policy_types import Auto, Weight
 from ledger.records import Slot, key_open
 from ledger.state import MemoryState
@@ -30,6 +33,7 @@ from ledger.transactions import (
     Price,
     Renew,
     RenewItem,
+    SteerUpdate,
     TopUp,
     Transfer,
     UncertifyNode,
@@ -38,6 +42,17 @@ from ledger.transactions import (
 from ledger.transition.deal import ENDED, extended
 from ledger.transition.outage import missed_ms
 from tests.ledger.invariants import View, check, check_step
+from tests.ledger.organisation_fixture import (
+    ANNA,
+    BEN,
+    CARL,
+    DORA,
+    THREE,
+    Office,
+    held_contract,
+    member,
+    signed,
+)
 from tests.ledger.world import (
     AUTHOR,
     BOT,
@@ -59,6 +74,7 @@ from tests.ledger.world import (
 )
 
 NO_APPROVAL = Policies(deploy=None, signoff=None)
+HELD = Rule(all=(Rule(role="budget"), Rule(role="board")))
 CONTRACTS = (
     contract(name="site", top_up=1_000_000, extension_s=3_600, grace_s=3_600),
     contract(job(replicas=2, restart=Restart(attempts=0)), name="mining", duration_s=3_600),
@@ -107,12 +123,32 @@ CONTRACTS = (
         ),
     ),
 )
+FAST = UpdateStrategy(min_healthy_s=0, deadline_s=60)
+
+
+def successors(source: Contract) -> tuple[Contract, ...]:
+    """Later versions: other work, held when it fails; more of it, for more money; less of it, by other
+    people."""
+    held = UpdateStrategy(canary=1, min_healthy_s=5, deadline_s=30, on_failure="hold")
+    other = tuple(replace(w, command=("/bin/sh", "-c", "other"), update=held) for w in source.workloads)
+    more = tuple(replace(w, replicas=3, placement=Placement(), update=FAST) for w in source.workloads)
+    less = tuple(replace(w, replicas=1, update=FAST) for w in source.workloads)
+    dearer = replace(source.terms, budget=5_000_000, fee=min(150_000, source.terms.budget))
+    people = replace(source.policies, deploy=source.policies.deploy and Rule(role="budget"), update=None)
+    return (
+        replace(source, version="1.1.0", workloads=other),
+        replace(source, version="1.2.0", workloads=more, terms=dearer),
+        replace(source, version="1.3.0", workloads=less, policies=people),
+    )
+
+
 STAKEHOLDERS = ((EXPERT, "it-expert"), (LEGAL, "legal"), (BUDGET, "budget"))
 STEPS_MS = st.sampled_from(
     [0, 1, 300, 600, 1_000, 10_000, 20_000, 30_000, 45_000, 70_000, 900_000, 90_000_000]
 )
 NEXT = {"claimed": "fetching", "fetching": "verified", "verified": "running", "running": "running"}
 PICK = st.integers(0, 1_000)
+MORE = st.sampled_from([0, 0, 0, 0, 1])
 DEPLOYMENTS_MAX = 4
 VOTERS = (key_of("validator"), *(key_of(f"voter {n}") for n in range(1, 4)))
 
@@ -124,7 +160,16 @@ class Lives(RuleBasedStateMachine):
     def begin(self, picks: list[int]) -> None:
         self.world = World()
         self.world.add_nodes()
-        self.contract_ids = [self.world.publish(source) for source in CONTRACTS]
+        self.office = Office(self.world, *THREE, member("Dora", DORA, "board"))
+        self.keys = {"Anna": ANNA, "Ben": BEN, "Carl": CARL, "Dora": DORA}
+        self.fresh = 0
+        held = held_contract(self.office.role("board", "board"), deploy=HELD, run_on_s=60)
+        self.contracts = (*CONTRACTS, replace(held, name="held"))
+        self.contract_ids = [self.world.publish(source) for source in self.contracts]
+        self.later = [
+            [(source, self.world.publish(source)) for source in successors(first)] for first in self.contracts
+        ]
+        self.names = [source.name for source in self.contracts]
         self.deployments: list[bytes] = []
         for pick in picks:
             self.order(pick, True)
@@ -146,6 +191,11 @@ class Lives(RuleBasedStateMachine):
         choice = living if living and pick % 10 else self.deployments
         return choice[pick % len(choice)]
 
+    def updating(self, pick: int) -> bytes | None:
+        """One with an update under way."""
+        found = [d for d in self.deployments if self.world.deployment(d).updating]
+        return found[pick % len(found)] if found else None
+
     def open_slot(self, pick: int) -> Slot | None:
         """Mostly one that may be claimed; every tenth time any."""
         slots = [s for s in self.view.slots.values() if not s.holder]
@@ -160,12 +210,14 @@ class Lives(RuleBasedStateMachine):
     @rule(pick=PICK, approved=st.booleans())
     @precondition(lambda self: len(self.deployments) < DEPLOYMENTS_MAX)
     def order(self, pick: int, approved: bool) -> None:
-        which = pick % len(CONTRACTS)
-        body = self.world.order_body(CONTRACTS[which], self.contract_ids[which])
+        which = pick % len(self.contracts)
+        body = self.world.order_body(self.contracts[which], self.contract_ids[which])
         receipt = self.world.do(CONSUMER, body, step_ms=0)
+        if receipt.rule == "order.organisation":  # nobody is on the board just now
+            return
         assert receipt.ok, receipt
         self.deployments.append(receipt.id)
-        if approved and CONTRACTS[which].policies.deploy is not None:
+        if approved and self.contracts[which].policies.deploy is not None:
             self.world.approve(receipt.id)
 
     @rule(pick=PICK)
@@ -179,7 +231,7 @@ class Lives(RuleBasedStateMachine):
         pick=PICK,
         who=st.integers(0, 3),
         decision=st.sampled_from(["granted", "rejected", "revoked"]),
-        act=st.sampled_from(["deploy", "signoff", "delete"]),
+        act=st.sampled_from(["deploy", "signoff", "delete", "update"]),
         lasts_ms=st.sampled_from([0, 500, 40_000, 10**9]),
     )
     @precondition(lambda self: self.deployments)
@@ -188,6 +240,37 @@ class Lives(RuleBasedStateMachine):
         expires_ms = self.world.now_ms + lasts_ms if lasts_ms else 0
         body = self.world.decide(self.deployment(pick), key, role, decision, act, expires_ms=expires_ms)
         self.send(STRANGER, body)
+
+    @rule(
+        pick=PICK,
+        who=st.integers(0, 3),
+        decision=st.sampled_from(["granted", "granted", "rejected", "revoked"]),
+    )
+    @precondition(lambda self: self.deployments)
+    def decide_as_member(self, pick: int, who: int, decision: str) -> None:
+        key = list(self.keys.values())[who]
+        self.send(STRANGER, self.world.decide(self.deployment(pick), key, "board", decision))
+
+    @rule(who=st.integers(0, 3), how=st.sampled_from(["rotate", "lose", "role", "role"]))
+    def change_members(self, who: int, how: str) -> None:
+        """A member rotates or loses the key, or leaves the board or comes back; the others agree."""
+        name = list(self.keys)[who]
+        self.fresh += 1
+        old, new = self.keys[name], key_of(f"fresh {self.fresh}")
+        others = [key for other, key in self.keys.items() if other != name]
+        members = {m.name: m for m in charter_of(self.office.now).members}
+        if how == "rotate":
+            done = self.send(STRANGER, signed(self.office.rotation(name, new), old, new))
+        elif how == "lose":
+            members[name] = replace(members[name], key=new.public.hex())
+            done = self.send(STRANGER, signed(self.office.charter(*members.values()), *others))
+        else:
+            held = () if members[name].roles else ("board",)
+            members[name] = replace(members[name], roles=held)
+            self.send(STRANGER, signed(self.office.charter(*members.values()), *others))
+            return
+        if done:
+            self.keys[name] = new
 
     @rule(pick=PICK, node=st.integers(0, 3), ahead=st.sampled_from([1, 1, 1, 1, 0, 2]))
     @precondition(lambda self: self.deployments)
@@ -297,6 +380,61 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.deployments)
     def top_up(self, pick: int, amount: int) -> None:
         self.send(STRANGER, TopUp(self.deployment(pick), amount))
+
+    @rule(pick=PICK, which=st.integers(0, 3), key=st.sampled_from([CONSUMER, BOT, STRANGER]), more=MORE)
+    @precondition(lambda self: self.deployments)
+    def update(self, pick: int, which: int, key: Key, more: int) -> None:
+        """To a later version, or back to the first."""
+        deployment = self.deployment(pick)
+        at = self.names.index(self.view.manifests[deployment].name)
+        versions = [*self.later[at], (self.contracts[at], self.contract_ids[at])]
+        body = self.world.update_body(deployment, *versions[which])
+        done = self.send(key, replace(body, amount=body.amount + more))
+        assert not (done and (more or key is STRANGER))
+
+    @rule(pick=PICK, who=st.sets(st.integers(0, 2), min_size=1))
+    @precondition(lambda self: self.deployments)
+    def approve_update(self, pick: int, who: set[int]) -> None:
+        deployment = self.updating(pick)
+        if deployment is not None:
+            for n in sorted(who):
+                key, role = STAKEHOLDERS[n]
+                self.send(STRANGER, self.world.decide(deployment, key, role, "granted", "update"))
+
+    @rule(pick=PICK)
+    @precondition(lambda self: self.deployments)
+    def roll(self, pick: int) -> None:
+        """What an update released stops, what it opened runs."""
+        deployment = self.updating(pick)
+        if deployment is None:
+            return
+        for name in self.world.deployment(deployment).slots:
+            slot = self.world.slot(deployment, name)
+            if slot.holder and slot.status == "released":
+                node = next(node for node in NODES if node.public == slot.holder)
+                self.send(node, self.world.receipt(deployment, name, node, "released"))
+            if self.world.slot(deployment, name).status == "open":
+                node = NODES[pick % 4]
+                self.send(node, Claim(deployment, name, slot.term + 1))
+                self.world.run(step_ms=600)
+            for status in ("fetching", "verified", "running"):
+                slot = self.world.slot(deployment, name)
+                if slot.holder and slot.status == {"fetching": "claimed", "verified": "fetching"}.get(
+                    status, "verified"
+                ):
+                    node = next(node for node in NODES if node.public == slot.holder)
+                    self.send(node, self.world.receipt(deployment, name, node, status))
+
+    @rule(
+        pick=PICK, key=st.sampled_from([CONSUMER, BOT, STRANGER]), action=st.sampled_from(["cancel", "go_on"])
+    )
+    @precondition(lambda self: self.deployments)
+    def steer(self, pick: int, key: Key, action: str) -> None:
+        deployment = self.updating(pick)
+        if deployment is not None and (action == "go_on" or pick % 5 == 0):
+            number = self.world.deployment(deployment).updates
+            done = self.send(key, SteerUpdate(deployment, number, action))
+            assert not (done and key is STRANGER)
 
     @rule(pick=PICK, who=st.integers(0, 3), close=st.booleans())
     @precondition(lambda self: self.deployments)

@@ -106,6 +106,21 @@ def test_an_outage_moves_the_end_of_a_term() -> None:
     check(world.state, world.now_ms)
 
 
+def test_an_outage_moves_an_end_that_was_told_already() -> None:
+    """[O1] Also after the notice that it comes, which looks at missed time by itself."""
+    world = World()
+    deployment = alone(world, duration_s=60)
+    ends_ms = world.deployment(deployment).ends_ms
+    while world.now_ms < ends_ms - 3_000:
+        world.run(step_ms=min(5_000, ends_ms - 3_000 - world.now_ms))
+        renewed(world, deployment)
+    assert world.kinds().count("deployment.ends_soon") == 1
+    world.run(step_ms=HOUR_MS, outage=True)
+    record = world.deployment(deployment)
+    assert (record.status, record.ends_ms) == ("active", ends_ms + HOUR_MS - BLOCK_IDLE_MS)
+    check(world.state, world.now_ms)
+
+
 def test_an_end_that_has_come_all_the_same_is_an_end() -> None:
     """The outage began within a second of it: what is left of the term is over in the same block."""
     world = World()
@@ -117,6 +132,22 @@ def test_an_end_that_has_come_all_the_same_is_an_end() -> None:
     world.run(step_ms=HOUR_MS, outage=True)
     record = world.deployment(deployment)
     assert (record.status, record.ends_ms) == ("completed", 0)
+    check(world.state, world.now_ms)
+
+
+def test_an_end_that_comes_with_its_notice_after_an_outage_is_an_end() -> None:
+    """Both are due in one block: the notice moved the end to before that block, where nobody looked."""
+    world = World()
+    world.add_nodes(NODES[:1])
+    deployment = world.ordered(contract(service(replicas=1), name="brief", duration_s=60))
+    world.approve(deployment)
+    ends_ms = world.deployment(deployment).ends_ms
+    world.run(step_ms=11_000, outage=True)
+    world.run(step_ms=70_000)
+    record = world.deployment(deployment)
+    assert (record.status, record.ends_ms) == ("expired", 0)
+    (told,) = (event.fields for event in world.events if event.kind == "deployment.ends_soon")
+    assert told["ends_ms"] == ends_ms + 11_000 - BLOCK_IDLE_MS
     check(world.state, world.now_ms)
 
 

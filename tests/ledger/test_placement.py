@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from ledger.audit import export, verify
 from ledger.contract import parse_contract
-from ledger.contract_types import Contract, PriceTemplate, WorkloadTemplate
+from ledger.contract_types import Contract, PriceTemplate, VolumeTemplate, WorkloadTemplate
 from ledger.errors import Refused
 from ledger.keys import Key
 from ledger.manifest_types import Apart, Placement, PriceCaps, Spread
@@ -339,3 +339,41 @@ def test_a_source_says_all_of_it() -> None:
     told = str(caught.value)
     assert "workloads.web.placement.spread.by: contract.choice: 'form' is none of" in told
     assert "workloads.web.placement.apart.from[0]: contract.depends_on" in told and "mean 'db'?" in told
+
+
+@pytest.mark.parametrize(("field", "value"), [("secrets", ("token",)), ("egress", ("a.example:443",))])
+def test_a_node_enforces_what_the_workload_asks_for(field: str, value: tuple[str, ...]) -> None:
+    """[C10] Also at selection: an offer may have changed since the claim."""
+    world, deployment = approved(service(replicas=1, placement=Placement(distinct="none"), **{field: value}))
+    for node, said in ((A0, {}), (A1, {field: "switched off"}), (B0, {field: "enforced"})):
+        world.ok(node, world.offer(attributes=said))
+    assert refusals(world, deployment, "web/0") == dict.fromkeys((A0, A1, B1, THIRD), "claim.feature")
+    world.run(world.tx(B0, Claim(deployment, "web/0", 1)), world.tx(B0, world.offer(attributes={})))
+    world.run()
+    assert world.slot(deployment, "web/0").holder == b""
+
+
+@pytest.mark.parametrize("if_lost", ["wait", "empty"])
+def test_a_slot_goes_back_to_the_node_that_has_its_volumes(if_lost: str) -> None:
+    """[C11] From `verified` on, since a workload may have written then; and a volume that may be lost is."""
+    data = VolumeTemplate(name="data", path="/data", size_bytes=16 << 20, if_lost=if_lost)  # type: ignore[arg-type]
+    web = service(replicas=1, placement=Placement(distinct="none"), volumes=(data,))
+    world, deployment = approved(web)
+    for node in (A0, A1):
+        world.ok(node, world.offer(attributes={"volumes": "enforced"}))
+    used = world.node(A0).used_disk_bytes
+    world.claimed(deployment, "web/0", [A0])
+    assert world.node(A0).used_disk_bytes == used + web.resources.disk_bytes + (16 << 20)
+    world.report(deployment, "web/0", A0, "fetching")
+    assert world.slot(deployment, "web/0").home == b""
+    world.ok(A0, world.receipt(deployment, "web/0", A0, "released"))
+    assert not {A0, A1} & set(refusals(world, deployment, "web/0"))  # nobody has begun with them
+    world.claimed(deployment, "web/0", [A0])
+    world.report(deployment, "web/0", A0, "fetching", "verified", "running")
+    assert world.slot(deployment, "web/0").home == A0.public
+    world.ok(A0, world.receipt(deployment, "web/0", A0, "released"))
+    assert world.node(A0).used_disk_bytes == used
+    found = {node: rule for node, rule in refusals(world, deployment, "web/0").items() if node in (A0, A1)}
+    assert found == ({A1: "claim.volume"} if if_lost == "wait" else {})
+    world.claimed(deployment, "web/0", [A0])
+    check(world.state, world.now_ms)

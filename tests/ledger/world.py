@@ -52,6 +52,7 @@ from ledger.records import (
     key_slot,
 )
 from ledger.state import MemoryState, read
+from ledger.trade_records import UpdateRecord, key_update
 from ledger.transactions import (
     Body,
     CheckedTx,
@@ -65,9 +66,11 @@ from ledger.transactions import (
     RegisterNode,
     Report,
     Tx,
+    UpdateDeployment,
     decode_tx,
     sign_tx,
 )
+from ledger.transition.deal import funds_under
 
 CHAIN_ID = "machine-test"
 START_MS = 1_800_000_000_000
@@ -348,7 +351,11 @@ class World:
             "decision": decision,
             "comment": str(self.salt),
         }
-        manifest = changes.pop("manifest", None) or self.deployment(deployment).manifest
+        record = self.deployment(deployment)
+        fields["update"] = record.updates if act == "update" else record.generation
+        manifest = changes.pop("manifest", None) or (
+            record.updating if act == "update" and record.updating else record.manifest
+        )
         return Decide(sign_approval(key, ApprovalPredicate(**(fields | changes)), manifest))
 
     def approve(self, deployment: bytes) -> None:
@@ -356,13 +363,36 @@ class World:
         self.ok(STRANGER, self.decide(deployment, BUDGET, "budget"))
         self.ok(EXPERT, self.decide(deployment, EXPERT, "it-expert"))
 
+    def update_body(self, deployment: bytes, source: Contract, contract_id: bytes) -> UpdateDeployment:
+        """The wish to move to this contract, for exactly what it costs more."""
+        record = self.deployment(deployment)
+        data = expand(source, contract_id, AUTHOR.public, record.consumer, {}, {})
+        more = max(0, funds_under(decode_manifest(data).terms, record) - record.funded)
+        return UpdateDeployment(deployment, record.manifest, contract_id, {}, {}, manifest_digest(data), more)
+
+    def updated(self, deployment: bytes, source: Contract) -> UpdateRecord:
+        """Publish another version and ask for it; the update's record."""
+        self.ok(CONSUMER, self.update_body(deployment, source, self.publish(source)))
+        return self.update(deployment)
+
+    def update(self, deployment: bytes) -> UpdateRecord:
+        """The last update that was asked for."""
+        record = read(self.state, UpdateRecord, key_update(deployment, self.deployment(deployment).updates))
+        assert record is not None
+        return record
+
+    def approve_update(self, deployment: bytes) -> None:
+        """What the usual policy asks for."""
+        self.ok(STRANGER, self.decide(deployment, BUDGET, "budget", "granted", "update"))
+        self.ok(EXPERT, self.decide(deployment, EXPERT, "it-expert", "granted", "update"))
+
     def receipt(self, deployment: bytes, name: str, node: Key, status: str, /, **changes: Any) -> Report:
         """A node's signed receipt for its term, with endpoints and results as they are asked for."""
         record, slot = self.deployment(deployment), self.slot(deployment, name)
         fields: dict[str, Any] = {
             "chain_id": CHAIN_ID,
             "deployment": deployment.hex(),
-            "contract": record.contract.hex(),
+            "contract": self.contract_of(slot.manifest or record.manifest),
             "slot": name,
             "term": slot.term,
             "node": node.public.hex(),
@@ -374,7 +404,7 @@ class World:
         if status == "succeeded":
             fields["results"] = {"/result/words.tsv": ResultFile(sha256="33" * 32, size_bytes=10)}
         signer = changes.pop("signer", node)
-        manifest = changes.pop("manifest", record.manifest)
+        manifest = changes.pop("manifest", slot.manifest or record.manifest)
         return Report(sign_receipt(signer, ReceiptPredicate(**(fields | changes)), manifest))
 
     def claimed(self, deployment: bytes, name: str, nodes: Iterable[Key]) -> Key:
@@ -402,6 +432,12 @@ class World:
             assert self.claimed(deployment, name, [node]) is node
             self.report(deployment, name, node, "fetching", "verified", "running")
         return deployment
+
+    def contract_of(self, manifest: bytes) -> str:
+        """Id, in hex, of the contract that a manifest is made of."""
+        data = self.state.get(b"manifest/" + manifest)
+        assert data is not None
+        return decode_manifest(data).contract
 
     def manifest(self, deployment: bytes) -> Manifest:
         data = self.state.get(b"manifest/" + self.deployment(deployment).manifest)

@@ -23,7 +23,11 @@ PAUSED: Final = ("tests/ledger/test_grace.py",)
 FUNDS: Final = ("tests/ledger/test_funds.py",)
 STANDING: Final = ("tests/ledger/test_standing.py",)
 PENALTIES: Final = ("tests/ledger/test_penalties.py",)
+PLAN_IS_BILL: Final = ("tests/bot/test_plan_is_bill.py",)
+NOTICES: Final = ("tests/ledger/test_notices.py",)
 APPROVALS: Final = ("tests/ledger/test_approvals.py",)
+MEMBERS: Final = ("tests/ledger/test_organisation_approvals.py",)
+DEEDS: Final = ("tests/ledger/test_organisations.py",)
 REPORTS: Final = ("tests/ledger/test_reports.py",)
 MACHINE: Final = ("tests/ledger/test_machine.py",)
 STORE: Final = ("tests/ledger/test_store.py", "tests/ledger/test_synced_writes.py")
@@ -65,6 +69,18 @@ STAGING: Final = ("tests/ledger/test_staging.py",)
 STATE_SYNC: Final = ("tests/node/test_state_sync.py", "tests/node/test_state_wire.py")
 REPAIR: Final = ("tests/node/test_repair.py",)
 LIGHT: Final = ("tests/ledger/test_light.py", "tests/ledger/test_tree.py")
+WATCHDOG: Final = ("tests/executor/test_watchdog.py",)
+LANDLOCK: Final = ("tests/executor/test_landlock.py",)
+SEALED_ROOT: Final = ("tests/executor/test_sealed_root.py",)
+ISOLATION: Final = ("tests/ledger/test_isolation.py",)
+SECRETS: Final = ("tests/bot/test_secrets.py",)
+SECRET_WIRE: Final = ("tests/node/test_secret_wire.py",)
+UPDATES: Final = ("tests/ledger/test_updates.py",)
+AUDITED: Final = ("tests/ledger/test_audit_updates.py",)
+LOGS: Final = ("tests/node/test_executor_logs.py",)
+INSIDE: Final = ("tests/executor/test_sandbox_isolation.py",)
+EGRESS: Final = ("tests/executor/test_egress.py",)
+VOLUMES: Final = ("tests/executor/test_volumes.py",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +114,9 @@ _POOL, _LEASE, _PROOF = "node/mempool.py", "node/executor/lease.py", "node/execu
 _LEDGER_CLOCK, LEDGER_CLOCK = "node/executor/ledger_clock.py", ("tests/node/test_ledger_clock.py",)
 _QUEUE = "node/fair_queue.py"
 _CHECK, _FILES = "consensus/verify.py", "node/artifact_files.py"
+_PEOPLE, _ORGANISATION = "ledger/people.py", "ledger/organisation.py"
+_LAUNCHER, _IMAGE = "node/executor/drivers/launcher.py", "node/executor/drivers/image.py"
+_FETCHING, HOSTILE = "node/fetching.py", ("tests/node/test_artifact_hostile.py",)
 
 MUTANTS: Final = (
     _M(
@@ -510,10 +529,108 @@ MUTANTS: Final = (
         PLACES,
     ),
     _M(
+        "the_new_policy_is_not_asked",
+        "ledger/policy_records.py",
+        '    return (first,) if same_signers(old, new) else (first, (new, "deploy", roll(new)))',
+        "    return (first,)",
+        UPDATES,
+    ),
+    _M(
+        "deeds_without_end",
+        "ledger/organisation.py",
+        '    if now.version >= ORGANISATION_DEEDS_MAX and deed.act != "dissolve":',
+        "    if False:",
+        ("tests/ledger/test_organisations.py",),
+    ),
+    _M(
+        "a_new_name_of_a_role_counts_only_for_the_update",
+        "ledger/policy_records.py",
+        "    return _judge_side((manifest, act, roll), given, about, now_ms)",
+        "    return judge(manifest.policies, act, roll, given, now_ms, about)",
+        UPDATES,
+    ),
+    _M(
+        "audit_takes_any_approval_of_an_update",
+        "ledger/audit_approvals.py",
+        "        if not delayed and not ballot.fits(update.approved_ms, until_ms):",
+        "        if False:",
+        AUDITED,
+    ),
+    _M(
+        "audit_lets_an_update_roll_on",
+        "ledger/audit_approvals.py",
+        "        if update.approved_ms and ballot.lost_ms and until_ms > ballot.lost_ms + LATE_MS:",
+        "        if False:",
+        AUDITED,
+    ),
+    _M(
+        "audit_takes_work_by_any_manifest",
+        "ledger/audit_approvals.py",
+        "    if not any(same_work(work, workload_of(manifest, name)) for manifest in wanted):",
+        "    if False:",
+        AUDITED,
+    ),
+    _M(
+        "audit_takes_any_lock",
+        "ledger/audit_updates.py",
+        "    if all(body.amount != max(0, whole - funded) for funded in budgets.get(former, ())):",
+        "    if False:",
+        AUDITED,
+    ),
+    _M(
+        "audit_takes_any_cancel",
+        "ledger/audit_updates.py",
+        "    if found != cancelled:",
+        "    if False:",
+        AUDITED,
+    ),
+    _M(
+        "a_grant_counts_for_any_update",
+        "ledger/transition/approvals.py",
+        "    if predicate.update != generation:",
+        "    if False:",
+        UPDATES,
+    ),
+    _M(
+        "what_is_locked_is_spent",
+        "ledger/transition/escrow.py",
+        "deal.manifest.terms.fee) + _locked(deal)",
+        "deal.manifest.terms.fee)",
+        MONEY,
+    ),
+    _M(
+        "no_canary_goes_alone",
+        "ledger/transition/rollout.py",
+        "    if waiting and changed == strategy.canary:\n        return 0\n",
+        "",
+        UPDATES,
+    ),
+    _M(
+        "what_stays_the_same_stops",
+        "ledger/transition/switch.py",
+        "    return bool(now) and wanted is not None and same_work(",
+        "    return False and same_work(",
+        UPDATES,
+    ),
+    _M(
+        "an_update_outlives_its_approval",
+        "ledger/transition/approvals.py",
+        "    elif not waiting:\n        close_update(",
+        "    elif False:\n        close_update(",
+        UPDATES,
+    ),
+    _M(
+        "an_outage_makes_an_update_late",
+        "ledger/transition/rollout.py",
+        "span_s * 1000 + deal.env.missed_ms - update.step_missed_ms",
+        "span_s * 1000",
+        UPDATES,
+    ),
+    _M(
         "a_job_that_agreed_opens_again",
         "ledger/transition/slots.py",
-        "    if agreed(deal, deal.workload(name)):\n        return\n",
-        "",
+        "    if not deal.slot(name).next or agreed(deal, deal.workload(name)):",
+        "    if not deal.slot(name).next:",
         PLACES,
     ),
     _M(
@@ -621,8 +738,8 @@ MUTANTS: Final = (
     _M(
         "the_kept_fee_is_spent",
         _ESCROW,
-        "kept = 0 if deal.record.fee_paid else deal.manifest.terms.fee",
-        "kept = 0",
+        "kept = (0 if deal.record.fee_paid else deal.manifest.terms.fee) + _locked(deal)",
+        "kept = _locked(deal)",
         (*MONEY, "tests/ledger/test_machine_properties.py"),
     ),
     _M(
@@ -640,7 +757,7 @@ MUTANTS: Final = (
         OUTAGES,
     ),
     _M("an_outage_breaks_leases", _LEASES, "        if not missed_ms:\n", "        if True:\n", OUTAGES),
-    _M("an_outage_ends_terms", _GRACE, "    if missed_ms:\n", "    if False:\n", OUTAGES),
+    _M("an_outage_ends_terms", _GRACE, "    if delayed(deal) and", "    if False and", OUTAGES),
     _M(
         "penalties_come_from_nowhere",
         _ESCROW,
@@ -664,6 +781,76 @@ MUTANTS: Final = (
     _M("top_ups_without_bound", _FUNDS, "0 < body.amount <= left", "0 < body.amount", FUNDS),
     _M("broken_leases_cost_nothing", _LEASES, "            penalize(deal, name)\n", "", PENALTIES),
     _M(
+        "time_limits_bound_no_bill",
+        _ESCROW,
+        "        until_ms = min(until_ms, slot.claimed_ms + limit_s * 1000 + missed_ms)",
+        "        until_ms = min(until_ms, slot.claimed_ms + limit_s * 1_000_000 + missed_ms)",
+        PLAN_IS_BILL,
+    ),
+    _M(
+        "services_have_time_limits",
+        "ledger/manifest_check.py",
+        '    if kind != "job" and limit_s != 0:',
+        '    if kind == "cron" and limit_s != 0:',
+        ("tests/ledger/test_contract_refusals.py",),
+    ),
+    _M(
+        "a_plan_forgets_the_claim_window",
+        "bot/forecast.py",
+        "min(ready + CLAIM_WINDOW_MS, term_ms)",
+        "min(ready, term_ms)",
+        PLAN_IS_BILL,
+    ),
+    _M(
+        "what_waits_is_planned_from_the_start",
+        "bot/forecast.py",
+        "for name in workload.depends_on)",
+        "for name in workload.depends_on[:0])",
+        PLAN_IS_BILL,
+    ),
+    _M(
+        "ends_are_told_again_and_again",
+        _LIFE,
+        "    deal.set(notice_ms=0)\n",
+        "    set_end(deal, record.ends_ms)\n",
+        NOTICES,
+    ),
+    _M(
+        "an_outage_moves_no_notice",
+        _LIFE,
+        "    if deal.ends_ms > deal.env.time_ms and delayed(deal):\n        return\n    record",
+        "    record",
+        NOTICES,
+    ),
+    _M(
+        "a_notice_moves_an_end_into_the_past",
+        _LIFE,
+        "    if deal.ends_ms > deal.env.time_ms and delayed(deal):",
+        "    if delayed(deal):",
+        OUTAGES,
+    ),
+    _M(
+        "revoked_approvals_are_told_to_expire",
+        "ledger/transition/switch.py",
+        "        env.state.delete(approval_notice_key(deployment, approval))\n",
+        "        env.state.get(approval_notice_key(deployment, approval))\n",
+        NOTICES,
+    ),
+    _M(
+        "a_low_escrow_is_told_at_each_look",
+        "ledger/transition/notices.py",
+        "look_ms=TIME_MS_MAX if short else",
+        "look_ms=0 if short else",
+        NOTICES,
+    ),
+    _M(
+        "offers_that_were_renewed_expire",
+        "ledger/transition/notices.py",
+        "        env.state.delete(offer_key(node))\n",
+        "        env.state.get(offer_key(node))\n",
+        NOTICES,
+    ),
+    _M(
         "unpaid_deployments_run_on",
         _LEASES,
         "    if not bill(deal, slot.name, env.time_ms):",
@@ -671,12 +858,18 @@ MUTANTS: Final = (
         MONEY,
     ),
     # ---- approvals
-    _M("excluded_signers_count", _APPROVALS, "if signer in _excluded(deal):", "if False:", APPROVALS),
-    _M("wrong_role_counts", _APPROVALS, "    if role not in held:\n", "    if False:\n", APPROVALS),
+    _M(
+        "excluded_signers_count",
+        _APPROVALS,
+        "    if all(roll.people.one(signer) in",
+        "    if False and all(roll.people.one(signer) in",
+        APPROVALS,
+    ),
+    _M("wrong_role_counts", _APPROVALS, "role not in {name for _, name in held}:", "False:", APPROVALS),
     _M(
         "approval_of_another_manifest",
         _APPROVALS,
-        "if document.subject != deal.record.manifest:",
+        "if document.subject != wanted:",
         "if False:",
         APPROVALS,
     ),
@@ -700,6 +893,81 @@ MUTANTS: Final = (
         "    elif not waiting:\n        lose(",
         "    elif False:\n        lose(",
         APPROVALS,
+    ),
+    # ---- organisations
+    _M(
+        "approvals_of_those_who_left_count",
+        _PEOPLE,
+        "return role not in self._held or self.seats.get((role, key)) == seat",
+        "return True",
+        MEMBERS,
+    ),
+    _M(
+        "two_keys_of_a_member_are_two",
+        _PEOPLE,
+        "self._one[key] = min(group)",
+        "self._one[key] = key",
+        MEMBERS,
+    ),
+    _M("excluded_by_one_key_alone", _PEOPLE, "if not out.isdisjoint(kin):", "if False:", MEMBERS),
+    _M(
+        "those_after_need_not_sign",
+        _ORGANISATION,
+        "    if deed.charter is not None:\n        after = ",
+        "    if now is None and deed.charter is not None:\n        after = ",
+        DEEDS,
+    ),
+    _M(
+        "those_before_need_not_sign",
+        _ORGANISATION,
+        "    if now is not None:\n        lists.append",
+        "    if now is not None and deed.charter is None:\n        lists.append",
+        DEEDS,
+    ),
+    _M("stale_deeds_are_taken", _ORGANISATION, "if deed.version != now.version + 1:", "if False:", DEEDS),
+    _M("anybody_rotates", _ORGANISATION, "        if given != wanted:\n", "        if False:\n", DEEDS),
+    _M("replaced_keys_come_back", _ORGANISATION, "        if back:\n", "        if False:\n", DEEDS),
+    _M(
+        "lost_keys_are_forgotten",
+        _ORGANISATION,
+        "(*seat.lost, *seat.earlier, seat.key)[-ORGANISATION_KEYS_MAX:]",
+        "()",
+        MEMBERS,
+    ),
+    _M(
+        "deeds_hold_in_their_own_block",
+        "ledger/organisation_records.py",
+        "found.height >= height",
+        "False",
+        MEMBERS,
+    ),
+    _M(
+        "who_leaves_is_not_followed_up",
+        "ledger/transition/organisations.py",
+        "        judge_members(deal)\n",
+        "",
+        MEMBERS,
+    ),
+    _M(
+        "leaving_ends_deployments",
+        _APPROVALS,
+        "rejected = decision.rejected and decided",
+        "rejected = decision.rejected",
+        MEMBERS,
+    ),
+    _M(
+        "records_are_believed_without_deeds",
+        "ledger/organisation_history.py",
+        "if not deeds or replay(chain_id, deeds)[-1] != found or found.id != organisation:",
+        "if False:",
+        (*DEEDS, "tests/ledger/test_organisation_audit.py"),
+    ),
+    _M(
+        "any_farm_is_certified",
+        "ledger/fit.py",
+        "if wanted and standing.isdisjoint(wanted):",
+        "if False:",
+        ("tests/ledger/test_farm_certification.py",),
     ),
     _M("veto_is_not_heard", _PLAN, "        if vetoed:\n", "        if False:\n", POLICIES),
     _M("wait_is_not_waited", _PLAN, "(grant.since_ms + ask.wait_ms, signer)", "(0, signer)", POLICIES),
@@ -730,8 +998,8 @@ MUTANTS: Final = (
     _M(
         "without_approval_slots_open_again",
         _SLOTS,
-        "in RUNS and not deal.record.lost_ms:",
-        "in RUNS:",
+        "in RUNS and not deal.record.lost_ms and",
+        "in RUNS and",
         SCENARIO,
     ),
     _M(
@@ -1195,9 +1463,65 @@ MUTANTS: Final = (
     _M(
         "the_whole_is_not_checked",
         _FILES,
-        "if self.missing() or whole.hexdigest() != self.sha256:",
+        "if self.missing() or self._whole.hexdigest() != self.sha256:",
         "if self.missing():",
         ARTIFACTS,
+    ),
+    _M(
+        "a_contract_has_honest_holders_banned",
+        _FETCHING,
+        'self._exchange.set_aside(peer_id, "artifact.other", self._progress)',
+        'self._exchange.blame(peer_id, "artifact.other", self._progress)',
+        HOSTILE,
+    ),
+    _M(
+        "an_unsigned_list_is_taken_of_anybody",
+        _FETCHING,
+        "if wanted.chunks is None and said.held is not None:",
+        "if False:",
+        HOSTILE,
+    ),
+    _M(
+        "stalled_chunks_stay_where_they_are",
+        "node/picks.py",
+        "if (is_late or is_slow) and waited_s > most_s:",
+        "if False:",
+        ("tests/node/test_picks.py",),
+    ),
+    _M(
+        "a_list_may_come_in_crumbs",
+        "node/artifact_wire.py",
+        "if answer.size_bytes != size_bytes or len(answer.digests) != due:",
+        "if answer.size_bytes != size_bytes or not 0 < len(answer.digests) <= due:",
+        HOSTILE,
+    ),
+    _M(
+        "one_taker_may_have_all_answers",
+        "node/serving.py",
+        "if taker.at_work >= ARTIFACT_SERVED_PEER_MAX or self._at_work >= ARTIFACT_SERVED_MAX:",
+        "if False:",
+        HOSTILE,
+    ),
+    _M(
+        "parts_of_unsigned_lists_are_given",
+        "node/artifacts.py",
+        "return part if part is not None and part.is_signed else None",
+        "return part",
+        ("tests/node/test_artifact_swarm.py",),
+    ),
+    _M(
+        "what_runs_is_dropped_to_make_room",
+        "node/cache.py",
+        "return self.pins[name] > 0 or name in self.under_way",
+        "return name in self.under_way",
+        ("tests/node/test_cache.py", *ARTIFACTS),
+    ),
+    _M(
+        "files_take_the_ledgers_disk",
+        "node/cache.py",
+        "room = min(self.size_bytes_max - used, disk_free_bytes - ARTIFACT_DISK_RESERVE_BYTES)",
+        "room = self.size_bytes_max - used",
+        ("tests/node/test_cache.py",),
     ),
     _M(
         "rename_without_a_synced_folder",
@@ -1666,5 +1990,286 @@ MUTANTS: Final = (
         'if alarm == "final_off_chain":',
         "if False:",
         REPAIR,
+    ),
+    _M(
+        "secrets_for_whoever_asks",
+        "bot/secrets.py",
+        "if not slot.holder or peer_id != peer_id_of(slot.holder):",
+        "if not slot.holder:",
+        SECRETS,
+    ),
+    _M(
+        "secrets_when_the_lease_is_over",
+        "bot/secrets.py",
+        "if peer.time_ms >= slot.lease_until_ms:",
+        "if False:",
+        SECRETS,
+    ),
+    _M(
+        "secrets_of_an_earlier_term",
+        "bot/secrets.py",
+        "if ask.term != slot.term:",
+        "if ask.term > slot.term:",
+        SECRETS,
+    ),
+    _M(
+        "a_box_is_taken_for_any_place",
+        "node/secret_wire.py",
+        "if inside.place != place:",
+        "if False:",
+        SECRET_WIRE,
+    ),
+    _M(
+        "anybody_gives_a_holder_its_secrets",
+        "node/secret_wire.py",
+        "if sender not in senders or not verify(sender, domain, chain_id, signed, signature):",
+        "if not verify(sender, domain, chain_id, signed, signature):",
+        SECRET_WIRE,
+    ),
+    _M(
+        "logs_without_the_consumers_signature",
+        "node/executor/logs.py",
+        "record.consumer != question.account or not is_signed(signed)",
+        "record.consumer != question.account",
+        LOGS,
+    ),
+    _M(
+        "logs_for_every_account",
+        "node/executor/logs.py",
+        "if record is None or record.consumer != question.account or",
+        "if record is None or",
+        LOGS,
+    ),
+    _M(
+        "egress_into_the_farmers_network",
+        "node/executor/addresses.py",
+        "return found.is_global and not (",
+        "return not (",
+        EGRESS,
+    ),
+    _M(
+        "a_name_may_point_anywhere",
+        "node/executor/egress.py",
+        "for address in found if is_allowed(address) and not is_own(address))",
+        "for address in found if not is_own(address))",
+        EGRESS,
+    ),
+    _M(
+        "a_name_may_be_the_nodes_own",
+        "node/executor/egress.py",
+        "for address in found if is_allowed(address) and not is_own(address))",
+        "for address in found if is_allowed(address))",
+        EGRESS,
+    ),
+    _M(
+        "egress_to_the_hosts_services",
+        "node/executor/outlet.py",
+        "            if is_own(target.host):\n",
+        "            if False:\n",
+        EGRESS,
+    ),
+    _M(
+        "helpers_work_in_the_network_they_are_in",
+        "node/executor/portal.py",
+        'if os.path.samestat(os.fstat(fd), os.stat("/proc/self/ns/net")):',
+        "if False:",
+        EGRESS,
+    ),
+    _M(
+        "egress_to_what_became_the_hosts_own",
+        "node/executor/outlet.py",
+        "lambda target: not is_own(target.host)",
+        "lambda target: True",
+        EGRESS,
+    ),
+    _M(
+        "shared_memory_is_executed",
+        "node/executor/drivers/seccomp.py",
+        "for kind in (_MAP_ANONYMOUS, _MAP_SHARED):",
+        "for kind in (_MAP_ANONYMOUS,):",
+        INSIDE,
+    ),
+    _M(
+        "programs_with_an_executed_stack",
+        "node/executor/elf.py",
+        "if any(flags & _EXECUTE for flags in stacks):",
+        "if False:",
+        INSIDE,
+    ),
+    _M(
+        "programs_in_trees_are_not_looked_at",
+        "node/executor/drivers/artifacts.py",
+        "if member.mode & 0o111:",
+        "if False:",
+        INSIDE,
+    ),
+    _M(
+        "volumes_made_at_once_count_as_one",
+        "node/executor/volumes.py",
+        "if missing and self.used_bytes() + making + missing > self.size_bytes_max:",
+        "if missing and self.used_bytes() + missing > self.size_bytes_max:",
+        VOLUMES,
+    ),
+    _M(
+        "a_lost_volume_begins_anew",
+        "node/executor/volumes.py",
+        'if were_here and volume.if_lost == "wait":',
+        "if False:",
+        ("tests/node/test_executor_services.py",),
+    ),
+    _M(
+        "volumes_take_the_ledgers_disk",
+        "node/executor/volumes.py",
+        "if missing and self._disk_free_bytes() - making - missing < ARTIFACT_DISK_RESERVE_BYTES:",
+        "if False:",
+        VOLUMES,
+    ),
+    _M(
+        "secrets_of_the_manifest_in_force",
+        "bot/secrets.py",
+        "return self._place(slot), self._names(slot)",
+        "return self._place(slot), self._names(msgspec.structs.replace(slot, manifest=record.manifest))",
+        SECRETS,
+    ),
+    _M(
+        "one_fetch_for_all_lists_of_a_file",
+        "node/exchange.py",
+        "lock = self._locks.setdefault(wanted, trio.Lock())",
+        "lock = self._locks.setdefault(Wanted(sha256, 0, None), trio.Lock())",
+        ("tests/node/test_artifact_hostile.py",),
+    ),
+    _M(
+        "an_order_takes_all_places",
+        "node/exchange.py",
+        "            async with places:\n",
+        "            if True:\n",
+        ("tests/node/test_artifact_hostile.py",),
+    ),
+    _M(
+        "results_fill_the_store",
+        "node/cache.py",
+        "over -= self.size_bytes_max // ARTIFACT_RESULT_SHARE",
+        "over = 0",
+        ARTIFACTS,
+    ),
+    _M(
+        "a_given_file_becomes_a_result",
+        "node/artifacts.py",
+        'elif hold == "result" and (not held.kept or held.result_at is not None):',
+        'elif hold == "result":',
+        ARTIFACTS,
+    ),
+    _M(
+        "volumes_are_lost_without_a_word",
+        _CLAIMS,
+        "if home and home != node and any(",
+        "if False and any(",
+        PLACES,
+    ),
+    _M(
+        "a_slot_on_a_node_that_lacks_what_it_needs",
+        "ledger/fit.py",
+        'if node.attributes.get(feature) != "enforced":',
+        "if False:",
+        PLACES,
+    ),
+    _M(
+        "a_volume_mounted_twice",
+        "node/executor/drivers/mounts.py",
+        "        _lock(fd, deadline_s)\n",
+        "",
+        VOLUMES,
+    ),
+    _M(
+        "secrets_in_memory_that_is_swapped",
+        "node/executor/drivers/mounts.py",
+        'kernel.mount("ramfs", SECRETS, "ramfs", _FLAGS, "mode=0755")',
+        'kernel.mount("tmpfs", SECRETS, "tmpfs", _FLAGS, "mode=0755")',
+        ("tests/executor/test_secrets.py",),
+    ),
+    # ---- isolation
+    _M(
+        "a_frozen_node_keeps_its_workload",
+        _LAUNCHER,
+        "            self._late = self.pid != 0\n            self._kill_init()\n",
+        "            self._late = self.pid != 0\n",
+        WATCHDOG,
+    ),
+    _M(
+        "the_launcher_kills_too_late",
+        _LEASE,
+        "return self.deadline_ms + STOP_GRACE_MS + int(KILL_WITHIN_S * 1000)",
+        "return self.deadline_ms + STOP_GRACE_MS + KILL_MS",
+        WATCHDOG,
+    ),
+    _M(
+        "the_launcher_is_not_told_of_renewals",
+        _LAUNCHER,
+        'if byte == b"D":',
+        "if False:",
+        WATCHDOG,
+    ),
+    _M(
+        "the_entry_takes_no_rules_on",
+        "node/executor/drivers/entry.py",
+        '+ _eax(_RESTRICT_SELF) + _SYSCALL + b"\\x48\\x85\\xc0"',
+        '+ b"\\x31\\xc0" + b"\\x48\\x85\\xc0"',
+        LANDLOCK,
+    ),
+    _M(
+        "landlock_is_advertised_untried",
+        "node/executor/drivers/trial.py",
+        'if free.get("shut") != "written" or',
+        'if False and free.get("shut") != "written" or',
+        LANDLOCK,
+    ),
+    _M(
+        "own_memory_may_be_written",
+        "node/executor/landlock.py",
+        '("/proc", "read")',
+        '("/proc", "write")',
+        LANDLOCK,
+    ),
+    _M(
+        "images_are_not_sealed",
+        _IMAGE,
+        "        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)\n",
+        "",
+        SEALED_ROOT,
+    ),
+    _M(
+        "what_is_behind_the_device_is_not_compared",
+        "node/executor/integrity.py",
+        "same = image.backing(baseline.loop) == baseline.backing",
+        "same = True",
+        SEALED_ROOT,
+    ),
+    _M(
+        "a_missing_image_is_replaced_in_silence",
+        _LAUNCHER,
+        "    if mkfs is None:\n",
+        '    if mkfs is None or not mkfs.endswith("mkfs.erofs"):\n',
+        SEALED_ROOT,
+    ),
+    _M(
+        "an_unreadable_quarantine_holds_nothing",
+        "node/executor/quarantine.py",
+        "            return str(error)  # what it held is not known, so nothing is claimed\n",
+        '            return ""\n',
+        ("tests/executor/test_quarantine.py",),
+    ),
+    _M(
+        "drifted_manifests_are_claimed_again",
+        "node/executor/workshop.py",
+        "return problem or self.quarantine.reason(manifest_digest(opening.manifest.encode()))",
+        "return problem",
+        ("tests/node/test_executor.py::test_what_drifted_here_is_never_claimed_here_again",),
+    ),
+    _M(
+        "isolation_that_is_asked_for_is_not_looked_at",
+        "ledger/manifest_services.py",
+        "return (*workload.isolation, *secrets,",
+        "return (*secrets,",
+        ISOLATION,
     ),
 )

@@ -15,6 +15,7 @@ import trio
 from node.api.app import make_app, serve_api
 from node.api.bot_seam import BotSeam
 from node.artifacts import ArtifactStore
+from node.cid import cid_of
 from node.executor.status import ExecutorStatus, FetchStatus, TenureStatus
 from tests.node.fake_peer import FakePeer
 
@@ -27,7 +28,14 @@ BINARY = {"Content-Type": "application/octet-stream"}
 def slots_status() -> ExecutorStatus:
     """What the executor of a 3node with one slot says."""
     fetch = FetchStatus(
-        path="/a", sha256="ab" * 32, bytes_total=4096, bytes_done=1024, sources=[], dropped={}
+        path="/a",
+        sha256="ab" * 32,
+        cid=cid_of("ab" * 32),
+        bytes_total=4096,
+        bytes_done=1024,
+        bytes_s=512,
+        sources=[],
+        dropped={},
     )
     held = TenureStatus(
         deployment="cd" * 32,

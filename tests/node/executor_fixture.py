@@ -13,16 +13,18 @@ from typing import Any
 import trio
 
 from ledger import transactions as t
+from ledger.codec import decode
 from ledger.contract_types import Contract, WorkloadTemplate
-from ledger.documents import sign_approval, sign_contract
+from ledger.documents import open_document, sign_approval, sign_contract
 from ledger.genesis import ConsensusParameters, Genesis, GenesisValidator
 from ledger.keys import Key
 from ledger.limits import CHUNK_BYTES
 from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import Artifact, Placement, manifest_digest
-from ledger.predicates import ApprovalPredicate
-from ledger.records import Deployment, Slot, key_deployment, key_slot
+from ledger.predicates import Act, ApprovalPredicate, ReceiptPredicate
+from ledger.records import Deployment, ReceiptRecord, Slot, key_deployment, key_slot
 from ledger.state import read
+from ledger.trade_records import UpdateRecord, key_update
 from node.artifacts import ArtifactStore
 from node.chunks import chunks_root
 from node.config import Node as NodeSettings
@@ -42,6 +44,7 @@ from node.executor.drivers.base import (
 )
 from node.executor.errors import ResultRefused, VerificationFailed
 from node.executor.executor import Executor
+from node.executor.volumes import VolumeShelf
 from node.peer import Peer
 from p2p.memory import MemoryHub
 from tests.ledger import world as people
@@ -93,6 +96,7 @@ class FakeTask:
     task_id: str
     spec: TaskSpec
     ports: Mapping[str, tuple[str, int]]
+    kill_at_ms: int | None = None
     ended: trio.Event = field(default_factory=trio.Event)
     exit: Exit | None = None
     drift: str = ""
@@ -124,6 +128,7 @@ class FakeDriver:
         self.tasks: list[FakeTask] = []
         self.recovered = 0
         self.leftovers: list[str] = []
+        self.enforces: tuple[str, ...] = ()  # beside what all tests see
         self.calls: list[str] = []
 
     @property
@@ -132,6 +137,7 @@ class FakeDriver:
 
     def fingerprint(self) -> Fingerprint:
         features = (Feature("namespaces", True, "all"), Feature("landlock", False, "not tried"))
+        features += tuple(Feature(name, True, "fake") for name in self.enforces)
         return Fingerprint("sandbox", Isolation.SANDBOX, True, "", features)
 
     async def prepare(self, spec: TaskSpec) -> FakePrepared:
@@ -141,15 +147,18 @@ class FakeDriver:
                 raise VerificationFailed(file.path, "other bytes")
         return FakePrepared(spec)
 
-    async def start(self, prepared: Any) -> FakeTask:
+    async def start(self, prepared: Any, kill_at_ms: int | None = None) -> FakeTask:
         await trio.lowlevel.checkpoint()
         self.calls.append("start")
         spec: TaskSpec = prepared.spec
         assert spec.task_id not in {task.task_id for task in self.running}
         ports = {port.name: (port.listen_host, 40_000 + len(self.tasks)) for port in spec.ports}
-        task = FakeTask(spec.task_id, spec, ports)
+        task = FakeTask(spec.task_id, spec, ports, kill_at_ms)
         self.tasks.append(task)
         return task
+
+    def keep(self, handle: Any, kill_at_ms: int) -> None:
+        handle.kill_at_ms = kill_at_ms
 
     async def wait(self, handle: Any) -> Exit:
         await handle.ended.wait()
@@ -236,19 +245,28 @@ class Fleet:
         self.exchanges[name] = exchange
         return exchange
 
-    def execute(self, name: str, driver: Driver | None = None, **settings: Any) -> Executor:
+    def execute(
+        self,
+        name: str,
+        driver: Driver | None = None,
+        enforces: tuple[str, ...] = (),
+        volumes: VolumeShelf | None = None,
+        **settings: Any,
+    ) -> Executor:
         """Start a node's executor; again after `crash`."""
         peer, exchange = self.net.peers[name], self.share(name)
         if driver is None:
             driver = self.drivers.setdefault(name, FakeDriver())
+            self.drivers[name].enforces = enforces
         made = Executor(
             peer,
             node_settings(**settings),
             driver,
             exchange,
             boot_clock_ms=lambda: int(trio.current_time() * 1000),
+            volumes=volumes,
         )
-        peer.handlers.methods["order"] = made.orders.serve
+        peer.handlers.methods.update(made.methods())
         self.executors[name] = made
         scope = self.scopes[name] = trio.CancelScope()
 
@@ -303,18 +321,43 @@ class Fleet:
         body = t.OrderDeployment(contract, {}, {}, manifest_digest(data), budget, people.BOT.public)
         return await self.do(people.CONSUMER, body)
 
-    async def decide(self, deployment: bytes, who: Key, role: str, decision: str = "granted") -> None:
+    async def update(self, deployment: bytes, source: Contract) -> None:
+        """Publish another version, ask to move to it, and approve that."""
+        published = await self.do(people.AUTHOR, t.PublishContract(sign_contract(people.AUTHOR, source)))
+        stored = self.first.store.tx(published)
+        assert stored is not None
+        contract = bytes.fromhex(stored.receipt.events[0].subject)
+        data = expand(source, contract, people.AUTHOR.public, people.CONSUMER.public, {}, {})
+        former = self.deployment(deployment).manifest
+        body = t.UpdateDeployment(deployment, former, contract, {}, {}, manifest_digest(data), 0)
+        await self.do(people.CONSUMER, body)
+        for who, role in ((people.BUDGET, "budget"), (people.EXPERT, "it-expert")):
+            await self.decide(deployment, who, role, act="update")
+
+    def last_update(self, deployment: bytes) -> UpdateRecord:
+        number = self.deployment(deployment).updates
+        found = read(self.first.state, UpdateRecord, key_update(deployment, number))
+        assert found is not None
+        return found
+
+    async def decide(
+        self, deployment: bytes, who: Key, role: str, decision: str = "granted", act: Act = "deploy"
+    ) -> None:
         """A stakeholder's signed decision."""
         self.salt += 1
+        record = self.deployment(deployment)
+        updates = act == "update"
         predicate = ApprovalPredicate(
             chain_id=CHAIN_ID,
             deployment=deployment.hex(),
-            act="deploy",
+            act=act,
             role=role,
             decision=decision,  # type: ignore[arg-type]
             comment=str(self.salt),
+            update=record.updates if updates else record.generation,
         )
-        await self.do(who, t.Decide(sign_approval(who, predicate, self.deployment(deployment).manifest)))
+        subject = record.updating if updates else record.manifest
+        await self.do(who, t.Decide(sign_approval(who, predicate, subject)))
 
     async def approve(self, deployment: bytes) -> None:
         """What the usual policy asks for."""
@@ -381,3 +424,10 @@ async def fleet(
             made.execute(name)
         yield made
         nursery.cancel_scope.cancel()
+
+
+def receipts_of(net: Fleet, deployment: bytes, slot: str) -> list[ReceiptPredicate]:
+    """All that nodes told of a slot, in order."""
+    found = net.first.state.scan(b"receipt/" + deployment + b"/" + slot.encode() + b"/")
+    records = [decode(ReceiptRecord, data) for _, data in list(found)]
+    return [open_document(record.envelope, "receipt").predicate for record in records]

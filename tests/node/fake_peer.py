@@ -23,6 +23,7 @@ from ledger.transactions import decode_tx, verified
 from node.event_log import EventLog
 from node.seam import Gap, NotFinal, NumberedEvent, Overloaded, PeerStatus, TxOutcome
 from p2p.book import PeerBook
+from p2p.errors import Refused as RequestRefused
 from p2p.network import Ban, Neighbour, Network
 from p2p.operator import Operator
 from p2p.standing import Standing
@@ -108,6 +109,9 @@ class FakePeer:
         result = self.world.run(*(decode_tx(item, self.chain_id) for item in raw))
         self.event_log.tick()
         return result
+
+    async def answer(self, method: str, body: bytes) -> bytes:
+        raise RequestRefused(f"request.method: {method!r} is not known here")
 
     async def submit(self, raw: bytes, source: str = "") -> bytes:
         tx = verified(decode_tx(raw, self.chain_id))

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -13,77 +9,16 @@ import trio
 import trio.testing
 
 from ledger.codec import encode
-from ledger.keys import Key
 from ledger.limits import CHUNK_BYTES
+from node.artifact_wire import CHUNK, HELD, INFO, InfoAnswer
 from node.artifacts import ArtifactStore
-from node.chunks import chunks_root
 from node.errors import ArtifactFull, ArtifactWrong
-from node.exchange import CHUNK, INFO, Exchange, InfoAnswer, Progress, Wanted
+from node.exchange import Progress, Wanted
+from node.limits import ARTIFACT_SOURCE_WINDOW
 from p2p.errors import Refused as RequestRefused
-from p2p.memory import MemoryHub, MemoryNetwork
-from p2p.network import Lane, Neighbour, Verdict
-from p2p.switchboard import Policy
+from tests.node.artifact_fixture import answering, hosts, says, wanted_of
 from tests.node.network_fixture import until
 from tests.node.test_artifacts import data_of, name_of
-
-Serve = Callable[[str, bytes], Awaitable[bytes]]
-
-
-@dataclass
-class Host:
-    """A peer that does nothing but serve its methods. `asked` counts requests by method."""
-
-    network: MemoryNetwork
-    exchange: Exchange
-    methods: dict[str, Serve] = field(default_factory=dict)
-    asked: dict[str, int] = field(default_factory=dict)
-
-    def hello(self, peer_id: str) -> bytes:
-        return b"hello"
-
-    def check_hello(self, peer_id: str, hello: bytes) -> None:
-        assert hello == b"hello"
-
-    def on_up(self, neighbour: Neighbour) -> None: ...
-
-    def on_down(self, peer_id: str, reason: str) -> None: ...
-
-    def on_message(self, peer_id: str, lane: Lane, payload: bytes) -> None: ...
-
-    async def on_gossip(self, topic: str, peer_id: str, payload: bytes) -> Verdict:
-        return Verdict.IGNORE
-
-    async def serve(self, peer_id: str, method: str, body: bytes) -> bytes:
-        self.asked[method] = self.asked.get(method, 0) + 1
-        try:
-            return await self.methods[method](peer_id, body)
-        except Exception as error:  # noqa: BLE001 - the fixture refuses as PeerHandlers does
-            raise RequestRefused(str(error)[:200]) from None
-
-
-@asynccontextmanager
-async def hosts(folder: Path, count: int) -> AsyncIterator[list[Host]]:
-    """Connected peers, the first of which will fetch."""
-    hub, made = MemoryHub(3), []
-    async with trio.open_nursery() as nursery:
-        for number in range(count):
-            network = MemoryNetwork(hub, Key(bytes([number + 1]) * 32).public, Policy(), ())
-            host = Host(network, Exchange(network, ArtifactStore(folder / str(number))))
-            host.methods.update(host.exchange.methods())
-            await nursery.start(network.run, host)
-            for other in made:
-                network.add_peer(f"/memory/0/p2p/{other.network.peer_id}", keep=True)
-            made.append(host)
-        await until(lambda: all(len(host.network.neighbours()) == count - 1 for host in made), 60)
-        yield made
-        nursery.cancel_scope.cancel()
-
-
-def wanted_of(data: bytes) -> Wanted:
-    digests = [
-        hashlib.sha256(data[at : at + CHUNK_BYTES]).digest() for at in range(0, len(data), CHUNK_BYTES)
-    ]
-    return Wanted(name_of(data), len(data), chunks_root(digests))
 
 
 async def test_many_sources_share_the_work_and_the_fetcher_serves_on(tmp_path: Path) -> None:
@@ -95,12 +30,12 @@ async def test_many_sources_share_the_work_and_the_fetcher_serves_on(tmp_path: P
         path = await me.exchange.fetch(wanted_of(data), progress)
         assert path.read_bytes() == data
         assert progress.bytes_done == progress.bytes_total == len(data)
-        assert one.asked[CHUNK] + two.asked[CHUNK] == 21
+        assert 21 <= one.asked[CHUNK] + two.asked[CHUNK] <= 29  # few are asked twice
         assert min(one.asked[CHUNK], two.asked[CHUNK]) >= 5
         for source in (one, two):
             source.exchange.store.drop(name_of(data))
         assert (await late.exchange.fetch(wanted_of(data))).read_bytes() == data
-        assert me.asked[CHUNK] == 21
+        assert 21 <= me.asked[CHUNK] <= 25
 
 
 async def test_a_source_that_lies_is_dropped_at_its_first_bad_chunk(tmp_path: Path) -> None:
@@ -120,7 +55,7 @@ async def test_a_source_that_lies_is_dropped_at_its_first_bad_chunk(tmp_path: Pa
         progress = Progress(0)
         assert (await me.exchange.fetch(wanted_of(data), progress)).read_bytes() == data
         assert progress.dropped == {liar.network.peer_id: "artifact.chunk"}
-        assert 1 <= lies <= 3  # those under way when the first one was found out
+        assert 1 <= lies <= ARTIFACT_SOURCE_WINDOW  # those under way when the first one was found out
         assert me.exchange.liars == 1
         scores = {n.peer_id: n.score for n in me.network.neighbours()}
         assert scores[liar.network.peer_id] < 0 == scores[honest.network.peer_id]
@@ -130,6 +65,8 @@ async def test_a_source_that_lies_is_dropped_at_its_first_bad_chunk(tmp_path: Pa
     "answer",
     [
         InfoAnswer(12 * CHUNK_BYTES, bytes(32) * 12),
+        InfoAnswer(12 * CHUNK_BYTES, bytes(32)),
+        InfoAnswer(12 * CHUNK_BYTES, b""),
         InfoAnswer(5, bytes(32)),
         InfoAnswer(12 * CHUNK_BYTES, b"x"),
     ],
@@ -137,17 +74,15 @@ async def test_a_source_that_lies_is_dropped_at_its_first_bad_chunk(tmp_path: Pa
 async def test_a_false_list_is_found_before_any_chunk_is_asked(tmp_path: Path, answer: InfoAnswer) -> None:
     data = data_of(12 * CHUNK_BYTES)
     async with hosts(tmp_path, 3) as (me, honest, liar):
-        honest.exchange.store.add_bytes(data)
-
-        async def lie(peer_id: str, body: bytes) -> bytes:
-            await trio.lowlevel.checkpoint()
-            return encode(answer)
-
-        liar.methods[INFO] = lie
+        liar.methods |= {HELD: says(data), INFO: answering(encode(answer))}
         progress = Progress(0)
-        assert (await me.exchange.fetch(wanted_of(data), progress)).read_bytes() == data
-        assert progress.dropped == {liar.network.peer_id: "artifact.list"}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(me.exchange.fetch, wanted_of(data), progress)
+            await until(lambda: progress.dropped == {liar.network.peer_id: "artifact.list"})
+            honest.exchange.store.add_bytes(data)
+        assert me.exchange.store.path(name_of(data)).read_bytes() == data
         assert CHUNK not in liar.asked
+        assert liar.asked[INFO] == 1
 
 
 async def test_a_fetch_waits_for_a_source_and_resumes_what_was_broken_off(tmp_path: Path) -> None:
@@ -165,7 +100,7 @@ async def test_a_fetch_waits_for_a_source_and_resumes_what_was_broken_off(tmp_pa
         progress = Progress(0)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(me.exchange.fetch, wanted_of(data), progress)
-            await trio.testing.wait_all_tasks_blocked()
+            await until(lambda: source.asked.get(HELD, 0) > 0)
             assert progress.bytes_done == 0  # nobody has it
             source.exchange.store.add_bytes(data)
             await until(lambda: progress.bytes_done == stop_after * CHUNK_BYTES)
@@ -181,16 +116,14 @@ async def test_a_result_is_fetched_by_digest_alone_and_a_false_one_is_refused(tm
     data, other = data_of(3 * CHUNK_BYTES), data_of(3 * CHUNK_BYTES, 2)
     async with hosts(tmp_path, 3) as (me, honest, liar):
         false = liar.exchange.store.add_bytes(other)
-
-        async def info(peer_id: str, body: bytes) -> bytes:
-            await trio.lowlevel.checkpoint()
-            return encode(InfoAnswer(len(data), b"".join(false.chunks)))
+        list_of = encode(InfoAnswer(len(data), b"".join(false.chunks)))
 
         async def chunk(peer_id: str, body: bytes) -> bytes:
             await trio.lowlevel.checkpoint()
             return liar.exchange.store.read_chunk(false.sha256, body[-1])
 
-        liar.methods |= {INFO: info, CHUNK: chunk}
+        word = says(data, root=bytes.fromhex(false.root))
+        liar.methods |= {HELD: word, INFO: answering(list_of), CHUNK: chunk}
         progress = Progress(0)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(me.exchange.fetch, Wanted(name_of(data), len(data), None), progress)
@@ -231,7 +164,7 @@ async def test_what_cannot_be_is_refused_with_the_reason(tmp_path: Path) -> None
             await me.exchange.fetch(wanted_of(data))
         me.exchange.store.size_bytes_max = 10 * CHUNK_BYTES
         assert (await me.exchange.fetch(wanted_of(data))).read_bytes() == data
-        with pytest.raises(ArtifactWrong):
+        with pytest.raises(ArtifactWrong, match="another size"):
             await me.exchange.fetch(Wanted(name_of(data), len(data) - 1, None))
         with pytest.raises(RequestRefused, match=r"artifact\.|not here|unknown"):
             await me.network.request(source.network.peer_id, INFO, b"\x93rubbish", 5)

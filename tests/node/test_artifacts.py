@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ledger.limits import CHUNK_BYTES
 from node.artifacts import ArtifactStore
 from node.chunks import chunk_digests, chunks_root
 from node.errors import ArtifactFull, ArtifactMissing, ArtifactWrong
+from node.limits import ARTIFACT_RESULT_KEPT_S
 
 
 def data_of(size: int, seed: int = 1) -> bytes:
@@ -121,6 +123,31 @@ def test_a_broken_fetch_goes_on_where_it_stopped_and_believes_no_torn_chunk(tmp_
     assert sorted(p.suffix for p in tmp_path.iterdir()) == ["", ".cached", ".chunks"]
 
 
+def test_two_lists_of_one_file_have_a_part_each_and_the_second_leaves_nothing(tmp_path: Path) -> None:
+    data, other = data_of(2 * CHUNK_BYTES), data_of(2 * CHUNK_BYTES, 1)
+    pieces = {text: [text[:CHUNK_BYTES], text[CHUNK_BYTES:]] for text in (data, other)}
+    lists = {text: tuple(hashlib.sha256(piece).digest() for piece in pieces[text]) for text in pieces}
+    store, name = ArtifactStore(tmp_path), name_of(data)
+    false = store.partial(name, len(data), lists[other], is_signed=True)
+    true = store.partial(name, len(data), lists[data], is_signed=True)
+    false.write(0, pieces[other][0])
+    true.write(1, pieces[data][1])
+    assert store.used_bytes == 2 * len(data)
+    assert store.holding(name).root == false.root  # one list at a time is served
+    half = tmp_path / f"{name}-{'0' * 16}.part"
+    half.write_bytes(b"left by a crash")
+    true.close()
+    assert store.used_bytes == len(data)
+    again = store.partial(name, len(data), lists[data])
+    assert again.missing() == [0, 1]  # of a second one nothing is left for the next time
+    again.write_all(list(enumerate(pieces[data])))
+    assert again.finish().read_bytes() == data
+    false.discard()
+    assert store.used_bytes == len(data)
+    assert ArtifactStore(tmp_path).names() == (name,)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == ["", ".cached", ".chunks"]
+
+
 def test_a_list_that_contradicts_the_whole_is_found_out(tmp_path: Path) -> None:
     data = data_of(10)
     store = ArtifactStore(tmp_path)
@@ -130,3 +157,45 @@ def test_a_list_that_contradicts_the_whole_is_found_out(tmp_path: Path) -> None:
         part.finish()
     assert store.names() == ()
     assert store.used_bytes == 0
+
+
+def kept(store: ArtifactStore) -> dict[str, bool]:
+    return {entry.sha256: entry.kept for entry in store.entries()}
+
+
+def test_results_of_jobs_never_fill_a_store(tmp_path: Path) -> None:
+    """A node whose store only fills up takes no slot any more, whoever ordered the jobs."""
+    store = ArtifactStore(tmp_path, size_bytes_max=8 * CHUNK_BYTES)
+    given = store.add_bytes(data_of(CHUNK_BYTES, 1)).sha256
+    results = [store.add_bytes(data_of(CHUNK_BYTES, seed), "result").sha256 for seed in range(2, 20)]
+    assert kept(store)[given]
+    assert sum(kept(store).get(name, False) for name in results) == 2  # a quarter of eight
+    assert store.fits(5 * CHUNK_BYTES) and not store.fits(6 * CHUNK_BYTES)
+    again = ArtifactStore(tmp_path, size_bytes_max=8 * CHUNK_BYTES)
+    assert kept(again) == kept(store)
+
+
+def test_a_result_is_kept_for_its_time_and_then_goes_as_what_was_fetched(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    name = store.add_bytes(b"result", "result").sha256
+    assert kept(ArtifactStore(tmp_path)) == {name: True}
+    mark = tmp_path / f"{name}.result"
+    came_s = mark.stat().st_mtime
+    os.utime(mark, (came_s, came_s - ARTIFACT_RESULT_KEPT_S - 1))
+    assert kept(ArtifactStore(tmp_path)) == {name: False}
+    assert kept(ArtifactStore(tmp_path)) == {name: False}
+    again = ArtifactStore(tmp_path)
+    again.add_bytes(b"result", "result")  # another job wrote the same
+    assert kept(again) == kept(ArtifactStore(tmp_path)) == {name: True}
+
+
+def test_what_somebody_gave_stays_whatever_a_job_or_a_fetch_makes_of_it(tmp_path: Path) -> None:
+    for first, second in (("kept", "result"), ("result", "kept"), ("cached", "kept"), ("kept", "cached")):
+        folder = tmp_path / f"{first}-{second}"
+        store = ArtifactStore(folder)
+        name = store.add_bytes(b"bytes", first).sha256  # type: ignore[arg-type]
+        store.add_bytes(b"bytes", second)  # type: ignore[arg-type]
+        assert sorted(path.suffix for path in folder.iterdir()) == ["", ".chunks"]
+        assert kept(store) == kept(ArtifactStore(folder)) == {name: True}
+        store.drop(name)
+        assert not list(folder.iterdir())

@@ -18,6 +18,7 @@ from ledger.errors import Refused
 from ledger.manifest_types import Rule
 from ledger.transactions import Transfer
 from node.api import bot_seam as b
+from node.cid import cid_of
 from node.cli.commands import COMMANDS, app
 from node.cli.main import main
 from node.home import write_secret
@@ -60,11 +61,18 @@ class FakeBot:
         self.peer = peer
         self.missing: list[str] = []
         self.asked: list[b.PlanRequest] = []
+        self.secret_values: dict[str, bytes] = {}
 
     async def plan(self, request: b.PlanRequest) -> b.Plan:
         self.asked.append(request)
         line = b.PlanLine(
-            slot="web/0", node="ab" * 32, farm="farm-a", country="BE", rate_hour=20_000, cost=480_000
+            slot="web/0",
+            node="ab" * 32,
+            farm="farm-a",
+            country="BE",
+            rate_hour=20_000,
+            cost=480_000,
+            expected=479_997,
         )
         return b.Plan(
             contract=request.contract,
@@ -78,6 +86,7 @@ class FakeBot:
             missing=self.missing,
             rate_hour=20_000,
             cost=480_000,
+            expected=579_997,
             fee=100_000,
             escrow=2_000_000,
             balance=RICH,
@@ -97,6 +106,14 @@ class FakeBot:
 
     async def status(self) -> b.BotStatus:
         return b.BotStatus(account="", balance=0, vault_version=0, watched=[])
+
+    async def set_secrets(self, request: b.SecretsRequest) -> b.SecretsView:
+        self.secret_values |= request.values
+        return await self.secrets(request.deployment)
+
+    async def secrets(self, deployment: str) -> b.SecretsView:
+        given = {name: name in self.secret_values for name in ("tls-key", "token")}
+        return b.SecretsView(deployment=deployment, given=given)
 
 
 class Shell:
@@ -353,6 +370,8 @@ def test_stakeholders_approve_and_strangers_do_not(shell: Shell) -> None:
     assert code == 0
     assert "You APPROVE the deployment of site 1.0.0 as budget" in err
     assert shell.peer.world.deployment(bytes.fromhex(deployment)).manifest.hex() in err
+    file = contract().workloads[0].artifacts[0]
+    assert f"{file.path} (" in err and f"sha256 {file.sha256} cid {cid_of(file.sha256)}" in err
     assert shell.peer.world.deployment(bytes.fromhex(deployment)).status == "awaiting_approval"
     shell.ok("approve", short, "--as", "legal", "--key", "legal", "--expires", "1000d", "--yes")
     assert shell.peer.world.deployment(bytes.fromhex(deployment)).status == "approved"
@@ -476,6 +495,24 @@ def test_a_node_is_certified_and_leaves_with_notice(shell: Shell, tmp_path: Path
     assert (shown["offering"], shown["reputation"]) == (False, 1_000)
     assert shown["leaves_ms"] > world.now_ms + 7_000_000
     assert "leaves" in shell.ok("node", "list")
+
+
+def test_a_farm_is_certified(shell: Shell, tmp_path: Path) -> None:
+    shell.peer.world.add_nodes(NODES[:1])
+    file = tmp_path / "word.json"
+    shell.ok("farm", "certify", "farm-a", "--key", "it-expert", "-f", str(file), "--says", "audited")
+    assert shell.run("farm", "certified", str(file), "--key", "stranger")[0] == 4
+    shell.ok("farm", "certified", str(file), "--key", "farmer")
+    shown = {farm["name"]: farm["certified"] for farm in shell.json("farm", "list")}
+    assert list(shown["farm-a"]) == [EXPERT.public.hex()]
+    assert "CERTIFIED BY" in shell.ok("farm", "list")
+    shell.ok("farm", "uncertify", "farm-a", "--key", "it-expert")
+    code, _, err = shell.run("farm", "certified", str(file), "--key", "farmer")
+    assert (code, "certify.superseded" in err) == (4, True)
+    file.write_text(file.read_text().replace(EXPERT.public.hex(), "no hex"))
+    assert shell.run("farm", "certified", str(file), "--key", "farmer")[0] == 2
+    words = ("farm", "certify", "farm-a", "--key", "it-expert", "-f", str(file))
+    assert shell.run(*words, "--valid", "soon")[0] == 2
 
 
 def test_a_deployment_is_topped_up_and_extended(shell: Shell) -> None:

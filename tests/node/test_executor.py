@@ -12,14 +12,16 @@ from ledger import transactions as t
 from ledger.codec import decode
 from ledger.documents import open_document, sign_receipt
 from ledger.limits import CHUNK_BYTES
+from ledger.manifest_types import Restart
 from ledger.predicates import ReceiptPredicate, Usage
 from ledger.records import Deployment, Node, ReceiptRecord, key_deployment, key_node, key_open
 from ledger.state import Overlay, read, write
-from node.exchange import CHUNK, Wanted
+from node.artifact_wire import CHUNK
+from node.exchange import Wanted
 from node.executor.drivers.base import Usage as DriverUsage
-from node.executor.tenure import Workshop
 from node.executor.verify import Verdict
 from node.executor.watch import Watch
+from node.executor.workshop import Workshop
 from node.peer import Peer
 from tests.ledger import world as people
 from tests.node.executor_fixture import PROGRAM, Fleet, artifact_of, fleet, job, service
@@ -109,6 +111,17 @@ async def test_a_job_whose_bytes_drifted_before_its_end_gives_no_result(
         assert (told.detail, told.results) == ("bytes drifted: /bin/program: b, verified was a", {})
 
 
+async def test_a_job_that_outlives_its_time_limit_is_stopped_and_has_failed(tmp_path: Path) -> None:
+    """[E6] The holder's own side; what is billed, the ledger bounds."""
+    async with fleet(tmp_path, "node1") as net:
+        deployment = await net.approved(job(time_limit_s=1, restart=Restart(attempts=0)))
+        await until(lambda: bool(net.drivers["node1"].running))
+        await until(lambda: net.deployment(deployment).status == "failed")
+        told = receipts(net, deployment, "mine/0")[-1]
+        assert (told.status, told.detail) == ("failed", "its time limit of 1 s is over")
+        assert not net.drivers["node1"].running
+
+
 async def test_usage_of_all_runs_of_a_term_is_told(tmp_path: Path) -> None:
     async with fleet(tmp_path, "node1") as net:
         deployment = await net.approved(service(replicas=1))
@@ -191,7 +204,27 @@ async def test_drifted_bytes_are_stopped_and_the_slot_is_quarantined(tmp_path: P
         await net.until_statuses(deployment, "running")
         second = net.slot(deployment, "web/0")
         assert (second.term, second.attempts) == (2, 1)
-        assert net.name_of(second.holder) != first  # who failed leaves it to others for a while
+        assert net.name_of(second.holder) != first
+
+
+async def test_what_drifted_here_is_never_claimed_here_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.executor.executor.COOL_FAILED_S", 0.1)
+    async with fleet(tmp_path, "node1") as net:
+        deployment = await net.approved(service(replicas=1, placement=people.Placement(distinct="none")))
+        await net.until_statuses(deployment, "running")
+        executor, driver = net.executors["node1"], net.drivers["node1"]
+        driver.running[0].drift = "b\udcff"
+        await until(lambda: net.slot(deployment, "web/0").holder == b"")
+        said = executor.status
+        await until(lambda: any("in quarantine: bytes drifted" in r for r in said().refused.values()))
+        height = net.first.height
+        await until(lambda: net.first.height > height + 3)
+        assert not driver.running and len(driver.tasks) == 1
+        record = executor._quarantine.all()[0]
+        assert executor._quarantine.release(record.manifest)
+        await net.until_statuses(deployment, "running")
 
 
 async def test_a_service_that_ends_is_restarted_and_given_up_after_its_attempts(tmp_path: Path) -> None:
@@ -207,7 +240,7 @@ async def test_a_service_that_ends_is_restarted_and_given_up_after_its_attempts(
         await until(lambda: net.slot(deployment, "web/0").attempts == 1)
         last = receipts(net, deployment, "web/0")[-1]
         assert last.status == "failed"
-        assert last.detail == "ended with code 3; it speaks; 2 runs"
+        assert last.detail == "ended with code 3; 2 runs"
 
 
 @pytest.mark.parametrize("path", ["/index.html", "/é"])

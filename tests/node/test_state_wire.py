@@ -60,9 +60,9 @@ def test_requests_have_one_spelling(decoder: Callable[[bytes], Any], good: Any, 
 
 
 def test_answers_are_bounded_and_typed() -> None:
-    assert decode_offers(encode((Offer(FINALITY, 1),))) == (Offer(FINALITY, 1),)
+    assert decode_offers(encode((Offer(FINALITY),))) == (Offer(FINALITY),)
     assert rule_of(lambda: decode_offers(b"\xc1")) == "offers.malformed"
-    assert rule_of(lambda: decode_offers(encode((Offer(FINALITY, 1),) * 9))) == "offers.malformed"
+    assert rule_of(lambda: decode_offers(encode((Offer(FINALITY),) * 9))) == "offers.malformed"
     assert decode_epochs(encode(())) == ()
     assert rule_of(lambda: decode_epochs(encode((1, 2)))) == "epochs.malformed"
 

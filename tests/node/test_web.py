@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,8 +11,20 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from ledger.manifest_types import Rule
+from ledger.transactions import SteerUpdate
 from node.web.pages import service_link
-from tests.ledger.world import BUDGET, CONSUMER, EXPERT, LEGAL, NODES, STRANGER, contract
+from tests.ledger.world import (
+    BUDGET,
+    CONSUMER,
+    EXPERT,
+    LEGAL,
+    NODES,
+    POLICIES,
+    STRANGER,
+    contract,
+    service,
+)
 from tests.node.api_fixture import api_client
 from tests.node.fake_peer import FakePeer
 
@@ -101,6 +114,49 @@ async def test_a_deployment_page_tells_its_life(peer: FakePeer, tmp_path: Path) 
         assert "approval.decide" in blocks.text
         tx = peer.store.history(deployment)[0].hex()
         assert "deployment.order" in (await read(client, f"/tx/{tx}")).text
+
+
+async def test_an_update_in_words(peer: FakePeer, tmp_path: Path) -> None:
+    """What changes, old and new, whose approval is asked for, and how it stands."""
+    world = peer.world
+    world.add_nodes()
+    deployment = world.ordered(contract())
+    world.approve(deployment)
+    for name, node in (("web/0", NODES[0]), ("web/1", NODES[2])):
+        world.claimed(deployment, name, [node])
+        world.report(deployment, name, node, "fetching", "verified", "running")
+    more = contract(service(replicas=3, command=("/bin/sh", HOSTILE)), version="2.0.0", budget=3_000_000,
+                    policies=replace(POLICIES, deploy=Rule(role="legal")))  # fmt: skip
+    async with api_client(peer, tmp_path) as client:
+        path = f"/deployments/{deployment.hex()}"
+        assert "Updates" not in (await read(client, path)).text
+        world.updated(deployment, more)
+        page = await read(client, path)
+        for words in (
+            "Update 1, to version 2.0.0",
+            "It waits for approval: before: needs",
+            "Nothing changes before that",
+            "role budget and any 1 of (role it-expert, role legal), as the contract asks now",
+            "role legal, as it will ask afterwards",
+            "1 credits more were put aside",
+            "How many copies run (web)",
+            "The most that it may cost",
+            "2 credits",
+            "3 credits",
+            "Who must approve that it runs",
+            str(json.dumps(HOSTILE))[1:-1],
+        ):
+            assert words in page.text, words
+        world.approve_update(deployment)
+        assert "it-expert" in (await read(client, path)).text
+        world.ok(LEGAL, world.decide(deployment, LEGAL, "legal", "granted", "update"))
+        assert "changes over step by step" in (await read(client, path)).text
+        world.ok(CONSUMER, SteerUpdate(deployment, 1, "cancel"))
+        page = await read(client, path)
+        assert "It was undone: cancelled by the consumer. What ran before runs on." in page.text
+        shown = (await client.get(f"/v1{path}")).json()["updates"][0]
+        assert shown["status"] == "reverted"
+        assert {"field": "version", "before": "1.0.0", "after": "2.0.0"} in shown["changes"]
 
 
 async def test_a_rejection_says_why(peer: FakePeer, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ comes back in an epoch that is over.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import replace
 from random import Random
@@ -25,6 +24,7 @@ from ledger.transactions import ChangeValidators, Tx, decode_tx, sign_tx
 from tests.sim.bounds import Memory
 from tests.sim.checkers import Checker, Progress, Promises
 from tests.sim.clients import Pending
+from tests.sim.command import run_seeds
 from tests.sim.epoch_checkers import (
     EpochMemory,
     EpochOffences,
@@ -39,7 +39,6 @@ from tests.sim.epoch_node import EpochNode
 from tests.sim.faults import Faults
 from tests.sim.node import SimNode
 from tests.sim.offences import Offences
-from tests.sim.report import Report
 from tests.sim.scenario import Fault, Scenario, make
 from tests.sim.world import Result, Variant, World
 
@@ -287,25 +286,7 @@ def run(seed: int, variant: Variant = PRODUCTION, ed25519: bool = False) -> Resu
 
 def main(argv: list[str]) -> int:
     """Exit code 1 on a violation."""
-    parser = argparse.ArgumentParser(prog="python -m tests.sim.epochs", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20, help="how many seeds")
-    parser.add_argument("--start", type=int, default=0, help="the first one")
-    parser.add_argument("--seed", type=int, help="this one only")
-    parser.add_argument("--trace", action="store_true", help="print every event (with --seed)")
-    arguments = parser.parse_args(argv)
-    seeds = range(arguments.start, arguments.start + arguments.seeds)
-    if arguments.seed is not None:
-        seeds = range(arguments.seed, arguments.seed + 1)
-    report = Report(1)
-    for seed in seeds:
-        world = EpochWorld(seed)
-        if arguments.trace:
-            world.log = print
-        result = world.run()
-        report.add(result)
-    report.seconds = 1
-    print(report.table())
-    return 1 if report.bad else 0
+    return run_seeds("tests.sim.epochs", __doc__, EpochWorld, argv)
 
 
 if __name__ == "__main__":

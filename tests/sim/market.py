@@ -34,6 +34,8 @@ from tests.sim.market_node import MarketNode
 from tests.sim.market_peer import MarketPeer
 from tests.sim.market_people import Bot, Office, Plan
 from tests.sim.market_scenario import PAST, MarketScenario, Trouble, make_market
+from tests.sim.market_trade import Trader
+from tests.sim.market_trade_checkers import TRADE_CHECKERS
 from tests.sim.node import Clock, SimNode
 from tests.sim.world import GENESIS_MS, PROBE_MS, Result, Variant, World
 
@@ -64,13 +66,15 @@ class Market:
         self.heights: dict[int, int] = {}  # of validators
         self.plans = scenario.plans
         self.ordered: dict[bytes, Plan] = {}
-        self.checkers: list[MarketChecker] = [kind(self) for kind in MARKET_CHECKERS]
+        self.checkers: list[MarketChecker] = [kind(self) for kind in (*MARKET_CHECKERS, *TRADE_CHECKERS)]
         self.nodes = [
             variant.node(self, f"n{i}", keys.Key(bytes([3, i]) * 16), self._clock(rate), cpu)
             for i, (rate, cpu) in enumerate(zip(scenario.rates_ppm, scenario.cpu_millis, strict=True))
         ]
         self.office = Office(self, "office", keys.Key(bytes([4, 0]) * 16), self._clock(1_000_000))
         self.bot = Bot(self, self._clock(1_000_000))
+        clock = Clock(1_000_000, 0, GENESIS_MS + 1_000)  # without a random number of this market
+        self.trader = Trader(self, "trade", keys.Key(bytes([4, 1]) * 16), clock)
 
     def _clock(self, rate_ppm: int) -> Clock:
         return Clock(rate_ppm, self.rng.randint(0, 10**6), GENESIS_MS + 1_000)
@@ -83,7 +87,8 @@ class Market:
             self.world.at(trouble.at_ms * 1_000, None, self._begin, trouble)
 
     def peers(self) -> list[MarketPeer]:
-        return [self.office, self.bot, *self.nodes]
+        peers: list[MarketPeer] = [self.office, self.bot, *self.nodes]
+        return [*peers, self.trader] if self.scenario.deeds else peers
 
     def latency_ms(self) -> int:
         return self.rng.randint(*self.scenario.latency_ms)

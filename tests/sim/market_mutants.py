@@ -158,7 +158,8 @@ class ProvesNothing(MarketNode):
 # ---------------------------------------------------------------------- ledgers
 
 
-def _wrapped(owner: Any, name: str, make: Callable[[Any], Any]) -> Patch:
+def wrapped(owner: Any, name: str, make: Callable[[Any], Any]) -> Patch:
+    """The patch of an attribute with what `make` makes of the real one."""
     return owner, name, make(getattr(owner, name))
 
 
@@ -189,11 +190,14 @@ def _twice(real: Any) -> Any:
     return free
 
 
-def _not_bound(real: Any) -> Any:
+def nothing(real: Any) -> Any:
+    """Leaves it out."""
     return lambda *_: None
 
 
-def _frees_at_once(real: Any) -> Any:
+def frees_at_once(real: Any) -> Any:
+    """A slot that is released is free, as if its holder had stopped."""
+
     def release(deal: Deal, name: str) -> None:
         release_slot(deal, name)
         if deal.slot(name).holder:
@@ -210,8 +214,8 @@ def _keeps_escrow(real: Any) -> Any:
 
 
 def _one_grant_is_enough(real: Any) -> Any:
-    def judge(manifest: Any, record: Any, act: str, approvals: Sequence[Any], now_ms: int) -> Decision:
-        found: Decision = real(manifest, record, act, approvals, now_ms)
+    def judge(manifest: Any, record: Any, act: str, approvals: Sequence[Any], *rest: Any) -> Decision:
+        found: Decision = real(manifest, record, act, approvals, *rest)
         if any(a.decision == "granted" for a in approvals) and not found.satisfied:
             return type(found)(**{**_fields(found), "satisfied": True, "rejected": False})
         return found
@@ -225,9 +229,9 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _unmarked(real: Any) -> Any:
-    def record(deal: Deal, document: Any, envelope: bytes) -> None:
-        real(deal, document, envelope)
-        deal.env.state.delete(key_document(deal.id, document.id))
+    def record(deal: Deal, *given: Any) -> None:
+        real(deal, *given)
+        deal.env.state.delete(key_document(deal.id, given[-2].id))
 
     return record
 
@@ -239,7 +243,7 @@ class MarketMutant:
     variant: MarketVariant
     caught_by: tuple[str, ...]
     scenario: Callable[[int], MarketScenario] = make_market
-    start: int = 0  # the first seed
+    start: int = 0  # the first seed: one that was enough when this was written; the next ones follow
     seeds: int = 30
 
 
@@ -247,54 +251,66 @@ def _node(name: str, kind: type[MarketNode], *caught_by: str, **more: Any) -> Ma
     return MarketMutant(MarketVariant(name, kind), caught_by, **more)
 
 
-def _ledger(
+def ledger_mutant(
     name: str,
     caught_by: tuple[str, ...],
     *patches: Patch,
     node: type[MarketNode] = MarketNode,
     scenario: Callable[[int], MarketScenario] = make_market,
+    start: int = 0,
 ) -> MarketMutant:
-    return MarketMutant(MarketVariant(name, node, patches), caught_by, scenario)
+    """A mutant of the state machine."""
+    return MarketMutant(MarketVariant(name, node, patches), caught_by, scenario, start)
 
 
 MARKET_MUTANTS: Final = (
     _node("runs_on_after_its_lease", NeverStops, "OneHolder"),
     _node("lease_on_the_wall_clock", WallClock, "Leases", "OneHolder", scenario=cut_market),
-    _node("renewal_counts_from_arrival", FromArrival, "Leases", "OneHolder", scenario=stalled_market),
+    _node(
+        "renewal_counts_from_arrival", FromArrival, "Leases", "OneHolder", scenario=stalled_market, start=2
+    ),
     _node("claim_counts_from_arrival", WonFromArrival, "Leases", "OneHolder", scenario=late_market),
     _node("asking_renews", AskingIsEnough, "Leases", "OneHolder"),
-    _node("believes_times_of_blocks", BelievesBlockTimes, "OneHolder", scenario=stalled_market, start=18),
+    _node("believes_times_of_blocks", BelievesBlockTimes, "OneHolder", scenario=stalled_market, start=22),
     _node("kill_takes_a_lease", SlowKill, "Leases", "OneHolder"),
     _node("leftovers_run_on", LeavesWorkloads, "OneHolder", "Leases"),
-    _node("reports_before_it_stopped", ReportsFirst, "OneHolder"),
-    _node("starts_with_a_short_lease", ShortLeases, "Leases", scenario=late_market),
-    _node("deaf_to_withdrawals", DeafToTheLedger, "Approved"),
+    _node("reports_before_it_stopped", ReportsFirst, "OneHolder", start=5),
+    _node("starts_with_a_short_lease", ShortLeases, "Leases", scenario=late_market, start=1),
+    _node("deaf_to_withdrawals", DeafToTheLedger, "Approved", start=2),
     _node("runs_what_it_only_claimed", TwoTerms, "OneHolder", "Leases"),
-    _ledger(
+    ledger_mutant(
         "grace_is_not_waited",
         ("OneHolder",),
         (_t.claims, "LEASE_GUARD_MS", 0),
         (_t.leases, "LEASE_GUARD_MS", 0),
         scenario=cut_market,
+        start=1,
     ),
-    _ledger("leased_for_too_long", ("Leases",), (_t.claims, "LEASE_GUARD_MS", 60_000)),
-    _ledger("term_is_used_again", ("Terms", "OneHolder"), _wrapped(_t.claims, "_lease", _same_term)),
-    _ledger("term_is_left_out", ("Terms",), _wrapped(_t.claims, "_lease", _skips_a_term)),
-    _ledger("capacity_given_back_twice", ("Books",), _wrapped(_t.leases, "free_slot", _twice)),
-    _ledger("capacity_given_back_twice_at_a_report", ("Books",), _wrapped(_t.reports, "free_slot", _twice)),
-    _ledger("capacity_is_not_bound", ("Books",), _wrapped(_t.claims, "use_capacity", _not_bound)),
-    _ledger(
+    ledger_mutant("leased_for_too_long", ("Leases",), (_t.claims, "LEASE_GUARD_MS", 60_000)),
+    ledger_mutant("term_is_used_again", ("Terms", "OneHolder"), wrapped(_t.claims, "_lease", _same_term)),
+    ledger_mutant("term_is_left_out", ("Terms",), wrapped(_t.claims, "_lease", _skips_a_term)),
+    ledger_mutant("capacity_given_back_twice", ("Books",), wrapped(_t.leases, "free_slot", _twice)),
+    ledger_mutant(
+        "capacity_given_back_twice_at_a_report", ("Books",), wrapped(_t.reports, "free_slot", _twice)
+    ),
+    ledger_mutant("capacity_is_not_bound", ("Books",), wrapped(_t.claims, "use_capacity", nothing)),
+    ledger_mutant(
         "released_is_free",
         ("OneHolder",),
-        _wrapped(_t.lifecycle, "release_slot", _frees_at_once),
+        wrapped(_t.lifecycle, "release_slot", frees_at_once),
         scenario=withdrawn_market,
     ),
-    _ledger("refund_keeps_the_escrow", ("Books", "Money"), _wrapped(_t.lifecycle, "refund", _keeps_escrow)),
-    _ledger(
+    ledger_mutant(
+        "refund_keeps_the_escrow",
+        ("Books", "Money"),
+        wrapped(_t.lifecycle, "refund", _keeps_escrow),
+        start=1,
+    ),
+    ledger_mutant(
         "one_grant_is_enough",
         ("Approved",),
-        _wrapped(_t.approvals, "judge_records", _one_grant_is_enough),
+        wrapped(_t.approvals, "judge_records", _one_grant_is_enough),
         node=ProvesNothing,
     ),
-    _ledger("a_document_counts_again", ("Approved",), _wrapped(_t.approvals, "_record", _unmarked)),
+    ledger_mutant("a_document_counts_again", ("Approved",), wrapped(_t.approvals, "_record", _unmarked)),
 )

@@ -52,6 +52,7 @@ class MarketNode(MarketPeer):
         self.cpu_millis = cpu_millis
         self.tenures: dict[SlotId, MarketTenure] = {}
         self.givers: dict[tuple[SlotId, int], GiveBack] = {}
+        self.is_away = False  # it told that it leaves, and offers nothing
 
     # ------------------------------------------------------------------ what mutants replace
 
@@ -125,7 +126,8 @@ class MarketNode(MarketPeer):
             self.offer = None
         worn = node.valid_until_ms < self.replica.time_ms + OFFER_MS // 2
         waits = self.offer is not None and self.offer[0] in self.pending
-        if (worn or self.ledger_time.wants_own) and not waits and now_ms >= self.offered_ms + 5_000:
+        wanted = (worn or self.ledger_time.wants_own) and not self.is_away
+        if wanted and not waits and now_ms >= self.offered_ms + 5_000:
             self.offered_ms = now_ms
             self.market.count("offer sent")
             tx_id = self.send(

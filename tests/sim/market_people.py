@@ -16,7 +16,6 @@ from ledger.consent import sign_consent
 from ledger.contract_types import Contract
 from ledger.documents import sign_approval, sign_contract
 from ledger.errors import Refused
-from ledger.keys import Key
 from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import manifest_digest
 from ledger.predicates import ApprovalPredicate
@@ -71,15 +70,10 @@ class Office(MarketPeer):
     def booted(self) -> None:
         self.seen: set[bytes] = set()
         for plan in self.market.plans:
-            self._as(AUTHOR, PublishContract(sign_contract(AUTHOR, plan.contract)))
+            self.send_as(AUTHOR, PublishContract(sign_contract(AUTHOR, plan.contract)))
         for farmer, (farm, country) in zip(FARMERS, FARMS, strict=True):
-            self._as(farmer, RegisterFarm(farm, country))
+            self.send_as(farmer, RegisterFarm(farm, country))
         self.later(2_000, self._register)
-
-    def _as(self, key: Key, body: PublishContract | RegisterFarm | RegisterNode | Decide) -> None:
-        own, self.key = self.key, key
-        self.send(body, blocks=1_000)
-        self.key = own
 
     def _register(self) -> None:
         if self.replica.state.get(b"farm/" + FARMS[-1][0].encode()) is None:
@@ -88,7 +82,7 @@ class Office(MarketPeer):
         for number, node in enumerate(self.market.nodes):
             farmer, (farm, country) = FARMERS[number % 2], FARMS[number % 2]
             consent = sign_consent(node.key, self.market.world.chain_id, farm, farmer.public, country)
-            self._as(farmer, RegisterNode(farm, node.key.public, country, consent))
+            self.send_as(farmer, RegisterNode(farm, node.key.public, country, consent))
 
     def look(self) -> None:
         """Stakeholders read of new orders."""
@@ -110,9 +104,9 @@ class Office(MarketPeer):
             made_ms=self.wall_ms(),
         )
         envelope = sign_approval(ROLES[word.role], predicate, record.manifest)
-        self._as(STRANGER, Decide(envelope))
+        self.send_as(STRANGER, Decide(envelope))
         if word.again_ms:
-            self.later(word.again_ms, self._as, STRANGER, Decide(envelope))
+            self.later(word.again_ms, self.send_as, STRANGER, Decide(envelope))
 
 
 @dataclass(slots=True)

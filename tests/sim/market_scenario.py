@@ -12,6 +12,7 @@ from ledger.contract_types import Contract
 from ledger.manifest_types import Placement, Restart
 from tests.ledger.world import contract, job, service
 from tests.sim.market_people import Plan, Word
+from tests.sim.market_trade import Deed, trade
 from tests.sim.scenario import Fault, Scenario, make
 
 ORDERS_UNTIL_MS: Final = 25_000
@@ -42,6 +43,7 @@ class MarketScenario:
     loss: float
     latency_ms: tuple[int, int]
     troubles: list[Trouble] = field(default_factory=list)
+    deeds: tuple[Deed, ...] = ()
 
 
 def make_market(seed: int) -> MarketScenario:
@@ -62,6 +64,7 @@ def make_market(seed: int) -> MarketScenario:
     for _ in range(rng.randint(6, 12)):
         scenario.troubles.append(_trouble(rng, scenario))
     scenario.troubles.sort(key=lambda trouble: trouble.at_ms)
+    trade(Random(f"trade/{seed}"), scenario)
     return scenario
 
 
@@ -78,6 +81,7 @@ def _plain(seed: int, *words: Word) -> MarketScenario:
     scenario.plans = (Plan(contract(web, name="site-0", duration_s=3600), 5_000, said),)
     scenario.rates_ppm, scenario.cpu_millis = (990_000, 990_000, 1_000_000, 1_000_000), (2_000,) * 4
     scenario.loss, scenario.latency_ms, scenario.troubles = 0.0, (1, 5), []
+    scenario.deeds = ()
     return scenario
 
 
@@ -110,6 +114,13 @@ def withdrawn_market(seed: int) -> MarketScenario:
     """An approval is withdrawn and given again while holders are cut off, and so know nothing of it."""
     scenario = _plain(seed, Word(40_000, "budget", "revoked"), Word(42_000, "budget"))
     scenario.troubles = _cut(Random(f"back/{seed}"), (seed % 4, (seed + 1) % 4), (38_000, 44_000), 60_000)
+    return scenario
+
+
+def leaving_market(seed: int) -> MarketScenario:
+    """A holder tells that it leaves, and does."""
+    scenario = _plain(seed)
+    scenario.deeds = (Deed(25_000, "drain", seed),)
     return scenario
 
 

@@ -7,7 +7,6 @@ chunks or say nothing, and the one that fetches crashes on its way.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,10 +32,10 @@ from node.notary import stored_trust
 from node.ranges import HELD_FROM, answer_batch, answer_range, held_from
 from node.snapshots import Snapshots
 from tests.sim.checkers import Agreement, Checker, Durability, Progress, Report
+from tests.sim.command import run_seeds
 from tests.sim.disk import Disk
 from tests.sim.node import Block, CrashNow, SimNode
 from tests.sim.ranges import Ranges
-from tests.sim.report import Report as Table
 from tests.sim.result import Result
 from tests.sim.scenario import Fault, Scenario, make
 from tests.sim.state_fetch import States
@@ -379,24 +378,7 @@ def run(seed: int, variant: Variant = PRODUCTION, ed25519: bool = False) -> Resu
 
 def main(argv: list[str]) -> int:
     """Exit code 1 on a violation."""
-    parser = argparse.ArgumentParser(prog="python -m tests.sim.pruned", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20, help="how many seeds")
-    parser.add_argument("--start", type=int, default=0, help="the first one")
-    parser.add_argument("--seed", type=int, help="this one only")
-    parser.add_argument("--trace", action="store_true", help="print every event (with --seed)")
-    arguments = parser.parse_args(argv)
-    seeds = range(arguments.start, arguments.start + arguments.seeds)
-    if arguments.seed is not None:
-        seeds = range(arguments.seed, arguments.seed + 1)
-    table = Table(1)
-    for seed in seeds:
-        world = PrunedWorld(seed)
-        if arguments.trace:
-            world.log = print
-        table.add(world.run())
-    table.seconds = 1
-    print(table.table())
-    return 1 if table.bad else 0
+    return run_seeds("tests.sim.pruned", __doc__, PrunedWorld, argv)
 
 
 if __name__ == "__main__":

@@ -81,9 +81,9 @@ class States:
         self.node.post(to, b"S" + kind + body)
 
     def _offers(self) -> tuple[Offer, ...]:
-        snapshots, store = self.node.snapshots, self.node.store
+        snapshots = self.node.snapshots
         found = (snapshots._finality(snapshots._snapshots[h]) for h in reversed(snapshots.heights))
-        return tuple(Offer(finality, store.first_height) for finality in found if finality is not None)
+        return tuple(Offer(finality) for finality in found if finality is not None)
 
     def _give(self, sender: int, body: bytes) -> None:
         request = decode_chunk_request(body)

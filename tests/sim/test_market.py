@@ -13,10 +13,12 @@ from tests.sim.market_scenario import (
     MarketScenario,
     cut_market,
     late_market,
+    leaving_market,
     make_market,
     stalled_market,
     withdrawn_market,
 )
+from tests.sim.market_trade import KINDS
 
 SEEDS = range(4)
 once = functools.cache(run)
@@ -39,6 +41,15 @@ def test_markets_see_what_leases_are_for() -> None:
     assert [what for what in wanted if not counts[what]] == []
 
 
+def test_markets_see_trade() -> None:
+    """And money and time added, complaints, certificates, consents, nodes that leave."""
+    counts: Counter[str] = Counter()
+    for seed in SEEDS:
+        counts += once(seed)[1]
+    wanted = ("topped up", "extended", "dispute", "certified", "uncertified", "drain", "left")
+    assert [what for what in wanted if not counts[what]] == []
+
+
 def test_same_seed_same_market() -> None:
     """A seed replays exactly."""
     first, again = once(1)[0], run(1)[0]
@@ -51,11 +62,13 @@ def test_scenarios_hold_every_trouble() -> None:
     assert kinds == {"cut", "crash", "pause", "wall"}
     assert {990_000, 1_010_000} <= {rate for scenario in scenarios for rate in scenario.rates_ppm}
     acts = {(word.act, word.decision) for s in scenarios for plan in s.plans for word in plan.words}
-    assert acts == {("deploy", "granted"), ("deploy", "revoked"), ("signoff", "granted")}
+    deploys = {("deploy", "granted"), ("deploy", "revoked")}
+    assert acts == deploys | {("signoff", "granted"), ("delete", "granted")}
+    assert {deed.kind for scenario in scenarios for deed in scenario.deeds} == set(KINDS)
     assert any(plan.cancel_ms for s in scenarios for plan in s.plans)
 
 
-@pytest.mark.parametrize("make", [cut_market, late_market, withdrawn_market, stalled_market])
+@pytest.mark.parametrize("make", [cut_market, late_market, withdrawn_market, stalled_market, leaving_market])
 def test_hard_markets(make: Callable[[int], MarketScenario]) -> None:
     """Where mutants are caught, production is not: holders that are cut off, claims that are late, approvals
     that come back, a leader that dates renewals from before they were sent."""

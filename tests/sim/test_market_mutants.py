@@ -6,9 +6,10 @@ import pytest
 
 from tests.sim.market import MarketWorld
 from tests.sim.market_mutants import MARKET_MUTANTS, MarketMutant
+from tests.sim.market_trade_mutants import TRADE_MUTANTS
 
 
-@pytest.mark.parametrize("mutant", MARKET_MUTANTS, ids=lambda m: m.variant.name)
+@pytest.mark.parametrize("mutant", [*MARKET_MUTANTS, *TRADE_MUTANTS], ids=lambda m: m.variant.name)
 def test_market_mutant_is_caught(mutant: MarketMutant) -> None:
     """Seeds go by until the named checker complains."""
     others: set[str] = set()

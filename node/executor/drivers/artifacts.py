@@ -6,6 +6,7 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 
+from node.executor import elf
 from node.executor.drivers.base import TaskSpec
 from node.executor.drivers.bwrap import pages
 from node.executor.errors import VerificationFailed
@@ -38,13 +39,15 @@ def seal_task(spec: TaskSpec) -> SealedTask:
     try:
         for index, file in enumerate(spec.files):
             task.files.append(seal_file(file.source, file.digest, file.size_bytes, f"files[{index}]"))
+            if file.mode & 0o111:
+                _check_program(task.files[-1], 0, file.size_bytes, f"files[{index}]", file.path)
             _expect(task, file.path, Expected(file.digest, file.size_bytes, file.mode))
         for index, tree in enumerate(spec.trees):
             sealed = seal_file(tree.source, tree.digest, tree.size_bytes, f"trees[{index}]")
             task.trees.append(sealed)
             task.inodes += tree.path.count("/")
             try:
-                _expect_tree(task, tree.path, sealed)
+                _expect_tree(task, tree.path, sealed, f"trees[{index}]")
             except TreeRefused as error:
                 raise VerificationFailed(f"trees[{index}]: {error.member}", error.rule) from error
     except BaseException:
@@ -60,13 +63,25 @@ def _expect(task: SealedTask, path: str, expected: Expected) -> None:
     task.inodes += path.count("/")
 
 
-def _expect_tree(task: SealedTask, top: str, sealed: Sealed) -> None:
+def _check_program(sealed: Sealed, first: int, size_bytes: int, field: str, path: str) -> None:
+    """Of `size_bytes` from `first` on. Raises VerificationFailed for a program that would write its code."""
+
+    def read(count: int, at: int) -> bytes:
+        return os.pread(sealed.fd, max(0, min(count, size_bytes - at)), first + at)
+
+    if why := elf.fault(read):
+        raise VerificationFailed(field, f"{path}: {why}")
+
+
+def _expect_tree(task: SealedTask, top: str, sealed: Sealed, field: str) -> None:
     with os.fdopen(os.dup(sealed.fd), "rb") as tar:
         for member in read_tree(tar, sealed.size_bytes):
             path = f"{top}/{member.path}"
             if member.is_dir:
                 task.inodes += path.count("/")
                 continue
+            if member.mode & 0o111:
+                _check_program(sealed, member.offset, member.size_bytes, field, path)
             sha = hashlib.sha256()
             for chunk in chunks(tar, member):
                 sha.update(chunk)

@@ -8,7 +8,7 @@ whether what runs is still what was verified. Design section 8.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
@@ -54,6 +54,23 @@ class PortSpec:
 
 
 @dataclass(frozen=True)
+class VolumeSpec:
+    """A file with a file system in it, which appears at `path`, writable and never executable."""
+
+    path: str
+    source: Path
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class EgressSpec:
+    """An address and TCP port that the task may connect to. Without any it reaches nothing but itself."""
+
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
 class Resources:
     """What the task may use at most. `disk_bytes` covers /tmp and /result together."""
 
@@ -65,7 +82,8 @@ class Resources:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """All that a driver needs to run one term of one slot. `results` are paths of files under /result."""
+    """All that a driver needs to run one term of one slot. `results` are paths of files under /result;
+    `secrets` become read-only files under /secrets, by name; `volumes` outlive the task."""
 
     task_id: str
     command: tuple[str, ...]
@@ -76,6 +94,9 @@ class TaskSpec:
     resources: Resources
     results: tuple[str, ...] = ()
     log_bytes_max: int = 256 * 1024
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    egress: tuple[EgressSpec, ...] = ()
+    volumes: tuple[VolumeSpec, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -222,8 +243,15 @@ class Driver(Protocol):
         """
         ...
 
-    async def start(self, prepared: Prepared) -> Handle:
-        """Run the sealed bytes, isolated. Raises DriverUnavailable or StartFailed, with nothing left over."""
+    async def start(self, prepared: Prepared, kill_at_ms: int | None = None) -> Handle:
+        """Run the sealed bytes, isolated. Raises DriverUnavailable or StartFailed, with nothing left over.
+
+        At `kill_at_ms` of the boot clock the task is killed also when this process is frozen or hung.
+        """
+        ...
+
+    def keep(self, handle: Handle, kill_at_ms: int) -> None:
+        """Move the time at which the task is killed. Harmless when it has ended."""
         ...
 
     async def wait(self, handle: Handle) -> Exit:
@@ -235,7 +263,7 @@ class Driver(Protocol):
         ...
 
     def logs(self, handle: Handle, last_bytes: int) -> bytes:
-        """Return the newest `last_bytes` of stdout and stderr, at most the ring's size."""
+        """Return the newest `last_bytes` of stdout and stderr; after `stop`, of the last LOG_KEPT_BYTES."""
         ...
 
     async def usage(self, handle: Handle) -> Usage:
@@ -252,7 +280,7 @@ class Driver(Protocol):
     async def stop(self, handle: Handle, grace_s: float) -> Exit:
         """End the task: SIGTERM, then after `grace_s` freeze and SIGKILL; all gone 2 s later.
 
-        Gives everything back, so logs, results and attestations are gone too. May be repeated.
+        Gives everything back, so results and attestations are gone too. May be repeated.
         """
         ...
 

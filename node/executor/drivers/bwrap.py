@@ -6,8 +6,10 @@ import os
 import shutil
 from collections.abc import Mapping
 
-from node.executor.drivers.base import Resources
+from node.executor import landlock
+from node.executor.drivers.base import FileSpec, Resources, TaskSpec, TreeSpec
 from node.executor.drivers.launcher import ROOT, SCRATCH
+from node.executor.drivers.mounts import SECRETS, VOLUME
 from node.executor.errors import DriverUnavailable
 from node.executor.limits import SCRATCH_INODES_PER_MIB
 
@@ -41,19 +43,36 @@ def isolation_options(seccomp_fds: tuple[int, ...], env: Mapping[str, str]) -> l
     return options
 
 
-def task_mounts() -> list[str]:
+def mounted(spec: TaskSpec) -> frozenset[str]:
+    """Return the paths inside at which other mounts than the sealed root begin."""
+    return MOUNTED | ({"/secrets"} if spec.secrets else set()) | {volume.path for volume in spec.volumes}
+
+
+def task_mounts(spec: TaskSpec) -> list[str]:
     """Return the options for a task's file system: sealed root, own /proc and /dev, scratch for the rest."""
     return [
         *("--ro-bind", ROOT, "/", "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"),
         *("--bind", f"{SCRATCH}/tmp", "/tmp", "--bind", f"{SCRATCH}/result", "/result", "--chdir", "/"),
+        *(("--ro-bind", SECRETS, "/secrets") if spec.secrets else ()),
+        *(word for n, v in enumerate(spec.volumes) for word in ("--bind", f"{VOLUME}{n}", v.path)),
     ]
 
 
-def trial_mounts() -> list[str]:
+def task_rules(spec: TaskSpec) -> list[landlock.Rule]:
+    """Return what Landlock lets a task do, and where."""
+    artifacts: tuple[FileSpec | TreeSpec, ...] = (*spec.files, *spec.trees)
+    rules = landlock.task_rules(artifact.path for artifact in artifacts)
+    secrets = [("/secrets", "read")] if spec.secrets else []
+    return [*rules, *secrets, *((volume.path, "write") for volume in spec.volumes)]
+
+
+def trial_mounts(volume: bool) -> list[str]:
     """Return the same for the trial, which runs the host's own shell from the host's root, read-only."""
     return [
         *("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"),
-        *("--bind", f"{SCRATCH}/tmp", "/tmp", "--chdir", "/"),
+        *("--bind", f"{SCRATCH}/tmp", "/tmp", "--ro-bind", SECRETS, "/tmp/secrets", "--chdir", "/"),
+        *("--dir", "/tmp/open", "--dir", "/tmp/shut"),
+        *(("--bind", f"{VOLUME}0", "/tmp/volume") if volume else ()),
     ]
 
 
@@ -62,9 +81,13 @@ def encode(options: list[str]) -> bytes:
     return b"".join(option.encode(errors="surrogateescape") + b"\x00" for option in options)
 
 
-def rlimits(resources: Resources, memory_by_cgroup: bool) -> dict[str, int]:
-    """Return the resource limits to set before bubblewrap starts, by their name in `resource`."""
-    found = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": _OPEN_FILES_MAX, "RLIMIT_FSIZE": resources.disk_bytes}
+def rlimits(resources: Resources, memory_by_cgroup: bool, volume_bytes: int = 0) -> dict[str, int]:
+    """Return the resource limits to set before bubblewrap starts, by their name in `resource`.
+
+    `volume_bytes`: of the largest volume, which a single file may fill.
+    """
+    largest = max(resources.disk_bytes, volume_bytes)
+    found = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": _OPEN_FILES_MAX, "RLIMIT_FSIZE": largest}
     found |= {"RLIMIT_MEMLOCK": 1 << 20, "RLIMIT_MSGQUEUE": 0}
     if not memory_by_cgroup:
         found["RLIMIT_AS"] = resources.memory_bytes

@@ -6,7 +6,9 @@ all the time, so the node must not be bubblewrap's parent. The launcher is; and 
 it sees the end of its control pipe.
 
 It speaks JSON lines on stdout: `ready` (all is set up and held back), `exit`, or `failed`. On stdin it takes
-one byte, `G`, to let the workload go; the end of stdin means kill everything. It stays after the workload's
+`G`, to let the workload go, and `D` with eight bytes, little-endian, a time of the boot clock in ms at which
+it kills the workload by itself: the node moves that on with each renewal of its lease, so a node that is
+frozen or hung keeps nothing running. The end of stdin means kill everything. It stays after the workload's
 exit, so that results can still be read, until stdin ends.
 """
 
@@ -24,10 +26,12 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, NoReturn
 
-from node.executor import kernel
+from node.executor import kernel, landlock
+from node.executor.drivers import entry, image, mounts
+from node.executor.drivers.ring import LogRing
 from node.executor.tree import chunks, read_tree
 
-STAGE = "/mnt"
+STAGE = mounts.STAGE
 """Where the private mounts go, in the launcher's own mount namespace only; FHS has it on every host."""
 
 ROOT = f"{STAGE}/root"
@@ -35,40 +39,6 @@ SCRATCH = f"{STAGE}/scratch"
 _SEALED = kernel.MS_NOSUID | kernel.MS_NODEV
 _READ_BYTES = 64 * 1024
 _POLL_S = 0.001
-
-
-class LogRing:
-    """The newest bytes of the workload's output, in a memfd that the node reads.
-
-    Layout: 8 bytes, little-endian, bytes written ever; then the ring. Reading is held to a rate, so that a
-    flood is answered by blocking the workload's writes and not by the host's CPU.
-    """
-
-    def __init__(self, fd: int, size_bytes: int, rate_bytes_s: int) -> None:
-        self._fd = fd
-        self._size = size_bytes
-        self._rate = rate_bytes_s
-        self._total = 0
-        self._budget = float(rate_bytes_s)
-        self._at = time.monotonic()
-
-    def put(self, data: bytes) -> None:
-        """Append `data`, over the oldest bytes when full."""
-        self._budget -= len(data)
-        tail = data[-self._size :]
-        at = (self._total + len(data) - len(tail)) % self._size
-        first = tail[: self._size - at]
-        os.pwrite(self._fd, first, 8 + at)
-        os.pwrite(self._fd, tail[len(first) :], 8)
-        self._total += len(data)
-        os.pwrite(self._fd, self._total.to_bytes(8, "little"), 0)
-
-    def wait_s(self) -> float:
-        """Return how long to read nothing; 0 when there is budget."""
-        now = time.monotonic()
-        self._budget = min(float(self._rate), self._budget + (now - self._at) * self._rate)
-        self._at = now
-        return max(0.0, -self._budget / self._rate)
 
 
 def main() -> None:
@@ -80,8 +50,11 @@ def main() -> None:
         os.set_inheritable(fd, False)
     try:
         _own_namespaces(as_root=config["uid"] is not None)
-        _build_root(config["root"], config["uid"])
-        task = _Task(config)
+        loop = _build_root(config["root"], config["uid"])
+        if config["secrets"]:
+            mounts.mount_secrets(config["secrets"], config["uid"])
+        mounts.mount_volumes(config["volumes"], time.monotonic() + config["start_timeout_s"])
+        task = _Task(config, loop)
     except (OSError, ValueError) as error:
         _say({"event": "failed", "reason": str(error)})
         return
@@ -107,30 +80,47 @@ def _own_namespaces(as_root: bool) -> None:
     kernel.mount("none", "/", "none", kernel.MS_REC | kernel.MS_SLAVE)
 
 
-def _build_root(root: dict[str, Any], uid: int | None) -> None:
-    """Mount the artifacts read-only at ROOT, and a bounded scratch that nothing can be executed from."""
+def _build_root(root: dict[str, Any], uid: int | None) -> str | None:
+    """Mount the artifacts read-only at ROOT, and a bounded scratch that nothing can be executed from.
+
+    Returns the loop device behind ROOT, or None when ROOT is a tmpfs.
+    """
     kernel.mount("tmpfs", STAGE, "tmpfs", _SEALED, "size=64k,nr_inodes=16,mode=0755")
     os.umask(0)
     os.mkdir(ROOT, 0o755)
     os.mkdir(SCRATCH, 0o755)
     sizes = f"size={root['size_bytes']},nr_inodes={root['inodes']},mode=0755"
     kernel.mount("tmpfs", ROOT, "tmpfs", _SEALED, sizes)
-    for path in ("/proc", "/dev", "/tmp", "/result"):
-        os.mkdir(ROOT + path, 0o755)
+    for path in ("/proc", "/dev", "/tmp", "/result", *root["points"]):
+        os.makedirs(ROOT + path, 0o755, exist_ok=True)
     for file in root["files"]:
         with os.fdopen(file["fd"], "rb") as source:
             source.seek(0)
             _write(ROOT + file["path"], file["mode"], iter(partial(source.read, 1 << 20), b""))
     for tree in root["trees"]:
         _unpack(tree["fd"], ROOT + tree["path"])
-    # The whole file system is made read-only, not one mount of it: no other mount of it can write either.
-    kernel.mount("none", ROOT, "none", kernel.MS_REMOUNT | kernel.MS_RDONLY | _SEALED)
+    loop = _seal(root["mkfs"])
     scratch = f"size={root['scratch_bytes']},nr_inodes={root['scratch_inodes']},mode=0755"
     kernel.mount("tmpfs", SCRATCH, "tmpfs", _SEALED | kernel.MS_NOEXEC, scratch)
     for name, mode in (("tmp", 0o1777), ("result", 0o755)):
         os.mkdir(f"{SCRATCH}/{name}", mode)
         if uid is not None:
             os.chown(f"{SCRATCH}/{name}", uid, uid)
+    return loop
+
+
+def _seal(mkfs: str | None) -> str | None:
+    """Make what was unpacked at ROOT unchangeable: a sealed image in its place, else read-only."""
+    if mkfs is None:
+        # The whole file system is made read-only, not one mount of it: no other mount of it can write either.
+        kernel.mount("none", ROOT, "none", kernel.MS_REMOUNT | kernel.MS_RDONLY | _SEALED)
+        return None
+    fd = image.make(mkfs, ROOT)
+    try:
+        kernel.unmount(ROOT)
+        return image.mount(fd, ROOT)
+    finally:
+        os.close(fd)
 
 
 def _write(path: str, mode: int, data: Iterable[bytes]) -> None:
@@ -155,9 +145,14 @@ def _unpack(fd: int, top: str) -> None:
 class _Task:
     """Bubblewrap, held back at first; then the loop that pumps logs and watches the node."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], loop: str | None) -> None:
+        self._loop = loop
         self._init = 0
         self._init_fd = -1
+        self._late = False
+        self._timer = kernel.boot_timer()
+        if config["kill_at_ms"] is not None:
+            kernel.set_boot_timer(self._timer, config["kill_at_ms"])
         self._ring = LogRing(config["log_fd"], config["log_bytes"], config["log_rate_bytes_s"])
         self._log, log_in = os.pipe()
         block_out, self._block = os.pipe()
@@ -166,10 +161,12 @@ class _Task:
         os.close(closed)
         # Bubblewrap's monitor ends without collecting process 1, and not every host's own first process does.
         kernel.adopt_orphans()
+        rules_fd, entry_fd, command = _entry(config)
+        inside = [*config["bwrap_fds"], *(fd for fd in (rules_fd, entry_fd) if fd >= 0)]
         self.pid = os.fork()
         if self.pid == 0:
-            _become_bwrap(config, nothing, log_in, block_out, status_in)
-        for fd in (log_in, block_out, status_in, nothing, *config["bwrap_fds"]):
+            _become_bwrap(config, command, inside, (nothing, log_in, block_out, status_in))
+        for fd in (log_in, block_out, status_in, nothing, *(fd for fd in inside if fd != rules_fd)):
             os.close(fd)
         if config["uid"] is not None:
             kernel.become(config["uid"])
@@ -179,25 +176,35 @@ class _Task:
         # Held by descriptor: once it is collected, its number may belong to another process.
         self._init_fd = os.pidfd_open(self._init)
         self._until_held(deadline_s)
+        if rules_fd >= 0:
+            # Only now: the rules name the mounts that bubblewrap made. Nobody has taken them on yet.
+            try:
+                landlock.allow(rules_fd, f"/proc/{self._init}/root", config["rules"])
+            except OSError as error:
+                self._give_up(str(error), said=False)
+            os.close(rules_fd)
         if config["nproc"] is not None:
             # Only now: the count is per user *namespace*, and this one did not exist before.
             resource.prlimit(self._init, resource.RLIMIT_NPROC, (config["nproc"], config["nproc"]))
 
     def run(self) -> None:
         """Say `ready`, then serve until the node closes our stdin."""
-        _say({"event": "ready", "bwrap": self.pid, "init": self._init})
+        _say({"event": "ready", "bwrap": self.pid, "init": self._init, "loop": self._loop})
         with selectors.DefaultSelector() as selector:
             selector.register(0, selectors.EVENT_READ, "control")
             selector.register(self._log, selectors.EVENT_READ, "log")
             ended = os.pidfd_open(self.pid)
             selector.register(ended, selectors.EVENT_READ, "ended")
             selector.register(self._init_fd, selectors.EVENT_READ, "orphan")
+            selector.register(self._timer, selectors.EVENT_READ, "deadline")
             pause_s = 0.0
             while True:
                 names = {key.data for key, _ in selector.select(pause_s or None)}
                 if pause_s:
                     selector.register(self._log, selectors.EVENT_READ, "log")
                     pause_s = 0.0
+                if "deadline" in names:
+                    self._bark()
                 if "control" in names and not self._control():
                     break
                 if "log" in names and (not self._pump() or (pause_s := self._ring.wait_s()) > 0):
@@ -244,18 +251,27 @@ class _Task:
             self.pid = 0 if status else self.pid
             self._give_up("bubblewrap could not set the sandbox up")
 
-    def _give_up(self, otherwise: str) -> NoReturn:
-        """Kill, and raise ValueError with what bubblewrap said."""
+    def _give_up(self, otherwise: str, said: bool = True) -> NoReturn:
+        """Kill, and raise ValueError with what bubblewrap `said`."""
         self._kill()
         os.set_blocking(self._log, False)
         text = b""
         with contextlib.suppress(BlockingIOError):
             text = os.read(self._log, _READ_BYTES)
-        raise ValueError(text.decode(errors="replace").strip() or otherwise)
+        raise ValueError((said and text.decode(errors="replace").strip()) or otherwise)
+
+    def _bark(self) -> None:
+        """The deadline has come, and nobody moved it on: kill. Its exit is reported as any other."""
+        with contextlib.suppress(BlockingIOError):  # not moved on in between
+            os.read(self._timer, 8)
+            self._late = self.pid != 0
+            self._kill_init()
 
     def _control(self) -> bool:
-        """Take one control byte; False at the end of the pipe."""
+        """Take one control message; False at the end of the pipe."""
         byte = os.read(0, 1)
+        if byte == b"D":
+            kernel.set_boot_timer(self._timer, int.from_bytes(os.read(0, 8), "little"))
         if byte == b"G":
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._block, b"G")
@@ -276,12 +292,16 @@ class _Task:
         _, status = os.waitpid(self.pid, 0)
         self.pid = 0
         self._collect_init(os.WNOHANG)
-        _say({"event": "exit", "status": os.waitstatus_to_exitcode(status)})
+        _say({"event": "exit", "status": os.waitstatus_to_exitcode(status), "late": self._late})
 
-    def _kill(self) -> None:
+    def _kill_init(self) -> None:
+        """SIGKILL process 1, with which the kernel ends its pid namespace."""
         if self._init_fd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._init_fd, signal.SIGKILL)
+
+    def _kill(self) -> None:
+        self._kill_init()
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
@@ -295,8 +315,24 @@ class _Task:
                 self._init = 0
 
 
-def _become_bwrap(config: dict[str, Any], stdin: int, log: int, block: int, status: int) -> NoReturn:
+def _entry(config: dict[str, Any]) -> tuple[int, int, list[str]]:
+    """Return the descriptors of a ruleset and of the program that takes it on, and what to execute inside.
+
+    The descriptors are -1 where no rules are asked for.
+    """
+    if config["rules"] is None:
+        return -1, -1, config["command"]
+    rules_fd = landlock.create()
+    fd = os.memfd_create("entry", os.MFD_CLOEXEC)
+    os.write(fd, entry.program(rules_fd, fd, config["command"][0]))
+    return rules_fd, fd, [f"/proc/self/fd/{fd}", *config["command"]]
+
+
+def _become_bwrap(
+    config: dict[str, Any], command: list[str], inside: list[int], own: tuple[int, int, int, int]
+) -> NoReturn:
     """In the forked child: enter the cgroups, bound the process, drop root, and exec. Never returns."""
+    stdin, log, block, status = own
     try:
         for path in config["cgroup_procs"]:
             with open(path, "w") as file:
@@ -310,13 +346,13 @@ def _become_bwrap(config: dict[str, Any], stdin: int, log: int, block: int, stat
             resource.setrlimit(kind, (value, value))
         for source, target in ((stdin, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
-        for fd in (block, status, *config["bwrap_fds"]):
+        for fd in (block, status, *inside):
             os.set_inheritable(fd, True)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         held = ["--block-fd", str(block), "--json-status-fd", str(status)]
         path, *options = config["argv"]
-        os.execve(path, ["bwrap", *held, *options], {})
+        os.execve(path, ["bwrap", *held, *options, *command], {})
     except (OSError, ValueError) as error:
         os.write(2, f"launcher: {error}\n".encode())
     finally:

@@ -50,9 +50,9 @@ class Helper:
             line, _, self._text = self._text.partition(b"\n")
             return line
 
-    def tell(self, byte: bytes) -> None:
-        """Write one control byte. Raises OSError when the helper has ended."""
-        os.write(self._control_fd, byte)
+    def tell(self, message: bytes) -> None:
+        """Write a short control message. Raises OSError when the helper has ended, or reads nothing."""
+        os.write(self._control_fd, message)
 
     def end(self) -> None:
         """Close the control pipe, which asks the helper to end; again is harmless."""
@@ -78,6 +78,7 @@ async def start_helper(argv: list[str], pass_fds: Iterable[int], stderr_fd: int)
     Its environment is empty and it leads its own session, so that a ^C at the node's terminal is not its own.
     """
     control_out, control_in = os.pipe()
+    os.set_blocking(control_in, False)  # a helper that hangs must not hold the node up
     report_out, report_in = os.pipe()
     try:
         with trio.CancelScope(shield=True):

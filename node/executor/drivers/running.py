@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from node.executor import procs
+from node.executor import limits, procs
 from node.executor.cgroups import TaskGroup
 from node.executor.drivers.base import Exit, Liveness, TaskSpec, Usage
 from node.executor.drivers.process import Helper
@@ -27,17 +27,20 @@ _SIGNAL_BASE = 128
 class Running:
     """The `Handle` of the sandbox driver."""
 
-    def __init__(self, spec: TaskSpec) -> None:
+    def __init__(self, spec: TaskSpec, kill_at_ms: int | None = None) -> None:
         self.spec = spec
+        self.kill_at_ms = kill_at_ms
         self.ports: dict[str, tuple[str, int]] = {}
         self.group: TaskGroup | None = None
         self.launcher: Helper | None = None
         self.portal: Helper | None = None
+        self.outlet: Helper | None = None
         self.baseline: Baseline | None = None
         self.init_fd = -1
         self.log_fd = os.memfd_create("log", os.MFD_CLOEXEC)
         self.errors_fd = os.memfd_create("errors", os.MFD_CLOEXEC)
         self.used = Usage()
+        self._tail = b""
         self.exit: Exit | None = None
         self.stopped: Exit | None = None
         self.stopping = trio.Lock()
@@ -85,17 +88,18 @@ class Running:
                 if self.launcher is None:
                     raise ExecutorError(f"task {self.task_id} never started")
                 try:
-                    status = int((await self.said("exit"))["status"])
+                    said = await self.said("exit")
                 except StartFailed as error:
                     self.kill()
                     self.exit = Exit(None, signal.SIGKILL, self._oom(), str(error))
                 else:
-                    self.exit = self._exit(status)
+                    self.exit = self._exit(int(said["status"]), bool(said["late"]))
             return self.exit
 
     def look(self) -> Liveness:
         """Return what /proc says about the task now. Blocks for a few milliseconds."""
-        served = not self.spec.ports or (self.portal is not None and not procs.is_ending(self.portal.pid))
+        doors = ((self.spec.ports, self.portal), (self.spec.egress, self.outlet))
+        served = all(not asked or (d is not None and not procs.is_ending(d.pid)) for asked, d in doors)
         baseline = self.baseline
         if self.exit is not None or baseline is None:
             return Liveness(False, 0, served, self.exit.reason if self.exit else "not started")
@@ -104,7 +108,7 @@ class Running:
         pids = procs.members(baseline.namespace)
         inside = [pid for pid in pids if pid != baseline.init_pid and not procs.is_zombie(pid)]
         reason = "running" if inside else "no process left"
-        return Liveness(bool(inside), len(inside), served, reason if served else "the portal has ended")
+        return Liveness(bool(inside), len(inside), served, reason if served else "a door has ended")
 
     def measure(self) -> None:
         """Bring `used` up to date: from the group, else from /proc. Blocks for a few milliseconds."""
@@ -124,9 +128,9 @@ class Running:
         )
 
     def logs(self, last_bytes: int) -> bytes:
-        """Return the newest bytes of the ring."""
+        """Return the newest bytes of the ring; of a closed task the newest LOG_KEPT_BYTES are kept."""
         if self.log_fd < 0:
-            return b""
+            return self._tail[max(0, len(self._tail) - last_bytes) :] if last_bytes > 0 else b""
         size = self.spec.log_bytes_max
         total = int.from_bytes(os.pread(self.log_fd, _LOG_HEAD_BYTES, 0), "little")
         data = os.pread(self.log_fd, size, _LOG_HEAD_BYTES)
@@ -165,6 +169,7 @@ class Running:
 
     def close(self) -> None:
         """Close what the node holds of the task and settle its exit."""
+        self._tail = self.logs(limits.LOG_KEPT_BYTES)
         self.stopped = self.exit or Exit(None, signal.SIGKILL, self._oom(), "stopped")
         for fd in (self.init_fd, self.log_fd, self.errors_fd):
             if fd >= 0:
@@ -172,8 +177,10 @@ class Running:
         self.init_fd = self.log_fd = self.errors_fd = -1
         self.baseline = None
 
-    def _exit(self, status: int) -> Exit:
+    def _exit(self, status: int, late: bool) -> Exit:
         oom = self._oom()
+        if late:
+            return Exit(None, signal.SIGKILL, oom, "killed by its launcher: the node did not answer in time")
         number = -status if status < 0 else max(0, status - _SIGNAL_BASE)
         if number:
             reason = "killed at the memory limit" if oom else f"ended by signal {number}"

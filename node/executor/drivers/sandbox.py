@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +33,7 @@ from node.executor.drivers.base import (
     TaskSpec,
     Usage,
 )
+from node.executor.drivers.doors import open_outlet, open_portal
 from node.executor.drivers.process import Helper, python_argv, start_helper
 from node.executor.drivers.results import collect_results
 from node.executor.drivers.running import Running
@@ -42,6 +42,7 @@ from node.executor.errors import DriverUnavailable, ExecutorError, StartFailed
 from node.executor.seal import seal_bytes
 
 _POLL_S = 0.002
+_VOLUME_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class SandboxDriver:
@@ -73,10 +74,10 @@ class SandboxDriver:
         check_spec(spec)
         return await trio.to_thread.run_sync(seal_task, spec)
 
-    async def start(self, prepared: Prepared) -> Running:
+    async def start(self, prepared: Prepared, kill_at_ms: int | None = None) -> Running:
         """See `Driver.start`. Takes over `prepared`: its sealed bytes are given up in any case."""
         task = _own(prepared, SealedTask)
-        host = await trio.to_thread.run_sync(self._examined)
+        host = await self.examined()
         spec = task.spec
         try:
             if not host.fingerprint.usable:
@@ -86,7 +87,7 @@ class SandboxDriver:
             if spec.task_id in self._running or records.exists(self._run_dir, spec.task_id):
                 raise StartFailed(f"task {spec.task_id} is there already; a leftover needs recover first")
             task.started = True
-            running = Running(spec)
+            running = Running(spec, kill_at_ms)
             self._running[spec.task_id] = running
             try:
                 with trio.fail_after(limits.START_TIMEOUT_S):
@@ -100,6 +101,13 @@ class SandboxDriver:
         finally:
             task.close()
         return running
+
+    def keep(self, handle: Handle, kill_at_ms: int) -> None:
+        """See `Driver.keep`."""
+        running = _own(handle, Running)
+        if running.launcher is not None and running.stopped is None:
+            with contextlib.suppress(OSError):  # it has ended, or hangs, and then kills at the old time
+                running.launcher.tell(b"D" + kill_at_ms.to_bytes(8, "little"))
 
     async def wait(self, handle: Handle) -> Exit:
         """See `Driver.wait`."""
@@ -146,7 +154,7 @@ class SandboxDriver:
 
     async def recover(self) -> list[str]:
         """See `Driver.recover`."""
-        host = await trio.to_thread.run_sync(self._examined)
+        host = await self.examined()
         return await trio.to_thread.run_sync(self._recover, host.groups)
 
     async def attest(self, handle: Handle) -> Attestation:
@@ -168,6 +176,10 @@ class SandboxDriver:
             raise ExecutorError(f"task {running.task_id}: its launcher has ended, and the bytes with it")
         return found
 
+    async def examined(self) -> trial.Host:
+        """Return what this host offers; tries it the first time."""
+        return await trio.to_thread.run_sync(self._examined)
+
     def _examined(self) -> trial.Host:
         if self._host is None:
             self._host = trial.examine(self.name, self._scope)
@@ -179,20 +191,23 @@ class SandboxDriver:
             running.group = host.groups.create(spec.task_id, spec.resources)
         listeners = running.listen()
         try:
-            running.launcher = await self._launch(task, running)
+            running.launcher = await self._launch(host, task, running)
             said = await running.said("ready")
             init_pid = int(said["init"])
             running.init_fd = os.pidfd_open(init_pid)
             running.baseline = await trio.to_thread.run_sync(
-                integrity.take, init_pid, task.expected, bwrap.MOUNTED
+                integrity.take, init_pid, task.expected, bwrap.mounted(spec), said["loop"]
             )
             drifts = await trio.to_thread.run_sync(integrity.check_files, running.baseline)
             if drifts:
                 raise StartFailed(f"{drifts[0].where}: {drifts[0].found}, not {drifts[0].expected}")
             pids = [running.launcher.pid, int(said["bwrap"]), init_pid]
             if listeners:
-                running.portal = await self._open_portal(init_pid, listeners)
+                running.portal = await open_portal(init_pid, trial.launcher_uid(), listeners)
                 pids.append(running.portal.pid)
+            if spec.egress:
+                running.outlet = await open_outlet(init_pid, trial.launcher_uid(), spec.egress)
+                pids.append(running.outlet.pid)
             records.write(self._run_dir, spec.task_id, pids)
             running.launcher.tell(b"G")
             await trio.to_thread.run_sync(_until_executing, running.baseline)
@@ -200,8 +215,9 @@ class SandboxDriver:
             for listener in listeners:
                 listener.close()
 
-    async def _launch(self, task: SealedTask, running: Running) -> Helper:
+    async def _launch(self, host: trial.Host, task: SealedTask, running: Running) -> Helper:
         spec = task.spec
+        rules = bwrap.task_rules(spec) if host.landlock else None
         with contextlib.ExitStack() as stack:
 
             def keep(data: bytes, name: str) -> int:
@@ -210,9 +226,13 @@ class SandboxDriver:
                 return fd
 
             programs = [keep(program, "seccomp") for program in seccomp.filters()]
-            options = [*bwrap.isolation_options(tuple(programs), spec.env), *bwrap.task_mounts()]
+            options = [*bwrap.isolation_options(tuple(programs), spec.env), *bwrap.task_mounts(spec)]
             inside = [*programs, keep(bwrap.encode(options), "options")]
-            root: dict[str, Any] = dict(bwrap.root_sizes(task.size_bytes, task.inodes, spec.resources))
+            points = sorted(bwrap.mounted(spec) - bwrap.MOUNTED)
+            inodes = task.inodes + sum(path.count("/") for path in points)
+            root: dict[str, Any] = dict(bwrap.root_sizes(task.size_bytes, inodes, spec.resources))
+            root["points"] = points
+            root["mkfs"] = host.mkfs
             root["files"] = [
                 {"fd": sealed.fd, "path": file.path, "mode": file.mode}
                 for sealed, file in zip(task.files, spec.files, strict=True)
@@ -221,13 +241,22 @@ class SandboxDriver:
                 {"fd": sealed.fd, "path": tree.path}
                 for sealed, tree in zip(task.trees, spec.trees, strict=True)
             ]
+            secrets = [(keep(value, "secret"), name) for name, value in spec.secrets.items()]
             artifacts = [sealed.fd for sealed in (*task.files, *task.trees)]
-            fds = [*inside, *artifacts, running.log_fd]
+            volumes = [os.open(volume.source, _VOLUME_FLAGS) for volume in spec.volumes]
+            for fd in volumes:
+                stack.callback(os.close, fd)
+            fds = [*inside, *artifacts, *(fd for fd, _ in secrets), *volumes, running.log_fd]
             config = self._limits(running) | {
                 "fds": fds,
                 "bwrap_fds": inside,
-                "argv": [bwrap.find(), "--args", str(inside[-1]), "--", *spec.command],
+                "argv": [bwrap.find(), "--args", str(inside[-1]), "--"],
+                "command": list(spec.command),
+                "rules": rules,
+                "kill_at_ms": running.kill_at_ms,
                 "root": root,
+                "secrets": [{"fd": fd, "name": name} for fd, name in secrets],
+                "volumes": volumes,
                 "uid": trial.launcher_uid(),
                 "log_fd": running.log_fd,
                 "log_bytes": spec.log_bytes_max,
@@ -245,30 +274,14 @@ class SandboxDriver:
         files = running.group.procs_files() if running.group else ()
         return {
             "cgroup_procs": [str(path) for path in files],
-            "rlimits": bwrap.rlimits(resources, memory_by_cgroup="memory" in controllers),
+            "rlimits": bwrap.rlimits(
+                resources,
+                memory_by_cgroup="memory" in controllers,
+                volume_bytes=max((volume.size_bytes for volume in running.spec.volumes), default=0),
+            ),
             # One more than the workload may have: process 1 is bubblewrap's own.
             "nproc": None if "pids" in controllers else resources.pids + 1,
         }
-
-    async def _open_portal(self, init_pid: int, listeners: Mapping[socket.socket, int]) -> Helper:
-        uid = trial.launcher_uid()
-        ports = [f"{listener.fileno()}:{inside}" for listener, inside in listeners.items()]
-        argv = python_argv("node.executor.portal", str(init_pid), str(-1 if uid is None else uid), *ports)
-        errors = os.memfd_create("errors", os.MFD_CLOEXEC)
-        try:
-            portal = await start_helper(argv, [listener.fileno() for listener in listeners], errors)
-            line: bytes | None = None
-            try:
-                line = await portal.line()
-            finally:
-                if line != b"ready":
-                    await portal.close(0)
-            if line != b"ready":
-                text = line or os.pread(errors, 4096, 0)
-                raise StartFailed(f"portal: {text.decode(errors='replace').strip()[-500:]}")
-        finally:
-            os.close(errors)
-        return portal
 
     async def _take_down(self, running: Running) -> None:
         """Kill what is left and give everything back. Not cancelled by others; bounded by KILL_WITHIN_S."""
@@ -277,8 +290,9 @@ class SandboxDriver:
             with trio.move_on_after(limits.KILL_WITHIN_S / 2):
                 if running.launcher is not None:
                     await running.wait()
-            if running.portal is not None:
-                await running.portal.close(0)
+            for door in (running.portal, running.outlet):
+                if door is not None:
+                    await door.close(0)
             # All are dead, but the group and the launcher, which know the figures, are still there.
             await trio.to_thread.run_sync(running.measure)
             if running.launcher is not None:

@@ -2,9 +2,10 @@
 
 The first is an allow-list: everything else fails with ENOSYS, as on a kernel that never had it, so that a C
 library falls back (glibc does so from clone3 to clone). The second refuses with EPERM some uses of allowed
-calls: new namespaces, writable-and-executable or anonymous executable memory, executable shared memory,
-terminal injection. The kernel applies the stricter of the two. Together with a scratch mounted noexec, the
-second means that all code that a workload runs comes from its verified files: no just-in-time compilers.
+calls: new namespaces; executable memory that is writable, anonymous or shared; terminal injection. The kernel
+applies the stricter of the two. Together with a scratch mounted noexec, and programs whose headers ask for no
+such memory (`node.executor.elf`), the second means that all code that a workload runs comes from its verified
+files: no just-in-time compilers.
 
 Needs libseccomp (Debian: libseccomp2) through pyseccomp, which is imported late: without it, the driver's
 fingerprint says so and nothing starts.
@@ -28,7 +29,8 @@ fcntl fdatasync fgetxattr flistxattr flock fork fstat fstatfs fsync ftruncate fu
 get_robust_list getcpu getcwd getdents getdents64 getegid geteuid getgid getgroups getitimer getpeername
 getpgid getpgrp getpid getppid getpriority getrandom getresgid getresuid getrlimit getrusage getsid
 getsockname getsockopt gettid gettimeofday getuid getxattr inotify_add_watch inotify_init inotify_init1
-inotify_rm_watch ioctl ioprio_get kill lchown lgetxattr link linkat listen listxattr llistxattr lseek lstat
+inotify_rm_watch ioctl ioprio_get kill landlock_restrict_self lchown lgetxattr link linkat listen listxattr
+llistxattr lseek lstat
 madvise membarrier mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap mprotect mremap msgctl
 msgget msgrcv msgsnd msync munlock munlockall munmap nanosleep newfstatat open openat openat2 pause
 pidfd_open pidfd_send_signal pipe pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll prctl pread64 preadv
@@ -46,7 +48,7 @@ utimensat utimes vfork wait4 waitid write writev
 """
 
 _NAMESPACES = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)
-_PROT_WRITE, _PROT_EXEC, _MAP_ANONYMOUS, _SHM_EXEC = 2, 4, 0x20, 0o100000
+_PROT_WRITE, _PROT_EXEC, _MAP_SHARED, _MAP_ANONYMOUS, _SHM_EXEC = 2, 4, 1, 0x20, 0o100000
 _TERMINAL_INJECTION = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
 _STREAM, _DATAGRAM, _SEQPACKET, _TYPE_MASK = 1, 2, 5, 0xF
@@ -99,12 +101,14 @@ def _refuse(lib: Any) -> Any:
     for flag in _NAMESPACES:  # not CLONE_NEWTIME: for clone, that bit belongs to the signal number
         refuse_bits("clone", 0, flag)
     refuse_bits("mmap", 2, _PROT_WRITE | _PROT_EXEC)
-    chosen.add_rule(
-        refuse,
-        "mmap",
-        lib.Arg(2, lib.MASKED_EQ, _PROT_EXEC, _PROT_EXEC),
-        lib.Arg(3, lib.MASKED_EQ, _MAP_ANONYMOUS, _MAP_ANONYMOUS),
-    )
+    # Shared pages, such as those of /dev/zero, can be mapped once more, and be written there.
+    for kind in (_MAP_ANONYMOUS, _MAP_SHARED):
+        chosen.add_rule(
+            refuse,
+            "mmap",
+            lib.Arg(2, lib.MASKED_EQ, _PROT_EXEC, _PROT_EXEC),
+            lib.Arg(3, lib.MASKED_EQ, kind, kind),
+        )
     refuse_bits("mprotect", 2, _PROT_EXEC)
     refuse_bits("pkey_mprotect", 2, _PROT_EXEC)
     refuse_bits("shmat", 2, _SHM_EXEC)

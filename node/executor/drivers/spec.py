@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from node.executor import limits
-from node.executor.drivers.base import FileSpec, PortSpec, Resources, TaskSpec, TreeSpec
+from node.executor.addresses import is_allowed
+from node.executor.drivers.base import EgressSpec, FileSpec, PortSpec, Resources, TaskSpec, TreeSpec
 from node.executor.errors import SpecRefused
 from node.executor.tree import check_relative
 
-RESERVED = ("/proc", "/dev", "/sys", "/tmp", "/result")
+RESERVED = ("/proc", "/dev", "/sys", "/tmp", "/result", "/secrets")
 """Mounted by the driver itself; no artifact may stand there or below."""
 
 _TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PORT_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_SECRET_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
 def check_spec(spec: TaskSpec) -> None:
@@ -39,6 +42,9 @@ def check_spec(spec: TaskSpec) -> None:
     _check_ports(spec.ports)
     _check_resources(spec.resources)
     _check_results(spec.results)
+    _check_secrets(spec.secrets)
+    _check_egress(spec.egress)
+    _check_volumes(spec)
     _need(
         4_096 <= spec.log_bytes_max <= limits.LOG_BYTES_MAX,
         "log_bytes_max",
@@ -126,3 +132,34 @@ def _check_results(results: tuple[str, ...]) -> None:
         _need(inside != path, f"results[{index}]", "a path below /result/")
         rule = check_relative(inside)
         _need(rule is None, f"results[{index}]", str(rule))
+
+
+def _check_secrets(secrets: Mapping[str, bytes]) -> None:
+    _need(len(secrets) <= limits.SECRETS_MAX, "secrets", f"at most {limits.SECRETS_MAX}")
+    for name in secrets:
+        _need(_SECRET_NAME.fullmatch(name) is not None, "secrets", "names of a-z, 0-9, '-' and '_'")
+    total = sum(map(len, secrets.values()))
+    _need(total <= limits.SECRETS_BYTES_MAX, "secrets", f"at most {limits.SECRETS_BYTES_MAX} B together")
+
+
+def _check_egress(egress: tuple[EgressSpec, ...]) -> None:
+    _need(len(egress) <= limits.EGRESS_ADDRESSES_MAX, "egress", f"at most {limits.EGRESS_ADDRESSES_MAX}")
+    _need(len(set(egress)) == len(egress), "egress", "each address and port once")
+    for index, way in enumerate(egress):
+        field = f"egress[{index}]"
+        _need(is_allowed(way.address), f"{field}.address", "an address of the wide world")
+        _need(1 <= way.port <= 65_535, f"{field}.port", "1 to 65535")
+
+
+def _check_volumes(spec: TaskSpec) -> None:
+    _need(len(spec.volumes) <= limits.VOLUMES_MAX, "volumes", f"at most {limits.VOLUMES_MAX}")
+    taken = [*(file.path for file in spec.files), *(tree.path for tree in spec.trees)]
+    for index, volume in enumerate(spec.volumes):
+        field, path = f"volumes[{index}]", volume.path
+        _need(path.startswith("/") and path != "/", f"{field}.path", "absolute, and not the root itself")
+        rule = check_relative(path[1:])
+        _need(rule is None, f"{field}.path", str(rule))
+        for other in (*RESERVED, *taken):
+            apart = path != other and not path.startswith(other + "/") and not other.startswith(path + "/")
+            _need(apart, f"{field}.path", f"not at, above or below {other}")
+        taken.append(path)

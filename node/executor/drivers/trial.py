@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from node.executor import cgroups, limits
-from node.executor.drivers import bwrap, seccomp
+from node.executor import cgroups, landlock, limits
+from node.executor.drivers import bwrap, entry, seccomp
 from node.executor.drivers.base import Feature, Fingerprint, Isolation, Resources
 from node.executor.drivers.process import python_argv
-from node.executor.errors import DriverUnavailable
+from node.executor.errors import DriverUnavailable, VolumeRefused
+from node.executor.filesystem import find_mkfs, make_filesystem
 from node.executor.seal import seal_bytes
 
 _NAMESPACES = ("user", "pid", "net", "mnt", "ipc", "uts", "cgroup")
@@ -23,16 +26,39 @@ for name in user pid net mnt ipc uts cgroup; do echo "ns-$name: $(readlink /proc
 (echo x > /gridpact-trial) 2>/dev/null || echo "root: read-only"
 echo "exit 0" > /tmp/trial; chmod 755 /tmp/trial
 /tmp/trial 2>/dev/null || echo "scratch: not executable"
+read -r word < /tmp/secrets/trial && echo "secret: $word"
+(echo x > /tmp/secrets/trial) 2>/dev/null || echo "secrets: read-only"
+if [ -d /tmp/volume ]; then
+    (echo x > /tmp/volume/small) 2>/dev/null \
+        && ! (head -c 33554432 /dev/zero > /tmp/volume/fill) 2>/dev/null && echo "volume: full"
+    rm -f /tmp/volume/fill; cp /tmp/trial /tmp/volume/trial; chmod 755 /tmp/volume/trial
+    /tmp/volume/trial 2>/dev/null || echo "volume-code: not executable"
+fi
+while read -r _ path kind _; do
+    [ "$path" = /tmp/secrets ] && echo "secrets-in: $kind"
+done < /proc/self/mounts
+for name in open shut; do
+    (echo x > /tmp/$name/file) 2>/dev/null && echo "$name: written" || echo "$name: denied"
+done
 """
+_RULES = [("/", "code"), ("/proc", "read"), ("/dev", "device"), ("/tmp/open", "write")]
+_WAY_OUT = "a relay to named addresses, and no other way"
+_VOLUMES = "ext4 of its own size behind a loop device, never executable"
+_VOLUME_BYTES = 16 << 20
+_MAY_LACK = ("secrets", "egress")
+_FAR = ("192.0.2.1", "9")  # an address that nobody has (RFC 5737)
 _RESOURCES = Resources(cpu_millis=1000, memory_bytes=1 << 30, disk_bytes=1 << 20, pids=64)
 
 
 @dataclass(frozen=True)
 class Host:
-    """What this host offers: the fingerprint to show, and the groups to use (None: prlimit only)."""
+    """What this host offers: the fingerprint to show, the groups to use (None: prlimit only), whether
+    Landlock was seen to deny, and what makes sealed images (None: the root is a tmpfs)."""
 
     fingerprint: Fingerprint
     groups: cgroups.Cgroups | None
+    landlock: bool = False
+    mkfs: str | None = None
 
 
 def examine(driver: str, scope: str) -> Host:
@@ -40,14 +66,37 @@ def examine(driver: str, scope: str) -> Host:
     groups, found = cgroups.detect(scope)
     if groups is not None:
         groups.remove_scope()
+    mkfs, image_how = _image_maker()
+    denies, rules_how, reason = False, "", ""
     try:
-        inside = _look_inside()
+        try:
+            inside = _look_inside(mkfs=mkfs)
+        except DriverUnavailable as error:
+            if mkfs is None:
+                raise
+            mkfs, image_how = None, str(error)
+            inside = _look_inside()
         reason = _verdict(inside)
+        denies, rules_how = _try_landlock(inside)
     except (DriverUnavailable, OSError, subprocess.SubprocessError) as error:
-        inside, reason = {}, str(error)
-    features = (*_isolation(inside, reason), *_limits(groups, found))
-    usable = not reason
-    return Host(Fingerprint(driver, Isolation.SANDBOX, usable, reason, features), groups)
+        inside, mkfs, reason = {}, None, str(error)
+    sealed = mkfs is not None
+    features = [*_isolation(inside, reason), Feature("sealed-image", sealed, image_how)]
+    kept, volumes_how = (False, reason) if reason else _try_volumes()
+    features += [Feature("landlock", denies, rules_how or reason), Feature("volumes", kept, volumes_how)]
+    features += _limits(groups, found)
+    fingerprint = Fingerprint(driver, Isolation.SANDBOX, not reason, reason, tuple(features))
+    return Host(fingerprint, groups, denies, mkfs)
+
+
+def _image_maker() -> tuple[str | None, str]:
+    """Return what makes images here, and how they are sealed; or None and why the root is a tmpfs."""
+    if os.geteuid() != 0:
+        return None, "only root mounts images; artifacts are copied from sealed memfds into a private tmpfs"
+    path = shutil.which("mkfs.erofs", path=f"{os.defpath}:/usr/sbin:/sbin:/usr/local/bin")
+    if path is None:
+        return None, "mkfs.erofs is missing (Debian: erofs-utils); artifacts are copied into a private tmpfs"
+    return path, "erofs in a sealed memfd, behind a read-only loop device"
 
 
 def launcher_uid() -> int | None:
@@ -55,38 +104,83 @@ def launcher_uid() -> int | None:
     return bwrap.HOST_UID if os.geteuid() == 0 else None
 
 
-def _look_inside() -> dict[str, str]:
+def _try_landlock(free: dict[str, str]) -> tuple[bool, str]:
+    """Return whether Landlock denies what all else lets pass (`free` tells), and how or why not."""
+    version = landlock.abi()
+    if version < landlock.ABI_LEAST:
+        return False, f"the kernel speaks version {version} of it, {landlock.ABI_LEAST} is the least"
+    if not entry.supported():
+        return False, f"there is no entry program for {os.uname().machine}"
+    try:
+        ruled = _look_inside(_RULES)
+    except DriverUnavailable as error:
+        return False, str(error)
+    if free.get("shut") != "written" or ruled.get("open") != "written" or ruled.get("shut") != "denied":
+        return False, "the trial did not show it"
+    return True, f"version {version}: code, reading, writing and devices, each where it belongs"
+
+
+def _look_inside(
+    rules: list[landlock.Rule] | None = None, mkfs: str | None = None, volumes: Sequence[int] = ()
+) -> dict[str, str]:
     """Return what a shell in a trial sandbox says, as names and values. Raises DriverUnavailable."""
     programs = [seal_bytes(program, "seccomp") for program in seccomp.filters()]
-    options = [*bwrap.isolation_options(tuple(programs), {}), *bwrap.trial_mounts()]
+    options = [*bwrap.isolation_options(tuple(programs), {}), *bwrap.trial_mounts(bool(volumes))]
+    secret = seal_bytes(b"trial\n", "secret")
     fds = [*programs, seal_bytes(bwrap.encode(options), "options")]
     log = os.memfd_create("log", os.MFD_CLOEXEC)
     config: dict[str, Any] = {
-        "fds": [*fds, log],
-        "bwrap_fds": fds,
-        "argv": [bwrap.find(), "--args", str(fds[-1]), "--", "/bin/sh", "-c", _SCRIPT],
-        "root": bwrap.root_sizes(0, 16, _RESOURCES) | {"files": [], "trees": []},
+        "fds": [*fds, secret, *volumes, log],
+        "bwrap_fds": list(fds),
+        "secrets": [{"fd": secret, "name": "trial"}],
+        "volumes": list(volumes),
+        "argv": [bwrap.find(), "--args", str(fds[-1]), "--"],
+        "command": ["/bin/sh", "-c", _SCRIPT],
+        "rules": rules,
+        "kill_at_ms": None,
+        "root": bwrap.root_sizes(0, 16, _RESOURCES) | {"files": [], "trees": [], "points": [], "mkfs": mkfs},
         "uid": launcher_uid(),
         "cgroup_procs": [],
-        "rlimits": bwrap.rlimits(_RESOURCES, memory_by_cgroup=True),
+        "rlimits": bwrap.rlimits(_RESOURCES, memory_by_cgroup=True, volume_bytes=2 * _VOLUME_BYTES),
         "nproc": None,
         "log_fd": log,
         "log_bytes": limits.LOG_BYTES_MAX,
         "log_rate_bytes_s": limits.LOG_RATE_BYTES_S,
         "start_timeout_s": limits.TRIAL_TIMEOUT_S,
     }
-    fds += [log, seal_bytes(json.dumps(config).encode(), "config")]
+    fds += [secret, log, seal_bytes(json.dumps(config).encode(), "config")]
     try:
-        _run(python_argv("node.executor.drivers.launcher", str(fds[-1])), fds)
+        outlet = _run(python_argv("node.executor.drivers.launcher", str(fds[-1])), [*fds, *volumes])
         text = os.pread(log, limits.LOG_BYTES_MAX, 8).rstrip(b"\x00").decode(errors="replace")
     finally:
         for fd in fds:
             os.close(fd)
     pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
-    return {name.strip(): value.strip() for name, value in pairs}
+    return {name.strip(): value.strip() for name, value in pairs} | {"outlet": outlet}
 
 
-def _run(argv: list[str], fds: list[int]) -> None:
+def _try_volumes() -> tuple[bool, str]:
+    """Return whether a volume can be written, up to its size, and not executed; and how, or why not."""
+    if os.geteuid() != 0:
+        return False, "only root mounts volumes"
+    mkfs = find_mkfs()
+    if mkfs is None:
+        return False, "mkfs.ext4 is missing (Debian: e2fsprogs)"
+    fd = os.memfd_create("volume", os.MFD_CLOEXEC)
+    try:
+        os.truncate(fd, _VOLUME_BYTES)
+        make_filesystem(mkfs, f"/proc/self/fd/{fd}", (fd,))
+        inside = _look_inside(volumes=[fd])
+    except (DriverUnavailable, OSError, subprocess.SubprocessError, VolumeRefused) as error:
+        return False, str(error)
+    finally:
+        os.close(fd)
+    kept = inside.get("volume") == "full" and inside.get("volume-code") == "not executable"
+    return kept, _VOLUMES if kept else "the trial did not show it"
+
+
+def _run(argv: list[str], fds: list[int]) -> str:
+    """Run one trial; return what came of opening a way out of it. Raises DriverUnavailable."""
     with subprocess.Popen(
         argv,
         stdin=subprocess.PIPE,
@@ -107,13 +201,28 @@ def _run(argv: list[str], fds: list[int]) -> None:
             said = json.loads(first) if first else {"event": "failed", "reason": "the launcher said nothing"}
             if said["event"] == "failed":
                 raise DriverUnavailable(_explain(str(said["reason"])))
+            outlet = _try_outlet(int(said["init"]))
             process.stdin.write(b"G")
             process.stdin.flush()
             process.stdout.readline()
             process.communicate()
+            return outlet
         finally:
             timer.cancel()
             process.kill()
+
+
+def _try_outlet(init_pid: int) -> str:
+    """Return `ready` when a way out of the held sandbox can be opened, else why not. It ends at once."""
+    uid = launcher_uid()
+    argv = python_argv("node.executor.outlet", str(init_pid), str(-1 if uid is None else uid), *_FAR)
+    try:
+        done = subprocess.run(
+            argv, input=b"", capture_output=True, timeout=limits.TRIAL_TIMEOUT_S, env={}, cwd="/", check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "the outlet said nothing"
+    return (done.stdout or done.stderr).decode(errors="replace").strip()[-200:]
 
 
 def _explain(reason: str) -> str:
@@ -135,9 +244,8 @@ def _explain(reason: str) -> str:
 
 def _verdict(inside: dict[str, str]) -> str:
     """Return the first thing without which nothing may start, or an empty text."""
-    missing = [feature.name for feature in _isolation(inside, "") if not feature.enforced]
-    required = [name for name in missing if name not in ("landlock", "sealed-image")]
-    return f"the trial sandbox lacks {', '.join(required)}" if required else ""
+    missing = [f.name for f in _isolation(inside, "") if not f.enforced and f.name not in _MAY_LACK]
+    return f"the trial sandbox lacks {', '.join(missing)}" if missing else ""
 
 
 def _isolation(inside: dict[str, str], reason: str) -> list[Feature]:
@@ -151,15 +259,18 @@ def _isolation(inside: dict[str, str], reason: str) -> list[Feature]:
     ]
     held = {inside.get(name, "1").strip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
     uid = f"host uid {bwrap.HOST_UID if os.geteuid() == 0 else os.geteuid()}, uid {bwrap.INSIDE_UID} inside"
+    hidden = inside.get("secret") == "trial" and inside.get("secrets") == "read-only"
+    hidden = hidden and inside.get("secrets-in") == "ramfs"
+    outlet = inside.get("outlet", "")
     found += [
         feature("no-capabilities", held == {""}, uid),
         feature("no-new-privileges", inside.get("NoNewPrivs") == "1", "bubblewrap"),
         feature("seccomp", inside.get("Seccomp") == "2", "allow-list and W^X by libseccomp"),
-        feature("read-only-root", inside.get("root") == "read-only", "private tmpfs, remounted read-only"),
+        feature("read-only-root", inside.get("root") == "read-only", "its own, mounted read-only"),
         feature("noexec-scratch", inside.get("scratch") == "not executable", "private tmpfs, noexec"),
         feature("limit-disk", inside.get("scratch") == "not executable", "size of the scratch tmpfs"),
-        Feature("sealed-image", False, "artifacts are copied from sealed memfds into a private tmpfs"),
-        Feature("landlock", False, "not used by this driver yet"),
+        feature("secrets", hidden, "read-only files in memory that is never swapped (ramfs)"),
+        Feature("egress", outlet == "ready", _WAY_OUT if outlet == "ready" else outlet or reason),
     ]
     return found
 

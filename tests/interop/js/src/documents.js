@@ -9,7 +9,7 @@ const STATEMENT = 'https://in-toto.io/Statement/v1'
 const HEX_64 = /^[0-9a-f]{64}$/
 const APPROVAL = {
   chain_id: 'string', deployment: 'string', act: 'string', role: 'string', decision: 'string',
-  expires_ms: 'int', comment: 'string', made_ms: 'int'
+  expires_ms: 'int', comment: 'string', made_ms: 'int', update: 'int'
 }
 
 function pae (payload) {
@@ -82,7 +82,7 @@ export function signApproval (key, manifest, predicate) {
     _type: STATEMENT,
     predicateType: 'urn:gridpact:approval:v1',
     subject: [{ name: 'manifest', digest: { sha256: manifest } }],
-    predicate: { expires_ms: 0, comment: '', ...predicate }
+    predicate: { expires_ms: 0, comment: '', update: 0, ...predicate }
   })
   const signature = { keyid: key.public.toString('hex'), sig: key.signRaw(pae(payload)).toString('base64') }
   const envelope = { payload: payload.toString('base64'), payloadType: PAYLOAD_TYPE, signatures: [signature] }

@@ -1,0 +1,202 @@
+"""What a stakeholder decides on: a deployment's manifest, none of it on a peer's word alone, and in words."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from ledger.codec import decode
+from ledger.differences import manifest_changes
+from ledger.documents import open_document
+from ledger.light import Trust
+from ledger.manifest import decode_manifest, expand, most_spent
+from ledger.manifest_types import Manifest, Terms, manifest_digest
+from ledger.people import Roll, names_of, words_of
+from ledger.policy import describe
+from ledger.policy_records import Side, change_sides
+from ledger.policy_types import Act
+from ledger.policy_words import describe_rest
+from ledger.predicates import ApprovalPredicate
+from ledger.records import Deployment, key_deployment
+from node.amounts import cpu_text, credits_text, size_text, span_text, time_text, value_text
+from node.cid import cid_of
+from node.cli.context import EXIT_REJECTED, Failure
+from node.cli.organisation_state import organisation_of
+from node.cli.output import clean, say
+from node.cli.query import proved, trust_of
+from node.errors import ConfigError
+from node.sdk import ApiError, Client
+
+_PROOF_WAIT_S = 10.0
+_APART = {"none": "anywhere", "node": "each on another node", "farm": "each on another farm"}
+
+
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """What there is to decide on. `types`: of the contract's parameters. `roll`: who holds the roles now.
+    `number`: of the update that brings the manifest; `former`: what it leads from, while it is under way."""
+
+    id: str
+    digest: bytes
+    manifest: Manifest
+    types: dict[str, str]
+    roll: Roll
+    number: int = 0
+    former: Manifest | None = None
+    ground: Act = "deploy"
+
+    def sides(self, act: Act) -> tuple[Side, ...]:
+        """Whose policies, of which act, a decision may count for."""
+        if self.former is not None:
+            return change_sides(self.former, self.manifest, _roll)
+        return ((self.manifest, self.ground if act == "deploy" else act, self.roll),)
+
+
+def read_deal(client: Client, ref: str, act: Act = "deploy") -> Deal:
+    """A deployment and its manifest, none of it on the peer's word alone.
+
+    The record is proved against the home's genesis, if it has one; the manifest's digest is computed
+    from its bytes; and the manifest is expanded anew from the author's signed contract. `act` "update": the
+    manifest of the update under way.
+    """
+    detail = client.deployment(ref)
+    wanted, number, former = detail.manifest_digest, detail.generation, None
+    if act == "update":
+        if not detail.updates or detail.updates[-1].ended_ms:
+            raise Failure(EXIT_REJECTED, f"no update of {detail.id[:12]} is under way")
+        wanted, number = detail.updates[-1].manifest_digest, detail.updates[-1].number
+        former = decode_manifest(_manifest(client, detail.manifest_digest))
+    data = _manifest(client, wanted)
+    digest = manifest_digest(data)
+    _check_record(client, detail.id, digest, number, act)
+    manifest = decode_manifest(data)
+    contract = open_document(client.contract(manifest.contract).envelope, "contract")
+    if contract.id.hex() != manifest.contract or contract.signer.hex() != manifest.author:
+        raise Failure(
+            EXIT_REJECTED, "the contract is not the one that the manifest names, or not its author's"
+        )
+    source = contract.predicate.contract
+    bound = {role.name: words_of(role) for role in manifest.roles if _is_bound(source.roles, role.name)}
+    again = expand(
+        source, contract.id, contract.signer, bytes.fromhex(manifest.consumer), manifest.parameters, bound
+    )
+    if again != data:
+        raise Failure(EXIT_REJECTED, "the manifest is not what the author's contract expands to")
+    types: dict[str, str] = {parameter.name: parameter.type for parameter in source.parameters}
+    return Deal(detail.id, digest, manifest, types, _roll(manifest), number, former, detail.ground)
+
+
+def _roll(manifest: Manifest) -> Roll:
+    return Roll(manifest.roles, lambda organisation: organisation_of(organisation.hex()))
+
+
+def _manifest(client: Client, digest: str) -> bytes:
+    data = client.manifest(digest)
+    if manifest_digest(data).hex() != digest:
+        raise Failure(EXIT_REJECTED, "the peer's manifest does not have the digest that it is named by")
+    return data
+
+
+def _is_bound(roles: object, name: str) -> bool:
+    return any(role.name == name and role.bind == "order" for role in roles)  # type: ignore[attr-defined]
+
+
+def _check_record(client: Client, deployment: str, digest: bytes, number: int, act: Act) -> None:
+    try:
+        trust: Trust = trust_of(None)
+    except ConfigError:
+        say("no genesis in the home: the deployment's record is taken on the peer's word")
+        return
+    key = key_deployment(bytes.fromhex(deployment))
+    deadline = time.monotonic() + _PROOF_WAIT_S
+    while True:  # a header proves a state of some blocks ago: a fresh order takes a moment
+        try:
+            fact = proved(trust, client, client.query(key, True).proof, key)
+        except ApiError as error:
+            if error.problem.rule != "proof.not_yet" or time.monotonic() > deadline:
+                raise
+        else:
+            if fact.value is not None:
+                break
+            if time.monotonic() > deadline:
+                raise Failure(EXIT_REJECTED, "the ledger's state holds no such deployment")
+        time.sleep(0.2)
+    try:
+        record = decode(Deployment, fact.value)
+    except msgspec.MsgspecError as error:
+        raise Failure(EXIT_REJECTED, f"the proved record is not understood: {error}") from None
+    in_force, under_way = (record.manifest, record.generation), (record.updating, record.updates)
+    if (digest, number) != (under_way if act == "update" else in_force):
+        raise Failure(EXIT_REJECTED, "the ledger proves another manifest for this deployment")
+
+
+def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> str:
+    """What a signature means, in words."""
+    manifest = deal.manifest
+    what = {
+        "deploy": "the deployment",
+        "signoff": "the sign-off",
+        "delete": "the end",
+        "update": f"update {deal.number}",
+    }[predicate.act]
+    verb = {"granted": "APPROVE", "rejected": "REJECT", "revoked": "WITHDRAW your approval of"}[
+        predicate.decision
+    ]
+    policies = manifest.policies
+    answers = [f"{n}: {value_text(deal.types.get(n, ''), v)}" for n, v in manifest.parameters.items()]
+    lines = [
+        f"You {verb} {what} of {manifest.name} {manifest.version} as {predicate.role or 'a named key'}",
+        f"  chain       {predicate.chain_id}",
+        f"  deployment  {predicate.deployment}",
+        f"  manifest    {deal.digest.hex()} (hashed here)",
+        f"  your key    {signer.hex()}",
+        f"  author      {manifest.author}",
+        f"  consumer    {manifest.consumer}",
+        f"  parameters  {', '.join(answers) or '-'}",
+        *(f"  asked for   {describe(side.policies.of(act))}" for side, act, _ in deal.sides(predicate.act)),
+        *(f"  held by     role {role}: {holder}" for role, holder in names_of(manifest.roles).items()),
+        f"  also        {describe_rest(policies)}",
+        f"  costs       {_cost_text(manifest.terms)}",
+    ]
+    for workload in manifest.workloads:
+        need = workload.resources
+        where = ", ".join(workload.placement.countries) or "any country"
+        lines.append(
+            f"  runs        {workload.name}: {workload.replicas} x {workload.kind}, "
+            f"{cpu_text(need.cpu_millis)}, {size_text(need.memory_bytes)}, in {where}, "
+            f"{_APART[workload.placement.distinct]}"
+        )
+        lines.append(f"              {' '.join(workload.command)}")
+        if workload.secrets:
+            lines.append(f"              is given secrets by the consumer: {', '.join(workload.secrets)}")
+        if workload.egress:
+            lines.append(f"              may connect to {', '.join(workload.egress)}")
+        lines += [
+            f"              keeps {v.path} ({size_text(v.size_bytes)}) from term to term"
+            for v in workload.volumes
+        ]
+        lines += [
+            f"              {a.path} ({size_text(a.size_bytes)}) sha256 {a.sha256} cid {cid_of(a.sha256)}"
+            for a in workload.artifacts
+        ]
+    if deal.former is not None:
+        for difference in manifest_changes(deal.former, manifest):
+            before, after = clean(difference.before_text), clean(difference.after_text)
+            lines.append(f"  changes     {difference.field}: {before or 'nothing'} -> {after or 'nothing'}")
+    if predicate.expires_ms:
+        lines.append(f"  counts until {time_text(predicate.expires_ms)} UTC")
+    if predicate.comment:
+        lines.append(f"  comment     {clean(predicate.comment)}")
+    return "\n".join(lines)
+
+
+def _cost_text(terms: Terms) -> str:
+    """What a deployment may cost in its term, and topped up and extended as far as its terms go."""
+    budget, fee = credits_text(terms.budget), credits_text(terms.fee)
+    text = f"at most {budget} credits in {span_text(terms.duration_s * 1000)}, {fee} to the author"
+    if terms.extension_s or terms.top_up:
+        longest = span_text((terms.duration_s + terms.extension_s) * 1000)
+        text += f"; topped up and extended, {credits_text(most_spent(terms))} in {longest}"
+    return text

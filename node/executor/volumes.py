@@ -1,0 +1,151 @@
+"""Volumes of workloads on this node: one file each, with a file system of exactly the size that was bought.
+
+A volume belongs to a slot and stays on the node that made it, from one term to the next, until its deployment
+has ended. Its bytes are set aside when it is made, so that no other can take them, and only those that leave
+the ledger its reserve of the disk. Only root can mount one; where we are not, the node does not advertise
+them. Blocking; several threads may call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from ledger.manifest_types import Volume
+from node.executor.errors import VolumeRefused
+from node.executor.filesystem import find_mkfs, make_filesystem
+from node.limits import ARTIFACT_DISK_RESERVE_BYTES
+
+_SUFFIX: Final = ".ext4"
+
+
+class VolumeShelf:
+    """See the module. `size_bytes_max`: of all volumes together."""
+
+    def __init__(self, folder: Path, size_bytes_max: int) -> None:
+        self._folder = folder
+        self.size_bytes_max = size_bytes_max
+        self._lock = threading.Lock()  # never held while the disk works: the event loop takes it, too
+        self._making: dict[Path, int] = {}
+        for left in folder.glob(f".*{_SUFFIX}.new"):  # a crash while it was made
+            left.unlink(missing_ok=True)
+
+    def problem(
+        self, deployment: bytes, slot: str, volumes: Iterable[Volume], *, were_here: bool = False
+    ) -> str:
+        """Why these volumes of a slot cannot be had here, or "". `were_here`: a term before had them here."""
+        with self._lock:
+            return self._problem(deployment, slot, volumes, were_here)
+
+    def _problem(self, deployment: bytes, slot: str, volumes: Iterable[Volume], were_here: bool) -> str:
+        missing = 0
+        for volume in volumes:
+            held = _size(self._file(deployment, slot, volume.name))
+            if held is None:
+                if were_here and volume.if_lost == "wait":
+                    return f"volume {volume.name} was here and is gone; the contract does not begin anew"
+                missing += volume.size_bytes
+            elif held != volume.size_bytes:
+                return f"volume {volume.name} is here with {held} bytes, not {volume.size_bytes}"
+        making = sum(size_bytes for file, size_bytes in self._making.items() if not file.exists())
+        if missing and self.used_bytes() + making + missing > self.size_bytes_max:
+            return f"{missing} bytes of volumes do not fit beside those of others that are kept here"
+        if missing and self._disk_free_bytes() - making - missing < ARTIFACT_DISK_RESERVE_BYTES:
+            return f"{missing} bytes of volumes do not fit: the disk is too full"
+        return ""
+
+    def ensure(self, deployment: bytes, slot: str, volume: Volume, *, were_here: bool = False) -> Path:
+        """Its file: as the term before left it, or new and empty. Raises VolumeRefused."""
+        file = self._file(deployment, slot, volume.name)
+        with self._lock:
+            problem = self._problem(deployment, slot, (volume,), were_here)
+            if file in self._making:
+                problem = "it is being made"
+            if problem:
+                raise VolumeRefused(f"volume {volume.name}", problem)
+            if file.exists():
+                return file
+            self._making[file] = volume.size_bytes
+        try:
+            self._make(file, volume.size_bytes)
+        finally:
+            with self._lock:
+                del self._making[file]
+        return file
+
+    def _make(self, file: Path, size_bytes: int) -> None:
+        mkfs = find_mkfs()
+        if mkfs is None:
+            raise VolumeRefused("volume", "mkfs.ext4 is missing (Debian: e2fsprogs)")
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = file.with_name(f".{file.name}.new")  # a crash leaves no half-made volume under its name
+        try:
+            fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, size_bytes)
+                make_filesystem(mkfs, str(fresh))
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(fresh, file)
+            _sync(self._folder)
+        except OSError as error:
+            raise VolumeRefused("volume", f"cannot be made: {error.strerror or error}") from None
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(fresh)
+
+    def _disk_free_bytes(self) -> int:
+        folder = self._folder
+        while not folder.exists():
+            folder = folder.parent
+        found = os.statvfs(folder)
+        return found.f_bavail * found.f_frsize
+
+    def used_bytes(self) -> int:
+        """Set aside by all volumes here."""
+        return sum(_size(file) or 0 for file in self._files())
+
+    def deployments(self) -> set[bytes]:
+        """Ids of those that have volumes here."""
+        found = set()
+        for file in self._files():
+            with contextlib.suppress(ValueError):
+                found.add(bytes.fromhex(file.name.partition(".")[0]))
+        return found
+
+    def drop(self, deployment: bytes) -> int:
+        """Remove all volumes of a deployment; how many there were."""
+        count = 0
+        for file in self._files():
+            if file.name.startswith(deployment.hex() + "."):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(file)
+                    count += 1
+        return count
+
+    def _files(self) -> list[Path]:
+        return [file for file in self._folder.glob(f"*{_SUFFIX}") if not file.name.startswith(".")]
+
+    def _file(self, deployment: bytes, slot: str, name: str) -> Path:
+        # Names have no dot in them, so that no two volumes share a file.
+        return self._folder / f"{deployment.hex()}.{slot.replace('/', '.')}.{name}{_SUFFIX}"
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,125 @@
+"""What all terms on one node share: the parts that they work with, and the node's own proofs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ledger.manifest import workload_of
+from ledger.manifest_services import features_needed
+from ledger.manifest_types import Workload, manifest_digest
+from ledger.records import Deployment, Slot, key_deployment, key_node, key_slot
+from ledger.records import Node as LedgerNode
+from ledger.state import read
+from ledger.transition.switch import same_work
+from node.config import Node
+from node.exchange import Exchange
+from node.executor.decide import Opening
+from node.executor.drivers.base import Driver, Fingerprint
+from node.executor.egress import check_target
+from node.executor.errors import EgressRefused
+from node.executor.limits import HINTS_MAX
+from node.executor.orders import Orders
+from node.executor.quarantine import Quarantine
+from node.executor.secrets import SecretsDesk
+from node.executor.sender import Sender
+from node.executor.verify import Case, Verdict, update_of, verify
+from node.executor.volumes import VolumeShelf
+from node.offer import enforced
+from node.seam import PeerSeam
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What all tenures of one executor share. `boot_ms`: the boot clock; `wall_ms`: Unix time."""
+
+    peer: PeerSeam
+    sender: Sender
+    settings: Node
+    driver: Driver
+    fingerprint: Fingerprint
+    exchange: Exchange
+    boot_ms: Callable[[], int]
+    wall_ms: Callable[[], int]
+    orders: Orders
+    secrets: SecretsDesk
+    quarantine: Quarantine
+    volumes: VolumeShelf
+
+    def prove(
+        self,
+        deployment: bytes,
+        name: str,
+        work: Workload | None = None,
+        papers: dict[bytes, bytes] | None = None,
+        *,
+        runs: bool = False,
+    ) -> Verdict:
+        """The node's own proof that a slot may be run now, or, when it `runs`, may go on, by the manifest
+        that its next term is of. `work`: what the term is of, when there is one; an update may let it go on
+        only when it wants the same of the slot. `papers`: signed orders and updates by id, kept for the whole
+        term: all re-checks need them."""
+        peer = self.peer
+        slot = read(peer.state, Slot, key_slot(deployment, name))
+        if slot is None or not slot.next:
+            return Verdict(False, ("no manifest has the slot",))
+        kept = {} if papers is None else papers
+        update = update_of(peer.state, deployment, slot.next)
+        for id_ in (deployment, *(() if update is None else (update.tx,))):
+            if id_ not in kept and (found := self.orders.get(id_)) is not None:
+                kept[id_] = found
+        verdict = verify(
+            Case(
+                peer.state,
+                peer.chain_id,
+                deployment,
+                kept.get(deployment),
+                peer.time_ms,
+                runs=runs,
+                manifest=slot.next,
+                update=None if update is None else kept.get(update.tx),
+            )
+        )
+        if verdict.ok and work is not None and verdict.manifest is not None:
+            wanted = workload_of(verdict.manifest, name)
+            if not same_work(wanted, work):
+                return Verdict(False, ("an update wants something else of the slot",))
+        return verdict
+
+    def unwilling(self, opening: Opening) -> str:
+        """Why this node runs nothing of it: what it does not offer, or has quarantined; or ""."""
+        workload, offered = opening.workload, enforced(self.settings, self.fingerprint)
+        for feature in features_needed(workload):
+            if offered.get(feature) != "enforced":
+                return (
+                    f"driver: {feature} is wanted, and not enforced here: {offered.get(feature, 'unknown')}"
+                )
+        for target in workload.egress:
+            try:
+                check_target(target)
+            except EgressRefused as error:
+                return str(error)
+        problem = self.volumes.problem(
+            opening.deployment,
+            opening.slot,
+            workload.volumes,
+            were_here=self.is_home(opening.deployment, opening.slot),
+        )
+        return problem or self.quarantine.reason(manifest_digest(opening.manifest.encode()))
+
+    def is_home(self, deployment: bytes, name: str) -> bool:
+        """Whether a slot's volumes are on this node, as the ledger knows (rule C11)."""
+        slot = read(self.peer.state, Slot, key_slot(deployment, name))
+        return slot is not None and slot.home == self.sender.key.public
+
+    def holders(self, deployment: bytes) -> list[str]:
+        """Addresses of the nodes that hold slots of a deployment: they fetch the same bytes."""
+        state, found = self.peer.state, []
+        record = read(state, Deployment, key_deployment(deployment))
+        for name in record.slots if record else ():
+            slot = read(state, Slot, key_slot(deployment, name))
+            if slot is not None and slot.holder and slot.holder != self.sender.key.public:
+                node = read(state, LedgerNode, key_node(slot.holder))
+                if node is not None and node.address:
+                    found.append(node.address)
+        return sorted(set(found))[:HINTS_MAX]

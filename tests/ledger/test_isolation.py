@@ -1,0 +1,67 @@
+"""A contract insists on features of isolation; only nodes whose offers tell of them get its slots: C10."""
+
+from __future__ import annotations
+
+import pytest
+
+from ledger.contract import parse_contract
+from ledger.errors import Refused
+from ledger.manifest_services import ISOLATION, features_needed
+from ledger.manifest_types import Placement
+from ledger.transactions import Claim
+from ledger.yaml_tree import ContractError
+from tests.ledger.contract_samples import SOURCE, expanded
+from tests.ledger.contract_samples import contract as sample
+from tests.ledger.contract_samples import workload as template
+from tests.ledger.test_placement import A0, B0, approved, refusals
+from tests.ledger.world import NODES, service
+
+FREE = Placement(distinct="none")
+SEALED = {"landlock": "enforced", "sealed-image": "enforced"}
+
+
+def test_a_node_without_the_feature_gets_no_slot() -> None:
+    """[C10]"""
+    world, deployment = approved(service(isolation=("landlock", "sealed-image"), placement=FREE))
+    assert set(refusals(world, deployment, "web/0").values()) == {"claim.feature"}
+    world.ok(A0, world.offer(attributes={"landlock": "enforced"}))
+    assert world.refused(A0, Claim(deployment, "web/0", 1)) == "claim.feature"
+    # Why not, as nodes tell it, is no feature either.
+    world.ok(B0, world.offer(attributes=SEALED | {"sealed-image": "only root mounts images"}))
+    assert world.refused(B0, Claim(deployment, "web/0", 1)) == "claim.feature"
+    world.ok(A0, world.offer(attributes=SEALED))
+    assert world.claimed(deployment, "web/0", [A0]) is A0
+
+
+def test_who_asks_for_nothing_gets_any_node() -> None:
+    world, deployment = approved(service(placement=FREE))
+    found = refusals(world, deployment, "web/0")
+    assert not set(found) & set(NODES)
+
+
+@pytest.mark.parametrize(
+    ("isolation", "rule", "field"),
+    [
+        (("landlok",), "contract.isolation", "workloads.web.isolation[0]"),
+        (("landlock", "seccomp"), "contract.isolation", "workloads.web.isolation[1]"),
+        (("${level}",), "contract.isolation", "workloads.web.isolation[0]"),
+        (("x" * 1_000,), "contract.isolation", "workloads.web.isolation[0]"),
+        (("landlock", "landlock"), "contract.duplicate", "workloads.web.isolation[1]"),
+    ],
+)
+def test_what_is_refused(isolation: tuple[str, ...], rule: str, field: str) -> None:
+    with pytest.raises(Refused) as caught:
+        expanded(sample(workloads=(template(isolation=isolation),)))
+    assert (caught.value.rule, caught.value.field) == (rule, field)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_source_says_it_and_the_manifest_carries_it() -> None:
+    text = SOURCE.replace("    recheck: 10s\n", "    recheck: 10s\n    isolation: [sealed-image, landlock]\n")
+    made = parse_contract(text, "c.yaml").contract
+    assert made.workloads[0].isolation == ("sealed-image", "landlock")
+    workload = template(isolation=ISOLATION)
+    manifest = expanded(sample(workloads=(workload,)))
+    assert features_needed(manifest.workloads[0]) == ISOLATION
+    with pytest.raises(ContractError, match="landlok"):
+        parse_contract(text.replace("landlock]", "landlok]"), "c.yaml")
