@@ -316,7 +316,7 @@ def _volumes(reader: Reader, node: Node | None, field: str) -> tuple[VolumeTempl
     found = []
     for name, item in reader.mapping(node, field).items():
         where = f"{field}.{name}"
-        entries = reader.mapping(item, where, ("path", "size"), ("class", "if_lost"))
+        entries = reader.mapping(item, where, ("path", "size"), ("class", "if_lost", "rpo"))
         if_lost = reader.choice(entries.get("if_lost"), f"{where}.if_lost", ("wait", "empty"), "wait")
         found.append(
             VolumeTemplate(
@@ -325,6 +325,7 @@ def _volumes(reader: Reader, node: Node | None, field: str) -> tuple[VolumeTempl
                 size_bytes=reader.number(entries.get("size"), f"{where}.size", parse_size, VOLUME_BYTES_MIN),
                 storage=reader.text(entries.get("class"), f"{where}.class"),
                 if_lost="empty" if if_lost == "empty" else "wait",
+                rpo_s=reader.number(entries.get("rpo"), f"{where}.rpo", parse_duration, 0),
             )
         )
     return tuple(found)

@@ -27,7 +27,7 @@ from ledger.limits import (
 )
 from ledger.manifest_check import Report
 from ledger.manifest_places import check_order
-from ledger.manifest_services import check_egress, check_isolation, check_secrets, check_volumes
+from ledger.manifest_services import check_egress, check_isolation, check_rpo, check_secrets, check_volumes
 from ledger.nearest import nearest
 from ledger.parameters import parameter_value
 from ledger.pattern import PatternError, parse_pattern
@@ -49,6 +49,7 @@ _TYPES: Final = {
     "memory": ("size",),
     "disk": ("size",),
     "volume": ("size",),
+    "rpo": ("duration",),
     "pids": ("integer",),
     "duration": ("duration",),
     "time_limit": ("duration",),
@@ -161,7 +162,7 @@ def _templates(contract: Contract) -> Iterator[str]:
         need = workload.resources
         found += [workload.replicas, workload.agree, workload.time_limit_s]
         found += [need.cpu_millis, need.memory_bytes, need.disk_bytes, need.pids]
-        found += [volume.size_bytes for volume in workload.volumes]
+        found += [number for volume in workload.volumes for number in (volume.size_bytes, volume.rpo_s)]
         found += [*workload.command, *workload.environment.values()]
         found += [*workload.placement.countries, *workload.placement.farms]
     return (item for item in found if isinstance(item, str))
@@ -264,8 +265,10 @@ def _check_workload(workload: WorkloadTemplate, types: dict[str, str], report: R
     check_isolation(workload.isolation, f"{field}.isolation", report)
     check_secrets(workload.secrets, f"{field}.secrets", report)
     for volume in workload.volumes:
-        where = f"{field}.volumes.{volume.name}.size"
-        _check_number("volume", volume.size_bytes, types, where, report)
+        where = f"{field}.volumes.{volume.name}"
+        _check_number("volume", volume.size_bytes, types, f"{where}.size", report)
+        _check_number("rpo", volume.rpo_s, types, f"{where}.rpo", report)
+        check_rpo(volume.size_bytes, volume.rpo_s, where, report)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", report)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", report)
     check.check_update(workload.update, f"{field}.update", report)

@@ -61,6 +61,7 @@ class VolumeTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     size_bytes: int | str
     storage: str = ""
     if_lost: Literal["wait", "empty"] = "wait"
+    rpo_s: int | str = 0
 
 
 class WorkloadTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -34,7 +34,7 @@ from ledger.limits import (
     WORKLOADS_MAX,
 )
 from ledger.manifest_places import check_order
-from ledger.manifest_services import check_egress, check_isolation, check_secrets, check_volumes
+from ledger.manifest_services import check_egress, check_isolation, check_rpo, check_secrets, check_volumes
 from ledger.manifest_types import Manifest, PriceCaps, Resources, Role, Terms, Volume, Workload
 from ledger.parameters import resolve_parameters
 from ledger.people import as_if_many, role_of
@@ -275,6 +275,7 @@ def _expand_volume(template: VolumeTemplate, values: Mapping[str, Value], field:
         storage=template.storage,
         if_lost=template.if_lost,
     )
+        rpo_s=_number(template.rpo_s, values, parse_duration, f"{field}.rpo"),
 
 
 def _expand_price(price: PriceTemplate, values: Mapping[str, Value]) -> PriceCaps:
@@ -350,8 +351,10 @@ def _check_workload(workload: Workload, field: str) -> None:
     check_egress(workload.egress, workload.ports, names, f"{field}.egress", _refuse)
     check_volumes(workload.kind, workload.volumes, names, f"{field}.volumes", _refuse)
     for volume in workload.volumes:
-        where = f"{field}.volumes.{volume.name}.size"
-        check.check_number("volume", volume.size_bytes, where, _refuse)
+        where = f"{field}.volumes.{volume.name}"
+        check.check_number("volume", volume.size_bytes, f"{where}.size", _refuse)
+        check.check_number("rpo", volume.rpo_s, f"{where}.rpo", _refuse)
+        check_rpo(volume.size_bytes, volume.rpo_s, where, _refuse)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", _refuse)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", _refuse)
     check.check_update(workload.update, f"{field}.update", _refuse)

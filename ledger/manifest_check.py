@@ -34,6 +34,7 @@ from ledger.limits import (
     RESTARTS_MAX,
     RESULTS_MAX,
     ROLE_KEYS_MAX,
+    RPO_S_MAX,
     VOLUME_BYTES_MIN,
 )
 from ledger.manifest_types import Artifact, Health, Port, UpdateStrategy
@@ -55,6 +56,7 @@ NUMBERS: Final = {
     "memory": (MEMORY_BYTES_MIN, MEMORY_BYTES_MAX),
     "disk": (0, DISK_BYTES_MAX),
     "volume": (VOLUME_BYTES_MIN, DISK_BYTES_MAX),
+    "rpo": (0, RPO_S_MAX),
     "pids": (1, PIDS_MAX),
     "duration": (60, DURATION_S_MAX),
     "time_limit": (0, DURATION_S_MAX),

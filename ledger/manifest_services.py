@@ -9,7 +9,14 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from ledger.contract_types import VolumeTemplate
-from ledger.limits import EGRESS_MAX, NAME_CHARS_MAX, SECRETS_MAX, VOLUMES_MAX
+from ledger.limits import (
+    COPIED_VOLUME_BYTES_MAX,
+    EGRESS_MAX,
+    NAME_CHARS_MAX,
+    RPO_S_MIN,
+    SECRETS_MAX,
+    VOLUMES_MAX,
+)
 from ledger.manifest_check import RESERVED_PATHS, Report, check_name, check_path, under
 from ledger.manifest_types import Port, Volume, Workload
 
@@ -132,6 +139,23 @@ def features_needed(workload: Workload) -> tuple[str, ...]:
     """[C10] Attributes of an offer that must say `enforced` for a slot of this workload."""
     secrets = ("secrets",) if workload.secrets else ()
     egress = ("egress",) if workload.egress else ()
+def check_rpo(size_bytes: int | str, rpo_s: int | str, field: str, report: Report) -> None:
+    """[Q1] A volume with copies, as far as its numbers are known: not too many of them, and not too large."""
+    if isinstance(rpo_s, str) or not rpo_s:
+        return
+    if rpo_s < RPO_S_MIN:
+        report(f"{field}.rpo", "contract.rpo", f"{rpo_s} s, at least {RPO_S_MIN} s, or none")
+    if isinstance(size_bytes, int) and size_bytes > COPIED_VOLUME_BYTES_MAX:
+        detail = f"{size_bytes} bytes, at most {COPIED_VOLUME_BYTES_MAX} with an rpo"
+        report(f"{field}.size", "contract.rpo", detail)
+
+
+def copied_volumes(workload: Workload) -> tuple[Volume, ...]:
+    """[Q1] Those of which copies are kept elsewhere."""
+    return tuple(volume for volume in workload.volumes if volume.rpo_s)
+
+
     volumes = ("volumes",) if workload.volumes else ()
     classes = sorted({f"volumes.{volume.storage}" for volume in workload.volumes if volume.storage})
-    return (*workload.isolation, *secrets, *egress, *volumes, *classes)
+    copies = ("volume-copies",) if copied_volumes(workload) else ()
+    return (*workload.isolation, *secrets, *egress, *volumes, *classes, *copies)

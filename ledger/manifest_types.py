@@ -112,14 +112,16 @@ class PriceCaps(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Disk of a slot that outlives its terms, on the node that made it. `if_lost`: whether the slot waits for
-    that node, or may begin with an empty one elsewhere."""
+    """Disk of a slot that outlives its terms. `rpo_s`: so much of what was written may be lost with the node
+    that has it, since copies are kept elsewhere; 0: there are none. `if_lost`: whether, without a copy, the
+    slot waits for that node, or may begin with an empty one elsewhere."""
 
     name: str
     path: str
     size_bytes: int
     storage: str = ""  # class of disk, as nodes name theirs; "": any
     if_lost: Literal["wait", "empty"] = "wait"
+    rpo_s: int = 0
 
 
 class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -47,6 +47,7 @@ from ledger.records import (
 from ledger.transactions import Claim
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
+from ledger.transition.copies import copied
 from ledger.transition.slots import close_window, due_rest, use_capacity
 
 
@@ -94,7 +95,10 @@ def _check_order(deal: Deal, name: str) -> None:
 def _check_home(deal: Deal, name: str, node: bytes) -> None:
     """[C11]"""
     home = deal.slot(name).home
-    if home and home != node and any(v.if_lost == "wait" for v in deal.workload(name).volumes):
+    if not home or home == node:
+        return
+    waits = {volume.name for volume in deal.workload(name).volumes if volume.if_lost == "wait"}
+    if not waits <= copied(deal, name):
         raise Refused("claim.volume", f"its volumes are on node {home.hex()[:10]}", "slot")
 
 
@@ -136,7 +140,8 @@ def select(deal: Deal, name: str) -> None:
         except Refused:
             continue  # it fitted when it claimed; another slot was faster
         tie = hash_tagged("select/1", env.seed + deal.id + name.encode() + node.key)
-        ranked = rank(deal.workload(name), node, held, tie), node
+        away = int(deal.slot(name).home not in (b"", node.key))
+        ranked = (away, *rank(deal.workload(name), node, held, tie)), node
         if best is None or ranked[0] < best[0]:
             best = ranked
     close_window(deal, name)

@@ -22,6 +22,7 @@ from ledger.errors import LocalError
 from ledger.limits import DETAIL_CHARS_MAX
 from ledger.policy import rules_in
 from ledger.records import DeploymentStatus, Precedent, key_due, key_precedent
+from ledger.transition.copies import forget_copies
 from ledger.transition.deal import Deal
 from ledger.transition.escrow import bill, pay_fee, refund
 from ledger.transition.slots import finished, open_free_slots, release_slot
@@ -188,6 +189,7 @@ def complete_jobs(deal: Deal) -> None:
         return
     drop_update(deal, "all jobs are done")
     clear_approval_dues(deal)
+    forget_copies(deal)
     deal.set(status="completed", desired="stop", ended_ms=deal.env.time_ms)
     deal.emit("deployment.completed", spent=deal.record.spent)
     if deal.manifest.policies.signoff is None:
@@ -217,6 +219,7 @@ def end(deal: Deal, status: DeploymentStatus, reason: str) -> None:
         release_slot(deal, name)
     clear_approval_dues(deal)
     if status != "completed":
+    forget_copies(deal)
         set_judge(deal, "signoff", 0)
     if status == "rejected":
         drop_precedent(deal)

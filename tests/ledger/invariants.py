@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from ledger.codec import decode
+from ledger.copy_records import Copies, key_copies, key_keeper
 from ledger.manifest import decode_manifest, most_spent, slots, workload_of
 from ledger.manifest_types import Manifest
 from ledger.organisation_records import key_organisation_turn, key_organisation_use
@@ -65,6 +66,7 @@ def check(state: MemoryState, now_ms: int) -> View:
     check_slots(view)
     check_due(view, now_ms)
     check_members(view, now_ms)
+    check_copies(view)
     return view
 
 
@@ -229,6 +231,19 @@ def check_members(view: View, now_ms: int) -> None:
     waits = {rest[:32] for _, kind, rest in view.due if kind == "members"}
     for d in view.deployments.values():
         held = organisations_of(view.manifests[d.id].roles)
+def check_copies(view: View) -> None:
+    """[Q2] [Q3] The index of who keeps copies tells what the records do, and no ended deployment has any."""
+    expected = set()
+    for key, data in view.state.scan(b"copies/"):
+        record = decode(Copies, data)
+        assert key == key_copies(record.deployment, record.slot)
+        assert view.deployments[record.deployment].status not in ENDED, "copies of what has ended"
+        assert record.term <= view.slots[record.deployment, record.slot].term
+        for copy in record.copies:
+            expected |= {key_keeper(keeper, record.deployment, record.slot) for keeper in copy.keepers}
+    assert {key for key, _ in view.state.scan(b"keeper/")} == expected, "the index of copies is wrong"
+
+
         if d.status not in ENDED and held:
             records = view.all(b"approval/" + d.id + b"/", ApprovalRecord)
             names = {record.role for record in records}
