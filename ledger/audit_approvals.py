@@ -10,10 +10,12 @@ from ledger.audit_file import Case, Placed
 from ledger.audit_organisations import Rolls, note_member
 from ledger.audit_report import Facts
 from ledger.errors import Refused
+from ledger.limits import RELEASE_MS_MAX, TIME_MS_MAX
 from ledger.policy import Approval, Decision, approval_expiry, judge, standing_since
 from ledger.policy_records import about_of
 from ledger.policy_types import ACTS
 from ledger.predicates import ApprovalPredicate
+from ledger.results import results_digest
 from ledger.transactions import CancelDeployment, Claim, Decide, Report
 
 _WORK: Final = ("fetching", "verified", "running", "succeeded")  # receipts that need a standing approval
@@ -134,6 +136,8 @@ def check_approvals(case: Case, facts: Facts) -> str:
             ballot = ballots[predicate.act]
             signer = tx.document.signer
             last[predicate.act, signer] = tx, ballot.cast(signer, predicate, tx.time_ms, number)
+            if predicate.act == "release" and predicate.results != record.results.hex() and record.results:
+                raise Refused("audit.foreign", "a release of other results", "approvals")
             note_member(rolls, facts, predicate.act, predicate.role, signer, tx.height)
             number += 1
             facts.decisions[predicate.act] = ballot.at(tx.time_ms)
@@ -223,3 +227,33 @@ def check_signoff(case: Case, facts: Facts) -> str:
         )
     facts.signed_off_ms = record.signed_off_ms
     return "signed off" if record.signed_off_ms else "not signed off"
+
+
+def check_release(case: Case, facts: Facts) -> str:
+    """[H1] [H3] [H5] The digest is that of the recorded results, and they were released exactly when the
+    policy was satisfied first by who signed for it."""
+    record, manifest = case.records.deployment, case.manifest
+    if manifest.policies.release is None:
+        if record.results or record.released_ms:
+            raise Refused("audit.results", "results are held back, and no policy asks for it", "deployment")
+        return "not asked"
+    found = results_digest(case.deployment, record.manifest, manifest, case.records.slots)
+    late = bool(record.ended_ms) and case.anchor.time_ms >= record.ended_ms + RELEASE_MS_MAX
+    gone = not record.released_ms and (late or (record.ended_ms and record.status != "completed"))
+    if record.results != found and not (gone and not record.results):
+        raise Refused("audit.results", "their digest is not that of the recorded results", "deployment")
+    ballot, number = _Ballot(case, "release", Rolls(case)), 0
+    for tx in case.placed:
+        ballot.follow(tx.time_ms, tx.height)
+        if isinstance(tx.body, Decide) and tx.document:
+            if tx.document.predicate.act == "release":
+                ballot.cast(tx.document.signer, tx.document.predicate, tx.time_ms, number)
+            number += 1
+    until_ms = min(case.anchor.time_ms, record.ended_ms + RELEASE_MS_MAX if record.ended_ms else TIME_MS_MAX)
+    ballot.follow(until_ms, case.anchor.state_height)
+    if not (gone and not ballot.met_ms) and not ballot.fits(record.released_ms, until_ms):
+        raise Refused(
+            "audit.release_time", f"the policy was satisfied first at {ballot.met_ms}", "released_ms"
+        )
+    facts.results, facts.released_ms = found.hex(), record.released_ms
+    return "released" if record.released_ms else "withheld" if gone else "held back"

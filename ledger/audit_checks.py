@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ledger.audit_approvals import check_approvals, check_signoff
+from ledger.audit_approvals import check_approvals, check_release, check_signoff
 from ledger.audit_disputes import check_disputes
 from ledger.audit_file import Case, Placed
 from ledger.audit_organisations import check_organisations
@@ -40,6 +40,7 @@ def check_case(case: Case, facts: Facts) -> Iterator[tuple[str, Callable[[], str
     yield "penalties", lambda: _penalties(case, facts)
     yield "disputes", lambda: check_disputes(case, facts)
     yield "sign-off", lambda: check_signoff(case, facts)
+    yield "release", lambda: check_release(case, facts)
 
 
 def _short(key: bytes) -> str:
@@ -178,6 +179,10 @@ def _receipt(case: Case, tx: Placed, predicate: ReceiptPredicate, documents: set
         results = {path: found.sha256 for path, found in predicate.results.items()}
         if slot.term == predicate.term and slot.results != results:
             raise Refused("audit.results", f"{predicate.slot}: results differ from the record", "receipts")
+        held = manifest.policies.release is not None
+        if any(bool(found.sealed) != held for found in predicate.results.values()):
+            detail = f"{predicate.slot}: held back or not, against the policy"
+            raise Refused("audit.results", detail, "receipts")
 
 
 def _terms(case: Case, facts: Facts) -> str:

@@ -138,6 +138,8 @@ class Facts(msgspec.Struct):
     state_time_ms: int = 0
     approved_ms: int = 0
     signed_off_ms: int = 0
+    results: str = ""  # digest in hex of what is held back until its release, once all is there
+    released_ms: int = 0
     escrow: int = 0
     spent: int = 0
     refunded: int = 0
@@ -196,7 +198,9 @@ def _row(tx: Placed) -> tuple[str, str, str] | None:
         return "ordered", who, f"escrow {body.escrow}"
     if isinstance(body, Decide) and tx.document is not None:
         predicate = tx.document.predicate
-        what = {"signoff": "sign-off", "delete": "consent to delete"}.get(predicate.act, "approval")
+        what = {"signoff": "sign-off", "delete": "consent to delete", "release": "release"}.get(
+            predicate.act, "approval"
+        )
         comment = f": {predicate.comment[:80]}" if predicate.comment else ""
         return (
             f"{what} {predicate.decision}",

@@ -26,7 +26,7 @@ from ledger.limits import (
     WORKLOADS_MAX,
 )
 from ledger.manifest_check import Report
-from ledger.manifest_places import check_order
+from ledger.manifest_places import check_order, check_release
 from ledger.manifest_services import check_egress, check_isolation, check_rpo, check_secrets, check_volumes
 from ledger.nearest import nearest
 from ledger.parameters import parameter_value
@@ -142,6 +142,7 @@ def report_problems(contract: Contract, report: Report) -> None:
     for workload in contract.workloads:
         _check_workload(workload, types, report)
     check_policies(contract.policies, [role.name for role in contract.roles], report)
+    check_release(contract.policies.release, contract.workloads, report)
     _check_terms(contract.terms, types, report)
     check_order(contract.workloads, report)
 

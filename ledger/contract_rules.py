@@ -22,6 +22,7 @@ CONTRACT_RULES: Final[dict[str, str]] = {
     "contract.artifact": "an artifact names either a file or a tree",
     "contract.source_path": "a local source path must be plain and may not lead upwards",
     "contract.health": "a health check is either http or tcp",
+    "contract.release": "a policy of release needs a job with results",
     "contract.role": "a role has one of keys, organisation and 'bind: order'",
     # [L] contracts, as sources and as published
     "contract.malformed": "the bytes are no built contract",
@@ -53,8 +54,8 @@ CONTRACT_RULES: Final[dict[str, str]] = {
     "contract.egress": "a host name or address with a port, in its one spelling",
     "contract.egress_port": "a workload cannot both listen on a port and connect to it",
     "contract.job_volumes": "a job has no volumes",
-    "contract.time_limit": "only a job has a time limit",
     "contract.rpo": "copies are made every RPO_S_MIN seconds at the most, of volumes that are not too large",
+    "contract.time_limit": "only a job has a time limit",
     "contract.update": "the deadline of an update is longer than a replica must be healthy",
     # [L] parameters inside a contract
     "contract.reference": "a ${parameter} is malformed, or must stand alone",

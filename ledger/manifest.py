@@ -33,7 +33,7 @@ from ledger.limits import (
     SLOTS_MAX,
     WORKLOADS_MAX,
 )
-from ledger.manifest_places import check_order
+from ledger.manifest_places import check_order, check_release
 from ledger.manifest_services import check_egress, check_isolation, check_rpo, check_secrets, check_volumes
 from ledger.manifest_types import Manifest, PriceCaps, Resources, Role, Terms, Volume, Workload
 from ledger.parameters import resolve_parameters
@@ -149,6 +149,7 @@ def check_manifest(manifest: Manifest) -> None:
         check.check_name(role.name, f"roles.{role.name}", _refuse)
         check.check_role(role.keys, role.organisation, role.organisation_role, f"roles.{role.name}", _refuse)
     check_policies(manifest.policies, role_names, _refuse)
+    check_release(manifest.policies.release, manifest.workloads, _refuse)
     terms = manifest.terms
     check.check_number("duration", terms.duration_s, "terms.duration", _refuse)
     check.check_number("budget", terms.budget, "terms.budget", _refuse)
@@ -274,8 +275,8 @@ def _expand_volume(template: VolumeTemplate, values: Mapping[str, Value], field:
         size_bytes=_number(template.size_bytes, values, parse_size, f"{field}.size"),
         storage=template.storage,
         if_lost=template.if_lost,
-    )
         rpo_s=_number(template.rpo_s, values, parse_duration, f"{field}.rpo"),
+    )
 
 
 def _expand_price(price: PriceTemplate, values: Mapping[str, Value]) -> PriceCaps:

@@ -55,21 +55,29 @@ class ApprovalPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     comment: str = ""
     made_ms: int = 0
     update: int = 0
+    results: str = ""  # of a release: the digest (hex) of the results that it is about
 
     def check(self) -> None:
         """Raises Refused(document.field) for a value out of its bounds."""
         _text(self.chain_id, NAME_CHARS_MAX, "chain_id")
         _hex(self.deployment, "deployment")
         _number(self.update, "update")
+        if self.results:
+            _hex(self.results, "results")
         _text(self.role, NAME_CHARS_MAX, "role")
         _number(self.expires_ms, "expires_ms")
         _number(self.made_ms, "made_ms")
         _text(self.comment, TEXT_CHARS_MAX, "comment")
 
 
-class ResultFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ResultFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """A result. Where results are held back (ledger.sealed_results), `sha256` is of the salted content, and
+    `sealed` and `sealed_bytes` are digest and size of what the consumer alone can open."""
+
     sha256: str
     size_bytes: int
+    sealed: str = ""
+    sealed_bytes: int = 0
 
 
 class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -129,6 +137,9 @@ class ReceiptPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         for result in self.results.values():
             _hex(result.sha256, "results")
             _number(result.size_bytes, "results")
+            _number(result.sealed_bytes, "results")
+            if result.sealed:
+                _hex(result.sealed, "results")
         if len(self.approvals) > APPROVALS_PER_DEPLOYMENT_MAX:
             raise Refused("document.field", f"at most {APPROVALS_PER_DEPLOYMENT_MAX} entries", "approvals")
         for document in self.approvals:

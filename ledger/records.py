@@ -131,6 +131,10 @@ class Deployment(_Record, frozen=True):
     asked_ms: int = 0  # when `manifest` was asked for by an update; 0: with the order
     paid_in: int = 0  # into escrow in all
     returned: int = 0  # out of it by updates, to the consumer or to who had paid for one
+    results: bytes = b""  # digest of what its jobs left behind, where that is held back; none: some miss
+    released_ms: int = 0  # when its results were released; 0: they were not
+    release_judge_ms: int = 0  # when the release policy is judged again by itself; 0: not
+    release_until_ms: int = 0  # not released by then, they never are; 0: it has not completed, or they are
 
 
 class ApprovalRecord(_Record, frozen=True):
@@ -151,6 +155,7 @@ class ApprovalRecord(_Record, frozen=True):
     number: int = 0  # of the decisions on the deployment it is this one, from 0
     seat: tuple[int, int] = (0, 0)  # held in the organisation that holds the role: membership, since version
     generation: int = 0  # of the manifest that it is about
+    results: bytes = b""  # of a release: the digest that it is about
 
 
 class Precedent(_Record, frozen=True):

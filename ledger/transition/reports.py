@@ -31,6 +31,7 @@ from ledger.transition.deal import RUNS, Deal
 from ledger.transition.env import Env
 from ledger.transition.escrow import bill
 from ledger.transition.lifecycle import complete_jobs, end, first_run
+from ledger.transition.results import note_results
 from ledger.transition.rollout import advance, slot_failed
 from ledger.transition.slots import free_slot, reopen_slot
 
@@ -62,6 +63,8 @@ def report(env: Env, body: Report) -> None:
     if slot.receipts >= RECEIPTS_PER_TERM_MAX and status not in (*_STOPS, "succeeded"):
         raise Refused("report.too_many", f"at most {RECEIPTS_PER_TERM_MAX} in one term")
     _check_contents(workload, predicate)
+    if status == "succeeded":
+        _check_sealed(deal, slot, predicate)
     record = ReceiptRecord(
         deal.id, slot.name, slot.term, env.sender, status, body.envelope, env.height, env.time_ms
     )
@@ -122,6 +125,14 @@ def _check_contents(workload: Workload, predicate: ReceiptPredicate) -> None:
         raise Refused("report.results", f"exactly these results wanted: {names}", "results")
 
 
+def _check_sealed(deal: Deal, slot: Slot, predicate: ReceiptPredicate) -> None:
+    """[H2] Held back or not, by the manifest that the term is of."""
+    held = deal.side(slot.manifest)[0].policies.release is not None
+    if any((bool(x.sealed), x.sealed_bytes > 0) != (held, held) for x in predicate.results.values()):
+        wanted = "the sealed form of each result" if held else "no sealed form"
+        raise Refused("report.sealed", f"{wanted} wanted", "results")
+
+
 def _stopped(deal: Deal, name: str) -> None:
     """[R6] The ledger stopped it, the holder confirms; billed already."""
     _count(deal, "terms_kept")
@@ -144,6 +155,8 @@ def _succeeded(deal: Deal, name: str, predicate: ReceiptPredicate) -> None:
     free_slot(deal, name)
     if deal.workload(name).agree:
         settle_agreement(deal, deal.workload(name))
+    if deal.record.status in RUNS:
+        note_results(deal)
     advance(deal)
     if deal.record.status in RUNS:
         complete_jobs(deal)

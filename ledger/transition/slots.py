@@ -9,13 +9,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Final
 
 from msgspec.structs import replace
 
 from ledger.manifest_types import Resources, Workload
 from ledger.records import Node, Slot, key_candidate, key_due, key_held, key_node, key_open
+from ledger.results import agreeing
 from ledger.transition.deal import RUNS, Deal, replicas
 from ledger.transition.env import Env
 from ledger.transition.escrow import bill
@@ -111,6 +111,4 @@ def agreed(deal: Deal, workload: Workload) -> bool:
     """Whether so many replicas of a job as must agree do so ([R8]): it needs no other slot any more."""
     if not workload.agree:
         return False
-    slots = [deal.slot(name) for name in replicas(workload)]
-    counts = Counter(tuple(sorted(s.results.items())) for s in slots if s.status == "succeeded")
-    return max(counts.values(), default=0) >= workload.agree
+    return bool(agreeing(workload, {name: deal.slot(name) for name in replicas(workload)}))

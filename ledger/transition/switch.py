@@ -26,6 +26,7 @@ from ledger.transition.deal import Deal
 from ledger.transition.env import Env
 from ledger.transition.money import credit
 from ledger.transition.notices import approval_notice_key
+from ledger.transition.results import note_results
 from ledger.transition.slots import close_window, release_slot, reopen_slot
 from ledger.warnings import approval_notice_ms
 
@@ -170,6 +171,7 @@ def close_update(deal: Deal, status: UpdateStatus, reason: str) -> None:
     deal.set_update(status=status, ended_ms=now_ms, refunded=refunded, reason=reason)
     deal.set(updating=b"")
     deal.emit(f"update.{status}", number=update.number, reason=reason, refunded=refunded)
+    note_results(deal)
 
 
 def _put_back(deal: Deal, update: UpdateRecord) -> None:

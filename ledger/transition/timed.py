@@ -23,6 +23,7 @@ from ledger.transition.leases import lease_over
 from ledger.transition.lifecycle import ends_soon, run_on_over
 from ledger.transition.notices import approval_ends_soon, offer_over
 from ledger.transition.organisations import judge_uses
+from ledger.transition.results import release_over
 from ledger.transition.rollout import update_over
 from ledger.transition.standing import leave
 
@@ -56,6 +57,8 @@ def run_entry(env: Env, key: bytes) -> int:
         ends_soon(deal)
     elif kind == "judge":
         judge_again(deal, rest[33:].decode())
+    elif kind == "release":
+        release_over(deal)
     elif kind == "update":
         update_over(deal)
     elif kind == "run_on":

@@ -193,7 +193,12 @@ def check_due(view: View, now_ms: int) -> None:
         if d.notice_ms:
             assert d.notice_ms < d.ends_ms, "said when it is over"
             expected.add(key_due(d.notice_ms, "notice", d.id))
-        for act, at_ms in (("deploy", d.judge_ms), ("signoff", d.signoff_judge_ms)):
+        judged = (("deploy", d.judge_ms), ("signoff", d.signoff_judge_ms), ("release", d.release_judge_ms))
+        if d.release_until_ms:
+            assert d.status == "completed" and d.results and not d.released_ms, "nothing waits to be released"
+            expected.add(key_due(d.release_until_ms, "release", d.id))
+        assert not d.released_ms or d.results, "released, and nothing is there"
+        for act, at_ms in judged:
             if at_ms:
                 expected.add(key_due(at_ms, "judge", d.id + b"/" + act.encode()))
         if d.lost_ms:
@@ -226,11 +231,6 @@ def check_due(view: View, now_ms: int) -> None:
     assert all(time_ms > now_ms for time_ms, _, _ in view.due), "overdue work was left"
 
 
-def check_members(view: View, now_ms: int) -> None:
-    """What runs is approved by those who are members now, once nothing waits to be judged again."""
-    waits = {rest[:32] for _, kind, rest in view.due if kind == "members"}
-    for d in view.deployments.values():
-        held = organisations_of(view.manifests[d.id].roles)
 def check_copies(view: View) -> None:
     """[Q2] [Q3] The index of who keeps copies tells what the records do, and no ended deployment has any."""
     expected = set()
@@ -244,6 +244,11 @@ def check_copies(view: View) -> None:
     assert {key for key, _ in view.state.scan(b"keeper/")} == expected, "the index of copies is wrong"
 
 
+def check_members(view: View, now_ms: int) -> None:
+    """What runs is approved by those who are members now, once nothing waits to be judged again."""
+    waits = {rest[:32] for _, kind, rest in view.due if kind == "members"}
+    for d in view.deployments.values():
+        held = organisations_of(view.manifests[d.id].roles)
         if d.status not in ENDED and held:
             records = view.all(b"approval/" + d.id + b"/", ApprovalRecord)
             names = {record.role for record in records}

@@ -353,6 +353,7 @@ class World:
         }
         record = self.deployment(deployment)
         fields["update"] = record.updates if act == "update" else record.generation
+        fields["results"] = record.results.hex() if act == "release" else ""
         manifest = changes.pop("manifest", None) or (
             record.updating if act == "update" and record.updating else record.manifest
         )
@@ -402,7 +403,9 @@ class World:
         if status == "running" and name.startswith("web"):
             fields["endpoints"] = {"http": "127.0.0.1:8080"}
         if status == "succeeded":
-            fields["results"] = {"/result/words.tsv": ResultFile(sha256="33" * 32, size_bytes=10)}
+            held = self.manifest(deployment).policies.release is not None
+            sealed = {"sealed": "55" * 32, "sealed_bytes": 90} if held else {}
+            fields["results"] = {"/result/words.tsv": ResultFile(sha256="33" * 32, size_bytes=10, **sealed)}
         signer = changes.pop("signer", node)
         manifest = changes.pop("manifest", slot.manifest or record.manifest)
         return Report(sign_receipt(signer, ReceiptPredicate(**(fields | changes)), manifest))
