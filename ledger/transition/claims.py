@@ -9,16 +9,18 @@
      replicas to reach min_farms is refused.
 [C5] A slot's price for the whole term fits its share of budget - fee; shares are in proportion to what
      the slots need, weighed by REFERENCE_PRICE. So all slots together never cost more than the budget.
-[C6] Selection: [C2]-[C5] again, then fewest slots of this deployment on the farm, then on the node, then
-     the lowest rate, then the least capacity left over, then a hash that nobody could choose.
+[C6] Selection: [C2]-[C5] again, then the node that has the slot's volumes, then fewest slots of this
+     deployment on the farm, then on the node, then the lowest rate, then the least capacity left over, then a
+     hash that nobody could choose.
 [C7] Selected: term + 1, capacity bound, leased until the block's time + L + G.
 [C8] A slot of a workload that depends on others is given out when all their services run and all their jobs
      have succeeded. What runs goes on when one of those stops later.
 [C9] No price of the offer is above the cap that the terms name.
 [C10] The offer says `enforced` of all that the workload asks for beside its runtime: isolation by name,
       secrets, egress, volumes and their class.
-[C11] A slot whose volumes are on a node goes to that node alone, unless each of them may begin empty
-      elsewhere (`if_lost: empty`). They are there from its holder's `verified` on.
+[C11] A slot whose volumes are on a node goes to that node alone, unless of each of them a copy is recorded
+      ([Q2]), or it may begin empty elsewhere (`if_lost: empty`). They are there from its holder's `verified`
+      on.
 """
 
 from __future__ import annotations
@@ -45,9 +47,9 @@ from ledger.records import (
     key_open,
 )
 from ledger.transactions import Claim
+from ledger.transition.copies import copied
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
-from ledger.transition.copies import copied
 from ledger.transition.slots import close_window, due_rest, use_capacity
 
 
