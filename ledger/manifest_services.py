@@ -28,6 +28,10 @@ ISOLATION: Final = ("landlock", "sealed-image", "limit-memory", "limit-cpu", "li
 namespaces, filters, no capabilities, every 3node enforces or offers nothing."""
 
 
+ASKED_FOR: Final = (*ISOLATION, "secrets", "egress", "volumes")
+"""What a driver enforces, each for itself, and a workload may need."""
+
+
 def check_secrets(secrets: Sequence[str], field: str, report: Report) -> None:
     """Names of secrets: each becomes a file name, so that nothing but a name may stand there."""
     if len(secrets) > SECRETS_MAX:
@@ -135,10 +139,6 @@ def check_volumes(
         report(field, "contract.duplicate", "a volume is there twice")
 
 
-def features_needed(workload: Workload) -> tuple[str, ...]:
-    """[C10] Attributes of an offer that must say `enforced` for a slot of this workload."""
-    secrets = ("secrets",) if workload.secrets else ()
-    egress = ("egress",) if workload.egress else ()
 def check_rpo(size_bytes: int | str, rpo_s: int | str, field: str, report: Report) -> None:
     """[Q1] A volume with copies, as far as its numbers are known: not too many of them, and not too large."""
     if isinstance(rpo_s, str) or not rpo_s:
@@ -155,7 +155,14 @@ def copied_volumes(workload: Workload) -> tuple[Volume, ...]:
     return tuple(volume for volume in workload.volumes if volume.rpo_s)
 
 
+def features_needed(workload: Workload) -> tuple[str, ...]:
+    """[C10] Attributes of an offer that must say `enforced` for a slot of this workload."""
+    secrets = ("secrets",) if workload.secrets else ()
+    egress = ("egress",) if workload.egress else ()
     volumes = ("volumes",) if workload.volumes else ()
     classes = sorted({f"volumes.{volume.storage}" for volume in workload.volumes if volume.storage})
     copies = ("volume-copies",) if copied_volumes(workload) else ()
-    return (*workload.isolation, *secrets, *egress, *volumes, *classes, *copies)
+    names = (*workload.isolation, *secrets, *egress, *volumes, *classes)
+    # Those of the embedded driver stand alone, others' under the driver's name.
+    prefix = "" if workload.runtime == "sandbox" else f"{workload.runtime}."
+    return (*(prefix + name for name in names), *copies)

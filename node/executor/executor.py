@@ -113,8 +113,8 @@ class Executor:
         """
         fingerprint = await trio.to_thread.run_sync(self._driver.fingerprint)
         killed = await self._driver.recover()  # rule 7: first of all
-        log.info("executor_starts", driver=fingerprint.driver, usable=fingerprint.usable, killed=killed)
-        if not fingerprint.usable:
+        log.info("executor_starts", runtimes=fingerprint.runtimes, killed=killed)
+        if not fingerprint.runtimes:
             log.error("driver_unusable", driver=fingerprint.driver, reason=fingerprint.reason)
         self._shop = Workshop(
             self._peer,
@@ -355,7 +355,7 @@ class Executor:
         try:
             record = of_term(self._peer.state, slot)
             if record is not None:
-                await orphan_reporter(self._sender, self._driver.name, self._wall_ms, record, slot).run()
+                await orphan_reporter(self._sender, self._wall_ms, record, slot).run()
         finally:
             self._orphans.discard((slot_id, slot.term))
 

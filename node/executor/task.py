@@ -71,6 +71,7 @@ def task_spec(
         secrets=given.secrets,
         egress=given.egress,
         volumes=given.volumes,
+        runtime=workload.runtime,
     )
 
 

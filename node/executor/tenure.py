@@ -88,8 +88,8 @@ class Tenure:
             "slot": slot,
             "term": term,
             "node": node,
-            "driver": shop.driver.name,
-            "isolation": features(shop.fingerprint),
+            "driver": workload.runtime,
+            "isolation": features(shop.fingerprint.of(workload.runtime)),
         }
         self.reporter = Reporter(shop.sender, record.manifest, facts, shop.wall_ms, self.is_held)
 

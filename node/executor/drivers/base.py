@@ -83,7 +83,8 @@ class Resources:
 @dataclass(frozen=True)
 class TaskSpec:
     """All that a driver needs to run one term of one slot. `results` are paths of files under /result;
-    `secrets` become read-only files under /secrets, by name; `volumes` outlive the task."""
+    `secrets` become read-only files under /secrets, by name; `volumes` outlive the task; `runtime` names the
+    driver."""
 
     task_id: str
     command: tuple[str, ...]
@@ -97,6 +98,7 @@ class TaskSpec:
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     egress: tuple[EgressSpec, ...] = ()
     volumes: tuple[VolumeSpec, ...] = ()
+    runtime: str = "sandbox"
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,26 @@ class Feature:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a driver really enforces on this host, found by trying it. `usable` is False with a `reason`."""
+    """What a driver really enforces on this host, found by trying it. `usable` is False with a `reason`.
+
+    `beside`: those of the node's other drivers, where this one stands for all of them.
+    """
 
     driver: str
     isolation: Isolation
     usable: bool
     reason: str
     features: tuple[Feature, ...]
+    beside: tuple[Fingerprint, ...] = ()
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The drivers of this node that can be used, by name."""
+        return tuple(each.driver for each in (self, *self.beside) if each.usable)
+
+    def of(self, runtime: str) -> Fingerprint:
+        """Return that of the driver for `runtime`; this one where there is no such driver."""
+        return next((each for each in self.beside if each.driver == runtime), self)
 
     def enforces(self, name: str) -> bool:
         """Return True when the feature of that name was seen to work here."""
