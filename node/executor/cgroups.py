@@ -54,6 +54,14 @@ class TaskGroup:
             elif "freezer" in self.paths:
                 _write(self.paths["freezer"] / "freezer.state", "FROZEN" if frozen else "THAWED")
 
+    def is_frozen(self) -> bool:
+        """Return True when every process stands still; False also where there is no freezer."""
+        if self.version == 2:
+            return _number(next(iter(self.paths.values())) / "cgroup.events", "frozen") == 1
+        with contextlib.suppress(OSError, KeyError):
+            return (self.paths["freezer"] / "freezer.state").read_text().strip() == "FROZEN"
+        return False
+
     def kill(self) -> None:
         """SIGKILL every process. Frozen first, so that none forks away; version 1 dies only when thawed."""
         self.freeze(True)

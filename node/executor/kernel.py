@@ -20,6 +20,7 @@ MS_REC = 16384
 MS_SLAVE = 1 << 19
 
 _NS_GET_USERNS = 0xB701
+_EXT4_IOC_CHECKPOINT = 0x4004662B  # since Linux 5.14
 _TFD_ABSTIME = 1
 _TFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
 _PR_SET_DUMPABLE = 4
@@ -56,6 +57,16 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
 def unmount(target: str) -> None:
     """Take the topmost mount off `target`, umount2(2). Raises OSError."""
     _check(_libc.umount2(ctypes.c_char_p(target.encode()), ctypes.c_int(0)), f"umount {target}")
+
+
+def sync_filesystem(fd: int) -> None:
+    """Write all of the ext4 in which `fd` lies to its device, and leave nothing in its journal, syncfs(2) and
+    EXT4_IOC_CHECKPOINT. Raises OSError."""
+    _check(_libc.syncfs(ctypes.c_int(fd)), "syncfs")
+    flags = ctypes.c_uint32(0)
+    found = _libc.ioctl(ctypes.c_int(fd), ctypes.c_ulong(_EXT4_IOC_CHECKPOINT), ctypes.byref(flags))
+    _check(found, "ioctl EXT4_IOC_CHECKPOINT")
+    _check(_libc.syncfs(ctypes.c_int(fd)), "syncfs")
 
 
 def boot_timer() -> int:

@@ -208,5 +208,11 @@ VOLUMES_MAX = 4
 VOLUME_MKFS_S = 60.0
 """An empty file system of a terabyte takes seconds on a slow disk."""
 
+FREEZE_WITHIN_S = 5.0
+"""Until the last process stands still: one that waits for a disk takes as long as the disk does."""
+
+STILL_S_MAX = 10.0
+"""For which a workload may stand still while its volumes are copied: less than its health checks bear."""
+
 VOLUME_SWEEP_S = 60.0
 """Between two looks for volumes whose deployment has ended: they cost disk, and nothing else."""

@@ -292,6 +292,14 @@ class Driver(Protocol):
         """
         ...
 
+    async def copy_volumes(self, handle: Handle, into: Mapping[str, Path]) -> float:
+        """Copy volumes, by their paths inside, into these files, all of one moment; the task stands still
+        meanwhile. Return for how many seconds it did.
+
+        Raises ExecutorError where `volume-copies` is not enforced, or the task is not running.
+        """
+        ...
+
     async def stop(self, handle: Handle, grace_s: float) -> Exit:
         """End the task: SIGTERM, then after `grace_s` freeze and SIGKILL; all gone 2 s later.
 

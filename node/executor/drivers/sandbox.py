@@ -38,6 +38,7 @@ from node.executor.drivers.process import Helper, python_argv, start_helper
 from node.executor.drivers.results import collect_results
 from node.executor.drivers.running import Running
 from node.executor.drivers.spec import check_spec
+from node.executor.drivers.still import copy_still
 from node.executor.errors import DriverUnavailable, ExecutorError, StartFailed
 from node.executor.seal import seal_bytes
 
@@ -135,6 +136,15 @@ class SandboxDriver:
         if running.stopped is not None or running.launcher is None:
             raise ExecutorError(f"task {running.task_id} was stopped; its results are gone")
         return await trio.to_thread.run_sync(collect_results, running.launcher.pid, running.spec.results)
+
+    async def copy_volumes(self, handle: Handle, into: Mapping[str, Path]) -> float:
+        """See `Driver.copy_volumes`."""
+        running = _own(handle, Running)
+        baseline = running.baseline
+        if baseline is None or running.exit is not None:
+            raise ExecutorError(f"task {running.task_id} is not running")
+        volumes = running.spec.volumes
+        return await trio.to_thread.run_sync(copy_still, running.group, baseline.init_pid, volumes, into)
 
     async def stop(self, handle: Handle, grace_s: float) -> Exit:
         """See `Driver.stop`."""
