@@ -1,0 +1,28 @@
+"""What a workload without egress reaches: nothing of host, neighbours or cloud. A plain process does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import Bench
+
+HERE = Path(__file__).parent
+
+
+def test_the_node_its_neighbours_and_metadata_are_out_of_reach(bench: Bench, tmp_path: Path) -> None:
+    """`reach_inside.py`, where all of them are on a loopback of its own."""
+    unshare = shutil.which("unshare")
+    if unshare is None or shutil.which("ip") is None:
+        pytest.skip("unshare or ip is not installed")
+    if os.geteuid() != 0:
+        pytest.skip("only root makes a network namespace with addresses of its own")
+    command = [unshare, "--net", sys.executable, "-B", str(HERE / "reach_inside.py"), str(tmp_path / "own")]
+    done = subprocess.run(command, cwd=HERE.parent.parent, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "all as it should be"
