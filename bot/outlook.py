@@ -29,6 +29,8 @@ def doing(view: View, own: Own) -> str:
         return _slots_text(own) + _update_text(view, own)
     if awaits_signoff(record):
         return f"done, waits for sign-off: {'; '.join(own.judge('signoff', view.time_ms).reasons)}"
+    if record.results and not record.released_ms:
+        return f"done, results are held back: {'; '.join(own.judge('release', view.time_ms).reasons)}"
     return f"{record.status}: {record.reason}" if record.reason else record.status
 
 

@@ -136,7 +136,7 @@ def check_approvals(case: Case, facts: Facts) -> str:
             ballot = ballots[predicate.act]
             signer = tx.document.signer
             last[predicate.act, signer] = tx, ballot.cast(signer, predicate, tx.time_ms, number)
-            if predicate.act == "release" and predicate.results != record.results.hex() and record.results:
+            if predicate.act == "release" and predicate.released != record.results.hex() and record.results:
                 raise Refused("audit.foreign", "a release of other results", "approvals")
             note_member(rolls, facts, predicate.act, predicate.role, signer, tx.height)
             number += 1
@@ -230,7 +230,7 @@ def check_signoff(case: Case, facts: Facts) -> str:
 
 
 def check_release(case: Case, facts: Facts) -> str:
-    """[H1] [H3] [H5] The digest is that of the recorded results, and they were released exactly when the
+    """[J1] [J3] [J5] The digest is that of the recorded results, and they were released exactly when the
     policy was satisfied first by who signed for it."""
     record, manifest = case.records.deployment, case.manifest
     if manifest.policies.release is None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ledger.contract_types import Contract
 from ledger.errors import Refused
@@ -55,14 +56,19 @@ class ApprovalPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     comment: str = ""
     made_ms: int = 0
     update: int = 0
-    results: str = ""  # of a release: the digest (hex) of the results that it is about
+    results: str | UnsetType = UNSET  # of a release: the digest (hex) of the results that it is about
+
+    @property
+    def released(self) -> str:
+        """Digest (hex) of the results whose release this decides on; "" for any other act."""
+        return self.results or ""
 
     def check(self) -> None:
         """Raises Refused(document.field) for a value out of its bounds."""
         _text(self.chain_id, NAME_CHARS_MAX, "chain_id")
         _hex(self.deployment, "deployment")
         _number(self.update, "update")
-        if self.results:
+        if self.results is not UNSET:
             _hex(self.results, "results")
         _text(self.role, NAME_CHARS_MAX, "role")
         _number(self.expires_ms, "expires_ms")
@@ -71,7 +77,7 @@ class ApprovalPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
 
 class ResultFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """A result. Where results are held back (ledger.sealed_results), `sha256` is of the salted content, and
+    """A result. Where results are held back (node.sealed_results), `sha256` is of the salted content, and
     `sealed` and `sealed_bytes` are digest and size of what the consumer alone can open."""
 
     sha256: str

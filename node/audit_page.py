@@ -17,6 +17,7 @@ ACTS = {
     "deploy": "Approval before work begins",
     "signoff": "Sign-off of what was delivered",
     "delete": "Consent to its end",
+    "release": "Release of its results",
 }
 
 

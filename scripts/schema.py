@@ -45,6 +45,7 @@ WORDS: Final = {
     "approval.signoff": "none",
     "approval.delete": "none",
     "approval.update": "none",
+    "approval.release": "none",
     "approval.on_revoked": "stop",
 }
 

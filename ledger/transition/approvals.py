@@ -18,7 +18,7 @@
 [A8] A decision is about one manifest of the deployment: it names the number of the update that brings it, or
      brought it, so that a grant for one update never counts for a later one to the same manifest. One on an
      update is taken from whoever may decide by one of the policies that it must satisfy ([U3]).
-[A9] A decision on the release names the digest of the results that it is about ([H3]); no other names one. A
+[A9] A decision on the release names the digest of the results that it is about ([J3]); no other names one. A
      grant is taken back as long as they are not released.
 """
 
@@ -143,7 +143,7 @@ def _check_results(deal: Deal, predicate: ApprovalPredicate) -> None:
         found = "released already" if record.released_ms else "not there yet, or never to be released"
         raise Refused("approval.closed", f"the results are {found}", "act")
     wanted = record.results.hex() if predicate.act == "release" else ""
-    if predicate.results != wanted:
+    if predicate.released != wanted:
         raise Refused("approval.other_results", f"{wanted or 'none'} wanted", "results")
 
 
@@ -169,7 +169,7 @@ def _record(
     roll = _roll_of_signer(sides, document.signer, predicate.role)
     key = key_approval(deal.id, place, document.signer, generation)
     former = _former(deal, roll, place, document.signer, generation)
-    stands = former is not None and former.results == bytes.fromhex(predicate.results)
+    stands = former is not None and former.results == bytes.fromhex(predicate.released)
     if predicate.decision == "revoked" and (former is None or not stands or former.decision != "granted"):
         raise Refused("approval.nothing_to_revoke", "the signer has granted nothing", "decision")
     if former is not None and predicate.made_ms < former.made_ms:
@@ -190,7 +190,7 @@ def _record(
         number=deal.record.decisions,
         seat=roll.seat(predicate.role, document.signer),
         generation=generation,
-        results=bytes.fromhex(predicate.results),
+        results=bytes.fromhex(predicate.released),
     )
     stands = former is not None and stands and roll.counts(former.role, former.signer, former.seat)
     before = approval_of(former) if former is not None and stands else None
@@ -321,7 +321,7 @@ def _judge_signoff(deal: Deal) -> None:
 
 
 def _judge_release(deal: Deal) -> None:
-    """[H3]"""
+    """[J3]"""
     decision = evaluate_act(deal, "release")
     set_judge(deal, "release", decision.next_ms)
     if decision.satisfied:

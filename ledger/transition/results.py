@@ -1,7 +1,7 @@
 """Results that are held back until stakeholders release them.
 
-[H2] Where the contract has a release policy, a job's receipt names the sealed form of each result, too, and a
-     node hands it to nobody before the release. When the last result is there, its digest (H1) is on record
+[J2] Where the contract has a release policy, a job's receipt names the sealed form of each result, too, and a
+     node hands it to nobody before the release. When the last result is there, its digest (J1) is on record
      and may be decided on.
 [H3] A decision on the release is about exactly that digest. Satisfied, the results are released, for good.
 [H4] An update that begins takes the digest back; when it is over, it is made anew of what is there then.
@@ -30,7 +30,7 @@ def set_release_judge(deal: Deal, time_ms: int) -> None:
 
 
 def note_results(deal: Deal) -> None:
-    """[H2] [H4] Nothing happens while results are missing or an update rolls."""
+    """[J2] [J4] Nothing happens while results are missing or an update rolls."""
     update, record = deal.update, deal.record
     if deal.manifest.policies.release is None or (update and update.status != "awaiting_approval"):
         return
@@ -45,7 +45,7 @@ def note_results(deal: Deal) -> None:
 
 
 def forget_results(deal: Deal) -> None:
-    """[H4] [H5] There is nothing to decide on any more."""
+    """[J4] [J5] There is nothing to decide on any more."""
     set_release_judge(deal, 0)
     _set_until(deal, 0)
     if deal.record.results:
@@ -53,13 +53,13 @@ def forget_results(deal: Deal) -> None:
 
 
 def await_release(deal: Deal) -> None:
-    """[H5] The deployment has completed: what is not released in time never is."""
+    """[J5] The deployment has completed: what is not released in time never is."""
     if deal.record.results and not deal.record.released_ms:
         _set_until(deal, deal.env.time_ms + RELEASE_MS_MAX)
 
 
 def release(deal: Deal) -> None:
-    """[H3] The release policy is satisfied."""
+    """[J3] The release policy is satisfied."""
     set_release_judge(deal, 0)
     _set_until(deal, 0)
     deal.set(released_ms=deal.env.time_ms)
@@ -67,7 +67,7 @@ def release(deal: Deal) -> None:
 
 
 def release_over(deal: Deal) -> None:
-    """[H5] The timed work `release`."""
+    """[J5] The timed work `release`."""
     results = deal.record.results.hex()
     forget_results(deal)
     deal.emit("results.withheld", results=results)

@@ -133,6 +133,7 @@ class Executor:
         self._offering = Offering(self._peer, self._sender, self._settings, fingerprint, self._boot_ms)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            HeldResults(self._peer.home / "held"),
             nursery.start_soon(self._renewals)
             nursery.start_soon(self.orders.run)
             nursery.start_soon(sweep_volumes, self._shop, lambda: {held for held, _ in self._tenures})

@@ -41,6 +41,12 @@ RESULTS_MAX = 64
 RESULT_BYTES_MAX = 16 << 20
 """All result files of a task together; they are read into memory and hashed."""
 
+HELD_BYTES_MAX = 1 << 30
+"""Sealed results that wait for their release, of all deployments: as many as 64 jobs can leave behind."""
+
+HELD_LOOK_S = 0.5
+"""Between two looks at what is held back; a release takes days, so half a second more is nothing."""
+
 LOG_BYTES_MAX = 4 << 20
 """The largest log ring; it is a memfd of that size."""
 

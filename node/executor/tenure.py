@@ -7,7 +7,6 @@ carries slot and term.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -15,7 +14,7 @@ import trio
 
 from ledger.errors import Refused
 from ledger.manifest_types import Workload
-from ledger.predicates import ReceiptStatus, ResultFile, Usage
+from ledger.predicates import Usage
 from ledger.records import Deployment
 from node.cid import cid_of
 from node.errors import ArtifactError, ArtifactFull
@@ -24,8 +23,10 @@ from node.executor.decide import SlotId, backoff_s, standing
 from node.executor.drivers.base import Handle, TaskSpec
 from node.executor.errors import EgressRefused, ExecutorError, VolumeRefused
 from node.executor.gather import Gathered, gather
+from node.executor.ending import Ending
 from node.executor.lease import LeaseClock
 from node.executor.limits import FETCH_STALLED_S, GOODBYE_S, GUARD_TICK_S, LOG_KEPT_BYTES
+from node.executor.held import collect_results
 from node.executor.reporter import Reporter
 from node.executor.status import FetchStatus, Phase, TenureStatus
 from node.executor.task import best_address, endpoint, features, host_of_address, task_spec, wanted
@@ -247,6 +248,9 @@ class Tenure:
             self.phase = phase
             self._log.info("slot_phase", phase=phase)
 
+    def _run_now(self) -> Handle | None:
+        return self._handle if self.phase == "running" else None
+
     async def _live(self) -> Ending:
         """All of the workload's life; how it ended."""
         self._verdict = self._prove()
@@ -370,8 +374,8 @@ class Tenure:
         if not found.exit.ok or self.workload.kind == "service":
             return Ending("failed", found.exit.reason, fields)
         try:
-            results = await self._collect(handle)
-        except ExecutorError as error:
+            results = await collect_results(self._shop, handle, self.id, self.term, self._manifest)
+        except (ExecutorError, ArtifactError, Refused, OSError) as error:
             return Ending("failed", str(error), fields)
         return Ending("succeeded", found.exit.reason, {**fields, "results": results, "artifacts": artifacts})
 
@@ -382,11 +386,3 @@ class Tenure:
         """At each re-check of the bytes: is it still approved? "" or the reason why not."""
         verdict = self._prove(runs=True)
         return "" if verdict.ok else "not proved: " + "; ".join(verdict.reasons)
-
-    async def _collect(self, handle: Handle) -> dict[str, ResultFile]:
-        """Results into the artifact store, from where others fetch them by digest. Raises ExecutorError."""
-        found: dict[str, ResultFile] = {}
-        for file in await self._shop.driver.collect(handle):
-            info = await trio.to_thread.run_sync(self._shop.exchange.store.add_bytes, file.data)
-            found[file.path] = ResultFile(sha256=info.sha256, size_bytes=info.size_bytes)
-        return found

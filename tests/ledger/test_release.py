@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from ledger.contract_types import Contract
@@ -76,7 +77,7 @@ def released(world: World, deployment: bytes) -> bool:
 
 
 def test_results_are_held_until_all_have_signed_for_them() -> None:
-    """[H2] [H3]"""
+    """[J2] [J3]"""
     world, deployment = finished()
     record = world.deployment(deployment)
     assert (record.status, len(record.results), record.released_ms) == ("completed", 32, 0)
@@ -91,7 +92,7 @@ def test_results_are_held_until_all_have_signed_for_them() -> None:
 
 
 def test_no_other_approval_releases_anything() -> None:
-    """[H3] Approvals to deploy and the sign-off are other acts."""
+    """[J3] Approvals to deploy and the sign-off are other acts."""
     world, deployment = finished()
     world.ok(EXPERT, world.decide(deployment, EXPERT, "it-expert", "granted", "signoff"))
     assert world.deployment(deployment).signed_off_ms
@@ -102,12 +103,12 @@ def test_no_other_approval_releases_anything() -> None:
 @pytest.mark.parametrize(
     ("act", "results", "rule"),
     [
-        ("release", "", "approval.other_results"),
+        ("release", UNSET, "approval.other_results"),
         ("release", "44" * 32, "approval.other_results"),
         ("signoff", "44" * 32, "approval.other_results"),
     ],
 )
-def test_a_decision_names_the_results_that_it_is_about(act: str, results: str, rule: str) -> None:
+def test_a_decision_names_the_results_that_it_is_about(act: str, results: Any, rule: str) -> None:
     """[A9]"""
     world, deployment = finished()
     body = world.decide(deployment, BUDGET, "budget", "granted", act, results=results)
@@ -115,7 +116,7 @@ def test_a_decision_names_the_results_that_it_is_about(act: str, results: str, r
 
 
 def test_nothing_is_decided_before_the_results_are_there() -> None:
-    """[H2] [A9]"""
+    """[J2] [A9]"""
     world, deployment = approved(mining(replicas=2))
     work(world, deployment)
     assert world.deployment(deployment).results == b""
@@ -131,7 +132,7 @@ def test_nothing_is_decided_before_the_results_are_there() -> None:
 
 
 def test_the_digest_is_of_all_that_was_found() -> None:
-    """[H1] Another deployment, manifest, slot, term or byte is another digest."""
+    """[J1] Another deployment, manifest, slot, term or byte is another digest."""
     world, deployment = finished()
     record, manifest = world.deployment(deployment), world.manifest(deployment)
     slot = world.slot(deployment, "mine/0")
@@ -147,7 +148,7 @@ def test_the_digest_is_of_all_that_was_found() -> None:
 
 
 def test_of_replicas_that_agree_the_odd_ones_results_are_never_released() -> None:
-    """[H1] [R8]"""
+    """[J1] [R8]"""
     world, deployment = approved(mining(replicas=3, agree=2, placement=service().placement.__class__()))
     work(world, deployment, "mine/0", 0, "44")
     work(world, deployment, "mine/1", 1)
@@ -173,7 +174,7 @@ def test_a_grant_is_taken_back_while_they_are_held_and_not_after() -> None:
 
 
 def test_a_rejection_holds_them_until_its_signer_thinks_again() -> None:
-    """[H3]"""
+    """[J3]"""
     world, deployment = finished()
     world.ok(BUDGET, wish(world, deployment, BUDGET, "budget"))
     world.ok(LEGAL, wish(world, deployment, LEGAL, "legal", "rejected"))
@@ -184,7 +185,7 @@ def test_a_rejection_holds_them_until_its_signer_thinks_again() -> None:
 
 
 def test_an_approval_that_expired_releases_nothing() -> None:
-    """[A4] [H3]"""
+    """[A4] [J3]"""
     world, deployment = finished()
     world.ok(LEGAL, wish(world, deployment, LEGAL, "legal", expires_ms=world.now_ms + 60_000))
     world.wait(61_000, step_ms=61_000)
@@ -193,7 +194,7 @@ def test_an_approval_that_expired_releases_nothing() -> None:
 
 
 def test_a_wait_is_waited_for_and_a_veto_stops_it() -> None:
-    """[G6] [G7] [H3] The ledger judges by itself when the wait is over."""
+    """[G6] [G7] [J3] The ledger judges by itself when the wait is over."""
     slow = Rule(all=(Rule(role="budget"),), wait_s=3_600, veto=("legal",))
     world, deployment = finished(mining(replace(HELD, release=slow)))
     world.ok(BUDGET, wish(world, deployment, BUDGET, "budget"))
@@ -209,7 +210,7 @@ def test_a_wait_is_waited_for_and_a_veto_stops_it() -> None:
 
 
 def test_what_is_not_released_in_time_never_is() -> None:
-    """[H5]"""
+    """[J5]"""
     world, deployment = finished()
     world.ok(LEGAL, wish(world, deployment, LEGAL, "legal"))
     check(world.state, world.now_ms)
@@ -223,7 +224,7 @@ def test_what_is_not_released_in_time_never_is() -> None:
 
 
 def test_a_cancelled_deployment_releases_nothing() -> None:
-    """[H5]"""
+    """[J5]"""
     source = contract(job(), service(), policies=HELD, budget=50_000_000)
     world, deployment = approved(source)
     work(world, deployment)
@@ -238,7 +239,7 @@ def test_a_cancelled_deployment_releases_nothing() -> None:
 
 
 def test_beside_a_service_they_are_released_while_it_runs() -> None:
-    """[H5] And not while its approval to run is withdrawn."""
+    """[J5] And not while its approval to run is withdrawn."""
     world, deployment = approved(contract(job(), service(), policies=HELD, budget=50_000_000))
     work(world, deployment)
     world.ok(LEGAL, wish(world, deployment, LEGAL, "legal"))
@@ -255,7 +256,7 @@ def test_beside_a_service_they_are_released_while_it_runs() -> None:
 
 
 def test_an_update_takes_the_digest_back_and_asks_anew() -> None:
-    """[H4] Approvals of the results of one manifest never count for those of another."""
+    """[J4] Approvals of the results of one manifest never count for those of another."""
     source = contract(job(), service(replicas=1), policies=HELD, budget=50_000_000)
     world, deployment = approved(source)
     work(world, deployment)
@@ -288,7 +289,7 @@ def test_an_update_takes_the_digest_back_and_asks_anew() -> None:
 
 
 def test_an_update_that_comes_to_nothing_gives_the_digest_back_with_its_approvals() -> None:
-    """[H4]"""
+    """[J4]"""
     source = contract(job(), service(replicas=1), policies=HELD, budget=50_000_000)
     world, deployment = approved(source)
     work(world, deployment)
@@ -321,7 +322,7 @@ def test_an_update_that_comes_to_nothing_gives_the_digest_back_with_its_approval
 def test_a_receipt_names_the_sealed_form_where_results_are_held(
     policies: Policies, sealed: dict[str, Any]
 ) -> None:
-    """[H2]"""
+    """[J2]"""
     world, deployment = approved(mining(policies))
     node = world.claimed(deployment, "mine/0", [NODES[0]])
     world.report(deployment, "mine/0", node, "fetching", "verified", "running")

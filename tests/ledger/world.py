@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from msgspec import UNSET
+
 from ledger.blocks import Header
 from ledger.codec import sha256
 from ledger.consent import sign_consent
@@ -353,7 +355,8 @@ class World:
         }
         record = self.deployment(deployment)
         fields["update"] = record.updates if act == "update" else record.generation
-        fields["results"] = record.results.hex() if act == "release" else ""
+        if act == "release":
+            fields["results"] = record.results.hex() or UNSET
         manifest = changes.pop("manifest", None) or (
             record.updating if act == "update" and record.updating else record.manifest
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from msgspec import UNSET
 from ledger import transactions as t
 from ledger.codec import decode
 from ledger.contract_types import Contract, WorkloadTemplate
@@ -267,6 +268,7 @@ class Fleet:
             volumes=volumes,
         )
         peer.handlers.methods.update(made.methods())
+        peer.home = self.folder / f"home-{name}"
         self.executors[name] = made
         scope = self.scopes[name] = trio.CancelScope()
 
@@ -367,6 +369,7 @@ class Fleet:
     async def approved(self, *workloads: WorkloadTemplate, **changes: Any) -> bytes:
         """Published, ordered and approved; the deployment's id."""
         deployment = await self.order(people.contract(*workloads, budget=50_000_000, **changes))
+            results=record.results.hex() if act == "release" else UNSET,
         await self.approve(deployment)
         return deployment
 
