@@ -3,9 +3,9 @@
 [J2] Where the contract has a release policy, a job's receipt names the sealed form of each result, too, and a
      node hands it to nobody before the release. When the last result is there, its digest (J1) is on record
      and may be decided on.
-[H3] A decision on the release is about exactly that digest. Satisfied, the results are released, for good.
-[H4] An update that begins takes the digest back; when it is over, it is made anew of what is there then.
-[H5] Decisions are taken while the deployment is active or completed, and until RELEASE_MS_MAX after its end;
+[J3] A decision on the release is about exactly that digest. Satisfied, the results are released, for good.
+[J4] An update that begins takes the digest back; when it is over, it is made anew of what is there then.
+[J5] Decisions are taken while the deployment is active or completed, and until RELEASE_MS_MAX after its end;
      then, or when it ends in any other way, the results are never released.
 """
 

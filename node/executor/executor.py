@@ -29,6 +29,7 @@ from node.executor.drivers.spec import check_spec
 from node.executor.errors import SpecRefused
 from node.executor.figures import Metric, figures
 from node.executor.gather import sweep_volumes
+from node.executor.held import HeldResults, release_results
 from node.executor.lease import LedgerTime
 from node.executor.ledger_clock import LedgerClock
 from node.executor.limits import (
@@ -136,6 +137,7 @@ class Executor:
             HeldResults(self._peer.home / "held"),
             nursery.start_soon(self._renewals)
             nursery.start_soon(self.orders.run)
+            nursery.start_soon(release_results, self._shop)
             nursery.start_soon(sweep_volumes, self._shop, lambda: {held for held, _ in self._tenures})
             height = -1
             while True:

@@ -14,7 +14,7 @@ import trio
 
 from ledger.errors import Refused
 from ledger.manifest_types import Workload
-from ledger.predicates import Usage
+from ledger.predicates import ReceiptStatus, Usage
 from ledger.records import Deployment
 from node.cid import cid_of
 from node.errors import ArtifactError, ArtifactFull
