@@ -220,5 +220,50 @@ FREEZE_WITHIN_S = 5.0
 STILL_S_MAX = 10.0
 """For which a workload may stand still while its volumes are copied: less than its health checks bear."""
 
+COPIES_WANTED = 2
+"""Nodes that keep each copy: with the one that runs, what is lost takes three."""
+
+KEEPERS_TRIED_MAX = 8
+"""Nodes asked for one copy; where so many have no room, others hardly have."""
+
+COPY_ASK_S = 5.0
+"""For one short answer."""
+
+COPY_POLL_S = 0.25
+"""Until a keeper is asked again whether it has all of a copy."""
+
+COPY_FETCH_S = 600.0
+"""For one keeper to fetch one copy: 16 GiB on a quarter of a gigabit."""
+
+COPY_REFUSALS_MAX = 8
+"""A keeper that is some blocks behind does not know yet that a holder is one: two seconds."""
+
+COPY_RETRY_S = 5.0
+"""After copies that could not be made; the rpo may be as short as ten."""
+
+COPY_LAST_S = 20.0
+"""For the last copies when the node itself stops: less than service managers give, and than a lease has."""
+
+COPY_LAST_TRIES = 3
+"""Where nobody keeps a copy after so many, a slot is better off elsewhere with an older one than nowhere."""
+
+COPY_LAST_LEASES = 20
+"""Leases, renewed meanwhile, for the last copies of a term that gives its slot back: ten minutes."""
+
+RESTING_S = 15.0
+"""Until the kernel has let go of a volume whose last process is gone."""
+
+COPIES_LOOK_S = 2.0
+"""Between two looks at what the ledger says that is kept here."""
+
+COPIES_KEPT_MAX = 1_024
+"""Copies kept for others; the ledger's index of them is read at each look."""
+
+COPY_UNRECORDED_S = 900.0
+"""A copy that no record names yet: longer than the other keepers need to fetch it."""
+
+KEPT_SHARE = 4
+"""A quarter of the artifact store at most is for copies of others' volumes."""
+
 VOLUME_SWEEP_S = 60.0
 """Between two looks for volumes whose deployment has ended: they cost disk, and nothing else."""

@@ -19,14 +19,22 @@ from ledger.records import Deployment
 from node.cid import cid_of
 from node.errors import ArtifactError, ArtifactFull
 from node.exchange import Progress, fetch_all
+from node.executor.copier import Copier
 from node.executor.decide import SlotId, backoff_s, standing
 from node.executor.drivers.base import Handle, TaskSpec
+from node.executor.ending import Ending
 from node.executor.errors import EgressRefused, ExecutorError, VolumeRefused
 from node.executor.gather import Gathered, gather
-from node.executor.ending import Ending
-from node.executor.lease import LeaseClock
-from node.executor.limits import FETCH_STALLED_S, GOODBYE_S, GUARD_TICK_S, LOG_KEPT_BYTES
 from node.executor.held import collect_results
+from node.executor.lease import LeaseClock
+from node.executor.limits import (
+    COPY_LAST_LEASES,
+    COPY_LAST_S,
+    FETCH_STALLED_S,
+    GOODBYE_S,
+    GUARD_TICK_S,
+    LOG_KEPT_BYTES,
+)
 from node.executor.reporter import Reporter
 from node.executor.status import FetchStatus, Phase, TenureStatus
 from node.executor.task import best_address, endpoint, features, host_of_address, task_spec, wanted
@@ -36,16 +44,6 @@ from node.executor.workshop import Workshop
 from node.log_wire import Tail
 
 log = structlog.get_logger("executor")
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a term ends. `status` None: nothing is reported, the slot is another's already."""
-
-    status: ReceiptStatus | None
-    detail: str
-    fields: dict[str, Any] = field(default_factory=dict)
-    by_ledger: bool = False  # it was taken from us, by no fault of this node
 
 
 class Tenure:
@@ -92,14 +90,16 @@ class Tenure:
             "driver": workload.runtime,
             "isolation": features(shop.fingerprint.of(workload.runtime)),
         }
+        self.copier = Copier(shop, self.id, term, workload, self.is_held)
+        self._saves = False  # it has ended, and its last copies are made
         self.reporter = Reporter(shop.sender, record.manifest, facts, shop.wall_ms, self.is_held)
 
     # ------------------------------------------------------------------ from outside
 
     @property
     def holds(self) -> bool:
-        """Whether its lease is worth renewing: nothing ended it yet."""
-        return self.ending is None
+        """Whether its lease is worth renewing: nothing ended it yet, or its last copies are made."""
+        return self.ending is None or (self._saves and not self.ending.by_ledger)
 
     def is_held(self) -> bool:
         """Whether the ledger still names this node as the holder of this term."""
@@ -116,6 +116,7 @@ class Tenure:
         if self.ending is None:
             self.ending = ending
             self.detail = ending.detail
+            self._saves = ending.status not in (None, "quarantined") and self.copier.written()
             self._log.info("term_ends", report=ending.status or "none", detail=ending.detail)
             if ending.status == "quarantined":
                 self._hold_back(ending.detail)
@@ -163,6 +164,7 @@ class Tenure:
             endpoints=dict(self.watched.endpoints),
             fetch=fetch,
             detail=self.detail,
+            copies=self.copier.told,
         )
 
     # ------------------------------------------------------------------ its life
@@ -176,6 +178,7 @@ class Tenure:
                 with trio.CancelScope() as work:
                     async with trio.open_nursery() as inner:
                         inner.start_soon(self._guard, work)
+                        inner.start_soon(self.copier.run, self._run_now)
                         self.stop(await self._live())
                 await self._over()
                 if self.ending is None or self.ending.status is None:
@@ -185,7 +188,7 @@ class Tenure:
             if not done:
                 with trio.CancelScope(shield=True):
                     self.stop(Ending("released", "the node stops"))
-                    await self._over()
+                    await self._over(COPY_LAST_S)
                     with trio.move_on_after(GOODBYE_S):
                         await self.reporter.goodbye()
             self._set("ended")
@@ -208,11 +211,15 @@ class Tenure:
         work.cancel()
         await self._halt()
 
-    async def _over(self) -> None:
-        """The workload is gone; the last receipt is queued."""
+    async def _over(self, within_s: float = LEASE_MS / 1000 * COPY_LAST_LEASES) -> None:
+        """The workload is gone, its volumes are saved; the last receipt is queued."""
         await self._halt()
         self._set("stopping")
         ending = self.ending
+        if self._saves:
+            with trio.move_on_after(within_s):
+                await self.copier.last(lambda: self.lease.left_ms(self._shop.boot_ms()) > 0)
+            self._saves = False
         if ending is not None and ending.status is not None:
             self.reporter.tell(
                 ending.status,
@@ -239,6 +246,9 @@ class Tenure:
                 self._handle = None
                 self.watched.run_over(used)
 
+    def _run_now(self) -> Handle | None:
+        return self._handle if self.phase == "running" else None
+
     def _usage(self) -> Usage:
         used = self.watched.used
         return Usage(cpu_ms=used.cpu_ms, memory_bytes_max=used.memory_bytes_max)
@@ -247,9 +257,6 @@ class Tenure:
         if phase != self.phase:
             self.phase = phase
             self._log.info("slot_phase", phase=phase)
-
-    def _run_now(self) -> Handle | None:
-        return self._handle if self.phase == "running" else None
 
     async def _live(self) -> Ending:
         """All of the workload's life; how it ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from node.executor.drivers.base import (
     Attestation,
@@ -106,6 +107,10 @@ class Several:
     async def collect(self, handle: Handle) -> tuple[ResultFile, ...]:
         """See `Driver.collect`."""
         return await _own(handle).driver.collect(_own(handle).inner)
+
+    async def copy_volumes(self, handle: Handle, into: Mapping[str, Path]) -> float:
+        """See `Driver.copy_volumes`."""
+        return await _own(handle).driver.copy_volumes(_own(handle).inner, into)
 
     async def stop(self, handle: Handle, grace_s: float) -> Exit:
         """See `Driver.stop`."""
