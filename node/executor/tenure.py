@@ -13,8 +13,9 @@ import structlog
 import trio
 
 from ledger.errors import Refused
+from ledger.limits import LEASE_MS
 from ledger.manifest_types import Workload
-from ledger.predicates import ReceiptStatus, Usage
+from ledger.predicates import Usage
 from ledger.records import Deployment
 from node.cid import cid_of
 from node.errors import ArtifactError, ArtifactFull
