@@ -105,6 +105,7 @@ class ReceiptPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     status: ReceiptStatus
     time_ms: int  # the node's clock
     driver: str = ""
+    level: str = ""  # how far the driver keeps the workload from its host: sandbox, container or wasm
     isolation: dict[str, str] = {}  # feature: "enforced", or why not
     artifacts: dict[str, str] = {}  # path: sha256, verified
     approvals: tuple[str, ...] = ()  # ids of the approval documents that the node checked
@@ -130,6 +131,7 @@ class ReceiptPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         if self.exit_code is not None and not -1024 <= self.exit_code <= 1024:
             raise Refused("document.field", "an exit code", "exit_code")
         _text(self.driver, NAME_CHARS_MAX, "driver")
+        _text(self.level, NAME_CHARS_MAX, "level")
         _text(self.detail, TEXT_CHARS_MAX, "detail")
         _items(self.egress.items(), EGRESS_MAX, ADDRESS_CHARS_MAX + 8, "egress")
         if self.secrets:

@@ -80,7 +80,7 @@ class Tenure:
         self._gathered = Gathered()
         self._tail = b""  # of runs that are over
         self._log = log.bind(deployment=record.id.hex()[:16], slot=slot, term=term)
-        node = shop.sender.key.public.hex()
+        node, host = shop.sender.key.public.hex(), shop.fingerprint.of(workload.runtime)
         facts = {
             "chain_id": shop.peer.chain_id,
             "deployment": record.id.hex(),
@@ -89,7 +89,8 @@ class Tenure:
             "term": term,
             "node": node,
             "driver": workload.runtime,
-            "isolation": features(shop.fingerprint.of(workload.runtime)),
+            "level": host.isolation.value,
+            "isolation": features(host),
         }
         self.copier = Copier(shop, self.id, term, workload, self.is_held)
         self._saves = False  # it has ended, and its last copies are made
