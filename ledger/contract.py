@@ -29,7 +29,7 @@ from ledger.contract_types import (
 )
 from ledger.contract_update import read_update
 from ledger.errors import LocalError
-from ledger.limits import CPU_MILLIS_MIN, MEMORY_BYTES_MIN, PATH_CHARS_MAX, VOLUME_BYTES_MIN
+from ledger.limits import CPU_MILLIS_MIN, FUEL_DEFAULT, MEMORY_BYTES_MIN, PATH_CHARS_MAX, VOLUME_BYTES_MIN
 from ledger.manifest_types import (
     Apart,
     Artifact,
@@ -38,6 +38,7 @@ from ledger.manifest_types import (
     Placement,
     Port,
     Restart,
+    Runtime,
     Spread,
 )
 from ledger.quantities import (
@@ -83,10 +84,11 @@ _WORKLOAD_OPTIONAL: Final = (
     "egress",
     "volumes",
     "update",
+    "fuel",
 )
 
-RUNTIMES: Final = ("sandbox",)  # those that a 3node of this release has a driver for
-_RUNTIMES_LATER: Final = ("oci", "wasm")
+RUNTIMES: Final[tuple[str, ...]] = get_args(Runtime)
+_RUNTIMES_LATER: Final = ("oci",)
 _PLACEMENT: Final = (
     "country",
     "farm",
@@ -272,7 +274,7 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
     return WorkloadTemplate(
         name=name,
         kind="job" if kind == "job" else "service",
-        runtime=cast(Literal["sandbox"], runtime),
+        runtime=cast(Runtime, runtime),
         replicas=reader.number(entries.get("replicas"), f"{field}.replicas", parse_integer, 1),
         command=reader.texts(entries.get("command"), f"{field}.command"),
         environment={
@@ -309,6 +311,9 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
         egress=reader.texts(entries.get("egress"), f"{field}.egress"),
         volumes=_volumes(reader, entries.get("volumes"), f"{field}.volumes"),
         update=read_update(reader, entries.get("update"), f"{field}.update"),
+        fuel=reader.number(
+            entries.get("fuel"), f"{field}.fuel", parse_integer, FUEL_DEFAULT if runtime == "wasm" else 0
+        ),
     )
 
 

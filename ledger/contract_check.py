@@ -28,6 +28,7 @@ from ledger.limits import (
 from ledger.manifest_check import Report
 from ledger.manifest_places import check_order, check_release
 from ledger.manifest_services import check_egress, check_isolation, check_rpo, check_secrets, check_volumes
+from ledger.manifest_wasm import check_runtime
 from ledger.nearest import nearest
 from ledger.parameters import parameter_value
 from ledger.pattern import PatternError, parse_pattern
@@ -60,6 +61,7 @@ _TYPES: Final = {
     "grace": ("duration",),
     "top_up": ("money", "integer"),
     "agree": ("integer",),
+    "fuel": ("integer",),
 }
 
 
@@ -107,6 +109,7 @@ def report_files(
     names = [path for path, _ in paths]
     check_egress(workload.egress, workload.ports, names, f"{field}.egress", report)
     check_volumes(workload.kind, workload.volumes, names, f"{field}.volumes", report)
+    check_runtime(workload, paths, field, report)
 
 
 def report_problems(contract: Contract, report: Report) -> None:
@@ -161,7 +164,7 @@ def _templates(contract: Contract) -> Iterator[str]:
     found += [cap for _, cap in caps(terms.price)]
     for workload in contract.workloads:
         need = workload.resources
-        found += [workload.replicas, workload.agree, workload.time_limit_s]
+        found += [workload.replicas, workload.agree, workload.time_limit_s, workload.fuel]
         found += [need.cpu_millis, need.memory_bytes, need.disk_bytes, need.pids]
         found += [number for volume in workload.volumes for number in (volume.size_bytes, volume.rpo_s)]
         found += [*workload.command, *workload.environment.values()]
@@ -273,6 +276,7 @@ def _check_workload(workload: WorkloadTemplate, types: dict[str, str], report: R
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", report)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", report)
     check.check_update(workload.update, f"{field}.update", report)
+    _check_number("fuel", workload.fuel, types, f"{field}.fuel", report)
     _check_placement(workload, types, report)
 
 

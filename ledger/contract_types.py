@@ -10,7 +10,16 @@ from typing import Literal
 
 import msgspec
 
-from ledger.manifest_types import Artifact, Health, Placement, Policies, Port, Restart, UpdateStrategy
+from ledger.manifest_types import (
+    Artifact,
+    Health,
+    Placement,
+    Policies,
+    Port,
+    Restart,
+    Runtime,
+    UpdateStrategy,
+)
 
 ParameterType = Literal["string", "integer", "boolean", "size", "duration", "money", "country"]
 Value = str | int | bool
@@ -69,7 +78,7 @@ class WorkloadTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     name: str
     kind: Literal["service", "job"]
-    runtime: Literal["sandbox"]
+    runtime: Runtime
     replicas: int | str
     command: tuple[str, ...]
     environment: dict[str, str]
@@ -89,6 +98,7 @@ class WorkloadTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     egress: tuple[str, ...] = ()
     volumes: tuple[VolumeTemplate, ...] = ()
     update: UpdateStrategy = UpdateStrategy()
+    fuel: int | str = 0
 
 
 class PriceTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

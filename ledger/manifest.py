@@ -36,6 +36,7 @@ from ledger.limits import (
 from ledger.manifest_places import check_order, check_release
 from ledger.manifest_services import check_egress, check_isolation, check_rpo, check_secrets, check_volumes
 from ledger.manifest_types import Manifest, PriceCaps, Resources, Role, Terms, Volume, Workload
+from ledger.manifest_wasm import check_runtime
 from ledger.parameters import resolve_parameters
 from ledger.people import as_if_many, role_of
 from ledger.policy import About, check_reachable, excluded_signers
@@ -265,6 +266,7 @@ def _expand_workload(template: WorkloadTemplate, values: Mapping[str, Value]) ->
         egress=template.egress,
         volumes=tuple(_expand_volume(v, values, f"{field}.volumes.{v.name}") for v in template.volumes),
         update=template.update,
+        fuel=_number(template.fuel, values, parse_integer, f"{field}.fuel"),
     )
 
 
@@ -359,6 +361,8 @@ def _check_workload(workload: Workload, field: str) -> None:
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", _refuse)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", _refuse)
     check.check_update(workload.update, f"{field}.update", _refuse)
+    check.check_number("fuel", workload.fuel, f"{field}.fuel", _refuse)
+    check_runtime(workload, paths, field, _refuse)
     place = workload.placement
     if len(place.countries) > COUNTRIES_MAX or len(place.farms) > COUNTRIES_MAX:
         raise Refused(

@@ -58,6 +58,7 @@ NUMBERS: Final = {
     "volume": (VOLUME_BYTES_MIN, DISK_BYTES_MAX),
     "rpo": (0, RPO_S_MAX),
     "pids": (1, PIDS_MAX),
+    "fuel": (0, NUMBER_MAX),
     "duration": (60, DURATION_S_MAX),
     "time_limit": (0, DURATION_S_MAX),
     "budget": (0, NUMBER_MAX),

@@ -124,12 +124,16 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     rpo_s: int = 0
 
 
+Runtime = Literal["sandbox", "wasm"]
+"""What runs a workload: those that a 3node of this release has a driver for."""
+
+
 class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One unit of work; each replica is one slot."""
 
     name: str
     kind: Literal["service", "job"]
-    runtime: Literal["sandbox"]
+    runtime: Runtime
     replicas: int
     command: tuple[str, ...]
     environment: dict[str, str]
@@ -149,6 +153,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     egress: tuple[str, ...] = ()  # host:port that it may connect to by TCP; nothing else is there
     volumes: tuple[Volume, ...] = ()
     update: UpdateStrategy = UpdateStrategy()
+    fuel: int = 0  # runtime wasm: about how many instructions it may carry out; else 0
 
     @property
     def needs(self) -> Resources:

@@ -208,12 +208,12 @@ def _start_executor(
 ) -> Executor:
     """The 3node: claims and runs what it has proved to be approved. Loaded by those alone that are one: it is
     a twentieth of a start's time."""
-    from node.executor.drivers.sandbox import SandboxDriver
+    from node.executor.drivers.embedded import drivers
     from node.executor.executor import Executor
     from node.executor.quarantine import Quarantine
     from node.executor.volumes import VolumeShelf
 
-    driver = SandboxDriver(home.data_dir / "sandbox")
+    driver = drivers(home.data_dir)
     quarantine = Quarantine(home.quarantine_file)
     volumes = VolumeShelf(home.data_dir / "volumes", parse_size(settings.node.disk))
     executor = Executor(peer, settings.node, driver, exchange, quarantine=quarantine, volumes=volumes)

@@ -72,6 +72,7 @@ def task_spec(
         egress=given.egress,
         volumes=given.volumes,
         runtime=workload.runtime,
+        fuel=workload.fuel,
     )
 
 

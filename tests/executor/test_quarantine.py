@@ -87,10 +87,17 @@ def test_doctor_says_what_to_do(
         Feature("sealed-image", False, "mkfs.erofs is missing"),
         Feature("landlock", True, "version 7"),
     )
-    fingerprint = Fingerprint("sandbox", Isolation.SANDBOX, True, "", features)
+    beside = (
+        Fingerprint("wasm", Isolation.WASM, True, "", (*features, Feature("fuel", True, "counted"))),
+        Fingerprint("other", Isolation.CONTAINER, False, "nothing is installed", ()),
+    )
+    fingerprint = Fingerprint("sandbox", Isolation.SANDBOX, True, "", features, beside)
     monkeypatch.setattr("node.testnet_market.sandbox_fingerprint", lambda: fingerprint)
     main(["doctor", "--home", str(tmp_path), "-o", "json"])
     found = {one["check"].strip(): one for one in json.loads(capsys.readouterr().out)}
     assert found["landlock"] == {"check": "  landlock", "state": "ok", "detail": "version 7"}
+    assert found["wasm"]["state"] == found["fuel"]["state"] == "ok"
+    assert found["other"]["state"] == "warning"
+    assert "nothing is installed" in found["other"]["detail"]
     assert found["sealed-image"]["state"] == "warning"
     assert "not enforced: mkfs.erofs is missing; run the node as root" in found["sealed-image"]["detail"]

@@ -84,7 +84,7 @@ class Resources:
 class TaskSpec:
     """All that a driver needs to run one term of one slot. `results` are paths of files under /result;
     `secrets` become read-only files under /secrets, by name; `volumes` outlive the task; `runtime` names the
-    driver."""
+    driver; `fuel` is what a WebAssembly program may burn."""
 
     task_id: str
     command: tuple[str, ...]
@@ -99,6 +99,7 @@ class TaskSpec:
     egress: tuple[EgressSpec, ...] = ()
     volumes: tuple[VolumeSpec, ...] = ()
     runtime: str = "sandbox"
+    fuel: int = 0
 
 
 @dataclass(frozen=True)

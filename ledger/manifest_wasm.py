@@ -1,0 +1,47 @@
+"""What a workload of runtime wasm is: rules that hold for contracts and manifests alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ledger.contract_types import WorkloadTemplate
+from ledger.limits import WASM_ENGINE_BYTES
+from ledger.manifest_check import Report
+from ledger.manifest_types import Workload
+
+
+def check_runtime(
+    workload: Workload | WorkloadTemplate, paths: Sequence[tuple[str, str]], field: str, report: Report
+) -> None:
+    """A WebAssembly program is a job that has nothing but files, words and fuel; nothing else has fuel.
+
+    `paths`: (path, kind) of its artifacts. Numbers that are still parameters are checked when filled in.
+    """
+    if workload.runtime != "wasm":
+        if workload.fuel != 0:
+            report(f"{field}.fuel", "contract.fuel", "a program of runtime wasm alone burns fuel")
+        return
+    if workload.fuel == 0:
+        report(f"{field}.fuel", "contract.fuel", "a program without fuel does nothing: 1 or more wanted")
+    if workload.kind != "job":
+        report(f"{field}.kind", "contract.wasm_kind", "a program of runtime wasm is a job: it serves nobody")
+    for name, given in (
+        ("egress", workload.egress),
+        ("secrets", workload.secrets),
+    ):
+        if given:
+            detail = (
+                "a program of runtime wasm has no network and no secrets: its result is anybody's to repeat"
+            )
+            report(f"{field}.{name}", "contract.wasm_alone", detail)
+    if workload.command and (workload.command[0], "file") not in paths:
+        report(
+            f"{field}.command", "contract.wasm_program", "the first word is not the path of a file artifact"
+        )
+    need = workload.resources
+    memory, disk = need.memory_bytes, need.disk_bytes
+    if isinstance(memory, int) and isinstance(disk, int) and memory <= WASM_ENGINE_BYTES + disk:
+        detail = (
+            f"more than {WASM_ENGINE_BYTES + disk} B wanted, for the engine, the files (disk) and the program"
+        )
+        report(f"{field}.resources.memory", "contract.wasm_memory", detail)
