@@ -9,6 +9,7 @@ import time
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 MS_RDONLY = 1
@@ -25,6 +26,7 @@ _TFD_ABSTIME = 1
 _TFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -99,6 +101,12 @@ def adopt_orphans() -> None:
     """Become the parent of descendants whose own parent ends, prctl(2)."""
     zero = ctypes.c_ulong(0)
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), zero, zero, zero), "prctl SUBREAPER")
+
+
+def die_with_parent() -> None:
+    """Be killed when the thread that forked this process ends, prctl(2)."""
+    zero, sigkill = ctypes.c_ulong(0), ctypes.c_ulong(9)
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, sigkill, zero, zero, zero), "prctl PDEATHSIG")
 
 
 def become(uid: int) -> None:

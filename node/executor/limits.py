@@ -267,3 +267,32 @@ KEPT_SHARE = 4
 
 VOLUME_SWEEP_S = 60.0
 """Between two looks for volumes whose deployment has ended: they cost disk, and nothing else."""
+
+# --- container images -------------------------------------------------------------------------------------
+
+IMAGE_LAYERS_MAX = 128
+"""As container engines allow: one descriptor each."""
+
+IMAGE_JSON_BYTES_MAX = 1 << 20
+"""Of one index, manifest or configuration; they have a few KiB."""
+
+IMAGE_BYTES_MAX = 1 << 30
+"""All layers together when decompressed, and all files when unpacked: as ARTIFACT_BYTES_MAX, in memory."""
+
+IMAGE_MEMBERS_MAX = 50_000
+"""Of one layer and of the whole image: a Debian with an interpreter has 10,000 to 30,000."""
+
+IMAGE_PAX_BYTES_MAX = 64 * 1024
+"""Of one extended header: a long path, and attributes that are left out."""
+
+IMAGE_LINK_BYTES_MAX = 1_024
+"""Of a symbolic link's text, as PATH_BYTES_MAX."""
+
+ENGINE_TIMEOUT_S = 10.0
+"""One call of podman takes 50 to 100 ms; the rest is a loaded machine."""
+
+ENGINE_BYTES = 16 << 20
+"""Of podman's own state of one container, in memory: some 100 KiB are used."""
+
+ENGINE_PIDS = 24
+"""Threads of the OCI runtime that stand in a container's group until its command executes: 8 to 12 were seen."""

@@ -44,6 +44,15 @@ class TreeSpec:
 
 
 @dataclass(frozen=True)
+class ImageSpec:
+    """A container image as one tar, an OCI image layout, named by the sha256 of the tar."""
+
+    digest: str
+    size_bytes: int
+    source: Path
+
+
+@dataclass(frozen=True)
 class PortSpec:
     """A named TCP port `inside` that is reached on the host at `listen_host`; port 0 takes a free one."""
 
@@ -84,7 +93,8 @@ class Resources:
 class TaskSpec:
     """All that a driver needs to run one term of one slot. `results` are paths of files under /result;
     `secrets` become read-only files under /secrets, by name; `volumes` outlive the task; `runtime` names the
-    driver; `fuel` is what a WebAssembly program may burn."""
+    driver; `fuel` is what a WebAssembly program may burn. A container
+    stands on its `image`, the artifacts on top; `user` is its user and group inside, as in 1:1."""
 
     task_id: str
     command: tuple[str, ...]
@@ -99,6 +109,9 @@ class TaskSpec:
     egress: tuple[EgressSpec, ...] = ()
     volumes: tuple[VolumeSpec, ...] = ()
     runtime: str = "sandbox"
+    image: ImageSpec | None = None
+    working_dir: str = "/"
+    user: str = ""
     fuel: int = 0
 
 

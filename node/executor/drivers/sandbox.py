@@ -77,7 +77,7 @@ class SandboxDriver:
 
     async def start(self, prepared: Prepared, kill_at_ms: int | None = None) -> Running:
         """See `Driver.start`. Takes over `prepared`: its sealed bytes are given up in any case."""
-        task = _own(prepared, SealedTask)
+        task = self._taken(prepared)
         host = await self.examined()
         spec = task.spec
         try:
@@ -88,7 +88,7 @@ class SandboxDriver:
             if spec.task_id in self._running or records.exists(self._run_dir, spec.task_id):
                 raise StartFailed(f"task {spec.task_id} is there already; a leftover needs recover first")
             task.started = True
-            running = Running(spec, kill_at_ms)
+            running = self._made(spec, kill_at_ms)
             self._running[spec.task_id] = running
             try:
                 with trio.fail_after(limits.START_TIMEOUT_S):
@@ -189,6 +189,12 @@ class SandboxDriver:
     async def examined(self) -> trial.Host:
         """Return what this host offers; tries it the first time."""
         return await trio.to_thread.run_sync(self._examined)
+
+    def _taken(self, prepared: Prepared) -> SealedTask:
+        return _own(prepared, SealedTask)
+
+    def _made(self, spec: TaskSpec, kill_at_ms: int | None) -> Running:
+        return Running(spec, kill_at_ms)
 
     def _examined(self) -> trial.Host:
         if self._host is None:
