@@ -26,9 +26,11 @@ import trio
 from bench import files
 from bench.common import machine, save, show
 from bench.exec_density import density, why_not
+from bench.exec_report import density_rows, start_rows
 from bench.exec_starts import bare_bwrap, claim_to_running, driver_starts, podman
-from bench.exec_tasks import WAYS
+from bench.exec_tasks import SAMPLES
 from bench.files_lines import why_not as no_lines
+from node.executor.drivers.embedded import drivers
 
 
 class Lengths(NamedTuple):
@@ -47,18 +49,19 @@ SHORT: Final = Lengths(5, 3, (4, 8), 16, False)
 
 async def starts(folder: Path, lengths: Lengths) -> dict[str, Any]:
     """Each driver beside the bare tools."""
+    driver = drivers(folder / "drivers")
+    fingerprint = await trio.to_thread.run_sync(driver.fingerprint)
     found: dict[str, Any] = {}
-    for name, way in WAYS.items():
-        driver = way.make(folder / f"run-{name}")
-        fingerprint = await trio.to_thread.run_sync(driver.fingerprint)
-        if not fingerprint.usable:
-            found[name] = {"skipped": fingerprint.reason}
+    for each in (fingerprint, *fingerprint.beside):
+        name = each.driver
+        if not each.usable or name not in SAMPLES:
+            found[name] = {"skipped": each.reason or "nothing here to run by it"}
             continue
-        sample = way.sample()
+        sample = SAMPLES[name]()
         place = folder / f"files-{name}"
         place.mkdir()
         found[name] = await driver_starts(driver, sample, place, lengths.starts)
-        found[name] |= await claim_to_running(way.make, sample, lengths.claims)
+        found[name] |= await claim_to_running(sample, lengths.claims)
     bare = {"bubblewrap alone": bare_bwrap, "podman alone": podman}
     for name, measure in bare.items():
         found[name] = await trio.to_thread.run_sync(measure, lengths.starts)
@@ -75,43 +78,6 @@ def fetches(folder: Path, lengths: Lengths) -> dict[str, Any]:
     found["line"] = files.speed(folder / "line", lengths.mib, 3, 1_000)
     found["swarm"] = files.swarm(folder / "swarm", lengths.mib, 50)
     return found
-
-
-def start_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """For people: medians, and how many times the bare tool's."""
-    rows = []
-    bare = found["bubblewrap alone"].get("p50_ms")
-    for name, figures in found.items():
-        if "skipped" in figures:
-            rows.append((name, f"skipped: {figures['skipped']}"))
-        elif "p50_ms" in figures:
-            rows.append((f"{name}: start to first word", f"{figures['p50_ms']} ms"))
-        else:
-            times = f" ({figures['start_to_word']['p50_ms'] / bare:.1f} x bubblewrap alone)" if bare else ""
-            rows += [
-                (f"{name}: sealed and verified", f"{figures['prepare']['p50_ms']} ms"),
-                (f"{name}: start to first word", f"{figures['start_to_word']['p50_ms']} ms{times}"),
-                (f"{name}: stopped, all gone", f"{figures['stop']['p50_ms']} ms"),
-                (f"{name}: claim final to running final", f"{figures['claimed_to_running']['p50_ms']} ms"),
-                (f"{name}: approval final to running final", f"{figures['open_to_running']['p50_ms']} ms"),
-            ]
-    return rows
-
-
-def density_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """For people."""
-    if "skipped" in found:
-        return [("density", f"skipped: {found['skipped']}")]
-    rows = []
-    for row in found["measured"]:
-        said = f"{row['memory_per_slot_mib']} MiB and {row['descriptors_per_slot']} open files each; "
-        said += f"idle {row['idle_cpu_percent_of_a_core']} % of a core; "
-        said += f"a re-check of all {row['recheck_all_s']} s"
-        rows.append((f"{row['slots']} idle services, started in {row['started_s']} s", said))
-    rows += [(f"allowed by {name}", str(count)) for name, count in found["bounds"]["allowed"].items()]
-    bound = found["bounds"]
-    rows.append(("slots of one node, and what bounds it", f"{bound['slots']}: {bound['bound_by']}"))
-    return rows
 
 
 def main() -> int:

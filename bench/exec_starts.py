@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from ledger.manifest_types import Placement
 from ledger.records import Slot
 from ledger.transactions import CancelDeployment
 from node.executor.drivers.base import Driver
+from node.executor.drivers.embedded import drivers
 from tests.ledger import world as people
 from tests.node.executor_fixture import Fleet, fleet, service
 from tests.node.network_fixture import until
@@ -125,7 +126,7 @@ class Seen:
         return round((self.at[second] - self.at[first]) * 1000, 1)
 
 
-async def claim_to_running(make: Callable[[Path], Driver], sample: Sample, rounds: int) -> dict[str, Any]:
+async def claim_to_running(sample: Sample, rounds: int) -> dict[str, Any]:
     """Four validators and a 3node in one process, deployments one after the other: from the block in which
     the approval opens the slot, and from that of the claim, to that of the receipt `running`."""
     runs = []
@@ -133,7 +134,7 @@ async def claim_to_running(make: Callable[[Path], Driver], sample: Sample, round
         folder = Path(name)
         async with fleet(folder, "node1", executors=False) as net:
             net.share("validator0", *sample.files.values())
-            net.execute("node1", make(folder / "run"))
+            net.execute("node1", drivers(folder / "drivers"))
             for number in range(rounds + 1):
                 seen = await _one(net, sample, number)
                 if number:
@@ -154,7 +155,7 @@ def _spread(times_ms: Sequence[float]) -> dict[str, float]:
 
 
 async def _one(net: Fleet, sample: Sample, number: int) -> Seen:
-    template = service(**sample.template(), placement=Placement(distinct="none"))
+    template = service(**{"placement": Placement(distinct="none"), **sample.template()})
     source = people.contract(template, budget=50_000_000, name=f"bench-{number}")
     deployment = await net.order(source)
     seen = Seen({})

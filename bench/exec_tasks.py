@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from ledger.contract_types import ResourcesTemplate
+from ledger.limits import WASM_ENGINE_BYTES
 from ledger.manifest_types import Artifact
-from node.executor.drivers.base import Driver, FileSpec, PortSpec, Resources, TaskSpec
-from node.executor.drivers.sandbox import SandboxDriver
+from node.executor.drivers.base import FileSpec, PortSpec, Resources, TaskSpec
+from tests.executor.wasm_programs import start
 from tests.node.executor_fixture import artifact_of
 
 BUSYBOX: Final = Path("/bin/busybox")
 MIB: Final = 1024 * 1024
+FUEL: Final = 10**12  # more than it burns until it is stopped
 RESOURCES: Final = Resources(cpu_millis=500, memory_bytes=64 * MIB, disk_bytes=MIB, pids=16)
 
 
@@ -24,8 +27,9 @@ class Sample:
 
     command: tuple[str, ...]
     files: Mapping[str, bytes]
-    runtime: str
+    runtime: str = "sandbox"
     resources: Resources = RESOURCES
+    fuel: int = 0
     changes: Mapping[str, Any] = field(default_factory=dict)  # of the workload in a contract
 
     def spec(self, folder: Path, port: int = 0) -> TaskSpec:
@@ -37,7 +41,8 @@ class Sample:
             files.append(FileSpec(path, digest, len(data), 0o555, folder / digest))
         ports = (PortSpec("http", port),) if port else ()
         name = "bench.start.0"
-        return TaskSpec(name, self.command, {}, tuple(files), (), ports, self.resources)
+        made = TaskSpec(name, self.command, {}, tuple(files), (), ports, self.resources)
+        return replace(made, runtime=self.runtime, fuel=self.fuel)
 
     def artifacts(self) -> tuple[Artifact, ...]:
         """For a contract."""
@@ -52,21 +57,29 @@ class Sample:
             "replicas": 1,
             "ports": (),
             "health": None,
+            "resources": ResourcesTemplate(**asdict(self.resources)),
             **self.changes,
         }
 
 
-@dataclass(frozen=True)
-class Way:
-    """A driver and what it is measured with."""
-
-    make: Callable[[Path], Driver]
-    sample: Callable[[], Sample]
-
-
 def shell(script: str) -> Sample:
     """A script in Debian's static busybox, in the sandbox."""
-    return Sample(("/bin/busybox", "sh", "-c", script), {"/bin/busybox": BUSYBOX.read_bytes()}, "sandbox")
+    return Sample(("/bin/busybox", "sh", "-c", script), {"/bin/busybox": BUSYBOX.read_bytes()})
 
 
-WAYS: Final[dict[str, Way]] = {"sandbox": Way(SandboxDriver, lambda: shell("echo up; sleep 3600"))}
+def wasm() -> Sample:
+    """A program that says the word and goes round and round."""
+    said = r'(data (i32.const 0) "\10\00\00\00\03\00\00\00") (data (i32.const 16) "up\n")'
+    body = (
+        "(drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))) (loop $on (br $on))"
+    )
+    need = replace(RESOURCES, memory_bytes=WASM_ENGINE_BYTES + 9 * MIB)
+    changes = {"kind": "job", "fuel": FUEL, "results": ()}
+    return Sample(("/program",), {"/program": start(body, said)}, "wasm", need, FUEL, changes)
+
+
+SAMPLES: Final[dict[str, Callable[[], Sample]]] = {
+    "sandbox": lambda: shell("echo up; sleep 3600"),
+    "wasm": wasm,
+}
+"""By runtime; what a host does not advertise is not measured."""

@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from bench.exec_report import running
 from bench.report import comparison
 from ledger.contract_rules import CONTRACT_RULES
 from node.api.routes import ROUTES
@@ -234,6 +235,7 @@ def blocks(root: Path) -> dict[str, str]:
         "vectors": vectors_table(),
         "attacks": attacks_table(),
         "comparison": comparison(root / "bench" / "results"),
+        "running": running(root / "bench" / "results"),
     }
     return found
 
