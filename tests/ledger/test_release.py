@@ -365,3 +365,45 @@ def test_who_is_excluded_releases_nothing() -> None:
     """[A2] By the author's word, not even if the author holds the role."""
     world, deployment = finished()
     assert world.refused(AUTHOR, wish(world, deployment, AUTHOR, "legal")) == "approval.not_a_stakeholder"
+
+
+def test_one_job_of_two_is_not_all() -> None:
+    """[J1]"""
+    world, deployment = approved(contract(job(), job(name="more"), policies=HELD, budget=50_000_000))
+    work(world, deployment)
+    assert world.deployment(deployment).results == b""
+    work(world, deployment, "more/0", 1)
+    assert len(world.deployment(deployment).results) == 32
+
+
+def test_a_grant_for_what_a_job_found_is_none_for_what_it_finds_when_it_runs_again() -> None:
+    """[J3] [J4] An update had the job run anew, and came to nothing: same manifest, another term."""
+    source = contract(job(), service(replicas=1), policies=HELD, budget=50_000_000)
+    world, deployment = approved(source)
+    work(world, deployment)
+    former = world.deployment(deployment).results
+    world.ok(LEGAL, wish(world, deployment, LEGAL, "legal"))
+    changed = contract(
+        job(command=("/bin/sh", "-c", "other")),
+        service(replicas=1),
+        policies=HELD,
+        budget=50_000_000,
+        version="2.0.0",
+    )
+    world.updated(deployment, changed)
+    world.approve_update(deployment)
+    assert world.slot(deployment, "mine/0").status == "open"
+    world.ok(BUDGET, world.decide(deployment, BUDGET, "budget", "revoked", "update"))
+    assert world.update(deployment).status == "reverted"
+    assert world.deployment(deployment).results == b""
+    work(world, deployment)
+    record = world.deployment(deployment)
+    assert (record.generation, record.results not in (b"", former)) == (0, True)
+    world.ok(BUDGET, wish(world, deployment, BUDGET, "budget"))
+    assert not released(world, deployment)
+    assert world.refused(LEGAL, wish(world, deployment, LEGAL, "legal", "revoked")) == (
+        "approval.nothing_to_revoke"
+    )
+    world.ok(LEGAL, wish(world, deployment, LEGAL, "legal"))
+    assert released(world, deployment)
+    check(world.state, world.now_ms)

@@ -29,6 +29,8 @@ APPROVALS: Final = ("tests/ledger/test_approvals.py",)
 MEMBERS: Final = ("tests/ledger/test_organisation_approvals.py",)
 DEEDS: Final = ("tests/ledger/test_organisations.py",)
 REPORTS: Final = ("tests/ledger/test_reports.py",)
+RELEASE: Final = ("tests/ledger/test_release.py", "tests/ledger/test_release_audit.py")
+HELD_BACK: Final = ("tests/node/test_results_held.py",)
 MACHINE: Final = ("tests/ledger/test_machine.py",)
 STORE: Final = ("tests/ledger/test_store.py", "tests/ledger/test_synced_writes.py")
 SAFETY: Final = (
@@ -100,6 +102,7 @@ _FUNDS, _GRACE = "ledger/transition/funds.py", "ledger/transition/grace.py"
 _STANDING = "ledger/transition/standing.py"
 _ESCROW, _MONEY = "ledger/transition/escrow.py", "ledger/transition/money.py"
 _APPROVALS, _REPORTS = "ledger/transition/approvals.py", "ledger/transition/reports.py"
+_RESULTS: Final = "ledger/transition/results.py"
 _LIFE, _SLOTS = "ledger/transition/lifecycle.py", "ledger/transition/slots.py"
 _CHAIN, _MACHINE = "ledger/chain.py", "ledger/machine.py"
 _LOG: Final = "ledger/store_log.py"
@@ -1370,6 +1373,111 @@ MUTANTS: Final = (
         "self._looked_ms is not None and now_ms > self._looked_ms + GAP_MS",
         "False",
         LEDGER_CLOCK,
+    ),
+    _M(
+        "a_release_is_for_any_results",
+        _APPROVALS,
+        "    if predicate.released != wanted:",
+        "    if False:",
+        RELEASE,
+    ),
+    _M(
+        "releases_of_former_results_count",
+        "ledger/policy_records.py",
+        '    if act == "release":\n',
+        "    if False:\n",
+        RELEASE,
+    ),
+    _M(
+        "results_are_released_without_a_decision",
+        _APPROVALS,
+        "    if decision.satisfied:\n        release(deal)",
+        "    if True:\n        release(deal)",
+        RELEASE,
+    ),
+    _M(
+        "a_release_is_decided_on_before_all_is_there",
+        "ledger/results.py",
+        "            if not mine:\n                return b\"\"",
+        "            if not mine:\n                continue",
+        RELEASE,
+    ),
+    _M(
+        "an_update_keeps_the_released_digest",
+        "ledger/transition/rollout.py",
+        "    forget_results(deal)\n",
+        "",
+        RELEASE,
+    ),
+    _M(
+        "held_results_wait_for_ever",
+        _RESULTS,
+        "        _set_until(deal, deal.env.time_ms + RELEASE_MS_MAX)",
+        "        pass",
+        RELEASE,
+    ),
+    _M(
+        "what_ended_badly_may_be_released",
+        _LIFE,
+        "        forget_results(deal)\n",
+        "",
+        RELEASE,
+    ),
+    _M(
+        "results_are_told_in_the_clear",
+        _REPORTS,
+        "(bool(x.sealed), x.sealed_bytes > 0) != (held, held)",
+        "False",
+        RELEASE,
+    ),
+    _M(
+        "the_ledgers_word_hands_results_over",
+        "node/executor/held.py",
+        "    if not verdict.ok:\n",
+        "    if False:\n",
+        HELD_BACK,
+    ),
+    _M(
+        "held_results_go_to_the_store",
+        "node/executor/held.py",
+        "        if manifest.policies.release is None:\n",
+        "        if True:\n",
+        HELD_BACK,
+    ),
+    _M(
+        "other_results_than_those_on_record_are_proved",
+        "node/executor/verify_release.py",
+        "    if not digest or digest != record.results:\n",
+        "    if False:\n",
+        HELD_BACK,
+    ),
+    _M(
+        "decisions_on_other_results_are_proved",
+        "node/executor/verify_release.py",
+        "        if not held or predicate.released != digest.hex():\n",
+        "        if not held:\n",
+        HELD_BACK,
+    ),
+    _M(
+        "results_have_no_salt",
+        "node/sealed_results.py",
+        "    if not workload.agree:\n        return secrets.token_bytes(SALT_BYTES)\n",
+        "",
+        HELD_BACK,
+    ),
+    _M(
+        "the_opened_result_is_not_compared",
+        "node/sealed_results.py",
+        "    if hashlib.sha256(inside).hexdigest() != told.sha256 or len(data) != told.size_bytes:\n",
+        "    if False:\n",
+        HELD_BACK,
+    ),
+    _M(
+        "audits_believe_a_release",
+        "ledger/audit_approvals.py",
+        "    if not (gone and not ballot.met_ms) and not ballot.fits(record.released_ms, until_ms):\n",
+        "    if False:\n",
+        RELEASE,
     ),
     _M(
         "status_of_the_ledger_is_believed",

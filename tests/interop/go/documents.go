@@ -153,7 +153,7 @@ func checkPredicate(kind string, predicate dict, name, digest string) error {
 	switch kind {
 	case "approval":
 		_, err := asDict(predicate, "predicate", map[string]byte{"chain_id": 's', "deployment": 's', "act": 's',
-			"role": 's', "decision": 's', "expires_ms": 'i', "comment": 's', "made_ms": 'i'})
+			"role": 's', "decision": 's', "expires_ms": 'i', "comment": 's', "made_ms": 'i', "update": 'i'})
 		if err == nil && name != "manifest" {
 			return refuse("document.subject", "%q", name)
 		}
@@ -188,7 +188,7 @@ func signApproval(key ed25519.PrivateKey, chainID, deployment, role string, mani
 		"predicateType": "urn:gridpact:approval:v1",
 		"subject":       list{dict{"name": "manifest", "digest": dict{"sha256": hex.EncodeToString(manifest)}}},
 		"predicate": dict{"chain_id": chainID, "deployment": deployment, "act": "deploy", "role": role,
-			"decision": "granted", "expires_ms": 0, "comment": "", "made_ms": time.Now().UnixMilli()},
+			"decision": "granted", "expires_ms": 0, "comment": "", "made_ms": time.Now().UnixMilli(), "update": 0},
 	})
 	signature := base64.StdEncoding.EncodeToString(ed25519.Sign(key, pae(payload)))
 	envelope := canonical(dict{

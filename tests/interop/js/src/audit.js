@@ -3,12 +3,12 @@ import { checkCertificate, decodeHeader, openSet, openTx } from './chain.js'
 import { openApproval, openDocument } from './documents.js'
 import { hashTagged } from './keys.js'
 import { decodeExact, struct } from './msgpack.js'
-import { judge, whole } from './policy.js'
+import { judge, ruleOf, whole } from './policy.js'
 import { Refused } from './refused.js'
 import { isIncluded, proves } from './tree.js'
 
 const FORMAT = 'gridpact-audit/3'
-const ACTS = ['deploy', 'signoff', 'delete']
+const ACTS = ['deploy', 'signoff', 'delete', 'update', 'release']
 const PATH_MAX = 256
 
 const be = (number) => {
@@ -127,7 +127,7 @@ class Records {
     const record = this.must('deployment/', id)
     const slots = record[16].map((name) => this.must('slot/', id, '/', name))
     const keys = new Set([...roles.values()].flat())
-    for (const act of ACTS) for (const key of namedKeys(policies[act] ?? null)) keys.add(key)
+    for (const act of ACTS) for (const key of namedKeys(ruleOf(policies, act))) keys.add(key)
     const approvals = []
     for (const act of ACTS) {
       for (const key of [...keys].sort()) approvals.push([act, key, this.get('approval/', id, `/${act}/`, Buffer.from(key, 'hex'))])

@@ -9,7 +9,7 @@ const STATEMENT = 'https://in-toto.io/Statement/v1'
 const HEX_64 = /^[0-9a-f]{64}$/
 const APPROVAL = {
   chain_id: 'string', deployment: 'string', act: 'string', role: 'string', decision: 'string',
-  expires_ms: 'int', comment: 'string', made_ms: 'int'
+  expires_ms: 'int', comment: 'string', made_ms: 'int', update: 'int'
 }
 
 function pae (payload) {
@@ -58,7 +58,8 @@ export function openDocument (data, kind) {
   const { sha256: digest } = fields(subject.digest, 'digest', { sha256: 'string' })
   if (!HEX_64.test(digest)) throw new Refused('document.subject', digest)
   if (kind === 'approval') {
-    fields(statement.predicate, 'predicate', APPROVAL)
+    const releases = statement.predicate.act === 'release'
+    fields(statement.predicate, 'predicate', releases ? { ...APPROVAL, results: 'string' } : APPROVAL)
     if (subject.name !== 'manifest') throw new Refused('document.subject', subject.name)
   } else if (kind === 'contract') {
     const { contract } = fields(statement.predicate, 'predicate', { contract: 'object' })
@@ -82,7 +83,7 @@ export function signApproval (key, manifest, predicate) {
     _type: STATEMENT,
     predicateType: 'urn:gridpact:approval:v1',
     subject: [{ name: 'manifest', digest: { sha256: manifest } }],
-    predicate: { expires_ms: 0, comment: '', ...predicate }
+    predicate: { expires_ms: 0, comment: '', update: 0, ...predicate }
   })
   const signature = { keyid: key.public.toString('hex'), sig: key.signRaw(pae(payload)).toString('base64') }
   const envelope = { payload: payload.toString('base64'), payloadType: PAYLOAD_TYPE, signatures: [signature] }
