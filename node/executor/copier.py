@@ -247,9 +247,9 @@ class Copier:
         return [node.key for node in sorted(fit, key=order)[:KEEPERS_TRIED_MAX]]
 
     def written(self) -> bool:
-        """Whether this term may have written: the ledger knows it as the home of its volumes."""
+        """Whether this term has volumes to copy, and may have written: the ledger calls it their home."""
         slot = read(self._shop.peer.state, Slot, key_slot(*self._id))
-        return slot is not None and slot.home == self._shop.sender.key.public
+        return bool(self.volumes) and slot is not None and slot.home == self._shop.sender.key.public
 
 
 def _digest(file: Path) -> bytes:

@@ -62,10 +62,14 @@ class Keeper:
 
     async def run(self) -> None:
         """Until cancelled."""
-        async with trio.open_nursery() as self._nursery:
-            while True:
-                self._look()
-                await trio.sleep(COPIES_LOOK_S)
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                while True:
+                    self._look()
+                    await trio.sleep(COPIES_LOOK_S)
+            finally:
+                self._nursery = None  # it takes no more: requests may still come
 
     async def serve(self, peer_id: str, body: bytes) -> bytes:
         """Raises Refused: copies.stale_term, copies.not_holder, copies.ended, copies.volumes, copies.shape,
@@ -75,8 +79,9 @@ class Keeper:
         sha256 = keep.sha256.hex()
         held = self._held.get(sha256)
         if held is None:
-            if len(self._held) >= COPIES_KEPT_MAX or self.kept_bytes + keep.size_bytes > self._room_bytes():
-                raise Refused("copies.room", "this node keeps as many copies as it has room for")
+            full = len(self._held) >= COPIES_KEPT_MAX
+            if full or self._nursery is None or self.kept_bytes + keep.size_bytes > self._room_bytes():
+                raise Refused("copies.room", "this node keeps as many copies as it has room for, or stops")
             self._take(sha256, keep.size_bytes, trio.current_time() + COPY_UNRECORDED_S)
             wanted = Wanted(sha256, keep.size_bytes, keep.chunks.hex())
             self._start(wanted, _addresses(self._peer, (holder,)))
