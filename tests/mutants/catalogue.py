@@ -28,6 +28,7 @@ NOTICES: Final = ("tests/ledger/test_notices.py",)
 APPROVALS: Final = ("tests/ledger/test_approvals.py",)
 MEMBERS: Final = ("tests/ledger/test_organisation_approvals.py",)
 DEEDS: Final = ("tests/ledger/test_organisations.py",)
+ESCAPES: Final = "tests/executor/test_escapes.py::test_what_leads_out_is_refused"
 REPORTS: Final = ("tests/ledger/test_reports.py",)
 RELEASE: Final = ("tests/ledger/test_release.py", "tests/ledger/test_release_audit.py")
 HELD_BACK: Final = ("tests/node/test_results_held.py",)
@@ -81,6 +82,10 @@ UPDATES: Final = ("tests/ledger/test_updates.py",)
 LOGS: Final = ("tests/node/test_executor_logs.py",)
 EGRESS: Final = ("tests/executor/test_egress.py",)
 VOLUMES: Final = ("tests/executor/test_volumes.py",)
+COPIES: Final = ("tests/ledger/test_copies.py",)
+COPY_WIRE: Final = ("tests/node/test_copy_wire.py",)
+VOLUME_COPIES: Final = ("tests/executor/test_volume_copies.py",)
+MOVED_VOLUMES: Final = ("tests/bot/test_volume_copies.py",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -532,7 +537,7 @@ MUTANTS: Final = (
     _M(
         "the_new_policy_is_not_asked",
         "ledger/policy_records.py",
-        "    return (first,) if same_signers(old, new) else (first, (new, \"deploy\", roll(new)))",
+        '    return (first,) if same_signers(old, new) else (first, (new, "deploy", roll(new)))',
         "    return (first,)",
         UPDATES,
     ),
@@ -1398,7 +1403,7 @@ MUTANTS: Final = (
     _M(
         "a_release_is_decided_on_before_all_is_there",
         "ledger/results.py",
-        "            if not mine:\n                return b\"\"",
+        '            if not mine:\n                return b""',
         "            if not mine:\n                continue",
         RELEASE,
     ),
@@ -2119,6 +2124,97 @@ MUTANTS: Final = (
         PLACES,
     ),
     _M(
+        "a_former_term_records_copies",
+        "ledger/transition/copies.py",
+        "    if body.term != slot.term:\n",
+        "    if False:\n",
+        COPIES,
+    ),
+    _M(
+        "anybody_records_copies",
+        "ledger/transition/copies.py",
+        "    if slot.holder != env.sender:\n",
+        "    if False:\n",
+        COPIES,
+    ),
+    _M(
+        "copies_of_what_was_never_written",
+        "ledger/transition/copies.py",
+        "    if slot.status not in _WRITTEN or slot.home != env.sender:\n",
+        "    if False:\n",
+        COPIES,
+    ),
+    _M(
+        "a_slot_leaves_its_volumes_without_a_copy",
+        "ledger/transition/claims.py",
+        "    if not waits <= copied(deal, name):\n",
+        "    if False:\n",
+        COPIES,
+    ),
+    _M(
+        "the_home_of_volumes_is_no_better_than_others",
+        "ledger/transition/claims.py",
+        'away = int(deal.slot(name).home not in (b"", node.key))',
+        "away = 0",
+        COPIES,
+    ),
+    _M(
+        "a_box_is_for_any_copy",
+        "node/copy_wire.py",
+        "    if (box.chain_id, box.deployment, box.slot, box.volume, box.sha256) != wanted:\n",
+        "    if False:\n",
+        COPY_WIRE,
+    ),
+    _M(
+        "volumes_are_copied_without_being_written_out",
+        "node/executor/drivers/still.py",
+        "                sync_volume(init_pid, path)\n",
+        "                pass\n",
+        VOLUME_COPIES,
+    ),
+    _M(
+        "volumes_are_copied_while_they_are_written",
+        "node/executor/drivers/still.py",
+        "        if not group.is_frozen():  #",
+        "        if False:  #",
+        VOLUME_COPIES,
+    ),
+    _M(
+        "the_blocks_of_a_copy_change_places",
+        "node/executor/volume_copy.py",
+        'crypto_secretbox_open(file.read(length), index.to_bytes(_NONCE_BYTES, "big"), key)',
+        "crypto_secretbox_open(file.read(length), bytes(_NONCE_BYTES), key)",
+        VOLUME_COPIES,
+    ),
+    _M(
+        "any_bytes_are_mounted",
+        "node/executor/volumes.py",
+        "            check_filesystem(str(fresh))\n",
+        "            pass\n",
+        MOVED_VOLUMES,
+    ),
+    _M(
+        "anybody_has_copies_kept",
+        "node/executor/keeper.py",
+        "        if not slot.holder or peer_id != _peer_id(slot.holder):\n",
+        "        if False:\n",
+        MOVED_VOLUMES,
+    ),
+    _M(
+        "an_old_volume_is_used_again",
+        "node/executor/gather.py",
+        '    old = slot is not None and slot.home not in (b"", shop.sender.key.public)\n',
+        "    old = False\n",
+        MOVED_VOLUMES,
+    ),
+    _M(
+        "nothing_is_saved_at_the_end",
+        "node/executor/tenure.py",
+        '            self._saves = ending.status not in (None, "quarantined") and self.copier.written()\n',
+        "            self._saves = False\n",
+        MOVED_VOLUMES,
+    ),
+    _M(
         "a_volume_mounted_twice",
         "node/executor/drivers/mounts.py",
         "        _lock(fd, deadline_s)\n",
@@ -2216,5 +2312,48 @@ MUTANTS: Final = (
         "return (*workload.isolation, *secrets,",
         "return (*secrets,",
         ISOLATION,
+    ),
+    # ---- attacks on what runs (tests/attacks)
+    _M(
+        "ptrace_is_allowed",
+        "node/executor/drivers/seccomp.py",
+        "ppoll prctl pread64",
+        "ppoll prctl ptrace pread64",
+        (f"{ESCAPES}[ptrace]",),
+    ),
+    _M(
+        "io_uring_is_allowed",
+        "node/executor/drivers/seccomp.py",
+        "ioctl ioprio_get kill",
+        "ioctl io_uring_setup ioprio_get kill",
+        (f"{ESCAPES}[io_uring]",),
+    ),
+    _M(
+        "trees_may_hold_links",
+        "node/executor/tree.py",
+        'if kind not in (b"0", b"\\x00", b"5"):',
+        'if kind not in (b"0", b"\\x00", b"2", b"5"):',
+        ("tests/executor/test_tree.py",),
+    ),
+    _M(
+        "trees_may_hold_set_user_id_programs",
+        "node/executor/tree.py",
+        "if mode & ~0o777:",
+        "if mode & ~0o7777:",
+        ("tests/executor/test_tree.py",),
+    ),
+    _M(
+        "a_former_holder_is_heard",
+        "ledger/transition/reports.py",
+        "if slot.holder != env.sender:",
+        "if not slot.holder:",
+        ("tests/ledger/test_stale_holder.py",),
+    ),
+    _M(
+        "receipts_of_anybody_are_written_out",
+        "node/cli/receipts.py",
+        "if said.deployment != deployment or said.node != document.signer.hex():",
+        "if said.deployment != deployment:",
+        ("tests/node/test_receipts_cli.py",),
     ),
 )

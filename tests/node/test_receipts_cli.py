@@ -16,7 +16,10 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer._key import SSlibKey
 
+from ledger.documents import sign_receipt
 from ledger.predicates import ReceiptPredicate, ResultFile, Usage
+from node.cli.context import Failure
+from node.cli.receipts import _checked
 from tests.ledger.world import NODES, contract, job
 from tests.node.fake_peer import FakePeer
 from tests.node.test_cli import FakeBot, Shell, bot, peer, shell
@@ -112,6 +115,19 @@ def test_the_standards_own_libraries_read_it(shell: Shell, deployment: str, tmp_
     envelope.payload = envelope.payload.replace(b'"checks":4', b'"checks":5')
     with pytest.raises(VerificationError):
         envelope.verify([key], 1)
+
+
+@pytest.mark.parametrize("changes", [{"node": NODES[0].public.hex()}, {"deployment": "00" * 32}])
+def test_a_peer_that_shows_anothers_receipt_is_found_out(changes: dict[str, str]) -> None:
+    fields = {"chain_id": "c", "deployment": "11" * 32, "contract": "22" * 32, "slot": "web/0", "term": 1}
+    said = {**fields, "node": NODES[2].public.hex(), "status": "running", "time_ms": 1}
+    good = sign_receipt(NODES[2], ReceiptPredicate(**said), bytes(32))  # type: ignore[arg-type]
+    assert _checked(good, "11" * 32).predicate.slot == "web/0"
+    bad = sign_receipt(NODES[2], ReceiptPredicate(**said | changes), bytes(32))  # type: ignore[arg-type]
+    with pytest.raises(Failure, match="another deployment or node"):
+        _checked(bad, "11" * 32)
+    with pytest.raises(Failure, match=r"document\."):
+        _checked(good[:-20] + good[-19:], "11" * 32)
 
 
 @needs_openssl
