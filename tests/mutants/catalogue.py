@@ -2112,8 +2112,8 @@ MUTANTS: Final = (
     _M(
         "volumes_are_lost_without_a_word",
         _CLAIMS,
-        "if home and home != node and any(",
-        "if False and any(",
+        "    if not waits <= copied(deal, name):\n",
+        "    if False:\n",
         PLACES,
     ),
     _M(
@@ -2141,13 +2141,6 @@ MUTANTS: Final = (
         "copies_of_what_was_never_written",
         "ledger/transition/copies.py",
         "    if slot.status not in _WRITTEN or slot.home != env.sender:\n",
-        "    if False:\n",
-        COPIES,
-    ),
-    _M(
-        "a_slot_leaves_its_volumes_without_a_copy",
-        "ledger/transition/claims.py",
-        "    if not waits <= copied(deal, name):\n",
         "    if False:\n",
         COPIES,
     ),
@@ -2309,8 +2302,8 @@ MUTANTS: Final = (
     _M(
         "isolation_that_is_asked_for_is_not_looked_at",
         "ledger/manifest_services.py",
-        "return (*workload.isolation, *secrets,",
-        "return (*secrets,",
+        "names = (*workload.isolation, *secrets,",
+        "names = (*secrets,",
         ISOLATION,
     ),
     # ---- attacks on what runs (tests/attacks)
