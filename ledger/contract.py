@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast, get_args
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple, cast, get_args
 
 import msgspec
 
+from ledger import yaml_tree as tree
 from ledger.contract_check import check_contract, report_files, report_problems
 from ledger.contract_policy import read_policies
 from ledger.contract_reader import Reader
@@ -33,6 +35,7 @@ from ledger.limits import CPU_MILLIS_MIN, FUEL_DEFAULT, MEMORY_BYTES_MIN, PATH_C
 from ledger.manifest_types import (
     Apart,
     Artifact,
+    ArtifactKind,
     Health,
     Level,
     Placement,
@@ -85,10 +88,11 @@ _WORKLOAD_OPTIONAL: Final = (
     "volumes",
     "update",
     "fuel",
+    "working_dir",
+    "user",
 )
 
 RUNTIMES: Final[tuple[str, ...]] = get_args(Runtime)
-_RUNTIMES_LATER: Final = ("oci",)
 _PLACEMENT: Final = (
     "country",
     "farm",
@@ -110,9 +114,22 @@ class SourceArtifact:
 
     workload: str
     path: str
-    kind: Literal["file", "tree"]
+    kind: ArtifactKind
     source: str  # relative to the contract's folder, or absolute
     executable: bool
+
+
+def _settled(workload: WorkloadTemplate, containers: Mapping[str, Container]) -> dict[str, Any]:
+    return containers[workload.name]._asdict() if workload.runtime == "oci" else {"working_dir": "/"}
+
+
+class Container(NamedTuple):
+    """What a container runs, all of it: as its source says, and where that is silent, its image."""
+
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    working_dir: str
+    user: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +139,13 @@ class ContractSource:
     contract: Contract
     artifacts: tuple[SourceArtifact, ...]
 
-    def built(self, artifacts: Mapping[tuple[str, str], Artifact]) -> Contract:
-        """The contract with the artifact of each (workload, path). Raises Refused as `check_contract`."""
+    def built(
+        self,
+        artifacts: Mapping[tuple[str, str], Artifact],
+        containers: Mapping[str, Container] = MappingProxyType({}),
+    ) -> Contract:
+        """The contract with the artifact of each (workload, path), and what each container's image adds to
+        its workload. Raises Refused as `check_contract`."""
         missing = [a for a in self.artifacts if (a.workload, a.path) not in artifacts]
         if missing:
             raise LocalError(f"artifact {missing[0].path} of {missing[0].workload} was not built")
@@ -133,6 +155,7 @@ class ContractSource:
                 artifacts=tuple(
                     artifacts[a.workload, a.path] for a in self.artifacts if a.workload == workload.name
                 ),
+                **_settled(workload, containers),
             )
             for workload in self.contract.workloads
         )
@@ -149,7 +172,7 @@ def parse_contract(text: str, filename: str) -> ContractSource:
     for workload in source.contract.workloads:
         mine = [a for a in source.artifacts if a.workload == workload.name]
         executables = [a.path for a in mine if a.executable]
-        report_files(workload, [(a.path, a.kind) for a in mine], executables, reader.report)
+        report_files(workload, [(a.path, a.kind) for a in mine], executables, reader.report, built=False)
     if reader.problems:
         raise ContractError(filename, reader.problems)
     return source
@@ -264,9 +287,11 @@ def _role(reader: Reader, name: str, node: Node) -> ContractRole:
 
 def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtifact]) -> WorkloadTemplate:
     field = f"workloads.{name}"
-    entries = reader.mapping(node, field, _WORKLOAD_REQUIRED, _WORKLOAD_OPTIONAL)
+    # An image has a command of its own.
+    needed = tuple(key for key in _WORKLOAD_REQUIRED if key != "command" or not _is_container(node))
+    entries = reader.mapping(node, field, needed, (*_WORKLOAD_REQUIRED, *_WORKLOAD_OPTIONAL))
     kind = reader.choice(entries.get("kind"), f"{field}.kind", ("service", "job"), "service")
-    runtime = reader.choice(entries.get("runtime"), f"{field}.runtime", RUNTIMES, "sandbox", _RUNTIMES_LATER)
+    runtime = reader.choice(entries.get("runtime"), f"{field}.runtime", RUNTIMES, "sandbox")
     for item, path in reader.sequence(entries.get("artifacts"), f"{field}.artifacts"):
         artifacts.append(_artifact(reader, name, item, path))
     need = reader.mapping(entries.get("resources"), f"{field}.resources", ("cpu", "memory"), ("disk", "pids"))
@@ -314,7 +339,14 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
         fuel=reader.number(
             entries.get("fuel"), f"{field}.fuel", parse_integer, FUEL_DEFAULT if runtime == "wasm" else 0
         ),
+        working_dir=reader.text(entries.get("working_dir"), f"{field}.working_dir", ""),
+        user=reader.text(entries.get("user"), f"{field}.user"),
     )
+
+
+def _is_container(node: Node) -> bool:
+    runtime = node.entries.get("runtime") if isinstance(node, tree.Mapping) else None
+    return isinstance(runtime, tree.Scalar) and runtime.text == "oci"
 
 
 def _volumes(reader: Reader, node: Node | None, field: str) -> tuple[VolumeTemplate, ...]:
@@ -337,10 +369,10 @@ def _volumes(reader: Reader, node: Node | None, field: str) -> tuple[VolumeTempl
 
 
 def _artifact(reader: Reader, workload: str, node: Node, field: str) -> SourceArtifact:
-    entries = reader.mapping(node, field, ("path",), ("file", "tree", "executable"))
-    if ("file" in entries) == ("tree" in entries):
-        reader.report(field, "contract.artifact", "either file or tree wanted")
-    kind: Literal["file", "tree"] = "tree" if "tree" in entries else "file"
+    entries = reader.mapping(node, field, ("path",), ("file", "tree", "image", "executable"))
+    if sum(word in entries for word in ("file", "tree", "image")) != 1:
+        reader.report(field, "contract.artifact", "one of file, tree and image wanted")
+    kind: ArtifactKind = "tree" if "tree" in entries else "image" if "image" in entries else "file"
     source = reader.text(entries.get(kind), f"{field}.{kind}")
     parts = source.split("/")
     if ".." in parts or has_template(source) or unsafe_character(source) or len(source) > PATH_CHARS_MAX:
@@ -348,8 +380,9 @@ def _artifact(reader: Reader, workload: str, node: Node, field: str) -> SourceAr
         reader.report(f"{field}.{kind}", "contract.source_path", detail)
     path = reader.text(entries.get("path"), f"{field}.path", "/missing")
     executable = reader.boolean(entries.get("executable"), f"{field}.executable", False)
-    if kind == "tree" and executable:
-        reader.report(f"{field}.executable", "contract.executable", "a tree keeps the modes of its own files")
+    if kind != "file" and executable:
+        detail = "a tree or an image keeps the modes of its own files"
+        reader.report(f"{field}.executable", "contract.executable", detail)
     return SourceArtifact(workload, path, kind, source, executable)
 
 

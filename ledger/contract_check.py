@@ -26,6 +26,7 @@ from ledger.limits import (
     WORKLOADS_MAX,
 )
 from ledger.manifest_check import Report
+from ledger.manifest_image import check_container
 from ledger.manifest_places import check_order, check_release
 from ledger.manifest_services import check_egress, check_isolation, check_rpo, check_secrets, check_volumes
 from ledger.manifest_wasm import check_runtime
@@ -100,12 +101,19 @@ def decode_contract(data: bytes) -> Contract:
 
 
 def report_files(
-    workload: WorkloadTemplate, paths: Sequence[tuple[str, str]], executables: Iterable[str], report: Report
+    workload: WorkloadTemplate,
+    paths: Sequence[tuple[str, str]],
+    executables: Iterable[str],
+    report: Report,
+    built: bool = True,
 ) -> None:
-    """Artifacts of a workload by (path, kind), and the command that needs them."""
+    """Artifacts of a workload by (path, kind), and the command that needs them. What a container's source
+    does not name, its image does, when it is `built`."""
     field = f"workloads.{workload.name}"
     check.check_artifact_paths(paths, f"{field}.artifacts", report)
-    check.check_command(workload.command, paths, executables, f"{field}.command", report)
+    check_container(workload, paths, field, report, built=built)
+    if built or workload.runtime != "oci":
+        check.check_command(workload.command, paths, executables, f"{field}.command", report)
     names = [path for path, _ in paths]
     check_egress(workload.egress, workload.ports, names, f"{field}.egress", report)
     check_volumes(workload.kind, workload.volumes, names, f"{field}.volumes", report)

@@ -44,6 +44,8 @@ CONTRACT_RULES: Final[dict[str, str]] = {
     "contract.executable": "only a file is marked executable",
     "contract.command": "a command has 1 to COMMAND_ARGUMENTS_MAX arguments",
     "contract.command_artifact": "the program must be an executable artifact",
+    "contract.image": "a workload of runtime oci stands on one image, at /, and no other does",
+    "contract.container": "a container's user, folder, memory and volumes are such as its engine takes",
     "contract.wasm_kind": "a program of runtime wasm is a job",
     "contract.wasm_alone": "a program of runtime wasm has no network and no secrets",
     "contract.wasm_program": "a program of runtime wasm is a file artifact",

@@ -99,6 +99,8 @@ class WorkloadTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     volumes: tuple[VolumeTemplate, ...] = ()
     update: UpdateStrategy = UpdateStrategy()
     fuel: int | str = 0
+    working_dir: str = "/"
+    user: str = ""
 
 
 class PriceTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -149,6 +149,7 @@ CPU_MILLIS_MAX: Final = 1_024_000  # the largest machine on sale has some 1,000 
 MEMORY_BYTES_MIN: Final = 4 * MIB  # the isolation itself needs as much; less is a forgotten unit
 MEMORY_BYTES_MAX: Final = 16 * 1024 * 1024 * MIB
 DISK_BYTES_MAX: Final = 1024 * 1024 * 1024 * MIB
+CONTAINER_MEMORY_BYTES_MIN: Final = 32 * MIB  # the OCI runtime starts in the container's group
 WASM_ENGINE_BYTES: Final = 64 * MIB  # of a WebAssembly program's memory: what runs it, measured and rounded
 FUEL_DEFAULT: Final = 10_000_000_000  # of a WebAssembly program: half a minute on a machine of today
 PIDS_MAX: Final = 4_096  # a re-check reads the memory maps of each

@@ -33,6 +33,7 @@ from ledger.limits import (
     SLOTS_MAX,
     WORKLOADS_MAX,
 )
+from ledger.manifest_image import check_container
 from ledger.manifest_places import check_order, check_release
 from ledger.manifest_services import check_egress, check_isolation, check_rpo, check_secrets, check_volumes
 from ledger.manifest_types import Manifest, PriceCaps, Resources, Role, Terms, Volume, Workload
@@ -267,6 +268,8 @@ def _expand_workload(template: WorkloadTemplate, values: Mapping[str, Value]) ->
         volumes=tuple(_expand_volume(v, values, f"{field}.volumes.{v.name}") for v in template.volumes),
         update=template.update,
         fuel=_number(template.fuel, values, parse_integer, f"{field}.fuel"),
+        working_dir=template.working_dir,
+        user=template.user,
     )
 
 
@@ -337,6 +340,7 @@ def _check_workload(workload: Workload, field: str) -> None:
     check.check_artifact_paths(paths, f"{field}.artifacts", _refuse)
     check.check_artifact_digests(workload.artifacts, f"{field}.artifacts", _refuse)
     executables = [artifact.path for artifact in workload.artifacts if artifact.executable]
+    check_container(workload, paths, field, _refuse)
     check.check_command(workload.command, paths, executables, f"{field}.command", _refuse)
     check.check_environment(workload.environment, f"{field}.environment", _refuse)
     need = workload.resources

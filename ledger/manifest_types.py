@@ -16,12 +16,16 @@ from ledger.policy_types import Policies as Policies
 from ledger.policy_types import Role as Role
 from ledger.policy_types import Rule as Rule
 
+ArtifactKind = Literal["file", "tree", "image"]
+"""tree: a deterministic uncompressed tar, unpacked at `path`. image: a container image, an OCI image layout
+in one tar of that kind; it stands at "/", below all other artifacts."""
+
 
 class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An input named by digest. `chunks` is the sha256 over the list of its 256 KiB chunk digests."""
 
     path: str  # absolute, inside the workload
-    kind: Literal["file", "tree"]  # tree: a deterministic uncompressed tar, unpacked at `path`
+    kind: ArtifactKind
     sha256: str
     size_bytes: int
     chunks: str
@@ -124,7 +128,7 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     rpo_s: int = 0
 
 
-Runtime = Literal["sandbox", "wasm"]
+Runtime = Literal["sandbox", "oci", "wasm"]
 """What runs a workload: those that a 3node of this release has a driver for."""
 
 
@@ -154,6 +158,8 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     volumes: tuple[Volume, ...] = ()
     update: UpdateStrategy = UpdateStrategy()
     fuel: int = 0  # runtime wasm: about how many instructions it may carry out; else 0
+    working_dir: str = "/"  # runtime oci: where the command begins
+    user: str = ""  # runtime oci: UID:GID inside; else ""
 
     @property
     def needs(self) -> Resources:

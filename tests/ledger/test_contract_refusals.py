@@ -69,7 +69,6 @@ def test_a_built_contract_is_refused_by_name(built: Contract, rule: str, field: 
             "contract.release",
             "approval.release",
         ),
-        ("kind: ser", "runtime: oci\n    kind: ser", "contract.not_enforced", "workloads.web.runtime"),
         ("kind: ser", "runtime: vm\n    kind: ser", "contract.choice", "workloads.web.runtime"),
         ("tree: www}", "tree: www, file: www}", "contract.artifact", "workloads.web.artifacts[1]"),
         ("path: /www, tree: www", "path: /www", "contract.artifact", "workloads.web.artifacts[1]"),

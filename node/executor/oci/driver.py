@@ -19,6 +19,7 @@ from typing import Any
 
 import trio
 
+from ledger.limits import CONTAINER_MEMORY_BYTES_MIN
 from node.executor import integrity, limits, procs
 from node.executor.drivers import bwrap, records, trial
 from node.executor.drivers.base import Isolation, Prepared, Resources, TaskSpec
@@ -34,9 +35,6 @@ from node.executor.oci import engine, profile
 from node.executor.oci.running import RunningContainer
 from node.executor.oci.sealing import SealedContainer, seal_container
 from node.executor.seal import seal_bytes
-
-MEMORY_BYTES_MIN = 32 << 20
-"""The OCI runtime stands in the container's group until the command executes: 10 to 20 MiB."""
 
 _VOLUME_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHM_BYTES_MAX = 64 << 20
@@ -67,8 +65,9 @@ class OciDriver(SandboxDriver):
     async def prepare(self, spec: TaskSpec) -> SealedContainer:
         """See `Driver.prepare`."""
         check_spec(spec)
-        if spec.resources.memory_bytes < MEMORY_BYTES_MIN:
-            raise SpecRefused("resources.memory_bytes", f"at least {MEMORY_BYTES_MIN} for a container")
+        if spec.resources.memory_bytes < CONTAINER_MEMORY_BYTES_MIN:
+            rule = f"at least {CONTAINER_MEMORY_BYTES_MIN} for a container"
+            raise SpecRefused("resources.memory_bytes", rule)
         for path in (volume.path for volume in spec.volumes):
             if "," in path or '"' in path:
                 raise SpecRefused("volumes", f"{path}: no comma or quote in a container's path")
