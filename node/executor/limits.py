@@ -217,8 +217,8 @@ VOLUME_MKFS_S = 60.0
 FREEZE_WITHIN_S = 5.0
 """Until the last process stands still: one that waits for a disk takes as long as the disk does."""
 
-STILL_S_MAX = 10.0
-"""For which a workload may stand still while its volumes are copied: less than its health checks bear."""
+STILL_S_MAX = 15.0
+"""For which a workload may stand still while its volumes are copied: less than usual health checks bear."""
 
 COPIES_WANTED = 2
 """Nodes that keep each copy: with the one that runs, what is lost takes three."""
@@ -233,7 +233,7 @@ COPY_POLL_S = 0.25
 """Until a keeper is asked again whether it has all of a copy."""
 
 COPY_FETCH_S = 600.0
-"""For one keeper to fetch one copy: 16 GiB on a quarter of a gigabit."""
+"""For one keeper to fetch one copy: 4 GiB at 60 Mbit/s."""
 
 COPY_REFUSALS_MAX = 8
 """A keeper that is some blocks behind does not know yet that a holder is one: two seconds."""
