@@ -13,7 +13,6 @@ from typing import Any, Final, Literal, NamedTuple, cast, get_args
 
 import msgspec
 
-from ledger import yaml_tree as tree
 from ledger.contract_check import check_contract, report_files, report_problems
 from ledger.contract_policy import read_policies
 from ledger.contract_reader import Reader
@@ -68,8 +67,9 @@ _PARSERS: Final[dict[str, Any]] = {
 _CONTRACT_REQUIRED: Final = ("gridpact", "name", "version", "title", "workloads", "approval", "terms")
 _CONTRACT_OPTIONAL: Final = ("summary", "changes", "tags", "parameters", "roles")
 _PARAMETER_OPTIONAL: Final = ("default", "min", "max", "pattern", "choices", "description", "unit")
-_WORKLOAD_REQUIRED: Final = ("kind", "command", "artifacts", "resources")
+_WORKLOAD_REQUIRED: Final = ("kind", "artifacts", "resources")
 _WORKLOAD_OPTIONAL: Final = (
+    "command",  # an image has one of its own
     "runtime",
     "replicas",
     "environment",
@@ -287,9 +287,7 @@ def _role(reader: Reader, name: str, node: Node) -> ContractRole:
 
 def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtifact]) -> WorkloadTemplate:
     field = f"workloads.{name}"
-    # An image has a command of its own.
-    needed = tuple(key for key in _WORKLOAD_REQUIRED if key != "command" or not _is_container(node))
-    entries = reader.mapping(node, field, needed, (*_WORKLOAD_REQUIRED, *_WORKLOAD_OPTIONAL))
+    entries = reader.mapping(node, field, _WORKLOAD_REQUIRED, _WORKLOAD_OPTIONAL)
     kind = reader.choice(entries.get("kind"), f"{field}.kind", ("service", "job"), "service")
     runtime = reader.choice(entries.get("runtime"), f"{field}.runtime", RUNTIMES, "sandbox")
     for item, path in reader.sequence(entries.get("artifacts"), f"{field}.artifacts"):
@@ -342,11 +340,6 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
         working_dir=reader.text(entries.get("working_dir"), f"{field}.working_dir", ""),
         user=reader.text(entries.get("user"), f"{field}.user"),
     )
-
-
-def _is_container(node: Node) -> bool:
-    runtime = node.entries.get("runtime") if isinstance(node, tree.Mapping) else None
-    return isinstance(runtime, tree.Scalar) and runtime.text == "oci"
 
 
 def _volumes(reader: Reader, node: Node | None, field: str) -> tuple[VolumeTemplate, ...]:

@@ -14,7 +14,6 @@ CONTRACT_RULES: Final[dict[str, str]] = {
     "contract.too_many": "more entries than the limit of this list",
     "contract.unknown_field": "the language has no such field",
     "contract.missing_field": "a field that must be there is missing",
-    "contract.not_enforced": "a part of the language that no 3node of this release enforces",
     "contract.type": "another type of value is wanted here",
     "contract.choice": "the word is none of those allowed here",
     "contract.value": "the text is no quantity of the kind wanted",

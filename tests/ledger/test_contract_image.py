@@ -138,7 +138,7 @@ def test_a_volume_with_a_comma_in_its_path_is_refused() -> None:
             "contract.image",
             "workloads.web.artifacts",
         ),
-        ("runtime: oci\n", "runtime: sandbox\n", "contract.missing_field", "workloads.web.command"),
+        ("runtime: oci\n", "runtime: sandbox\n", "contract.command", "workloads.web.command"),
         ("      - {path: /, image: nginx.oci}\n", "", "contract.image", "workloads.web.artifacts"),
         ("path: /, image", "path: /x, image", "contract.image", "workloads.web.artifacts"),
         (
