@@ -2,7 +2,7 @@
 
     magic, then for each block of COPY_BLOCK_BYTES that is not all zero, in order:
     length (4 bytes, big-endian), box of number (8 bytes) and bytes
-    at the end a box of _END and the count of the blocks before
+    at the end a box of _END alone
 
 Boxes are XSalsa20-Poly1305 (NaCl secretbox); the nonce counts them, and a key is of one copy alone, so that
 no block passes for another one, and a copy that was cut does not pass for a whole one. Blocking.
@@ -50,7 +50,7 @@ def encode_copy(fd: int, key: bytes) -> Iterator[bytes]:
     for number, data in blocks(fd):
         yield _frame(count, number, data, key)
         count += 1
-    yield _frame(count, _END, count.to_bytes(_NUMBER_BYTES, "big"), key)
+    yield _frame(count, _END, b"", key)
 
 
 def restore_copy(file: BinaryIO, key: bytes, fd: int, size_bytes: int) -> int:
@@ -71,7 +71,7 @@ def restore_copy(file: BinaryIO, key: bytes, fd: int, size_bytes: int) -> int:
             done = os.pwrite(fd, view, at)
             view, at = view[done:], at + done
         count, last = count + 1, number
-    if data != count.to_bytes(_NUMBER_BYTES, "big") or file.read(1):
+    if data or file.read(1):
         raise VolumeRefused("copy", "it does not end where it should")
     return count
 
@@ -84,7 +84,7 @@ def _frame(index: int, number: int, data: bytes, key: bytes) -> bytes:
 
 def _open(file: BinaryIO, index: int, key: bytes) -> tuple[int, bytes]:
     length = int.from_bytes(file.read(_LENGTH_BYTES), "big")
-    if not _BOX_BYTES + _NUMBER_BYTES < length <= _FRAME_BYTES_MAX:
+    if not _BOX_BYTES + _NUMBER_BYTES <= length <= _FRAME_BYTES_MAX:
         raise VolumeRefused("copy", "it is cut, or was changed")
     try:
         plain = crypto_secretbox_open(file.read(length), index.to_bytes(_NONCE_BYTES, "big"), key)

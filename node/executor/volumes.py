@@ -76,7 +76,7 @@ class VolumeShelf:
         def fill(fd: int, fresh: Path) -> None:
             with copy.open("rb") as file:
                 restore_copy(file, key, fd, volume.size_bytes)
-            check_filesystem(str(fresh))
+            check_filesystem(fd)
 
         file = self._file(deployment, slot, volume.name)
         self._make(file, volume.size_bytes, fill)

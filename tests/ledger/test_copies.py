@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from ledger.audit import export, verify
 from ledger.contract import parse_contract
 from ledger.contract_check import check_contract
 from ledger.contract_types import VolumeTemplate
@@ -19,6 +20,7 @@ from ledger.manifest_services import features_needed
 from ledger.manifest_types import Placement, Volume
 from ledger.state import read
 from ledger.transactions import CancelDeployment, Claim, RecordCopies
+from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.contract_samples import SOURCE
 from tests.ledger.invariants import check
 from tests.ledger.world import (
@@ -189,6 +191,27 @@ def test_a_released_slot_makes_its_last_copies_and_an_ended_deployment_has_none(
     world.ok(CONSUMER, CancelDeployment(deployment, "enough"))
     assert world.slot(deployment, "web/0").holder == A0.public
     assert world.refused(A0, RecordCopies(deployment, "web/0", 1, (copy(),))) == "copies.ended"
+
+
+def test_a_life_with_copies_passes_the_audit() -> None:
+    world = ChainWorld()
+    world.add_nodes()
+    source = contract(service(replicas=1, placement=ANYWHERE, volumes=(volume(),)))
+    deployment = world.ordered(source)
+    world.approve(deployment)
+    for node in (A0, B0):
+        world.ok(node, world.offer(attributes={"volumes": "enforced", "volume-copies": "enforced"}))
+    for holder, keepers in ((A0, (B0, B1)), (B0, (A0, A1))):
+        world.claimed(deployment, "web/0", [holder])
+        world.report(deployment, "web/0", holder, "fetching", "verified", "running")
+        term = world.slot(deployment, "web/0").term
+        world.ok(holder, RecordCopies(deployment, "web/0", term, (copy("data", *keepers),)))
+        world.ok(holder, world.receipt(deployment, "web/0", holder, "released"))
+    world.ok(CONSUMER, CancelDeployment(deployment, "enough"))
+    world.run()
+    world.run()
+    report = verify(export(world.store, deployment), world.genesis)
+    assert report.ok, (report.rule, report.detail)
 
 
 def test_only_nodes_that_make_copies_get_such_a_slot() -> None:

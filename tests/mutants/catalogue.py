@@ -2182,7 +2182,7 @@ MUTANTS: Final = (
     _M(
         "any_bytes_are_mounted",
         "node/executor/volumes.py",
-        "            check_filesystem(str(fresh))\n",
+        "            check_filesystem(fd)\n",
         "            pass\n",
         MOVED_VOLUMES,
     ),
