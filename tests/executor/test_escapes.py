@@ -3,6 +3,7 @@ or the attempt would prove nothing."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -82,6 +83,18 @@ async def test_what_leads_out_is_refused(name: str, bench: Bench, program: bytes
     with target(name, tmp_path) as aim:
         file = bench.file("/attempt", program, 0o555)
         text = await bench.output(bench.spec(("/attempt", name, aim), files=(file,)))
+    assert text.startswith("refused "), f"{name}: {text}"
+
+
+@pytest.mark.parametrize("name", ATTEMPTS)
+async def test_what_leads_out_of_a_container_is_refused(
+    name: str, oci: Bench, program: bytes, tmp_path: Path
+) -> None:
+    """The same, in a container of podman's."""
+    with target(name, tmp_path) as aim:
+        file = oci.file("/attempt", program, 0o555)
+        spec = dataclasses.replace(oci.spec(("/attempt", name, aim), files=(file,)), runtime="oci")
+        text = await oci.output(spec)
     assert text.startswith("refused "), f"{name}: {text}"
 
 

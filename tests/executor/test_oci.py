@@ -17,20 +17,10 @@ from node.executor.errors import SpecRefused, VerificationFailed
 from node.executor.oci import engine
 from node.executor.oci.driver import OciDriver
 
-from .conftest import Bench, needs_sandbox, sha256
+from .conftest import Bench, sha256
 from .oci_images import busybox_layer, image, layer, member
 
 RESOURCES = Resources(cpu_millis=1000, memory_bytes=128 << 20, disk_bytes=4 << 20, pids=16)
-
-
-@pytest.fixture
-def oci(tmp_path: Path) -> Bench:
-    needs_sandbox()
-    driver = OciDriver(tmp_path / "run")
-    found = driver.fingerprint()
-    if not found.usable:
-        pytest.skip(f"the oci driver is not usable here: {found.reason}")
-    return Bench(driver, tmp_path)
 
 
 def container(bench: Bench, script: str, *layers: bytes, **fields: object) -> TaskSpec:
