@@ -32,6 +32,7 @@ from node.executor.limits import (
     COPY_FETCH_S,
     COPY_UNRECORDED_S,
     KEPT_SHARE,
+    UNRECORDED_MAX,
 )
 from node.seam import PeerSeam
 from p2p.errors import LocalError as NetworkError
@@ -47,6 +48,7 @@ class _Held:
 
     size_bytes: int
     until_s: float | None
+    of: tuple[bytes, str, str] = (b"", "", "")  # deployment, slot and volume of one that was asked for
     pin: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     fetching: bool = False
 
@@ -79,10 +81,12 @@ class Keeper:
         sha256 = keep.sha256.hex()
         held = self._held.get(sha256)
         if held is None:
+            of = (keep.deployment, keep.slot, keep.volume)
+            self._make_way(of)
             full = len(self._held) >= COPIES_KEPT_MAX
             if full or self._nursery is None or self.kept_bytes + keep.size_bytes > self._room_bytes():
                 raise Refused("copies.room", "this node keeps as many copies as it has room for, or stops")
-            self._take(sha256, keep.size_bytes, trio.current_time() + COPY_UNRECORDED_S)
+            self._take(sha256, keep.size_bytes, trio.current_time() + COPY_UNRECORDED_S).of = of
             wanted = Wanted(sha256, keep.size_bytes, keep.chunks.hex())
             self._start(wanted, _addresses(self._peer, (holder,)))
         elif held.until_s is not None:
@@ -143,10 +147,21 @@ class Keeper:
             if sha256 in named or held.fetching:
                 continue
             if held.until_s is None or now_s >= held.until_s:
-                del self._held[sha256]
-                held.pin.close()
-                with contextlib.suppress(ArtifactError):  # another term of ours may be restoring it
-                    store.free(sha256)
+                self._drop(sha256)
+
+    def _make_way(self, of: tuple[bytes, str, str]) -> None:
+        """A holder that has a newer copy kept needs no older one that it has not recorded: so none fills this
+        node. Raises Refused while those are being fetched."""
+        before = [s for s, held in self._held.items() if held.of == of and held.until_s is not None]
+        for sha256 in before[: 1 - UNRECORDED_MAX] if len(before) >= UNRECORDED_MAX else ():
+            if self._held[sha256].fetching:
+                raise Refused("copies.room", f"{UNRECORDED_MAX} copies of the volume are unrecorded")
+            self._drop(sha256)
+
+    def _drop(self, sha256: str) -> None:
+        self._held.pop(sha256).pin.close()
+        with contextlib.suppress(ArtifactError):  # another term of ours may be restoring it
+            self._exchange.store.free(sha256)
 
     def _named(self) -> Iterator[tuple[str, VolumeCopy]]:
         state, me = self._peer.state, self._peer.node_key.public

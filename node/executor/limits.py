@@ -262,6 +262,9 @@ COPIES_KEPT_MAX = 1_024
 COPY_UNRECORDED_S = 900.0
 """A copy that no record names yet: longer than the other keepers need to fetch it."""
 
+UNRECORDED_MAX = 2
+"""Copies of one volume that no record names yet: the one being kept, and one whose record is under way."""
+
 KEPT_SHARE = 4
 """A quarter of the artifact store at most is for copies of others' volumes."""
 

@@ -23,6 +23,7 @@ from node.copy_wire import KEEP, Keep
 from node.executor.copier import Copier
 from node.executor.drivers.still import data_extents
 from node.executor.filesystem import find_mkfs
+from node.executor.keeper import Keeper
 from node.executor.volumes import VolumeShelf
 from node.secret_wire import ASK, Ask
 from p2p.errors import Refused as RequestRefused
@@ -294,3 +295,31 @@ async def test_without_another_node_there_is_no_copy_and_people_see_it(tmp_path:
         await at.net.do(people.CONSUMER, t.CancelDeployment(deployment, "enough"))
         await until(lambda: at.net.slot(deployment, SLOT).holder == b"", 30)
         assert key("node-node1").public
+
+
+async def test_a_holder_fills_no_node_with_copies_that_it_does_not_record(tmp_path: Path) -> None:
+    """The newest two of a volume, whatever it asks for; and what was recorded stays."""
+    async with farm(tmp_path, *NODES) as at:
+        deployment = await at.running()
+        holder = at.holder(deployment)
+        record = await at.copied_anew(deployment)
+        keeper = next(name for name in NODES if name != holder)
+        kept, mine = at.net.executors[keeper].keeper, at.net.exchanges[holder].store
+        peers = at.net.net.peers
+        made = []
+        for number in range(4):
+            info = mine.add_bytes(b"%d" % number * 1000)
+            made.append(info.sha256)
+            chunks = bytes.fromhex(info.root)
+            body = encode(
+                Keep(deployment, SLOT, record.term, "data", bytes.fromhex(info.sha256), 1000, chunks)
+            )
+            await peers[holder].network.request(peers[keeper].network.peer_id, KEEP, body, 5)
+            await until(lambda: at.net.exchanges[keeper].store.has(made[-1]) and not busy(kept))
+        assert [sha256 for sha256 in made if sha256 in kept._held] == made[-2:]
+        assert not any(at.net.exchanges[keeper].store.has(sha256) for sha256 in made[:2])
+        assert record.copies[0].sha256.hex() in kept._held
+
+
+def busy(keeper: Keeper) -> bool:
+    return any(held.fetching for held in keeper._held.values())
