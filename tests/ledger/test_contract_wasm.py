@@ -15,6 +15,7 @@ from ledger.limits import FUEL_DEFAULT, MIB, NUMBER_MAX, WASM_ENGINE_BYTES
 from ledger.manifest import check_manifest, decode_manifest, expand
 from ledger.manifest_services import features_needed
 from ledger.manifest_types import Artifact, Manifest, Resources
+from ledger.manifest_wasm import engine_bytes
 from ledger.yaml_tree import ContractError
 from tests.ledger.world import AUTHOR, CONSUMER, contract, job, service
 
@@ -22,7 +23,7 @@ DIGEST = "ab" * 32
 PROGRAM = Artifact(path="/sum.wasm", kind="file", sha256=DIGEST, size_bytes=9, chunks=DIGEST, executable=True)
 TREE = Artifact(path="/data", kind="tree", sha256=DIGEST, size_bytes=9, chunks=DIGEST, executable=False)
 ROOM = ResourcesTemplate(
-    cpu_millis=500, memory_bytes=WASM_ENGINE_BYTES + 17 * MIB, disk_bytes=16 * MIB, pids=16
+    cpu_millis=500, memory_bytes=engine_bytes(9) + 17 * MIB, disk_bytes=16 * MIB, pids=16
 )
 SOURCE = """
 gridpact: 1
@@ -89,18 +90,27 @@ def test_what_a_program_cannot_have_is_refused(changes: dict[str, Any], rule: st
     assert (caught.value.rule, caught.value.field) == (rule, f"workloads.mine.{field}")
 
 
-@pytest.mark.parametrize("memory_bytes", [WASM_ENGINE_BYTES, WASM_ENGINE_BYTES + 16 * MIB])
+@pytest.mark.parametrize("memory_bytes", [WASM_ENGINE_BYTES, engine_bytes(9) + 16 * MIB])
 def test_memory_must_hold_engine_files_and_program(memory_bytes: int) -> None:
     short = replace(ROOM, memory_bytes=memory_bytes)
-    with pytest.raises(Refused, match=str(WASM_ENGINE_BYTES + 16 * MIB)) as caught:
+    with pytest.raises(Refused, match=str(engine_bytes(9) + 16 * MIB)) as caught:
         check_contract(contract(program(resources=short)))
     assert caught.value.rule == "contract.wasm_memory"
-    check_contract(contract(program(resources=replace(ROOM, memory_bytes=memory_bytes + 17 * MIB))))
+    check_contract(contract(program(resources=replace(ROOM, memory_bytes=engine_bytes(9) + 16 * MIB + 1))))
     sound = manifest(program())
     resources = Resources(cpu_millis=500, memory_bytes=memory_bytes, disk_bytes=16 * MIB, pids=16)
     with pytest.raises(Refused) as caught:
         check_manifest(replace(sound, workloads=(replace(sound.workloads[0], resources=resources),)))
     assert caught.value.rule == "contract.wasm_memory"
+
+
+def test_a_larger_program_needs_more() -> None:
+    large = replace(PROGRAM, size_bytes=2 * MIB)
+    with pytest.raises(Refused) as caught:
+        check_contract(contract(program(artifacts=(large, TREE))))
+    assert caught.value.rule == "contract.wasm_memory"
+    room = replace(ROOM, memory_bytes=(32 + 2 * 16 + 17) * MIB)
+    check_contract(contract(program(artifacts=(large, TREE), resources=room)))
 
 
 def test_a_parameter_is_checked_when_it_is_filled_in() -> None:
@@ -142,7 +152,7 @@ def test_a_source_has_fuel_by_default() -> None:
     [
         ("kind: job", "kind: service", "contract.wasm_kind"),
         ("    kind: job", "    fuel: 0\n    kind: job", "contract.fuel"),
-        ("96MiB", "80MiB", "contract.wasm_memory"),
+        ("96MiB", "48MiB", "contract.wasm_memory"),
         ("    kind: job", "    kind: job\n    secrets: [token]", "contract.wasm_alone"),
         ("runtime: wasm", "fuel: 5", "contract.fuel"),
     ],

@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 
-from ledger.limits import WASM_ENGINE_BYTES
+from ledger.manifest_wasm import engine_bytes
 from node.executor.drivers import wasm_trial
 from node.executor.drivers.artifacts import SealedTask
 from node.executor.drivers.base import (
@@ -28,7 +28,6 @@ from node.executor.drivers.base import (
     Isolation,
     Liveness,
     Prepared,
-    Resources,
     ResultFile,
     TaskSpec,
     Usage,
@@ -43,6 +42,7 @@ from node.executor.wasm.run import END
 
 _PIDS: Final = 8  # bubblewrap's two, the engine's one thread, and room for what Wasmtime starts
 _END_BYTES: Final = 1 << 16  # of disk, for how it ended
+_MAPPED_BYTES: Final = 192 << 20  # of addresses: the engine's files, Python's arenas, Wasmtime's stacks
 _NOT_HERE: Final = ("secrets", "egress", "volumes", "volume-copies")
 
 
@@ -165,7 +165,9 @@ class WasmDriver:
         check_spec(spec)
         _check(spec)
         assert self._engine is not None, "examined before"
-        return _Prepared(spec, await self._sandbox.prepare(_caged(spec, self._engine)))
+        groups = (await self._sandbox.examined()).groups
+        by_group = groups is not None and "memory" in groups.mounts
+        return _Prepared(spec, await self._sandbox.prepare(_caged(spec, self._engine, by_group)))
 
     def _examine(self) -> Fingerprint:
         cage = self._sandbox.fingerprint()
@@ -195,9 +197,10 @@ class WasmDriver:
             await self.stop(task, 0)
 
 
-def program_bytes(resources: Resources) -> int:
-    """How much memory a program may have: what the engine and the files in memory leave of the task's."""
-    return resources.memory_bytes - WASM_ENGINE_BYTES - resources.disk_bytes
+def program_bytes(spec: TaskSpec) -> int:
+    """How much memory the program may have: what the engine and the files in memory leave of the task's."""
+    size = sum(file.size_bytes for file in spec.files if file.path == spec.command[0])
+    return spec.resources.memory_bytes - engine_bytes(size) - spec.resources.disk_bytes
 
 
 def _check(spec: TaskSpec) -> None:
@@ -212,11 +215,11 @@ def _check(spec: TaskSpec) -> None:
     need(not spec.egress, "egress", "none: there is no network")
     need(not spec.secrets, "secrets", "none")
     need(not spec.volumes, "volumes", "none")
-    need(program_bytes(spec.resources) > 0, "resources.memory_bytes", "room for the engine and disk_bytes")
+    need(program_bytes(spec) > 0, "resources.memory_bytes", "room for the engine and disk_bytes")
 
 
-def _caged(spec: TaskSpec, engine: EngineRoot) -> TaskSpec:
-    """The sandbox's task that runs this one."""
+def _caged(spec: TaskSpec, engine: EngineRoot, by_group: bool) -> TaskSpec:
+    """The sandbox's task that runs this one. `by_group`: its memory is counted, not its addresses."""
     config = {
         "library": LIBRARY,
         "inputs": INPUTS,
@@ -224,10 +227,17 @@ def _caged(spec: TaskSpec, engine: EngineRoot) -> TaskSpec:
         "environment": dict(spec.env),
         "results": spec.results,
         "fuel": spec.fuel,
-        "memory_bytes": program_bytes(spec.resources),
+        "memory_bytes": program_bytes(spec),
         "disk_bytes": spec.resources.disk_bytes,
     }
-    resources = replace(spec.resources, disk_bytes=spec.resources.disk_bytes + _END_BYTES, pids=_PIDS)
+    # Wasmtime reserves as many addresses as the program's memory may have for the page of `calls`, too.
+    addresses = program_bytes(spec) + _MAPPED_BYTES
+    resources = replace(
+        spec.resources,
+        memory_bytes=spec.resources.memory_bytes + (0 if by_group else addresses),
+        disk_bytes=spec.resources.disk_bytes + _END_BYTES,
+        pids=_PIDS,
+    )
     return replace(
         spec,
         command=(*engine.command, json.dumps(config, ensure_ascii=False, separators=(",", ":"))),

@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from ledger.limits import WASM_ENGINE_BYTES
+from ledger.manifest_wasm import engine_bytes
 from node.executor.drivers.base import Exit, FileSpec, Resources, TaskSpec
 from node.executor.errors import DriverUnavailable, ExecutorError
 from node.executor.limits import TRIAL_TIMEOUT_S
@@ -56,7 +56,9 @@ def try_out(run: Run) -> None:
             files=(FileSpec("/program", hashlib.sha256(PROGRAM).hexdigest(), len(PROGRAM), 0o444, source),),
             trees=(),
             ports=(),
-            resources=Resources(1000, WASM_ENGINE_BYTES + _DISK_BYTES + _MEMORY_BYTES, _DISK_BYTES, 1),
+            resources=Resources(
+                1000, engine_bytes(len(PROGRAM)) + _DISK_BYTES + _MEMORY_BYTES, _DISK_BYTES, 1
+            ),
             runtime="wasm",
             fuel=_FUEL,
         )

@@ -15,8 +15,9 @@ import sys
 from typing import Any, Final
 
 from node.executor.wasm import calls, files
+from node.executor.wasm.guest import NoFuel
 from node.executor.wasm.library import OUT_OF_FUEL, Ended, Engine, EngineError
-from node.executor.wasm.wasi import Exit, NoFuel, System
+from node.executor.wasm.wasi import Exit, System
 
 END: Final = "/tmp/end"
 TEXT_CHARS_MAX: Final = 300
