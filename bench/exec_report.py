@@ -13,14 +13,15 @@ from scripts.marked import table
 def start_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     """For people: medians, and how many times the bare tool's."""
     rows = []
-    bare = found.get("bubblewrap alone", {}).get("p50_ms")
     for name, figures in found.items():
         if "skipped" in figures:
             rows.append((name, f"skipped: {figures['skipped']}"))
         elif "p50_ms" in figures:
             rows.append((f"{name}: start to first word", f"{figures['p50_ms']} ms"))
         else:
-            times = f" ({figures['start_to_word']['p50_ms'] / bare:.1f} x bubblewrap alone)" if bare else ""
+            beside = "podman alone" if name == "oci" else "bubblewrap alone"
+            bare, took = found.get(beside, {}).get("p50_ms"), figures["start_to_word"]["p50_ms"]
+            times = f" ({took / bare:.1f} x {beside})" if bare else ""
             rows += [
                 (f"{name}: sealed and verified", f"{figures['prepare']['p50_ms']} ms"),
                 (f"{name}: start to first word", f"{figures['start_to_word']['p50_ms']} ms{times}"),

@@ -11,19 +11,21 @@ from typing import Any, Final
 from ledger.contract_types import ResourcesTemplate
 from ledger.limits import WASM_ENGINE_BYTES
 from ledger.manifest_types import Artifact
-from node.executor.drivers.base import FileSpec, PortSpec, Resources, TaskSpec
+from node.executor.drivers.base import FileSpec, ImageSpec, PortSpec, Resources, TaskSpec
+from tests.executor.oci_images import busybox_layer, image
 from tests.executor.wasm_programs import start
 from tests.node.executor_fixture import artifact_of
 
 BUSYBOX: Final = Path("/bin/busybox")
 MIB: Final = 1024 * 1024
+IMAGE: Final = "/"  # where an image stands in a contract
 FUEL: Final = 10**12  # more than it burns until it is stopped
 RESOURCES: Final = Resources(cpu_millis=500, memory_bytes=64 * MIB, disk_bytes=MIB, pids=16)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """`files` are the artifacts' bytes by the path that each stands at; all are executable."""
+    """`files` are the artifacts' bytes by the path that each stands at: programs, or at IMAGE an image."""
 
     command: tuple[str, ...]
     files: Mapping[str, bytes]
@@ -34,19 +36,25 @@ class Sample:
 
     def spec(self, folder: Path, port: int = 0) -> TaskSpec:
         """For a driver; `port`: one that it listens at, 0 for none. Writes the files into the folder."""
-        files = []
+        files, root = [], None
         for path, data in self.files.items():
             digest = hashlib.sha256(data).hexdigest()
             (folder / digest).write_bytes(data)
-            files.append(FileSpec(path, digest, len(data), 0o555, folder / digest))
+            if path == IMAGE:
+                root = ImageSpec(digest, len(data), folder / digest)
+            else:
+                files.append(FileSpec(path, digest, len(data), 0o555, folder / digest))
         ports = (PortSpec("http", port),) if port else ()
         name = "bench.start.0"
         made = TaskSpec(name, self.command, {}, tuple(files), (), ports, self.resources)
-        return replace(made, runtime=self.runtime, fuel=self.fuel)
+        return replace(made, runtime=self.runtime, fuel=self.fuel, image=root)
 
     def artifacts(self) -> tuple[Artifact, ...]:
         """For a contract."""
-        return tuple(artifact_of(data, path) for path, data in self.files.items())
+        return tuple(
+            artifact_of(data, path, kind="image" if path == IMAGE else "file", executable=path != IMAGE)
+            for path, data in self.files.items()
+        )
 
     def template(self) -> dict[str, Any]:
         """What a workload of a contract says of it."""
@@ -78,8 +86,17 @@ def wasm() -> Sample:
     return Sample(("/program",), {"/program": start(body, said)}, "wasm", need, FUEL, changes)
 
 
+def oci() -> Sample:
+    """The same shell, in an image."""
+    need = replace(RESOURCES, memory_bytes=128 * MIB, disk_bytes=4 * MIB)
+    command = ("/bin/busybox", "sh", "-c", "echo up; sleep 3600")
+    changes = {"user": "1000:1000"}
+    return Sample(command, {IMAGE: image(busybox_layer())}, "oci", need, changes=changes)
+
+
 SAMPLES: Final[dict[str, Callable[[], Sample]]] = {
     "sandbox": lambda: shell("echo up; sleep 3600"),
     "wasm": wasm,
+    "oci": oci,
 }
 """By runtime; what a host does not advertise is not measured."""
