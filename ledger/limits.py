@@ -153,7 +153,7 @@ CONTAINER_MEMORY_BYTES_MIN: Final = 32 * MIB  # the OCI runtime starts in the co
 # Of a WebAssembly program's memory, for what runs it: 15 MiB were measured, and 16 B for each of the program.
 WASM_ENGINE_BYTES: Final = 32 * MIB
 WASM_COMPILED: Final = 16
-FUEL_DEFAULT: Final = 10_000_000_000  # of a WebAssembly program: half a minute on a machine of today
+FUEL_DEFAULT: Final = 10_000_000_000  # of a WebAssembly program: a minute or two on a machine of today
 PIDS_MAX: Final = 4_096  # a re-check reads the memory maps of each
 DURATION_S_MAX: Final = 10 * 366 * 86_400  # ten years; renewals go on from there
 GRACE_S_MAX: Final = 90 * 86_400  # a quarter: then the escrow's rest goes back at last
