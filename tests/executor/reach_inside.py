@@ -10,14 +10,16 @@ import contextlib
 import socket
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import trio
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from node.executor.drivers.base import PortSpec
+from node.executor.drivers.base import PortSpec, TaskSpec
 from node.executor.drivers.sandbox import SandboxDriver
+from node.executor.oci.driver import OciDriver
 from tests.executor.conftest import BUSYBOX, Bench
 
 AIMS = {
@@ -61,7 +63,7 @@ async def plainly(text: str) -> str:
     return done.stdout.decode()
 
 
-async def main(folder: Path) -> None:
+async def main(folder: Path, runtime: str) -> None:
     await trio.run_process(["ip", "link", "set", "lo", "up"])
     for name, (host, port) in AIMS.items():
         if host not in ("127.0.0.1", "::1"):
@@ -73,24 +75,29 @@ async def main(folder: Path) -> None:
     HEARD.clear()
 
     await trio.Path(folder).mkdir(mode=0o755)
-    bench = Bench(SandboxDriver(folder / "run"), folder)
-    inside = await bench.output(bench.shell(script() + "; echo tried"))
+    driver = {"sandbox": SandboxDriver, "oci": OciDriver}[runtime](folder / "run")
+    bench = Bench(driver, folder)  # type: ignore[arg-type]
+
+    def shell(text: str, **options: object) -> TaskSpec:
+        return replace(bench.shell(text, **options), runtime=runtime)
+
+    inside = await bench.output(shell(script() + "; echo tried"))
     assert "tried" in inside and "reached" not in inside, inside
     # A port of its own opens a way in, and none out.
-    served = await bench.output(bench.shell(script() + "; echo tried", ports=(PortSpec("http", 8080),)))
+    served = await bench.output(shell(script() + "; echo tried", ports=(PortSpec("http", 8080),)))
     assert "tried" in served and "reached" not in served, served
     # Nor does it reach a task beside it, whose port the host does reach.
     listen = "nc -ll -p 8080 -e /bin/busybox echo reached"
-    async with bench.running(bench.shell(listen, ports=(PortSpec("http", 8080),))) as neighbour:
+    async with bench.running(shell(listen, ports=(PortSpec("http", 8080),))) as neighbour:
         host, port = neighbour.ports["http"]
         ask = f"nc -w 2 {host} {port} </dev/null; nc -w 2 127.0.0.1 8080 </dev/null; echo tried"
         with trio.fail_after(20):
             while "reached" not in await plainly(ask):
                 await trio.sleep(0.05)
-        text = await bench.output(bench.shell(ask))
+        text = await bench.output(shell(ask))
         assert "tried" in text and "reached" not in text, text
     assert HEARD == []
     print("all as it should be")
 
 
-trio.run(main, Path(sys.argv[1]))
+trio.run(main, Path(sys.argv[1]), sys.argv[2])
