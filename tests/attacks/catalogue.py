@@ -15,6 +15,9 @@ EXCHANGE, HOSTILE = "node/test_artifact_exchange.py", "node/test_artifact_hostil
 EXECUTOR, VERIFY = "node/test_executor.py", "node/test_executor_verify.py"
 ESCAPES, ISOLATION = "executor/test_escapes.py", "executor/test_sandbox_isolation.py"
 RUN, LIMITS, FLOODS = (f"executor/test_{name}.py" for name in ("sandbox_run", "sandbox_limits", "floods"))
+OCI, OCI_IMAGE = "executor/test_oci.py", "executor/test_oci_image.py"
+WASI, WASI_FILES, WASM_BOUNDS = (f"executor/test_{name}.py" for name in ("wasi", "wasi_files", "wasm_bounds"))
+HELD = "node/test_results_held.py"
 TREE, INTEGRITY = "executor/test_tree.py", "executor/test_integrity.py"
 SEALED, VOLUMES, REACH = (f"executor/test_{name}.py" for name in ("sealed_root", "volumes", "reach"))
 EGRESS, LANDLOCK = "executor/test_egress.py", "executor/test_landlock.py"
@@ -35,8 +38,10 @@ class Attack(NamedTuple):
 
 
 def escape(what: str, stops: str, *names: str, more: tuple[str, ...] = (), left: str = "") -> Attack:
-    """Attempts of `executor/attempts.c`, refused inside; their controls succeed outside."""
-    tests = (*(f"{ESCAPES}::test_what_leads_out_is_refused[{name}]" for name in names), *more)
+    """Attempts of `executor/attempts.c`, refused inside, in a sandbox as in a container; their controls
+    succeed outside."""
+    inside = ("test_what_leads_out_is_refused", "test_what_leads_out_of_a_container_is_refused")
+    tests = (*(f"{ESCAPES}::{test}[{name}]" for name in names for test in inside), *more)
     controls = tuple(f"{ESCAPES}::test_outside_it_succeeds[{name}]" for name in names)
     return Attack("escape", what, "a workload", stops, tests, controls, left)
 
@@ -166,6 +171,38 @@ IMAGES: Final = (
         "collected without following anything, bounded",
         (f"{RUN}::test_bad_results_are_refused",), (f"{RUN}::test_job_leaves_results",),
     ),
+    Attack(
+        "images", "a container image that is not what it is named", "a lying peer, an author",
+        "every digest from the artifact down to each layer, as it is and decompressed, is checked by us",
+        (f"{OCI_IMAGE}::test_a_changed_byte_in_any_blob_is_seen",
+         f"{OCI_IMAGE}::test_a_layer_that_is_not_what_the_configuration_names_is_seen",
+         f"{OCI_IMAGE}::test_what_belongs_to_no_part_is_refused",
+         f"{OCI}::test_what_is_not_its_image_is_not_started"),
+        (f"{OCI_IMAGE}::test_an_image_opens_to_its_files_in_both_forms_and_two_gzip_members",),
+    ),
+    Attack(
+        "images", "a container layer that writes through a link, or out of the root", "an author",
+        "layers are laid over each other in memory, by name: nothing is ever looked up on a disk",
+        (f"{OCI_IMAGE}::test_a_link_of_a_lower_layer_leads_no_upper_one_anywhere",
+         f"{OCI_IMAGE}::test_a_member_that_breaks_a_rule_is_refused",
+         f"{OCI_IMAGE}::test_artifacts_lie_on_top_of_files_and_of_nothing_else"),
+        (f"{OCI_IMAGE}::test_upper_layers_replace_and_whiteouts_remove",),
+    ),
+    Attack(
+        "images", "a container layer that unpacks to a thousand times its size", "an author",
+        "decompressed in pieces, up to a bound over all layers",
+        (f"{OCI_IMAGE}::test_a_zip_bomb_is_stopped_at_its_bound",), (SELF,),
+    ),
+    Attack(
+        "images", "a container image with devices, set-user-id bits, users and mounts of its own",
+        "an author",
+        "devices are refused, the bits left out; users are mapped to numbers that nobody has",
+        (f"{OCI_IMAGE}::test_a_member_that_breaks_a_rule_is_refused",
+         f"{OCI_IMAGE}::test_set_user_id_bits_are_left_out_and_long_names_are_read",
+         f"{OCI}::test_an_images_own_mounts_and_hooks_lead_nowhere",
+         f"{OCI}::test_inside_there_is_no_privilege_and_no_network"),
+        (f"{OCI}::test_a_container_is_what_its_image_and_its_task_say",),
+    ),
 )  # fmt: skip
 
 FLOOD: Final = (
@@ -185,6 +222,15 @@ FLOOD: Final = (
          f"{EXECUTOR}::test_a_job_that_outlives_its_time_limit_is_stopped_and_has_failed"),
         (f"{LIMITS}::test_usage_of_a_busy_loop_and_of_memory_is_told",),
         left="without cgroups the quota is not enforced, and not offered",
+    ),
+    Attack(
+        "floods", "a WebAssembly program that never ends, grows or calls without end", "a workload",
+        "fuel, for instructions and calls alike; bounds of memory, files and descriptors",
+        (f"{WASM_BOUNDS}::test_fuel_ends_a_loop", f"{WASM_BOUNDS}::test_calls_cost_fuel_too",
+         f"{WASM_BOUNDS}::test_memory_ends_at_its_bound",
+         f"{WASI_FILES}::test_the_room_is_bounded_and_given_back",
+         f"{WASI_FILES}::test_descriptors_are_bounded_and_the_lowest_is_taken"),
+        ("executor/test_wasm.py::test_a_program_says_and_ends",),
     ),
     Attack(
         "floods", "fills the scratch, by bytes and by names", "a workload", "a tmpfs with bounds of both",
@@ -234,6 +280,14 @@ ESCAPE: Final = (
     Attack("escape", "calls by the 32-bit table", "a workload", "seccomp by architecture: SIGSYS",
            (f"{ISOLATION}::test_i386_calls_do_not_pass_by_the_filter",),
            (f"{ESCAPES}::test_an_attempt_that_is_allowed_is_told_so",)),
+    Attack("escape", "a WebAssembly program looks for files, sockets, clocks of the host", "a workload",
+           "it has no calls but ours, on files of its own in memory; and the sandbox is around it",
+           (f"{WASI}::test_there_is_no_network_no_link_no_signal",
+            f"{WASI}::test_what_is_not_its_memory_is_a_fault",
+            f"{WASI_FILES}::test_nothing_is_above_the_root", f"{WASI_FILES}::test_bad_names",
+            f"{WASI_FILES}::test_no_time_number_or_device_of_the_host",
+            f"{WASM_BOUNDS}::test_there_is_nothing_outside"),
+           (f"{WASI_FILES}::test_inputs_are_read_and_nothing_else",)),
     Attack("escape", "descriptors and variables that leaked in", "a workload", "none is passed on",
            (f"{ISOLATION}::test_no_descriptor_or_environment_leaks_in",
             f"{LANDLOCK}::test_the_command_gets_its_words_and_environment_and_no_descriptor"),
@@ -245,6 +299,7 @@ NETWORK: Final = (
         "network", "the node's API and p2p port, a neighbour, a cloud's metadata, the host's network",
         "a workload", "a network namespace with nothing but its own loopback",
         (f"{REACH}::test_the_node_its_neighbours_and_metadata_are_out_of_reach",
+         f"{REACH}::test_they_are_for_a_container_too",
          f"{ISOLATION}::test_no_network_at_all"),
         (SELF,),
     ),
@@ -286,6 +341,33 @@ HOLDERS: Final = (
         (f"{VOLUMES}::test_what_a_run_wrote_the_next_one_reads",
          "executor/test_watchdog.py::test_who_renews_is_kept_running"),
         left="who stops the node and its launcher both, as the host's root",
+    ),
+    Attack(
+        "holders", "a stale holder records copies of a volume, or another has them kept",
+        "a former holder, a node",
+        "the ledger and the keepers take them of the holder in its term alone",
+        ("ledger/test_copies.py::test_a_stale_holder_records_nothing",
+         "bot/test_volume_copies.py::test_only_the_holder_has_copies_kept_and_gets_their_keys"),
+        ("ledger/test_copies.py::test_a_copy_lets_another_node_go_on",),
+    ),
+    Attack(
+        "holders", "who keeps a copy of a volume reads it, or gives another one", "a node that keeps it",
+        "encrypted under a key that the bot gives to the next holder; checked whole before it is mounted",
+        ("bot/test_volume_copies.py::test_who_keeps_a_copy_cannot_read_it_and_has_no_more_than_the_newest",
+         "bot/test_volume_copies.py::test_a_copy_that_was_made_up_is_not_mounted",
+         "executor/test_volume_copies.py::test_a_copy_that_is_not_whole_unchanged_and_its_own_is_refused"),
+        ("bot/test_volume_copies.py::test_a_slot_that_moves_loses_nothing",),
+        left="that the copy is what the workload wrote, is the former holder's word",
+    ),
+    Attack(
+        "holders", "reads results that are held back, or has them released by a false word",
+        "who is no stakeholder",
+        "sealed to the consumer, and handed over when the node itself has proved the release",
+        (f"{HELD}::test_nobody_gets_them_before_the_release_and_the_consumer_alone_after_it",
+         f"{HELD}::test_a_release_that_only_the_ledger_claims_moves_nothing",
+         f"{HELD}::test_a_forged_release_is_refused_with_its_reason"),
+        (f"{HELD}::test_the_forgeries_above_differ_from_what_is_accepted_in_one_thing_each",),
+        left="the node that ran the job has seen them, and may tell anybody",
     ),
     Attack(
         "holders", "a partition lets two run one slot", "the network",
