@@ -121,6 +121,8 @@ _LEDGER_CLOCK, LEDGER_CLOCK = "node/executor/ledger_clock.py", ("tests/node/test
 _QUEUE = "node/fair_queue.py"
 _CHECK, _FILES = "consensus/verify.py", "node/artifact_files.py"
 _PEOPLE, _ORGANISATION = "ledger/people.py", "ledger/organisation.py"
+_LAYERS, _FLATTEN = "node/executor/oci/layers.py", "node/executor/oci/flatten.py"
+_LAYOUT, OCI_IMAGE = "node/executor/oci/layout.py", ("tests/executor/test_oci_image.py",)
 _LAUNCHER, _IMAGE = "node/executor/drivers/launcher.py", "node/executor/drivers/image.py"
 _FETCHING, HOSTILE = "node/fetching.py", ("tests/node/test_artifact_hostile.py",)
 
@@ -2348,5 +2350,136 @@ MUTANTS: Final = (
         "if said.deployment != deployment or said.node != document.signer.hex():",
         "if said.deployment != deployment:",
         ("tests/node/test_receipts_cli.py",),
+    ),
+    _M(
+        "container_bytes_other_than_named",
+        _LAYOUT,
+        "        if sha.hexdigest() != named.digest:",
+        "        if False:",
+        OCI_IMAGE,
+    ),
+    _M(
+        "container_layer_other_than_configured",
+        _LAYOUT,
+        "        if sha.hexdigest() != wanted:",
+        "        if False:",
+        OCI_IMAGE,
+    ),
+    _M("container_zip_bomb", _LAYOUT, "            if size > bytes_max:", "            if False:", OCI_IMAGE),
+    _M("container_stowaway", _LAYOUT, "            blobs.all_used()\n", "", OCI_IMAGE),
+    _M(
+        "container_through_a_link",
+        _FLATTEN,
+        """            elif old.kind != "folder":
+                raise ImageRefused(path, f"{above} is a {old.kind}, and leads nowhere")""",
+        """            elif old.kind != "folder":
+                pass""",
+        OCI_IMAGE,
+    ),
+    _M(
+        "container_device_nodes",
+        _LAYERS,
+        'b"5": "folder"}',
+        'b"5": "folder", b"3": "file", b"4": "file"}',
+        OCI_IMAGE,
+    ),
+    _M("container_dotted_paths", _LAYERS, "    if rule is not None:", "    if False:", OCI_IMAGE),
+    _M("container_setuid", _LAYERS, '"mode") & 0o777', '"mode")', OCI_IMAGE),
+    _M(
+        "container_whiteouts_of_its_own_layer",
+        _FLATTEN,
+        """        for entry in entries:
+            _take_away(plan, entry)
+        named: set[str] = set()
+        for entry in entries:
+            if entry.path and not _base(entry.path).startswith(_WHITEOUT):
+                _add(plan, entry, number, named)""",
+        """        named: set[str] = set()
+        for entry in entries:
+            if entry.path and not _base(entry.path).startswith(_WHITEOUT):
+                _add(plan, entry, number, named)
+        for entry in entries:
+            _take_away(plan, entry)""",
+        OCI_IMAGE,
+    ),
+    _M(
+        "container_anything_gives_way",
+        _FLATTEN,
+        "    plan.put(path, piece, replaces=False)",
+        "    plan.put(path, piece)",
+        OCI_IMAGE,
+    ),
+    _M(
+        "container_for_another_machine",
+        "node/executor/oci/sealing.py",
+        "            if task.image.architecture != machine:",
+        "            if False:",
+        ("tests/executor/test_oci.py::test_what_is_not_its_image_is_not_started",),
+    ),
+    _M(
+        "container_keeper_outlives_its_launcher",
+        "node/executor/oci/launcher.py",
+        "        kernel.die_with_parent()\n",
+        "",
+        ("tests/executor/test_oci.py::test_sigkill_of_the_launcher_ends_all_podmans_monitor_too",),
+    ),
+    _M(
+        "container_no_deadline",
+        "node/executor/oci/launcher.py",
+        "            self._late = self._keeper != 0\n            self.kill()",
+        "            self._late = self._keeper != 0",
+        ("tests/executor/test_oci.py::test_the_launcher_kills_at_its_deadline",),
+    ),
+    _M(
+        "container_engine_keeps_its_slack_of_processes",
+        "node/executor/oci/driver.py",
+        "            running.group.limit_pids(spec.resources.pids)\n",
+        "",
+        ("tests/executor/test_oci.py::test_results_and_limits_hold",),
+    ),
+    _M(
+        "container_filter_allows_what_it_does_not_name",
+        "node/executor/oci/profile.py",
+        '"defaultAction": "SCMP_ACT_ERRNO"',
+        '"defaultAction": "SCMP_ACT_ALLOW"',
+        (
+            "tests/executor/test_escapes.py::test_what_leads_out_of_a_container_is_refused[io_uring]",
+            "tests/executor/test_escapes.py::test_what_leads_out_of_a_container_is_refused[unshare_user]",
+        ),
+    ),
+    _M(
+        "container_writable_code",
+        "node/executor/oci/profile.py",
+        '        _allow(["mmap"], _bits(2, _PROT_EXEC, 0)),',
+        '        _allow(["mmap"]),',
+        ("tests/executor/test_escapes.py::test_what_leads_out_of_a_container_is_refused[jit]",),
+    ),
+    _M(
+        "container_links_are_not_looked_at",
+        "node/executor/integrity.py",
+        "        _check_link(root, path, expected, baseline, done)\n        return",
+        "        return",
+        ("tests/executor/test_oci.py::test_a_running_container_attests_and_drift_is_seen",),
+    ),
+    _M(
+        "container_without_an_image",
+        "ledger/manifest_image.py",
+        '    if images != ["/"]:',
+        "    if False:",
+        ("tests/ledger/test_contract_image.py",),
+    ),
+    _M(
+        "container_features_of_another_driver",
+        "ledger/manifest_services.py",
+        'prefix = "" if workload.runtime == "sandbox" else f"{workload.runtime}."',
+        'prefix = ""',
+        ("tests/ledger/test_contract_image.py",),
+    ),
+    _M(
+        "container_image_speaks_in_parameters",
+        "node/container.py",
+        """    return text.replace("${", "$${")""",
+        "    return text",
+        ("tests/node/test_container.py",),
     ),
 )
