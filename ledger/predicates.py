@@ -27,7 +27,9 @@ from ledger.policy_types import Act as Act
 
 _HEX: Final = frozenset("0123456789abcdef")
 
-ReceiptStatus = Literal["fetching", "verified", "running", "succeeded", "failed", "quarantined", "released"]
+ReceiptStatus = Literal[
+    "fetching", "verified", "running", "committed", "succeeded", "failed", "quarantined", "released"
+]
 
 
 class ContractPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,6 +115,8 @@ class ReceiptPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     endpoints: dict[str, str] = {}  # port name: host:port
     exit_code: int | None = None
     results: dict[str, ResultFile] = {}
+    commitment: str = ""  # to results that are not told yet, where replicas must agree (ledger.commitments)
+    nonce: str = ""  # opens the commitment
     usage: Usage = Usage()
     detail: str = ""
     secrets: str = ""  # sha256 of the sealed secrets that the holder was given in this term
@@ -134,8 +138,9 @@ class ReceiptPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         _text(self.level, NAME_CHARS_MAX, "level")
         _text(self.detail, TEXT_CHARS_MAX, "detail")
         _items(self.egress.items(), EGRESS_MAX, ADDRESS_CHARS_MAX + 8, "egress")
-        if self.secrets:
-            _hex(self.secrets, "secrets")
+        for name in ("secrets", "commitment", "nonce"):
+            if getattr(self, name):
+                _hex(getattr(self, name), name)
         _items(self.isolation.items(), ATTRIBUTES_MAX, NAME_CHARS_MAX, "isolation")
         _items(self.endpoints.items(), PORTS_MAX, NAME_CHARS_MAX, "endpoints")
         _items(self.artifacts.items(), ARTIFACTS_MAX, PATH_CHARS_MAX, "artifacts")

@@ -259,6 +259,7 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "copies.unknown_deployment": "there is no such deployment",
     "copies.unknown_slot": "the deployment has no such slot",
     "copies.volumes": "there is a copy of each volume that has an rpo, and of no other",
+    "report.commitment": "replicas that must agree commit first, and then tell what they committed to",
     "report.contract_mismatch": "the receipt names another contract",
     "report.endpoints": "a running slot names an endpoint for each port",
     "report.foreign_chain": "the receipt is for another chain",
@@ -329,6 +330,7 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "proof_file.too_long": "a proof file is longer than PROOF_FILE_BYTES_MAX",
     # Audit files (ledger.audit).
     "audit.anchor": "a block is younger than the state that the records are from",
+    "audit.agreement": "replicas that must agree told what they had not committed to, or the wrong were paid",
     "audit.approval_record": "a decision is missing, or differs from its record",
     "audit.approved_time": "the deployment was not approved when its policy was satisfied",
     "audit.artifact": "a receipt names other bytes than the manifest",
@@ -374,4 +376,5 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "audit.unclaimed": "a node worked in a term that it never claimed",
     "audit.updated": "the audit file of this release shows no deployment that an update was asked for",
     "audit.unknown_deployment": "the proved state holds no such deployment",
+    "audit.withheld": "what is withheld until results are compared is not what the bills say",
 }

@@ -177,6 +177,8 @@ def _lease(deal: Deal, name: str, node: Node) -> None:
         results={},
         detail="",
         receipts=0,
+        witness=b"",
+        commitment=b"",
         missed_ms=env.missed_ms,
         missed_renewed_ms=env.missed_ms,
     )

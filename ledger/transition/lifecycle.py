@@ -28,6 +28,7 @@ from ledger.transition.escrow import bill, pay_fee, refund
 from ledger.transition.results import await_release, forget_results, set_release_judge
 from ledger.transition.slots import finished, open_free_slots, release_slot
 from ledger.transition.switch import drop_approval_dues, drop_update, set_update_judge
+from ledger.transition.withheld import drop_agreements
 from ledger.warnings import lead_ms
 
 
@@ -217,6 +218,7 @@ def end(deal: Deal, status: DeploymentStatus, reason: str) -> None:
     """[D6] The last step of a deployment that did not complete by itself."""
     reason = reason[:DETAIL_CHARS_MAX]
     drop_update(deal, f"the deployment is {status}")
+    drop_agreements(deal)
     for name in deal.record.slots:
         release_slot(deal, name)
     forget_copies(deal)

@@ -15,6 +15,7 @@ from ledger.limits import RELEASE_MS_MAX
 from ledger.records import key_due
 from ledger.results import results_digest
 from ledger.transition.deal import Deal
+from ledger.transition.withheld import agreement_of
 
 
 def set_release_judge(deal: Deal, time_ms: int) -> None:
@@ -34,6 +35,8 @@ def note_results(deal: Deal) -> None:
     update, record = deal.update, deal.record
     if deal.manifest.policies.release is None or (update and update.status != "awaiting_approval"):
         return
+    if any(agreement_of(deal, w.name) for w in deal.manifest.workloads if w.agree):
+        return  # they are compared still
     slots = {name: deal.slot(name) for name in record.slots}
     found = results_digest(deal.id, record.manifest, deal.manifest, slots)
     if not found or found == record.results:

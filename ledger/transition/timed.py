@@ -14,6 +14,7 @@ from typing import Final
 from ledger.errors import LocalError
 from ledger.limits import DUE_PER_BLOCK_MAX
 from ledger.records import due_parts
+from ledger.transition.agreement import agreement_due
 from ledger.transition.approvals import expire_approval, judge_again
 from ledger.transition.claims import select
 from ledger.transition.deal import Deal
@@ -57,6 +58,8 @@ def run_entry(env: Env, key: bytes) -> int:
         ends_soon(deal)
     elif kind == "judge":
         judge_again(deal, rest[33:].decode())
+    elif kind == "agreement":
+        agreement_due(deal, rest[33:].decode())
     elif kind == "release":
         release_over(deal)
     elif kind == "update":

@@ -28,6 +28,7 @@ from node.errors import ArtifactError
 from node.executor.drivers.base import Handle
 from node.executor.errors import ExecutorError, ResultRefused
 from node.executor.limits import HELD_BYTES_MAX, HELD_LOOK_S
+from node.executor.reveals import Teller
 from node.sealed_results import salt_for, seal_result
 
 if TYPE_CHECKING:
@@ -125,11 +126,18 @@ async def collect_results(
 
 
 async def release_results(shop: Workshop) -> None:
-    """Until cancelled: hand over to the store what was released, remove what never will be."""
+    """Until cancelled: tell what replicas committed to, hand over to the store what was released, remove what
+    never will be."""
+    async with trio.open_nursery() as nursery:
+        await _each_block(shop, Teller(shop, nursery))
+
+
+async def _each_block(shop: Workshop, teller: Teller) -> None:
     height = -1
     refused: dict[bytes, str] = {}  # told once, until it changes
     while True:
         height = await shop.peer.next_block(height)
+        await teller.look()
         for deployment in await trio.to_thread.run_sync(shop.held.deployments):
             record = read(shop.peer.state, Deployment, key_deployment(deployment))
             if record is None:

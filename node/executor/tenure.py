@@ -37,6 +37,7 @@ from node.executor.limits import (
     LOG_KEPT_BYTES,
 )
 from node.executor.reporter import Reporter
+from node.executor.reveals import commit_to
 from node.executor.status import FetchStatus, Phase, TenureStatus
 from node.executor.task import best_address, endpoint, features, host_of_address, task_spec, wanted
 from node.executor.verify import Verdict
@@ -383,10 +384,15 @@ class Tenure:
         if not found.exit.ok or self.workload.kind == "service":
             return Ending("failed", found.exit.reason, fields)
         try:
-            results = await collect_results(self._shop, handle, self.id, self.term, self._manifest)
+            fields["results"] = await collect_results(
+                self._shop, handle, self.id, self.term, self._manifest
+            )
+            fields["artifacts"] = artifacts
+            if self.workload.agree:
+                fields = await commit_to(self._shop, self.reporter.facts, self._manifest, fields)
         except (ExecutorError, ArtifactError, Refused, OSError) as error:
-            return Ending("failed", str(error), fields)
-        return Ending("succeeded", found.exit.reason, {**fields, "results": results, "artifacts": artifacts})
+            return Ending("failed", str(error), {"exit_code": found.exit.code})
+        return Ending("committed" if self.workload.agree else "succeeded", found.exit.reason, fields)
 
     def _prove(self, *, runs: bool = False) -> Verdict:
         return self._shop.prove(*self.id, self.workload, self._papers, runs=runs)

@@ -23,7 +23,7 @@ STATUS_WORDS: Final = {
 Tone = Literal["good", "busy", "bad", "calm"]
 _GOOD: Final = frozenset(("active", "completed", "running", "succeeded", "granted"))
 _BUSY: Final = frozenset(
-    ("awaiting_approval", "approved", "claimed", "fetching", "verified", "paused", "open")
+    ("awaiting_approval", "approved", "claimed", "fetching", "verified", "committed", "paused", "open")
 )
 _BAD: Final = frozenset(("rejected", "failed", "lost", "quarantined", "revoked"))
 
@@ -89,7 +89,8 @@ def sentence(found: DeploymentDetail) -> str:
     if found.status == "approved":
         return "Approved. Nodes check everything themselves, claim the work and start."
     if found.status == "active":
-        open_count = count - running - sum(1 for slot in found.slots if slot.status == "succeeded")
+        ended = sum(1 for slot in found.slots if slot.status in ("succeeded", "committed"))
+        open_count = count - running - ended
         tail = f"; {open_count} on the way" if open_count else ""
         return f"{running} of {count} are running{tail}."
     if found.status == "completed":

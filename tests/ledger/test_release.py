@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from ledger.contract_types import Contract
 from ledger.errors import Refused
 from ledger.limits import RELEASE_MS_MAX
-from ledger.manifest_types import Policies, Rule
+from ledger.manifest_types import Placement, Policies, Rule
 from ledger.policy_types import Auto
 from ledger.predicates import ResultFile
 from ledger.results import results_digest
@@ -37,6 +37,7 @@ from tests.ledger.world import (
 RELEASE = Rule(all=(Rule(role="legal"), Rule(role="budget")))
 HELD = Policies(deploy=DEPLOY, signoff=SIGNOFF, release=RELEASE)
 DAY_MS = 24 * 3_600_000
+PATH = "/result/words.tsv"
 
 
 def mining(policies: Policies = HELD, **changes: Any) -> Contract:
@@ -148,17 +149,21 @@ def test_the_digest_is_of_all_that_was_found() -> None:
 
 
 def test_of_replicas_that_agree_the_odd_ones_results_are_never_released() -> None:
-    """[J1] [R8]"""
-    world, deployment = approved(mining(replicas=3, agree=2, placement=service().placement.__class__()))
-    work(world, deployment, "mine/0", 0, "44")
-    work(world, deployment, "mine/1", 1)
-    work(world, deployment, "mine/2", 2)
+    """[J1] [R8] And nothing is there to be released before they were compared."""
+    world, deployment = approved(mining(replicas=3, agree=2, placement=Placement()))
+    found = [{PATH: digest * 32} for digest in ("44", "33", "33")]
+    for index, results in enumerate(found):
+        node = world.claimed(deployment, f"mine/{index}", [NODES[index]])
+        world.report(deployment, f"mine/{index}", node, "fetching", "verified", "running")
+        world.ok(node, world.commit(deployment, f"mine/{index}", node, results))
+    for index in (1, 2, 0):
+        assert world.deployment(deployment).results == b""
+        world.ok(NODES[index], world.told(deployment, f"mine/{index}", NODES[index], found[index]))
     record, manifest = world.deployment(deployment), world.manifest(deployment)
-    names = ("mine/1", "mine/2")
     slots = {name: world.slot(deployment, name) for name in record.slots}
+    assert record.results == results_digest(deployment, record.manifest, manifest, slots) != b""
+    slots["mine/0"] = replace(slots["mine/0"], results={PATH: "66" * 32})
     assert record.results == results_digest(deployment, record.manifest, manifest, slots)
-    slots["mine/0"] = replace(slots["mine/0"], results={"/result/words.tsv": "66" * 32})
-    assert record.results == results_digest(deployment, record.manifest, manifest, slots), names
 
 
 def test_a_grant_is_taken_back_while_they_are_held_and_not_after() -> None:
