@@ -55,7 +55,7 @@ _REFUSED: Final = {
     "ipc": "no workload shares memory with others",
     "secrets": "their values are given to the 3bot: gridpact secrets set",
     "env_file": "its variables belong into environment",
-    "healthcheck": "a health check is http or tcp on a port: write health",
+    "healthcheck": "a health check asks a port, or is a program of the artifacts: write health",
     "extends": "one file says all",
 }
 
@@ -190,7 +190,7 @@ class _Importer:
 
     def _person(self, entries: dict[str, Node], where: str, boxed: bool) -> dict[str, str]:
         """User and folder, which a container alone has."""
-        found = {}
+        found: dict[str, str] = {}
         for key in ("user", "working_dir"):
             if key in entries and boxed:
                 found[key] = _text(entries[key])

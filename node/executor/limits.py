@@ -277,7 +277,7 @@ IMAGE_LAYERS_MAX = 128
 """As container engines allow: one descriptor each."""
 
 IMAGE_JSON_BYTES_MAX = 1 << 20
-"""Of one index, manifest or configuration; they have a few KiB."""
+"""Of one index, manifest or configuration, and of files such as passwd(5); they have a few KiB."""
 
 IMAGE_BYTES_MAX = 1 << 30
 """All layers together when decompressed, and all files when unpacked: as ARTIFACT_BYTES_MAX, in memory."""

@@ -11,11 +11,20 @@ from pathlib import Path
 import pytest
 import trio
 
+from ledger.manifest_types import Volume
 from node.executor import procs
-from node.executor.drivers.base import EgressSpec, ImageSpec, PortSpec, Resources, TaskSpec
-from node.executor.errors import SpecRefused, VerificationFailed
+from node.executor.drivers.base import (
+    EgressSpec,
+    ImageSpec,
+    PortSpec,
+    Resources,
+    TaskSpec,
+    VolumeSpec,
+)
+from node.executor.errors import SpecRefused, StartFailed, VerificationFailed
 from node.executor.oci import engine
 from node.executor.oci.driver import OciDriver
+from node.executor.volumes import VolumeShelf
 
 from .conftest import Bench, sha256
 from .oci_images import busybox_layer, image, layer, member
@@ -229,3 +238,53 @@ async def test_an_images_own_mounts_and_hooks_lead_nowhere(oci: Bench) -> None:
     )
     found = await oci.output(container(oci, "ls -l /bin/su; id -u; cat /etc/passwd", upper, user="7:7"))
     assert "-rwxr-xr-x" in found and "\n7\n" in found
+
+
+async def test_volumes_belong_to_its_user_are_kept_and_can_be_copied(oci: Bench, tmp_path: Path) -> None:
+    if not oci.driver.fingerprint().enforces("volumes"):
+        pytest.skip("volumes are not enforced here")
+    shelf = VolumeShelf(tmp_path / "volumes", 64 << 20)
+    data = Volume(name="data", path="/srv/data", size_bytes=16 << 20)
+    volumes = (VolumeSpec("/srv/data", shelf.ensure(b"1" * 32, "db/0", data), data.size_bytes),)
+    script = "id -u > /srv/data/who; echo up; while true; do echo x >> /srv/data/log; sleep 0.01; done"
+    async with oci.running(container(oci, script, volumes=volumes, user="1000:1000")) as handle:
+        await oci.until_logged(handle, "up")
+        assert (await oci.driver.attest(handle)).ok
+        copy = tmp_path / "copy"
+        assert await oci.driver.copy_volumes(handle, {"/srv/data": copy}) < 10
+        assert (await oci.driver.probe(handle)).alive
+    assert copy.stat().st_size == data.size_bytes
+    script = (
+        "cat /srv/data/who; echo 'exit 0' > /srv/data/run;"
+        "busybox chmod 755 /srv/data/run; /srv/data/run || echo no"
+    )
+    found = await oci.output(container(oci, script, volumes=volumes, user="7:7"))
+    assert found.startswith("1000\n") and found.endswith("no\n")
+
+
+async def test_a_kill_of_the_node_leaves_no_container(oci: Bench) -> None:
+    """The control pipe ends: the launcher kills the keeper, and with it the kernel all that it had made."""
+    handle = await oci.driver.start(await oci.driver.prepare(container(oci, "echo up; sleep 1000")))
+    await oci.until_logged(handle, "up")
+    assert handle.launcher is not None and handle.baseline is not None
+    pids = [*children_of(handle.launcher.pid), handle.baseline.init_pid]
+    handle.launcher.end()
+    with trio.fail_after(5):
+        while any(procs.start_ticks(pid) is not None and not procs.is_zombie(pid) for pid in pids):
+            await trio.sleep(0.01)
+    await oci.driver.stop(handle, 0)
+    assert handle.group is not None and not handle.group.pids()
+
+
+async def test_a_start_that_cannot_be_leaves_nothing(oci: Bench) -> None:
+    """A command that the image has not, a folder that is a file: told, and all is taken down."""
+    for spec in (
+        dataclasses.replace(container(oci, "true"), command=("/bin/nothing",)),
+        container(oci, "true", working_dir="/etc/passwd"),
+    ):
+        with pytest.raises((StartFailed, VerificationFailed)) as caught:
+            await oci.driver.start(await oci.driver.prepare(spec))
+        assert str(caught.value)
+    assert not list((oci.folder / "run").iterdir())
+    groups = oci.driver._examined().groups
+    assert groups is not None and groups.leftovers() == {}

@@ -252,3 +252,5 @@ def test_artifacts_lie_on_top_of_files_and_of_nothing_else() -> None:
         lay_over(plan_of(layer(link("data", "/etc"))), [], [], ["/data"])
     with pytest.raises(ImageRefused, match="a file is needed"):
         stand_ins(plan_of(layer(link("etc/hostname", "/x"))), ["/etc/hostname"])
+    with pytest.raises(ImageRefused, match="at most 1048576 B"):
+        stand_ins(plan_of(layer(member("etc/passwd", bytes(2 << 20)))), ["/etc/passwd"])

@@ -22,7 +22,7 @@ import trio
 from ledger.limits import CONTAINER_MEMORY_BYTES_MIN
 from node.executor import integrity, limits, procs
 from node.executor.drivers import bwrap, records, trial
-from node.executor.drivers.base import Isolation, Prepared, Resources, TaskSpec
+from node.executor.drivers.base import Handle, Isolation, Prepared, Resources, TaskSpec
 from node.executor.drivers.doors import open_outlet, open_portal
 from node.executor.drivers.launcher import ROOT, SCRATCH
 from node.executor.drivers.mounts import SECRETS, VOLUME
@@ -30,7 +30,7 @@ from node.executor.drivers.process import Helper, python_argv, start_helper
 from node.executor.drivers.running import Running
 from node.executor.drivers.sandbox import SandboxDriver
 from node.executor.drivers.spec import check_spec
-from node.executor.errors import SpecRefused, StartFailed
+from node.executor.errors import ExecutorError, SpecRefused, StartFailed
 from node.executor.oci import engine, profile
 from node.executor.oci.running import RunningContainer
 from node.executor.oci.sealing import SealedContainer, seal_container
@@ -74,6 +74,10 @@ class OciDriver(SandboxDriver):
         if any("\n" in value for value in spec.env.values()):
             raise SpecRefused("env", "no line's end in a container's environment")
         return await trio.to_thread.run_sync(seal_container, spec)
+
+    async def check(self, handle: Handle, command: tuple[str, ...], timeout_s: float) -> int | None:
+        """See `Driver.check`. Raises ExecutorError: nothing is sent into a container."""
+        raise ExecutorError("commands that check a workload's health are not run in containers")
 
     def _examined(self) -> trial.Host:
         from node.executor.oci.trial import examine  # it makes a driver of this kind

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from node.executor.limits import IMAGE_BYTES_MAX, IMAGE_MEMBERS_MAX
+from node.executor.limits import IMAGE_BYTES_MAX, IMAGE_JSON_BYTES_MAX, IMAGE_MEMBERS_MAX
 from node.executor.oci.layers import Entry, ImageRefused, read_layer
 from node.executor.tree import read_tree
 
@@ -187,6 +187,8 @@ def stand_ins(plan: Plan, paths: Iterable[str]) -> None:
             plan.put(path[1:], Piece("file", 0o444))
         elif old.kind != "file":
             raise ImageRefused(path, f"a file is needed here, there is a {old.kind}")
+        elif old.size_bytes > IMAGE_JSON_BYTES_MAX:  # the engine reads some of them, on the node's account
+            raise ImageRefused(path, f"at most {IMAGE_JSON_BYTES_MAX} B")
     if _MTAB not in plan.pieces:  # the engine insists on it, and could not make it
         plan.put(_MTAB, Piece("link", 0o777, target="/proc/mounts"))
 
