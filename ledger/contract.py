@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, cast, get_args
 import msgspec
 
 from ledger.contract_check import check_contract, report_files, report_problems
+from ledger.contract_health import read_health
 from ledger.contract_policy import read_policies
 from ledger.contract_reader import Reader
 from ledger.contract_types import (
@@ -35,7 +36,6 @@ from ledger.manifest_types import (
     Apart,
     Artifact,
     ArtifactKind,
-    Health,
     Level,
     Placement,
     Port,
@@ -317,7 +317,7 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
             Port(name=port, port=reader.parsed(value, f"{field}.ports.{port}", parse_integer, 0))
             for port, value in reader.mapping(entries.get("ports"), f"{field}.ports").items()
         ),
-        health=_health(reader, entries.get("health"), f"{field}.health"),
+        health=read_health(reader, entries.get("health"), f"{field}.health"),
         restart=Restart(
             attempts=reader.parsed(restart.get("attempts"), f"{field}.restart.attempts", parse_integer, 3)
         ),
@@ -377,22 +377,6 @@ def _artifact(reader: Reader, workload: str, node: Node, field: str) -> SourceAr
         detail = "a tree or an image keeps the modes of its own files"
         reader.report(f"{field}.executable", "contract.executable", detail)
     return SourceArtifact(workload, path, kind, source, executable)
-
-
-def _health(reader: Reader, node: Node | None, field: str) -> Health | None:
-    if node is None:
-        return None
-    entries = reader.mapping(node, field, ("port",), ("http", "tcp", "interval", "timeout", "failures"))
-    tcp = reader.boolean(entries.get("tcp"), f"{field}.tcp", False)
-    if ("http" in entries) == tcp:
-        reader.report(field, "contract.health", "either 'http: /path' or 'tcp: true' wanted")
-    return Health(
-        port=reader.text(entries.get("port"), f"{field}.port"),
-        http_path=reader.text(entries["http"], f"{field}.http", "/") if "http" in entries else None,
-        interval_s=reader.parsed(entries.get("interval"), f"{field}.interval", parse_duration, 5),
-        timeout_s=reader.parsed(entries.get("timeout"), f"{field}.timeout", parse_duration, 2),
-        failures=reader.parsed(entries.get("failures"), f"{field}.failures", parse_integer, 3),
-    )
 
 
 def _placement(reader: Reader, node: Node | None, field: str) -> Placement:

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from ledger import manifest_check as check
+from ledger.contract_health import check_exec
 from ledger.contract_types import Contract, Parameter, TermsTemplate, Value, WorkloadTemplate, caps
 from ledger.errors import Refused
 from ledger.expression import KINDS, ExpressionError, Kind, Part, kind_of, names_in
@@ -114,6 +115,7 @@ def report_files(
     check_container(workload, paths, field, report, built=built)
     if built or workload.runtime != "oci":
         check.check_command(workload.command, paths, executables, f"{field}.command", report)
+    check_exec(workload.runtime, workload.health, paths, executables, f"{field}.health", report)
     names = [path for path, _ in paths]
     check_egress(workload.egress, workload.ports, names, f"{field}.egress", report)
     check_volumes(workload.kind, workload.volumes, names, f"{field}.volumes", report)

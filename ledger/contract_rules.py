@@ -20,7 +20,7 @@ CONTRACT_RULES: Final[dict[str, str]] = {
     "contract.language": "this version of the contract language is not known",
     "contract.artifact": "an artifact names either a file or a tree",
     "contract.source_path": "a local source path must be plain and may not lead upwards",
-    "contract.health": "a health check is either http or tcp",
+    "contract.health": "a health check is one of http, tcp and a command of the sandbox without parameters",
     "contract.release": "a policy of release needs a job with results",
     "contract.role": "a role has one of keys, organisation and 'bind: order'",
     # [L] contracts, as sources and as published

@@ -12,6 +12,7 @@ import msgspec
 
 from ledger import manifest_check as check
 from ledger.contract_check import check_contract
+from ledger.contract_health import check_exec
 from ledger.contract_types import (
     Contract,
     ContractRole,
@@ -342,6 +343,7 @@ def _check_workload(workload: Workload, field: str) -> None:
     executables = [artifact.path for artifact in workload.artifacts if artifact.executable]
     check_container(workload, paths, field, _refuse)
     check.check_command(workload.command, paths, executables, f"{field}.command", _refuse)
+    check_exec(workload.runtime, workload.health, paths, executables, f"{field}.health", _refuse)
     check.check_environment(workload.environment, f"{field}.environment", _refuse)
     need = workload.resources
     check.check_number("cpu", need.cpu_millis, f"{field}.resources.cpu", _refuse)

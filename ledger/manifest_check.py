@@ -216,7 +216,7 @@ def check_ports(kind: str, ports: Sequence[Port], health: Health | None, field: 
         report(f"{field}.ports", "contract.job_ports", "a job has no ports and no health check")
     if health is None:
         return
-    if health.port not in names:
+    if health.port not in names and not health.command:
         report(
             f"{field}.health.port",
             "contract.unknown_port",

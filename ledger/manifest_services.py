@@ -162,7 +162,8 @@ def features_needed(workload: Workload) -> tuple[str, ...]:
     volumes = ("volumes",) if workload.volumes else ()
     classes = sorted({f"volumes.{volume.storage}" for volume in workload.volumes if volume.storage})
     copies = ("volume-copies",) if copied_volumes(workload) else ()
-    names = (*workload.isolation, *secrets, *egress, *volumes, *classes)
+    health = ("health-exec",) if workload.health is not None and workload.health.command else ()
+    names = (*workload.isolation, *secrets, *egress, *volumes, *classes, *health)
     # Those of the embedded driver stand alone, others' under the driver's name.
     prefix = "" if workload.runtime == "sandbox" else f"{workload.runtime}."
     return (*(prefix + name for name in names), *copies)

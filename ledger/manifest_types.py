@@ -49,10 +49,12 @@ class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """HTTP GET (2xx and 3xx are healthy) or TCP connect, from outside through the named port."""
+    """HTTP GET (2xx and 3xx are healthy) or TCP connect, from outside through the named port; or a command,
+    run inside as confined as the workload, which ends with 0."""
 
-    port: str
+    port: str = ""  # none where a command is run
     http_path: str | None = None  # None: TCP connect
+    command: tuple[str, ...] = ()
     interval_s: int = 5
     timeout_s: int = 2
     failures: int = 3  # in a row, until the slot is restarted

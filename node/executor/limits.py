@@ -268,6 +268,9 @@ UNRECORDED_MAX = 2
 KEPT_SHARE = 4
 """A quarter of the artifact store at most is for copies of others' volumes."""
 
+ENTER_WITHIN_S = 10.0
+"""Until a health check's command executes: some 50 ms when the machine is idle."""
+
 VOLUME_SWEEP_S = 60.0
 """Between two looks for volumes whose deployment has ended: they cost disk, and nothing else."""
 
@@ -298,4 +301,4 @@ ENGINE_BYTES = 16 << 20
 """Of podman's own state of one container, in memory: some 100 KiB are used."""
 
 ENGINE_PIDS = 24
-"""Threads of the OCI runtime that stand in a container's group until its command executes: 8 to 12 were seen."""
+"""Threads of the OCI runtime in a container's group until its command executes: 8 to 12 were seen."""

@@ -83,6 +83,9 @@ LOGS: Final = ("tests/node/test_executor_logs.py",)
 EGRESS: Final = ("tests/executor/test_egress.py",)
 VOLUMES: Final = ("tests/executor/test_volumes.py",)
 COPIES: Final = ("tests/ledger/test_copies.py",)
+CHECKS: Final = ("tests/executor/test_checks.py",)
+CONTRACT_HEALTH: Final = ("tests/ledger/test_contract_health.py",)
+EXECUTOR_CHECKS: Final = ("tests/node/test_executor_checks.py",)
 COPY_WIRE: Final = ("tests/node/test_copy_wire.py",)
 VOLUME_COPIES: Final = ("tests/executor/test_volume_copies.py",)
 MOVED_VOLUMES: Final = ("tests/bot/test_volume_copies.py",)
@@ -531,10 +534,115 @@ MUTANTS: Final = (
     ),
     _M(
         "what_is_not_needed_runs_on",
-        "ledger/transition/agreement.py",
-        "                release_slot(deal, name)",
-        "                pass",
-        PLACES,
+        _AGREE,
+        "        if slot.status not in _BOUND:\n",
+        "        if False:\n",
+        AGREEMENT,
+    ),
+    _M(
+        "stragglers_are_paid",
+        _AGREE,
+        "release_slot(deal, slot.name, paid=False)",
+        "release_slot(deal, slot.name)",
+        AGREEMENT,
+    ),
+    _M(
+        "results_are_told_while_others_run",
+        _REPORTS,
+        "found is None or not found.reveals or",
+        "found is None or",
+        AGREEMENT,
+    ),
+    _M(
+        "anything_is_told_after_a_commitment",
+        _REPORTS,
+        "    if told != slot.commitment:\n",
+        "    if False:\n",
+        AGREEMENT,
+    ),
+    _M(
+        "a_commitment_is_anybodys",
+        "ledger/commitments.py",
+        "    said = (chain_id, deployment, slot, term, node, nonce,",
+        "    said = (chain_id, deployment, term, nonce,",
+        AGREEMENT,
+    ),
+    _M(
+        "results_come_with_the_commitment",
+        _REPORTS,
+        '    if status == "committed" and predicate.results:\n',
+        "    if False:\n",
+        AGREEMENT,
+    ),
+    _M(
+        "the_odd_one_out_is_paid",
+        _AGREE,
+        '        elif slot.status == "succeeded":\n            take_back(deal, slot.name)\n',
+        '        elif slot.status == "succeeded":\n            pay_out(deal, slot.name)\n',
+        AGREEMENT,
+    ),
+    _M(
+        "a_false_witness_costs_nothing",
+        _AGREE,
+        "    penalize(deal, slot.name, slot.witness)\n",
+        "",
+        AGREEMENT,
+    ),
+    _M(
+        "who_is_silent_is_paid",
+        _AGREE,
+        '            take_back(deal, slot.name)\n            _blame(deal, slot, "slot.silent")\n',
+        '            pay_out(deal, slot.name)\n            _blame(deal, slot, "slot.silent")\n',
+        AGREEMENT,
+    ),
+    _M(
+        "work_that_was_committed_is_had_for_nothing",
+        "ledger/transition/withheld.py",
+        '        if deal.slot(name).status in ("committed", "succeeded"):\n            pay_out(deal, name)\n',
+        '        if deal.slot(name).status in ("committed", "succeeded"):\n            take_back(deal, name)\n',
+        AGREEMENT,
+    ),
+    _M(
+        "a_term_without_a_commitment_is_paid",
+        _REPORTS,
+        "    take_back(deal, name)\n    slot = deal.set_slot(name, status=predicate.status)\n",
+        "    slot = deal.set_slot(name, status=predicate.status)\n",
+        AGREEMENT,
+    ),
+    _M(
+        "a_lost_term_is_paid_before_its_results",
+        _LEASES,
+        "        take_back(deal, name)\n",
+        "",
+        AGREEMENT,
+    ),
+    _M(
+        "farmers_are_paid_before_results_are_compared",
+        _ESCROW,
+        "    if deal.term_workload(slot).agree:  # [Y4]\n",
+        "    if False:\n",
+        AGREEMENT,
+    ),
+    _M(
+        "slots_open_while_results_are_told",
+        _SLOTS,
+        " or agreed(deal, workload) or _reveals(deal, workload):",
+        " or agreed(deal, workload):",
+        AGREEMENT,
+    ),
+    _M(
+        "a_comparison_ends_what_is_suspended",
+        _AGREE,
+        "    if deal.record.status not in RUNS:\n        return  # the timed work does it\n",
+        "",
+        AGREEMENT,
+    ),
+    _M(
+        "audits_overlook_commitments",
+        "ledger/audit_checks.py",
+        "            if bound.get(place) != opened:\n",
+        "            if False:\n",
+        AGREEMENT,
     ),
     _M(
         "the_new_policy_is_not_asked",
@@ -2208,6 +2316,55 @@ MUTANTS: Final = (
         '            self._saves = ending.status not in (None, "quarantined") and self.copier.written()\n',
         "            self._saves = False\n",
         MOVED_VOLUMES,
+    ),
+    _M(
+        "a_check_has_no_filters",
+        "node/executor/inside.py",
+        "            _filter(program)\n",
+        "            pass\n",
+        CHECKS,
+    ),
+    _M(
+        "a_check_has_no_landlock",
+        "node/executor/inside.py",
+        "        if rules >= 0:\n",
+        "        if False:\n",
+        CHECKS,
+    ),
+    _M(
+        "a_check_is_in_no_group",
+        "node/executor/inside.py",
+        '            os.write(fd, b"0")\n',
+        "            pass\n",
+        CHECKS,
+    ),
+    _M(
+        "a_check_runs_on",
+        "node/executor/inside.py",
+        "            os.killpg(pid, signal.SIGKILL)\n",
+        "            pass\n",
+        CHECKS,
+    ),
+    _M(
+        "re_checks_see_what_enters",
+        "node/executor/drivers/sandbox.py",
+        "        async with running.entering:\n            return await trio.to_thread.run_sync(integrity.check, running.baseline)\n",
+        "        return await trio.to_thread.run_sync(integrity.check, running.baseline)\n",
+        CHECKS,
+    ),
+    _M(
+        "any_program_is_a_check",
+        "ledger/contract_health.py",
+        '    check_command(health.command, paths, executables, f"{field}.exec", report)\n',
+        "    pass\n",
+        CONTRACT_HEALTH,
+    ),
+    _M(
+        "a_checks_status_does_not_count",
+        "node/executor/watch.py",
+        "        return Health(status == 0,",
+        "        return Health(True,",
+        EXECUTOR_CHECKS,
     ),
     _M(
         "a_volume_mounted_twice",

@@ -133,6 +133,7 @@ class FakeDriver:
         self.leftovers: list[str] = []
         self.enforces: tuple[str, ...] = ()  # beside what all tests see
         self.calls: list[str] = []
+        self.checks: int | None = 0  # how the next health checks end
 
     @property
     def running(self) -> list[FakeTask]:
@@ -198,6 +199,11 @@ class FakeDriver:
             if volume.path in into:
                 copy_sparse(volume.source, into[volume.path], math.inf)
         return 0.0
+
+    async def check(self, handle: Any, command: tuple[str, ...], timeout_s: float) -> int | None:
+        await trio.lowlevel.checkpoint()
+        self.calls.append("check " + " ".join(command))
+        return self.checks
 
     async def stop(self, handle: Any, grace_s: float) -> Exit:
         await trio.lowlevel.checkpoint()

@@ -314,6 +314,14 @@ class Driver(Protocol):
         """
         ...
 
+    async def check(self, handle: Handle, command: tuple[str, ...], timeout_s: float) -> int | None:
+        """Run a command of the contract inside the task, as confined as it is; return its exit status, 128 and
+        its number for a signal, None when it took longer than `timeout_s` and was killed.
+
+        Raises ExecutorError where `health-exec` is not enforced, or it could not be run.
+        """
+        ...
+
     async def stop(self, handle: Handle, grace_s: float) -> Exit:
         """End the task: SIGTERM, then after `grace_s` freeze and SIGKILL; all gone 2 s later.
 

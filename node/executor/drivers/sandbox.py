@@ -33,6 +33,7 @@ from node.executor.drivers.base import (
     TaskSpec,
     Usage,
 )
+from node.executor.drivers.checks import run_check
 from node.executor.drivers.doors import open_outlet, open_portal
 from node.executor.drivers.process import Helper, python_argv, start_helper
 from node.executor.drivers.results import collect_results
@@ -172,7 +173,12 @@ class SandboxDriver:
         running = _own(handle, Running)
         if running.baseline is None:
             raise ExecutorError(f"task {running.task_id} is not running")
-        return await trio.to_thread.run_sync(integrity.check, running.baseline)
+        async with running.entering:
+            return await trio.to_thread.run_sync(integrity.check, running.baseline)
+
+    async def check(self, handle: Handle, command: tuple[str, ...], timeout_s: float) -> int | None:
+        """See `Driver.check`."""
+        return await run_check(_own(handle, Running), command, timeout_s)
 
     async def attest_ended(self, handle: Handle) -> Attestation:
         """See `Driver.attest_ended`. Reads through the launcher, which outlives the workload."""
@@ -262,8 +268,15 @@ class SandboxDriver:
             volumes = [os.open(volume.source, _VOLUME_FLAGS) for volume in spec.volumes]
             for fd in volumes:
                 stack.callback(os.close, fd)
+            bounds = self._limits(running)
+            nproc = {} if bounds["nproc"] is None else {"RLIMIT_NPROC": bounds["nproc"]}
+            running.confinement = {
+                "rules": rules,
+                "cgroup_procs": bounds["cgroup_procs"],
+                "rlimits": bounds["rlimits"] | nproc,
+            }
             fds = [*inside, *artifacts, *(fd for fd, _ in secrets), *volumes, running.log_fd]
-            config = self._limits(running) | {
+            config = bounds | {
                 "fds": fds,
                 "bwrap_fds": inside,
                 "argv": [bwrap.find(), "--args", str(inside[-1]), "--"],

@@ -112,6 +112,10 @@ class Several:
         """See `Driver.copy_volumes`."""
         return await _own(handle).driver.copy_volumes(_own(handle).inner, into)
 
+    async def check(self, handle: Handle, command: tuple[str, ...], timeout_s: float) -> int | None:
+        """See `Driver.check`."""
+        return await _own(handle).driver.check(_own(handle).inner, command, timeout_s)
+
     async def stop(self, handle: Handle, grace_s: float) -> Exit:
         """See `Driver.stop`."""
         return await _own(handle).driver.stop(_own(handle).inner, grace_s)

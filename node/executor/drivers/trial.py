@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from node.executor import cgroups, landlock, limits
+from node.executor import cgroups, landlock, limits, procs
 from node.executor.drivers import bwrap, entry, seccomp
 from node.executor.drivers.base import Feature, Fingerprint, Isolation, Resources
 from node.executor.drivers.process import python_argv
@@ -46,7 +46,8 @@ _RULES = [("/", "code"), ("/proc", "read"), ("/dev", "device"), ("/tmp/open", "w
 _WAY_OUT = "a relay to named addresses, and no other way"
 _VOLUMES = "ext4 of its own size behind a loop device, never executable"
 _VOLUME_BYTES = 16 << 20
-_MAY_LACK = ("secrets", "egress")
+_INSIDE = "in the task's namespaces and groups, under its filters and rules"
+_MAY_LACK = ("secrets", "egress", "health-exec")
 _FAR = ("192.0.2.1", "9")  # an address that nobody has (RFC 5737)
 _RESOURCES = Resources(cpu_millis=1000, memory_bytes=1 << 30, disk_bytes=1 << 20, pids=64)
 
@@ -180,7 +181,7 @@ def _try_volumes() -> tuple[bool, str, str]:
     finally:
         os.close(fd)
     kept = inside.get("volume") == "full" and inside.get("volume-code") == "not executable"
-    return kept, _VOLUMES if kept else "the trial did not show it", inside["synced"]
+    return kept, _VOLUMES if kept else "the trial did not show it", inside.get("synced", "")
 
 
 def _copies(kept: bool, synced: str, freezer: str) -> Feature:
@@ -218,6 +219,7 @@ def _run(argv: list[str], fds: list[int], has_volume: bool) -> dict[str, str]:
                 raise DriverUnavailable(_explain(str(said["reason"])))
             init_pid = int(said["init"])
             held = {"outlet": _try_outlet(init_pid), "synced": _try_sync(init_pid) if has_volume else ""}
+            held["check"] = _try_check(init_pid)
             process.stdin.write(b"G")
             process.stdin.flush()
             process.stdout.readline()
@@ -248,6 +250,40 @@ def _try_sync(init_pid: int) -> str:
     except OSError as error:
         return str(error)
     return "ready"
+
+
+def _try_check(init_pid: int) -> str:
+    """Return `ready` when a command can be run inside the held sandbox, else why not."""
+    filters = [seal_bytes(program, "seccomp") for program in seccomp.filters()]
+    config: dict[str, Any] = {
+        "init": init_pid,
+        "start_ticks": procs.start_ticks(init_pid),
+        "rules": None,
+        "cgroup_procs": [],
+        "rlimits": {},
+        "filters": filters,
+        "uid": bwrap.INSIDE_UID,
+        "command": ["/bin/sh", "-c", "exit 42"],
+        "env": {},
+        "timeout_s": limits.TRIAL_TIMEOUT_S,
+    }
+    fds = [*filters, seal_bytes(json.dumps(config).encode(), "config")]
+    try:
+        argv = python_argv("node.executor.inside", str(fds[-1]))
+        with subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds, env={}, cwd="/"
+        ) as process:
+            timer = threading.Timer(limits.TRIAL_TIMEOUT_S, process.kill)
+            timer.start()
+            assert process.stdout is not None
+            said = process.stdout.read().decode(errors="replace")
+            timer.cancel()
+    except OSError as error:
+        return str(error)
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return "ready" if said == "ran\n42\n" else said.strip()[-200:] or "it said nothing"
 
 
 def _explain(reason: str) -> str:
@@ -286,7 +322,7 @@ def _isolation(inside: dict[str, str], reason: str) -> list[Feature]:
     uid = f"host uid {bwrap.HOST_UID if os.geteuid() == 0 else os.geteuid()}, uid {bwrap.INSIDE_UID} inside"
     hidden = inside.get("secret") == "trial" and inside.get("secrets") == "read-only"
     hidden = hidden and inside.get("secrets-in") == "ramfs"
-    outlet = inside.get("outlet", "")
+    outlet, check = inside.get("outlet", ""), inside.get("check", "")
     found += [
         feature("no-capabilities", held == {""}, uid),
         feature("no-new-privileges", inside.get("NoNewPrivs") == "1", "bubblewrap"),
@@ -295,6 +331,7 @@ def _isolation(inside: dict[str, str], reason: str) -> list[Feature]:
         feature("noexec-scratch", inside.get("scratch") == "not executable", "private tmpfs, noexec"),
         feature("limit-disk", inside.get("scratch") == "not executable", "size of the scratch tmpfs"),
         feature("secrets", hidden, "read-only files in memory that is never swapped (ramfs)"),
+        Feature("health-exec", check == "ready", _INSIDE if check == "ready" else check or reason),
         Feature("egress", outlet == "ready", _WAY_OUT if outlet == "ready" else outlet or reason),
     ]
     return found

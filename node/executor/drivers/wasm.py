@@ -161,6 +161,10 @@ class WasmDriver:
         """A job has no volumes. Raises ExecutorError."""
         raise ExecutorError(f"task {_own(handle).task_id} has no volumes")
 
+    async def check(self, handle: Handle, command: tuple[str, ...], timeout_s: float) -> int | None:
+        """A job has no health checks. Raises ExecutorError."""
+        raise ExecutorError(f"task {_own(handle).task_id} has no health checks")
+
     async def _prepare(self, spec: TaskSpec) -> _Prepared:
         check_spec(spec)
         _check(spec)
