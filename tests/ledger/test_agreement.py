@@ -362,6 +362,22 @@ def test_an_audit_in_the_middle_of_a_comparison_holds(count: int) -> None:
     assert report.ok, (report.rule, report.detail)
 
 
+def test_what_was_agreed_on_is_not_asked_for_again() -> None:
+    """[R8] A slot that was left behind stays so, also when all others open again."""
+    world, deployment = approved(mining(3, 2), mining(2, 2, name="more"))
+    bind(world, deployment, "mine/0", A0, GOOD)
+    bind(world, deployment, "mine/1", A1, GOOD)
+    world.wait(STRAGGLER_MS_MIN + 10_000, step_ms=10_000)
+    tell(world, deployment, 0, GOOD)
+    tell(world, deployment, 1, GOOD)
+    assert "job.agreed" in world.kinds()
+    for decision in ("revoked", "granted"):
+        world.ok(BUDGET, world.decide(deployment, BUDGET, "budget", decision))
+    assert world.slot(deployment, "more/0").status == "open"
+    assert world.slot(deployment, "mine/2").status == "released"
+    check(world.state, world.now_ms)
+
+
 def test_an_audit_shows_who_agreed_and_who_paid() -> None:
     """[R8] [Y3]"""
     world, deployment = bound(GOOD, BAD, GOOD, world=ChainWorld())
@@ -373,3 +389,16 @@ def test_an_audit_shows_who_agreed_and_who_paid() -> None:
     assert report.ok, (report.rule, report.detail)
     assert [row.slot for row in report.facts.penalties] == ["mine/1"]
     assert [row.amount > 0 for row in report.facts.holdings] == [True, False, True]
+
+
+def test_an_audit_finds_a_ledger_that_let_results_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[Y1] The machine took results that nobody had committed to; its word alone does not pass."""
+    monkeypatch.setattr("ledger.transition.reports._check_commitment", lambda *_: None)
+    world, deployment = bound(GOOD, BAD, world=ChainWorld())
+    for index in range(2):
+        tell(world, deployment, index, GOOD)
+    assert world.deployment(deployment).status == "completed"
+    world.run()
+    world.run()
+    report = verify(export(world.store, deployment), world.genesis)
+    assert (report.rule, "mine/1" in report.detail) == ("audit.agreement", True)

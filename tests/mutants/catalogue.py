@@ -31,6 +31,8 @@ DEEDS: Final = ("tests/ledger/test_organisations.py",)
 ESCAPES: Final = "tests/executor/test_escapes.py::test_what_leads_out_is_refused"
 REPORTS: Final = ("tests/ledger/test_reports.py",)
 RELEASE: Final = ("tests/ledger/test_release.py", "tests/ledger/test_release_audit.py")
+AGREEMENT: Final = ("tests/ledger/test_agreement.py",)
+_AGREE: Final = "ledger/transition/agreement.py"
 HELD_BACK: Final = ("tests/node/test_results_held.py",)
 MACHINE: Final = ("tests/ledger/test_machine.py",)
 STORE: Final = ("tests/ledger/test_store.py", "tests/ledger/test_synced_writes.py")
@@ -527,10 +529,10 @@ MUTANTS: Final = (
     ),
     _M(
         "any_results_agree",
-        "ledger/transition/agreement.py",
-        "if most >= workload.agree:",
-        "if len(done) >= workload.agree:",
-        PLACES,
+        "ledger/results.py",
+        "if most >= workload.agree else ()",
+        "if len(done) >= workload.agree else ()",
+        AGREEMENT,
     ),
     _M(
         "what_is_not_needed_runs_on",
@@ -696,9 +698,9 @@ MUTANTS: Final = (
     _M(
         "a_job_that_agreed_opens_again",
         "ledger/transition/slots.py",
-        "    if not deal.slot(name).next or agreed(deal, deal.workload(name)):",
-        "    if not deal.slot(name).next:",
-        PLACES,
+        " or agreed(deal, workload) or _reveals(deal, workload):",
+        " or _reveals(deal, workload):",
+        AGREEMENT,
     ),
     _M(
         "a_minority_may_agree",
@@ -775,12 +777,18 @@ MUTANTS: Final = (
         APPROVALS,
     ),
     _M("stale_reports_count", _REPORTS, "if predicate.term != slot.term:", "if False:", REPORTS),
-    _M("anybody_reports", _REPORTS, "if slot.holder != env.sender:", "if False:", REPORTS),
+    _M(
+        "anybody_reports",
+        _REPORTS,
+        "    if env.sender != (slot.witness",
+        "    if False and (slot.witness",
+        REPORTS,
+    ),
     _M(
         "any_status_follows_any",
         _REPORTS,
-        'if status not in _NEXT.get(slot.status, ()) or (status == "succeeded" and workload.kind != "job"):',
-        "if False:",
+        "if status not in _NEXT.get(slot.status, ()) or (ends and",
+        "if False and (ends and",
         REPORTS,
     ),
     _M(
@@ -846,7 +854,13 @@ MUTANTS: Final = (
     _M("extensions_are_free", _FUNDS, "    debit(env, env.sender, wanted)\n", "", FUNDS),
     _M("the_same_extension_counts_twice", _FUNDS, "body.extended_s != record.extended_s", "False", FUNDS),
     _M("top_ups_without_bound", _FUNDS, "0 < body.amount <= left", "0 < body.amount", FUNDS),
-    _M("broken_leases_cost_nothing", _LEASES, "            penalize(deal, name)\n", "", PENALTIES),
+    _M(
+        "broken_leases_cost_nothing",
+        _LEASES,
+        "            penalize(deal, name, slot.holder)\n",
+        "",
+        PENALTIES,
+    ),
     _M(
         "time_limits_bound_no_bill",
         _ESCROW,
@@ -2497,8 +2511,8 @@ MUTANTS: Final = (
     _M(
         "a_former_holder_is_heard",
         "ledger/transition/reports.py",
-        "if slot.holder != env.sender:",
-        "if not slot.holder:",
+        "    if env.sender != (slot.witness if",
+        "    if not slot.holder and not (slot.witness if",
         ("tests/ledger/test_stale_holder.py",),
     ),
     _M(
