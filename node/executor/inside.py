@@ -1,9 +1,9 @@
 """Runs one command of a contract inside a running sandbox, as confined as the workload itself: health checks.
 
-A process of its own (`python -I -S`, standard library, one thread). It joins the task's groups and namespaces,
-gives up every privilege, takes the same limits, the same Landlock rules and the same system call filters upon
-itself, and executes the command, a file of the sealed root. What can be run so stands in the contract; there
-is no way to ask for anything else. When it ends, the command and all of its process group do.
+A process of its own (`python -I -S`, standard library, one thread). It joins the task's groups and
+namespaces, gives up every privilege, takes the same limits, the same Landlock rules and the same system call
+filters upon itself, and executes the command, a file of the sealed root. What can be run so stands in the
+contract; there is no way to ask for anything else. When it ends, the command and all of its process group do.
 
 Argument: a descriptor of its configuration. It prints `ran` when the command executes, then its exit status
 (as a shell counts); or the reason why not.
