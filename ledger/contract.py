@@ -6,17 +6,13 @@ their place, which gives the form that is signed and published.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, cast, get_args
+from typing import Any, Final, Literal, cast, get_args
 
-import msgspec
-
-from ledger.contract_check import check_contract, report_files, report_problems
+from ledger.contract_check import report_files, report_problems
 from ledger.contract_health import read_health
 from ledger.contract_policy import read_policies
 from ledger.contract_reader import Reader
+from ledger.contract_source import ContractSource, SourceArtifact
 from ledger.contract_types import (
     Contract,
     ContractRole,
@@ -30,11 +26,9 @@ from ledger.contract_types import (
     WorkloadTemplate,
 )
 from ledger.contract_update import read_update
-from ledger.errors import LocalError
 from ledger.limits import CPU_MILLIS_MIN, FUEL_DEFAULT, MEMORY_BYTES_MIN, PATH_CHARS_MAX, VOLUME_BYTES_MIN
 from ledger.manifest_types import (
     Apart,
-    Artifact,
     ArtifactKind,
     Level,
     Placement,
@@ -106,62 +100,6 @@ _PLACEMENT: Final = (
 )
 _TERMS_MORE: Final = ("fee", "price", "grace", "extension", "top_up")
 _LEVELS: Final[tuple[str, ...]] = get_args(Level)
-
-
-@dataclass(frozen=True, slots=True)
-class SourceArtifact:
-    """An artifact as its author names it: a file or tree on their machine."""
-
-    workload: str
-    path: str
-    kind: ArtifactKind
-    source: str  # relative to the contract's folder, or absolute
-    executable: bool
-
-
-def _settled(workload: WorkloadTemplate, containers: Mapping[str, Container]) -> dict[str, Any]:
-    return containers[workload.name]._asdict() if workload.runtime == "oci" else {"working_dir": "/"}
-
-
-class Container(NamedTuple):
-    """What a container runs, all of it: as its source says, and where that is silent, its image."""
-
-    command: tuple[str, ...]
-    environment: dict[str, str]
-    working_dir: str
-    user: str
-
-
-@dataclass(frozen=True, slots=True)
-class ContractSource:
-    """A checked source: the contract but for its artifacts, and where these are."""
-
-    contract: Contract
-    artifacts: tuple[SourceArtifact, ...]
-
-    def built(
-        self,
-        artifacts: Mapping[tuple[str, str], Artifact],
-        containers: Mapping[str, Container] = MappingProxyType({}),
-    ) -> Contract:
-        """The contract with the artifact of each (workload, path), and what each container's image adds to
-        its workload. Raises Refused as `check_contract`."""
-        missing = [a for a in self.artifacts if (a.workload, a.path) not in artifacts]
-        if missing:
-            raise LocalError(f"artifact {missing[0].path} of {missing[0].workload} was not built")
-        workloads = tuple(
-            msgspec.structs.replace(
-                workload,
-                artifacts=tuple(
-                    artifacts[a.workload, a.path] for a in self.artifacts if a.workload == workload.name
-                ),
-                **_settled(workload, containers),
-            )
-            for workload in self.contract.workloads
-        )
-        contract = msgspec.structs.replace(self.contract, workloads=workloads)
-        check_contract(contract)
-        return contract
 
 
 def parse_contract(text: str, filename: str) -> ContractSource:

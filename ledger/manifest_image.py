@@ -1,4 +1,8 @@
-"""What a workload of runtime oci is: rules that hold for contracts and manifests alike."""
+"""What a workload of runtime oci is: rules that hold for contracts and manifests alike.
+
+[Z1] A container stands on one image, an artifact of kind image at the path /, with its other artifacts on top;
+     nothing else has an image, a user or a folder. In a manifest its user is UID:GID, and its command a path.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ def check_container(
     *,
     built: bool = True,
 ) -> None:
-    """A container stands on one image, and nothing else does. `paths`: (path, kind) of its artifacts.
+    """[Z1] A container stands on one image, and nothing else does. `paths`: (path, kind) of its artifacts.
 
     Before it is `built`, its user may have a name and its folder may be left to the image.
     """

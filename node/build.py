@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from ledger.contract import ContractSource, SourceArtifact, parse_contract
+from ledger.contract import parse_contract
 from ledger.contract_check import decode_contract
+from ledger.contract_source import ContractSource, SourceArtifact
 from ledger.contract_types import Contract
 from ledger.errors import Refused
 from ledger.limits import ARTIFACT_BYTES_MAX, CONTRACT_BYTES_MAX

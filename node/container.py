@@ -4,6 +4,10 @@ A manifest says all that is approved, so nothing is left to the image but its by
 not name of command, environment, folder and user, the image's own configuration says, and it is written down
 here. Formats as image tools save them: an OCI image layout, as a folder or in a tar (`podman save --format
 oci-archive`, `skopeo copy … oci:FOLDER`, `docker save` from 25 on). No registry is asked for anything.
+
+[Z2] What a container runs stands in its contract, all of it: where the source is silent, the build takes
+     command, environment, folder and user from the image's configuration, users as numbers. The same image
+     in any wrapping gives the same artifact.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from ledger.contract import Container
+from ledger.contract_source import Container
 from ledger.contract_types import WorkloadTemplate
 from ledger.errors import Refused
 from ledger.manifest_types import Artifact

@@ -171,6 +171,7 @@ async def test_the_launcher_kills_at_its_deadline(oci: Bench) -> None:
 
 
 async def test_sigkill_of_the_launcher_ends_all_podmans_monitor_too(oci: Bench) -> None:
+    """[Z5]"""
     spec = container(oci, "trap '' TERM HUP; echo up; while true; do sleep 0.05; done")
     handle = await oci.driver.start(await oci.driver.prepare(spec))
     await oci.until_logged(handle, "up")
@@ -263,7 +264,7 @@ async def test_volumes_belong_to_its_user_are_kept_and_can_be_copied(oci: Bench,
 
 
 async def test_a_kill_of_the_node_leaves_no_container(oci: Bench) -> None:
-    """The control pipe ends: the launcher kills the keeper, and with it the kernel all that it had made."""
+    """[Z5] The pipe ends: the launcher kills the keeper, and with it the kernel all that it made."""
     handle = await oci.driver.start(await oci.driver.prepare(container(oci, "echo up; sleep 1000")))
     await oci.until_logged(handle, "up")
     assert handle.launcher is not None and handle.baseline is not None

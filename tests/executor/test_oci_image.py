@@ -77,6 +77,7 @@ def replaced(files: dict[str, bytes], old: str, data: bytes) -> dict[str, bytes]
 
 
 def test_a_changed_byte_in_any_blob_is_seen() -> None:
+    """[Z3]"""
     files = blobs_of([ONE], gzipped=False)
     for name in files:
         if name.startswith("blobs/"):
@@ -159,6 +160,7 @@ def test_upper_layers_replace_and_whiteouts_remove() -> None:
 
 
 def test_whiteouts_take_nothing_of_their_own_layer_away() -> None:
+    """[Z4]"""
     upper = layer(
         member("var/d", b"new"), member("var/.wh..wh..opq"), member("etc/b", b"b"), member("etc/.wh.b")
     )
@@ -212,6 +214,7 @@ def test_a_member_that_breaks_a_rule_is_refused(members: list[Member], rule: str
 
 
 def test_a_link_of_a_lower_layer_leads_no_upper_one_anywhere() -> None:
+    """[Z4]"""
     with pytest.raises(ImageRefused, match="leads nowhere"):
         plan_of(layer(link("app", "/")), layer(member("app/etc/cron", b"evil")))
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.contract import Container, parse_contract
+from ledger.contract import parse_contract
 from ledger.contract_check import check_contract
+from ledger.contract_source import Container
 from ledger.contract_types import ResourcesTemplate, VolumeTemplate, WorkloadTemplate
 from ledger.errors import Refused
 from ledger.limits import CONTAINER_MEMORY_BYTES_MIN, MIB
@@ -54,6 +55,7 @@ def manifest(made: WorkloadTemplate) -> Manifest:
 
 
 def test_a_container_stands_on_one_image() -> None:
+    """[Z1]"""
     check_contract(contract(container()))
     found = manifest(container(working_dir="/srv")).workloads[0]
     assert (found.runtime, found.working_dir, found.user) == ("oci", "/srv", "101:101")
@@ -96,6 +98,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("changes", "rule", "field"), BAD)
 def test_what_no_container_is_made_of_is_refused(changes: dict[str, Any], rule: str, field: str) -> None:
+    """[Z1]"""
     with pytest.raises(Refused) as caught:
         check_contract(contract(container(**changes)))
     assert (caught.value.rule, caught.value.field) == (rule, f"workloads.web.{field}")

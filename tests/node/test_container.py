@@ -71,6 +71,7 @@ def built(
 
 
 def test_what_the_contract_does_not_say_the_image_does(tmp_path: Path) -> None:
+    """[Z2]"""
     made = built(tmp_path)
     web = made.contract.workloads[0]
     assert web.command == ("/usr/bin/serve", "--port", "$${PORT}")
@@ -93,6 +94,7 @@ def test_what_the_contract_says_counts(tmp_path: Path) -> None:
 
 
 def test_a_folder_and_a_tar_and_any_wrapping_give_the_same_bytes(tmp_path: Path) -> None:
+    """[Z2]"""
     one = built(tmp_path / "one").contract.workloads[0].artifacts
     files = blobs_of([SYSTEM], config=CONFIG)
     (tmp_path / "two/source").mkdir(parents=True)

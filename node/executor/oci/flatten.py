@@ -4,6 +4,11 @@ The plan is made before anything is written, so no path of an image is ever look
 the image shaped: a link in one layer leads no later layer anywhere. The same layers give the same plan, and
 the same plan the same bytes. OCI Image Specification 1.1, "Whiteouts". Standard library only: the launcher
 uses it.
+
+[Z4] Layers are laid over each other by name: an upper one replaces, whiteouts take away what lower ones
+     have, and no path goes through a link. Devices, fifos and users above 65,535 are refused; set-user-id
+     bits and what other mounts hide are left out. An artifact takes the place of a file, and of nothing
+     else.
 """
 
 from __future__ import annotations

@@ -9,6 +9,9 @@ podman, its monitor (conmon) and the container are in a pid namespace of their o
 child, the keeper. It dies with us, and with it the kernel kills all of them: conmon, which is made to outlive
 whoever started it, outlives nobody. They are in a mount namespace of their own, too, where podman's whole
 state is in memory: nothing of it is on the host, and nothing is left.
+
+[Z5] A container ends with the process that started it, and so does its engine; the engine restarts nothing,
+     asks no registry and keeps nothing on disk.
 """
 
 from __future__ import annotations

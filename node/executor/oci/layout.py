@@ -3,6 +3,11 @@
 OCI Image Specification 1.1: "Image Layout", "Image Manifest", "Image Configuration". The artifact holds one
 image and nothing else. Layers are decompressed into sealed memfds, in bounds, and hashed there: what was
 hashed is what is used. No registry is ever asked for anything.
+
+[Z3] An image is used when every part of it is what it is named: its manifest by the index, configuration
+     and layers by the manifest, decompressed layers by the configuration; when nothing else is in the
+     artifact; and when all layers, decompressed, keep within IMAGE_BYTES_MAX. A node runs images for its
+     own machine alone.
 """
 
 from __future__ import annotations
