@@ -17,9 +17,10 @@ ESCAPES, ISOLATION = "executor/test_escapes.py", "executor/test_sandbox_isolatio
 RUN, LIMITS, FLOODS = (f"executor/test_{name}.py" for name in ("sandbox_run", "sandbox_limits", "floods"))
 OCI, OCI_IMAGE = "executor/test_oci.py", "executor/test_oci_image.py"
 WASI, WASI_FILES, WASM_BOUNDS = (f"executor/test_{name}.py" for name in ("wasi", "wasi_files", "wasm_bounds"))
-HELD = "node/test_results_held.py"
+HELD, AGREE = "node/test_results_held.py", "ledger/test_agreement.py"
 TREE, INTEGRITY = "executor/test_tree.py", "executor/test_integrity.py"
 SEALED, VOLUMES, REACH = (f"executor/test_{name}.py" for name in ("sealed_root", "volumes", "reach"))
+CHECKS = "executor/test_checks.py"
 EGRESS, LANDLOCK = "executor/test_egress.py", "executor/test_landlock.py"
 PARAMETERS, STALE = "executor/test_parameters.py", "ledger/test_stale_holder.py"
 MANIFEST, SECRETS = "ledger/test_manifest.py", "bot/test_secrets.py"
@@ -288,6 +289,12 @@ ESCAPE: Final = (
             f"{WASI_FILES}::test_no_time_number_or_device_of_the_host",
             f"{WASM_BOUNDS}::test_there_is_nothing_outside"),
            (f"{WASI_FILES}::test_inputs_are_read_and_nothing_else",)),
+    Attack("escape", "a way out by the command of a health check, which the node runs inside", "an author",
+           "it runs within all that holds the workload, and counts among its processes",
+           (f"{CHECKS}::test_it_is_as_confined_as_the_workload",
+            f"{CHECKS}::test_what_takes_too_long_is_killed_with_all_that_it_started",
+            f"{CHECKS}::test_it_counts_among_the_workloads_processes_and_ends_with_it"),
+           (f"{CHECKS}::test_its_exit_status_is_told",)),
     Attack("escape", "descriptors and variables that leaked in", "a workload", "none is passed on",
            (f"{ISOLATION}::test_no_descriptor_or_environment_leaks_in",
             f"{LANDLOCK}::test_the_command_gets_its_words_and_environment_and_no_descriptor"),
@@ -368,6 +375,16 @@ HOLDERS: Final = (
          f"{HELD}::test_a_forged_release_is_refused_with_its_reason"),
         (f"{HELD}::test_the_forgeries_above_differ_from_what_is_accepted_in_one_thing_each",),
         left="the node that ran the job has seen them, and may tell anybody",
+    ),
+    Attack(
+        "holders", "gives a false result of a job, or copies another's", "a node",
+        "k of n must agree; each commits to its result before any is told; who differs pays and is not paid",
+        (f"{AGREE}::test_a_copied_commitment_opens_nothing",
+         f"{AGREE}::test_nothing_is_told_before_all_have_committed_and_nobody_commits_after_that",
+         f"{AGREE}::test_only_what_was_committed_to_is_told",
+         "node/test_executor_agree.py::test_three_run_two_agree_and_the_third_pays"),
+        (f"{AGREE}::test_those_that_agree_are_paid_and_the_odd_one_out_pays",),
+        left="k nodes of one owner, or that arrange it among each other",
     ),
     Attack(
         "holders", "a partition lets two run one slot", "the network",
