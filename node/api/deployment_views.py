@@ -115,6 +115,7 @@ def deployment_detail(peer: PeerSeam, ref: str) -> m.DeploymentDetail:
         ground=record.ground,
         updates=update_views(peer, record, approvals),
         results=record.results.hex(),
+        withheld=record.withheld,
         release_until_ms=record.release_until_ms,
     )
 

@@ -307,6 +307,7 @@ class DeploymentDetail(msgspec.Struct, kw_only=True):
     ground: Act  # the act whose policy the approvals of the manifest must satisfy
     updates: list[UpdateView]
     results: str  # digest of what its jobs left behind, where that is held back and all is there
+    withheld: int  # of `spent`: paid to nobody yet, until results of replicas are compared
     release_until_ms: int  # not released by then, the results never are; 0: no such time is set
 
 

@@ -240,11 +240,18 @@ def _print_head(found: DeploymentDetail) -> None:
             ("delete", _policy_text(found.policies.delete)),
             *(_release_facts(found)),
             *_update_facts(found),
-            ("money", f"{credits_text(found.spent)} spent, {credits_text(found.escrow)} in escrow"),
+            ("money", _money_text(found)),
             ("ordered", f"{time_text(times.ordered_ms)} UTC"),
             ("then", ", ".join(steps) or "nothing yet"),
         ),
     )
+
+
+def _money_text(found: DeploymentDetail) -> str:
+    text = f"{credits_text(found.spent)} spent, {credits_text(found.escrow)} in escrow"
+    if found.withheld:
+        text += f"; of what is spent, {credits_text(found.withheld)} withheld until results are compared"
+    return text
 
 
 def _release_facts(found: DeploymentDetail) -> list[tuple[str, str]]:
