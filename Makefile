@@ -2,7 +2,7 @@
 # SAVE=1 writes the result of a long run to bench/results.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo sim market leases scenario-approvals fuzz-contracts twins mutants crash e2e soak model net interop bench bench-files contracts wan followers docs lock clean
+.PHONY: help setup lint test demo sim market leases scenario-approvals fuzz-contracts twins mutants crash e2e soak model net interop bench bench-files bench-exec contracts attacks wan followers docs lock clean
 python := .venv/bin/python
 SEEDS ?= 200
 PARTITIONS ?= 1000000
@@ -81,6 +81,12 @@ contracts: setup ## what contracts cost: validate, expand, plan, judge (half a m
 
 bench-files: setup ## artifacts: share of a bare stream, many nodes at once (root)
 	@$(python) -m bench.files $(if $(SAVE),--save)
+
+attacks: setup ## what must not work on a 3node, tried for real, as a table (root; 5 minutes)
+	@$(python) -m tests.attacks.run $(if $(SAVE),--save) $(ARGS)
+
+bench-exec: setup ## claim to running per runtime, files, slots of a node; SHORT=1 a minute
+	@$(python) -m bench.exec $(if $(SHORT),--short) $(if $(SAVE),--save) $(ARGS)
 
 docs: setup ## write the parts of docs/ that are made from the code
 	@$(python) -m scripts.docs

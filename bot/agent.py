@@ -75,11 +75,15 @@ class Agent:
         self.account = account_key.public
         self.wallet = Wallet(peer, account_key)
         self.keeper = Keeper(peer, self.wallet, Vault(account_key, peer.chain_id))
-        self.giver = SecretGiver(peer, account_key, SecretBook(secrets, account_key))
+        self.giver = SecretGiver(peer, account_key, SecretBook(secrets, account_key), self._mine)
         self._updates = UpdateDesk(peer, self.wallet, self.keeper, self._order, self._ring)
         self._known: set[bytes] = set()  # deployments to look at, beside those in memory
         self._bell = trio.Event()
         self._ready = trio.Event()
+
+    def _mine(self) -> set[bytes]:
+        """Deployments that it looks after."""
+        return {*self._known, *(watch.deployment for watch in self.memory.watches)}
 
     @property
     def memory(self) -> Memory:

@@ -15,6 +15,15 @@ from ledger.warnings import shortfall
 from node.amounts import credits_text
 
 _NAMES_SHOWN: Final = 3
+_STAGES: Final = (
+    "running",
+    "succeeded",
+    "waiting to be compared",
+    "starting",
+    "placed again",
+    "waiting for a node",
+    "stopping",
+)
 _BAD_ENDS: Final = ("failed", "expired", "rejected")
 
 
@@ -29,6 +38,8 @@ def doing(view: View, own: Own) -> str:
         return _slots_text(own) + _update_text(view, own)
     if awaits_signoff(record):
         return f"done, waits for sign-off: {'; '.join(own.judge('signoff', view.time_ms).reasons)}"
+    if record.results and not record.released_ms:
+        return f"done, results are held back: {'; '.join(own.judge('release', view.time_ms).reasons)}"
     return f"{record.status}: {record.reason}" if record.reason else record.status
 
 
@@ -37,7 +48,7 @@ def _slots_text(own: Own) -> str:
     for slot in own.slots:
         groups.setdefault(_stage(slot), []).append(slot)
     parts = []
-    for stage in ("running", "succeeded", "starting", "placed again", "waiting for a node", "stopping"):
+    for stage in _STAGES:
         slots = groups.get(stage)
         if slots:
             parts.append(f"{len(slots)} of {len(own.slots)} {stage}{_names(stage, slots)}")
@@ -70,6 +81,8 @@ def _update_warnings(own: Own) -> dict[str, str]:
 def _stage(slot: Slot) -> str:
     if slot.status in ("running", "succeeded"):
         return slot.status
+    if slot.status == "committed":
+        return "waiting to be compared"
     if slot.status == "open":
         return "placed again" if slot.term else "waiting for a node"
     return "starting" if slot.status in ("claimed", "fetching", "verified") else "stopping"

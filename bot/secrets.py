@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +27,7 @@ from bot.errors import VaultError
 from bot.limits import LOOK_EVERY_S, SECRETS_RETRY_S, SECRETS_TELL_S, SECRETS_TELLS_AT_ONCE
 from bot.view import is_settled
 from ledger.codec import decode, decode_exact, encode
+from ledger.copy_records import Copies, key_copies
 from ledger.errors import LocalError, Refused
 from ledger.keys import Key
 from ledger.limits import LEASE_MS
@@ -36,6 +37,7 @@ from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_s
 from ledger.state import read
 from ledger.transition.deal import RUNS
 from node.clock import wall_ms
+from node.copy_wire import KEY_NAME, open_key
 from node.home import write_atomic
 from node.limits import SECRETS_DEPLOYMENTS_MAX
 from node.reach import request_of_node
@@ -121,10 +123,14 @@ class SecretBook:
 class SecretGiver:
     """See the module. `serve` answers the method "secrets/ask"; `run` tells holders that it is there."""
 
-    def __init__(self, peer: PeerSeam, key: Key, book: SecretBook) -> None:
+    def __init__(
+        self, peer: PeerSeam, key: Key, book: SecretBook, others: Callable[[], Iterable[bytes]] = tuple
+    ) -> None:
+        """`others`: deployments of this bot beside those in the book; their volumes may have copies."""
         self._peer = peer
         self._key = key
         self.book = book
+        self._others = others
         self._tried_s: dict[tuple[bytes, str], float] = {}
         self._limit = trio.CapacityLimiter(SECRETS_TELLS_AT_ONCE)
 
@@ -132,9 +138,11 @@ class SecretGiver:
 
     async def serve(self, peer_id: str, body: bytes) -> bytes:
         """Raises Refused: secrets.behind, secrets.unknown_slot, secrets.not_ours, secrets.stale_term,
-        secrets.not_holder, secrets.not_running, secrets.lease_over, secrets.missing."""
+        secrets.not_holder, secrets.not_running, secrets.lease_over, secrets.missing, copies.key,
+        seal.not_ours."""
         ask = decode_exact(Ask, body, "secrets", WORD_BYTES_MAX)
         place, names = self._check(peer_id, ask)
+        keys = self._keys(ask)
         try:
             values = await trio.to_thread.run_sync(self.book.get, place.deployment)
         except VaultError as error:
@@ -146,7 +154,7 @@ class SecretGiver:
         if missing:
             raise Refused("secrets.missing", f"the consumer has not given {', '.join(missing)}")
         self._check(peer_id, ask)  # blocks may have come meanwhile
-        given = make_given(self._key, place, {name: values[name] for name in names})
+        given = make_given(self._key, place, {name: values[name] for name in names} | keys)
         log.info("secrets_given", deployment=place.deployment.hex()[:16], slot=place.slot, term=place.term)
         return encode(given)
 
@@ -172,6 +180,19 @@ class SecretGiver:
             raise Refused("secrets.lease_over", "the holder's lease is over")
 
         return self._place(slot), self._names(slot)
+
+    def _keys(self, ask: Ask) -> dict[str, bytes]:
+        """[Q6] Of the copies that the ledger names now, each for the volume of this slot that it is of."""
+        record = read(self._peer.state, Copies, key_copies(ask.deployment, ask.slot))
+        copies = {copy.volume: copy for copy in record.copies} if record is not None else {}
+        unknown = sorted(set(ask.volumes) - set(copies))
+        if unknown:
+            raise Refused("copies.key", f"there is no copy of {', '.join(unknown)}"[:200])
+        chain_id = self._peer.chain_id
+        return {
+            KEY_NAME + name: open_key(self._key, chain_id, ask.deployment, ask.slot, copies[name])
+            for name in ask.volumes
+        }
 
     def names(self, record: Deployment) -> set[str]:
         """All secrets that the workloads of a deployment name, and those of an update of it."""
@@ -204,7 +225,7 @@ class SecretGiver:
     def _due(self) -> list[Place]:
         """Terms of ours that have not begun to run, and were not told within SECRETS_RETRY_S."""
         found, state = [], self._peer.state
-        for deployment in self.book.deployments():
+        for deployment in {*self.book.deployments(), *self._others()}:
             record = read(state, Deployment, key_deployment(deployment))
             if record is not None and is_settled(record):
                 self._forget(record)
@@ -221,7 +242,8 @@ class SecretGiver:
             return False
         last_s = self._tried_s.get((record.id, slot.name))
         rested = last_s is None or trio.current_time() >= last_s + SECRETS_RETRY_S
-        return rested and bool(self._names(slot))
+        copied = self._peer.state.get(key_copies(record.id, slot.name)) is not None
+        return rested and (copied or bool(self._names(slot)))
 
     def _place(self, slot: Slot) -> Place:
         return Place(self._peer.chain_id, slot.deployment, slot.name, slot.term, slot.holder)

@@ -152,8 +152,8 @@ def awaits_signoff(record: Deployment) -> bool:
 
 
 def is_settled(record: Deployment) -> bool:
-    """Ended, and nothing of its money is open any more."""
-    return record.status in ENDED and not awaits_signoff(record)
+    """Ended, and nothing of its money is open any more, nor the release of its results."""
+    return record.status in ENDED and not awaits_signoff(record) and not record.release_until_ms
 
 
 def own_deployments(state: Reader, account: bytes) -> tuple[bytes, ...]:

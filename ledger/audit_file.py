@@ -58,7 +58,7 @@ FORMAT: Final = "gridpact-audit/4"
 AUDIT_BYTES_MAX: Final = 256 * MIB  # renewals are most of a long life: about 9 MB a day and held slot
 
 # Where decisions stand; those on an update under "deploy".
-PLACES: Final[tuple[Act, ...]] = ("deploy", "signoff", "delete")
+PLACES: Final[tuple[Act, ...]] = ("deploy", "signoff", "delete", "release")
 
 T = TypeVar("T")
 Get = Callable[[bytes], bytes | None]

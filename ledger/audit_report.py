@@ -163,6 +163,8 @@ class Facts(msgspec.Struct):
     state_time_ms: int = 0
     approved_ms: int = 0
     signed_off_ms: int = 0
+    results: str = ""  # digest in hex of what is held back until its release, once all is there
+    released_ms: int = 0
     escrow: int = 0
     spent: int = 0
     refunded: int = 0
@@ -222,7 +224,7 @@ def _row(tx: Placed) -> tuple[str, str, str] | None:
         return "ordered", who, f"escrow {body.escrow}"
     if isinstance(body, Decide) and tx.document is not None:
         predicate = tx.document.predicate
-        names = {"signoff": "sign-off", "delete": "consent to delete"}
+        names = {"signoff": "sign-off", "delete": "consent to delete", "release": "release"}
         if predicate.act == "update":
             names[predicate.act] = f"approval of update {predicate.update}"
         what = names.get(predicate.act, "approval")

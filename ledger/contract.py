@@ -6,15 +6,13 @@ their place, which gives the form that is signed and published.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal, cast, get_args
 
-import msgspec
-
-from ledger.contract_check import check_contract, report_files, report_problems
+from ledger.contract_check import report_files, report_problems
+from ledger.contract_health import read_health
 from ledger.contract_policy import read_policies
 from ledger.contract_reader import Reader
+from ledger.contract_source import ContractSource, SourceArtifact
 from ledger.contract_types import (
     Contract,
     ContractRole,
@@ -28,16 +26,15 @@ from ledger.contract_types import (
     WorkloadTemplate,
 )
 from ledger.contract_update import read_update
-from ledger.errors import LocalError
-from ledger.limits import CPU_MILLIS_MIN, MEMORY_BYTES_MIN, PATH_CHARS_MAX, VOLUME_BYTES_MIN
+from ledger.limits import CPU_MILLIS_MIN, FUEL_DEFAULT, MEMORY_BYTES_MIN, PATH_CHARS_MAX, VOLUME_BYTES_MIN
 from ledger.manifest_types import (
     Apart,
-    Artifact,
-    Health,
+    ArtifactKind,
     Level,
     Placement,
     Port,
     Restart,
+    Runtime,
     Spread,
 )
 from ledger.quantities import (
@@ -64,8 +61,9 @@ _PARSERS: Final[dict[str, Any]] = {
 _CONTRACT_REQUIRED: Final = ("gridpact", "name", "version", "title", "workloads", "approval", "terms")
 _CONTRACT_OPTIONAL: Final = ("summary", "changes", "tags", "parameters", "roles")
 _PARAMETER_OPTIONAL: Final = ("default", "min", "max", "pattern", "choices", "description", "unit")
-_WORKLOAD_REQUIRED: Final = ("kind", "command", "artifacts", "resources")
+_WORKLOAD_REQUIRED: Final = ("kind", "artifacts", "resources")
 _WORKLOAD_OPTIONAL: Final = (
+    "command",  # an image has one of its own
     "runtime",
     "replicas",
     "environment",
@@ -83,10 +81,12 @@ _WORKLOAD_OPTIONAL: Final = (
     "egress",
     "volumes",
     "update",
+    "fuel",
+    "working_dir",
+    "user",
 )
 
-RUNTIMES: Final = ("sandbox",)  # those that a 3node of this release has a driver for
-_RUNTIMES_LATER: Final = ("oci", "wasm")
+RUNTIMES: Final[tuple[str, ...]] = get_args(Runtime)
 _PLACEMENT: Final = (
     "country",
     "farm",
@@ -102,43 +102,6 @@ _TERMS_MORE: Final = ("fee", "price", "grace", "extension", "top_up")
 _LEVELS: Final[tuple[str, ...]] = get_args(Level)
 
 
-@dataclass(frozen=True, slots=True)
-class SourceArtifact:
-    """An artifact as its author names it: a file or tree on their machine."""
-
-    workload: str
-    path: str
-    kind: Literal["file", "tree"]
-    source: str  # relative to the contract's folder, or absolute
-    executable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ContractSource:
-    """A checked source: the contract but for its artifacts, and where these are."""
-
-    contract: Contract
-    artifacts: tuple[SourceArtifact, ...]
-
-    def built(self, artifacts: Mapping[tuple[str, str], Artifact]) -> Contract:
-        """The contract with the artifact of each (workload, path). Raises Refused as `check_contract`."""
-        missing = [a for a in self.artifacts if (a.workload, a.path) not in artifacts]
-        if missing:
-            raise LocalError(f"artifact {missing[0].path} of {missing[0].workload} was not built")
-        workloads = tuple(
-            msgspec.structs.replace(
-                workload,
-                artifacts=tuple(
-                    artifacts[a.workload, a.path] for a in self.artifacts if a.workload == workload.name
-                ),
-            )
-            for workload in self.contract.workloads
-        )
-        contract = msgspec.structs.replace(self.contract, workloads=workloads)
-        check_contract(contract)
-        return contract
-
-
 def parse_contract(text: str, filename: str) -> ContractSource:
     """A contract's YAML source, all of its rules checked. Raises ContractError with every problem found."""
     reader = Reader()
@@ -147,7 +110,7 @@ def parse_contract(text: str, filename: str) -> ContractSource:
     for workload in source.contract.workloads:
         mine = [a for a in source.artifacts if a.workload == workload.name]
         executables = [a.path for a in mine if a.executable]
-        report_files(workload, [(a.path, a.kind) for a in mine], executables, reader.report)
+        report_files(workload, [(a.path, a.kind) for a in mine], executables, reader.report, built=False)
     if reader.problems:
         raise ContractError(filename, reader.problems)
     return source
@@ -264,7 +227,7 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
     field = f"workloads.{name}"
     entries = reader.mapping(node, field, _WORKLOAD_REQUIRED, _WORKLOAD_OPTIONAL)
     kind = reader.choice(entries.get("kind"), f"{field}.kind", ("service", "job"), "service")
-    runtime = reader.choice(entries.get("runtime"), f"{field}.runtime", RUNTIMES, "sandbox", _RUNTIMES_LATER)
+    runtime = reader.choice(entries.get("runtime"), f"{field}.runtime", RUNTIMES, "sandbox")
     for item, path in reader.sequence(entries.get("artifacts"), f"{field}.artifacts"):
         artifacts.append(_artifact(reader, name, item, path))
     need = reader.mapping(entries.get("resources"), f"{field}.resources", ("cpu", "memory"), ("disk", "pids"))
@@ -272,7 +235,7 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
     return WorkloadTemplate(
         name=name,
         kind="job" if kind == "job" else "service",
-        runtime=cast(Literal["sandbox"], runtime),
+        runtime=cast(Runtime, runtime),
         replicas=reader.number(entries.get("replicas"), f"{field}.replicas", parse_integer, 1),
         command=reader.texts(entries.get("command"), f"{field}.command"),
         environment={
@@ -292,7 +255,7 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
             Port(name=port, port=reader.parsed(value, f"{field}.ports.{port}", parse_integer, 0))
             for port, value in reader.mapping(entries.get("ports"), f"{field}.ports").items()
         ),
-        health=_health(reader, entries.get("health"), f"{field}.health"),
+        health=read_health(reader, entries.get("health"), f"{field}.health"),
         restart=Restart(
             attempts=reader.parsed(restart.get("attempts"), f"{field}.restart.attempts", parse_integer, 3)
         ),
@@ -309,6 +272,11 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
         egress=reader.texts(entries.get("egress"), f"{field}.egress"),
         volumes=_volumes(reader, entries.get("volumes"), f"{field}.volumes"),
         update=read_update(reader, entries.get("update"), f"{field}.update"),
+        fuel=reader.number(
+            entries.get("fuel"), f"{field}.fuel", parse_integer, FUEL_DEFAULT if runtime == "wasm" else 0
+        ),
+        working_dir=reader.text(entries.get("working_dir"), f"{field}.working_dir", ""),
+        user=reader.text(entries.get("user"), f"{field}.user"),
     )
 
 
@@ -316,7 +284,7 @@ def _volumes(reader: Reader, node: Node | None, field: str) -> tuple[VolumeTempl
     found = []
     for name, item in reader.mapping(node, field).items():
         where = f"{field}.{name}"
-        entries = reader.mapping(item, where, ("path", "size"), ("class", "if_lost"))
+        entries = reader.mapping(item, where, ("path", "size"), ("class", "if_lost", "rpo"))
         if_lost = reader.choice(entries.get("if_lost"), f"{where}.if_lost", ("wait", "empty"), "wait")
         found.append(
             VolumeTemplate(
@@ -325,16 +293,17 @@ def _volumes(reader: Reader, node: Node | None, field: str) -> tuple[VolumeTempl
                 size_bytes=reader.number(entries.get("size"), f"{where}.size", parse_size, VOLUME_BYTES_MIN),
                 storage=reader.text(entries.get("class"), f"{where}.class"),
                 if_lost="empty" if if_lost == "empty" else "wait",
+                rpo_s=reader.number(entries.get("rpo"), f"{where}.rpo", parse_duration, 0),
             )
         )
     return tuple(found)
 
 
 def _artifact(reader: Reader, workload: str, node: Node, field: str) -> SourceArtifact:
-    entries = reader.mapping(node, field, ("path",), ("file", "tree", "executable"))
-    if ("file" in entries) == ("tree" in entries):
-        reader.report(field, "contract.artifact", "either file or tree wanted")
-    kind: Literal["file", "tree"] = "tree" if "tree" in entries else "file"
+    entries = reader.mapping(node, field, ("path",), ("file", "tree", "image", "executable"))
+    if sum(word in entries for word in ("file", "tree", "image")) != 1:
+        reader.report(field, "contract.artifact", "one of file, tree and image wanted")
+    kind: ArtifactKind = "tree" if "tree" in entries else "image" if "image" in entries else "file"
     source = reader.text(entries.get(kind), f"{field}.{kind}")
     parts = source.split("/")
     if ".." in parts or has_template(source) or unsafe_character(source) or len(source) > PATH_CHARS_MAX:
@@ -342,25 +311,10 @@ def _artifact(reader: Reader, workload: str, node: Node, field: str) -> SourceAr
         reader.report(f"{field}.{kind}", "contract.source_path", detail)
     path = reader.text(entries.get("path"), f"{field}.path", "/missing")
     executable = reader.boolean(entries.get("executable"), f"{field}.executable", False)
-    if kind == "tree" and executable:
-        reader.report(f"{field}.executable", "contract.executable", "a tree keeps the modes of its own files")
+    if kind != "file" and executable:
+        detail = "a tree or an image keeps the modes of its own files"
+        reader.report(f"{field}.executable", "contract.executable", detail)
     return SourceArtifact(workload, path, kind, source, executable)
-
-
-def _health(reader: Reader, node: Node | None, field: str) -> Health | None:
-    if node is None:
-        return None
-    entries = reader.mapping(node, field, ("port",), ("http", "tcp", "interval", "timeout", "failures"))
-    tcp = reader.boolean(entries.get("tcp"), f"{field}.tcp", False)
-    if ("http" in entries) == tcp:
-        reader.report(field, "contract.health", "either 'http: /path' or 'tcp: true' wanted")
-    return Health(
-        port=reader.text(entries.get("port"), f"{field}.port"),
-        http_path=reader.text(entries["http"], f"{field}.http", "/") if "http" in entries else None,
-        interval_s=reader.parsed(entries.get("interval"), f"{field}.interval", parse_duration, 5),
-        timeout_s=reader.parsed(entries.get("timeout"), f"{field}.timeout", parse_duration, 2),
-        failures=reader.parsed(entries.get("failures"), f"{field}.failures", parse_integer, 3),
-    )
 
 
 def _placement(reader: Reader, node: Node | None, field: str) -> Placement:

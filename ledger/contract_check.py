@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from ledger import manifest_check as check
+from ledger.contract_health import check_exec
 from ledger.contract_types import Contract, Parameter, TermsTemplate, Value, WorkloadTemplate, caps
 from ledger.errors import Refused
 from ledger.expression import KINDS, ExpressionError, Kind, Part, kind_of, names_in
@@ -26,8 +27,10 @@ from ledger.limits import (
     WORKLOADS_MAX,
 )
 from ledger.manifest_check import Report
-from ledger.manifest_places import check_order
-from ledger.manifest_services import check_egress, check_isolation, check_secrets, check_volumes
+from ledger.manifest_image import check_container
+from ledger.manifest_places import check_order, check_release
+from ledger.manifest_services import check_egress, check_isolation, check_rpo, check_secrets, check_volumes
+from ledger.manifest_wasm import check_runtime
 from ledger.nearest import nearest
 from ledger.parameters import parameter_value
 from ledger.pattern import PatternError, parse_pattern
@@ -49,6 +52,7 @@ _TYPES: Final = {
     "memory": ("size",),
     "disk": ("size",),
     "volume": ("size",),
+    "rpo": ("duration",),
     "pids": ("integer",),
     "duration": ("duration",),
     "time_limit": ("duration",),
@@ -59,6 +63,7 @@ _TYPES: Final = {
     "grace": ("duration",),
     "top_up": ("money", "integer"),
     "agree": ("integer",),
+    "fuel": ("integer",),
 }
 
 
@@ -97,15 +102,24 @@ def decode_contract(data: bytes) -> Contract:
 
 
 def report_files(
-    workload: WorkloadTemplate, paths: Sequence[tuple[str, str]], executables: Iterable[str], report: Report
+    workload: WorkloadTemplate,
+    paths: Sequence[tuple[str, str]],
+    executables: Iterable[str],
+    report: Report,
+    built: bool = True,
 ) -> None:
-    """Artifacts of a workload by (path, kind), and the command that needs them."""
+    """Artifacts of a workload by (path, kind), and the command that needs them. What a container's source
+    does not name, its image does, when it is `built`."""
     field = f"workloads.{workload.name}"
     check.check_artifact_paths(paths, f"{field}.artifacts", report)
-    check.check_command(workload.command, paths, executables, f"{field}.command", report)
+    check_container(workload, paths, field, report, built=built)
+    if built or workload.runtime != "oci":
+        check.check_command(workload.command, paths, executables, f"{field}.command", report)
+    check_exec(workload.runtime, workload.health, paths, executables, f"{field}.health", report)
     names = [path for path, _ in paths]
     check_egress(workload.egress, workload.ports, names, f"{field}.egress", report)
     check_volumes(workload.kind, workload.volumes, names, f"{field}.volumes", report)
+    check_runtime(workload, paths, field, report)
 
 
 def report_problems(contract: Contract, report: Report) -> None:
@@ -141,6 +155,7 @@ def report_problems(contract: Contract, report: Report) -> None:
     for workload in contract.workloads:
         _check_workload(workload, types, report)
     check_policies(contract.policies, [role.name for role in contract.roles], report)
+    check_release(contract.policies.release, contract.workloads, report)
     _check_terms(contract.terms, types, report)
     check_order(contract.workloads, report)
 
@@ -159,9 +174,9 @@ def _templates(contract: Contract) -> Iterator[str]:
     found += [cap for _, cap in caps(terms.price)]
     for workload in contract.workloads:
         need = workload.resources
-        found += [workload.replicas, workload.agree, workload.time_limit_s]
+        found += [workload.replicas, workload.agree, workload.time_limit_s, workload.fuel]
         found += [need.cpu_millis, need.memory_bytes, need.disk_bytes, need.pids]
-        found += [volume.size_bytes for volume in workload.volumes]
+        found += [number for volume in workload.volumes for number in (volume.size_bytes, volume.rpo_s)]
         found += [*workload.command, *workload.environment.values()]
         found += [*workload.placement.countries, *workload.placement.farms]
     return (item for item in found if isinstance(item, str))
@@ -264,11 +279,14 @@ def _check_workload(workload: WorkloadTemplate, types: dict[str, str], report: R
     check_isolation(workload.isolation, f"{field}.isolation", report)
     check_secrets(workload.secrets, f"{field}.secrets", report)
     for volume in workload.volumes:
-        where = f"{field}.volumes.{volume.name}.size"
-        _check_number("volume", volume.size_bytes, types, where, report)
+        where = f"{field}.volumes.{volume.name}"
+        _check_number("volume", volume.size_bytes, types, f"{where}.size", report)
+        _check_number("rpo", volume.rpo_s, types, f"{where}.rpo", report)
+        check_rpo(volume.size_bytes, volume.rpo_s, where, report)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", report)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", report)
     check.check_update(workload.update, f"{field}.update", report)
+    _check_number("fuel", workload.fuel, types, f"{field}.fuel", report)
     _check_placement(workload, types, report)
 
 

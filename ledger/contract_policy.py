@@ -23,14 +23,16 @@ _BESIDE: Final = ("exclude", "expires", "wait", "veto")
 
 def read_policies(reader: Reader, node: Node | None) -> Policies:
     """The policies of all acts. An act without a rule is a problem: that no approval is asked must be
-    written. An update without one asks for what the deployment did."""
-    optional = ("update", "validity", "on_revoked", "author_may_approve", "consumer_may_approve")
-    entries = reader.mapping(node, "approval", ("deploy", "signoff", "delete"), optional, ("release",))
+    written. An update without one asks for what the deployment did; results are held back where `release` is
+    written only."""
+    optional = ("update", "release", "validity", "on_revoked", "author_may_approve", "consumer_may_approve")
+    entries = reader.mapping(node, "approval", ("deploy", "signoff", "delete"), optional)
     return Policies(
         deploy=_act(reader, entries.get("deploy"), "approval.deploy"),
         signoff=_act(reader, entries.get("signoff"), "approval.signoff"),
         delete=_act(reader, entries.get("delete"), "approval.delete"),
         update=_act(reader, entries["update"], "approval.update") if "update" in entries else "as_deploy",
+        release=_act(reader, entries.get("release"), "approval.release"),
         validity_s=reader.parsed(
             entries.get("validity"), "approval.validity", parse_duration, VALIDITY_S_DEFAULT
         ),

@@ -41,10 +41,8 @@ class Reader:
         field: str,
         required: Collection[str] = (),
         optional: Collection[str] = (),
-        later: Collection[str] = (),
     ) -> dict[str, Node]:
-        """Entries of a mapping; with `required` or `optional` given, other keys are refused: those of `later`
-        as something that nobody enforces yet."""
+        """Entries of a mapping; with `required` or `optional` given, other keys are refused."""
         if node is None:
             return {}
         self._marks.setdefault(field, node.mark)
@@ -56,10 +54,7 @@ class Reader:
         for name, mark in node.marks.items():
             path = f"{field}.{name}" if field else name
             self._marks[path] = mark
-            if name in later:
-                detail = f"no 3node of this release enforces {name!r}, so no contract may rely on it"
-                self._add(mark, path, "contract.not_enforced", detail)
-            elif known and name not in known:
+            if known and name not in known:
                 suggestion = nearest(name, known - set(node.entries)) or f"known: {', '.join(sorted(known))}"
                 self._add(mark, path, "contract.unknown_field", f"no such field {name!r}", suggestion)
         for name in required:
@@ -111,22 +106,11 @@ class Reader:
             return default
         return value
 
-    def choice(
-        self,
-        node: Node | None,
-        field: str,
-        known: Collection[str],
-        default: str,
-        later: Collection[str] = (),
-    ) -> str:
-        """One of a few words; those of `later` are refused as something that nobody enforces yet."""
+    def choice(self, node: Node | None, field: str, known: Collection[str], default: str) -> str:
+        """One of a few words."""
         if node is None:
             return default
         word = self.text(node, field, default)
-        if word in later:
-            detail = f"no 3node of this release has {word!r}; there is: {', '.join(known)}"
-            self._add(node.mark, field, "contract.not_enforced", detail)
-            return default
         if word not in known:
             detail = f"{word[:80]!r} is none of {', '.join(known)}"
             self._add(node.mark, field, "contract.choice", detail, nearest(word, known))

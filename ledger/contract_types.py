@@ -10,7 +10,16 @@ from typing import Literal
 
 import msgspec
 
-from ledger.manifest_types import Artifact, Health, Placement, Policies, Port, Restart, UpdateStrategy
+from ledger.manifest_types import (
+    Artifact,
+    Health,
+    Placement,
+    Policies,
+    Port,
+    Restart,
+    Runtime,
+    UpdateStrategy,
+)
 
 ParameterType = Literal["string", "integer", "boolean", "size", "duration", "money", "country"]
 Value = str | int | bool
@@ -61,6 +70,7 @@ class VolumeTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     size_bytes: int | str
     storage: str = ""
     if_lost: Literal["wait", "empty"] = "wait"
+    rpo_s: int | str = 0
 
 
 class WorkloadTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -68,7 +78,7 @@ class WorkloadTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     name: str
     kind: Literal["service", "job"]
-    runtime: Literal["sandbox"]
+    runtime: Runtime
     replicas: int | str
     command: tuple[str, ...]
     environment: dict[str, str]
@@ -88,6 +98,9 @@ class WorkloadTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     egress: tuple[str, ...] = ()
     volumes: tuple[VolumeTemplate, ...] = ()
     update: UpdateStrategy = UpdateStrategy()
+    fuel: int | str = 0
+    working_dir: str = "/"
+    user: str = ""
 
 
 class PriceTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -63,9 +63,9 @@ def waits_for(manifest: Manifest, workload: Workload, statuses: Mapping[str, str
         wanted = "succeeded" if other.kind == "job" else "running"
         names = [f"{other.name}/{index}" for index in range(other.replicas)]
         late = [name for name in names if statuses.get(name) != wanted]
-        # Once enough replicas of a job agree, the others are released and never run.
+        # Once enough replicas of a job agree, the others are released or have failed, and never run.
         agreed = 0 < other.agree <= len(names) - len(late)
-        if late and not (agreed and all(statuses.get(name) == "released" for name in late)):
+        if late and not (agreed and all(statuses.get(name) in ("released", "failed") for name in late)):
             return late[0]
     return ""
 

@@ -12,6 +12,7 @@ import msgspec
 
 from ledger import manifest_check as check
 from ledger.contract_check import check_contract
+from ledger.contract_health import check_exec
 from ledger.contract_types import (
     Contract,
     ContractRole,
@@ -33,9 +34,11 @@ from ledger.limits import (
     SLOTS_MAX,
     WORKLOADS_MAX,
 )
-from ledger.manifest_places import check_order
-from ledger.manifest_services import check_egress, check_isolation, check_secrets, check_volumes
+from ledger.manifest_image import check_container
+from ledger.manifest_places import check_order, check_release
+from ledger.manifest_services import check_egress, check_isolation, check_rpo, check_secrets, check_volumes
 from ledger.manifest_types import Manifest, PriceCaps, Resources, Role, Terms, Volume, Workload
+from ledger.manifest_wasm import check_runtime
 from ledger.parameters import resolve_parameters
 from ledger.people import as_if_many, role_of
 from ledger.policy import About, check_reachable, excluded_signers
@@ -149,6 +152,7 @@ def check_manifest(manifest: Manifest) -> None:
         check.check_name(role.name, f"roles.{role.name}", _refuse)
         check.check_role(role.keys, role.organisation, role.organisation_role, f"roles.{role.name}", _refuse)
     check_policies(manifest.policies, role_names, _refuse)
+    check_release(manifest.policies.release, manifest.workloads, _refuse)
     terms = manifest.terms
     check.check_number("duration", terms.duration_s, "terms.duration", _refuse)
     check.check_number("budget", terms.budget, "terms.budget", _refuse)
@@ -264,6 +268,9 @@ def _expand_workload(template: WorkloadTemplate, values: Mapping[str, Value]) ->
         egress=template.egress,
         volumes=tuple(_expand_volume(v, values, f"{field}.volumes.{v.name}") for v in template.volumes),
         update=template.update,
+        fuel=_number(template.fuel, values, parse_integer, f"{field}.fuel"),
+        working_dir=template.working_dir,
+        user=template.user,
     )
 
 
@@ -274,6 +281,7 @@ def _expand_volume(template: VolumeTemplate, values: Mapping[str, Value], field:
         size_bytes=_number(template.size_bytes, values, parse_size, f"{field}.size"),
         storage=template.storage,
         if_lost=template.if_lost,
+        rpo_s=_number(template.rpo_s, values, parse_duration, f"{field}.rpo"),
     )
 
 
@@ -333,7 +341,9 @@ def _check_workload(workload: Workload, field: str) -> None:
     check.check_artifact_paths(paths, f"{field}.artifacts", _refuse)
     check.check_artifact_digests(workload.artifacts, f"{field}.artifacts", _refuse)
     executables = [artifact.path for artifact in workload.artifacts if artifact.executable]
+    check_container(workload, paths, field, _refuse)
     check.check_command(workload.command, paths, executables, f"{field}.command", _refuse)
+    check_exec(workload.runtime, workload.health, paths, executables, f"{field}.health", _refuse)
     check.check_environment(workload.environment, f"{field}.environment", _refuse)
     need = workload.resources
     check.check_number("cpu", need.cpu_millis, f"{field}.resources.cpu", _refuse)
@@ -350,11 +360,15 @@ def _check_workload(workload: Workload, field: str) -> None:
     check_egress(workload.egress, workload.ports, names, f"{field}.egress", _refuse)
     check_volumes(workload.kind, workload.volumes, names, f"{field}.volumes", _refuse)
     for volume in workload.volumes:
-        where = f"{field}.volumes.{volume.name}.size"
-        check.check_number("volume", volume.size_bytes, where, _refuse)
+        where = f"{field}.volumes.{volume.name}"
+        check.check_number("volume", volume.size_bytes, f"{where}.size", _refuse)
+        check.check_number("rpo", volume.rpo_s, f"{where}.rpo", _refuse)
+        check_rpo(volume.size_bytes, volume.rpo_s, where, _refuse)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", _refuse)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", _refuse)
     check.check_update(workload.update, f"{field}.update", _refuse)
+    check.check_number("fuel", workload.fuel, f"{field}.fuel", _refuse)
+    check_runtime(workload, paths, field, _refuse)
     place = workload.placement
     if len(place.countries) > COUNTRIES_MAX or len(place.farms) > COUNTRIES_MAX:
         raise Refused(

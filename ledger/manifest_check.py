@@ -34,6 +34,7 @@ from ledger.limits import (
     RESTARTS_MAX,
     RESULTS_MAX,
     ROLE_KEYS_MAX,
+    RPO_S_MAX,
     VOLUME_BYTES_MIN,
 )
 from ledger.manifest_types import Artifact, Health, Port, UpdateStrategy
@@ -55,7 +56,9 @@ NUMBERS: Final = {
     "memory": (MEMORY_BYTES_MIN, MEMORY_BYTES_MAX),
     "disk": (0, DISK_BYTES_MAX),
     "volume": (VOLUME_BYTES_MIN, DISK_BYTES_MAX),
+    "rpo": (0, RPO_S_MAX),
     "pids": (1, PIDS_MAX),
+    "fuel": (0, NUMBER_MAX),
     "duration": (60, DURATION_S_MAX),
     "time_limit": (0, DURATION_S_MAX),
     "budget": (0, NUMBER_MAX),
@@ -132,15 +135,17 @@ def check_artifact_paths(paths: Sequence[tuple[str, str]], field: str, report: R
     if len(paths) > ARTIFACTS_MAX:
         report(field, "contract.too_many", f"{len(paths)} artifacts, at most {ARTIFACTS_MAX}")
         return
-    for index, (path, _) in enumerate(paths):
+    for index, (path, kind) in enumerate(paths):
         where = f"{field}[{index}].path"
+        if kind == "image":
+            continue  # it is the root; see ledger.manifest_image
         if not check_path(path, where, report):
             continue
         for reserved in RESERVED_PATHS:
             if under(path, reserved):
                 report(where, "contract.path_reserved", f"{reserved} belongs to the sandbox")
-        for other, _kind in paths[:index]:
-            if under(path, other) or under(other, path):
+        for other, other_kind in paths[:index]:
+            if other_kind != "image" and (under(path, other) or under(other, path)):
                 report(where, "contract.path_overlap", f"overlaps with {other}")
 
 
@@ -153,8 +158,9 @@ def check_artifact_digests(artifacts: Sequence[Artifact], field: str, report: Re
                 report(f"{where}.{name}", "contract.digest", "64 lower-case hex digits wanted")
         if not 0 <= artifact.size_bytes <= ARTIFACT_BYTES_MAX:
             report(f"{where}.size_bytes", "contract.range", f"0 to {ARTIFACT_BYTES_MAX} wanted")
-        if artifact.kind == "tree" and artifact.executable:
-            report(f"{where}.executable", "contract.executable", "a tree keeps the modes of its own files")
+        if artifact.kind != "file" and artifact.executable:
+            detail = "a tree or an image keeps the modes of its own files"
+            report(f"{where}.executable", "contract.executable", detail)
 
 
 def check_command(
@@ -173,6 +179,8 @@ def check_command(
     where = f"{field}[0]"
     if not check_path(command[0], where, report):
         return
+    if any(kind == "image" for _, kind in paths):
+        return  # what an image holds, the build looks up, and the node before it starts
     trees = [path for path, kind in paths if kind == "tree"]
     if command[0] not in set(executables) and not any(under(command[0], tree) for tree in trees):
         found = command[0] in {path for path, _ in paths}
@@ -208,7 +216,7 @@ def check_ports(kind: str, ports: Sequence[Port], health: Health | None, field: 
         report(f"{field}.ports", "contract.job_ports", "a job has no ports and no health check")
     if health is None:
         return
-    if health.port not in names:
+    if health.port not in names and not health.command:
         report(
             f"{field}.health.port",
             "contract.unknown_port",

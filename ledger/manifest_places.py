@@ -83,6 +83,12 @@ def _check_names(
             report(f"{field}[{index}]", "contract.depends_on", (detail + nearest(name, others)).strip())
 
 
+def check_release(release: object, workloads: Sequence[Placed], report: Report) -> None:
+    """A policy that holds results back has some to hold back."""
+    if release is not None and not any(w.kind == "job" and w.results for w in workloads):
+        report("approval.release", "contract.release", "no job has results that could be held back")
+
+
 def _check_placement(workload: Placed, known: Mapping[str, Placed], field: str, report: Report) -> None:
     place, replicas = workload.placement, workload.replicas
     if len(place.attributes) > ATTRIBUTES_MAX:

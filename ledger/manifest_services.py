@@ -9,7 +9,14 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from ledger.contract_types import VolumeTemplate
-from ledger.limits import EGRESS_MAX, NAME_CHARS_MAX, SECRETS_MAX, VOLUMES_MAX
+from ledger.limits import (
+    COPIED_VOLUME_BYTES_MAX,
+    EGRESS_MAX,
+    NAME_CHARS_MAX,
+    RPO_S_MIN,
+    SECRETS_MAX,
+    VOLUMES_MAX,
+)
 from ledger.manifest_check import RESERVED_PATHS, Report, check_name, check_path, under
 from ledger.manifest_types import Port, Volume, Workload
 
@@ -19,6 +26,10 @@ _TARGET: Final = re.compile(r"(?P<host>\[[0-9a-f:]+\]|[0-9a-z.-]+):(?P<port>[1-9
 ISOLATION: Final = ("landlock", "sealed-image", "limit-memory", "limit-cpu", "limit-pids")
 """What a node may lack and yet be a 3node, so that a contract may insist on it. All else that a sandbox is,
 namespaces, filters, no capabilities, every 3node enforces or offers nothing."""
+
+
+ASKED_FOR: Final = (*ISOLATION, "secrets", "egress", "volumes")
+"""What a driver enforces, each for itself, and a workload may need."""
 
 
 def check_secrets(secrets: Sequence[str], field: str, report: Report) -> None:
@@ -128,10 +139,31 @@ def check_volumes(
         report(field, "contract.duplicate", "a volume is there twice")
 
 
+def check_rpo(size_bytes: int | str, rpo_s: int | str, field: str, report: Report) -> None:
+    """[Q1] A volume with copies, as far as its numbers are known: not too many of them, and not too large."""
+    if isinstance(rpo_s, str) or not rpo_s:
+        return
+    if rpo_s < RPO_S_MIN:
+        report(f"{field}.rpo", "contract.rpo", f"{rpo_s} s, at least {RPO_S_MIN} s, or none")
+    if isinstance(size_bytes, int) and size_bytes > COPIED_VOLUME_BYTES_MAX:
+        detail = f"{size_bytes} bytes, at most {COPIED_VOLUME_BYTES_MAX} with an rpo"
+        report(f"{field}.size", "contract.rpo", detail)
+
+
+def copied_volumes(workload: Workload) -> tuple[Volume, ...]:
+    """[Q1] Those of which copies are kept elsewhere."""
+    return tuple(volume for volume in workload.volumes if volume.rpo_s)
+
+
 def features_needed(workload: Workload) -> tuple[str, ...]:
     """[C10] Attributes of an offer that must say `enforced` for a slot of this workload."""
     secrets = ("secrets",) if workload.secrets else ()
     egress = ("egress",) if workload.egress else ()
     volumes = ("volumes",) if workload.volumes else ()
     classes = sorted({f"volumes.{volume.storage}" for volume in workload.volumes if volume.storage})
-    return (*workload.isolation, *secrets, *egress, *volumes, *classes)
+    copies = ("volume-copies",) if copied_volumes(workload) else ()
+    health = ("health-exec",) if workload.health is not None and workload.health.command else ()
+    names = (*workload.isolation, *secrets, *egress, *volumes, *classes, *health)
+    # Those of the embedded driver stand alone, others' under the driver's name.
+    prefix = "" if workload.runtime == "sandbox" else f"{workload.runtime}."
+    return (*(prefix + name for name in names), *copies)

@@ -16,12 +16,16 @@ from ledger.policy_types import Policies as Policies
 from ledger.policy_types import Role as Role
 from ledger.policy_types import Rule as Rule
 
+ArtifactKind = Literal["file", "tree", "image"]
+"""tree: a deterministic uncompressed tar, unpacked at `path`. image: a container image, an OCI image layout
+in one tar of that kind; it stands at "/", below all other artifacts."""
+
 
 class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An input named by digest. `chunks` is the sha256 over the list of its 256 KiB chunk digests."""
 
     path: str  # absolute, inside the workload
-    kind: Literal["file", "tree"]  # tree: a deterministic uncompressed tar, unpacked at `path`
+    kind: ArtifactKind
     sha256: str
     size_bytes: int
     chunks: str
@@ -45,10 +49,12 @@ class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """HTTP GET (2xx and 3xx are healthy) or TCP connect, from outside through the named port."""
+    """HTTP GET (2xx and 3xx are healthy) or TCP connect, from outside through the named port; or a command,
+    run inside as confined as the workload, which ends with 0."""
 
-    port: str
+    port: str = ""  # none where a command is run
     http_path: str | None = None  # None: TCP connect
+    command: tuple[str, ...] = ()
     interval_s: int = 5
     timeout_s: int = 2
     failures: int = 3  # in a row, until the slot is restarted
@@ -112,14 +118,20 @@ class PriceCaps(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Disk of a slot that outlives its terms, on the node that made it. `if_lost`: whether the slot waits for
-    that node, or may begin with an empty one elsewhere."""
+    """Disk of a slot that outlives its terms. `rpo_s`: so much of what was written may be lost with the node
+    that has it, since copies are kept elsewhere; 0: there are none. `if_lost`: whether, without a copy, the
+    slot waits for that node, or may begin with an empty one elsewhere."""
 
     name: str
     path: str
     size_bytes: int
     storage: str = ""  # class of disk, as nodes name theirs; "": any
     if_lost: Literal["wait", "empty"] = "wait"
+    rpo_s: int = 0
+
+
+Runtime = Literal["sandbox", "oci", "wasm"]
+"""What runs a workload: those that a 3node of this release has a driver for."""
 
 
 class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -127,7 +139,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     name: str
     kind: Literal["service", "job"]
-    runtime: Literal["sandbox"]
+    runtime: Runtime
     replicas: int
     command: tuple[str, ...]
     environment: dict[str, str]
@@ -147,6 +159,9 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     egress: tuple[str, ...] = ()  # host:port that it may connect to by TCP; nothing else is there
     volumes: tuple[Volume, ...] = ()
     update: UpdateStrategy = UpdateStrategy()
+    fuel: int = 0  # runtime wasm: about how many instructions it may carry out; else 0
+    working_dir: str = "/"  # runtime oci: where the command begins
+    user: str = ""  # runtime oci: UID:GID inside; else ""
 
     @property
     def needs(self) -> Resources:

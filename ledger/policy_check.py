@@ -31,7 +31,8 @@ def check_policies(policies: Policies, roles: Iterable[str], report: Report) -> 
     for act in ACTS:
         rule = policies.of(act)
         if rule is not None and (act != "update" or policies.update != "as_deploy"):
-            _Check(known, policies.validity_s, report).rule(rule, f"approval.{act}", act != "signoff")
+            may_auto = act not in ("signoff", "release")
+            _Check(known, policies.validity_s, report).rule(rule, f"approval.{act}", may_auto)
     check_number("validity", policies.validity_s, "approval.validity", report)
     if not 0 <= policies.run_on_s <= DURATION_S_MAX:
         report("approval.on_revoked", "contract.range", f"'stop', or at most {DURATION_S_MAX} s wanted")
@@ -67,7 +68,8 @@ class _Check:
             if node.auto is not None and in_order:
                 self.report(where, "policy.rule", "auto does not stand in an ordered rule: nobody signs it")
             if node.auto is not None and not may_auto:
-                self.report(where, "policy.rule", "a sign-off is never automatic; write 'none' for none")
+                detail = "a sign-off or a release is never automatic; write 'none' for none"
+                self.report(where, "policy.rule", detail)
             in_order = in_order or node.ordered
             for step, children in (("all", node.all), ("any", node.any)):
                 pending += [

@@ -60,10 +60,13 @@ def judge_records(
     now_ms: int,
     roll: Roll,
 ) -> Decision:
-    """The decision of an act's policy at `now_ms`; records of other acts and other manifests are passed over.
+    """The decision of an act's policy at `now_ms`; records of other acts, other manifests and, of a
+    release, other results are passed over.
     An approval of the update that brought the manifest is one of its deployment."""
     acts = ("deploy", "update") if act == "deploy" else (act,)
     mine = [x for x in approvals if x.act in acts and x.generation == record.generation]
+    if act == "release":
+        mine = [x for x in mine if x.results == record.results]
     given = [approval_of(found) for found in mine]
     asked: Act = record.ground if act == "deploy" else act
     return judge_in_force(manifest, asked, roll, given, now_ms, about_of(manifest, record))

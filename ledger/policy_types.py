@@ -9,8 +9,8 @@ from typing import Literal
 
 import msgspec
 
-Act = Literal["deploy", "signoff", "delete", "update"]
-ACTS: tuple[Act, ...] = ("deploy", "signoff", "delete", "update")
+Act = Literal["deploy", "signoff", "delete", "update", "release"]
+ACTS: tuple[Act, ...] = ("deploy", "signoff", "delete", "update", "release")
 
 
 class Weight(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -68,14 +68,16 @@ class Policies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Approval policies by act. None: the act needs no approval (written out, never by accident).
 
     `delete`: to cancel what was approved once. `update`: to move to another manifest; "as_deploy" is the
-    deploy policy, so that a weaker one, or none, must be written. `run_on_s`: what runs goes on for so long
-    after the deploy policy is not satisfied any more; 0: it is stopped at once.
+    deploy policy, so that a weaker one, or none, must be written. `release`: to hand out what jobs left
+    behind; None: whoever asks for it gets it. `run_on_s`: what runs goes on for so long after the deploy
+    policy is not satisfied any more; 0: it is stopped at once.
     """
 
     deploy: Rule | None
     signoff: Rule | None
     delete: Rule | None = None
     update: Rule | Literal["as_deploy"] | None = "as_deploy"
+    release: Rule | None = None
     validity_s: int = 72 * 3600  # an approval without own expiry counts this long
     run_on_s: int = 0
     author_may_approve: bool = False
@@ -85,4 +87,10 @@ class Policies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """The rule of an act."""
         if act == "update":
             return self.deploy if self.update == "as_deploy" else self.update
-        return {"deploy": self.deploy, "signoff": self.signoff, "delete": self.delete}[act]
+        rules = {
+            "deploy": self.deploy,
+            "signoff": self.signoff,
+            "delete": self.delete,
+            "release": self.release,
+        }
+        return rules[act]

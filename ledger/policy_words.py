@@ -31,6 +31,7 @@ def describe_rest(policies: Policies) -> str:
     parts = [f"an approval counts {span(policies.validity_s)}"]
     parts += ["the author's does not count"] if not policies.author_may_approve else []
     parts += ["the consumer's does not count"] if not policies.consumer_may_approve else []
+    parts += [] if policies.release is None else [f"results are released by {describe(policies.release)}"]
     lost = f"runs on for {span(policies.run_on_s)}" if policies.run_on_s else "is stopped at once"
     return "; ".join([*parts, f"without approval what runs {lost}"])
 

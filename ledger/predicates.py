@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ledger.contract_types import Contract
 from ledger.errors import Refused
@@ -26,7 +27,9 @@ from ledger.policy_types import Act as Act
 
 _HEX: Final = frozenset("0123456789abcdef")
 
-ReceiptStatus = Literal["fetching", "verified", "running", "succeeded", "failed", "quarantined", "released"]
+ReceiptStatus = Literal[
+    "fetching", "verified", "running", "committed", "succeeded", "failed", "quarantined", "released"
+]
 
 
 class ContractPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,21 +58,34 @@ class ApprovalPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     comment: str = ""
     made_ms: int = 0
     update: int = 0
+    results: str | UnsetType = UNSET  # of a release: the digest (hex) of the results that it is about
+
+    @property
+    def released(self) -> str:
+        """Digest (hex) of the results whose release this decides on; "" for any other act."""
+        return self.results or ""
 
     def check(self) -> None:
         """Raises Refused(document.field) for a value out of its bounds."""
         _text(self.chain_id, NAME_CHARS_MAX, "chain_id")
         _hex(self.deployment, "deployment")
         _number(self.update, "update")
+        if self.results is not UNSET:
+            _hex(self.results, "results")
         _text(self.role, NAME_CHARS_MAX, "role")
         _number(self.expires_ms, "expires_ms")
         _number(self.made_ms, "made_ms")
         _text(self.comment, TEXT_CHARS_MAX, "comment")
 
 
-class ResultFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ResultFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """A result. Where results are held back (node.sealed_results), `sha256` is of the salted content, and
+    `sealed` and `sealed_bytes` are digest and size of what the consumer alone can open."""
+
     sha256: str
     size_bytes: int
+    sealed: str = ""
+    sealed_bytes: int = 0
 
 
 class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -91,6 +107,7 @@ class ReceiptPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     status: ReceiptStatus
     time_ms: int  # the node's clock
     driver: str = ""
+    level: str = ""  # how far the driver keeps the workload from its host: sandbox, container or wasm
     isolation: dict[str, str] = {}  # feature: "enforced", or why not
     artifacts: dict[str, str] = {}  # path: sha256, verified
     approvals: tuple[str, ...] = ()  # ids of the approval documents that the node checked
@@ -98,6 +115,8 @@ class ReceiptPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     endpoints: dict[str, str] = {}  # port name: host:port
     exit_code: int | None = None
     results: dict[str, ResultFile] = {}
+    commitment: str = ""  # to results that are not told yet, where replicas must agree (ledger.commitments)
+    nonce: str = ""  # opens the commitment
     usage: Usage = Usage()
     detail: str = ""
     secrets: str = ""  # sha256 of the sealed secrets that the holder was given in this term
@@ -116,10 +135,12 @@ class ReceiptPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         if self.exit_code is not None and not -1024 <= self.exit_code <= 1024:
             raise Refused("document.field", "an exit code", "exit_code")
         _text(self.driver, NAME_CHARS_MAX, "driver")
+        _text(self.level, NAME_CHARS_MAX, "level")
         _text(self.detail, TEXT_CHARS_MAX, "detail")
         _items(self.egress.items(), EGRESS_MAX, ADDRESS_CHARS_MAX + 8, "egress")
-        if self.secrets:
-            _hex(self.secrets, "secrets")
+        for name in ("secrets", "commitment", "nonce"):
+            if getattr(self, name):
+                _hex(getattr(self, name), name)
         _items(self.isolation.items(), ATTRIBUTES_MAX, NAME_CHARS_MAX, "isolation")
         _items(self.endpoints.items(), PORTS_MAX, NAME_CHARS_MAX, "endpoints")
         _items(self.artifacts.items(), ARTIFACTS_MAX, PATH_CHARS_MAX, "artifacts")
@@ -129,6 +150,9 @@ class ReceiptPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         for result in self.results.values():
             _hex(result.sha256, "results")
             _number(result.size_bytes, "results")
+            _number(result.sealed_bytes, "results")
+            if result.sealed:
+                _hex(result.sealed, "results")
         if len(self.approvals) > APPROVALS_PER_DEPLOYMENT_MAX:
             raise Refused("document.field", f"at most {APPROVALS_PER_DEPLOYMENT_MAX} entries", "approvals")
         for document in self.approvals:

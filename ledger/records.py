@@ -131,6 +131,11 @@ class Deployment(_Record, frozen=True):
     asked_ms: int = 0  # when `manifest` was asked for by an update; 0: with the order
     paid_in: int = 0  # into escrow in all
     returned: int = 0  # out of it by updates, to the consumer or to who had paid for one
+    withheld: int = 0  # spent, but not paid out yet: terms of jobs whose results are not compared yet
+    results: bytes = b""  # digest of what its jobs left behind, where that is held back; none: some miss
+    released_ms: int = 0  # when its results were released; 0: they were not
+    release_judge_ms: int = 0  # when the release policy is judged again by itself; 0: not
+    release_until_ms: int = 0  # not released by then, they never are; 0: it has not completed, or they are
 
 
 class ApprovalRecord(_Record, frozen=True):
@@ -151,6 +156,7 @@ class ApprovalRecord(_Record, frozen=True):
     number: int = 0  # of the decisions on the deployment it is this one, from 0
     seat: tuple[int, int] = (0, 0)  # held in the organisation that holds the role: membership, since version
     generation: int = 0  # of the manifest that it is about
+    results: bytes = b""  # of a release: the digest that it is about
 
 
 class Precedent(_Record, frozen=True):
@@ -189,6 +195,8 @@ class Slot(_Record, frozen=True):
     next: bytes = b""  # of the next one; empty: the slot is in no manifest any more
     running_ms: int = 0  # since when this term runs
     switched: int = 0  # number of the update that changed it over last
+    witness: bytes = b""  # who committed to results in this term, where replicas must agree
+    commitment: bytes = b""  # to what: ledger.commitments
     home: bytes = b""  # the node that has its volumes; none: nobody has begun with them
 
 
@@ -229,6 +237,7 @@ class Bill(_Record, frozen=True):
     to_ms: int
     amount: int
     missed_ms: int = 0  # of this stretch: not billed
+    withheld: int = 0  # of the amount: neither in the escrow nor paid, until results are compared
 
 
 class Offence(_Record, frozen=True):

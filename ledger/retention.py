@@ -173,8 +173,9 @@ class Retention:
 
 
 def lives(record: Deployment) -> bool:
-    """May more happen to it? Also when it completed and its sign-off is awaited."""
-    return record.ended_ms == 0 or record.ends_ms != 0
+    """May more happen to it? Also when it completed and its sign-off, or the release of its results, is
+    awaited."""
+    return record.ended_ms == 0 or record.ends_ms != 0 or record.release_until_ms != 0
 
 
 def _subjects(receipt: Receipt) -> tuple[bytes, ...]:

@@ -31,6 +31,7 @@ SlotStatus = Literal[
     "fetching",
     "verified",
     "running",
+    "committed",
     "succeeded",
     "failed",
     "lost",

@@ -48,6 +48,13 @@ class Missed(_Record, frozen=True):
     total_ms: int
 
 
+class Agreement(_Record, frozen=True):
+    """A comparison of the results of a job's replicas. `reveals`: they tell them now, and none commits."""
+
+    reveals: bool
+    due_ms: int  # when the timed work `agreement` comes
+
+
 class Dispute(_Record, frozen=True):
     """What a party says against another. `slot` "": about the deployment as a whole. `closed_ms` 0: open."""
 
@@ -99,6 +106,10 @@ def key_farm_certification(farm: str, certifier: bytes) -> bytes:
 
 def key_penalty(deployment: bytes, slot: str, term: int) -> bytes:
     return b"penalty/" + deployment + b"/" + slot.encode() + b"/" + be(term)
+
+
+def key_agreement(deployment: bytes, workload: str) -> bytes:
+    return b"agreement/" + deployment + b"/" + workload.encode()
 
 
 def key_dispute(deployment: bytes, number: int) -> bytes:

@@ -15,6 +15,7 @@ import msgspec
 from ledger import keys
 from ledger.certification import Certification, FarmCertification
 from ledger.codec import decode_exact, encode
+from ledger.copy_records import VolumeCopy
 from ledger.errors import Refused
 from ledger.evidence import TwoProposals, TwoVotes
 from ledger.limits import TX_BYTES_MAX
@@ -237,6 +238,15 @@ class Report(_Body, frozen=True, tag="slot.report"):
     envelope: bytes
 
 
+class RecordCopies(_Body, frozen=True, tag="slot.copies"):
+    """A holder says that these copies of its slot's volumes are kept elsewhere. Sender: the node key."""
+
+    deployment: bytes
+    slot: str
+    term: int
+    copies: tuple[VolumeCopy, ...]
+
+
 class PutVault(_Body, frozen=True, tag="vault.put"):
     """An encrypted record of the sender (the 3bot's state). `version` must be the former + 1."""
 
@@ -294,6 +304,7 @@ Body = (
     | Claim
     | Renew
     | Report
+    | RecordCopies
     | PutVault
     | ActOrganisation
     | ReportEvidence

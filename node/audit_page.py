@@ -18,6 +18,7 @@ ACTS = {
     "signoff": "Sign-off of what was delivered",
     "update": "Approval of updates",
     "delete": "Consent to its end",
+    "release": "Release of its results",
 }
 
 

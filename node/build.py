@@ -18,27 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from ledger.contract import ContractSource, SourceArtifact, parse_contract
+from ledger.contract import parse_contract
 from ledger.contract_check import decode_contract
+from ledger.contract_source import ContractSource, SourceArtifact
 from ledger.contract_types import Contract
 from ledger.errors import Refused
 from ledger.limits import ARTIFACT_BYTES_MAX, CONTRACT_BYTES_MAX
-from ledger.manifest_types import Artifact
+from ledger.manifest_types import Artifact, ArtifactKind
 from node.chunks import chunk_digests, chunks_root, read_chunks
+from node.container import BuiltFile, container_of, pack_image
 from node.executor.tree import TreeRefused, check_relative, read_tree
 
 SOURCE_NAME: Final = "contract.yaml"
 BUILT_NAME: Final = "contract.json"
 ARTIFACTS_NAME: Final = "artifacts"
-
-
-@dataclass(frozen=True, slots=True)
-class BuiltFile:
-    """An artifact and the file that holds its bytes."""
-
-    workload: str
-    artifact: Artifact
-    file: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +69,14 @@ def build(source_dir: Path, out_dir: Path) -> Built:
     except OSError as error:
         raise Refused("build.output", f"{store}: {error.strerror}") from None
     built = tuple(_build_artifact(item, source_dir, store) for item in source.artifacts)
-    contract = source.built({(item.workload, item.artifact.path): item.artifact for item in built})
+    containers = {
+        workload.name: container_of(workload, [item for item in built if item.workload == workload.name])
+        for workload in source.contract.workloads
+        if workload.runtime == "oci"
+    }
+    contract = source.built(
+        {(item.workload, item.artifact.path): item.artifact for item in built}, containers
+    )
     with _new_file(out_dir, out_dir / BUILT_NAME) as file:
         file.write(contract.encode())
     return Built(contract, built)
@@ -109,7 +109,7 @@ def load_built(out_dir: Path) -> Built:
     return Built(contract, tuple(built))
 
 
-def describe(file: Path, path: str, kind: str, executable: bool) -> Artifact:
+def describe(file: Path, path: str, kind: ArtifactKind, executable: bool) -> Artifact:
     """The artifact that a file's bytes are, read in one pass. Raises OSError."""
     whole = hashlib.sha256()
     digests = []
@@ -121,7 +121,7 @@ def describe(file: Path, path: str, kind: str, executable: bool) -> Artifact:
             size_bytes += len(chunk)
     return Artifact(
         path=path,
-        kind="tree" if kind == "tree" else "file",
+        kind=kind,
         sha256=whole.hexdigest(),
         size_bytes=size_bytes,
         chunks=chunks_root(digests),
@@ -138,6 +138,8 @@ def _build_artifact(item: SourceArtifact, source_dir: Path, store: Path) -> Buil
             with draft.open("wb") as out:
                 if item.kind == "tree":
                     _write_tree(source, store, out, field)
+                elif item.kind == "image":
+                    pack_image(source, out, field)
                 else:
                     _copy_file(source, out, field)
                 out.flush()
@@ -169,6 +171,8 @@ def _resolve(item: SourceArtifact, source_dir: Path, field: str) -> Path:
     if not Path(item.source).is_absolute() and not real.is_relative_to(root):
         raise Refused("build.outside", f"{item.source} leads out of the contract's folder", field)
     wanted, found = ("folder", real.is_dir()) if item.kind == "tree" else ("file", real.is_file())
+    if item.kind == "image":
+        wanted, found = "file or folder", real.is_file() or real.is_dir()
     if not found:
         raise Refused("build.source", f"{item.source} is no {wanted}", field)
     return real

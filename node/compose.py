@@ -27,7 +27,7 @@ _COMPOSE_SIZE: Final = re.compile(r"([0-9]+)([bkmg]?)b?", re.IGNORECASE)
 _TAKEN: Final = frozenset(
     (
         "command", "entrypoint", "environment", "ports", "depends_on", "volumes", "restart", "deploy",
-        "mem_limit", "cpus", "pids_limit", "scale", "secrets",
+        "mem_limit", "cpus", "pids_limit", "scale", "secrets", "image", "user", "working_dir",
     )
 )  # fmt: skip
 _DROPPED: Final = {
@@ -35,7 +35,6 @@ _DROPPED: Final = {
     "hostname": "a slot has no host name",
     "labels": "a contract has tags",
     "logging": "logs are kept by the 3node, bounded",
-    "image": "a contract names the files that run: add them to artifacts",
     "expose": "a port is reached by its portal when it stands under ports",
     "stop_grace_period": "the lease rules say how long a stop may take",
     "init": "the sandbox has its own first process",
@@ -54,10 +53,9 @@ _REFUSED: Final = {
     "networks": "a workload has no network but its loopback and its ports",
     "pid": "no workload sees other processes",
     "ipc": "no workload shares memory with others",
-    "user": "the sandbox gives an unprivileged user of its own",
     "secrets": "their values are given to the 3bot: gridpact secrets set",
     "env_file": "its variables belong into environment",
-    "healthcheck": "a health check is http or tcp on a port: write health",
+    "healthcheck": "a health check asks a port, or is a program of the artifacts: write health",
     "extends": "one file says all",
 }
 
@@ -146,9 +144,11 @@ class _Importer:
             return {}
         entries = node.entries
         job = _text(entries.get("restart")) == "no" and "ports" not in entries
-        artifacts: list[dict[str, Any]] = []
+        artifacts = self._image(entries.get("image"), where)
+        boxed = {"runtime": "oci"} if artifacts else {}
         out: dict[str, Any] = {
             "kind": "job" if job else "service",
+            **boxed,
             "replicas": self._at(entries, "deploy", "replicas", where, 1),
             "command": self._command(entries, where),
             "environment": self._environment(entries.get("environment"), where),
@@ -157,14 +157,15 @@ class _Importer:
             "ports": {} if job else self._ports(entries.get("ports"), where),
             "depends_on": self._depends_on(entries.get("depends_on"), where),
             "secrets": self._secrets(entries.get("secrets"), where),
+            **self._person(entries, where, bool(boxed)),
         }
         self._volumes(entries.get("volumes"), where, artifacts)
         if not job and "restart" in entries:
             why = "a service is started again as often as restart.attempts says (3)"
             self._remark(node.marks["restart"], f"{where}.restart", "dropped", why)
-        self._remark(
-            node.mark, f"{where}.artifacts", "to do", "name the files that run, one of them executable"
-        )
+        if not boxed:
+            why = "name the files that run, one of them executable"
+            self._remark(node.mark, f"{where}.artifacts", "to do", why)
         self._rest(node, where)
         return {key: value for key, value in out.items() if value or key == "artifacts"}
 
@@ -176,6 +177,30 @@ class _Importer:
             kind: Literal["dropped", "refused"] = "dropped" if key in _DROPPED else "refused"
             why = _DROPPED.get(key) or _REFUSED.get(key) or "a contract has no such field"
             self._remark(mark, f"{where}.{key}", kind, why)
+
+    def _image(self, node: Node | None, where: str) -> list[dict[str, Any]]:
+        """An image becomes an artifact, which its author has to fetch: a 3node asks no registry."""
+        text = _text(node)
+        if node is None or not text:
+            return []
+        place = "images/" + re.sub(r"[^A-Za-z0-9._-]+", "-", text.rpartition("/")[2])[:80].strip(".-")
+        why = f"save it there as an OCI image layout: skopeo copy docker://{text} oci:{place}"
+        self._remark(node.mark, f"{where}.image", "to do", why)
+        return [{"path": "/", "image": place}]
+
+    def _person(self, entries: dict[str, Node], where: str, boxed: bool) -> dict[str, str]:
+        """User and folder, which a container alone has."""
+        found: dict[str, str] = {}
+        for key in ("user", "working_dir"):
+            if key in entries and boxed:
+                found[key] = _text(entries[key])
+            elif key in entries:
+                why = "only a container has one: the sandbox gives a user of its own, and begins at /"
+                self._remark(entries[key].mark, f"{where}.{key}", "refused", why)
+        if boxed and "command" in entries and "entrypoint" not in entries:
+            why = "it is the whole command line here: nothing of the image's entrypoint comes before it"
+            self._remark(entries["command"].mark, f"{where}.command", "to do", why)
+        return found
 
     def _at(self, entries: dict[str, Node], first: str, second: str, where: str, default: Any) -> Any:
         inside = entries.get(first)
@@ -200,7 +225,7 @@ class _Importer:
                     self._remark(node.mark, f"{where}.{key}", "refused", str(error))
                     continue
                 words += [self._filled(part, node.mark, f"{where}.{key}") for part in parts]
-        if not words:
+        if not words and "image" not in entries:
             mark = self._services.marks[where.removeprefix("services.")]
             self._remark(mark, f"{where}.command", "to do", "an image's own command is not known: write it")
         return words

@@ -179,6 +179,8 @@ ARTIFACT_SERVE_WAIT_S: Final = 10.0  # longer than this for its turn: busy; belo
 ARTIFACT_TAKERS_MAX: Final = 1_024  # peers whose rates are remembered: more than can be connected
 ARTIFACT_TAKING_S: Final = 30.0  # who asked for an artifact so lately is taking it
 
+OPEN_FILES_WANTED: Final = 16_384  # TENURES_MAX slots of nine files, links, stores and clients, with room
+
 # --- secrets and logs of workloads --------------------------------------------------------------------
 SECRET_BYTES_MAX: Final = 16 * 1024  # a key or certificate chain with room to spare
 SECRETS_BYTES_MAX: Final = 64 * 1024  # of one slot: they live in memory that is never swapped

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import sys
 from contextlib import ExitStack
 from functools import partial
@@ -24,7 +25,7 @@ from node.clock import wall_ms
 from node.config import Settings
 from node.exchange import Exchange
 from node.home import Home, RunInfo, remove_run, start_ticks, write_run
-from node.limits import MIB
+from node.limits import MIB, OPEN_FILES_WANTED
 from node.notary import stored_trust
 from node.peer import Identity, Peer
 from node.pruner import Pruner
@@ -55,6 +56,19 @@ def set_up_logs(settings: Settings) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
+
+
+def raise_open_files() -> int:
+    """How many files this process may have open from now on: as many as the host lets it, and it wants.
+
+    The usual first limit, 1,024, is for programs that still use select(2). A slot costs nine, a link two.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_WANTED)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        return most
+    return soft
 
 
 def open_peer(home: Home, settings: Settings, resources: ExitStack) -> Peer:
@@ -142,6 +156,7 @@ def _host(home: Home, settings: Settings, genesis: Genesis, seed: bytes) -> Host
 async def run_peer(home: Home, settings: Settings) -> None:
     """Until cancelled. Raises LocalError or ConfigError when the peer cannot start."""
     set_up_logs(settings)
+    log.info("open_files", most=raise_open_files())
     with ExitStack() as resources:
         peer = open_peer(home, settings, resources)
         resources.callback(remove_run, home)
@@ -208,12 +223,12 @@ def _start_executor(
 ) -> Executor:
     """The 3node: claims and runs what it has proved to be approved. Loaded by those alone that are one: it is
     a twentieth of a start's time."""
-    from node.executor.drivers.sandbox import SandboxDriver
+    from node.executor.drivers.embedded import drivers
     from node.executor.executor import Executor
     from node.executor.quarantine import Quarantine
     from node.executor.volumes import VolumeShelf
 
-    driver = SandboxDriver(home.data_dir / "sandbox")
+    driver = drivers(home.data_dir)
     quarantine = Quarantine(home.quarantine_file)
     volumes = VolumeShelf(home.data_dir / "volumes", parse_size(settings.node.disk))
     executor = Executor(peer, settings.node, driver, exchange, quarantine=quarantine, volumes=volumes)

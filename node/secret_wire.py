@@ -21,7 +21,7 @@ HERE: Final = "secrets/here"
 ASK: Final = "secrets/ask"
 _HERE_DOMAIN: Final = "secrets-here/1"
 _GIVEN_DOMAIN: Final = "secrets-given/1"
-WORD_BYTES_MAX: Final = 512  # of `here` and `ask`: ids, a slot's name, a signature
+WORD_BYTES_MAX: Final = 512  # of `here` and `ask`: ids, names, a signature
 GIVEN_BYTES_MAX: Final = SECRETS_BYTES_MAX + 4_096  # names, what it is for, the box's own bytes
 
 
@@ -48,9 +48,12 @@ class Here(_Wire, frozen=True):
 
 
 class Ask(_Wire, frozen=True):
+    """`volumes`: of whose copies the keys are wanted, too; they come under KEY_NAME and the volume's name."""
+
     deployment: bytes
     slot: str
     term: int
+    volumes: tuple[str, ...] = ()
 
 
 class Given(_Wire, frozen=True):

@@ -43,11 +43,11 @@ def open_market(net: Testnet, timeout_s: float, say: Say) -> None:
 
 
 def sandbox_fingerprint() -> Fingerprint:
-    """What the embedded driver enforces on this machine, found by trying."""
-    from node.executor.drivers.sandbox import SandboxDriver  # imports trio
+    """What a node's drivers enforce on this machine, found by trying: the sandbox, the others beside it."""
+    from node.executor.drivers.embedded import drivers  # imports trio
 
     with tempfile.TemporaryDirectory(prefix="gridpact-trial-") as folder:
-        return SandboxDriver(Path(folder)).fingerprint()
+        return drivers(Path(folder)).fingerprint()
 
 
 def _register(net: Testnet, peer: TestnetPeer) -> tuple[Key, Body]:

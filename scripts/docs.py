@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from bench.exec_report import running
 from bench.report import comparison
 from ledger.contract_rules import CONTRACT_RULES
 from node.api.routes import ROUTES
@@ -16,6 +17,7 @@ from scripts import schema
 from scripts.marked import filled, names, table
 from scripts.spec_rules import numbered_table, refusals_table
 from scripts.vectors import vectors_table
+from tests.attacks.catalogue import ATTACKS, SELF
 
 ROOT = Path(__file__).resolve().parent.parent
 HOUSE = ("ledger", "consensus", "p2p", "node", "bot")
@@ -206,6 +208,18 @@ def contract_errors_table() -> str:
     return table(("rule", "what is wrong"), [(f"`{rule}`", text) for rule, text in CONTRACT_RULES.items()])
 
 
+def attacks_table() -> str:
+    """Return every attack on what runs, with the tests that try it and their controls."""
+    rows = []
+    for attack in ATTACKS:
+        tests, controls = (
+            ", ".join(test if test == SELF else f"`{test}`" for test in ids)
+            for ids in (attack.tests, attack.controls)
+        )
+        rows.append((attack.who, attack.what, attack.stops, tests, controls, attack.left))
+    return table(("who", "what they try", "what stops it", "tests", "controls", "not stopped"), rows)
+
+
 def blocks(root: Path) -> dict[str, str]:
     """Return every generated part by its name."""
     found = {name: structs_table(root, file, wanted) for name, (file, wanted) in STRUCTS.items()}
@@ -219,7 +233,9 @@ def blocks(root: Path) -> dict[str, str]:
         "routes": routes_table(),
         "contract-errors": contract_errors_table(),
         "vectors": vectors_table(),
+        "attacks": attacks_table(),
         "comparison": comparison(root / "bench" / "results"),
+        "running": running(root / "bench" / "results"),
     }
     return found
 

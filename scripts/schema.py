@@ -45,6 +45,7 @@ WORDS: Final = {
     "approval.signoff": "none",
     "approval.delete": "none",
     "approval.update": "none",
+    "approval.release": "none",
     "approval.on_revoked": "stop",
 }
 
@@ -86,13 +87,12 @@ class Recorder(Reader):
         field: str,
         required: Collection[str] = (),
         optional: Collection[str] = (),
-        later: Collection[str] = (),
     ) -> dict[str, Node]:
         if node is not None:
             at = self.place(field)
             at.is_mapping, at.required = True, tuple(required)
             at.known = (*required, *optional)
-        return super().mapping(node, field, required, optional, later)
+        return super().mapping(node, field, required, optional)
 
     def sequence(self, node: Node | None, field: str) -> list[tuple[Node, str]]:
         if node is not None:
@@ -114,19 +114,12 @@ class Recorder(Reader):
             self.place(field).scalar({"type": "boolean"})
         return super().boolean(node, field, default)
 
-    def choice(
-        self,
-        node: Node | None,
-        field: str,
-        known: Collection[str],
-        default: str,
-        later: Collection[str] = (),
-    ) -> str:
+    def choice(self, node: Node | None, field: str, known: Collection[str], default: str) -> str:
         if node is not None:
             self.place(field).scalar({"enum": list(known)})
         self._plain = False
         try:
-            return super().choice(node, field, known, default, later)
+            return super().choice(node, field, known, default)
         finally:
             self._plain = True
 

@@ -18,6 +18,8 @@
 [A8] A decision is about one manifest of the deployment: it names the number of the update that brings it, or
      brought it, so that a grant for one update never counts for a later one to the same manifest. One on an
      update is taken from whoever may decide by one of the policies that it must satisfy ([U3]).
+[A9] A decision on the release names the digest of the results that it is about ([J5]); no other names one. A
+     grant is taken back as long as they are not released.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ from ledger.transition.lifecycle import (
     set_judge,
     sign_off,
 )
+from ledger.transition.results import release
 from ledger.transition.rollout import advance, begin
 from ledger.transition.switch import close_update, drop_approval_due, put_approval_due, under_way
 
@@ -68,6 +71,7 @@ _DECIDABLE = {
     "signoff": ("active", "completed"),
     "delete": ("awaiting_approval", "paused", *RUNS),
     "update": RUNS,
+    "release": ("active", "completed"),
 }
 
 
@@ -90,6 +94,7 @@ def decide(env: Env, body: Decide) -> None:
     sides = _sides(deal, predicate.act)
     _check_signer(deal, sides, document.signer, predicate)
     _check_act(deal, sides, predicate)
+    _check_results(deal, predicate)
     if env.state.get(key_document(deal.id, document.id)) is not None:
         raise Refused("approval.duplicate", "this document was accepted before")
     if deal.record.decisions >= APPROVALS_PER_DEPLOYMENT_MAX:
@@ -101,6 +106,8 @@ def decide(env: Env, body: Decide) -> None:
         _judge_signoff(deal)
     elif predicate.act == "update":
         judge_update(deal, decided=True)
+    elif predicate.act == "release":
+        _judge_release(deal)
 
 
 def _check_signer(deal: Deal, sides: Sequence[Side], signer: bytes, predicate: ApprovalPredicate) -> None:
@@ -129,6 +136,17 @@ def _check_act(deal: Deal, sides: Sequence[Side], predicate: ApprovalPredicate) 
         raise Refused("approval.expired", f"it expired at {predicate.expires_ms}", "expires_ms")
 
 
+def _check_results(deal: Deal, predicate: ApprovalPredicate) -> None:
+    """[A9]"""
+    record = deal.record
+    if predicate.act == "release" and (not record.results or record.released_ms):
+        found = "released already" if record.released_ms else "not there yet, or never to be released"
+        raise Refused("approval.closed", f"the results are {found}", "act")
+    wanted = record.results.hex() if predicate.act == "release" else ""
+    if predicate.released != wanted:
+        raise Refused("approval.other_results", f"{wanted or 'none'} wanted", "results")
+
+
 def _sides(deal: Deal, act: Act) -> tuple[Side, ...]:
     """Whose policies, of which act, a decision may count for."""
 
@@ -151,7 +169,8 @@ def _record(
     roll = _roll_of_signer(sides, document.signer, predicate.role)
     key = key_approval(deal.id, place, document.signer, generation)
     former = _former(deal, roll, place, document.signer, generation)
-    if predicate.decision == "revoked" and (former is None or former.decision != "granted"):
+    stands = former is not None and former.results == bytes.fromhex(predicate.released)
+    if predicate.decision == "revoked" and (former is None or not stands or former.decision != "granted"):
         raise Refused("approval.nothing_to_revoke", "the signer has granted nothing", "decision")
     if former is not None and predicate.made_ms < former.made_ms:
         raise Refused("approval.superseded", f"the signer decided later, at {former.made_ms}", "made_ms")
@@ -171,8 +190,9 @@ def _record(
         number=deal.record.decisions,
         seat=roll.seat(predicate.role, document.signer),
         generation=generation,
+        results=bytes.fromhex(predicate.released),
     )
-    stands = former is not None and roll.counts(former.role, former.signer, former.seat)
+    stands = former is not None and stands and roll.counts(former.role, former.signer, former.seat)
     before = approval_of(former) if former is not None and stands else None
     record = replace(record, since_ms=standing_since(before, approval_of(record)))
     if deploys:
@@ -226,8 +246,8 @@ def judge_again(deal: Deal, act: str) -> None:
         judge_deploy(deal)
     elif act == "update":
         judge_update(deal)
-    elif deal.record.status in _DECIDABLE["signoff"]:
-        _judge_signoff(deal)
+    elif deal.record.status in _DECIDABLE[act]:
+        (_judge_signoff if act == "signoff" else _judge_release)(deal)
     else:  # suspended just now: asked again when it may run
         set_judge(deal, act, deal.env.time_ms + SIGNOFF_AGAIN_MS)
 
@@ -241,6 +261,9 @@ def judge_members(deal: Deal) -> None:
     asked = deal.manifest.policies.signoff is not None and not deal.record.signed_off_ms
     if asked and deal.record.status in _DECIDABLE["signoff"]:
         _judge_signoff(deal)
+    held = deal.record.results and not deal.record.released_ms
+    if held and deal.record.status in _DECIDABLE["release"]:
+        _judge_release(deal)
 
 
 def judge_deploy(deal: Deal, *, decided: bool = False) -> None:
@@ -295,6 +318,17 @@ def _judge_signoff(deal: Deal) -> None:
     elif decision.rejected:
         reason = "; ".join(decision.reasons)[:DETAIL_CHARS_MAX]
         deal.emit("deployment.signoff_rejected", reason=reason)
+
+
+def _judge_release(deal: Deal) -> None:
+    """[J5]"""
+    decision = evaluate_act(deal, "release")
+    set_judge(deal, "release", decision.next_ms)
+    if decision.satisfied:
+        release(deal)
+    elif decision.rejected:
+        reason = "; ".join(decision.reasons)[:DETAIL_CHARS_MAX]
+        deal.emit("results.release_rejected", reason=reason)
 
 
 def evaluate_act(deal: Deal, act: Act) -> Decision:

@@ -9,16 +9,18 @@
      replicas to reach min_farms is refused.
 [C5] A slot's price for the whole term fits its share of budget - fee; shares are in proportion to what
      the slots need, weighed by REFERENCE_PRICE. So all slots together never cost more than the budget.
-[C6] Selection: [C2]-[C5] again, then fewest slots of this deployment on the farm, then on the node, then
-     the lowest rate, then the least capacity left over, then a hash that nobody could choose.
+[C6] Selection: [C2]-[C5] again, then the node that has the slot's volumes, then fewest slots of this
+     deployment on the farm, then on the node, then the lowest rate, then the least capacity left over, then a
+     hash that nobody could choose.
 [C7] Selected: term + 1, capacity bound, leased until the block's time + L + G.
 [C8] A slot of a workload that depends on others is given out when all their services run and all their jobs
      have succeeded. What runs goes on when one of those stops later.
 [C9] No price of the offer is above the cap that the terms name.
 [C10] The offer says `enforced` of all that the workload asks for beside its runtime: isolation by name,
       secrets, egress, volumes and their class.
-[C11] A slot whose volumes are on a node goes to that node alone, unless each of them may begin empty
-      elsewhere (`if_lost: empty`). They are there from its holder's `verified` on.
+[C11] A slot whose volumes are on a node goes to that node alone, unless of each of them a copy is recorded
+      ([Q2]), or it may begin empty elsewhere (`if_lost: empty`). They are there from its holder's `verified`
+      on.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from ledger.records import (
     key_open,
 )
 from ledger.transactions import Claim
+from ledger.transition.copies import copied
 from ledger.transition.deal import Deal
 from ledger.transition.env import Env
 from ledger.transition.slots import close_window, due_rest, use_capacity
@@ -94,7 +97,10 @@ def _check_order(deal: Deal, name: str) -> None:
 def _check_home(deal: Deal, name: str, node: bytes) -> None:
     """[C11]"""
     home = deal.slot(name).home
-    if home and home != node and any(v.if_lost == "wait" for v in deal.workload(name).volumes):
+    if not home or home == node:
+        return
+    waits = {volume.name for volume in deal.workload(name).volumes if volume.if_lost == "wait"}
+    if not waits <= copied(deal, name):
         raise Refused("claim.volume", f"its volumes are on node {home.hex()[:10]}", "slot")
 
 
@@ -136,7 +142,8 @@ def select(deal: Deal, name: str) -> None:
         except Refused:
             continue  # it fitted when it claimed; another slot was faster
         tie = hash_tagged("select/1", env.seed + deal.id + name.encode() + node.key)
-        ranked = rank(deal.workload(name), node, held, tie), node
+        away = int(deal.slot(name).home not in (b"", node.key))
+        ranked = (away, *rank(deal.workload(name), node, held, tie)), node
         if best is None or ranked[0] < best[0]:
             best = ranked
     close_window(deal, name)
@@ -170,6 +177,8 @@ def _lease(deal: Deal, name: str, node: Node) -> None:
         results={},
         detail="",
         receipts=0,
+        witness=b"",
+        commitment=b"",
         missed_ms=env.missed_ms,
         missed_renewed_ms=env.missed_ms,
     )

@@ -42,8 +42,17 @@ def bill(deal: Deal, name: str, until_ms: int) -> bool:
     kept = (0 if deal.record.fee_paid else deal.manifest.terms.fee) + _locked(deal)
     amount = min(owed, deal.record.escrow - kept)
     payee = env.must(Farm, key_farm(env.must(Node, key_node(slot.holder)).farm)).owner
-    _pay(deal, payee, amount)
-    env.write(key, Bill(name, slot.term, payee, slot.claimed_ms, until_ms, paid + amount, missed_ms))
+    withheld = 0 if former is None else former.withheld
+    if deal.term_workload(slot).agree:  # [Y4]
+        withheld += amount
+        record = deal.record
+        deal.set(
+            escrow=record.escrow - amount, spent=record.spent + amount, withheld=record.withheld + amount
+        )
+    else:
+        _pay(deal, payee, amount)
+    stretch = (slot.claimed_ms, until_ms, paid + amount, missed_ms, withheld)
+    env.write(key, Bill(name, slot.term, payee, *stretch))
     deal.set_slot(name, billed_ms=until_ms)
     return amount == owed
 
@@ -81,15 +90,15 @@ def refund(deal: Deal) -> None:
         deal.emit("deployment.refunded", payee=deal.record.consumer.hex(), amount=rest)
 
 
-def penalize(deal: Deal, name: str) -> None:
-    """[E5] The holder of a slot broke its lease."""
+def penalize(deal: Deal, name: str, node: bytes) -> None:
+    """[E5] This node, which had the slot's newest term, broke its lease, or bore false witness ([Y3])."""
     env, slot = deal.env, deal.slot(name)
-    payer = env.must(Farm, key_farm(env.must(Node, key_node(slot.holder)).farm)).owner
+    payer = env.must(Farm, key_farm(env.must(Node, key_node(node)).farm)).owner
     owed = cost(slot.rate_hour, 0, PENALTY_MS)
     amount = min(owed, balance(env, payer))
     debit(env, payer, amount)
     credit(env, deal.record.consumer, amount)
-    penalty = Penalty(name, slot.term, slot.holder, payer, deal.record.consumer, owed, amount, env.time_ms)
+    penalty = Penalty(name, slot.term, node, payer, deal.record.consumer, owed, amount, env.time_ms)
     env.write(key_penalty(deal.id, name, slot.term), penalty)
     deal.emit("lease.penalty", slot=name, term=slot.term, payer=payer.hex(), owed=owed, amount=amount)
 

@@ -22,6 +22,7 @@ from ledger.transition.escrow import bill, penalize
 from ledger.transition.grace import out_of_money
 from ledger.transition.notices import look_at_escrow
 from ledger.transition.slots import due_rest, free_slot, reopen_slot
+from ledger.transition.withheld import take_back
 
 
 def renew(env: Env, body: Renew) -> None:
@@ -82,12 +83,13 @@ def lease_over(deal: Deal, name: str) -> None:
     if not slot.holder:
         raise LocalError(f"slot {name} of {deal.id.hex()} has no holder whose lease could end")
     if slot.status != "released":
+        take_back(deal, name)
         deal.set_slot(name, status="lost")
         missed_ms = env.missed_ms - slot.missed_renewed_ms
         if not missed_ms:
             node = env.must(Node, key_node(slot.holder))
             env.write(key_node(slot.holder), replace(node, broken_leases=node.broken_leases + 1))
-            penalize(deal, name)
+            penalize(deal, name, slot.holder)
         deal.emit("slot.lost", slot=name, term=slot.term, node=slot.holder.hex(), missed_ms=missed_ms)
     free_slot(deal, name)
     reopen_slot(deal, name)

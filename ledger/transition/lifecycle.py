@@ -22,10 +22,13 @@ from ledger.errors import LocalError
 from ledger.limits import DETAIL_CHARS_MAX
 from ledger.policy import rules_in
 from ledger.records import DeploymentStatus, Precedent, key_due, key_precedent
+from ledger.transition.copies import forget_copies
 from ledger.transition.deal import Deal
 from ledger.transition.escrow import bill, pay_fee, refund
+from ledger.transition.results import await_release, forget_results, set_release_judge
 from ledger.transition.slots import finished, open_free_slots, release_slot
 from ledger.transition.switch import drop_approval_dues, drop_update, set_update_judge
+from ledger.transition.withheld import drop_agreements
 from ledger.warnings import lead_ms
 
 
@@ -68,8 +71,8 @@ def ends_soon(deal: Deal) -> None:
 
 def set_judge(deal: Deal, act: str, time_ms: int) -> None:
     """Move the `judge` timed work of an act; 0 removes it."""
-    if act == "update":
-        set_update_judge(deal, time_ms)
+    if act in ("update", "release"):
+        (set_update_judge if act == "update" else set_release_judge)(deal, time_ms)
         return
     field = "judge_ms" if act == "deploy" else "signoff_judge_ms"
     before_ms, rest = getattr(deal.record, field), deal.id + b"/" + act.encode()
@@ -188,8 +191,10 @@ def complete_jobs(deal: Deal) -> None:
     if not all(finished(deal, workload) for workload in deal.manifest.workloads):
         return
     drop_update(deal, "all jobs are done")
+    forget_copies(deal)
     clear_approval_dues(deal)
     deal.set(status="completed", desired="stop", ended_ms=deal.env.time_ms)
+    await_release(deal)
     deal.emit("deployment.completed", spent=deal.record.spent)
     if deal.manifest.policies.signoff is None:
         sign_off(deal)
@@ -214,11 +219,16 @@ def end(deal: Deal, status: DeploymentStatus, reason: str) -> None:
     """[D6] The last step of a deployment that did not complete by itself."""
     reason = reason[:DETAIL_CHARS_MAX]
     drop_update(deal, f"the deployment is {status}")
+    drop_agreements(deal)
     for name in deal.record.slots:
         release_slot(deal, name)
+    forget_copies(deal)
     clear_approval_dues(deal)
-    if status != "completed":
+    if status == "completed":
+        await_release(deal)
+    else:
         set_judge(deal, "signoff", 0)
+        forget_results(deal)
     if status == "rejected":
         drop_precedent(deal)
     set_end(deal, 0)

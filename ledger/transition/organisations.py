@@ -116,7 +116,7 @@ def judge_uses(env: Env, rest: bytes) -> int:
     slots = 0
     for key in found:
         deal = Deal.of(env, key[-_ID_BYTES:])
-        if deal.record.status in ENDED and not deal.record.ends_ms:
+        if deal.record.status in ENDED and not deal.record.ends_ms and not deal.record.release_until_ms:
             env.state.delete(key)
             continue
         judge_members(deal)

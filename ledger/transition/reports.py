@@ -2,8 +2,9 @@
 
 [R1] A receipt is signed by the holder's node key, which also sends it, and names this chain, deployment,
      manifest, contract, slot and term.
-[R2] Statuses go fetching, verified, running, then succeeded (jobs only); failed, quarantined and
-     released may follow any of them. `running` may be repeated: it tells of re-checks.
+[R2] Statuses go fetching, verified, running, then succeeded (jobs only; where replicas must agree, committed
+     comes before it, Y1); failed, quarantined and released may follow any of them but those. `running` may be
+     repeated: it tells of re-checks.
 [R3] `running` names an endpoint for each port, `succeeded` all results that the workload declares.
 [R4] After failed, quarantined, released and succeeded nothing of the slot runs: billed and freed at once.
 [R5] A failed or quarantined slot opens again until its attempts exceed what the workload allows; then the
@@ -17,29 +18,31 @@ from __future__ import annotations
 
 from typing import Final
 
-from msgspec.structs import replace
-
+from ledger.commitments import commitment_of
 from ledger.documents import Document, open_document
 from ledger.errors import Refused
 from ledger.limits import ADDRESS_CHARS_MAX, DETAIL_CHARS_MAX, RECEIPTS_PER_TERM_MAX
 from ledger.manifest_types import Workload
 from ledger.predicates import ReceiptPredicate
-from ledger.records import Node, ReceiptRecord, Slot, key_node, key_receipt
+from ledger.records import ReceiptRecord, Slot, key_receipt
 from ledger.transactions import Report
-from ledger.transition.agreement import settle_agreement
-from ledger.transition.deal import RUNS, Deal
+from ledger.transition.agreement import committed, revealed
+from ledger.transition.deal import ENDED, RUNS, Deal
 from ledger.transition.env import Env
 from ledger.transition.escrow import bill
 from ledger.transition.lifecycle import complete_jobs, end, first_run
+from ledger.transition.results import note_results
 from ledger.transition.rollout import advance, slot_failed
-from ledger.transition.slots import free_slot, reopen_slot
+from ledger.transition.slots import count_term, free_slot, reopen_slot
+from ledger.transition.withheld import agreement_of, take_back
 
 _STOPS: Final = ("failed", "quarantined", "released")
 _NEXT: Final = {
     "claimed": ("fetching", *_STOPS),
     "fetching": ("verified", *_STOPS),
     "verified": ("running", *_STOPS),
-    "running": ("running", "succeeded", *_STOPS),
+    "running": ("running", "committed", "succeeded", *_STOPS),
+    "committed": ("succeeded",),
     "released": _STOPS,
 }
 _COUNTED: Final = {
@@ -56,12 +59,16 @@ def report(env: Env, body: Report) -> None:
     deal, slot = _check_names(env, document)
     workload = deal.term_workload(slot)
     status = predicate.status
-    if status not in _NEXT.get(slot.status, ()) or (status == "succeeded" and workload.kind != "job"):
+    ends = status in ("committed", "succeeded")
+    if status not in _NEXT.get(slot.status, ()) or (ends and workload.kind != "job"):
         detail = f"the slot of a {workload.kind} does not go from {slot.status} to {status}"
         raise Refused("report.transition", detail, "status")
-    if slot.receipts >= RECEIPTS_PER_TERM_MAX and status not in (*_STOPS, "succeeded"):
+    if slot.receipts >= RECEIPTS_PER_TERM_MAX and status not in (*_STOPS, "committed", "succeeded"):
         raise Refused("report.too_many", f"at most {RECEIPTS_PER_TERM_MAX} in one term")
     _check_contents(workload, predicate)
+    _check_commitment(deal, slot, workload, predicate)
+    if status == "succeeded":
+        _check_sealed(deal, slot, predicate)
     record = ReceiptRecord(
         deal.id, slot.name, slot.term, env.sender, status, body.envelope, env.height, env.time_ms
     )
@@ -71,8 +78,10 @@ def report(env: Env, body: Report) -> None:
     deal.emit(f"slot.{status}", slot=slot.name, term=slot.term, node=node, checks=checks)
     if slot.status == "released":
         _stopped(deal, slot.name)
+    elif status == "committed":
+        _committed(deal, slot.name, workload, predicate)
     elif status == "succeeded":
-        _succeeded(deal, slot.name, predicate)
+        _succeeded(deal, slot.name, workload, predicate)
     elif status in _STOPS:
         _gave_up(deal, slot.name, workload, predicate)
     elif status == "running":
@@ -99,7 +108,7 @@ def _check_names(env: Env, document: Document[ReceiptPredicate]) -> tuple[Deal, 
     slot = deal.slot(predicate.slot)
     if predicate.term != slot.term:
         raise Refused("report.stale_term", f"the slot is at term {slot.term}", "term")
-    if slot.holder != env.sender:
+    if env.sender != (slot.witness if slot.status == "committed" else slot.holder):
         raise Refused("report.not_holder", "the sender does not hold the slot", "slot")
     if document.subject != slot.manifest:
         raise Refused("report.manifest_mismatch", f"the term is of {slot.manifest.hex()}", "subject")
@@ -122,28 +131,62 @@ def _check_contents(workload: Workload, predicate: ReceiptPredicate) -> None:
         raise Refused("report.results", f"exactly these results wanted: {names}", "results")
 
 
+def _check_sealed(deal: Deal, slot: Slot, predicate: ReceiptPredicate) -> None:
+    """[J4] Held back or not, by the manifest that the term is of."""
+    held = deal.side(slot.manifest)[0].policies.release is not None
+    if any((bool(x.sealed), x.sealed_bytes > 0) != (held, held) for x in predicate.results.values()):
+        wanted = "the sealed form of each result" if held else "no sealed form"
+        raise Refused("report.sealed", f"{wanted} wanted", "results")
+
+
+def _check_commitment(deal: Deal, slot: Slot, workload: Workload, predicate: ReceiptPredicate) -> None:
+    """[Y1] [Y2]"""
+    status, wanted = predicate.status, bool(workload.agree)
+    if bool(predicate.commitment) != (status == "committed") or (status == "committed" and not wanted):
+        raise Refused("report.commitment", "where replicas must agree, and there only, they commit", "status")
+    if bool(predicate.nonce) != (status == "succeeded" and wanted):
+        raise Refused("report.commitment", "what opens a commitment comes with the results", "nonce")
+    if status == "committed" and predicate.results:
+        raise Refused("report.commitment", "no results before all have committed", "results")
+    if status != "succeeded" or not wanted:
+        return
+    found = agreement_of(deal, workload.name)
+    if slot.status != "committed" or found is None or not found.reveals or deal.record.status in ENDED:
+        raise Refused("report.commitment", "it is not the time to tell results", "status")
+    results = {path: file.sha256 for path, file in predicate.results.items()}
+    node, nonce = deal.env.sender, bytes.fromhex(predicate.nonce)
+    told = commitment_of(deal.env.chain_id, deal.id, slot.name, slot.term, node, nonce, results)
+    if told != slot.commitment:
+        raise Refused("report.commitment", "these are not the results that were committed to", "results")
+
+
 def _stopped(deal: Deal, name: str) -> None:
     """[R6] The ledger stopped it, the holder confirms; billed already."""
-    _count(deal, "terms_kept")
+    count_term(deal, deal.env.sender, "terms_kept")
     free_slot(deal, name)
     reopen_slot(deal, name)
 
 
-def _count(deal: Deal, field: str) -> None:
-    """[R7] The sender's term has ended."""
-    env = deal.env
-    node = env.must(Node, key_node(env.sender))
-    env.write(key_node(env.sender), replace(node, **{field: getattr(node, field) + 1}))
-
-
-def _succeeded(deal: Deal, name: str, predicate: ReceiptPredicate) -> None:
+def _committed(deal: Deal, name: str, workload: Workload, predicate: ReceiptPredicate) -> None:
+    """[Y1] Its term ends like any other; what it cost is withheld."""
     bill(deal, name, deal.env.time_ms)
-    results = {path: found.sha256 for path, found in sorted(predicate.results.items())}
-    deal.set_slot(name, status="succeeded", results=results)
-    _count(deal, "terms_kept")
+    commitment, witness = bytes.fromhex(predicate.commitment), deal.env.sender
+    deal.set_slot(name, status="committed", commitment=commitment, witness=witness)
     free_slot(deal, name)
-    if deal.workload(name).agree:
-        settle_agreement(deal, deal.workload(name))
+    committed(deal, workload)
+
+
+def _succeeded(deal: Deal, name: str, workload: Workload, predicate: ReceiptPredicate) -> None:
+    results = {path: found.sha256 for path, found in sorted(predicate.results.items())}
+    if workload.agree:
+        deal.set_slot(name, status="succeeded", results=results)
+        revealed(deal, workload)
+        return
+    bill(deal, name, deal.env.time_ms)
+    deal.set_slot(name, status="succeeded", results=results)
+    count_term(deal, deal.env.sender, "terms_kept")
+    free_slot(deal, name)
+    note_results(deal)
     advance(deal)
     if deal.record.status in RUNS:
         complete_jobs(deal)
@@ -152,8 +195,9 @@ def _succeeded(deal: Deal, name: str, predicate: ReceiptPredicate) -> None:
 def _gave_up(deal: Deal, name: str, workload: Workload, predicate: ReceiptPredicate) -> None:
     """[R4] [R5]"""
     bill(deal, name, deal.env.time_ms)
+    take_back(deal, name)
     slot = deal.set_slot(name, status=predicate.status)
-    _count(deal, _COUNTED[predicate.status])
+    count_term(deal, deal.env.sender, _COUNTED[predicate.status])
     free_slot(deal, name)
     if predicate.status != "released" and not slot_failed(deal, slot, predicate.detail):
         slot = deal.set_slot(name, attempts=slot.attempts + 1)

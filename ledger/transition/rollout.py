@@ -25,6 +25,7 @@ from ledger.trade_records import UpdateRecord
 from ledger.transition.deal import RUNS, Deal, funds_under, replicas
 from ledger.transition.escrow import pay_more_fee
 from ledger.transition.lifecycle import complete_jobs, drop_precedent, set_judge
+from ledger.transition.results import forget_results, note_results
 from ledger.transition.slots import NEW_SLOT
 from ledger.transition.switch import (
     close_update,
@@ -50,6 +51,7 @@ def begin(deal: Deal) -> None:
         )
     deal.set(slots=(*deal.record.slots, *added))
     deal.set_update(status="rolling", approved_ms=deal.env.time_ms)
+    forget_results(deal)
     deal.emit("update.approved", number=update.number, manifest=update.manifest.hex())
     _stepped(deal)
     advance(deal)
@@ -233,5 +235,6 @@ def _complete(deal: Deal) -> None:
     deal.set_update(status="done", ended_ms=deal.env.time_ms, refunded=refunded)
     manifest = deal.record.manifest.hex()
     deal.emit("update.done", number=update.number, manifest=manifest, refunded=refunded)
+    note_results(deal)
     set_judge(deal, "deploy", deal.env.time_ms + 1)  # its approvals, by what is asked of them from now on
     complete_jobs(deal)

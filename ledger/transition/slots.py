@@ -9,16 +9,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Final
 
 from msgspec.structs import replace
 
 from ledger.manifest_types import Resources, Workload
 from ledger.records import Node, Slot, key_candidate, key_due, key_held, key_node, key_open
+from ledger.results import agreeing
 from ledger.transition.deal import RUNS, Deal, replicas
 from ledger.transition.env import Env
 from ledger.transition.escrow import bill
+from ledger.transition.withheld import agreement_of, pay_out, take_back
 
 NEW_SLOT: Final = Slot(b"", "", "open", 0, b"", 0, 0, 0, 0, 0, 0, 0, {}, {}, "")
 
@@ -31,7 +32,8 @@ def due_rest(deployment: bytes, name: str) -> bytes:
 def open_slot(deal: Deal, name: str) -> None:
     """[S1] Let nodes claim a slot that nobody holds. Nothing happens when its job needs no more replicas, or
     no manifest has it any more."""
-    if not deal.slot(name).next or agreed(deal, deal.workload(name)):
+    workload = deal.workload(name) if deal.slot(name).next else None
+    if workload is None or agreed(deal, workload) or _reveals(deal, workload):
         return
     deal.set_slot(name, status="open")
     deal.env.state.put(key_open(deal.id, name), b"")
@@ -42,7 +44,7 @@ def open_free_slots(deal: Deal) -> None:
     """[S1] Open all that nobody holds and that still have something to do."""
     for name in deal.record.slots:
         slot = deal.slot(name)
-        if not slot.holder and slot.status != "succeeded":
+        if not slot.holder and slot.status not in ("succeeded", "committed"):
             open_slot(deal, name)
 
 
@@ -57,8 +59,9 @@ def close_window(deal: Deal, name: str) -> None:
     deal.set_slot(name, window_closes_ms=0)
 
 
-def release_slot(deal: Deal, name: str) -> None:
-    """[S2] Stop a slot; one that nobody holds is only taken off the open list."""
+def release_slot(deal: Deal, name: str, *, paid: bool = True) -> None:
+    """[S2] Stop a slot; one that nobody holds is only taken off the open list. `paid`: what was withheld of
+    it ([Y4])."""
     slot = deal.slot(name)
     if slot.status == "open":
         close_window(deal, name)
@@ -66,6 +69,7 @@ def release_slot(deal: Deal, name: str) -> None:
         deal.set_slot(name, status="released")
     elif slot.holder and slot.status != "released":
         bill(deal, name, deal.env.time_ms)
+        (pay_out if paid else take_back)(deal, name)
         deal.set_slot(name, status="released", endpoints={})
         deal.emit("slot.released", slot=name, term=slot.term, node=slot.holder.hex())
 
@@ -100,17 +104,28 @@ def use_capacity(env: Env, node_key: bytes, resources: Resources, sign: int) -> 
     env.write(key, changed)
 
 
+def count_term(deal: Deal, node_key: bytes, field: str) -> None:
+    """[R7] A term of this node has ended."""
+    node = deal.env.must(Node, key_node(node_key))
+    deal.env.write(key_node(node_key), replace(node, **{field: getattr(node, field) + 1}))
+
+
+def _reveals(deal: Deal, workload: Workload) -> bool:
+    """Whether its replicas tell their results now ([Y2])."""
+    found = agreement_of(deal, workload.name) if workload.agree else None
+    return found is not None and found.reveals
+
+
 def finished(deal: Deal, workload: Workload) -> bool:
     """Whether all replicas of a job succeeded, or, when they must agree, so many did that the rest was
     released."""
-    statuses = [deal.slot(name).status for name in replicas(workload)]
-    return agreed(deal, workload) or all(status == "succeeded" for status in statuses)
+    if workload.agree:
+        return agreed(deal, workload) and not _reveals(deal, workload)
+    return all(deal.slot(name).status == "succeeded" for name in replicas(workload))
 
 
 def agreed(deal: Deal, workload: Workload) -> bool:
     """Whether so many replicas of a job as must agree do so ([R8]): it needs no other slot any more."""
     if not workload.agree:
         return False
-    slots = [deal.slot(name) for name in replicas(workload)]
-    counts = Counter(tuple(sorted(s.results.items())) for s in slots if s.status == "succeeded")
-    return max(counts.values(), default=0) >= workload.agree
+    return bool(agreeing(workload, {name: deal.slot(name) for name in replicas(workload)}))

@@ -26,7 +26,9 @@ from ledger.transition.deal import Deal
 from ledger.transition.env import Env
 from ledger.transition.money import credit
 from ledger.transition.notices import approval_notice_key
+from ledger.transition.results import note_results
 from ledger.transition.slots import close_window, release_slot, reopen_slot
+from ledger.transition.withheld import pay_out, set_agreement
 from ledger.warnings import approval_notice_ms
 
 
@@ -49,7 +51,8 @@ def keeps(deal: Deal, slot: Slot, digest: bytes) -> bool:
     """[U7] Whether what the slot does now is what this manifest wants of it."""
     if slot.holder and slot.status == "released":
         return False
-    now = slot.manifest if slot.holder or slot.status == "succeeded" else slot.next
+    done = slot.status in ("succeeded", "committed")
+    now = slot.manifest if slot.holder or done else slot.next
     wanted = deal.side(digest)[1].get(slot.name)
     return bool(now) and wanted is not None and same_work(deal.side(now)[1][slot.name], wanted)
 
@@ -65,6 +68,9 @@ def switch(deal: Deal, name: str, digest: bytes, number: int = 0) -> None:
         else:
             release_slot(deal, name)
     else:
+        if slot.status in ("committed", "succeeded") and deal.term_workload(slot).agree:
+            pay_out(deal, name)
+            set_agreement(deal, slot.name.partition("/")[0], None)
         deal.set_slot(name, status="released")
         reopen_slot(deal, name)
 
@@ -170,6 +176,7 @@ def close_update(deal: Deal, status: UpdateStatus, reason: str) -> None:
     deal.set_update(status=status, ended_ms=now_ms, refunded=refunded, reason=reason)
     deal.set(updating=b"")
     deal.emit(f"update.{status}", number=update.number, reason=reason, refunded=refunded)
+    note_results(deal)
 
 
 def _put_back(deal: Deal, update: UpdateRecord) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 from ledger.errors import LocalError
 from ledger.limits import DUE_PER_BLOCK_MAX
 from ledger.records import due_parts
+from ledger.transition.agreement import agreement_due
 from ledger.transition.approvals import expire_approval, judge_again
 from ledger.transition.claims import select
 from ledger.transition.deal import Deal
@@ -23,6 +24,7 @@ from ledger.transition.leases import lease_over
 from ledger.transition.lifecycle import ends_soon, run_on_over
 from ledger.transition.notices import approval_ends_soon, offer_over
 from ledger.transition.organisations import judge_uses
+from ledger.transition.results import release_over
 from ledger.transition.rollout import update_over
 from ledger.transition.standing import leave
 
@@ -56,6 +58,10 @@ def run_entry(env: Env, key: bytes) -> int:
         ends_soon(deal)
     elif kind == "judge":
         judge_again(deal, rest[33:].decode())
+    elif kind == "agreement":
+        agreement_due(deal, rest[33:].decode())
+    elif kind == "release":
+        release_over(deal)
     elif kind == "update":
         update_over(deal)
     elif kind == "run_on":

@@ -95,6 +95,7 @@ def deployment_detail(peer: PeerSeam, ref: str) -> m.DeploymentDetail:
             deploy=_policy(peer, record, manifest, approvals, "deploy"),
             signoff=_policy(peer, record, manifest, approvals, "signoff"),
             delete=_policy(peer, record, manifest, approvals, "delete"),
+            release=_policy(peer, record, manifest, approvals, "release"),
         ),
         approvals=[_approval(item) for item in sorted(approvals, key=lambda a: (a.time_ms, a.signer))],
         slots=[_slot(peer, slot) for slot in slots],
@@ -107,11 +108,15 @@ def deployment_detail(peer: PeerSeam, ref: str) -> m.DeploymentDetail:
             running_ms=record.running_ms,
             ended_ms=record.ended_ms,
             signed_off_ms=record.signed_off_ms,
+            released_ms=record.released_ms,
         ),
         txs=[id_.hex() for id_ in peer.store.history(record.id, HISTORY_SHOWN_MAX)],
         generation=record.generation,
         ground=record.ground,
         updates=update_views(peer, record, approvals),
+        results=record.results.hex(),
+        withheld=record.withheld,
+        release_until_ms=record.release_until_ms,
     )
 
 
@@ -140,6 +145,7 @@ def _approval(record: r.ApprovalRecord) -> m.ApprovalView:
         expires_ms=predicate.expires_ms,
         counts_until_ms=record.expires_ms,
         update=record.generation,
+        results=record.results.hex(),
         height=record.height,
         time_ms=record.time_ms,
     )

@@ -195,6 +195,7 @@ class Policies(msgspec.Struct, kw_only=True):
     deploy: PolicyView
     signoff: PolicyView
     delete: PolicyView
+    release: PolicyView
 
 
 class ApprovalView(msgspec.Struct, kw_only=True):
@@ -211,6 +212,7 @@ class ApprovalView(msgspec.Struct, kw_only=True):
     height: int
     time_ms: int
     update: int  # number of the update that brings, or brought, the manifest that it is about
+    results: str  # of a release: digest of the results that it is about
 
 
 class SlotView(msgspec.Struct, kw_only=True):
@@ -263,6 +265,7 @@ class Timings(msgspec.Struct, kw_only=True):
     running_ms: int
     ended_ms: int
     signed_off_ms: int
+    released_ms: int  # the results of its jobs, where they are held back
 
 
 class WarningView(msgspec.Struct, kw_only=True):
@@ -303,6 +306,9 @@ class DeploymentDetail(msgspec.Struct, kw_only=True):
     generation: int  # number of the update that brought the manifest; 0: the order did
     ground: Act  # the act whose policy the approvals of the manifest must satisfy
     updates: list[UpdateView]
+    results: str  # digest of what its jobs left behind, where that is held back and all is there
+    withheld: int  # of `spent`: paid to nobody yet, until results of replicas are compared
+    release_until_ms: int  # not released by then, the results never are; 0: no such time is set
 
 
 class PriceView(msgspec.Struct, kw_only=True):

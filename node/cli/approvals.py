@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
+from msgspec import UNSET
 
 from ledger.documents import PAYLOAD_TYPE, open_document, pae, payload_of, seal_payload, sign_payload
 from ledger.keys import SEED_BYTES, Key
@@ -50,6 +51,9 @@ Delete = Annotated[
 Update = Annotated[
     bool, Parameter(negative="", help="Decide on the update under way, not on what is in force.")
 ]
+Release = Annotated[
+    bool, Parameter(negative="", help="Decide on handing out the results of its jobs, which are held back.")
+]
 Expires = Annotated[
     str, Parameter(help="How long it counts, such as 72h (default: as long as the contract says).")
 ]
@@ -67,6 +71,7 @@ def approve(
     signoff: Signoff = False,
     delete: Delete = False,
     update: Update = False,
+    release: Release = False,
     expires: Expires = "",
     comment: Comment = "",
     save: Save = None,
@@ -80,7 +85,7 @@ def approve(
     ----------
     deployment: Its id, or the first 6 or more digits.
     """
-    wish = Wish("granted", _act(signoff, delete, update), role, expires, comment)
+    wish = Wish("granted", _act(signoff, delete, update, release), role, expires, comment)
     return _decide(deployment, signer_of(key, ssh), wish, save, yes)
 
 
@@ -94,6 +99,7 @@ def reject(
     signoff: Signoff = False,
     delete: Delete = False,
     update: Update = False,
+    release: Release = False,
     comment: Comment = "",
     save: Save = None,
     yes: Yes = False,
@@ -104,7 +110,7 @@ def reject(
     ----------
     deployment: Its id, or the first 6 or more digits.
     """
-    wish = Wish("rejected", _act(signoff, delete, update), role, "", comment)
+    wish = Wish("rejected", _act(signoff, delete, update, release), role, "", comment)
     return _decide(deployment, signer_of(key, ssh), wish, save, yes)
 
 
@@ -118,6 +124,7 @@ def revoke(
     signoff: Signoff = False,
     delete: Delete = False,
     update: Update = False,
+    release: Release = False,
     comment: Comment = "",
     save: Save = None,
     yes: Yes = False,
@@ -128,7 +135,7 @@ def revoke(
     ----------
     deployment: Its id, or the first 6 or more digits.
     """
-    wish = Wish("revoked", _act(signoff, delete, update), role, "", comment)
+    wish = Wish("revoked", _act(signoff, delete, update, release), role, "", comment)
     return _decide(deployment, signer_of(key, ssh), wish, save, yes)
 
 
@@ -188,6 +195,7 @@ def _decide(ref: str, signer: Signer, wish: Wish, save: Path | None, yes: bool) 
         comment=wish.comment,
         made_ms=made_ms,
         update=deal.number,
+        results=deal.results if act == "release" else UNSET,
     )
     if not yes or current.output == "table":
         say(what_is_signed(deal, predicate, signer.public))
@@ -229,12 +237,13 @@ def save_statement(folder: Path, name: str, envelope: bytes, key: Key | None = N
     say(f"in {folder}, check it with:\n  " + "\n  ".join(commands))
 
 
-def _act(signoff: bool, delete: bool, update: bool) -> Act:
-    if signoff + delete + update > 1:
-        raise Failure(
-            EXIT_USAGE, "--signoff, --delete and --update are decisions of their own: one at a time"
-        )
-    return "signoff" if signoff else "delete" if delete else "update" if update else "deploy"
+def _act(signoff: bool, delete: bool, update: bool, release: bool) -> Act:
+    chosen: dict[Act, bool] = {"signoff": signoff, "delete": delete, "update": update, "release": release}
+    acts = [act for act, wanted in chosen.items() if wanted]
+    if len(acts) > 1:
+        flags = ", ".join(f"--{act}" for act in chosen)
+        raise Failure(EXIT_USAGE, f"{flags} are decisions of their own: one at a time")
+    return acts[0] if acts else "deploy"
 
 
 def _only_role(deal: Deal, act: Act, signer: bytes) -> str:

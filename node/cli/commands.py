@@ -78,6 +78,7 @@ COMMANDS: Final = (
     ("deployment list", "deployments:list_deployments", "List the deployments."),
     ("deployment show", "deployments:show", "Show a deployment with its approvals, slots and receipts."),
     ("deployment results", "results:results", "Fetch and check what a deployment's jobs wrote."),
+    ("deployment receipts", "receipts:receipts", "Write what nodes signed, for stock tools to check."),
     ("deployment signatures", "signatures:signatures", "Write what was signed, for stock tools to check."),
     ("deployment cancel", "deployments:cancel", "Stop a deployment, settle and refund."),
     ("deployment update", "updates:update", "Move a running deployment to another manifest."),

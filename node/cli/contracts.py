@@ -63,6 +63,7 @@ def validate(folder: Path = _HERE, /) -> int:
             ("deploy asks for", describe(contract.policies.deploy)),
             ("sign-off asks for", describe(contract.policies.signoff)),
             ("delete asks for", describe(contract.policies.delete)),
+            ("release asks for", describe(contract.policies.release)),
             ("valid", "yes"),
         ),
     )
@@ -186,6 +187,7 @@ def show(ref: str, /) -> int:
     facts.append(("deploy asks for", describe(contract.policies.deploy)))
     facts.append(("sign-off asks for", describe(contract.policies.signoff)))
     facts.append(("delete asks for", describe(contract.policies.delete)))
+    facts.append(("release asks for", describe(contract.policies.release)))
     emit_facts(found, facts)
     return 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -20,7 +20,9 @@ from ledger.policy_types import Act
 from ledger.policy_words import describe_rest
 from ledger.predicates import ApprovalPredicate
 from ledger.records import Deployment, key_deployment
+from ledger.results import accepted, results_digest, results_of
 from node.amounts import cpu_text, credits_text, size_text, span_text, time_text, value_text
+from node.api.models import DeploymentDetail
 from node.cid import cid_of
 from node.cli.context import EXIT_REJECTED, Failure
 from node.cli.organisation_state import organisation_of
@@ -46,6 +48,8 @@ class Deal:
     number: int = 0
     former: Manifest | None = None
     ground: Act = "deploy"
+    results: str = ""  # digest of what its jobs left behind, computed here
+    files: tuple[tuple[str, str, str], ...] = ()  # slot, path, sha256 of each
 
     def sides(self, act: Act) -> tuple[Side, ...]:
         """Whose policies, of which act, a decision may count for."""
@@ -68,9 +72,11 @@ def read_deal(client: Client, ref: str, act: Act = "deploy") -> Deal:
             raise Failure(EXIT_REJECTED, f"no update of {detail.id[:12]} is under way")
         wanted, number = detail.updates[-1].manifest_digest, detail.updates[-1].number
         former = decode_manifest(_manifest(client, detail.manifest_digest))
+    if act == "release" and not detail.results:
+        raise Failure(EXIT_REJECTED, f"no results of {detail.id[:12]} wait for a release")
     data = _manifest(client, wanted)
     digest = manifest_digest(data)
-    _check_record(client, detail.id, digest, number, act)
+    record = _check_record(client, detail.id, digest, number, act)
     manifest = decode_manifest(data)
     contract = open_document(client.contract(manifest.contract).envelope, "contract")
     if contract.id.hex() != manifest.contract or contract.signer.hex() != manifest.author:
@@ -85,7 +91,24 @@ def read_deal(client: Client, ref: str, act: Act = "deploy") -> Deal:
     if again != data:
         raise Failure(EXIT_REJECTED, "the manifest is not what the author's contract expands to")
     types: dict[str, str] = {parameter.name: parameter.type for parameter in source.parameters}
-    return Deal(detail.id, digest, manifest, types, _roll(manifest), number, former, detail.ground)
+    deal = Deal(detail.id, digest, manifest, types, _roll(manifest), number, former, detail.ground)
+    return deal if act != "release" else _with_results(deal, detail, record)
+
+
+def _with_results(deal: Deal, detail: DeploymentDetail, record: Deployment | None) -> Deal:
+    """What is released: the results that the peer shows are hashed here, and are those on record."""
+    wanted = detail.results if record is None else record.results.hex()
+    slots = {slot.name: slot for slot in detail.slots}
+    found = results_digest(bytes.fromhex(deal.id), deal.digest, deal.manifest, slots).hex()
+    if found != wanted:
+        raise Failure(EXIT_REJECTED, "the results that the peer shows are not those on record")
+    files = [
+        (slot.name, path, sha256)
+        for workload in deal.manifest.workloads
+        for slot in accepted(workload, slots)
+        for path, sha256 in results_of(slot)
+    ]
+    return replace(deal, results=found, files=tuple(files))
 
 
 def _roll(manifest: Manifest) -> Roll:
@@ -103,12 +126,15 @@ def _is_bound(roles: object, name: str) -> bool:
     return any(role.name == name and role.bind == "order" for role in roles)  # type: ignore[attr-defined]
 
 
-def _check_record(client: Client, deployment: str, digest: bytes, number: int, act: Act) -> None:
+def _check_record(
+    client: Client, deployment: str, digest: bytes, number: int, act: Act
+) -> Deployment | None:
+    """The record, proved from genesis and about this manifest; None where there is no genesis to prove it."""
     try:
         trust: Trust = trust_of(None)
     except ConfigError:
         say("no genesis in the home: the deployment's record is taken on the peer's word")
-        return
+        return None
     key = key_deployment(bytes.fromhex(deployment))
     deadline = time.monotonic() + _PROOF_WAIT_S
     while True:  # a header proves a state of some blocks ago: a fresh order takes a moment
@@ -118,18 +144,25 @@ def _check_record(client: Client, deployment: str, digest: bytes, number: int, a
             if error.problem.rule != "proof.not_yet" or time.monotonic() > deadline:
                 raise
         else:
+            late = time.monotonic() > deadline
             if fact.value is not None:
-                break
-            if time.monotonic() > deadline:
+                record = _decoded(fact.value)
+                if late or act != "release" or record.results:
+                    break
+            elif late:
                 raise Failure(EXIT_REJECTED, "the ledger's state holds no such deployment")
         time.sleep(0.2)
-    try:
-        record = decode(Deployment, fact.value)
-    except msgspec.MsgspecError as error:
-        raise Failure(EXIT_REJECTED, f"the proved record is not understood: {error}") from None
     in_force, under_way = (record.manifest, record.generation), (record.updating, record.updates)
     if (digest, number) != (under_way if act == "update" else in_force):
         raise Failure(EXIT_REJECTED, "the ledger proves another manifest for this deployment")
+    return record
+
+
+def _decoded(data: bytes) -> Deployment:
+    try:
+        return decode(Deployment, data)
+    except msgspec.MsgspecError as error:
+        raise Failure(EXIT_REJECTED, f"the proved record is not understood: {error}") from None
 
 
 def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> str:
@@ -140,6 +173,7 @@ def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> s
         "signoff": "the sign-off",
         "delete": "the end",
         "update": f"update {deal.number}",
+        "release": "the release of the results",
     }[predicate.act]
     verb = {"granted": "APPROVE", "rejected": "REJECT", "revoked": "WITHDRAW your approval of"}[
         predicate.decision
@@ -181,6 +215,9 @@ def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> s
             f"              {a.path} ({size_text(a.size_bytes)}) sha256 {a.sha256} cid {cid_of(a.sha256)}"
             for a in workload.artifacts
         ]
+    if predicate.act == "release":
+        lines.append(f"  results     {deal.results} (hashed here), opened by the consumer alone")
+        lines += [f"              {slot} {clean(path)} sha256 {sha256}" for slot, path, sha256 in deal.files]
     if deal.former is not None:
         for difference in manifest_changes(deal.former, manifest):
             before, after = clean(difference.before_text), clean(difference.after_text)

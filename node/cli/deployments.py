@@ -217,6 +217,7 @@ def _print_head(found: DeploymentDetail) -> None:
         ("running", times.running_ms),
         ("ended", times.ended_ms),
         ("signed off", times.signed_off_ms),
+        ("released", times.released_ms),
     ):
         if at_ms:
             steps.append(f"{name} after {span_text(at_ms - times.ordered_ms)}")
@@ -237,12 +238,34 @@ def _print_head(found: DeploymentDetail) -> None:
             ("deploy approval", _policy_text(found.policies.deploy)),
             ("sign-off", _policy_text(found.policies.signoff)),
             ("delete", _policy_text(found.policies.delete)),
+            *(_release_facts(found)),
             *_update_facts(found),
-            ("money", f"{credits_text(found.spent)} spent, {credits_text(found.escrow)} in escrow"),
+            ("money", _money_text(found)),
             ("ordered", f"{time_text(times.ordered_ms)} UTC"),
             ("then", ", ".join(steps) or "nothing yet"),
         ),
     )
+
+
+def _money_text(found: DeploymentDetail) -> str:
+    text = f"{credits_text(found.spent)} spent, {credits_text(found.escrow)} in escrow"
+    if found.withheld:
+        text += f"; of what is spent, {credits_text(found.withheld)} withheld until results are compared"
+    return text
+
+
+def _release_facts(found: DeploymentDetail) -> list[tuple[str, str]]:
+    """Where results are held back: by what, and which."""
+    if not found.policies.release.asked:
+        return []
+    released_ms, until_ms = found.timings.released_ms, found.release_until_ms
+    if not found.results:
+        state = "not all there yet" if not found.timings.ended_ms else "never to be released"
+    elif released_ms:
+        state = f"{found.results} released {time_text(released_ms)} UTC"
+    else:
+        state = f"{found.results} held back" + (f" until {time_text(until_ms)} UTC" if until_ms else "")
+    return [("release", _policy_text(found.policies.release)), ("results", state)]
 
 
 def _end_text(found: DeploymentDetail) -> str:

@@ -167,6 +167,16 @@ def _sandbox() -> Iterator[Finding]:
             advice = _ADVICE.get(feature.name, "")
             detail = f"not enforced: {feature.how}" + (f"; {advice}" if advice else "")
         yield Finding(f"  {feature.name}", "ok" if feature.enforced else "warning", detail)
+    told = {feature.name for feature in found.features}
+    for each in found.beside:
+        if not each.usable:
+            detail = f"no workload of runtime {each.driver} runs here: {each.reason}"
+            yield Finding(each.driver, "warning", detail)
+            continue
+        yield Finding(each.driver, "ok", f"workloads of runtime {each.driver} run here")
+        for feature in each.features:
+            if feature.name not in told:
+                yield Finding(f"  {feature.name}", "ok" if feature.enforced else "warning", feature.how)
 
 
 def _quarantine() -> Iterator[Finding]:

@@ -5,35 +5,38 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from ledger.errors import Refused
 from ledger.predicates import ResultFile
+from ledger.results import accepted, results_of
 from node.amounts import size_text
 from node.api.models import DeploymentDetail
 from node.cli.artifacts import bring
-from node.cli.context import EXIT_ERROR, EXIT_REJECTED, Failure, current
+from node.cli.context import EXIT_ERROR, EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.output import emit, say
+from node.sdk import Client
 
 
-def results(deployment: str, /, *, out: Path) -> int:
+def results(deployment: str, /, *, out: Path, key: str = "") -> int:
     """Fetch the result files of a deployment's jobs and check them against the signed receipts.
 
     Parameters
     ----------
     deployment: Its id, or the first 6 or more digits.
     out: Folder to write them to; one folder a slot when there are several.
+    key: Name of the consumer's key, which alone opens results that were held back until their release.
     """
     client = current.client()
     found = client.deployment(deployment)
     wanted = wanted_results(found)
     if not wanted:
         raise Failure(EXIT_ERROR, f"no job of {found.id[:12]} has ended with results yet")
+    if found.policies.release.asked:
+        _check_released(found, key)
     several = len({slot for slot, _, _ in wanted}) > 1
     rows = []
     for slot, path, result in wanted:
         say(f"fetching {path} of {slot} ({size_text(result.size_bytes)})")
-        bring(client, result.sha256, result.size_bytes, "", client.timeout_s)
-        data = client.read_artifact(result.sha256)
-        if hashlib.sha256(data).hexdigest() != result.sha256:
-            raise Failure(EXIT_REJECTED, f"{path} of {slot}: the peer's bytes are not those of the receipt")
+        data = _fetched(client, slot, path, result, key)
         folder = out / slot.replace("/", "-") if several else out
         file = folder / path.removeprefix("/result/")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -44,11 +47,47 @@ def results(deployment: str, /, *, out: Path) -> int:
     return 0
 
 
+def _check_released(found: DeploymentDetail, key: str) -> None:
+    """Raises Failure: 4 while they are held back, 2 without the key that opens them."""
+    if not found.timings.released_ms:
+        why = "; ".join(found.policies.release.reasons)
+        if not found.results:
+            why = "never to be released any more" if found.timings.ended_ms else "not all of them are there"
+        raise Failure(EXIT_REJECTED, f"the results of {found.id[:12]} are held back: {why}")
+    if not key or current.public(key).hex() != found.consumer:
+        raise Failure(EXIT_USAGE, f"only {found.consumer} opens them: name that account's key with --key")
+
+
+def _fetched(client: Client, slot: str, path: str, result: ResultFile, key: str) -> bytes:
+    """The file, checked against the receipt. Raises Failure(4) for other bytes."""
+    digest, size_bytes = (result.sealed, result.sealed_bytes) if result.sealed else (result.sha256, 0)
+    bring(client, digest, size_bytes or result.size_bytes, "", client.timeout_s)
+    data = client.read_artifact(digest)
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise Failure(EXIT_REJECTED, f"{path} of {slot}: the peer's bytes are not those of the receipt")
+    if not result.sealed:
+        return data
+    from node.sealed_results import open_result
+
+    try:
+        return open_result(current.key(key), result, data)
+    except Refused as error:
+        raise Failure(EXIT_REJECTED, f"{path} of {slot}: {error}") from None
+
+
 def wanted_results(found: DeploymentDetail) -> list[tuple[str, str, ResultFile]]:
-    """Slot, path and file of each result in the receipts of the terms that succeeded."""
+    """Slot, path and file of each result in the receipts of the terms that succeeded; of replicas that agree,
+    of these alone."""
+    odd: set[str] = set()
+    slots = {slot.name: slot for slot in found.slots}
+    for workload in found.manifest.workloads:
+        mine = accepted(workload, slots) if workload.agree else ()
+        if mine:
+            names = {name for name in slots if name.partition("/")[0] == workload.name}
+            odd |= {name for name in names if results_of(slots[name]) != results_of(mine[0])}
     return [
         (receipt.slot, path, result)
         for receipt in found.receipts
-        if receipt.status == "succeeded"
+        if receipt.status == "succeeded" and receipt.slot not in odd
         for path, result in sorted(receipt.receipt.results.items())
     ]

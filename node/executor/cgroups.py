@@ -39,11 +39,11 @@ class TaskGroup:
         return tuple(sorted({path / "cgroup.procs" for path in self.paths.values()}))
 
     def pids(self) -> tuple[int, ...]:
-        """Return the processes in the group now."""
+        """Return the processes in the group now, and in groups that a container engine made below."""
         found: set[int] = set()
-        for file in self.procs_files():
+        for folder in self._folders():
             with contextlib.suppress(OSError):
-                found |= {int(line) for line in file.read_text().split()}
+                found |= {int(line) for line in (folder / "cgroup.procs").read_text().split()}
         return tuple(sorted(found))
 
     def freeze(self, frozen: bool) -> None:
@@ -53,6 +53,14 @@ class TaskGroup:
                 _write(next(iter(self.paths.values())) / "cgroup.freeze", "1" if frozen else "0")
             elif "freezer" in self.paths:
                 _write(self.paths["freezer"] / "freezer.state", "FROZEN" if frozen else "THAWED")
+
+    def is_frozen(self) -> bool:
+        """Return True when every process stands still; False also where there is no freezer."""
+        if self.version == 2:
+            return _number(next(iter(self.paths.values())) / "cgroup.events", "frozen") == 1
+        with contextlib.suppress(OSError, KeyError):
+            return (self.paths["freezer"] / "freezer.state").read_text().strip() == "FROZEN"
+        return False
 
     def kill(self) -> None:
         """SIGKILL every process. Frozen first, so that none forks away; version 1 dies only when thawed."""
@@ -69,13 +77,16 @@ class TaskGroup:
         """Return how many processes the memory limit has killed."""
         if "memory" not in self.paths:
             return 0
-        name = "memory.events" if self.version == 2 else "memory.oom_control"
-        with contextlib.suppress(OSError):
-            for line in (self.paths["memory"] / name).read_text().splitlines():
-                key, _, value = line.partition(" ")
-                if key == "oom_kill":
-                    return int(value)
-        return 0
+        if self.version == 2:
+            return _number(self.paths["memory"] / "memory.events", "oom_kill") or 0
+        # Version 1 counts in the group of the process that was killed, and only there.
+        folders = [path for path in self._folders() if path.is_relative_to(self.paths["memory"])]
+        return sum(_number(folder / "memory.oom_control", "oom_kill") or 0 for folder in folders)
+
+    def limit_pids(self, most: int) -> None:
+        """Set another limit of processes, where there is one. Raises OSError."""
+        if "pids" in self.paths:
+            _write(self.paths["pids"] / "pids.max", str(most))
 
     def usage(self) -> tuple[int | None, int | None]:
         """Return CPU time in ms and the highest memory in bytes, None for what the kernel does not count.
@@ -96,7 +107,7 @@ class TaskGroup:
     def remove(self) -> bool:
         """Remove the group; False while a process is still in it."""
         gone = True
-        for path in set(self.paths.values()):
+        for path in reversed(self._folders()):
             try:
                 path.rmdir()
             except FileNotFoundError:
@@ -104,6 +115,13 @@ class TaskGroup:
             except OSError:
                 gone = False
         return gone
+
+    def _folders(self) -> list[Path]:
+        """Return the group's directories and all below, each after the one that it is in."""
+        found: list[Path] = []
+        for path in sorted(set(self.paths.values())):
+            found += [Path(folder) for folder, _, _ in os.walk(path)] or [path]
+        return found
 
 
 @dataclass(frozen=True)
@@ -113,6 +131,10 @@ class Cgroups:
     version: int
     mounts: Mapping[str, Path]
     scope: str
+
+    def name(self, task_id: str) -> str:
+        """Return the path of the task's group from the top of each hierarchy, without a slash before it."""
+        return f"{PARENT}/{self.scope}/{task_id}"
 
     def create(self, task_id: str, resources: Resources) -> TaskGroup:
         """Make the task's group and set its limits. Raises OSError, with nothing left over.

@@ -21,6 +21,7 @@ from ledger.state import read
 from ledger.transactions import Claim, Renew, RenewItem
 from node.clock import boot_ms, wall_ms
 from node.config import Node
+from node.copy_wire import KEEP
 from node.exchange import Exchange
 from node.executor.claims import Attempt, Attempts
 from node.executor.decide import Now, Opening, SlotId, held_slots, of_term, openings, refusal
@@ -29,6 +30,8 @@ from node.executor.drivers.spec import check_spec
 from node.executor.errors import SpecRefused
 from node.executor.figures import Metric, figures
 from node.executor.gather import sweep_volumes
+from node.executor.held import HeldResults, release_results
+from node.executor.keeper import Keeper
 from node.executor.lease import LedgerTime
 from node.executor.ledger_clock import LedgerClock
 from node.executor.limits import (
@@ -92,6 +95,7 @@ class Executor:
         self._volumes = volumes or VolumeShelf(peer.home / "volumes", 0)
         self.orders = Orders(peer)
         self.secrets = SecretsDesk(peer)
+        self.keeper = Keeper(peer, exchange)
         self._log_desk = LogDesk(peer, lambda at, n: t.log_tail(n) if (t := self._tenures.get(at)) else None)
         self._shop: Workshop | None = None
         self._offering: Offering | None = None
@@ -113,8 +117,8 @@ class Executor:
         """
         fingerprint = await trio.to_thread.run_sync(self._driver.fingerprint)
         killed = await self._driver.recover()  # rule 7: first of all
-        log.info("executor_starts", driver=fingerprint.driver, usable=fingerprint.usable, killed=killed)
-        if not fingerprint.usable:
+        log.info("executor_starts", runtimes=fingerprint.runtimes, killed=killed)
+        if not fingerprint.runtimes:
             log.error("driver_unusable", driver=fingerprint.driver, reason=fingerprint.reason)
         self._shop = Workshop(
             self._peer,
@@ -129,12 +133,15 @@ class Executor:
             self.secrets,
             self._quarantine,
             self._volumes,
+            HeldResults(self._peer.home / "held"),
         )
         self._offering = Offering(self._peer, self._sender, self._settings, fingerprint, self._boot_ms)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._renewals)
             nursery.start_soon(self.orders.run)
+            nursery.start_soon(self.keeper.run)
+            nursery.start_soon(release_results, self._shop)
             nursery.start_soon(sweep_volumes, self._shop, lambda: {held for held, _ in self._tenures})
             height = -1
             while True:
@@ -355,7 +362,7 @@ class Executor:
         try:
             record = of_term(self._peer.state, slot)
             if record is not None:
-                await orphan_reporter(self._sender, self._driver.name, self._wall_ms, record, slot).run()
+                await orphan_reporter(self._sender, self._wall_ms, record, slot).run()
         finally:
             self._orphans.discard((slot_id, slot.term))
 
@@ -379,19 +386,14 @@ class Executor:
 
     def methods(self) -> Mapping[str, Serve]:
         """What PeerHandlers.methods takes."""
-        return {ORDER: self.orders.serve, HERE: self.secrets.serve_here, LOGS: self._log_desk.serve}
+        others = {LOGS: self._log_desk.serve, KEEP: self.keeper.serve}
+        return {ORDER: self.orders.serve, HERE: self.secrets.serve_here} | others
 
     def metrics(self) -> Sequence[Metric]:
         """Rows as PeerSeam.metrics gives them."""
         gauges = {"ledger_time_known": float(self._clock.is_sure)}
         rows = figures(list(self._tenures.values()), self._counts, gauges, self._boot_ms())
-        rows += [
-            ("executor_orders_fetched_total", {}, self.orders.fetched, "counter"),
-            ("executor_orders_false_total", {}, self.orders.lied, "counter"),
-            ("executor_secrets_given_total", {}, self.secrets.given, "counter"),
-            ("executor_secrets_refused_total", {}, self.secrets.refused, "counter"),
-        ]
-        return rows
+        return [*rows, *self.orders.metrics(), *self.secrets.metrics(), *self.keeper.metrics()]
 
     def _count(self, what: str, result: str) -> None:
         self._counts[what, result] = self._counts.get((what, result), 0) + 1

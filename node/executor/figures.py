@@ -25,6 +25,8 @@ def figures(
         (f"executor_{what}_total", {"result": result}, count, "counter")
         for (what, result), count in sorted(counts.items())
     ]
+    ages = [t.copier.age_s for t in tenures if t.copier.volumes]
+    rows += [("executor_copy_age_seconds", {}, max(ages), "gauge")] if ages else []
     rows += [
         ("executor_lease_left_seconds", {}, left / 1000, "gauge"),
         ("executor_checks", {}, checks, "gauge"),

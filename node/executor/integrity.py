@@ -28,11 +28,12 @@ _KERNEL_CODE = frozenset({"[vdso]", "[vsyscall]"})
 
 @dataclass(frozen=True)
 class Expected:
-    """One file of the root by its verified bytes."""
+    """One file of the root by its verified bytes, or a symbolic link by its `target`."""
 
     digest: str
     size_bytes: int
     mode: int
+    target: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,14 @@ def executes(baseline: Baseline) -> bool:
     return any(one.device == baseline.device for mappings in mapped for one in mappings or ())
 
 
+def first_executes(baseline: Baseline) -> bool:
+    """Return True when process 1, which is the task's own, executes code of the sealed root, or has ended."""
+    if _ended(baseline):
+        return True
+    mapped = procs.executable_mappings(baseline.init_pid)
+    return any(one.device == baseline.device for one in mapped or ())
+
+
 def check(baseline: Baseline) -> Attestation:
     """Return whether the task still is what `baseline` says. Blocks while hashing its files."""
     started = time.perf_counter()
@@ -187,7 +196,21 @@ def _check_image(baseline: Baseline, done: _Check) -> None:
         done.drift(baseline.loop, "the sealed image", "another file behind the device")
 
 
+def _check_link(root: str, path: str, expected: Expected, baseline: Baseline, done: _Check) -> None:
+    try:
+        status, target = os.lstat(root + path), os.readlink(root + path)
+    except OSError as error:
+        done.drift(path, f"a link to {expected.target}", error.strerror or "cannot be read")
+        return
+    device = (os.major(status.st_dev), os.minor(status.st_dev))
+    if device != baseline.device or status.st_ino != baseline.inodes[path] or target != expected.target:
+        done.drift(path, f"a link to {expected.target}", f"another one, to {target}")
+
+
 def _check_file(root: str, path: str, expected: Expected, baseline: Baseline, done: _Check) -> None:
+    if expected.target:
+        _check_link(root, path, expected, baseline, done)
+        return
     try:
         fd = os.open(root + path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
@@ -222,7 +245,7 @@ def _walk(root: str, mounted: frozenset[str]) -> list[str]:
         folders[:] = [name for name in folders if f"{inside}/{name}" not in mounted]
         links = [name for name in folders if os.path.islink(os.path.join(above, name))]
         found += [f"{inside}/{name}" for name in (*names, *links)]
-    return found
+    return [path for path in found if path not in mounted]
 
 
 def _check_processes(baseline: Baseline, done: _Check) -> None:

@@ -9,6 +9,7 @@ import time
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 MS_RDONLY = 1
@@ -20,10 +21,12 @@ MS_REC = 16384
 MS_SLAVE = 1 << 19
 
 _NS_GET_USERNS = 0xB701
+_EXT4_IOC_CHECKPOINT = 0x4004662B  # since Linux 5.14
 _TFD_ABSTIME = 1
 _TFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -58,6 +61,16 @@ def unmount(target: str) -> None:
     _check(_libc.umount2(ctypes.c_char_p(target.encode()), ctypes.c_int(0)), f"umount {target}")
 
 
+def sync_filesystem(fd: int) -> None:
+    """Write all of the ext4 in which `fd` lies to its device, and leave nothing in its journal, syncfs(2) and
+    EXT4_IOC_CHECKPOINT. Raises OSError."""
+    _check(_libc.syncfs(ctypes.c_int(fd)), "syncfs")
+    flags = ctypes.c_uint32(0)
+    found = _libc.ioctl(ctypes.c_int(fd), ctypes.c_ulong(_EXT4_IOC_CHECKPOINT), ctypes.byref(flags))
+    _check(found, "ioctl EXT4_IOC_CHECKPOINT")
+    _check(_libc.syncfs(ctypes.c_int(fd)), "syncfs")
+
+
 def boot_timer() -> int:
     """Return a descriptor that becomes readable at a time of the boot clock, timerfd_create(2); unset yet."""
     fd: int = _libc.timerfd_create(ctypes.c_int(time.CLOCK_BOOTTIME), ctypes.c_int(_TFD_FLAGS))
@@ -88,6 +101,12 @@ def adopt_orphans() -> None:
     """Become the parent of descendants whose own parent ends, prctl(2)."""
     zero = ctypes.c_ulong(0)
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), zero, zero, zero), "prctl SUBREAPER")
+
+
+def die_with_parent() -> None:
+    """Be killed when the thread that forked this process ends, prctl(2)."""
+    zero, sigkill = ctypes.c_ulong(0), ctypes.c_ulong(9)
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, sigkill, zero, zero, zero), "prctl PDEATHSIG")
 
 
 def become(uid: int) -> None:

@@ -41,6 +41,12 @@ RESULTS_MAX = 64
 RESULT_BYTES_MAX = 16 << 20
 """All result files of a task together; they are read into memory and hashed."""
 
+HELD_BYTES_MAX = 1 << 30
+"""Sealed results that wait for their release, of all deployments: as many as 64 jobs can leave behind."""
+
+HELD_LOOK_S = 0.5
+"""Between two looks at what is held back; a release takes days, so half a second more is nothing."""
+
 LOG_BYTES_MAX = 4 << 20
 """The largest log ring; it is a memfd of that size."""
 
@@ -208,5 +214,91 @@ VOLUMES_MAX = 4
 VOLUME_MKFS_S = 60.0
 """An empty file system of a terabyte takes seconds on a slow disk."""
 
+FREEZE_WITHIN_S = 5.0
+"""Until the last process stands still: one that waits for a disk takes as long as the disk does."""
+
+STILL_S_MAX = 15.0
+"""For which a workload may stand still while its volumes are copied: less than usual health checks bear."""
+
+COPIES_WANTED = 2
+"""Nodes that keep each copy: with the one that runs, what is lost takes three."""
+
+KEEPERS_TRIED_MAX = 8
+"""Nodes asked for one copy; where so many have no room, others hardly have."""
+
+COPY_ASK_S = 5.0
+"""For one short answer."""
+
+COPY_POLL_S = 0.25
+"""Until a keeper is asked again whether it has all of a copy."""
+
+COPY_FETCH_S = 600.0
+"""For one keeper to fetch one copy: 4 GiB at 60 Mbit/s."""
+
+COPY_REFUSALS_MAX = 8
+"""A keeper that is some blocks behind does not know yet that a holder is one: two seconds."""
+
+COPY_RETRY_S = 5.0
+"""After copies that could not be made; the rpo may be as short as ten."""
+
+COPY_LAST_S = 20.0
+"""For the last copies when the node itself stops: less than service managers give, and than a lease has."""
+
+COPY_LAST_TRIES = 3
+"""Where nobody keeps a copy after so many, a slot is better off elsewhere with an older one than nowhere."""
+
+COPY_LAST_LEASES = 20
+"""Leases, renewed meanwhile, for the last copies of a term that gives its slot back: ten minutes."""
+
+RESTING_S = 15.0
+"""Until the kernel has let go of a volume whose last process is gone."""
+
+COPIES_LOOK_S = 2.0
+"""Between two looks at what the ledger says that is kept here."""
+
+COPIES_KEPT_MAX = 1_024
+"""Copies kept for others; the ledger's index of them is read at each look."""
+
+COPY_UNRECORDED_S = 900.0
+"""A copy that no record names yet: longer than the other keepers need to fetch it."""
+
+UNRECORDED_MAX = 2
+"""Copies of one volume that no record names yet: the one being kept, and one whose record is under way."""
+
+KEPT_SHARE = 4
+"""A quarter of the artifact store at most is for copies of others' volumes."""
+
+ENTER_WITHIN_S = 10.0
+"""Until a health check's command executes: some 50 ms when the machine is idle."""
+
 VOLUME_SWEEP_S = 60.0
 """Between two looks for volumes whose deployment has ended: they cost disk, and nothing else."""
+
+# --- container images -------------------------------------------------------------------------------------
+
+IMAGE_LAYERS_MAX = 128
+"""As container engines allow: one descriptor each."""
+
+IMAGE_JSON_BYTES_MAX = 1 << 20
+"""Of one index, manifest or configuration, and of files such as passwd(5); they have a few KiB."""
+
+IMAGE_BYTES_MAX = 1 << 30
+"""All layers together when decompressed, and all files when unpacked: as ARTIFACT_BYTES_MAX, in memory."""
+
+IMAGE_MEMBERS_MAX = 50_000
+"""Of one layer and of the whole image: a Debian with an interpreter has 10,000 to 30,000."""
+
+IMAGE_PAX_BYTES_MAX = 64 * 1024
+"""Of one extended header: a long path, and attributes that are left out."""
+
+IMAGE_LINK_BYTES_MAX = 1_024
+"""Of a symbolic link's text, as PATH_BYTES_MAX."""
+
+ENGINE_TIMEOUT_S = 10.0
+"""One call of podman takes 50 to 100 ms; the rest is a loaded machine."""
+
+ENGINE_BYTES = 16 << 20
+"""Of podman's own state of one container, in memory: some 100 KiB are used."""
+
+ENGINE_PIDS = 24
+"""Threads of the OCI runtime in a container's group until its command executes: 8 to 12 were seen."""

@@ -34,7 +34,7 @@ class Offering:
         fingerprint: Fingerprint,
         boot_ms: Callable[[], int],
     ) -> None:
-        self.usable = fingerprint.usable
+        self.usable = bool(fingerprint.runtimes)
         self.valid = False
         self._peer = peer
         self._sender = sender

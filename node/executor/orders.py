@@ -49,6 +49,13 @@ class Orders:
         self.fetched = 0
         self.lied = 0
 
+    def metrics(self) -> list[tuple[str, dict[str, str], float, str]]:
+        """Rows as PeerSeam.metrics gives them."""
+        return [
+            ("executor_orders_fetched_total", {}, self.fetched, "counter"),
+            ("executor_orders_false_total", {}, self.lied, "counter"),
+        ]
+
     def get(self, deployment: bytes) -> bytes | None:
         """The order's bytes, from the chain or as they were fetched. None: it is not here; it is fetched now,
         and looking again is worth while."""

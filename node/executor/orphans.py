@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ledger.records import Deployment, Slot, key_slot
-from ledger.state import read
+from ledger.manifest import decode_manifest, workload_of
+from ledger.records import Deployment, Slot, key_manifest, key_slot
+from ledger.state import Reader, read
 from node.executor.reporter import Reporter
 from node.executor.sender import Sender
 
 
-def orphan_reporter(
-    sender: Sender, driver: str, wall_ms: Callable[[], int], record: Deployment, slot: Slot
-) -> Reporter:
+def _runtime(state: Reader, record: Deployment, slot: Slot) -> str:
+    data = state.get(key_manifest(record.manifest))
+    return workload_of(decode_manifest(data), slot.name).runtime if data is not None else ""
+
+
+def orphan_reporter(sender: Sender, wall_ms: Callable[[], int], record: Deployment, slot: Slot) -> Reporter:
     """A reporter that says so, while the ledger still names this node as the term's holder."""
     peer, me = sender.peer, sender.key.public
 
@@ -27,7 +31,7 @@ def orphan_reporter(
         "slot": slot.name,
         "term": slot.term,
         "node": me.hex(),
-        "driver": driver,
+        "driver": _runtime(peer.state, record, slot),
     }
     reporter = Reporter(sender, record.manifest, facts, wall_ms, held)
     reporter.tell("released", detail="the node was restarted; nothing of this term runs")

@@ -22,6 +22,7 @@ from node.seam import Overloaded
 log = structlog.get_logger("executor")
 
 _GIVES_UP: Final = ("failed", "quarantined", "released")
+_LAST: Final = ("committed", "succeeded", *_GIVES_UP)
 
 
 @dataclass(slots=True)
@@ -58,7 +59,7 @@ class Reporter:
                 await self._bell.wait()
             predicate = self._queue.popleft()
             await self._send(predicate)
-            if predicate.status == "succeeded" or predicate.status in _GIVES_UP or not self.held():
+            if predicate.status in _LAST or not self.held():
                 return
 
     async def goodbye(self) -> None:

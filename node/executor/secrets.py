@@ -17,6 +17,7 @@ from ledger.codec import decode_exact, encode
 from ledger.errors import Refused
 from ledger.records import Deployment, key_deployment
 from ledger.state import read
+from node.copy_wire import KEY_NAME
 from node.executor.decide import SlotId
 from node.executor.limits import SECRETS_ASK_S, SECRETS_WAIT_S
 from node.limits import FAULT_POINTS
@@ -40,10 +41,12 @@ log = structlog.get_logger("executor")
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """What a term was given. `digest` is for receipts; the values are never shown."""
+    """What a term was given. `digest` is for receipts; the values are never shown. `keys`: of copies, by
+    volume."""
 
     digest: str = ""
     values: dict[str, bytes] = field(default_factory=dict, repr=False)
+    keys: dict[str, bytes] = field(default_factory=dict, repr=False)
 
 
 @dataclass(slots=True)
@@ -64,6 +67,13 @@ class SecretsDesk:
         self.given = 0
         self.refused = 0
 
+    def metrics(self) -> list[tuple[str, dict[str, str], float, str]]:
+        """Rows as PeerSeam.metrics gives them."""
+        return [
+            ("executor_secrets_given_total", {}, self.given, "counter"),
+            ("executor_secrets_refused_total", {}, self.refused, "counter"),
+        ]
+
     async def serve_here(self, peer_id: str, body: bytes) -> bytes:
         """Answers the method "secrets/here". Raises Refused: secrets.not_wanted when no such term waits here,
         secrets.sender."""
@@ -76,12 +86,15 @@ class SecretsDesk:
         waiting.told.set()
         return b""
 
-    async def get(self, slot_id: SlotId, term: int, names: tuple[str, ...]) -> Secrets:
-        """The secrets of a term that this node holds, once its consumer's bot has given them.
+    async def get(
+        self, slot_id: SlotId, term: int, names: tuple[str, ...], volumes: tuple[str, ...] = ()
+    ) -> Secrets:
+        """The secrets of a term that this node holds, and the keys of copies of these volumes, once its
+        consumer's bot has given them.
 
         Raises Refused("secrets.not_given") when that took more than SECRETS_WAIT_S.
         """
-        if not names:
+        if not names and not volumes:
             return Secrets()
         place = Place(self._peer.chain_id, *slot_id, term, self._peer.node_key.public)
         waiting = self._waiting[slot_id] = _Waiting(place)
@@ -92,7 +105,7 @@ class SecretsDesk:
                     await waiting.told.wait()
                     waiting.told = trio.Event()
                     try:
-                        return await self._ask(waiting.giver, place, names)
+                        return await self._ask(waiting.giver, place, names, volumes)
                     except (Refused, RequestError) as error:
                         why = str(error)
                         log.info("secrets_not_given", slot=slot_id[1], term=term, error=why[:200])
@@ -101,8 +114,10 @@ class SecretsDesk:
                 del self._waiting[slot_id]
         raise Refused("secrets.not_given", f"not within {SECRETS_WAIT_S:.0f} s: {why}"[:300])
 
-    async def _ask(self, giver: str, place: Place, names: tuple[str, ...]) -> Secrets:
-        body = encode(Ask(place.deployment, place.slot, place.term))
+    async def _ask(
+        self, giver: str, place: Place, names: tuple[str, ...], volumes: tuple[str, ...]
+    ) -> Secrets:
+        body = encode(Ask(place.deployment, place.slot, place.term, volumes))
         network = self._peer.network
         if giver == network.peer_id:
             data = await self._peer.answer(ASK, body)
@@ -110,13 +125,15 @@ class SecretsDesk:
             data = await network.request(giver, ASK, body, SECRETS_ASK_S)
         try:
             given = decode_exact(Given, data, "secrets", GIVEN_BYTES_MAX)
-            values = open_given(given, self._peer.node_key, place, self._senders(place.deployment), names)
+            wanted = (*names, *(KEY_NAME + volume for volume in volumes))
+            values = open_given(given, self._peer.node_key, place, self._senders(place.deployment), wanted)
         except Refused as error:
             self.refused += 1
             network.penalise(giver, error.rule, FAULT_POINTS)
             raise
         self.given += 1
-        return Secrets(digest_of(given), values)
+        keys = {volume: values.pop(KEY_NAME + volume) for volume in volumes}
+        return Secrets(digest_of(given) if names else "", values, keys)
 
     def _senders(self, deployment: bytes) -> tuple[bytes, ...]:
         """Whose word counts: the consumer's, and that of the bot which the order names."""

@@ -40,6 +40,7 @@ class TenureStatus(msgspec.Struct, kw_only=True):
     endpoints: dict[str, str]
     fetch: list[FetchStatus]
     detail: str
+    copies: str = ""  # of its volumes: how old the newest are, and what is wrong with that
 
 
 class ExecutorStatus(msgspec.Struct, kw_only=True):

@@ -14,6 +14,7 @@ from node.executor.drivers.base import (
     EgressSpec,
     FileSpec,
     Fingerprint,
+    ImageSpec,
     PortSpec,
     Resources,
     TaskSpec,
@@ -58,6 +59,7 @@ def task_spec(
         for a in workload.artifacts
         if a.kind == "tree"
     )
+    image = next((a for a in workload.artifacts if a.kind == "image"), None)
     need = workload.resources
     return TaskSpec(
         task_id=f"{deployment.hex()[:_ID_CHARS]}.{slot.replace('/', '.')}.{term}",
@@ -71,6 +73,11 @@ def task_spec(
         secrets=given.secrets,
         egress=given.egress,
         volumes=given.volumes,
+        runtime=workload.runtime,
+        fuel=workload.fuel,
+        image=None if image is None else ImageSpec(image.sha256, image.size_bytes, source(image.sha256)),
+        working_dir=workload.working_dir,
+        user=workload.user,
     )
 
 

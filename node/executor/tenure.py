@@ -7,26 +7,37 @@ carries slot and term.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 import trio
 
 from ledger.errors import Refused
+from ledger.limits import LEASE_MS
 from ledger.manifest_types import Workload
-from ledger.predicates import ReceiptStatus, ResultFile, Usage
+from ledger.predicates import Usage
 from ledger.records import Deployment
 from node.cid import cid_of
 from node.errors import ArtifactError, ArtifactFull
 from node.exchange import Progress, fetch_all
+from node.executor.copier import Copier
 from node.executor.decide import SlotId, backoff_s, standing
 from node.executor.drivers.base import Handle, TaskSpec
+from node.executor.ending import Ending
 from node.executor.errors import EgressRefused, ExecutorError, VolumeRefused
 from node.executor.gather import Gathered, gather
+from node.executor.held import collect_results
 from node.executor.lease import LeaseClock
-from node.executor.limits import FETCH_STALLED_S, GOODBYE_S, GUARD_TICK_S, LOG_KEPT_BYTES
+from node.executor.limits import (
+    COPY_LAST_LEASES,
+    COPY_LAST_S,
+    FETCH_STALLED_S,
+    GOODBYE_S,
+    GUARD_TICK_S,
+    LOG_KEPT_BYTES,
+)
 from node.executor.reporter import Reporter
+from node.executor.reveals import commit_to
 from node.executor.status import FetchStatus, Phase, TenureStatus
 from node.executor.task import best_address, endpoint, features, host_of_address, task_spec, wanted
 from node.executor.verify import Verdict
@@ -35,16 +46,6 @@ from node.executor.workshop import Workshop
 from node.log_wire import Tail
 
 log = structlog.get_logger("executor")
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a term ends. `status` None: nothing is reported, the slot is another's already."""
-
-    status: ReceiptStatus | None
-    detail: str
-    fields: dict[str, Any] = field(default_factory=dict)
-    by_ledger: bool = False  # it was taken from us, by no fault of this node
 
 
 class Tenure:
@@ -80,7 +81,7 @@ class Tenure:
         self._gathered = Gathered()
         self._tail = b""  # of runs that are over
         self._log = log.bind(deployment=record.id.hex()[:16], slot=slot, term=term)
-        node = shop.sender.key.public.hex()
+        node, host = shop.sender.key.public.hex(), shop.fingerprint.of(workload.runtime)
         facts = {
             "chain_id": shop.peer.chain_id,
             "deployment": record.id.hex(),
@@ -88,17 +89,20 @@ class Tenure:
             "slot": slot,
             "term": term,
             "node": node,
-            "driver": shop.driver.name,
-            "isolation": features(shop.fingerprint),
+            "driver": workload.runtime,
+            "level": host.isolation.value,
+            "isolation": features(host),
         }
+        self.copier = Copier(shop, self.id, term, workload, self.is_held)
+        self._saves = False  # it has ended, and its last copies are made
         self.reporter = Reporter(shop.sender, record.manifest, facts, shop.wall_ms, self.is_held)
 
     # ------------------------------------------------------------------ from outside
 
     @property
     def holds(self) -> bool:
-        """Whether its lease is worth renewing: nothing ended it yet."""
-        return self.ending is None
+        """Whether its lease is worth renewing: nothing ended it yet, or its last copies are made."""
+        return self.ending is None or (self._saves and not self.ending.by_ledger)
 
     def is_held(self) -> bool:
         """Whether the ledger still names this node as the holder of this term."""
@@ -115,6 +119,7 @@ class Tenure:
         if self.ending is None:
             self.ending = ending
             self.detail = ending.detail
+            self._saves = ending.status not in (None, "quarantined") and self.copier.written()
             self._log.info("term_ends", report=ending.status or "none", detail=ending.detail)
             if ending.status == "quarantined":
                 self._hold_back(ending.detail)
@@ -162,6 +167,7 @@ class Tenure:
             endpoints=dict(self.watched.endpoints),
             fetch=fetch,
             detail=self.detail,
+            copies=self.copier.told,
         )
 
     # ------------------------------------------------------------------ its life
@@ -175,6 +181,7 @@ class Tenure:
                 with trio.CancelScope() as work:
                     async with trio.open_nursery() as inner:
                         inner.start_soon(self._guard, work)
+                        inner.start_soon(self.copier.run, self._run_now)
                         self.stop(await self._live())
                 await self._over()
                 if self.ending is None or self.ending.status is None:
@@ -184,7 +191,7 @@ class Tenure:
             if not done:
                 with trio.CancelScope(shield=True):
                     self.stop(Ending("released", "the node stops"))
-                    await self._over()
+                    await self._over(COPY_LAST_S)
                     with trio.move_on_after(GOODBYE_S):
                         await self.reporter.goodbye()
             self._set("ended")
@@ -207,11 +214,15 @@ class Tenure:
         work.cancel()
         await self._halt()
 
-    async def _over(self) -> None:
-        """The workload is gone; the last receipt is queued."""
+    async def _over(self, within_s: float = LEASE_MS / 1000 * COPY_LAST_LEASES) -> None:
+        """The workload is gone, its volumes are saved; the last receipt is queued."""
         await self._halt()
         self._set("stopping")
         ending = self.ending
+        if self._saves:
+            with trio.move_on_after(within_s):
+                await self.copier.last(lambda: self.lease.left_ms(self._shop.boot_ms()) > 0)
+            self._saves = False
         if ending is not None and ending.status is not None:
             self.reporter.tell(
                 ending.status,
@@ -237,6 +248,9 @@ class Tenure:
             if self._handle is handle:
                 self._handle = None
                 self.watched.run_over(used)
+
+    def _run_now(self) -> Handle | None:
+        return self._handle if self.phase == "running" else None
 
     def _usage(self) -> Usage:
         used = self.watched.used
@@ -370,10 +384,15 @@ class Tenure:
         if not found.exit.ok or self.workload.kind == "service":
             return Ending("failed", found.exit.reason, fields)
         try:
-            results = await self._collect(handle)
-        except ExecutorError as error:
-            return Ending("failed", str(error), fields)
-        return Ending("succeeded", found.exit.reason, {**fields, "results": results, "artifacts": artifacts})
+            fields["results"] = await collect_results(
+                self._shop, handle, self.id, self.term, self._manifest
+            )
+            fields["artifacts"] = artifacts
+            if self.workload.agree:
+                fields = await commit_to(self._shop, self.reporter.facts, self._manifest, fields)
+        except (ExecutorError, ArtifactError, Refused, OSError) as error:
+            return Ending("failed", str(error), {"exit_code": found.exit.code})
+        return Ending("committed" if self.workload.agree else "succeeded", found.exit.reason, fields)
 
     def _prove(self, *, runs: bool = False) -> Verdict:
         return self._shop.prove(*self.id, self.workload, self._papers, runs=runs)
@@ -382,11 +401,3 @@ class Tenure:
         """At each re-check of the bytes: is it still approved? "" or the reason why not."""
         verdict = self._prove(runs=True)
         return "" if verdict.ok else "not proved: " + "; ".join(verdict.reasons)
-
-    async def _collect(self, handle: Handle) -> dict[str, ResultFile]:
-        """Results into the artifact store, from where others fetch them by digest. Raises ExecutorError."""
-        found: dict[str, ResultFile] = {}
-        for file in await self._shop.driver.collect(handle):
-            info = await trio.to_thread.run_sync(self._shop.exchange.store.add_bytes, file.data, "result")
-            found[file.path] = ResultFile(sha256=info.sha256, size_bytes=info.size_bytes)
-        return found

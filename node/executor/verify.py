@@ -96,6 +96,13 @@ def update_of(state: Reader, deployment: bytes, manifest: bytes) -> UpdateRecord
 
 
 def _verify(case: Case) -> Verdict:
+    record, manifest, update = proved(case)
+    return _check_approvals(case, record, manifest, update)
+
+
+def proved(case: Case) -> tuple[Deployment, Manifest, UpdateRecord | None]:
+    """The deployment, its manifest and the update that brings it: from the signed order, contract and update.
+    Raises Refused naming what was not proved."""
     record = read(case.state, Deployment, key_deployment(case.deployment))
     if record is None:
         raise Refused("verify.deployment", "no such deployment")
@@ -122,7 +129,7 @@ def _verify(case: Case) -> Verdict:
     )
     if expanded != data:
         raise Refused("verify.expansion", "contract and order do not expand to this manifest")
-    return _check_approvals(case, record, manifest, update)
+    return record, manifest, update
 
 
 def _manifest(case: Case, digest: bytes) -> tuple[bytes, Manifest]:
@@ -191,7 +198,8 @@ def _check_approvals(
         found = decode(ApprovalRecord, data)
         document = open_document(found.envelope, "approval")
         signer, role = key[len(prefix) :], document.predicate.role
-        problem = _approval_problem(case, manifest, found, document, signer, generation)
+        acts = ("deploy", "update") if generation else ("deploy",)
+        problem = approval_problem(case, manifest, found, document, signer, generation, acts)
         # Of a role that an organisation holds, members of now count alone [G9].
         if not problem and not any(
             roll.is_held(role) or role in capacities(side, roll, act, signer) for side, act, roll in sides
@@ -221,7 +229,7 @@ def _check_approvals(
     return Verdict(True, decision.reasons, tuple(used), manifest)
 
 
-def _roll(case: Case, manifest: Manifest) -> Roll:
+def roll_in(case: Case, manifest: Manifest) -> Roll:
     """Who holds the roles, in organisations those to whom the signed deeds lead."""
     return Roll(manifest.roles, lambda id_: proved_organisation(case.state, case.chain_id, id_))
 
@@ -233,7 +241,7 @@ def _sides(
     and what is asked for of the manifest itself, which comes last."""
 
     def roll(one: Manifest) -> Roll:
-        return _roll(case, one)
+        return roll_in(case, one)
 
     own: Act = "deploy"
     if update is None:
@@ -265,14 +273,16 @@ def _runs_on(case: Case, record: Deployment, manifest: Manifest) -> bool:
     return bool(record.lost_ms) and case.now_ms < record.lost_ms + manifest.policies.run_on_s * 1000
 
 
-def _approval_problem(
+def approval_problem(
     case: Case,
     manifest: Manifest,
     held: ApprovalRecord,
     document: Document[ApprovalPredicate],
     signer: bytes,
     generation: int,
+    acts: Sequence[str],
 ) -> str:
+    """Why a document does not prove its record, or "". `acts`: what it may be a decision on."""
     predicate = document.predicate
     if document.signer != signer or held.signer != signer:
         return "signed by another key"
@@ -284,7 +294,7 @@ def _approval_problem(
         return "about another update"
     if (predicate.act, predicate.decision, predicate.role) != (held.act, held.decision, held.role):
         return "the record says something else than the document"
-    if predicate.act not in ("deploy", "update") or (predicate.act == "update" and not generation):
+    if predicate.act not in acts:
         return f"a decision on {predicate.act}"
     if held.time_ms > case.now_ms or held.since_ms > held.time_ms:
         return "accepted in the future"

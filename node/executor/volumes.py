@@ -1,26 +1,31 @@
 """Volumes of workloads on this node: one file each, with a file system of exactly the size that was bought.
 
 A volume belongs to a slot and stays on the node that made it, from one term to the next, until its deployment
-has ended. Its bytes are set aside when it is made, so that no other can take them, and only those that leave
-the ledger its reserve of the disk. Only root can mount one; where we are not, the node does not advertise
+has ended; or it comes from a copy, when another node has written to it since. Its bytes are set aside when it
+is made, so that no other can take them, and only those that leave the ledger its reserve of the disk. Only root can mount one; where we are not, the node does not advertise
 them. Blocking; several threads may call.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from ledger.manifest_types import Volume
 from node.executor.errors import VolumeRefused
-from node.executor.filesystem import find_mkfs, make_filesystem
+from node.executor.filesystem import check_filesystem, find_mkfs, make_filesystem
+from node.executor.limits import RESTING_S
+from node.executor.volume_copy import restore_copy
 from node.limits import ARTIFACT_DISK_RESERVE_BYTES
 
 _SUFFIX: Final = ".ext4"
+_POLL_S: Final = 0.02
 
 
 class VolumeShelf:
@@ -31,7 +36,7 @@ class VolumeShelf:
         self.size_bytes_max = size_bytes_max
         self._lock = threading.Lock()  # never held while the disk works: the event loop takes it, too
         self._making: dict[Path, int] = {}
-        for left in folder.glob(f".*{_SUFFIX}.new"):  # a crash while it was made
+        for left in folder.glob(f".*{_SUFFIX}.*"):  # of a run that broke off
             left.unlink(missing_ok=True)
 
     def problem(
@@ -60,6 +65,59 @@ class VolumeShelf:
 
     def ensure(self, deployment: bytes, slot: str, volume: Volume, *, were_here: bool = False) -> Path:
         """Its file: as the term before left it, or new and empty. Raises VolumeRefused."""
+        return self._have(deployment, slot, volume, were_here, _format)
+
+    def has(self, deployment: bytes, slot: str, volume: Volume) -> bool:
+        """Whether it is here."""
+        return self._file(deployment, slot, volume.name).exists()
+
+    def discard(self, deployment: bytes, slot: str, volume: Volume) -> None:
+        """Another node has written to it since: what is here is old."""
+        self._file(deployment, slot, volume.name).unlink(missing_ok=True)
+
+    def restore(self, deployment: bytes, slot: str, volume: Volume, copy: Path, key: bytes) -> Path:
+        """Its file, made from a copy in place of any that is here. Raises VolumeRefused; then none is."""
+        self.discard(deployment, slot, volume)
+
+        def fill(fd: int, fresh: Path) -> None:
+            with copy.open("rb") as file:
+                restore_copy(file, key, fd, volume.size_bytes)
+            check_filesystem(fd)
+
+        return self._have(deployment, slot, volume, False, fill)
+
+    @contextlib.contextmanager
+    def spare(self, deployment: bytes, slot: str, name: str) -> Iterator[Path]:
+        """Where a copy of a volume that is in use is put; it is gone afterwards."""
+        file = self._file(deployment, slot, name)
+        spare = file.with_name(f".{file.name}.copy")
+        try:
+            yield spare
+        finally:
+            spare.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def resting(self, deployment: bytes, slot: str, name: str) -> Iterator[Path]:
+        """Its file, which nobody mounts meanwhile. Raises VolumeRefused when somebody still has."""
+        file = self._file(deployment, slot, name)
+        try:
+            fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise VolumeRefused(f"volume {name}", f"cannot be read: {error.strerror}") from None
+        try:
+            deadline_s = time.monotonic() + RESTING_S
+            while not _lock(fd):
+                if time.monotonic() > deadline_s:
+                    raise VolumeRefused(f"volume {name}", "is still mounted by a run that is over")
+                time.sleep(_POLL_S)
+            yield file
+        finally:
+            os.close(fd)
+
+    def _have(
+        self, deployment: bytes, slot: str, volume: Volume, were_here: bool, fill: Callable[[int, Path], None]
+    ) -> Path:
+        """Its file, made when it is not here."""
         file = self._file(deployment, slot, volume.name)
         with self._lock:
             problem = self._problem(deployment, slot, (volume,), were_here)
@@ -71,23 +129,20 @@ class VolumeShelf:
                 return file
             self._making[file] = volume.size_bytes
         try:
-            self._make(file, volume.size_bytes)
+            self._make(file, volume.size_bytes, fill)
         finally:
             with self._lock:
                 del self._making[file]
         return file
 
-    def _make(self, file: Path, size_bytes: int) -> None:
-        mkfs = find_mkfs()
-        if mkfs is None:
-            raise VolumeRefused("volume", "mkfs.ext4 is missing (Debian: e2fsprogs)")
+    def _make(self, file: Path, size_bytes: int, fill: Callable[[int, Path], None]) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = file.with_name(f".{file.name}.new")  # a crash leaves no half-made volume under its name
         try:
             fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(fd, 0, size_bytes)
-                make_filesystem(mkfs, str(fresh))
+                fill(fd, fresh)
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -141,6 +196,21 @@ def _size(file: Path) -> int | None:
         return file.stat().st_size
     except FileNotFoundError:
         return None
+
+
+def _format(fd: int, fresh: Path) -> None:
+    mkfs = find_mkfs()
+    if mkfs is None:
+        raise VolumeRefused("volume", "mkfs.ext4 is missing (Debian: e2fsprogs)")
+    make_filesystem(mkfs, str(fresh))
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _sync(folder: Path) -> None:

@@ -137,6 +137,8 @@ class Watch:
     async def _probe(self) -> Health:
         health = self._workload.health
         assert health is not None, "probed only with a health rule"
+        if health.command:
+            return await self._exec(health.command, health.timeout_s)
         host, port = self._handle.ports[health.port]
         host = reachable_host(host)
         if health.http_path is None:
@@ -145,6 +147,16 @@ class Watch:
             return await http_get(host, port, health.http_path, health.timeout_s)
         except ValueError as error:  # a path that contracts may name, but HTTP can't say
             return Health(False, str(error))
+
+    async def _exec(self, command: tuple[str, ...], timeout_s: float) -> Health:
+        """[E8]"""
+        try:
+            status = await self._driver.check(self._handle, command, timeout_s)
+        except ExecutorError as error:
+            return Health(False, str(error))
+        if status is None:
+            return Health(False, f"its check took more than {timeout_s} s")
+        return Health(status == 0, f"its check ended with {status}")
 
     # ------------------------------------------------------------------ bytes and approvals
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ledger.copy_records import Copies, key_copies
 from ledger.manifest import workload_of
 from ledger.manifest_services import features_needed
 from ledger.manifest_types import Workload, manifest_digest
@@ -18,12 +19,14 @@ from node.executor.decide import Opening
 from node.executor.drivers.base import Driver, Fingerprint
 from node.executor.egress import check_target
 from node.executor.errors import EgressRefused
+from node.executor.held import HeldResults
 from node.executor.limits import HINTS_MAX
 from node.executor.orders import Orders
 from node.executor.quarantine import Quarantine
 from node.executor.secrets import SecretsDesk
 from node.executor.sender import Sender
 from node.executor.verify import Case, Verdict, update_of, verify
+from node.executor.verify_release import verify_release
 from node.executor.volumes import VolumeShelf
 from node.offer import enforced
 from node.seam import PeerSeam
@@ -45,6 +48,7 @@ class Workshop:
     secrets: SecretsDesk
     quarantine: Quarantine
     volumes: VolumeShelf
+    held: HeldResults
 
     def prove(
         self,
@@ -64,27 +68,39 @@ class Workshop:
         if slot is None or not slot.next:
             return Verdict(False, ("no manifest has the slot",))
         kept = {} if papers is None else papers
-        update = update_of(peer.state, deployment, slot.next)
-        for id_ in (deployment, *(() if update is None else (update.tx,))):
-            if id_ not in kept and (found := self.orders.get(id_)) is not None:
-                kept[id_] = found
-        verdict = verify(
-            Case(
-                peer.state,
-                peer.chain_id,
-                deployment,
-                kept.get(deployment),
-                peer.time_ms,
-                runs=runs,
-                manifest=slot.next,
-                update=None if update is None else kept.get(update.tx),
-            )
-        )
+        verdict = verify(self._case(deployment, slot.next, kept, runs=runs))
         if verdict.ok and work is not None and verdict.manifest is not None:
             wanted = workload_of(verdict.manifest, name)
             if not same_work(wanted, work):
                 return Verdict(False, ("an update wants something else of the slot",))
         return verdict
+
+    def prove_release(self, deployment: bytes) -> Verdict:
+        """The node's own proof that the results of a deployment were released."""
+        record = read(self.peer.state, Deployment, key_deployment(deployment))
+        if record is None:
+            return Verdict(False, ("no such deployment",))
+        return verify_release(self._case(deployment, record.manifest, {}))
+
+    def _case(
+        self, deployment: bytes, manifest: bytes, papers: dict[bytes, bytes], *, runs: bool = False
+    ) -> Case:
+        """What is to be proved, with the signed papers as far as they are here; those join `papers`."""
+        peer = self.peer
+        update = update_of(peer.state, deployment, manifest)
+        for id_ in (deployment, *(() if update is None else (update.tx,))):
+            if id_ not in papers and (found := self.orders.get(id_)) is not None:
+                papers[id_] = found
+        return Case(
+            peer.state,
+            peer.chain_id,
+            deployment,
+            papers.get(deployment),
+            peer.time_ms,
+            runs=runs,
+            manifest=manifest,
+            update=None if update is None else papers.get(update.tx),
+        )
 
     def unwilling(self, opening: Opening) -> str:
         """Why this node runs nothing of it: what it does not offer, or has quarantined; or ""."""
@@ -99,11 +115,12 @@ class Workshop:
                 check_target(target)
             except EgressRefused as error:
                 return str(error)
-        problem = self.volumes.problem(
-            opening.deployment,
-            opening.slot,
-            workload.volumes,
-            were_here=self.is_home(opening.deployment, opening.slot),
+        slot_id = (opening.deployment, opening.slot)
+        copies = read(self.peer.state, Copies, key_copies(*slot_id))
+        copied = {copy.volume for copy in copies.copies} if copies is not None else set()
+        alone = [volume for volume in workload.volumes if volume.name not in copied]
+        problem = self.volumes.problem(*slot_id, workload.volumes) or self.volumes.problem(
+            *slot_id, alone, were_here=self.is_home(*slot_id)
         )
         return problem or self.quarantine.reason(manifest_digest(opening.manifest.encode()))
 

@@ -23,7 +23,10 @@ STATUS_WORDS: Final = {
 Tone = Literal["good", "busy", "bad", "calm"]
 _GOOD: Final = frozenset(("active", "completed", "running", "succeeded", "granted", "done"))
 _BUSY: Final = frozenset(
-    ("awaiting_approval", "approved", "claimed", "fetching", "verified", "paused", "open", "rolling", "held")
+    (
+        "awaiting_approval", "approved", "claimed", "fetching", "verified", "committed", "paused", "open",
+        "rolling", "held",
+    )  # fmt: skip
 )
 _BAD: Final = frozenset(("rejected", "failed", "lost", "quarantined", "revoked", "reverted"))
 
@@ -58,6 +61,7 @@ def steps(found: DeploymentDetail) -> list[Step]:
         ("Claimed", "nodes took the work", times.claimed_ms),
         ("Ran" if is_job else "Running", "verified, isolated, reported", times.running_ms),
         ("Signed off", "accepted as delivered", times.signed_off_ms),
+        *([("Released", "the results may be fetched", times.released_ms)] if found.results else []),
     ]
     ended_badly = found.status in ("rejected", "failed", "cancelled", "expired")
     if times.ended_ms:
@@ -80,7 +84,7 @@ def steps(found: DeploymentDetail) -> list[Step]:
 
 def sentence(found: DeploymentDetail) -> str:
     """What is going on, in one sentence."""
-    policy = found.policies.deploy
+    policy, times = found.policies.deploy, found.timings
     running = sum(1 for slot in found.slots if slot.status == "running")
     count = len(found.slots)
     if found.status == "awaiting_approval":
@@ -88,10 +92,14 @@ def sentence(found: DeploymentDetail) -> str:
     if found.status == "approved":
         return "Approved. Nodes check everything themselves, claim the work and start."
     if found.status == "active":
-        open_count = count - running - sum(1 for slot in found.slots if slot.status == "succeeded")
+        ended = sum(1 for slot in found.slots if slot.status in ("succeeded", "committed"))
+        open_count = count - running - ended
         tail = f"; {open_count} on the way" if open_count else ""
         return f"{running} of {count} are running{tail}."
     if found.status == "completed":
+        if found.results and not times.released_ms:
+            why = "; ".join(found.policies.release.reasons)
+            return f"All work is done; the results are held back: {why}."
         return "All work is done."
     reason = f": {found.reason}" if found.reason else ""
     until = f", until {time_text(found.ends_ms)} UTC at the latest" if found.status == "paused" else ""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from bot.planner import Draft, make_plan
 from bot.view import Template, market
+from ledger.commitments import commitment_of
 from ledger.contract_types import Contract
 from ledger.documents import sign_approval, sign_receipt
 from ledger.fit import waits_for
@@ -14,10 +15,12 @@ from ledger.manifest import workload_of
 from ledger.manifest_types import Manifest
 from ledger.predicates import ApprovalPredicate, ReceiptPredicate, ReceiptStatus, ResultFile
 from ledger.records import Slot
+from ledger.state import read
+from ledger.trade_records import Agreement, key_agreement
 from ledger.transactions import Claim, Decide, OrderDeployment, Renew, RenewItem, Report
 from ledger.transition.deal import RUNS
 from node.api.bot_seam import PlanRequest
-from tests.ledger.world import AUTHOR, BOT, CHAIN_ID, CONSUMER, World
+from tests.ledger.world import AUTHOR, BOT, CHAIN_ID, CONSUMER, NONCE, World
 
 RENEW_MS = 10_000
 Fails = Callable[[str], bool]
@@ -82,7 +85,7 @@ class Life:
         ends_ms = world.deployment(self.deployment).ends_ms
         while True:
             self._claim(all_claim)
-            for name in world.deployment(self.deployment).slots:
+            for name in world.deployment(self.deployment).slots * 2:  # who has committed tells then
                 self._report(name, fails)
             self._claim(all_claim)
             if world.deployment(self.deployment).status not in RUNS:
@@ -115,8 +118,12 @@ class Life:
 
     def _report(self, name: str, fails: Fails) -> None:
         """What the holder of a slot has to say now, in blocks at the time of the last."""
-        slot, kind = self.world.slot(self.deployment, name), workload_of(self.manifest, name).kind
+        slot, workload = self.world.slot(self.deployment, name), workload_of(self.manifest, name)
+        kind = workload.kind
+        done: ReceiptStatus = "committed" if workload.agree else "succeeded"
         said: tuple[ReceiptStatus, ...] = ()
+        if slot.status == "committed":
+            self._tell(slot)
         if not slot.holder:
             return
         if slot.status == "released":
@@ -127,12 +134,20 @@ class Life:
         elif slot.status == "running" and fails(name):
             said = ("failed",)
         elif slot.status == "running" and kind == "job" and self._ends[name] <= self.world.now_ms:
-            said = ("succeeded",)
+            said = (done,)
         for status in said:
             key = self.nodes[slot.holder]
             self.world.ok(key, self._receipt(slot, key, status), step_ms=0)
         if said[-1:] == ("running",) and kind == "job" and self._ends[name] <= self.world.now_ms:
             self._report(name, fails)
+
+    def _tell(self, slot: Slot) -> None:
+        """What a replica committed to, when all have."""
+        key = key_agreement(self.deployment, slot.name.partition("/")[0])
+        found = read(self.world.state, Agreement, key)
+        if found is not None and found.reveals:
+            node = self.nodes[slot.witness]
+            self.world.ok(node, self._receipt(slot, node, "succeeded"), step_ms=0)
 
     def _ends_ms(self, slot: Slot) -> int:
         """A job takes its limit, one without the whole term."""
@@ -158,8 +173,15 @@ class Life:
             time_ms=self.world.now_ms,
             endpoints=dict.fromkeys(ports, "127.0.0.1:1"),
             results={path: ResultFile(sha256="33" * 32, size_bytes=1) for path in results},
+            nonce=NONCE.hex() if status == "succeeded" and workload.agree else "",
+            commitment=self._bound(slot, key) if status == "committed" else "",
         )
         return Report(sign_receipt(key, said, record.manifest))
+
+    def _bound(self, slot: Slot, key: Key) -> str:
+        results = dict.fromkeys(workload_of(self.manifest, slot.name).results, "33" * 32)
+        place = (CHAIN_ID, self.deployment, slot.name, slot.term, key.public)
+        return commitment_of(*place, NONCE, results).hex()
 
     def _renew(self) -> None:
         """In the block after; a slot that a renewal ended is told of in the next round."""

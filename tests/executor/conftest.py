@@ -19,6 +19,7 @@ import trio
 from node.executor.drivers.base import FileSpec, PortSpec, Resources, TaskSpec, TreeSpec
 from node.executor.drivers.running import Running
 from node.executor.drivers.sandbox import SandboxDriver
+from node.executor.oci.driver import OciDriver
 
 BUSYBOX = Path("/bin/busybox")
 RESOURCES = Resources(cpu_millis=1000, memory_bytes=128 << 20, disk_bytes=4 << 20, pids=32)
@@ -127,6 +128,16 @@ def bench(tmp_path: Path) -> Bench:
     if not fingerprint.usable:
         pytest.skip(f"the sandbox driver is not usable here: {fingerprint.reason}")
     return made
+
+
+@pytest.fixture
+def oci(tmp_path: Path) -> Bench:
+    needs_sandbox()
+    driver = OciDriver(tmp_path / "run")
+    found = driver.fingerprint()
+    if not found.usable:
+        pytest.skip(f"the oci driver is not usable here: {found.reason}")
+    return Bench(driver, tmp_path)
 
 
 @pytest.fixture(scope="session")

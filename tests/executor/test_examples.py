@@ -1,10 +1,12 @@
-"""The two examples, built, expanded and run in the real sandbox exactly as their manifests say."""
+"""Three examples, built, expanded and run in the real sandbox exactly as their manifests say."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import trio
+from wasmtime import wat2wasm
 
 from ledger.keys import Key
 from ledger.manifest import decode_manifest, expand
@@ -15,6 +17,7 @@ from node.executor.drivers.base import FileSpec, PortSpec, Resources, TaskSpec, 
 from node.executor.drivers.sandbox import SandboxDriver
 
 from .conftest import needs_sandbox
+from .wasm_bench import wasm_driver
 
 AUTHOR, CONSUMER, IT, LEGAL, BUDGET = (Key(bytes([n]) * 32).public for n in range(1, 6))
 ROLES = {"it-expert": [IT.hex()], "legal": [LEGAL.hex()], "budget": [BUDGET.hex()]}
@@ -85,3 +88,23 @@ async def test_mining_gives_its_results(driver: SandboxDriver, checkout: Path, t
     assert set(results) == set(workload.results)
     assert len(results["/result/words.tsv"].splitlines()) == 1 + int(workload.environment["TOP"])
     assert json.loads(results["/result/summary.json"])["total"]["texts"] > 10
+
+
+async def test_primes_are_counted_within_their_fuel(checkout: Path, tmp_path: Path) -> None:
+    source = (checkout / "examples/primes/primes.wat").read_text(encoding="utf-8")
+    assert bytes(wat2wasm(source)) == (checkout / "examples/primes/primes.wasm").read_bytes()
+    wasm = wasm_driver(tmp_path)
+    built = build(checkout / "examples/primes", tmp_path / "out")
+    roles = {name: ROLES[name] for name in ("it-expert", "budget")}
+    for upto, wanted in ((2, b"1 2\n"), (10, b"4 7\n"), (1_000_000, b"78498 999983\n")):
+        order = {"upto": upto}
+        manifest = decode_manifest(expand(built.contract, b"c" * 32, AUTHOR, CONSUMER, order, roles))
+        workload = manifest.workloads[0]
+        spec = dataclasses.replace(
+            task(built, workload), task_id=f"primes.{upto}.1", runtime="wasm", fuel=workload.fuel
+        )
+        found, said, results = await wasm.run(spec)
+        assert found.ok, (found, said)
+        assert [result.data for result in results] == [wanted]
+    refused = dataclasses.replace(spec, task_id="primes.x.1", command=("/primes.wasm", "many"))
+    assert (await wasm.run(refused))[0].code == 2

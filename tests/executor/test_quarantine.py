@@ -91,11 +91,18 @@ def test_doctor_says_what_to_do(
         Feature("landlock", True, "version 7"),
         *(Feature(name, False, "the trial did not show it") for name in ("volumes", "secrets", "egress")),
     )
-    fingerprint = Fingerprint("sandbox", Isolation.SANDBOX, True, "", features)
+    beside = (
+        Fingerprint("wasm", Isolation.WASM, True, "", (*features, Feature("fuel", True, "counted"))),
+        Fingerprint("other", Isolation.CONTAINER, False, "nothing is installed", ()),
+    )
+    fingerprint = Fingerprint("sandbox", Isolation.SANDBOX, True, "", features, beside)
     monkeypatch.setattr("node.testnet_market.sandbox_fingerprint", lambda: fingerprint)
     main(["doctor", "--home", str(tmp_path), "-o", "json"])
     found = {one["check"].strip(): one for one in json.loads(capsys.readouterr().out)}
     assert found["landlock"] == {"check": "  landlock", "state": "ok", "detail": "version 7"}
+    assert found["wasm"]["state"] == found["fuel"]["state"] == "ok"
+    assert found["other"]["state"] == "warning"
+    assert "nothing is installed" in found["other"]["detail"]
     assert found["sealed-image"]["state"] == "warning"
     assert "not enforced: mkfs.erofs is missing; run the node as root" in found["sealed-image"]["detail"]
     for name in ("volumes", "secrets", "egress"):

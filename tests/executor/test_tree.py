@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import tarfile
+import zipfile
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -27,6 +32,13 @@ def one(name: str, **fields: object) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
         tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def zipped(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", data)
     return buffer.getvalue()
 
 
@@ -148,3 +160,21 @@ def test_one_changed_header_byte_never_escapes_the_tree(at: int, value: int) -> 
         assert check_relative(member.path) is None
         assert member.offset + member.size_bytes <= len(data)
         assert member.mode in (0o444, 0o555)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zipped])
+def test_what_is_packed_is_no_tree(pack: Callable[[bytes], bytes]) -> None:
+    """A megabyte of nothing in a few bytes: no packed form is read, so there is nothing to blow up."""
+    data = make_tar({"a": bytes(1 << 20)})
+    assert read_tree(io.BytesIO(data), len(data))[0].size_bytes == 1 << 20
+    small = pack(data)
+    assert len(small) < len(data) // 100
+    refusal(small)
+
+
+def test_holes_are_not_filled() -> None:
+    """GNU and pax forms, which name sizes without bytes, are refused by their type; a plain file is none."""
+    plain = make_tar({"a": b""})
+    assert read_tree(io.BytesIO(_with_header(plain, 156, b"0")), len(plain))[0].path == "a"
+    for kind in (tarfile.GNUTYPE_SPARSE, tarfile.XHDTYPE, tarfile.XGLTYPE):
+        assert "files and directories only" in refusal(_with_header(plain, 156, kind))

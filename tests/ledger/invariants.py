@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from ledger.codec import decode
+from ledger.copy_records import Copies, key_copies, key_keeper
 from ledger.manifest import decode_manifest, most_spent, slots, workload_of
 from ledger.manifest_types import Manifest
 from ledger.organisation_records import key_organisation_turn, key_organisation_use
@@ -26,7 +27,7 @@ from ledger.records import (
     key_open,
 )
 from ledger.state import MemoryState
-from ledger.trade_records import Penalty, UpdateRecord, key_update
+from ledger.trade_records import Agreement, Penalty, UpdateRecord, key_agreement, key_update
 from ledger.transition.deal import ENDED, RUNS, replicas
 from ledger.transition.switch import same_work
 from ledger.warnings import approval_notice_ms
@@ -48,6 +49,11 @@ class View:
     def update(self, deployment: bytes, number: int) -> UpdateRecord:
         return decode(UpdateRecord, self.state.entries()[key_update(deployment, number)])
 
+    def agreement(self, deployment: bytes, slot: str) -> Agreement | None:
+        """The comparison under way of the results of a slot's job."""
+        data = self.state.get(key_agreement(deployment, slot.partition("/")[0]))
+        return None if data is None else decode(Agreement, data)
+
     def all(self, prefix: bytes, kind: type[Any]) -> list[Any]:
         return [decode(kind, value) for _, value in self.state.scan(prefix)]
 
@@ -65,11 +71,12 @@ def check(state: MemoryState, now_ms: int) -> View:
     check_slots(view)
     check_due(view, now_ms)
     check_members(view, now_ms)
+    check_copies(view)
     return view
 
 
 def check_money(view: View) -> None:
-    escrows = sum(d.escrow for d in view.deployments.values())
+    escrows = sum(d.escrow + d.withheld for d in view.deployments.values())
     assert sum(a.balance for a in view.accounts) + escrows == view.supply, "supply is not constant"
     assert all(a.balance >= 0 for a in view.accounts), "a negative balance"
     for d in view.deployments.values():
@@ -88,7 +95,10 @@ def check_money(view: View) -> None:
         assert d.spent == sum(b.amount for b in view.all(b"bill/" + d.id, Bill)), (
             "bills are not what was spent"
         )
+        assert d.withheld == sum(b.withheld for b in view.all(b"bill/" + d.id, Bill)), "withheld from nobody"
+        assert not d.withheld or d.status not in ENDED, "withheld for ever"
         for b in view.all(b"bill/" + d.id, Bill):
+            assert 0 <= b.withheld <= b.amount
             assert 0 <= b.missed_ms <= b.to_ms - b.from_ms, "more missed than there was"
         for p in view.all(b"penalty/" + d.id, Penalty):
             assert 0 <= p.amount <= p.owed
@@ -122,7 +132,11 @@ def check_slots(view: View) -> None:
     for (deployment, name), slot in view.slots.items():
         record = view.deployments[deployment]
         runs = record.status in RUNS
-        done = slot.status == "succeeded" or _agreed(view, deployment, name)
+        done = slot.status in ("succeeded", "committed") or _agreed(view, deployment, name)
+        compared = view.agreement(deployment, name)
+        done = done or (compared is not None and compared.reveals)
+        assert bool(slot.witness) == (bool(slot.commitment) and slot.term > 0)
+        assert slot.status != "committed" or (slot.witness and not slot.holder)
         may_be_claimed = runs and not record.lost_ms and not slot.holder and not done and bool(slot.next)
         assert slot.next in (record.manifest, record.updating, b"")
         if not record.updating:
@@ -191,7 +205,15 @@ def check_due(view: View, now_ms: int) -> None:
         if d.notice_ms:
             assert d.notice_ms < d.ends_ms, "said when it is over"
             expected.add(key_due(d.notice_ms, "notice", d.id))
-        for act, at_ms in (("deploy", d.judge_ms), ("signoff", d.signoff_judge_ms)):
+        judged = (("deploy", d.judge_ms), ("signoff", d.signoff_judge_ms), ("release", d.release_judge_ms))
+        if d.release_until_ms:
+            assert d.status == "completed" and d.results and not d.released_ms, "nothing waits to be released"
+            expected.add(key_due(d.release_until_ms, "release", d.id))
+        for key, data in view.state.scan(b"agreement/" + d.id + b"/"):
+            assert d.status not in ENDED, "compared for ever"
+            expected.add(key_due(decode(Agreement, data).due_ms, "agreement", d.id + b"/" + key[43:]))
+        assert not d.released_ms or d.results, "released, and nothing is there"
+        for act, at_ms in judged:
             if at_ms:
                 expected.add(key_due(at_ms, "judge", d.id + b"/" + act.encode()))
         if d.lost_ms:
@@ -222,6 +244,19 @@ def check_due(view: View, now_ms: int) -> None:
     found -= turns
     assert found == expected, f"timed work: surplus {found - expected}, missing {expected - found}"
     assert all(time_ms > now_ms for time_ms, _, _ in view.due), "overdue work was left"
+
+
+def check_copies(view: View) -> None:
+    """[Q2] [Q3] The index of who keeps copies tells what the records do, and no ended deployment has any."""
+    expected = set()
+    for key, data in view.state.scan(b"copies/"):
+        record = decode(Copies, data)
+        assert key == key_copies(record.deployment, record.slot)
+        assert view.deployments[record.deployment].status not in ENDED, "copies of what has ended"
+        assert record.term <= view.slots[record.deployment, record.slot].term
+        for copy in record.copies:
+            expected |= {key_keeper(keeper, record.deployment, record.slot) for keeper in copy.keepers}
+    assert {key for key, _ in view.state.scan(b"keeper/")} == expected, "the index of copies is wrong"
 
 
 def check_members(view: View, now_ms: int) -> None:

@@ -72,8 +72,8 @@ def test_a_whole_life_verifies(site: tuple[ChainWorld, bytes, bytes]) -> None:
     report.require()
     assert [c.name for c in report.checks] == [
         "file", "epochs", "blocks", "transactions", "contract", "manifest", "records",
-        "order", "updates", "organisations", "approvals", "receipts", "terms", "bills", "penalties",
-        "disputes", "sign-off",
+        "order", "updates", "organisations", "approvals", "receipts", "terms", "bills", "agreement",
+        "penalties", "disputes", "sign-off", "release",
     ]  # fmt: skip
     facts, record = report.facts, world.deployment(deployment)
     assert (facts.contract, facts.status) == ("site@1.0.0", "cancelled")

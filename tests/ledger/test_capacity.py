@@ -6,7 +6,14 @@ import pytest
 from msgspec.structs import replace
 
 from ledger.keys import Key
-from ledger.limits import CAPACITY_MAX, OFFER_VALID_MS_MAX, PRICE_MAX, VAULT_NAMES_MAX, VAULT_RECORD_BYTES_MAX
+from ledger.limits import (
+    ATTRIBUTES_MAX,
+    CAPACITY_MAX,
+    OFFER_VALID_MS_MAX,
+    PRICE_MAX,
+    VAULT_NAMES_MAX,
+    VAULT_RECORD_BYTES_MAX,
+)
 from ledger.records import Farm, Node, VaultRecord, key_farm, key_node, key_vault
 from ledger.state import read
 from ledger.transactions import Price, PutVault, RegisterFarm, WithdrawOffer
@@ -97,7 +104,7 @@ def test_offer_replaces_and_withdraws() -> None:
         ({"runtimes": ()}, "offer.runtimes"),
         ({"runtimes": ("sandbox", "sandbox")}, "offer.runtimes"),
         ({"runtimes": ("San box",)}, "offer.runtimes"),
-        ({"attributes": {str(n): "" for n in range(33)}}, "offer.attributes"),
+        ({"attributes": {str(n): "" for n in range(ATTRIBUTES_MAX + 1)}}, "offer.attributes"),
         ({"attributes": {"a": "x" * 257}}, "offer.attributes"),
         ({"attributes": {"": "x"}}, "offer.attributes"),
         ({"address": ""}, "offer.address"),

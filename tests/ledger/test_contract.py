@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.contract import ContractSource, parse_contract
+from ledger.contract import parse_contract
 from ledger.contract_check import decode_contract
+from ledger.contract_source import ContractSource
 from ledger.errors import LocalError, Refused
 from ledger.limits import CONTRACT_BYTES_MAX
 from ledger.manifest_types import Policies, Rule

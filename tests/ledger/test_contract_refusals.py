@@ -68,8 +68,12 @@ def test_a_built_contract_is_refused_by_name(built: Contract, rule: str, field: 
 @pytest.mark.parametrize(
     ("old", "new", "rule", "field"),
     [
-        ("  signoff: none", "  release: none\n  signoff: none", "contract.not_enforced", "approval.release"),
-        ("kind: ser", "runtime: oci\n    kind: ser", "contract.not_enforced", "workloads.web.runtime"),
+        (
+            "  signoff: none",
+            "  release: {key: " + "ab" * 32 + "}\n  signoff: none",
+            "contract.release",
+            "approval.release",
+        ),
         ("kind: ser", "runtime: vm\n    kind: ser", "contract.choice", "workloads.web.runtime"),
         ("tree: www}", "tree: www, file: www}", "contract.artifact", "workloads.web.artifacts[1]"),
         ("path: /www, tree: www", "path: /www", "contract.artifact", "workloads.web.artifacts[1]"),

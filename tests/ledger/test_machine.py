@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ledger.codec import encode
+from ledger.copy_records import VolumeCopy
 from ledger.documents import sign_contract, sign_payload
 from ledger.errors import LocalError, Refused
 from ledger.limits import BLOCK_TXS_MAX, EXPIRY_BLOCKS_MAX, VAULT_RECORD_BYTES_MAX
@@ -33,6 +34,7 @@ from ledger.transactions import (
     Price,
     PublishContract,
     PutVault,
+    RecordCopies,
     RegisterFarm,
     RegisterNode,
     Renew,
@@ -256,6 +258,8 @@ TEXTS = st.sampled_from(
 BLOBS = st.binary(max_size=40) | st.sampled_from([b"{}", b"[]", b"null", b'{"payload":""}'])
 DICTS = st.dictionaries(TEXTS, TEXTS, max_size=3)
 ITEMS = st.lists(st.builds(RenewItem, KEYS, TEXTS, NUMBERS), max_size=3).map(tuple)
+KEPT = st.builds(VolumeCopy, TEXTS, KEYS, NUMBERS, KEYS, BLOBS, st.lists(KEYS, max_size=5).map(tuple))
+COPIES = st.lists(KEPT, max_size=3).map(tuple)
 BODIES: st.SearchStrategy[Body] = st.one_of(
     st.builds(Transfer, KEYS, NUMBERS),
     st.builds(PublishContract, BLOBS),
@@ -276,6 +280,7 @@ BODIES: st.SearchStrategy[Body] = st.one_of(
     st.builds(Report, BLOBS),
     st.builds(Claim, KEYS, TEXTS, NUMBERS),
     st.builds(Renew, ITEMS),
+    st.builds(RecordCopies, KEYS, TEXTS, NUMBERS, COPIES),
     st.builds(
         OrderDeployment,
         KEYS | st.just(PUBLISHED),

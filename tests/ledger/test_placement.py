@@ -11,9 +11,10 @@ from ledger.contract import parse_contract
 from ledger.contract_types import Contract, PriceTemplate, VolumeTemplate, WorkloadTemplate
 from ledger.errors import Refused
 from ledger.keys import Key
+from ledger.limits import REVEAL_MS
 from ledger.manifest_types import Apart, Placement, PriceCaps, Spread
 from ledger.predicates import ResultFile
-from ledger.transactions import Claim, Price
+from ledger.transactions import Claim, Price, Renew, RenewItem
 from ledger.yaml_tree import ContractError
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.contract_samples import SOURCE, expanded
@@ -147,63 +148,33 @@ def mining(replicas: int, agree: int) -> WorkloadTemplate:
 
 
 def finish(world: World, deployment: bytes, slot: str, node: Key, result: str) -> None:
+    """A replica that must agree with others commits, any other tells what it found."""
     world.claimed(deployment, slot, [node])
     world.report(deployment, slot, node, "fetching", "verified", "running")
-    results = {"/result/words.tsv": ResultFile(sha256=result * 32, size_bytes=10)}
-    world.ok(node, world.receipt(deployment, slot, node, "succeeded", results=results))
+    if slot.startswith("mine"):
+        world.ok(node, world.commit(deployment, slot, node, {WORDS: result * 32}))
+    else:
+        results = {WORDS: ResultFile(sha256=result * 32, size_bytes=10)}
+        world.ok(node, world.receipt(deployment, slot, node, "succeeded", results=results))
 
 
-def test_enough_replicas_agree() -> None:
-    """[R8] Two of three: the third is released, nobody claims it again, and who differs is named."""
-    world, deployment = approved(mining(3, 2))
-    finish(world, deployment, "mine/0", A0, "33")
-    assert world.deployment(deployment).status == "active"
-    finish(world, deployment, "mine/1", B0, "44")
-    third = world.claimed(deployment, "mine/2", [B1])
-    world.report(deployment, "mine/2", third, "fetching", "verified", "running")
-    results = {"/result/words.tsv": ResultFile(sha256="44" * 32, size_bytes=10)}
-    world.ok(third, world.receipt(deployment, "mine/2", third, "succeeded", results=results))
-    assert world.deployment(deployment).status == "completed"
-    (event,) = [e for e in world.events if e.kind == "slot.disagrees"]
-    assert dict(event.fields)["slot"] == "mine/0"
-    check(world.state, world.now_ms)
+def tell(world: World, deployment: bytes, slot: str, node: Key, result: str) -> None:
+    world.ok(node, world.told(deployment, slot, node, {WORDS: result * 32}))
 
 
-def test_what_is_not_needed_any_more_is_released() -> None:
-    """[R8] One runs, one is open: both end, and stay so when the holder reports its stop."""
-    world, deployment = approved(mining(4, 3), job(name="other", placement=Placement(distinct="none")))
-    for slot, node in (("mine/0", A0), ("mine/1", A1)):
-        finish(world, deployment, slot, node, "33")
-    world.claimed(deployment, "mine/3", [B1])
-    finish(world, deployment, "mine/2", B0, "33")
-    assert world.deployment(deployment).status == "active"  # `other` has not run
-    assert world.slot(deployment, "mine/3").status == "released"
-    world.ok(B1, world.receipt(deployment, "mine/3", B1, "released"))
-    slot = world.slot(deployment, "mine/3")
-    assert (slot.status, slot.holder) == ("released", b"")
-    assert world.refused(A0, Claim(deployment, "mine/3", slot.term + 1)) == "claim.not_open"
-    finish(world, deployment, "other/0", A0, "55")
-    assert world.deployment(deployment).status == "completed"
-    check(world.state, world.now_ms)
-
-
-def test_nobody_agrees() -> None:
-    """[R8]"""
-    world, deployment = approved(mining(2, 2))
-    finish(world, deployment, "mine/0", A0, "33")
-    finish(world, deployment, "mine/1", B0, "44")
-    record = world.deployment(deployment)
-    assert (record.status, record.reason) == ("failed", "mine: at most 1 of 2 agree, 2 wanted")
-    check(world.state, world.now_ms)
+WORDS = "/result/words.tsv"
 
 
 def test_who_waits_for_a_job_that_agreed_waits_no_longer() -> None:
-    """[C8] [R8]"""
+    """[C8] [R8] Two of three found the same, and the third does not tell what it committed to."""
     web = service(replicas=1, depends_on=("mine",))
     world, deployment = approved(mining(3, 2), web)
-    finish(world, deployment, "mine/0", A0, "33")
-    assert world.refused(B0, Claim(deployment, "web/0", 1)) == "claim.depends_on"
-    finish(world, deployment, "mine/1", A1, "33")
+    for slot, node in (("mine/0", A0), ("mine/1", A1), ("mine/2", B0)):
+        finish(world, deployment, slot, node, "33")
+    for slot, node in (("mine/0", A0), ("mine/1", A1)):
+        tell(world, deployment, slot, node, "33")
+        assert world.refused(B0, Claim(deployment, "web/0", 1)) == "claim.depends_on"
+    world.wait(REVEAL_MS + 1_000, step_ms=10_000)
     assert world.claimed(deployment, "web/0", [B0]) is B0
 
 
@@ -218,7 +189,12 @@ def test_a_life_with_replicas_that_agree_passes_the_audit() -> None:
     finish(world, deployment, "mine/0", A0, "33")
     world.claimed(deployment, "mine/2", [A1])
     finish(world, deployment, "mine/1", B0, "33")
+    for _ in range(3):
+        world.ok(A1, Renew((RenewItem(deployment, "mine/2", 1),)), step_ms=19_000)
+    world.wait(10_000, step_ms=10_000)
     world.ok(A1, world.receipt(deployment, "mine/2", A1, "released"))
+    tell(world, deployment, "mine/0", A0, "33")
+    tell(world, deployment, "mine/1", B0, "33")
     finish(world, deployment, "after/0", B1, "44")
     assert world.deployment(deployment).status == "completed"
     world.run()

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from msgspec import UNSET
+
 from ledger.blocks import Header
 from ledger.codec import sha256
+from ledger.commitments import commitment_of
 from ledger.consent import sign_consent
 from ledger.contract_types import (
     Contract,
@@ -94,6 +97,8 @@ PEOPLE = (AUTHOR, CONSUMER, BOT, STRANGER, EXPERT, LEGAL, BUDGET, *FARMERS, *NOD
 DEPLOY = Rule(all=(Rule(role="budget"), Rule(any=(Rule(role="it-expert"), Rule(role="legal")))))
 SIGNOFF = Rule(any=(Rule(role="it-expert"), Rule(role="budget")))
 POLICIES = Policies(deploy=DEPLOY, signoff=SIGNOFF)
+
+NONCE = sha256(b"a nonce")
 
 SHELL = Artifact(
     path="/bin/sh", kind="file", sha256="11" * 32, size_bytes=4096, chunks="22" * 32, executable=True
@@ -353,6 +358,8 @@ class World:
         }
         record = self.deployment(deployment)
         fields["update"] = record.updates if act == "update" else record.generation
+        if act == "release":
+            fields["results"] = record.results.hex() or UNSET
         manifest = changes.pop("manifest", None) or (
             record.updating if act == "update" and record.updating else record.manifest
         )
@@ -402,10 +409,30 @@ class World:
         if status == "running" and name.startswith("web"):
             fields["endpoints"] = {"http": "127.0.0.1:8080"}
         if status == "succeeded":
-            fields["results"] = {"/result/words.tsv": ResultFile(sha256="33" * 32, size_bytes=10)}
+            held = self.manifest(deployment).policies.release is not None
+            sealed = {"sealed": "55" * 32, "sealed_bytes": 90} if held else {}
+            fields["results"] = {"/result/words.tsv": ResultFile(sha256="33" * 32, size_bytes=10, **sealed)}
         signer = changes.pop("signer", node)
         manifest = changes.pop("manifest", slot.manifest or record.manifest)
         return Report(sign_receipt(signer, ReceiptPredicate(**(fields | changes)), manifest))
+
+    def commit(
+        self, deployment: bytes, name: str, node: Key, results: dict[str, str], **changes: Any
+    ) -> Report:
+        """The receipt of a replica that commits to results; `told` makes the one that opens it."""
+        term = self.slot(deployment, name).term
+        bound = commitment_of(CHAIN_ID, deployment, name, term, node.public, NONCE, results)
+        return self.receipt(deployment, name, node, "committed", **{"commitment": bound.hex()} | changes)
+
+    def told(
+        self, deployment: bytes, name: str, node: Key, results: dict[str, str], **changes: Any
+    ) -> Report:
+        """The receipt by which a replica tells its results."""
+        held = self.manifest(deployment).policies.release is not None
+        sealed: dict[str, Any] = {"sealed": "55" * 32, "sealed_bytes": 90} if held else {}
+        files = {path: ResultFile(sha256=digest, size_bytes=10, **sealed) for path, digest in results.items()}
+        fields = {"results": files, "nonce": NONCE.hex()} | changes
+        return self.receipt(deployment, name, node, "succeeded", **fields)
 
     def claimed(self, deployment: bytes, name: str, nodes: Iterable[Key]) -> Key:
         """Let these nodes claim in one block; wait for the window; return who holds the slot."""

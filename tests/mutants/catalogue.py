@@ -28,7 +28,12 @@ NOTICES: Final = ("tests/ledger/test_notices.py",)
 APPROVALS: Final = ("tests/ledger/test_approvals.py",)
 MEMBERS: Final = ("tests/ledger/test_organisation_approvals.py",)
 DEEDS: Final = ("tests/ledger/test_organisations.py",)
+ESCAPES: Final = "tests/executor/test_escapes.py::test_what_leads_out_is_refused"
 REPORTS: Final = ("tests/ledger/test_reports.py",)
+RELEASE: Final = ("tests/ledger/test_release.py", "tests/ledger/test_release_audit.py")
+AGREEMENT: Final = ("tests/ledger/test_agreement.py",)
+_AGREE: Final = "ledger/transition/agreement.py"
+HELD_BACK: Final = ("tests/node/test_results_held.py",)
 MACHINE: Final = ("tests/ledger/test_machine.py",)
 STORE: Final = ("tests/ledger/test_store.py", "tests/ledger/test_synced_writes.py")
 SAFETY: Final = (
@@ -81,6 +86,13 @@ LOGS: Final = ("tests/node/test_executor_logs.py",)
 INSIDE: Final = ("tests/executor/test_sandbox_isolation.py",)
 EGRESS: Final = ("tests/executor/test_egress.py",)
 VOLUMES: Final = ("tests/executor/test_volumes.py",)
+COPIES: Final = ("tests/ledger/test_copies.py",)
+CHECKS: Final = ("tests/executor/test_checks.py",)
+CONTRACT_HEALTH: Final = ("tests/ledger/test_contract_health.py",)
+EXECUTOR_CHECKS: Final = ("tests/node/test_executor_checks.py",)
+COPY_WIRE: Final = ("tests/node/test_copy_wire.py",)
+VOLUME_COPIES: Final = ("tests/executor/test_volume_copies.py",)
+MOVED_VOLUMES: Final = ("tests/bot/test_volume_copies.py",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +114,7 @@ _FUNDS, _GRACE = "ledger/transition/funds.py", "ledger/transition/grace.py"
 _STANDING = "ledger/transition/standing.py"
 _ESCROW, _MONEY = "ledger/transition/escrow.py", "ledger/transition/money.py"
 _APPROVALS, _REPORTS = "ledger/transition/approvals.py", "ledger/transition/reports.py"
+_RESULTS: Final = "ledger/transition/results.py"
 _LIFE, _SLOTS = "ledger/transition/lifecycle.py", "ledger/transition/slots.py"
 _CHAIN, _MACHINE = "ledger/chain.py", "ledger/machine.py"
 _LOG: Final = "ledger/store_log.py"
@@ -115,6 +128,8 @@ _LEDGER_CLOCK, LEDGER_CLOCK = "node/executor/ledger_clock.py", ("tests/node/test
 _QUEUE = "node/fair_queue.py"
 _CHECK, _FILES = "consensus/verify.py", "node/artifact_files.py"
 _PEOPLE, _ORGANISATION = "ledger/people.py", "ledger/organisation.py"
+_LAYERS, _FLATTEN = "node/executor/oci/layers.py", "node/executor/oci/flatten.py"
+_LAYOUT, OCI_IMAGE = "node/executor/oci/layout.py", ("tests/executor/test_oci_image.py",)
 _LAUNCHER, _IMAGE = "node/executor/drivers/launcher.py", "node/executor/drivers/image.py"
 _FETCHING, HOSTILE = "node/fetching.py", ("tests/node/test_artifact_hostile.py",)
 
@@ -516,17 +531,122 @@ MUTANTS: Final = (
     ),
     _M(
         "any_results_agree",
-        "ledger/transition/agreement.py",
-        "if most >= workload.agree:",
-        "if len(done) >= workload.agree:",
-        PLACES,
+        "ledger/results.py",
+        "if most >= workload.agree else ()",
+        "if len(done) >= workload.agree else ()",
+        AGREEMENT,
     ),
     _M(
         "what_is_not_needed_runs_on",
-        "ledger/transition/agreement.py",
-        "                release_slot(deal, name)",
-        "                pass",
-        PLACES,
+        _AGREE,
+        "        if slot.status not in _BOUND:\n",
+        "        if False:\n",
+        AGREEMENT,
+    ),
+    _M(
+        "stragglers_are_paid",
+        _AGREE,
+        "release_slot(deal, slot.name, paid=False)",
+        "release_slot(deal, slot.name)",
+        AGREEMENT,
+    ),
+    _M(
+        "results_are_told_while_others_run",
+        _REPORTS,
+        "found is None or not found.reveals or",
+        "found is None or",
+        AGREEMENT,
+    ),
+    _M(
+        "anything_is_told_after_a_commitment",
+        _REPORTS,
+        "    if told != slot.commitment:\n",
+        "    if False:\n",
+        AGREEMENT,
+    ),
+    _M(
+        "a_commitment_is_anybodys",
+        "ledger/commitments.py",
+        "    said = (chain_id, deployment, slot, term, node, nonce,",
+        "    said = (chain_id, deployment, term, nonce,",
+        AGREEMENT,
+    ),
+    _M(
+        "results_come_with_the_commitment",
+        _REPORTS,
+        '    if status == "committed" and predicate.results:\n',
+        "    if False:\n",
+        AGREEMENT,
+    ),
+    _M(
+        "the_odd_one_out_is_paid",
+        _AGREE,
+        '        elif slot.status == "succeeded":\n            take_back(deal, slot.name)\n',
+        '        elif slot.status == "succeeded":\n            pay_out(deal, slot.name)\n',
+        AGREEMENT,
+    ),
+    _M(
+        "a_false_witness_costs_nothing",
+        _AGREE,
+        "    penalize(deal, slot.name, slot.witness)\n",
+        "",
+        AGREEMENT,
+    ),
+    _M(
+        "who_is_silent_is_paid",
+        _AGREE,
+        '            take_back(deal, slot.name)\n            _blame(deal, slot, "slot.silent")\n',
+        '            pay_out(deal, slot.name)\n            _blame(deal, slot, "slot.silent")\n',
+        AGREEMENT,
+    ),
+    _M(
+        "work_that_was_committed_is_had_for_nothing",
+        "ledger/transition/withheld.py",
+        '        if deal.slot(name).status in ("committed", "succeeded"):\n            pay_out(deal, name)\n',
+        '        if deal.slot(name).status in ("committed", "succeeded"):\n            take_back(deal, name)\n',
+        AGREEMENT,
+    ),
+    _M(
+        "a_term_without_a_commitment_is_paid",
+        _REPORTS,
+        "    take_back(deal, name)\n    slot = deal.set_slot(name, status=predicate.status)\n",
+        "    slot = deal.set_slot(name, status=predicate.status)\n",
+        AGREEMENT,
+    ),
+    _M(
+        "a_lost_term_is_paid_before_its_results",
+        _LEASES,
+        "        take_back(deal, name)\n",
+        "",
+        AGREEMENT,
+    ),
+    _M(
+        "farmers_are_paid_before_results_are_compared",
+        _ESCROW,
+        "    if deal.term_workload(slot).agree:  # [Y4]\n",
+        "    if False:\n",
+        AGREEMENT,
+    ),
+    _M(
+        "slots_open_while_results_are_told",
+        _SLOTS,
+        " or agreed(deal, workload) or _reveals(deal, workload):",
+        " or agreed(deal, workload):",
+        AGREEMENT,
+    ),
+    _M(
+        "a_comparison_ends_what_is_suspended",
+        _AGREE,
+        "    if deal.record.status not in RUNS:\n        return  # the timed work does it\n",
+        "",
+        AGREEMENT,
+    ),
+    _M(
+        "audits_overlook_commitments",
+        "ledger/audit_checks.py",
+        "            if bound.get(place) != opened:\n",
+        "            if False:\n",
+        AGREEMENT,
     ),
     _M(
         "the_new_policy_is_not_asked",
@@ -629,9 +749,9 @@ MUTANTS: Final = (
     _M(
         "a_job_that_agreed_opens_again",
         "ledger/transition/slots.py",
-        "    if not deal.slot(name).next or agreed(deal, deal.workload(name)):",
-        "    if not deal.slot(name).next:",
-        PLACES,
+        " or agreed(deal, workload) or _reveals(deal, workload):",
+        " or _reveals(deal, workload):",
+        AGREEMENT,
     ),
     _M(
         "a_minority_may_agree",
@@ -708,12 +828,18 @@ MUTANTS: Final = (
         APPROVALS,
     ),
     _M("stale_reports_count", _REPORTS, "if predicate.term != slot.term:", "if False:", REPORTS),
-    _M("anybody_reports", _REPORTS, "if slot.holder != env.sender:", "if False:", REPORTS),
+    _M(
+        "anybody_reports",
+        _REPORTS,
+        "    if env.sender != (slot.witness",
+        "    if False and (slot.witness",
+        REPORTS,
+    ),
     _M(
         "any_status_follows_any",
         _REPORTS,
-        'if status not in _NEXT.get(slot.status, ()) or (status == "succeeded" and workload.kind != "job"):',
-        "if False:",
+        "if status not in _NEXT.get(slot.status, ()) or (ends and",
+        "if False and (ends and",
         REPORTS,
     ),
     _M(
@@ -779,7 +905,13 @@ MUTANTS: Final = (
     _M("extensions_are_free", _FUNDS, "    debit(env, env.sender, wanted)\n", "", FUNDS),
     _M("the_same_extension_counts_twice", _FUNDS, "body.extended_s != record.extended_s", "False", FUNDS),
     _M("top_ups_without_bound", _FUNDS, "0 < body.amount <= left", "0 < body.amount", FUNDS),
-    _M("broken_leases_cost_nothing", _LEASES, "            penalize(deal, name)\n", "", PENALTIES),
+    _M(
+        "broken_leases_cost_nothing",
+        _LEASES,
+        "            penalize(deal, name, slot.holder)\n",
+        "",
+        PENALTIES,
+    ),
     _M(
         "time_limits_bound_no_bill",
         _ESCROW,
@@ -1428,6 +1560,111 @@ MUTANTS: Final = (
         "self._looked_ms is not None and now_ms > self._looked_ms + GAP_MS",
         "False",
         LEDGER_CLOCK,
+    ),
+    _M(
+        "a_release_is_for_any_results",
+        _APPROVALS,
+        "    if predicate.released != wanted:",
+        "    if False:",
+        RELEASE,
+    ),
+    _M(
+        "releases_of_former_results_count",
+        "ledger/policy_records.py",
+        '    if act == "release":\n',
+        "    if False:\n",
+        RELEASE,
+    ),
+    _M(
+        "results_are_released_without_a_decision",
+        _APPROVALS,
+        "    if decision.satisfied:\n        release(deal)",
+        "    if True:\n        release(deal)",
+        RELEASE,
+    ),
+    _M(
+        "a_release_is_decided_on_before_all_is_there",
+        "ledger/results.py",
+        '            if not mine:\n                return b""',
+        "            if not mine:\n                continue",
+        RELEASE,
+    ),
+    _M(
+        "an_update_keeps_the_released_digest",
+        "ledger/transition/rollout.py",
+        "    forget_results(deal)\n",
+        "",
+        RELEASE,
+    ),
+    _M(
+        "held_results_wait_for_ever",
+        _RESULTS,
+        "        _set_until(deal, deal.env.time_ms + RELEASE_MS_MAX)",
+        "        pass",
+        RELEASE,
+    ),
+    _M(
+        "what_ended_badly_may_be_released",
+        _LIFE,
+        "        forget_results(deal)\n",
+        "",
+        RELEASE,
+    ),
+    _M(
+        "results_are_told_in_the_clear",
+        _REPORTS,
+        "(bool(x.sealed), x.sealed_bytes > 0) != (held, held)",
+        "False",
+        RELEASE,
+    ),
+    _M(
+        "the_ledgers_word_hands_results_over",
+        "node/executor/held.py",
+        "    if not verdict.ok:\n",
+        "    if False:\n",
+        HELD_BACK,
+    ),
+    _M(
+        "held_results_go_to_the_store",
+        "node/executor/held.py",
+        "        if manifest.policies.release is None:\n",
+        "        if True:\n",
+        HELD_BACK,
+    ),
+    _M(
+        "other_results_than_those_on_record_are_proved",
+        "node/executor/verify_release.py",
+        "    if not digest or digest != record.results:\n",
+        "    if False:\n",
+        HELD_BACK,
+    ),
+    _M(
+        "decisions_on_other_results_are_proved",
+        "node/executor/verify_release.py",
+        "        if not held or predicate.released != digest.hex():\n",
+        "        if not held:\n",
+        HELD_BACK,
+    ),
+    _M(
+        "results_have_no_salt",
+        "node/sealed_results.py",
+        "    if not workload.agree:\n        return secrets.token_bytes(SALT_BYTES)\n",
+        "",
+        HELD_BACK,
+    ),
+    _M(
+        "the_opened_result_is_not_compared",
+        "node/sealed_results.py",
+        "    if hashlib.sha256(inside).hexdigest() != told.sha256 or len(data) != told.size_bytes:\n",
+        "    if False:\n",
+        HELD_BACK,
+    ),
+    _M(
+        "audits_believe_a_release",
+        "ledger/audit_approvals.py",
+        "    if not (gone and not ballot.met_ms) and not ballot.fits(record.released_ms, until_ms):\n",
+        "    if False:\n",
+        RELEASE,
     ),
     _M(
         "status_of_the_ledger_is_believed",
@@ -2162,8 +2399,8 @@ MUTANTS: Final = (
     _M(
         "volumes_are_lost_without_a_word",
         _CLAIMS,
-        "if home and home != node and any(",
-        "if False and any(",
+        "    if not waits <= copied(deal, name):\n",
+        "    if False:\n",
         PLACES,
     ),
     _M(
@@ -2172,6 +2409,139 @@ MUTANTS: Final = (
         'if node.attributes.get(feature) != "enforced":',
         "if False:",
         PLACES,
+    ),
+    _M(
+        "a_former_term_records_copies",
+        "ledger/transition/copies.py",
+        "    if body.term != slot.term:\n",
+        "    if False:\n",
+        COPIES,
+    ),
+    _M(
+        "anybody_records_copies",
+        "ledger/transition/copies.py",
+        "    if slot.holder != env.sender:\n",
+        "    if False:\n",
+        COPIES,
+    ),
+    _M(
+        "copies_of_what_was_never_written",
+        "ledger/transition/copies.py",
+        "    if slot.status not in _WRITTEN or slot.home != env.sender:\n",
+        "    if False:\n",
+        COPIES,
+    ),
+    _M(
+        "the_home_of_volumes_is_no_better_than_others",
+        "ledger/transition/claims.py",
+        'away = int(deal.slot(name).home not in (b"", node.key))',
+        "away = 0",
+        COPIES,
+    ),
+    _M(
+        "a_box_is_for_any_copy",
+        "node/copy_wire.py",
+        "    if (box.chain_id, box.deployment, box.slot, box.volume, box.sha256) != wanted:\n",
+        "    if False:\n",
+        COPY_WIRE,
+    ),
+    _M(
+        "volumes_are_copied_without_being_written_out",
+        "node/executor/drivers/still.py",
+        "                sync_volume(init_pid, path)\n",
+        "                pass\n",
+        VOLUME_COPIES,
+    ),
+    _M(
+        "volumes_are_copied_while_they_are_written",
+        "node/executor/drivers/still.py",
+        "        if not group.is_frozen():  #",
+        "        if False:  #",
+        VOLUME_COPIES,
+    ),
+    _M(
+        "the_blocks_of_a_copy_change_places",
+        "node/executor/volume_copy.py",
+        'crypto_secretbox_open(file.read(length), index.to_bytes(_NONCE_BYTES, "big"), key)',
+        "crypto_secretbox_open(file.read(length), bytes(_NONCE_BYTES), key)",
+        VOLUME_COPIES,
+    ),
+    _M(
+        "any_bytes_are_mounted",
+        "node/executor/volumes.py",
+        "            check_filesystem(fd)\n",
+        "            pass\n",
+        MOVED_VOLUMES,
+    ),
+    _M(
+        "anybody_has_copies_kept",
+        "node/executor/keeper.py",
+        "        if not slot.holder or peer_id != _peer_id(slot.holder):\n",
+        "        if False:\n",
+        MOVED_VOLUMES,
+    ),
+    _M(
+        "an_old_volume_is_used_again",
+        "node/executor/gather.py",
+        '    old = slot is not None and slot.home not in (b"", shop.sender.key.public)\n',
+        "    old = False\n",
+        MOVED_VOLUMES,
+    ),
+    _M(
+        "nothing_is_saved_at_the_end",
+        "node/executor/tenure.py",
+        '            self._saves = ending.status not in (None, "quarantined") and self.copier.written()\n',
+        "            self._saves = False\n",
+        MOVED_VOLUMES,
+    ),
+    _M(
+        "a_check_has_no_filters",
+        "node/executor/inside.py",
+        "            _filter(program)\n",
+        "            pass\n",
+        CHECKS,
+    ),
+    _M(
+        "a_check_has_no_landlock",
+        "node/executor/inside.py",
+        "        if rules >= 0:\n",
+        "        if False:\n",
+        CHECKS,
+    ),
+    _M(
+        "a_check_is_in_no_group",
+        "node/executor/inside.py",
+        '            os.write(fd, b"0")\n',
+        "            pass\n",
+        CHECKS,
+    ),
+    _M(
+        "a_check_runs_on",
+        "node/executor/inside.py",
+        "            os.killpg(pid, signal.SIGKILL)\n",
+        "            pass\n",
+        CHECKS,
+    ),
+    _M(
+        "re_checks_see_what_enters",
+        "node/executor/drivers/sandbox.py",
+        "        async with running.entering:\n            return await trio.to_thread.run_sync(integrity.check, running.baseline)\n",
+        "        return await trio.to_thread.run_sync(integrity.check, running.baseline)\n",
+        CHECKS,
+    ),
+    _M(
+        "any_program_is_a_check",
+        "ledger/contract_health.py",
+        '    check_command(health.command, paths, executables, f"{field}.exec", report)\n',
+        "    pass\n",
+        CONTRACT_HEALTH,
+    ),
+    _M(
+        "a_checks_status_does_not_count",
+        "node/executor/watch.py",
+        "        return Health(status == 0,",
+        "        return Health(True,",
+        EXECUTOR_CHECKS,
     ),
     _M(
         "a_volume_mounted_twice",
@@ -2268,8 +2638,301 @@ MUTANTS: Final = (
     _M(
         "isolation_that_is_asked_for_is_not_looked_at",
         "ledger/manifest_services.py",
-        "return (*workload.isolation, *secrets,",
-        "return (*secrets,",
+        "names = (*workload.isolation, *secrets,",
+        "names = (*secrets,",
         ISOLATION,
+    ),
+    # ---- attacks on what runs (tests/attacks)
+    _M(
+        "ptrace_is_allowed",
+        "node/executor/drivers/seccomp.py",
+        "ppoll prctl pread64",
+        "ppoll prctl ptrace pread64",
+        (f"{ESCAPES}[ptrace]",),
+    ),
+    _M(
+        "io_uring_is_allowed",
+        "node/executor/drivers/seccomp.py",
+        "ioctl ioprio_get kill",
+        "ioctl io_uring_setup ioprio_get kill",
+        (f"{ESCAPES}[io_uring]",),
+    ),
+    _M(
+        "trees_may_hold_links",
+        "node/executor/tree.py",
+        'if kind not in (b"0", b"\\x00", b"5"):',
+        'if kind not in (b"0", b"\\x00", b"2", b"5"):',
+        ("tests/executor/test_tree.py",),
+    ),
+    _M(
+        "trees_may_hold_set_user_id_programs",
+        "node/executor/tree.py",
+        "if mode & ~0o777:",
+        "if mode & ~0o7777:",
+        ("tests/executor/test_tree.py",),
+    ),
+    _M(
+        "a_former_holder_is_heard",
+        "ledger/transition/reports.py",
+        "    if env.sender != (slot.witness if",
+        "    if not slot.holder and not (slot.witness if",
+        ("tests/ledger/test_stale_holder.py",),
+    ),
+    _M(
+        "receipts_of_anybody_are_written_out",
+        "node/cli/receipts.py",
+        "if said.deployment != deployment or said.node != document.signer.hex():",
+        "if said.deployment != deployment:",
+        ("tests/node/test_receipts_cli.py",),
+    ),
+    _M(
+        "container_bytes_other_than_named",
+        _LAYOUT,
+        "        if sha.hexdigest() != named.digest:",
+        "        if False:",
+        OCI_IMAGE,
+    ),
+    _M(
+        "container_layer_other_than_configured",
+        _LAYOUT,
+        "        if sha.hexdigest() != wanted:",
+        "        if False:",
+        OCI_IMAGE,
+    ),
+    _M("container_zip_bomb", _LAYOUT, "            if size > bytes_max:", "            if False:", OCI_IMAGE),
+    _M("container_stowaway", _LAYOUT, "            blobs.all_used()\n", "", OCI_IMAGE),
+    _M(
+        "container_through_a_link",
+        _FLATTEN,
+        """            elif old.kind != "folder":
+                raise ImageRefused(path, f"{above} is a {old.kind}, and leads nowhere")""",
+        """            elif old.kind != "folder":
+                pass""",
+        OCI_IMAGE,
+    ),
+    _M(
+        "container_device_nodes",
+        _LAYERS,
+        'b"5": "folder"}',
+        'b"5": "folder", b"3": "file", b"4": "file"}',
+        OCI_IMAGE,
+    ),
+    _M("container_dotted_paths", _LAYERS, "    if rule is not None:", "    if False:", OCI_IMAGE),
+    _M("container_setuid", _LAYERS, '"mode") & 0o777', '"mode")', OCI_IMAGE),
+    _M(
+        "container_whiteouts_of_its_own_layer",
+        _FLATTEN,
+        """        for entry in entries:
+            _take_away(plan, entry)
+        named: set[str] = set()
+        for entry in entries:
+            if entry.path and not _base(entry.path).startswith(_WHITEOUT):
+                _add(plan, entry, number, named)""",
+        """        named: set[str] = set()
+        for entry in entries:
+            if entry.path and not _base(entry.path).startswith(_WHITEOUT):
+                _add(plan, entry, number, named)
+        for entry in entries:
+            _take_away(plan, entry)""",
+        OCI_IMAGE,
+    ),
+    _M(
+        "container_anything_gives_way",
+        _FLATTEN,
+        "    plan.put(path, piece, replaces=False)",
+        "    plan.put(path, piece)",
+        OCI_IMAGE,
+    ),
+    _M(
+        "container_for_another_machine",
+        "node/executor/oci/sealing.py",
+        "            if task.image.architecture != machine:",
+        "            if False:",
+        ("tests/executor/test_oci.py::test_what_is_not_its_image_is_not_started",),
+    ),
+    _M(
+        "container_keeper_outlives_its_launcher",
+        "node/executor/oci/launcher.py",
+        "        kernel.die_with_parent()\n",
+        "",
+        ("tests/executor/test_oci.py::test_sigkill_of_the_launcher_ends_all_podmans_monitor_too",),
+    ),
+    _M(
+        "container_no_deadline",
+        "node/executor/oci/launcher.py",
+        "            self._late = self._keeper != 0\n            self.kill()",
+        "            self._late = self._keeper != 0",
+        ("tests/executor/test_oci.py::test_the_launcher_kills_at_its_deadline",),
+    ),
+    _M(
+        "container_engine_keeps_its_slack_of_processes",
+        "node/executor/oci/driver.py",
+        "            running.group.limit_pids(spec.resources.pids)\n",
+        "",
+        ("tests/executor/test_oci.py::test_results_and_limits_hold",),
+    ),
+    _M(
+        "container_filter_allows_what_it_does_not_name",
+        "node/executor/oci/profile.py",
+        '"defaultAction": "SCMP_ACT_ERRNO"',
+        '"defaultAction": "SCMP_ACT_ALLOW"',
+        (
+            "tests/executor/test_escapes.py::test_what_leads_out_of_a_container_is_refused[io_uring]",
+            "tests/executor/test_escapes.py::test_what_leads_out_of_a_container_is_refused[unshare_user]",
+        ),
+    ),
+    _M(
+        "container_writable_code",
+        "node/executor/oci/profile.py",
+        '        _allow(["mmap"], _bits(2, _PROT_EXEC, 0)),',
+        '        _allow(["mmap"]),',
+        ("tests/executor/test_escapes.py::test_what_leads_out_of_a_container_is_refused[jit]",),
+    ),
+    _M(
+        "container_links_are_not_looked_at",
+        "node/executor/integrity.py",
+        "        _check_link(root, path, expected, baseline, done)\n        return",
+        "        return",
+        ("tests/executor/test_oci.py::test_a_running_container_attests_and_drift_is_seen",),
+    ),
+    _M(
+        "container_without_an_image",
+        "ledger/manifest_image.py",
+        '    if images != ["/"]:',
+        "    if False:",
+        ("tests/ledger/test_contract_image.py",),
+    ),
+    _M(
+        "container_features_of_another_driver",
+        "ledger/manifest_services.py",
+        'prefix = "" if workload.runtime == "sandbox" else f"{workload.runtime}."',
+        'prefix = ""',
+        ("tests/ledger/test_contract_image.py",),
+    ),
+    _M(
+        "container_image_speaks_in_parameters",
+        "node/container.py",
+        """    return text.replace("${", "$${")""",
+        "    return text",
+        ("tests/node/test_container.py",),
+    ),
+    _M(
+        "wasm_program_reaches_the_page_of_its_calls",
+        "node/executor/wasm/library.py",
+        "        for each in functions:\n",
+        '        for each in (*functions, b"page"):\n',
+        ("tests/executor/test_wasm_bounds.py::test_what_is_no_program_or_fails_says_why",),
+    ),
+    _M(
+        "wasm_nan_has_many_forms",
+        "node/executor/wasm/library.py",
+        'switch("cranelift_nan_canonicalization", True)',
+        'switch("cranelift_nan_canonicalization", False)',
+        ("tests/executor/test_wasm.py::test_the_same_on_every_machine_at_every_time",),
+    ),
+    _M(
+        "wasm_memory_without_a_bound",
+        "node/executor/wasm/library.py",
+        "self._c.wasmtime_store_limiter(self._store, memory_bytes,",
+        "self._c.wasmtime_store_limiter(self._store, -1,",
+        ("tests/executor/test_wasm_bounds.py::test_memory_ends_at_its_bound",),
+    ),
+    _M(
+        "wasm_takes_what_came_after_2_0",
+        "node/executor/wasm/library.py",
+        "            switch(name, False)\n",
+        "            pass\n",
+        ("tests/executor/test_wasm_bounds.py::test_what_could_differ_or_is_not_in_webassembly_2_is_refused",),
+    ),
+    _M(
+        "wasm_calls_are_free",
+        "node/executor/wasm/wasi.py",
+        "            self._pay(CALL_FUEL)\n",
+        "            self._pay(0)\n",
+        ("tests/executor/test_wasi.py::test_calls_are_paid_for",),
+    ),
+    _M(
+        "wasm_reads_past_its_memory",
+        "node/executor/wasm/guest.py",
+        "        if at + size > self._size:",
+        "        if at > self._size:",
+        ("tests/executor/test_wasi.py::test_what_is_not_its_memory_is_a_fault",),
+    ),
+    _M(
+        "wasm_goes_above_its_root",
+        "node/executor/wasm/files.py",
+        "        if at is root:\n            raise WasiError(NOTCAPABLE)\n",
+        "",
+        ("tests/executor/test_wasi_files.py",),
+    ),
+    _M(
+        "wasm_files_are_not_counted",
+        "node/executor/wasm/files.py",
+        "            self.space.take(more)\n",
+        "",
+        ("tests/executor/test_wasi_files.py",),
+    ),
+    _M(
+        "wasm_empty_files_are_free",
+        "node/executor/wasm/files.py",
+        "    folder.space.take(NODE_BYTES)\n",
+        "",
+        ("tests/executor/test_wasi_files.py",),
+    ),
+    _M(
+        "wasm_names_in_any_order",
+        "node/executor/wasm/files.py",
+        "*sorted(self.names.items())",
+        "*reversed(self.names.items())",
+        ("tests/executor/test_wasi_files.py",),
+    ),
+    _M(
+        "wasm_chance_of_the_host",
+        "node/executor/wasm/wasi.py",
+        "        self._random = Random(0)\n",
+        "        self._random = Random()\n",
+        ("tests/executor/test_wasi.py",),
+    ),
+    _M(
+        "wasm_engine_takes_the_programs_environment",
+        "node/executor/drivers/wasm.py",
+        "        env={},  # the program's own",
+        "        env=spec.env,  # the program's own",
+        ("tests/executor/test_wasm.py::test_it_gets_its_words_environment_and_files_and_leaves_results",),
+    ),
+    _M(
+        "wasm_failed_program_leaves_results",
+        "node/executor/wasm/run.py",
+        "    if code == 0:\n",
+        "    if True:\n",
+        ("tests/executor/test_wasm.py::test_a_program_that_fails_leaves_no_results",),
+    ),
+    _M(
+        "wasm_memory_without_room_for_the_engine",
+        "ledger/manifest_wasm.py",
+        "memory <= engine + disk:",
+        "memory <= disk:",
+        ("tests/ledger/test_contract_wasm.py",),
+    ),
+    _M(
+        "wasm_program_with_secrets",
+        "ledger/manifest_wasm.py",
+        '        ("secrets", workload.secrets),\n',
+        "",
+        ("tests/ledger/test_contract_wasm.py",),
+    ),
+    _M(
+        "sandboxed_program_with_fuel",
+        "ledger/manifest_wasm.py",
+        "        if workload.fuel != 0:",
+        "        if False:",
+        ("tests/ledger/test_contract_wasm.py",),
+    ),
+    _M(
+        "wasm_fuel_is_not_handed_on",
+        "node/executor/drivers/wasm.py",
+        '        "fuel": spec.fuel,',
+        '        "fuel": 1 << 50,',
+        ("tests/executor/test_wasm_bounds.py::test_fuel_ends_a_loop",),
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from msgspec import UNSET
 
 from ledger import transactions as t
 from ledger.codec import decode
@@ -42,7 +44,8 @@ from node.executor.drivers.base import (
     TaskSpec,
     Usage,
 )
-from node.executor.errors import ResultRefused, VerificationFailed
+from node.executor.drivers.still import copy_sparse
+from node.executor.errors import ExecutorError, ResultRefused, VerificationFailed
 from node.executor.executor import Executor
 from node.executor.volumes import VolumeShelf
 from node.peer import Peer
@@ -130,6 +133,7 @@ class FakeDriver:
         self.leftovers: list[str] = []
         self.enforces: tuple[str, ...] = ()  # beside what all tests see
         self.calls: list[str] = []
+        self.checks: int | None = 0  # how the next health checks end
 
     @property
     def running(self) -> list[FakeTask]:
@@ -185,6 +189,21 @@ class FakeDriver:
             data = handle.results[path]
             found.append(ResultFile(path, data, len(data), hashlib.sha256(data).hexdigest()))
         return tuple(found)
+
+    async def copy_volumes(self, handle: Any, into: Mapping[str, Path]) -> float:
+        await trio.lowlevel.checkpoint()
+        if handle.exit is not None:
+            raise ExecutorError("not running")
+        self.calls.append("copy")
+        for volume in handle.spec.volumes:
+            if volume.path in into:
+                copy_sparse(volume.source, into[volume.path], math.inf)
+        return 0.0
+
+    async def check(self, handle: Any, command: tuple[str, ...], timeout_s: float) -> int | None:
+        await trio.lowlevel.checkpoint()
+        self.calls.append("check " + " ".join(command))
+        return self.checks
 
     async def stop(self, handle: Any, grace_s: float) -> Exit:
         await trio.lowlevel.checkpoint()
@@ -255,6 +274,7 @@ class Fleet:
     ) -> Executor:
         """Start a node's executor; again after `crash`."""
         peer, exchange = self.net.peers[name], self.share(name)
+        peer.home = self.folder / f"home-{name}"
         if driver is None:
             driver = self.drivers.setdefault(name, FakeDriver())
             self.drivers[name].enforces = enforces
@@ -355,6 +375,7 @@ class Fleet:
             decision=decision,  # type: ignore[arg-type]
             comment=str(self.salt),
             update=record.updates if updates else record.generation,
+            results=record.results.hex() if act == "release" else UNSET,
         )
         subject = record.updating if updates else record.manifest
         await self.do(who, t.Decide(sign_approval(who, predicate, subject)))

@@ -71,6 +71,7 @@ async def test_a_site_answers_and_a_job_gives_its_result(tmp_path: Path, driver:
         assert path.read_bytes() == text
         last = receipts(net, deployment, "mine/0")[-1]
         assert last.checks >= 1
+        assert (last.driver, last.level, last.exit_code) == ("sandbox", "sandbox", 0)
         assert last.usage.memory_bytes_max > 0
         assert executor.status().features["seccomp"] == "enforced"
         await net.decide(deployment, people.BUDGET, "budget", "revoked")

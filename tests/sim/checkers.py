@@ -290,7 +290,8 @@ class Money(Checker):
         state = node.store.state
         supply = decode(Supply, state.get(KEY_SUPPLY) or b"").total
         held = [decode(Account, v).balance for _, v in state.scan(b"account/")]
-        held += [decode(Deployment, v).escrow for _, v in state.scan(b"deployment/")]
+        deals = [decode(Deployment, v) for _, v in state.scan(b"deployment/")]
+        held += [deal.escrow + deal.withheld for deal in deals]
         if sum(held) != supply or min(held) < 0:
             self.complain(f"node {node.id}, height {block.header.height}: {sum(held)} held, supply {supply}")
 

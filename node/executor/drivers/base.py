@@ -44,6 +44,15 @@ class TreeSpec:
 
 
 @dataclass(frozen=True)
+class ImageSpec:
+    """A container image as one tar, an OCI image layout, named by the sha256 of the tar."""
+
+    digest: str
+    size_bytes: int
+    source: Path
+
+
+@dataclass(frozen=True)
 class PortSpec:
     """A named TCP port `inside` that is reached on the host at `listen_host`; port 0 takes a free one."""
 
@@ -83,7 +92,9 @@ class Resources:
 @dataclass(frozen=True)
 class TaskSpec:
     """All that a driver needs to run one term of one slot. `results` are paths of files under /result;
-    `secrets` become read-only files under /secrets, by name; `volumes` outlive the task."""
+    `secrets` become read-only files under /secrets, by name; `volumes` outlive the task; `runtime` names the
+    driver; `fuel` is what a WebAssembly program may burn. A container
+    stands on its `image`, the artifacts on top; `user` is its user and group inside, as in 1:1."""
 
     task_id: str
     command: tuple[str, ...]
@@ -97,6 +108,11 @@ class TaskSpec:
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     egress: tuple[EgressSpec, ...] = ()
     volumes: tuple[VolumeSpec, ...] = ()
+    runtime: str = "sandbox"
+    image: ImageSpec | None = None
+    working_dir: str = "/"
+    user: str = ""
+    fuel: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,13 +126,26 @@ class Feature:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a driver really enforces on this host, found by trying it. `usable` is False with a `reason`."""
+    """What a driver really enforces on this host, found by trying it. `usable` is False with a `reason`.
+
+    `beside`: those of the node's other drivers, where this one stands for all of them.
+    """
 
     driver: str
     isolation: Isolation
     usable: bool
     reason: str
     features: tuple[Feature, ...]
+    beside: tuple[Fingerprint, ...] = ()
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The drivers of this node that can be used, by name."""
+        return tuple(each.driver for each in (self, *self.beside) if each.usable)
+
+    def of(self, runtime: str) -> Fingerprint:
+        """Return that of the driver for `runtime`; this one where there is no such driver."""
+        return next((each for each in self.beside if each.driver == runtime), self)
 
     def enforces(self, name: str) -> bool:
         """Return True when the feature of that name was seen to work here."""
@@ -274,6 +303,22 @@ class Driver(Protocol):
         """Return the result files that the specification names; between `start` and `stop` only.
 
         Raises ResultRefused when one is missing, too large, or not a plain file.
+        """
+        ...
+
+    async def copy_volumes(self, handle: Handle, into: Mapping[str, Path]) -> float:
+        """Copy volumes, by their paths inside, into these files, all of one moment; the task stands still
+        meanwhile. Return for how many seconds it did.
+
+        Raises ExecutorError where `volume-copies` is not enforced, or the task is not running.
+        """
+        ...
+
+    async def check(self, handle: Handle, command: tuple[str, ...], timeout_s: float) -> int | None:
+        """Run a command of the contract inside the task, as confined as it is; return its exit status, 128 and
+        its number for a signal, None when it took longer than `timeout_s` and was killed.
+
+        Raises ExecutorError where `health-exec` is not enforced, or it could not be run.
         """
         ...
 

@@ -27,15 +27,16 @@ _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_
 _NO_UUID = "00000000-0000-0000-0000-000000000000"
 
 
-def make(mkfs: str, tree: str) -> int:
-    """Return a sealed memfd with an erofs image of the folder `tree`; equal trees give equal bytes.
+def make(mkfs: str, tree: str, owners: bool = False) -> int:
+    """Return a sealed memfd with an erofs image of the folder `tree`; equal trees give equal bytes. All of it
+    belongs to root, or, with `owners`, to whom it belongs in the tree.
 
     Raises OSError when it cannot be made.
     """
     fd = os.memfd_create("image", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         # One time, one UUID, one owner, no attributes: nothing of this host or this moment.
-        options = ["-T0", "-U", _NO_UUID, "--all-root", "-x-1"]
+        options = ["-T0", "-U", _NO_UUID, "-x-1", *(() if owners else ("--all-root",))]
         try:
             done = subprocess.run(
                 [mkfs, *options, f"/proc/self/fd/{fd}", tree],

@@ -33,11 +33,13 @@ from node.executor.drivers.base import (
     TaskSpec,
     Usage,
 )
+from node.executor.drivers.checks import run_check
 from node.executor.drivers.doors import open_outlet, open_portal
 from node.executor.drivers.process import Helper, python_argv, start_helper
 from node.executor.drivers.results import collect_results
 from node.executor.drivers.running import Running
 from node.executor.drivers.spec import check_spec
+from node.executor.drivers.still import copy_still
 from node.executor.errors import DriverUnavailable, ExecutorError, StartFailed
 from node.executor.seal import seal_bytes
 
@@ -76,7 +78,7 @@ class SandboxDriver:
 
     async def start(self, prepared: Prepared, kill_at_ms: int | None = None) -> Running:
         """See `Driver.start`. Takes over `prepared`: its sealed bytes are given up in any case."""
-        task = _own(prepared, SealedTask)
+        task = self._taken(prepared)
         host = await self.examined()
         spec = task.spec
         try:
@@ -87,7 +89,7 @@ class SandboxDriver:
             if spec.task_id in self._running or records.exists(self._run_dir, spec.task_id):
                 raise StartFailed(f"task {spec.task_id} is there already; a leftover needs recover first")
             task.started = True
-            running = Running(spec, kill_at_ms)
+            running = self._made(spec, kill_at_ms)
             self._running[spec.task_id] = running
             try:
                 with trio.fail_after(limits.START_TIMEOUT_S):
@@ -136,6 +138,15 @@ class SandboxDriver:
             raise ExecutorError(f"task {running.task_id} was stopped; its results are gone")
         return await trio.to_thread.run_sync(collect_results, running.launcher.pid, running.spec.results)
 
+    async def copy_volumes(self, handle: Handle, into: Mapping[str, Path]) -> float:
+        """See `Driver.copy_volumes`."""
+        running = _own(handle, Running)
+        baseline = running.baseline
+        if baseline is None or running.exit is not None:
+            raise ExecutorError(f"task {running.task_id} is not running")
+        volumes = running.spec.volumes
+        return await trio.to_thread.run_sync(copy_still, running.group, baseline.init_pid, volumes, into)
+
     async def stop(self, handle: Handle, grace_s: float) -> Exit:
         """See `Driver.stop`."""
         running = _own(handle, Running)
@@ -162,7 +173,12 @@ class SandboxDriver:
         running = _own(handle, Running)
         if running.baseline is None:
             raise ExecutorError(f"task {running.task_id} is not running")
-        return await trio.to_thread.run_sync(integrity.check, running.baseline)
+        async with running.entering:
+            return await trio.to_thread.run_sync(integrity.check, running.baseline)
+
+    async def check(self, handle: Handle, command: tuple[str, ...], timeout_s: float) -> int | None:
+        """See `Driver.check`."""
+        return await run_check(_own(handle, Running), command, timeout_s)
 
     async def attest_ended(self, handle: Handle) -> Attestation:
         """See `Driver.attest_ended`. Reads through the launcher, which outlives the workload."""
@@ -179,6 +195,12 @@ class SandboxDriver:
     async def examined(self) -> trial.Host:
         """Return what this host offers; tries it the first time."""
         return await trio.to_thread.run_sync(self._examined)
+
+    def _taken(self, prepared: Prepared) -> SealedTask:
+        return _own(prepared, SealedTask)
+
+    def _made(self, spec: TaskSpec, kill_at_ms: int | None) -> Running:
+        return Running(spec, kill_at_ms)
 
     def _examined(self) -> trial.Host:
         if self._host is None:
@@ -246,8 +268,15 @@ class SandboxDriver:
             volumes = [os.open(volume.source, _VOLUME_FLAGS) for volume in spec.volumes]
             for fd in volumes:
                 stack.callback(os.close, fd)
+            bounds = self._limits(running)
+            nproc = {} if bounds["nproc"] is None else {"RLIMIT_NPROC": bounds["nproc"]}
+            running.confinement = {
+                "rules": rules,
+                "cgroup_procs": bounds["cgroup_procs"],
+                "rlimits": bounds["rlimits"] | nproc,
+            }
             fds = [*inside, *artifacts, *(fd for fd, _ in secrets), *volumes, running.log_fd]
-            config = self._limits(running) | {
+            config = bounds | {
                 "fds": fds,
                 "bwrap_fds": inside,
                 "argv": [bwrap.find(), "--args", str(inside[-1]), "--"],

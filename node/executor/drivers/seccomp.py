@@ -46,13 +46,20 @@ sysinfo tee tgkill time timer_create timer_delete timer_getoverrun timer_gettime
 timerfd_create timerfd_gettime timerfd_settime times tkill truncate umask uname unlink unlinkat utime
 utimensat utimes vfork wait4 waitid write writev
 """
+ALLOWED = tuple(_ALLOWED_NAMES.split())
 
 _NAMESPACES = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)
 _PROT_WRITE, _PROT_EXEC, _MAP_SHARED, _MAP_ANONYMOUS, _SHM_EXEC = 2, 4, 1, 0x20, 0o100000
 _TERMINAL_INJECTION = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
-_AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
-_STREAM, _DATAGRAM, _SEQPACKET, _TYPE_MASK = 1, 2, 5, 0xF
+AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
+_STREAM, _DATAGRAM, _SEQPACKET, TYPE_MASK = 1, 2, 5, 0xF
 _TCP, _UDP = 6, 17
+SOCKETS = (
+    *((AF_UNIX, kind, 0) for kind in (_STREAM, _DATAGRAM, _SEQPACKET)),
+    *((family, _STREAM, protocol) for family in (_AF_INET, _AF_INET6) for protocol in (0, _TCP)),
+    *((family, _DATAGRAM, protocol) for family in (_AF_INET, _AF_INET6) for protocol in (0, _UDP)),
+)
+"""Family, type and protocol of the sockets that may be made."""
 _EPERM, _ENOSYS = 1, 38
 
 
@@ -68,26 +75,22 @@ def filters() -> tuple[bytes, bytes]:
 
 def _allow(lib: Any) -> Any:
     chosen = lib.SyscallFilter(lib.ERRNO(_ENOSYS))
-    for name in _ALLOWED_NAMES.split():
+    for name in ALLOWED:
         try:
             number = lib.resolve_syscall(lib.system_arch(), name)
         except ValueError:
             continue  # libseccomp does not know it: it stays refused
         if number >= 0:
             chosen.add_rule(lib.ALLOW, name)
-    families = [(_AF_UNIX, kind, 0) for kind in (_STREAM, _DATAGRAM, _SEQPACKET)]
-    for family in (_AF_INET, _AF_INET6):
-        families += [(family, _STREAM, protocol) for protocol in (0, _TCP)]
-        families += [(family, _DATAGRAM, protocol) for protocol in (0, _UDP)]
-    for family, kind, protocol in families:
+    for family, kind, protocol in SOCKETS:
         chosen.add_rule(
             lib.ALLOW,
             "socket",
             lib.Arg(0, lib.EQ, family),
-            lib.Arg(1, lib.MASKED_EQ, _TYPE_MASK, kind),
+            lib.Arg(1, lib.MASKED_EQ, TYPE_MASK, kind),
             lib.Arg(2, lib.EQ, protocol),
         )
-    chosen.add_rule(lib.ALLOW, "socketpair", lib.Arg(0, lib.EQ, _AF_UNIX))
+    chosen.add_rule(lib.ALLOW, "socketpair", lib.Arg(0, lib.EQ, AF_UNIX))
     return chosen
 
 

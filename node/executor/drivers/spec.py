@@ -16,6 +16,7 @@ RESERVED = ("/proc", "/dev", "/sys", "/tmp", "/result", "/secrets")
 
 _TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_USER = re.compile(r"(?:0|[1-9][0-9]{0,4}):(?:0|[1-9][0-9]{0,4})")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PORT_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _SECRET_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -37,7 +38,9 @@ def check_spec(spec: TaskSpec) -> None:
     for index, tree in enumerate(spec.trees):
         _check_artifact(tree, f"trees[{index}]")
     _check_overlap(spec)
+    _check_container(spec)
     total = sum(file.size_bytes for file in spec.files) + sum(tree.size_bytes for tree in spec.trees)
+    total += spec.image.size_bytes if spec.image is not None else 0
     _need(total <= limits.ARTIFACT_BYTES_MAX, "files", f"all artifacts at most {limits.ARTIFACT_BYTES_MAX} B")
     _check_ports(spec.ports)
     _check_resources(spec.resources)
@@ -86,6 +89,18 @@ def _check_artifact(artifact: FileSpec | TreeSpec, field: str) -> None:
         f"{field}.size_bytes",
         f"0 to {limits.ARTIFACT_BYTES_MAX}",
     )
+
+
+def _check_container(spec: TaskSpec) -> None:
+    here = spec.runtime == "oci"
+    _need(here or spec.image is None, "image", "only a container has one")
+    _need(here or (spec.working_dir, spec.user) == ("/", ""), "user", "only a container has one")
+    if spec.image is not None:
+        _need(_DIGEST.fullmatch(spec.image.digest) is not None, "image.digest", "64 hex digits in lower case")
+    rule = check_relative(spec.working_dir[1:]) if spec.working_dir != "/" else None
+    _need(spec.working_dir.startswith("/") and rule is None, "working_dir", f"absolute; {rule}")
+    ids = [int(part) for part in spec.user.split(":")] if _USER.fullmatch(spec.user) else []
+    _need(not spec.user or (bool(ids) and max(ids) <= 65_535), "user", "UID:GID, each up to 65535")
 
 
 def _check_overlap(spec: TaskSpec) -> None:

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from node.executor import cgroups, landlock, limits
+from node.executor import cgroups, landlock, limits, procs
 from node.executor.drivers import bwrap, entry, seccomp
 from node.executor.drivers.base import Feature, Fingerprint, Isolation, Resources
 from node.executor.drivers.process import python_argv
+from node.executor.drivers.still import sync_volume
 from node.executor.errors import DriverUnavailable, VolumeRefused
 from node.executor.filesystem import find_mkfs, make_filesystem
 from node.executor.seal import seal_bytes
@@ -45,7 +46,8 @@ _RULES = [("/", "code"), ("/proc", "read"), ("/dev", "device"), ("/tmp/open", "w
 _WAY_OUT = "a relay to named addresses, and no other way"
 _VOLUMES = "ext4 of its own size behind a loop device, never executable"
 _VOLUME_BYTES = 16 << 20
-_MAY_LACK = ("secrets", "egress")
+_INSIDE = "in the task's namespaces and groups, under its filters and rules"
+_MAY_LACK = ("secrets", "egress", "health-exec")
 _FAR = ("192.0.2.1", "9")  # an address that nobody has (RFC 5737)
 _RESOURCES = Resources(cpu_millis=1000, memory_bytes=1 << 30, disk_bytes=1 << 20, pids=64)
 
@@ -82,9 +84,9 @@ def examine(driver: str, scope: str) -> Host:
         inside, mkfs, reason = {}, None, str(error)
     sealed = mkfs is not None
     features = [*_isolation(inside, reason), Feature("sealed-image", sealed, image_how)]
-    kept, volumes_how = (False, reason) if reason else _try_volumes()
+    kept, volumes_how, synced = (False, reason, reason) if reason else _try_volumes()
     features += [Feature("landlock", denies, rules_how or reason), Feature("volumes", kept, volumes_how)]
-    features += _limits(groups, found)
+    features += [_copies(kept, synced, found["freezer"]), *_limits(groups, found)]
     fingerprint = Fingerprint(driver, Isolation.SANDBOX, not reason, reason, tuple(features))
     return Host(fingerprint, groups, denies, mkfs)
 
@@ -150,37 +152,51 @@ def _look_inside(
     }
     fds += [secret, log, seal_bytes(json.dumps(config).encode(), "config")]
     try:
-        outlet = _run(python_argv("node.executor.drivers.launcher", str(fds[-1])), [*fds, *volumes])
+        held = _run(
+            python_argv("node.executor.drivers.launcher", str(fds[-1])), [*fds, *volumes], bool(volumes)
+        )
         text = os.pread(log, limits.LOG_BYTES_MAX, 8).rstrip(b"\x00").decode(errors="replace")
     finally:
         for fd in fds:
             os.close(fd)
     pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
-    return {name.strip(): value.strip() for name, value in pairs} | {"outlet": outlet}
+    return {name.strip(): value.strip() for name, value in pairs} | held
 
 
-def _try_volumes() -> tuple[bool, str]:
-    """Return whether a volume can be written, up to its size, and not executed; and how, or why not."""
-    if os.geteuid() != 0:
-        return False, "only root mounts volumes"
+def _try_volumes() -> tuple[bool, str, str]:
+    """Return whether a volume can be written, up to its size, and not executed; how, or why not; and `ready`
+    when it could be written out to its file, else why not."""
+    missing = "" if os.geteuid() == 0 else "only root mounts volumes"
     mkfs = find_mkfs()
-    if mkfs is None:
-        return False, "mkfs.ext4 is missing (Debian: e2fsprogs)"
+    if missing or mkfs is None:
+        missing = missing or "mkfs.ext4 is missing (Debian: e2fsprogs)"
+        return False, missing, missing
     fd = os.memfd_create("volume", os.MFD_CLOEXEC)
     try:
         os.truncate(fd, _VOLUME_BYTES)
         make_filesystem(mkfs, f"/proc/self/fd/{fd}", (fd,))
         inside = _look_inside(volumes=[fd])
     except (DriverUnavailable, OSError, subprocess.SubprocessError, VolumeRefused) as error:
-        return False, str(error)
+        return False, str(error), str(error)
     finally:
         os.close(fd)
     kept = inside.get("volume") == "full" and inside.get("volume-code") == "not executable"
-    return kept, _VOLUMES if kept else "the trial did not show it"
+    return kept, _VOLUMES if kept else "the trial did not show it", inside.get("synced", "")
 
 
-def _run(argv: list[str], fds: list[int]) -> str:
-    """Run one trial; return what came of opening a way out of it. Raises DriverUnavailable."""
+def _copies(kept: bool, synced: str, freezer: str) -> Feature:
+    """Whether volumes can be copied while their task runs."""
+    name = "volume-copies"
+    if not kept or synced != "ready":
+        return Feature(name, False, synced if kept else "there are no volumes")
+    if freezer.startswith("no: "):
+        return Feature(name, False, f"no freezer: {freezer.removeprefix('no: ')}")
+    return Feature(name, True, f"written out and copied while all processes stand still ({freezer})")
+
+
+def _run(argv: list[str], fds: list[int], has_volume: bool) -> dict[str, str]:
+    """Run one trial; return what came of opening a way out of it, and of writing its volume out. Raises
+    DriverUnavailable."""
     with subprocess.Popen(
         argv,
         stdin=subprocess.PIPE,
@@ -201,12 +217,14 @@ def _run(argv: list[str], fds: list[int]) -> str:
             said = json.loads(first) if first else {"event": "failed", "reason": "the launcher said nothing"}
             if said["event"] == "failed":
                 raise DriverUnavailable(_explain(str(said["reason"])))
-            outlet = _try_outlet(int(said["init"]))
+            init_pid = int(said["init"])
+            held = {"outlet": _try_outlet(init_pid), "synced": _try_sync(init_pid) if has_volume else ""}
+            held["check"] = _try_check(init_pid)
             process.stdin.write(b"G")
             process.stdin.flush()
             process.stdout.readline()
             process.communicate()
-            return outlet
+            return held
         finally:
             timer.cancel()
             process.kill()
@@ -223,6 +241,49 @@ def _try_outlet(init_pid: int) -> str:
     except subprocess.TimeoutExpired:
         return "the outlet said nothing"
     return (done.stdout or done.stderr).decode(errors="replace").strip()[-200:]
+
+
+def _try_sync(init_pid: int) -> str:
+    """Return `ready` when the volume of the held sandbox can be written out to its file, else why not."""
+    try:
+        sync_volume(init_pid, "/tmp/volume")
+    except OSError as error:
+        return str(error)
+    return "ready"
+
+
+def _try_check(init_pid: int) -> str:
+    """Return `ready` when a command can be run inside the held sandbox, else why not."""
+    filters = [seal_bytes(program, "seccomp") for program in seccomp.filters()]
+    config: dict[str, Any] = {
+        "init": init_pid,
+        "start_ticks": procs.start_ticks(init_pid),
+        "rules": None,
+        "cgroup_procs": [],
+        "rlimits": {},
+        "filters": filters,
+        "uid": bwrap.INSIDE_UID,
+        "command": ["/bin/sh", "-c", "exit 42"],
+        "env": {},
+        "timeout_s": limits.TRIAL_TIMEOUT_S,
+    }
+    fds = [*filters, seal_bytes(json.dumps(config).encode(), "config")]
+    try:
+        argv = python_argv("node.executor.inside", str(fds[-1]))
+        with subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds, env={}, cwd="/"
+        ) as process:
+            timer = threading.Timer(limits.TRIAL_TIMEOUT_S, process.kill)
+            timer.start()
+            assert process.stdout is not None
+            said = process.stdout.read().decode(errors="replace")
+            timer.cancel()
+    except OSError as error:
+        return str(error)
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return "ready" if said == "ran\n42\n" else said.strip()[-200:] or "it said nothing"
 
 
 def _explain(reason: str) -> str:
@@ -261,7 +322,7 @@ def _isolation(inside: dict[str, str], reason: str) -> list[Feature]:
     uid = f"host uid {bwrap.HOST_UID if os.geteuid() == 0 else os.geteuid()}, uid {bwrap.INSIDE_UID} inside"
     hidden = inside.get("secret") == "trial" and inside.get("secrets") == "read-only"
     hidden = hidden and inside.get("secrets-in") == "ramfs"
-    outlet = inside.get("outlet", "")
+    outlet, check = inside.get("outlet", ""), inside.get("check", "")
     found += [
         feature("no-capabilities", held == {""}, uid),
         feature("no-new-privileges", inside.get("NoNewPrivs") == "1", "bubblewrap"),
@@ -270,6 +331,7 @@ def _isolation(inside: dict[str, str], reason: str) -> list[Feature]:
         feature("noexec-scratch", inside.get("scratch") == "not executable", "private tmpfs, noexec"),
         feature("limit-disk", inside.get("scratch") == "not executable", "size of the scratch tmpfs"),
         feature("secrets", hidden, "read-only files in memory that is never swapped (ramfs)"),
+        Feature("health-exec", check == "ready", _INSIDE if check == "ready" else check or reason),
         Feature("egress", outlet == "ready", _WAY_OUT if outlet == "ready" else outlet or reason),
     ]
     return found

@@ -3,12 +3,12 @@ import { checkCertificate, decodeHeader, openSet, openTx } from './chain.js'
 import { openApproval, openDocument } from './documents.js'
 import { hashTagged } from './keys.js'
 import { decodeExact, struct } from './msgpack.js'
-import { judge, whole } from './policy.js'
+import { judge, ruleOf, whole } from './policy.js'
 import { Refused } from './refused.js'
 import { isIncluded, proves } from './tree.js'
 
 const FORMAT = 'gridpact-audit/4'
-const PLACES = ['deploy', 'signoff', 'delete'] // where decisions stand; those on an update under deploy
+const PLACES = ['deploy', 'signoff', 'delete', 'release'] // where decisions stand; those on an update under deploy
 const UNAPPROVED = ['awaiting_approval', 'expired', 'cancelled', 'rejected']
 const PATH_MAX = 256
 

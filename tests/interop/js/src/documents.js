@@ -58,7 +58,8 @@ export function openDocument (data, kind) {
   const { sha256: digest } = fields(subject.digest, 'digest', { sha256: 'string' })
   if (!HEX_64.test(digest)) throw new Refused('document.subject', digest)
   if (kind === 'approval') {
-    fields(statement.predicate, 'predicate', APPROVAL)
+    const releases = statement.predicate.act === 'release'
+    fields(statement.predicate, 'predicate', releases ? { ...APPROVAL, results: 'string' } : APPROVAL)
     if (subject.name !== 'manifest') throw new Refused('document.subject', subject.name)
   } else if (kind === 'contract') {
     const { contract } = fields(statement.predicate, 'predicate', { contract: 'object' })

@@ -100,12 +100,18 @@ class Evaluation {
   }
 }
 
+/** The rule of an act; an update without one asks for what the deployment did. */
+export function ruleOf (policies, act) {
+  const rule = policies[act] ?? null
+  return rule === 'as_deploy' ? policies.deploy ?? null : rule
+}
+
 /**
  * 'none' (the act asks for nothing), 'satisfied', 'open', or 'not evaluated: …'. `approvals`: the last of each
  * signer for the act, { signer, role, decision, timeMs, expiresMs }; keys in hex; `roles`: name -> keys.
  */
 export function judge (policies, act, roles, author, consumer, approvals, atMs) {
-  const rule = policies[act] ?? null
+  const rule = ruleOf(policies, act)
   if (rule === null) return 'none'
   const asked = whole(rule)
   const unread = beyond(asked)

@@ -1,0 +1,71 @@
+"""What a contract's source comes to when it is read: all but its artifacts, and where these are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ledger.contract_check import check_contract
+from ledger.contract_types import Contract, WorkloadTemplate
+from ledger.errors import LocalError
+from ledger.manifest_types import Artifact, ArtifactKind
+
+
+@dataclass(frozen=True, slots=True)
+class SourceArtifact:
+    """An artifact as its author names it: a file or tree on their machine."""
+
+    workload: str
+    path: str
+    kind: ArtifactKind
+    source: str  # relative to the contract's folder, or absolute
+    executable: bool
+
+
+def _settled(workload: WorkloadTemplate, containers: Mapping[str, Container]) -> dict[str, Any]:
+    return containers[workload.name]._asdict() if workload.runtime == "oci" else {"working_dir": "/"}
+
+
+class Container(NamedTuple):
+    """What a container runs, all of it: as its source says, and where that is silent, its image."""
+
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    working_dir: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContractSource:
+    """A checked source: the contract but for its artifacts, and where these are."""
+
+    contract: Contract
+    artifacts: tuple[SourceArtifact, ...]
+
+    def built(
+        self,
+        artifacts: Mapping[tuple[str, str], Artifact],
+        containers: Mapping[str, Container] = MappingProxyType({}),
+    ) -> Contract:
+        """The contract with the artifact of each (workload, path), and what each container's image adds to
+        its workload. Raises Refused as `check_contract`."""
+        missing = [a for a in self.artifacts if (a.workload, a.path) not in artifacts]
+        if missing:
+            raise LocalError(f"artifact {missing[0].path} of {missing[0].workload} was not built")
+        workloads = tuple(
+            msgspec.structs.replace(
+                workload,
+                artifacts=tuple(
+                    artifacts[a.workload, a.path] for a in self.artifacts if a.workload == workload.name
+                ),
+                **_settled(workload, containers),
+            )
+            for workload in self.contract.workloads
+        )
+        contract = msgspec.structs.replace(self.contract, workloads=workloads)
+        check_contract(contract)
+        return contract

@@ -1,0 +1,1 @@
+"""The `oci` driver: container images, checked and flattened by us, run by podman."""

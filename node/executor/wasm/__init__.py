@@ -1,0 +1,1 @@
+"""What runs a WebAssembly program inside the sandbox: an interpreter, and an operating system of its own."""

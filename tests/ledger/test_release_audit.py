@@ -1,0 +1,94 @@
+"""What an audit finds about results that were held back: the release as it was signed, and lies about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from ledger.audit import export, verify
+from ledger.codec import decode, encode
+from ledger.records import Deployment, Slot, key_deployment, key_slot
+from tests.ledger.chain_fixture import ChainWorld
+from tests.ledger.test_release import mining, work
+from tests.ledger.world import BUDGET, LEGAL, NODES
+
+Step = Callable[[ChainWorld, bytes], Any]
+
+
+def life(*steps: Step) -> tuple[ChainWorld, bytes]:
+    world = ChainWorld()
+    world.add_nodes(NODES)
+    deployment = world.ordered(mining())
+    world.approve(deployment)
+    work(world, deployment)
+    for step in steps:
+        step(world, deployment)
+    for _ in range(3):
+        world.chain.grow({})
+    return world, deployment
+
+
+def says(key: Any, role: str, decision: str = "granted") -> Step:
+    return lambda w, d: w.ok(key, w.decide(d, key, role, decision, "release"))
+
+
+BOTH = (says(LEGAL, "legal"), says(BUDGET, "budget"))
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ((), "held back"),
+        ((says(LEGAL, "legal"),), "held back"),
+        ((says(LEGAL, "legal", "rejected"), says(BUDGET, "budget")), "held back"),
+        (BOTH, "released"),
+        ((says(LEGAL, "legal"), says(LEGAL, "legal", "revoked"), *BOTH), "released"),
+    ],
+)
+def test_each_stage_verifies(steps: tuple[Step, ...], words: str) -> None:
+    """[J5]"""
+    world, deployment = life(*steps)
+    report = verify(export(world.store, deployment), world.genesis)
+    assert report.ok, report.detail
+    assert (report.checks[-1].name, report.checks[-1].detail) == ("release", words)
+    record = world.deployment(deployment)
+    assert (report.facts.results, report.facts.released_ms) == (record.results.hex(), record.released_ms)
+    asked = [row for row in report.facts.timeline if row.what.startswith("release ")]
+    assert len(asked) == len(steps)
+
+
+@pytest.mark.parametrize(
+    ("steps", "changes", "rule"),
+    [
+        ((), {"released_ms": 7}, "audit.release_time"),
+        (BOTH[:1], {"released_ms": 1_800_000_000_000}, "audit.release_time"),
+        (BOTH, {"released_ms": 0}, "audit.release_time"),
+        (BOTH, {"released_ms": 7}, "audit.release_time"),
+        ((), {"results": bytes(32)}, "audit.results"),
+        ((), {"results": b""}, "audit.results"),
+        (BOTH, {"results": bytes(32)}, "audit.foreign"),
+    ],
+)
+def test_a_certified_lie_about_the_release_is_found(
+    steps: tuple[Step, ...], changes: dict[str, Any], rule: str
+) -> None:
+    """[J3] [J5]"""
+    world, deployment = life(*steps)
+    record = decode(Deployment, world.state.get(key_deployment(deployment)) or b"")
+    world.chain.grow({key_deployment(deployment): encode(replace(record, **changes))})
+    for _ in range(3):
+        world.chain.grow({})
+    assert verify(export(world.store, deployment), world.genesis).rule == rule
+
+
+def test_results_that_were_exchanged_after_the_release_are_found() -> None:
+    """[J3]"""
+    world, deployment = life(*BOTH)
+    slot = decode(Slot, world.state.get(key_slot(deployment, "mine/0")) or b"")
+    world.chain.grow({key_slot(deployment, "mine/0"): encode(replace(slot, term=2))})
+    for _ in range(3):
+        world.chain.grow({})
+    assert not verify(export(world.store, deployment), world.genesis).ok
