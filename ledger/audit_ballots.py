@@ -18,7 +18,6 @@ from ledger.policy_records import capacities, judge_change, judge_in_force, same
 from ledger.policy_types import Act
 from ledger.predicates import ApprovalPredicate
 
-_BEGUN: Final = ("running", "succeeded")  # receipts that may come while a deployment runs on without approval
 # Timed work is done by the first block that reaches it: what follows from it may be dated so much later.
 LATE_MS: Final = 60_000
 
@@ -145,9 +144,9 @@ class Ballot:
             return True
         if self._is_change:
             return False
-        begun = tx.document is not None and tx.document.predicate.status in _BEGUN
+        held = tx.document is not None  # what is held may begin, and run on; nothing is claimed
         until_ms = self.lost_ms + self.policies.run_on_s * 1000 + LATE_MS
-        return begun and bool(self.policies.run_on_s and self.lost_ms) and tx.time_ms <= until_ms
+        return held and bool(self.policies.run_on_s and self.lost_ms) and tx.time_ms <= until_ms
 
 
 def ballot_of(case: Case, act: Act, number: int, *, former: Ballot | None = None) -> Ballot:

@@ -84,6 +84,22 @@ def test_audits_find_a_ledger_that_cancelled_without_consent(monkeypatch: pytest
     assert audited(play, world) == "audit.cancelled"
 
 
+def test_audits_let_who_holds_a_slot_begin_while_it_runs_on() -> None:
+    """[D8] Claimed before the approval was lost."""
+    world = ChainWorld()
+    world.add_nodes()
+    deployment = world.ordered(contract(policies=replace(POLICIES, run_on_s=60)))
+    world.approve(deployment)
+    node = world.claimed(deployment, "web/0", [NODES[0]])
+    world.ok(EXPERT, world.decide(deployment, EXPERT, "it-expert", "revoked"))
+    assert world.deployment(deployment).lost_ms
+    world.report(deployment, "web/0", node, "fetching", "verified", "running")
+    world.run()
+    world.run()
+    report = verify(export(world.store, deployment), world.genesis)
+    assert report.ok, (report.rule, report.detail)
+
+
 def test_audits_find_a_ledger_that_let_it_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """[D8] Work that began more than a minute after it had to stop."""
     world = ChainWorld()
