@@ -140,7 +140,7 @@ def check_volumes(
 
 
 def check_rpo(size_bytes: int | str, rpo_s: int | str, field: str, report: Report) -> None:
-    """[Q1] A volume with copies, as far as its numbers are known: not too many of them, and not too large."""
+    """[C12] A volume with copies, as far as its numbers are known: not too many of them, and not too large."""
     if isinstance(rpo_s, str) or not rpo_s:
         return
     if rpo_s < RPO_S_MIN:
@@ -151,7 +151,7 @@ def check_rpo(size_bytes: int | str, rpo_s: int | str, field: str, report: Repor
 
 
 def copied_volumes(workload: Workload) -> tuple[Volume, ...]:
-    """[Q1] Those of which copies are kept elsewhere."""
+    """[C12] Those of which copies are kept elsewhere."""
     return tuple(volume for volume in workload.volumes if volume.rpo_s)
 
 
