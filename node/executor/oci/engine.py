@@ -21,7 +21,7 @@ FOLDER = "/run/gridpact"
 CONTAINER = "task"
 PID_FILE = f"{FOLDER}/pid"
 RUNTIMES = ("runc", "crun")
-"""In the order in which they are tried: crun refuses hosts with both versions of control groups."""
+"""In the order in which they are tried."""
 
 MADE = ("/etc/hostname", "/etc/passwd", "/etc/group", "/run/.containerenv")
 """Files that podman mounts over the root's own, or in their place: the root must have some."""
