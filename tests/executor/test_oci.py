@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from ledger import manifest_image
 from ledger.manifest_types import Volume
 from node.executor import cgroups, procs
 from node.executor.drivers.base import (
@@ -253,6 +254,10 @@ async def test_what_is_not_its_image_is_not_started(oci: Bench) -> None:
     path.write_bytes(other)
     with pytest.raises(VerificationFailed, match="pdp11"):
         await oci.driver.prepare(dataclasses.replace(spec, image=image_spec(other, path)))
+    hidden = container(oci, "true", files=(oci.file("/etc/passwd", b"mine::0:0::/:/"),))
+    with pytest.raises(SpecRefused, match="made by the container's engine"):
+        await oci.driver.prepare(hidden)
+    assert engine.MADE == manifest_image.MADE
     small = container(oci, "true", resources=dataclasses.replace(RESOURCES, memory_bytes=8 << 20))
     with pytest.raises(SpecRefused, match="memory"):
         await oci.driver.prepare(small)
