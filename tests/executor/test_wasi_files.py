@@ -198,7 +198,7 @@ def test_listing_is_in_order_and_can_be_cut(program: Program) -> None:
 
 
 def test_no_time_number_or_device_of_the_host(program: Program, tmp_path: Path) -> None:
-    """[B3]"""
+    """[Z8]"""
     device, number, kind, links, size, *times = program.stat("data/one")
     assert (device, kind, links, size, times) == (1, 4, 1, 10, [0, 0, 0])
     assert number != os.stat(tmp_path / "inputs/data/one").st_ino

@@ -25,7 +25,7 @@ def wasm(tmp_path_factory: pytest.TempPathFactory) -> Wasm:
 
 
 async def test_fuel_ends_a_loop(wasm: Wasm) -> None:
-    """[B4]"""
+    """[Z9]"""
     assert await wasm.reason(wasm.spec(LOOP)) == "its fuel is used up: 100000000"
 
 
@@ -37,7 +37,7 @@ async def test_calls_cost_fuel_too(wasm: Wasm) -> None:
 
 
 async def test_memory_ends_at_its_bound(wasm: Wasm) -> None:
-    """[B2] 8 MiB are 128 pages: 126 more than it begins with, and not one beyond."""
+    """[Z7] 8 MiB are 128 pages: 126 more than it begins with, and not one beyond."""
     grow = "(if (i32.ne (memory.grow (i32.const {})) (i32.const {})) (then (unreachable)))"
     for program, ends in (
         (start(grow.format(126, 2) + grow.format(1, -1)), "ended with code 0"),
