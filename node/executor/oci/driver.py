@@ -71,7 +71,7 @@ class OciDriver(SandboxDriver):
         for path in (volume.path for volume in spec.volumes):
             if "," in path or '"' in path:
                 raise SpecRefused("volumes", f"{path}: no comma or quote in a container's path")
-        for path in (artifact.path for artifact in (*spec.files, *spec.trees)):
+        for path in (*(file.path for file in spec.files), *(tree.path for tree in spec.trees)):
             if path in engine.MADE:
                 raise SpecRefused("files", f"{path} is made by the container's engine")
         if any("\n" in value for value in spec.env.values()):
