@@ -182,7 +182,7 @@ class SecretGiver:
         return self._place(slot), self._names(slot)
 
     def _keys(self, ask: Ask) -> dict[str, bytes]:
-        """[Q6] Of the copies that the ledger names now, each for the volume of this slot that it is of."""
+        """[C17] Of the copies that the ledger names now, each for the volume of this slot that it is of."""
         record = read(self._peer.state, Copies, key_copies(ask.deployment, ask.slot))
         copies = {copy.volume: copy for copy in record.copies} if record is not None else {}
         unknown = sorted(set(ask.volumes) - set(copies))

@@ -274,7 +274,7 @@ def check_signoff(case: Case, facts: Facts) -> str:
 
 
 def check_release(case: Case, facts: Facts) -> str:
-    """[J3] [J5] [J7] The digest is that of the recorded results, and they were released exactly when the
+    """[Y5] [Y7] [Y9] The digest is that of the recorded results, and they were released exactly when the
     policy was satisfied first by who signed for it."""
     record, manifest = case.records.deployment, case.manifest
     if manifest.policies.release is None:

@@ -282,7 +282,7 @@ def _check_workload(workload: WorkloadTemplate, types: dict[str, str], report: R
         where = f"{field}.volumes.{volume.name}"
         _check_number("volume", volume.size_bytes, types, f"{where}.size", report)
         _check_number("rpo", volume.rpo_s, types, f"{where}.rpo", report)
-        check_rpo(volume.size_bytes, volume.rpo_s, where, report)
+        check_rpo(workload.runtime, volume.size_bytes, volume.rpo_s, where, report)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", report)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", report)
     check.check_update(workload.update, f"{field}.update", report)

@@ -60,7 +60,7 @@ CONTRACT_RULES: Final[dict[str, str]] = {
     "contract.egress": "a host name or address with a port, in its one spelling",
     "contract.egress_port": "a workload cannot both listen on a port and connect to it",
     "contract.job_volumes": "a job has no volumes",
-    "contract.rpo": "copies are made every RPO_S_MIN seconds at the most, of volumes that are not too large",
+    "contract.rpo": "copies are made every RPO_S_MIN seconds at most, of a sandbox's volumes, not too large",
     "contract.time_limit": "only a job has a time limit",
     "contract.update": "the deadline of an update is longer than a replica must be healthy",
     # [L] parameters inside a contract

@@ -363,7 +363,7 @@ def _check_workload(workload: Workload, field: str) -> None:
         where = f"{field}.volumes.{volume.name}"
         check.check_number("volume", volume.size_bytes, f"{where}.size", _refuse)
         check.check_number("rpo", volume.rpo_s, f"{where}.rpo", _refuse)
-        check_rpo(volume.size_bytes, volume.rpo_s, where, _refuse)
+        check_rpo(workload.runtime, volume.size_bytes, volume.rpo_s, where, _refuse)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", _refuse)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", _refuse)
     check.check_update(workload.update, f"{field}.update", _refuse)

@@ -1,7 +1,8 @@
 """What a workload of runtime oci is: rules that hold for contracts and manifests alike.
 
-[Z1] A container stands on one image, an artifact of kind image at the path /, with its other artifacts on top;
-     nothing else has an image, a user or a folder. In a manifest its user is UID:GID, and its command a path.
+[Z1] A container stands on one image, an artifact of kind image at the path /, with its other artifacts on
+     top; nothing else has an image, a user or a folder. In a manifest its user is UID:GID, and its command
+     a path.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from ledger.limits import CONTAINER_MEMORY_BYTES_MIN
 from ledger.manifest_check import Report, check_path
 from ledger.manifest_types import Workload
 from ledger.template import has_template
+
+MADE: Final = ("/etc/hostname", "/etc/passwd", "/etc/group", "/run/.containerenv")
+"""What a container engine puts in the place of an image's own file: an artifact there would not be seen."""
 
 _ID: Final = "(?:0|[1-9][0-9]{0,4})"
 _NUMBERS: Final = re.compile(f"{_ID}:{_ID}")
@@ -45,6 +49,10 @@ def check_container(
         report(
             f"{field}.artifacts", "contract.image", "a workload of runtime oci has one image, at the path /"
         )
+    for index, (path, _) in enumerate(paths):
+        if path in MADE:
+            where = f"{field}.artifacts[{index}].path"
+            report(where, "contract.path_reserved", f"{path} is made by the container's engine")
     folder = workload.working_dir
     if folder != "/" and (built or folder):
         check_path(folder, f"{field}.working_dir", report)

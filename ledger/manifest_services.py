@@ -139,9 +139,13 @@ def check_volumes(
         report(field, "contract.duplicate", "a volume is there twice")
 
 
-def check_rpo(size_bytes: int | str, rpo_s: int | str, field: str, report: Report) -> None:
-    """[Q1] A volume with copies, as far as its numbers are known: not too many of them, and not too large."""
-    if isinstance(rpo_s, str) or not rpo_s:
+def check_rpo(runtime: str, size_bytes: int | str, rpo_s: int | str, field: str, report: Report) -> None:
+    """[C12] A volume with copies, as far as its numbers are known: not too often, and not too large."""
+    if not rpo_s:
+        return
+    if runtime != "sandbox":
+        report(f"{field}.rpo", "contract.rpo", f"no copies are made of volumes of runtime {runtime}")
+    if isinstance(rpo_s, str):
         return
     if rpo_s < RPO_S_MIN:
         report(f"{field}.rpo", "contract.rpo", f"{rpo_s} s, at least {RPO_S_MIN} s, or none")
@@ -151,7 +155,7 @@ def check_rpo(size_bytes: int | str, rpo_s: int | str, field: str, report: Repor
 
 
 def copied_volumes(workload: Workload) -> tuple[Volume, ...]:
-    """[Q1] Those of which copies are kept elsewhere."""
+    """[C12] Those of which copies are kept elsewhere."""
     return tuple(volume for volume in workload.volumes if volume.rpo_s)
 
 

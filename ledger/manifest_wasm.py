@@ -1,8 +1,8 @@
 """What a workload of runtime wasm is: rules that hold for contracts and manifests alike.
 
-[W3] A program of WebAssembly is a job that has files, words, an environment and fuel, and no ports, egress,
+[Z6] A program of WebAssembly is a job that has files, words, an environment and fuel, and no ports, egress,
      secrets or volumes; the first word is the program, a file artifact. Nothing else has fuel.
-[W4] Its own memory is what the task's leaves beside the engine (WASM_ENGINE_BYTES, and WASM_COMPILED for each
+[Z7] Its own memory is what the task's leaves beside the engine (WASM_ENGINE_BYTES, and WASM_COMPILED for each
      byte of the program) and the disk, which is in memory: the same number on every node.
 """
 
@@ -17,14 +17,14 @@ from ledger.manifest_types import Workload
 
 
 def engine_bytes(program_bytes: int) -> int:
-    """[W4] What the engine takes of the memory of a program of so many bytes."""
+    """[Z7] What the engine takes of the memory of a program of so many bytes."""
     return WASM_ENGINE_BYTES + WASM_COMPILED * program_bytes
 
 
 def check_runtime(
     workload: Workload | WorkloadTemplate, paths: Sequence[tuple[str, str]], field: str, report: Report
 ) -> None:
-    """[W3] [W4]
+    """[Z6] [Z7]
 
     `paths`: (path, kind) of its artifacts. Numbers that are still parameters are checked when filled in.
     """

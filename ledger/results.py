@@ -1,6 +1,6 @@
 """What the jobs of a deployment left behind, as one digest: what a release is signed for.
 
-[J3] The digest covers every result of every job of the manifest in force: of a job whose replicas must agree,
+[Y5] The digest covers every result of every job of the manifest in force: of a job whose replicas must agree,
      those of the replicas that do; of any other, those of all replicas. There is none before all are there.
 """
 
@@ -50,7 +50,7 @@ def agreeing(workload: Workload, slots: Mapping[str, S]) -> tuple[S, ...]:
 
 
 def accepted(workload: Workload, slots: Mapping[str, S]) -> tuple[S, ...]:
-    """[J3] The replicas of a job whose results count, once nothing is missing; else none."""
+    """[Y5] The replicas of a job whose results count, once nothing is missing; else none."""
     if workload.agree:
         return agreeing(workload, slots)
     found = tuple(_replicas(workload, slots))
@@ -58,7 +58,7 @@ def accepted(workload: Workload, slots: Mapping[str, S]) -> tuple[S, ...]:
 
 
 def results_digest(deployment: bytes, digest: bytes, manifest: Manifest, slots: Mapping[str, S]) -> bytes:
-    """[J3] 32 bytes; empty while results are missing. `digest`: of the manifest."""
+    """[Y5] 32 bytes; empty while results are missing. `digest`: of the manifest."""
     found = []
     for workload in manifest.workloads:
         if workload.kind == "job" and workload.results:

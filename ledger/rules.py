@@ -252,7 +252,7 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "renew.unknown_deployment": "there is no such deployment",
     "renew.unknown_slot": "the deployment has no such slot",
     "copies.ended": "the deployment has ended",
-    "copies.keepers": "1 to COPY_KEEPERS_MAX registered nodes keep a copy, each once, none of them the holder",
+    "copies.keepers": "1 to COPY_KEEPERS_MAX nodes keep a copy, each registered and once, none the holder",
     "copies.not_holder": "the sender does not hold the slot",
     "copies.shape": "a copy's size, digests or box are out of bounds",
     "copies.stale_term": "the slot is at another term",

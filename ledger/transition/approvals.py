@@ -18,7 +18,7 @@
 [A8] A decision is about one manifest of the deployment: it names the number of the update that brings it, or
      brought it, so that a grant for one update never counts for a later one to the same manifest. One on an
      update is taken from whoever may decide by one of the policies that it must satisfy ([U3]).
-[A9] A decision on the release names the digest of the results that it is about ([J5]); no other names one. A
+[A9] A decision on the release names the digest of the results that it is about ([Y7]); no other names one. A
      grant is taken back as long as they are not released.
 """
 
@@ -321,7 +321,7 @@ def _judge_signoff(deal: Deal) -> None:
 
 
 def _judge_release(deal: Deal) -> None:
-    """[J5]"""
+    """[Y7]"""
     decision = evaluate_act(deal, "release")
     set_judge(deal, "release", decision.next_ms)
     if decision.satisfied:

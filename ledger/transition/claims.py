@@ -19,7 +19,7 @@
 [C10] The offer says `enforced` of all that the workload asks for beside its runtime: isolation by name,
       secrets, egress, volumes and their class.
 [C11] A slot whose volumes are on a node goes to that node alone, unless of each of them a copy is recorded
-      ([Q2]), or it may begin empty elsewhere (`if_lost: empty`). They are there from its holder's `verified`
+      ([C13]), or it may begin empty elsewhere (`if_lost: empty`). They are there from its holder's `verified`
       on.
 """
 

@@ -1,11 +1,11 @@
 """Copies of volumes: what the holder of a slot has had kept elsewhere, so that another may go on with it.
 
-[Q1] A volume with an rpo is copied to other nodes, encrypted, while its slot runs, so that no more than the
-     last rpo is lost with its node, and once more when the slot stops, so that nothing is.
-[Q2] The holder of the newest term, and nobody else, records its copies, from `verified` on until the slot is
-     freed: of all volumes with an rpo at once, each kept by nodes other than the holder. A later record takes
-     the place of the former.
-[Q3] Copies are forgotten when the deployment ends; nodes drop what no record names.
+[C12] A volume with an rpo is copied to other nodes, encrypted, while its slot runs, so that no more than the
+      last rpo is lost with its node, and once more when the slot stops, so that nothing is.
+[C13] The holder of the newest term, and nobody else, records its copies, from `verified` on until the slot is
+      freed: of all volumes with an rpo at once, each kept by nodes other than the holder. A later record
+      takes the place of the former.
+[C14] Copies are forgotten when the deployment ends; nodes drop what no record names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WRITTEN: Final = ("verified", "running", "released")  # released: it stops, and
 
 
 def record_copies(env: Env, body: RecordCopies) -> None:
-    """[Q2] Raises Refused("copies.…")."""
+    """[C13] Raises Refused("copies.…")."""
     deal = Deal.load(env, body.deployment, "copies.unknown_deployment")
     if body.slot not in deal.record.slots:
         raise Refused("copies.unknown_slot", "the deployment has no such slot", "slot")
@@ -56,7 +56,7 @@ def record_copies(env: Env, body: RecordCopies) -> None:
 
 
 def forget_copies(deal: Deal) -> None:
-    """[Q3] The deployment has ended."""
+    """[C14] The deployment has ended."""
     for name in deal.record.slots:
         _forget(deal, deal.slot(name))
 

@@ -132,7 +132,7 @@ def _check_contents(workload: Workload, predicate: ReceiptPredicate) -> None:
 
 
 def _check_sealed(deal: Deal, slot: Slot, predicate: ReceiptPredicate) -> None:
-    """[J4] Held back or not, by the manifest that the term is of."""
+    """[Y6] Held back or not, by the manifest that the term is of."""
     held = deal.side(slot.manifest)[0].policies.release is not None
     if any((bool(x.sealed), x.sealed_bytes > 0) != (held, held) for x in predicate.results.values()):
         wanted = "the sealed form of each result" if held else "no sealed form"

@@ -1,11 +1,11 @@
 """Results that are held back until stakeholders release them.
 
-[J4] Where the contract has a release policy, a job's receipt names the sealed form of each result, too, and a
-     node hands it to nobody before the release. When the last result is there, its digest (J3) is on record
+[Y6] Where the contract has a release policy, a job's receipt names the sealed form of each result, too, and a
+     node hands it to nobody before the release. When the last result is there, its digest (Y5) is on record
      and may be decided on.
-[J5] A decision on the release is about exactly that digest. Satisfied, the results are released, for good.
-[J6] An update that begins takes the digest back; when it is over, it is made anew of what is there then.
-[J7] Decisions are taken while the deployment is active or completed, and until RELEASE_MS_MAX after its end;
+[Y7] A decision on the release is about exactly that digest. Satisfied, the results are released, for good.
+[Y8] An update that begins takes the digest back; when it is over, it is made anew of what is there then.
+[Y9] Decisions are taken while the deployment is active or completed, and until RELEASE_MS_MAX after its end;
      then, or when it ends in any other way, the results are never released.
 """
 
@@ -31,7 +31,7 @@ def set_release_judge(deal: Deal, time_ms: int) -> None:
 
 
 def note_results(deal: Deal) -> None:
-    """[J4] [J6] Nothing happens while results are missing or an update rolls."""
+    """[Y6] [Y8] Nothing happens while results are missing or an update rolls."""
     update, record = deal.update, deal.record
     if deal.manifest.policies.release is None or (update and update.status != "awaiting_approval"):
         return
@@ -48,7 +48,7 @@ def note_results(deal: Deal) -> None:
 
 
 def forget_results(deal: Deal) -> None:
-    """[J6] [J7] There is nothing to decide on any more."""
+    """[Y8] [Y9] There is nothing to decide on any more."""
     set_release_judge(deal, 0)
     _set_until(deal, 0)
     if deal.record.results:
@@ -56,13 +56,13 @@ def forget_results(deal: Deal) -> None:
 
 
 def await_release(deal: Deal) -> None:
-    """[J7] The deployment has completed: what is not released in time never is."""
+    """[Y9] The deployment has completed: what is not released in time never is."""
     if deal.record.results and not deal.record.released_ms:
         _set_until(deal, deal.env.time_ms + RELEASE_MS_MAX)
 
 
 def release(deal: Deal) -> None:
-    """[J5] The release policy is satisfied."""
+    """[Y7] The release policy is satisfied."""
     set_release_judge(deal, 0)
     _set_until(deal, 0)
     deal.set(released_ms=deal.env.time_ms)
@@ -70,7 +70,7 @@ def release(deal: Deal) -> None:
 
 
 def release_over(deal: Deal) -> None:
-    """[J7] The timed work `release`."""
+    """[Y9] The timed work `release`."""
     results = deal.record.results.hex()
     forget_results(deal)
     deal.emit("results.withheld", results=results)

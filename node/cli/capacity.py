@@ -136,6 +136,9 @@ def node_slots() -> int:
     if current.output == "table":
         say(f"driver {found.driver}: " + ("usable" if found.usable else f"not usable: {found.reason}"))
         say("offers capacity" if found.offering else "offers no capacity")
+        for held in found.slots:
+            if held.copies:
+                say(f"copies of {held.deployment[:10]} {held.slot}: {held.copies}")
         for slot, reason in found.refused.items():
             say(f"does not claim {slot[:10]}…{slot[64:]}: {reason}")
     return 0

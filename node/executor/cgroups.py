@@ -174,6 +174,17 @@ class Cgroups:
             with contextlib.suppress(OSError):
                 (mount / PARENT / self.scope).rmdir()
 
+    def sweep(self, task_id: str) -> None:
+        """Remove what a container engine left of a task that is over in hierarchies that are not ours: it
+        makes its groups in all of them, and takes away only the lowest. What is in use stays."""
+        for mount in _all_mounts():
+            top = mount / PARENT / self.scope
+            for folder, _, _ in os.walk(top / task_id, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
+            with contextlib.suppress(OSError):
+                top.rmdir()
+
     def _group(self, task_id: str) -> TaskGroup:
         paths = {name: mount / PARENT / self.scope / task_id for name, mount in self.mounts.items()}
         return TaskGroup(self.version, paths)
@@ -243,6 +254,11 @@ def remove_within(group: TaskGroup, within_s: float) -> bool:
         group.kill()
         time.sleep(_POLL_S)
     return True
+
+
+def _all_mounts() -> list[Path]:
+    lines = (line.split(" ") for line in Path("/proc/self/mounts").read_text().splitlines())
+    return [Path(target) for _, target, kind, *_ in lines if kind in ("cgroup", "cgroup2")]
 
 
 def _mounts(text: str) -> tuple[Path | None, dict[str, Path]]:

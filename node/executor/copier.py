@@ -1,12 +1,12 @@
 """Copies the volumes of one term while it runs, and once more when it stops: taken, sealed, kept by others,
 and then recorded on the ledger, so that a record never names what is nowhere.
 
-[Q4] A copy is taken every half rpo, counted from one to the next: what is lost with a node is what was
-     written since the last recorded one was taken, half an rpo and the time until others have the next.
-[Q5] The last copy is taken after the last process is gone, and recorded before the slot is given back, as
-     long as the lease holds: a slot that was drained, updated or suspended loses nothing.
-[Q6] Each copy has a key of its own, sealed to the deployment's bot, or without one to its consumer; the node
-     forgets it. No keeper, and no later holder, has it from here.
+[C15] A copy is taken every half rpo, counted from one to the next: what is lost with a node is what was
+      written since the last recorded one was taken, half an rpo and the time until others have the next.
+[C16] The last copy is taken after the last process is gone, and recorded before the slot is given back, as
+      long as the lease holds: a slot that was drained, updated or suspended loses nothing.
+[C17] Each copy has a key of its own, sealed to the deployment's bot, or without one to its consumer; the node
+      forgets it. No keeper, and no later holder, has it from here.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class Copier:
         self._newest_s: float | None = None  # when what the newest recorded copies hold was taken
         self._sent: dict[str, tuple[bytes, VolumeCopy]] = {}  # newest of each volume, by what was in it
         self._busy = trio.Lock()
+        self.saves = False  # the term has ended, and its last copies are to be made
         self.problem = ""
         self._log = log.bind(deployment=slot_id[0].hex()[:16], slot=slot_id[1], term=term)
 
@@ -91,7 +92,7 @@ class Copier:
         return trio.current_time() - (self._began_s if self._newest_s is None else self._newest_s)
 
     async def run(self, handle: Callable[[], Handle | None]) -> None:
-        """[Q4] Until cancelled. `handle`: the run that goes on now."""
+        """[C15] Until cancelled. `handle`: the run that goes on now."""
         while self.volumes:
             began_s = trio.current_time()
             now = handle()
@@ -100,18 +101,19 @@ class Copier:
             else:
                 await trio.sleep(min(COPY_RETRY_S, self._every_s))
 
-    async def last(self, leased: Callable[[], bool]) -> bool:
-        """[Q5] When nothing of the term runs any more, a few times while it is `leased`; whether nothing is
+    async def last(self, within_s: float, leased: Callable[[], bool]) -> bool:
+        """[C16] When nothing of the term runs any more, a few times while it is `leased`; whether nothing is
         lost."""
-        for _ in range(COPY_LAST_TRIES):
-            done = False
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._until_over, leased, nursery.cancel_scope)
-                done = await self._try(None)
-                nursery.cancel_scope.cancel()
-            if done or not (self._held() and leased()):
-                return done
-            await trio.sleep(COPY_RETRY_S)
+        with trio.move_on_after(within_s):
+            for _ in range(COPY_LAST_TRIES):
+                done = False
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._until_over, leased, nursery.cancel_scope)
+                    done = await self._try(None)
+                    nursery.cancel_scope.cancel()
+                if done or not (self._held() and leased()):
+                    return done
+                await trio.sleep(COPY_RETRY_S)
         return False
 
     async def _until_over(self, leased: Callable[[], bool], work: trio.CancelScope) -> None:
@@ -193,7 +195,7 @@ class Copier:
         return Keep(*self._id, self._term, copy.volume, copy.sha256, copy.size_bytes, copy.chunks)
 
     def _reader(self) -> bytes:
-        """[Q6]"""
+        """[C17]"""
         record = read(self._shop.peer.state, Deployment, key_deployment(self._id[0]))
         if record is None:
             raise ExecutorError("the deployment is gone")

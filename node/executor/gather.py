@@ -1,9 +1,9 @@
 """What a term has beside its artifacts, gathered once when it begins: secrets, volumes, and where it may
 connect to.
 
-[Q7] Who holds a slot whose volumes another node has written to last never uses what it has of them itself: it
-     restores their newest recorded copies, each of which has its digest, opens with its key, fits its volume
-     and holds a file system without a fault, or gives the slot back.
+[C18] Who holds a slot whose volumes another node has written to last never uses what it has of them itself:
+      it restores their newest recorded copies, each of which has its digest, opens with its key, fits its
+      volume and holds a file system without a fault, or gives the slot back.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ async def gather(shop: Workshop, slot_id: SlotId, term: int, workload: Workload)
 
 
 def to_restore(shop: Workshop, slot_id: SlotId, workload: Workload) -> tuple[bool, dict[str, VolumeCopy]]:
-    """[Q7] Whether another node has written to the slot's volumes since this one did, and what is restored
+    """[C18] Whether another node has written to the slot's volumes since this one did, and what is restored
     from a copy: all that has one when they are old here, else what is missing."""
     state = shop.peer.state
     slot, record = read(state, Slot, key_slot(*slot_id)), read(state, Copies, key_copies(*slot_id))
@@ -80,7 +80,7 @@ def to_restore(shop: Workshop, slot_id: SlotId, workload: Workload) -> tuple[boo
 
 
 async def restore(shop: Workshop, slot_id: SlotId, volume: Volume, copy: VolumeCopy, key: bytes) -> Path:
-    """[Q7] A volume's file from its copy, fetched and verified. Raises VolumeRefused."""
+    """[C18] A volume's file from its copy, fetched and verified. Raises VolumeRefused."""
     sha256, store, progress = copy.sha256.hex(), shop.exchange.store, Progress(copy.size_bytes)
     nodes = (read(shop.peer.state, Node, key_node(node)) for node in copy.keepers)
     hints = [node.address for node in nodes if node is not None and node.address]

@@ -247,8 +247,8 @@ COPY_LAST_S = 20.0
 COPY_LAST_TRIES = 3
 """Where nobody keeps a copy after so many, a slot is better off elsewhere with an older one than nowhere."""
 
-COPY_LAST_LEASES = 20
-"""Leases, renewed meanwhile, for the last copies of a term that gives its slot back: ten minutes."""
+COPY_LAST_OWN_S = 600.0
+"""For the last copies of a term that gives its slot back; its lease is renewed meanwhile."""
 
 RESTING_S = 15.0
 """Until the kernel has let go of a volume whose last process is gone."""

@@ -13,7 +13,6 @@ import structlog
 import trio
 
 from ledger.errors import Refused
-from ledger.limits import LEASE_MS
 from ledger.manifest_types import Workload
 from ledger.predicates import Usage
 from ledger.records import Deployment
@@ -29,7 +28,7 @@ from node.executor.gather import Gathered, gather
 from node.executor.held import collect_results
 from node.executor.lease import LeaseClock
 from node.executor.limits import (
-    COPY_LAST_LEASES,
+    COPY_LAST_OWN_S,
     COPY_LAST_S,
     FETCH_STALLED_S,
     GOODBYE_S,
@@ -94,7 +93,6 @@ class Tenure:
             "isolation": features(host),
         }
         self.copier = Copier(shop, self.id, term, workload, self.is_held)
-        self._saves = False  # it has ended, and its last copies are made
         self.reporter = Reporter(shop.sender, record.manifest, facts, shop.wall_ms, self.is_held)
 
     # ------------------------------------------------------------------ from outside
@@ -102,7 +100,7 @@ class Tenure:
     @property
     def holds(self) -> bool:
         """Whether its lease is worth renewing: nothing ended it yet, or its last copies are made."""
-        return self.ending is None or (self._saves and not self.ending.by_ledger)
+        return self.ending is None or (self.copier.saves and not self.ending.by_ledger)
 
     def is_held(self) -> bool:
         """Whether the ledger still names this node as the holder of this term."""
@@ -119,7 +117,7 @@ class Tenure:
         if self.ending is None:
             self.ending = ending
             self.detail = ending.detail
-            self._saves = ending.status not in (None, "quarantined") and self.copier.written()
+            self.copier.saves = ending.status not in (None, "quarantined") and self.copier.written()
             self._log.info("term_ends", report=ending.status or "none", detail=ending.detail)
             if ending.status == "quarantined":
                 self._hold_back(ending.detail)
@@ -214,15 +212,14 @@ class Tenure:
         work.cancel()
         await self._halt()
 
-    async def _over(self, within_s: float = LEASE_MS / 1000 * COPY_LAST_LEASES) -> None:
+    async def _over(self, within_s: float = COPY_LAST_OWN_S) -> None:
         """The workload is gone, its volumes are saved; the last receipt is queued."""
         await self._halt()
         self._set("stopping")
         ending = self.ending
-        if self._saves:
-            with trio.move_on_after(within_s):
-                await self.copier.last(lambda: self.lease.left_ms(self._shop.boot_ms()) > 0)
-            self._saves = False
+        if self.copier.saves:
+            await self.copier.last(within_s, lambda: self.lease.left_ms(self._shop.boot_ms()) > 0)
+            self.copier.saves = False
         if ending is not None and ending.status is not None:
             self.reporter.tell(
                 ending.status,

@@ -142,7 +142,7 @@ async def stopped(at: Farm, deployment: bytes) -> None:
 
 
 async def test_a_slot_that_moves_loses_nothing(tmp_path: Path) -> None:
-    """[Q5] [Q6] [Q7] What was written just before the stop is in the last copy; the next one has it."""
+    """[C16] [C17] [C18] What was written just before the stop is in the last copy; the next one has it."""
     async with farm(tmp_path, *NODES) as at:
         deployment = await at.running()
         first = at.holder(deployment)
@@ -176,7 +176,7 @@ async def test_a_slot_that_moves_loses_nothing(tmp_path: Path) -> None:
 
 
 async def test_who_keeps_a_copy_cannot_read_it_and_has_no_more_than_the_newest(tmp_path: Path) -> None:
-    """[Q3] [Q6]"""
+    """[C14] [C17]"""
     async with farm(tmp_path, *NODES) as at:
         deployment = await at.running()
         holder = at.holder(deployment)
@@ -223,7 +223,7 @@ async def refused(at: Farm, asker: str, of: str, method: str, body: bytes) -> st
 
 
 async def test_only_the_holder_has_copies_kept_and_gets_their_keys(tmp_path: Path) -> None:
-    """[Q2] [Q6]"""
+    """[C13] [C17]"""
     async with farm(tmp_path, *NODES) as at:
         deployment = await at.running(secrets=())
         holder = at.holder(deployment)
@@ -261,7 +261,7 @@ async def test_only_the_holder_has_copies_kept_and_gets_their_keys(tmp_path: Pat
 
 
 async def test_a_copy_that_was_made_up_is_not_mounted(tmp_path: Path) -> None:
-    """[Q7] A holder that lies records what is no volume, with a key: the next one gives the slot back."""
+    """[C18] A holder that lies records what is no volume, with a key: the next one gives the slot back."""
     async with farm(tmp_path, *NODES) as at:
         deployment = await at.running()
         first = at.holder(deployment)

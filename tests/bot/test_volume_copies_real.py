@@ -83,10 +83,10 @@ class Lines:
         return self.holder
 
 
-async def test_no_more_than_the_rpo_is_lost_with_a_node_and_nothing_in_a_move(
+async def test_what_is_lost_with_a_node_and_nothing_in_a_move(
     tmp_path: Path, fast: trio.testing.MockClock
 ) -> None:
-    """[Q4] [Q5]"""
+    """[C15] [C16]"""
     needs_sandbox()
     drivers = {name: SandboxDriver(tmp_path / f"run-{name}") for name in NODES}
     for driver in drivers.values():

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
+from ledger import manifest_image
 from ledger.manifest_types import Volume
-from node.executor import procs
+from node.executor import cgroups, procs
 from node.executor.drivers.base import (
     EgressSpec,
     ImageSpec,
@@ -67,9 +68,36 @@ async def test_a_container_is_what_its_image_and_its_task_say(oci: Bench) -> Non
         found = oci.driver.logs(handle, 1 << 16).decode()
         assert found == "1000\n1000\n/srv\nhello  world\nfor one user alone\nlaid over\nhidden\n"
         assert (await oci.driver.attest_ended(handle)).ok
+    nothing_is_left(oci)
+
+
+def nothing_is_left(oci: Bench) -> None:
+    """No record, and no group in any hierarchy, also those in which the engine alone made some."""
     assert not list((oci.folder / "run").iterdir())
     groups = oci.driver._examined().groups
     assert groups is not None and groups.leftovers() == {}
+    mounts = (line.split(" ")[1:3] for line in Path("/proc/self/mounts").read_text().splitlines())
+    tops = [Path(at) for at, kind in mounts if kind in ("cgroup", "cgroup2")]
+    assert tops and not [top for top in tops if (top / cgroups.PARENT / groups.scope).exists()]
+
+
+@pytest.mark.parametrize("runtime", engine.RUNTIMES)
+async def test_each_runtime_that_is_here_runs_them_the_same(
+    runtime: str, oci: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine.find(runtime) is None:
+        pytest.skip(f"{runtime} is not installed")
+    monkeypatch.setattr(engine, "RUNTIMES", (runtime,))
+    again = Bench(OciDriver(oci.folder / "run"), oci.folder)
+    found = again.driver.fingerprint()
+    assert found.usable, found.reason
+    spec = container(again, "id -u; echo up; sleep 100", user="5:5")
+    async with again.running(spec) as handle:
+        assert (await again.until_logged(handle, "up")).startswith("5\n")
+        attested = await again.driver.attest(handle)
+        assert attested.ok, attested.drifts
+    assert (await again.driver.wait(handle)).signal == signal.SIGKILL
+    nothing_is_left(again)
 
 
 async def test_inside_there_is_no_privilege_and_no_network(oci: Bench) -> None:
@@ -204,6 +232,7 @@ async def test_leftovers_are_found_by_group_and_killed(oci: Bench) -> None:
     again.trust(oci.driver._examined(), oci.driver._tools)
     assert await again.recover() == [handle.task_id]
     assert await again.recover() == []
+    nothing_is_left(oci)
     assert procs.start_ticks(handle.baseline.init_pid) is None or procs.is_zombie(handle.baseline.init_pid)
     await oci.driver.stop(handle, 0)
 
@@ -225,6 +254,10 @@ async def test_what_is_not_its_image_is_not_started(oci: Bench) -> None:
     path.write_bytes(other)
     with pytest.raises(VerificationFailed, match="pdp11"):
         await oci.driver.prepare(dataclasses.replace(spec, image=image_spec(other, path)))
+    hidden = container(oci, "true", files=(oci.file("/etc/passwd", b"mine::0:0::/:/"),))
+    with pytest.raises(SpecRefused, match="made by the container's engine"):
+        await oci.driver.prepare(hidden)
+    assert engine.MADE == manifest_image.MADE
     small = container(oci, "true", resources=dataclasses.replace(RESOURCES, memory_bytes=8 << 20))
     with pytest.raises(SpecRefused, match="memory"):
         await oci.driver.prepare(small)
@@ -286,6 +319,4 @@ async def test_a_start_that_cannot_be_leaves_nothing(oci: Bench) -> None:
         with pytest.raises((StartFailed, VerificationFailed)) as caught:
             await oci.driver.start(await oci.driver.prepare(spec))
         assert str(caught.value)
-    assert not list((oci.folder / "run").iterdir())
-    groups = oci.driver._examined().groups
-    assert groups is not None and groups.leftovers() == {}
+    nothing_is_left(oci)

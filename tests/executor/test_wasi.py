@@ -115,7 +115,7 @@ def test_there_is_no_network_no_link_no_signal(program: Program) -> None:
 
 
 def test_calls_are_paid_for(program: Program) -> None:
-    """[W6]"""
+    """[Z9]"""
     before = program.engine.fuel
     assert program.call("sched_yield") == 0
     assert before - program.engine.fuel == CALL_FUEL

@@ -198,7 +198,7 @@ def test_listing_is_in_order_and_can_be_cut(program: Program) -> None:
 
 
 def test_no_time_number_or_device_of_the_host(program: Program, tmp_path: Path) -> None:
-    """[W5]"""
+    """[Z8]"""
     device, number, kind, links, size, *times = program.stat("data/one")
     assert (device, kind, links, size, times) == (1, 4, 1, 10, [0, 0, 0])
     assert number != os.stat(tmp_path / "inputs/data/one").st_ino
@@ -232,3 +232,13 @@ def test_what_a_program_left_is_a_file_of_its_own(program: Program) -> None:
     assert files.written(program.root, "/data/one") is None
     assert files.written(program.root, "/result") is None
     assert files.written(program.root, "/result/none") is None
+
+
+def test_inputs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.setattr(files, "INPUTS_MAX", 4)  # the root among them
+    assert len(files.tree(str(tmp_path), ROOM).names) == 5
+    monkeypatch.setattr(files, "INPUTS_MAX", 3)
+    with pytest.raises(files.TooMany):
+        files.tree(str(tmp_path), ROOM)

@@ -98,7 +98,7 @@ async def test_a_program_that_fails_leaves_no_results(wasm: Wasm) -> None:
 
 
 async def test_the_same_on_every_machine_at_every_time(wasm: Wasm) -> None:
-    """[W5] All that could differ, twice, and by a fixed digest: other nodes and years must agree with it."""
+    """[Z8] All that could differ, twice, and by a fixed digest: other nodes and years must agree with it."""
     spec = wasm.spec(
         WORLD, files={"/data/one": b"1", "/data/b": b"", "/z": b"", "/a": b""}, results=("/result/out",)
     )

@@ -10,12 +10,13 @@ from wasmtime import wat2wasm
 
 from ledger.limits import WASM_ENGINE_BYTES
 from ledger.manifest_wasm import engine_bytes
-from node.executor.drivers.base import EgressSpec, PortSpec, VolumeSpec
+from node.executor.drivers.base import EgressSpec, PortSpec, TreeSpec, VolumeSpec
 from node.executor.drivers.wasm import WasmDriver
-from node.executor.errors import DriverUnavailable, SpecRefused
+from node.executor.errors import DriverUnavailable, ResultRefused, SpecRefused
 
+from .conftest import make_tar
 from .wasm_bench import MIB, RESOURCES, ROOM_BYTES, Wasm, wasm_driver
-from .wasm_programs import HELLO, LOOP, built, start
+from .wasm_programs import HELLO, LOOP, WRITE_RESULT, built, start
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def wasm(tmp_path_factory: pytest.TempPathFactory) -> Wasm:
 
 
 async def test_fuel_ends_a_loop(wasm: Wasm) -> None:
-    """[W6]"""
+    """[Z9]"""
     assert await wasm.reason(wasm.spec(LOOP)) == "its fuel is used up: 100000000"
 
 
@@ -36,7 +37,7 @@ async def test_calls_cost_fuel_too(wasm: Wasm) -> None:
 
 
 async def test_memory_ends_at_its_bound(wasm: Wasm) -> None:
-    """[W4] 8 MiB are 128 pages: 126 more than it begins with, and not one beyond."""
+    """[Z7] 8 MiB are 128 pages: 126 more than it begins with, and not one beyond."""
     grow = "(if (i32.ne (memory.grow (i32.const {})) (i32.const {})) (then (unreachable)))"
     for program, ends in (
         (start(grow.format(126, 2) + grow.format(1, -1)), "ended with code 0"),
@@ -164,3 +165,25 @@ async def test_without_its_library_the_driver_says_so(wasm: Wasm, monkeypatch: p
     assert "wasmtime is not installed" in found.reason
     with pytest.raises(DriverUnavailable):
         await driver.prepare(wasm.spec(HELLO))
+
+
+async def test_too_many_files_are_told(wasm: Wasm) -> None:
+    data = make_tar({f"f{n}": b"" for n in range(8_200)})
+    file = wasm.file("/many", data)
+    tree = TreeSpec("/many", file.digest, file.size_bytes, file.source)
+    assert await wasm.reason(wasm.spec(HELLO, trees=(tree,))) == (
+        "no program for this engine: more than 8192 files and folders"
+    )
+
+
+async def test_a_result_that_is_too_large_is_refused(wasm: Wasm) -> None:
+    """20 MiB of the program's files, of which no more is put where the node looks than it takes to see."""
+    body = """(memory.fill (i32.const 4096) (i32.const 7) (i32.const 20000000))
+     (call $result (i32.const 4096) (i32.const 20000000))"""
+    program = built(f'{WRITE_RESULT}(func (export "_start") {body})', pages=400)
+    resources = dataclasses.replace(RESOURCES, memory_bytes=120 * MIB, disk_bytes=20 * MIB)
+    spec = wasm.spec(program, resources=resources, results=("/result/out",))
+    async with wasm.running(spec) as handle:
+        assert (await wasm.driver.wait(handle)).ok
+        with pytest.raises(ResultRefused, match="at most"):
+            await wasm.driver.collect(handle)

@@ -82,6 +82,11 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"artifacts": (replace(IMAGE, executable=True),)}, "contract.executable", "artifacts[0].executable"),
     ({"artifacts": (IMAGE, replace(FILE, path="/"))}, "contract.path", "artifacts[1].path"),
     ({"artifacts": (IMAGE, replace(FILE, path="/proc/x"))}, "contract.path_reserved", "artifacts[1].path"),
+    (
+        {"artifacts": (IMAGE, replace(FILE, path="/etc/passwd"))},
+        "contract.path_reserved",
+        "artifacts[1].path",
+    ),
     ({"artifacts": (IMAGE, FILE, FILE)}, "contract.path_overlap", "artifacts[2].path"),
     ({"command": ()}, "contract.command", "command"),
     ({"command": ("nginx",)}, "contract.path", "command[0]"),

@@ -81,7 +81,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("changes", "rule", "field"), BAD)
 def test_what_a_program_cannot_have_is_refused(changes: dict[str, Any], rule: str, field: str) -> None:
-    """[W3]"""
+    """[Z6]"""
     with pytest.raises(Refused) as caught:
         check_contract(contract(program(**changes)))
     assert (caught.value.rule, caught.value.field) == (rule, f"workloads.mine.{field}")
@@ -93,7 +93,7 @@ def test_what_a_program_cannot_have_is_refused(changes: dict[str, Any], rule: st
 
 @pytest.mark.parametrize("memory_bytes", [WASM_ENGINE_BYTES, engine_bytes(9) + 16 * MIB])
 def test_memory_must_hold_engine_files_and_program(memory_bytes: int) -> None:
-    """[W4]"""
+    """[Z7]"""
     short = replace(ROOM, memory_bytes=memory_bytes)
     with pytest.raises(Refused, match=str(engine_bytes(9) + 16 * MIB)) as caught:
         check_contract(contract(program(resources=short)))

@@ -1,4 +1,4 @@
-"""Copies of volumes on the ledger: who records them, and who may go on with a slot. Rules Q1 to Q3, C11."""
+"""Copies of volumes on the ledger: who records them, and who may go on with a slot. Rules C12 to C14, C11."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ledger.errors import Refused
 from ledger.keys import Key
 from ledger.limits import COPIED_VOLUME_BYTES_MAX, COPY_BOX_BYTES_MAX, COPY_KEEPERS_MAX, RPO_S_MIN
 from ledger.manifest import check_manifest, decode_manifest, expand
-from ledger.manifest_services import features_needed
+from ledger.manifest_services import check_rpo, features_needed
 from ledger.manifest_types import Placement, Volume
 from ledger.state import read
 from ledger.transactions import CancelDeployment, Claim, RecordCopies
@@ -83,7 +83,7 @@ def may_claim(world: World, deployment: bytes, node: Key) -> str:
 
 
 def test_a_copy_lets_another_node_go_on() -> None:
-    """[C11] [Q2] Without one the slot waits for its home; the home is taken first when it is there."""
+    """[C11] [C13] Without one the slot waits for its home; the home is taken first when it is there."""
     world, deployment = running(volume())
     lost(world, deployment)
     assert may_claim(world, deployment, B0) == "claim.volume"
@@ -119,7 +119,7 @@ def test_each_volume_that_waits_needs_a_copy() -> None:
 
 
 def test_a_stale_holder_records_nothing() -> None:
-    """[Q2] Neither a former holder nor a former term, whatever it still runs."""
+    """[C13] Neither a former holder nor a former term, whatever it still runs."""
     world, deployment = running(volume())
     world.ok(A0, RecordCopies(deployment, "web/0", 1, (copy(),)))
     lost(world, deployment)
@@ -172,7 +172,7 @@ def test_who_is_asked_for_no_copies_records_none() -> None:
 
 
 def test_a_released_slot_makes_its_last_copies_and_an_ended_deployment_has_none() -> None:
-    """[Q2] [Q3]"""
+    """[C13] [C14]"""
     world, deployment = running(volume())
     world.ok(A0, RecordCopies(deployment, "web/0", 1, (copy(),)))
     world.ok(BUDGET, world.decide(deployment, BUDGET, "budget", "revoked"))
@@ -233,7 +233,7 @@ def test_only_nodes_that_make_copies_get_such_a_slot() -> None:
     ],
 )
 def test_an_rpo_that_cannot_be_kept_is_refused(changes: dict[str, object], rule: str, where: str) -> None:
-    """[Q1] In contracts, and, where it is known by then, in manifests."""
+    """[C12] In contracts, and, where it is known by then, in manifests."""
     with pytest.raises(Refused) as caught:
         check_contract(contract(service(volumes=(volume(**changes),))))
     assert (caught.value.rule, caught.value.field) == (rule, f"workloads.web.volumes.data.{where}")
@@ -248,6 +248,15 @@ def test_an_rpo_that_cannot_be_kept_is_refused(changes: dict[str, object], rule:
     with pytest.raises(Refused) as caught:
         check_manifest(replace(sound, workloads=(web, *sound.workloads[1:])))
     assert caught.value.rule == rule
+
+
+def test_no_copies_are_made_for_containers_yet() -> None:
+    """[C12] Refused by name, since nothing has shown that they would be whole."""
+    found: list[tuple[str, str]] = []
+    for runtime in ("oci", "sandbox"):
+        for rpo_s in (0, 60, "${rpo}"):
+            check_rpo(runtime, 16 * MIB, rpo_s, "v", lambda field, rule, _: found.append((field, rule)))
+    assert found == [("v.rpo", "contract.rpo")] * 2
 
 
 def test_a_source_says_an_rpo() -> None:

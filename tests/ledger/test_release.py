@@ -78,7 +78,7 @@ def released(world: World, deployment: bytes) -> bool:
 
 
 def test_results_are_held_until_all_have_signed_for_them() -> None:
-    """[J4] [J5]"""
+    """[Y6] [Y7]"""
     world, deployment = finished()
     record = world.deployment(deployment)
     assert (record.status, len(record.results), record.released_ms) == ("completed", 32, 0)
@@ -93,7 +93,7 @@ def test_results_are_held_until_all_have_signed_for_them() -> None:
 
 
 def test_no_other_approval_releases_anything() -> None:
-    """[J5] Approvals to deploy and the sign-off are other acts."""
+    """[Y7] Approvals to deploy and the sign-off are other acts."""
     world, deployment = finished()
     world.ok(EXPERT, world.decide(deployment, EXPERT, "it-expert", "granted", "signoff"))
     assert world.deployment(deployment).signed_off_ms
@@ -117,7 +117,7 @@ def test_a_decision_names_the_results_that_it_is_about(act: str, results: Any, r
 
 
 def test_nothing_is_decided_before_the_results_are_there() -> None:
-    """[J4] [A9]"""
+    """[Y6] [A9]"""
     world, deployment = approved(mining(replicas=2))
     work(world, deployment)
     assert world.deployment(deployment).results == b""
@@ -133,7 +133,7 @@ def test_nothing_is_decided_before_the_results_are_there() -> None:
 
 
 def test_the_digest_is_of_all_that_was_found() -> None:
-    """[J3] Another deployment, manifest, slot, term or byte is another digest."""
+    """[Y5] Another deployment, manifest, slot, term or byte is another digest."""
     world, deployment = finished()
     record, manifest = world.deployment(deployment), world.manifest(deployment)
     slot = world.slot(deployment, "mine/0")
@@ -149,7 +149,7 @@ def test_the_digest_is_of_all_that_was_found() -> None:
 
 
 def test_of_replicas_that_agree_the_odd_ones_results_are_never_released() -> None:
-    """[J3] [R8] And nothing is there to be released before they were compared."""
+    """[Y5] [R8] And nothing is there to be released before they were compared."""
     world, deployment = approved(mining(replicas=3, agree=2, placement=Placement()))
     found = [{PATH: digest * 32} for digest in ("44", "33", "33")]
     for index, results in enumerate(found):
@@ -179,7 +179,7 @@ def test_a_grant_is_taken_back_while_they_are_held_and_not_after() -> None:
 
 
 def test_a_rejection_holds_them_until_its_signer_thinks_again() -> None:
-    """[J5]"""
+    """[Y7]"""
     world, deployment = finished()
     world.ok(BUDGET, wish(world, deployment, BUDGET, "budget"))
     world.ok(LEGAL, wish(world, deployment, LEGAL, "legal", "rejected"))
@@ -190,7 +190,7 @@ def test_a_rejection_holds_them_until_its_signer_thinks_again() -> None:
 
 
 def test_an_approval_that_expired_releases_nothing() -> None:
-    """[A4] [J5]"""
+    """[A4] [Y7]"""
     world, deployment = finished()
     world.ok(LEGAL, wish(world, deployment, LEGAL, "legal", expires_ms=world.now_ms + 60_000))
     world.wait(61_000, step_ms=61_000)
@@ -199,7 +199,7 @@ def test_an_approval_that_expired_releases_nothing() -> None:
 
 
 def test_a_wait_is_waited_for_and_a_veto_stops_it() -> None:
-    """[G6] [G7] [J5] The ledger judges by itself when the wait is over."""
+    """[G6] [G7] [Y7] The ledger judges by itself when the wait is over."""
     slow = Rule(all=(Rule(role="budget"),), wait_s=3_600, veto=("legal",))
     world, deployment = finished(mining(replace(HELD, release=slow)))
     world.ok(BUDGET, wish(world, deployment, BUDGET, "budget"))
@@ -215,7 +215,7 @@ def test_a_wait_is_waited_for_and_a_veto_stops_it() -> None:
 
 
 def test_what_is_not_released_in_time_never_is() -> None:
-    """[J7]"""
+    """[Y9]"""
     world, deployment = finished()
     world.ok(LEGAL, wish(world, deployment, LEGAL, "legal"))
     check(world.state, world.now_ms)
@@ -229,7 +229,7 @@ def test_what_is_not_released_in_time_never_is() -> None:
 
 
 def test_a_cancelled_deployment_releases_nothing() -> None:
-    """[J7]"""
+    """[Y9]"""
     source = contract(job(), service(), policies=HELD, budget=50_000_000)
     world, deployment = approved(source)
     work(world, deployment)
@@ -244,7 +244,7 @@ def test_a_cancelled_deployment_releases_nothing() -> None:
 
 
 def test_beside_a_service_they_are_released_while_it_runs() -> None:
-    """[J7] And not while its approval to run is withdrawn."""
+    """[Y9] And not while its approval to run is withdrawn."""
     world, deployment = approved(contract(job(), service(), policies=HELD, budget=50_000_000))
     work(world, deployment)
     world.ok(LEGAL, wish(world, deployment, LEGAL, "legal"))
@@ -261,7 +261,7 @@ def test_beside_a_service_they_are_released_while_it_runs() -> None:
 
 
 def test_an_update_takes_the_digest_back_and_asks_anew() -> None:
-    """[J6] Approvals of the results of one manifest never count for those of another."""
+    """[Y8] Approvals of the results of one manifest never count for those of another."""
     source = contract(job(), service(replicas=1), policies=HELD, budget=50_000_000)
     world, deployment = approved(source)
     work(world, deployment)
@@ -294,7 +294,7 @@ def test_an_update_takes_the_digest_back_and_asks_anew() -> None:
 
 
 def test_an_update_that_comes_to_nothing_gives_the_digest_back_with_its_approvals() -> None:
-    """[J6]"""
+    """[Y8]"""
     source = contract(job(), service(replicas=1), policies=HELD, budget=50_000_000)
     world, deployment = approved(source)
     work(world, deployment)
@@ -327,7 +327,7 @@ def test_an_update_that_comes_to_nothing_gives_the_digest_back_with_its_approval
 def test_a_receipt_names_the_sealed_form_where_results_are_held(
     policies: Policies, sealed: dict[str, Any]
 ) -> None:
-    """[J4]"""
+    """[Y6]"""
     world, deployment = approved(mining(policies))
     node = world.claimed(deployment, "mine/0", [NODES[0]])
     world.report(deployment, "mine/0", node, "fetching", "verified", "running")
@@ -373,7 +373,7 @@ def test_who_is_excluded_releases_nothing() -> None:
 
 
 def test_one_job_of_two_is_not_all() -> None:
-    """[J3]"""
+    """[Y5]"""
     world, deployment = approved(contract(job(), job(name="more"), policies=HELD, budget=50_000_000))
     work(world, deployment)
     assert world.deployment(deployment).results == b""
@@ -382,7 +382,7 @@ def test_one_job_of_two_is_not_all() -> None:
 
 
 def test_a_grant_for_what_a_job_found_is_none_for_what_it_finds_when_it_runs_again() -> None:
-    """[J5] [J6] An update had the job run anew, and came to nothing: same manifest, another term."""
+    """[Y7] [Y8] An update had the job run anew, and came to nothing: same manifest, another term."""
     source = contract(job(), service(replicas=1), policies=HELD, budget=50_000_000)
     world, deployment = approved(source)
     work(world, deployment)

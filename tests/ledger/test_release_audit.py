@@ -49,7 +49,7 @@ BOTH = (says(LEGAL, "legal"), says(BUDGET, "budget"))
     ],
 )
 def test_each_stage_verifies(steps: tuple[Step, ...], words: str) -> None:
-    """[J5]"""
+    """[Y7]"""
     world, deployment = life(*steps)
     report = verify(export(world.store, deployment), world.genesis)
     assert report.ok, report.detail
@@ -75,7 +75,7 @@ def test_each_stage_verifies(steps: tuple[Step, ...], words: str) -> None:
 def test_a_certified_lie_about_the_release_is_found(
     steps: tuple[Step, ...], changes: dict[str, Any], rule: str
 ) -> None:
-    """[J3] [J5]"""
+    """[Y5] [Y7]"""
     world, deployment = life(*steps)
     record = decode(Deployment, world.state.get(key_deployment(deployment)) or b"")
     world.chain.grow({key_deployment(deployment): encode(replace(record, **changes))})
@@ -85,7 +85,7 @@ def test_a_certified_lie_about_the_release_is_found(
 
 
 def test_results_that_were_exchanged_after_the_release_are_found() -> None:
-    """[J3]"""
+    """[Y5]"""
     world, deployment = life(*BOTH)
     slot = decode(Slot, world.state.get(key_slot(deployment, "mine/0")) or b"")
     world.chain.grow({key_slot(deployment, "mine/0"): encode(replace(slot, term=2))})

@@ -2490,8 +2490,8 @@ MUTANTS: Final = (
     _M(
         "nothing_is_saved_at_the_end",
         "node/executor/tenure.py",
-        '            self._saves = ending.status not in (None, "quarantined") and self.copier.written()\n',
-        "            self._saves = False\n",
+        '            self.copier.saves = ending.status not in (None, "quarantined") and self.copier.written()\n',
+        "            self.copier.saves = False\n",
         MOVED_VOLUMES,
     ),
     _M(

@@ -29,7 +29,7 @@ def rule(reader: Key, chain_id: str, deployment: bytes, slot: str, found: Volume
 
 
 def test_a_box_opens_for_its_reader_and_its_copy_alone() -> None:
-    """[Q6] Else a holder could have the key of another slot's volume: by recording that box as its own."""
+    """[C17] Else a holder could have the key of another slot's volume: by recording that box as its own."""
     sealed = seal_key(BOT.public, "chain", KEEP, SECRET)
     assert open_key(BOT, "chain", b"d" * 32, "web/0", copy(sealed)) == SECRET
     assert SECRET not in sealed

@@ -45,6 +45,7 @@ async def test_nodes_agree_on_what_a_program_computes(tmp_path: Path, made: Call
     sums = job(
         runtime="wasm",
         replicas=2,
+        agree=2,
         fuel=10_000_000,
         resources=ROOM,
         placement=Placement(distinct="node"),
@@ -70,10 +71,11 @@ async def test_nodes_agree_on_what_a_program_computes(tmp_path: Path, made: Call
         await until(lambda: net.statuses(both) == ["succeeded", "succeeded"], 60)
         for slot in ("mine/0", "mine/1"):
             assert net.slot(both, slot).results == {"/result/out": WORLD_DIGEST}
-            last = receipts_of(net, both, slot)[-1]
+            told = receipts_of(net, both, slot)
+            last = told[-1]
             assert (last.driver, last.level, last.exit_code) == ("wasm", "wasm", 0)
             assert last.isolation["fuel"] == last.isolation["deterministic"] == "enforced"
-            assert last.checks >= 1
+            assert max(each.checks for each in told) >= 1
         assert len({receipts_of(net, both, slot)[-1].node for slot in ("mine/0", "mine/1")}) == 2
         path = await net.exchanges["validator0"].fetch(Wanted(WORLD_DIGEST, 1100, None))
         assert path.stat().st_size == 1100

@@ -315,8 +315,8 @@ class Driver(Protocol):
         ...
 
     async def check(self, handle: Handle, command: tuple[str, ...], timeout_s: float) -> int | None:
-        """Run a command of the contract inside the task, as confined as it is; return its exit status, 128 and
-        its number for a signal, None when it took longer than `timeout_s` and was killed.
+        """Run a command of the contract inside the task, as confined as it is. Return its exit status, 128
+        and its number for a signal, None when it took longer than `timeout_s` and was killed.
 
         Raises ExecutorError where `health-exec` is not enforced, or it could not be run.
         """

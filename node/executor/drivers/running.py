@@ -45,7 +45,7 @@ class Running:
         self.stopped: Exit | None = None
         self.stopping = trio.Lock()
         self._exit_lock = trio.Lock()
-        self.confinement: dict[str, Any] = {}  # what a command that runs beside the workload takes upon itself
+        self.confinement: dict[str, Any] = {}  # what a command run beside the workload takes upon itself
         self.entering = trio.Lock()  # what enters is the workload's only when its command executes
 
     @property

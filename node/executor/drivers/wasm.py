@@ -202,7 +202,7 @@ class WasmDriver:
 
 
 def program_bytes(spec: TaskSpec) -> int:
-    """[W4] How much memory the program may have: what engine and files in memory leave of the task's."""
+    """[Z7] How much memory the program may have: what engine and files in memory leave of the task's."""
     size = sum(file.size_bytes for file in spec.files if file.path == spec.command[0])
     return spec.resources.memory_bytes - engine_bytes(size) - spec.resources.disk_bytes
 

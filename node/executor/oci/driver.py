@@ -20,7 +20,7 @@ from typing import Any
 import trio
 
 from ledger.limits import CONTAINER_MEMORY_BYTES_MIN
-from node.executor import integrity, limits, procs
+from node.executor import cgroups, integrity, limits, procs
 from node.executor.drivers import bwrap, records, trial
 from node.executor.drivers.base import Handle, Isolation, Prepared, Resources, TaskSpec
 from node.executor.drivers.doors import open_outlet, open_portal
@@ -71,6 +71,9 @@ class OciDriver(SandboxDriver):
         for path in (volume.path for volume in spec.volumes):
             if "," in path or '"' in path:
                 raise SpecRefused("volumes", f"{path}: no comma or quote in a container's path")
+        for path in (*(file.path for file in spec.files), *(tree.path for tree in spec.trees)):
+            if path in engine.MADE:
+                raise SpecRefused("files", f"{path} is made by the container's engine")
         if any("\n" in value for value in spec.env.values()):
             raise SpecRefused("env", "no line's end in a container's environment")
         return await trio.to_thread.run_sync(seal_container, spec)
@@ -98,6 +101,22 @@ class OciDriver(SandboxDriver):
         if not isinstance(prepared, SealedContainer):
             raise TypeError(f"made by another driver: {type(prepared).__name__}")
         return prepared
+
+    async def _take_down(self, running: Running) -> None:
+        try:
+            await super()._take_down(running)
+        finally:
+            groups = self._host.groups if self._host is not None else None
+            if groups is not None and running.task_id not in self._running:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(groups.sweep, running.task_id)
+
+    def _recover(self, groups: cgroups.Cgroups | None) -> list[str]:
+        found = super()._recover(groups)
+        if groups is not None:
+            for task_id in found:
+                groups.sweep(task_id)
+        return found
 
     async def _start(self, host: trial.Host, task: Any, running: Running) -> None:
         spec = task.spec

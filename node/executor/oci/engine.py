@@ -21,10 +21,11 @@ FOLDER = "/run/gridpact"
 CONTAINER = "task"
 PID_FILE = f"{FOLDER}/pid"
 RUNTIMES = ("runc", "crun")
-"""In the order in which they are tried: crun refuses hosts with both versions of control groups."""
+"""In the order in which they are tried."""
 
 MADE = ("/etc/hostname", "/etc/passwd", "/etc/group", "/run/.containerenv")
-"""Files that podman mounts over the root's own, or in their place: the root must have some."""
+"""Files that podman mounts over the root's own, or in their place: the root must have some. The same as
+ledger.manifest_image.MADE, where no artifact may stand."""
 
 _ENGINE = """[containers]
 log_driver = "passthrough"

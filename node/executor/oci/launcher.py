@@ -42,6 +42,7 @@ _SAID_BYTES = 500
 _KILLED = 128 + signal.SIGKILL
 _DESCRIPTORS_MAX = 4_096
 _COLLECT_S = 5.0
+_HYBRID = "/sys/fs/cgroup/unified"
 
 
 def main() -> None:
@@ -348,6 +349,8 @@ def _furnish(profile: bytes, environment: bytes) -> None:
     for folder in ("/etc/containers", "/usr/share/containers"):
         if os.path.isdir(folder):  # settings, hooks and mounts of the host's are not for our containers
             kernel.mount("tmpfs", folder, "tmpfs", _CLOSED, "size=64k,nr_inodes=16,mode=0755")
+    if os.path.ismount(_HYBRID):  # crun refuses hosts that show it both versions of control groups
+        kernel.unmount(_HYBRID)
     os.umask(0o022)
     os.mkdir(engine.FOLDER, 0o755)
     engine.write_configuration(profile, environment)

@@ -22,7 +22,12 @@ FOLDER, FILE = 3, 4  # filetype of the same
 NODE_BYTES: Final = 512  # what a file or folder costs beside its content: about its size in memory here
 PATH_BYTES_MAX: Final = 4096
 NAME_BYTES_MAX: Final = 255
+INPUTS_MAX: Final = 8_192  # files and folders of the contract: half a kibibyte each of the engine's memory
 _PIECE_BYTES: Final = 1 << 20
+
+
+class TooMany(Exception):
+    """The contract's trees have more files than the engine has room for."""
 
 
 class WasiError(Exception):
@@ -169,7 +174,10 @@ class Folder(Node):
 
 
 def tree(inputs: str, size_bytes: int) -> Folder:
-    """The root: all below the folder `inputs` read-only, /tmp and /result writable, `size_bytes` together."""
+    """The root: all below the folder `inputs` read-only, /tmp and /result writable, `size_bytes` together.
+
+    Raises TooMany.
+    """
     space = Space(size_bytes)
     root = Folder(space, None, writable=False)
     _take_in(root, inputs)
@@ -181,6 +189,8 @@ def tree(inputs: str, size_bytes: int) -> Folder:
 def _take_in(folder: Folder, path: str) -> None:
     for name in sorted(os.listdir(path)):
         inner = f"{path}/{name}"
+        if folder.space.numbers >= INPUTS_MAX:
+            raise TooMany(f"more than {INPUTS_MAX} files and folders")
         if os.path.isdir(inner):
             made = Folder(folder.space, folder, writable=False)
             folder.names[name] = made

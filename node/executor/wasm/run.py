@@ -14,6 +14,7 @@ import os
 import sys
 from typing import Any, Final
 
+from node.executor.limits import RESULT_BYTES_MAX
 from node.executor.wasm import calls, files
 from node.executor.wasm.guest import NoFuel
 from node.executor.wasm.library import OUT_OF_FUEL, Ended, Engine, EngineError
@@ -26,8 +27,13 @@ TEXT_CHARS_MAX: Final = 300
 def main() -> None:
     """Run what the first argument says, as JSON; ends with 0 whenever it could tell how the program ended."""
     config: dict[str, Any] = json.loads(sys.argv[1])
-    root = files.tree(config["inputs"], config["disk_bytes"])
-    code, reason = _run(config, root)
+    code: int | None = None
+    try:
+        root = files.tree(config["inputs"], config["disk_bytes"])
+    except files.TooMany as error:
+        reason = f"no program for this engine: {error}"
+    else:
+        code, reason = _run(config, root)
     if code == 0:
         for path in config["results"]:
             _leave(path, files.written(root, path))
@@ -83,7 +89,8 @@ def _leave(path: str, file: files.File | None) -> None:
     if file is not None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as target:
-            target.write(file.data)
+            # No more than that is collected; one byte beyond says that it was too much.
+            target.write(memoryview(file.data)[: RESULT_BYTES_MAX + 1])
         file.resize(0)
 
 

@@ -1,10 +1,10 @@
 """WASI preview 1 (wasi_snapshot_preview1.witx), the same on every machine: what a program asks of its host.
 
-[W5] What a program does depends on its bytes, words, environment, files, fuel and memory alone. Its clocks
+[Z8] What a program does depends on its bytes, words, environment, files, fuel and memory alone. Its clocks
      begin at 0, move by a millisecond each time they are asked, and by what is slept, which takes no time;
      what is random is one stream for all programs; names come in order of their characters, numbers of files
      in order of their making, times of files are 0; there is no network, no signal and no link.
-[W6] Fuel is burnt by instructions as Wasmtime counts them, and by calls: CALL_FUEL each, one for each 8 bytes
+[Z9] Fuel is burnt by instructions as Wasmtime counts them, and by calls: CALL_FUEL each, one for each 8 bytes
      moved and each byte of chance, 100 for each name listed and each byte of a path.
 
 Standard library only: runs inside the sandbox.

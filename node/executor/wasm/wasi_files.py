@@ -161,14 +161,17 @@ class FileCalls(Guest):
         return at - start
 
     def fd_readdir(self, fd: int, at: int, size: int, cookie: int, out: int) -> None:
-        folder, found = self._files.folder(fd), b""
+        folder, found = self._files.folder(fd), bytearray()
         self._within(at, size)
         self._pay(len(folder.names) * ENTRY_FUEL)
-        for index, (name, node) in enumerate(folder.entries()):
-            if index >= cookie and len(found) < size:
-                raw = name.encode()
-                found += struct.pack("<QQIB3x", index + 1, node.number, len(raw), node.kind) + raw
-        self._write(at, found[:size])  # cut, where it is full: the program asks again
+        entries = folder.entries()
+        for index in range(min(cookie, len(entries)), len(entries)):
+            if len(found) >= size:
+                break
+            name, node = entries[index]
+            raw = name.encode()
+            found += struct.pack("<QQIB3x", index + 1, node.number, len(raw), node.kind) + raw
+        self._write(at, bytes(found[:size]))  # cut, where it is full: the program asks again
         self._number(out, min(len(found), size))
 
     # ------------------------------------------------------------------ names
