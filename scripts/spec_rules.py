@@ -114,9 +114,7 @@ HELD_BY = {
     ),
     "B4": ("tests/bot/test_policy.py::test_a_wish_to_cancel_is_asked_for_until_it_is_done",),
     "B5": ("tests/bot/test_policy.py::test_a_lost_lease_and_no_node_for_it",),
-    "C15": (
-        "tests/bot/test_volume_copies_real.py::test_what_is_lost_with_a_node_and_nothing_in_a_move",
-    ),
+    "C15": ("tests/bot/test_volume_copies_real.py::test_what_is_lost_with_a_node_and_nothing_in_a_move",),
     "C16": ("tests/bot/test_volume_copies.py::test_a_slot_that_moves_loses_nothing",),
     "C18": (
         "tests/bot/test_volume_copies.py::test_a_slot_that_moves_loses_nothing",

@@ -126,9 +126,7 @@ def _is_bound(roles: object, name: str) -> bool:
     return any(role.name == name and role.bind == "order" for role in roles)  # type: ignore[attr-defined]
 
 
-def _check_record(
-    client: Client, deployment: str, digest: bytes, number: int, act: Act
-) -> Deployment | None:
+def _check_record(client: Client, deployment: str, digest: bytes, number: int, act: Act) -> Deployment | None:
     """The record, proved from genesis and about this manifest; None where there is no genesis to prove it."""
     try:
         trust: Trust = trust_of(None)

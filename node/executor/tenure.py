@@ -381,9 +381,7 @@ class Tenure:
         if not found.exit.ok or self.workload.kind == "service":
             return Ending("failed", found.exit.reason, fields)
         try:
-            fields["results"] = await collect_results(
-                self._shop, handle, self.id, self.term, self._manifest
-            )
+            fields["results"] = await collect_results(self._shop, handle, self.id, self.term, self._manifest)
             fields["artifacts"] = artifacts
             if self.workload.agree:
                 fields = await commit_to(self._shop, self.reporter.facts, self._manifest, fields)

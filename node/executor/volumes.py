@@ -2,8 +2,8 @@
 
 A volume belongs to a slot and stays on the node that made it, from one term to the next, until its deployment
 has ended; or it comes from a copy, when another node has written to it since. Its bytes are set aside when it
-is made, so that no other can take them, and only those that leave the ledger its reserve of the disk. Only root can mount one; where we are not, the node does not advertise
-them. Blocking; several threads may call.
+is made, so that no other can take them, and only those that leave the ledger its reserve of the disk. Only
+root can mount one; where we are not, the node does not advertise them. Blocking; several threads may call.
 """
 
 from __future__ import annotations

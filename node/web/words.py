@@ -23,10 +23,18 @@ STATUS_WORDS: Final = {
 Tone = Literal["good", "busy", "bad", "calm"]
 _GOOD: Final = frozenset(("active", "completed", "running", "succeeded", "granted", "done"))
 _BUSY: Final = frozenset(
-    (
-        "awaiting_approval", "approved", "claimed", "fetching", "verified", "committed", "paused", "open",
-        "rolling", "held",
-    )  # fmt: skip
+    [
+        "awaiting_approval",
+        "approved",
+        "claimed",
+        "fetching",
+        "verified",
+        "committed",
+        "paused",
+        "open",
+        "rolling",
+        "held",
+    ]
 )
 _BAD: Final = frozenset(("rejected", "failed", "lost", "quarantined", "revoked", "reverted"))
 

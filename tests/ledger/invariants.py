@@ -247,7 +247,7 @@ def check_due(view: View, now_ms: int) -> None:
 
 
 def check_copies(view: View) -> None:
-    """[C13] [C14] The index of who keeps copies tells what the records do, and no ended deployment has any."""
+    """[C13] [C14] The index of who keeps copies is that of the records; no ended deployment has any."""
     expected = set()
     for key, data in view.state.scan(b"copies/"):
         record = decode(Copies, data)

@@ -603,7 +603,8 @@ MUTANTS: Final = (
         "work_that_was_committed_is_had_for_nothing",
         "ledger/transition/withheld.py",
         '        if deal.slot(name).status in ("committed", "succeeded"):\n            pay_out(deal, name)\n',
-        '        if deal.slot(name).status in ("committed", "succeeded"):\n            take_back(deal, name)\n',
+        '        if deal.slot(name).status in ("committed", "succeeded"):\n'
+        "            take_back(deal, name)\n",
         AGREEMENT,
     ),
     _M(
@@ -2490,7 +2491,8 @@ MUTANTS: Final = (
     _M(
         "nothing_is_saved_at_the_end",
         "node/executor/tenure.py",
-        '            self.copier.saves = ending.status not in (None, "quarantined") and self.copier.written()\n',
+        '            self.copier.saves = ending.status not in (None, "quarantined")'
+        " and self.copier.written()\n",
         "            self.copier.saves = False\n",
         MOVED_VOLUMES,
     ),
@@ -2525,7 +2527,8 @@ MUTANTS: Final = (
     _M(
         "re_checks_see_what_enters",
         "node/executor/drivers/sandbox.py",
-        "        async with running.entering:\n            return await trio.to_thread.run_sync(integrity.check, running.baseline)\n",
+        "        async with running.entering:\n"
+        "            return await trio.to_thread.run_sync(integrity.check, running.baseline)\n",
         "        return await trio.to_thread.run_sync(integrity.check, running.baseline)\n",
         CHECKS,
     ),
