@@ -10,12 +10,10 @@ from ledger.audit_file import Case, Placed
 from ledger.audit_organisations import Rolls, note_member
 from ledger.audit_report import Facts
 from ledger.errors import Refused
-from ledger.limits import RELEASE_MS_MAX, TIME_MS_MAX
 from ledger.policy import Approval, Decision, approval_expiry, judge, standing_since
 from ledger.policy_records import about_of
 from ledger.policy_types import ACTS
 from ledger.predicates import ApprovalPredicate
-from ledger.results import results_digest
 from ledger.transactions import CancelDeployment, Claim, Decide, Report
 
 _WORK: Final = ("fetching", "verified", "running", "succeeded")  # receipts that need a standing approval
@@ -24,7 +22,7 @@ _BEGUN: Final = ("running", "succeeded")  # those that may come while a deployme
 _LATE_MS: Final = 60_000
 
 
-class _Ballot:
+class Ballot:
     """The decisions of one act so far, evaluated as the state machine does ([A2] to [A5]).
 
     `met_ms`: when the policy was satisfied first, `exact` when a transaction did it and not time alone.
@@ -122,7 +120,7 @@ class _Ballot:
 def check_approvals(case: Case, facts: Facts) -> str:
     """Each decision is about this manifest, was accepted, none is missing; work only while approved."""
     rolls = Rolls(case)
-    ballots = {act: _Ballot(case, act, rolls) for act in ACTS}
+    ballots = {act: Ballot(case, act, rolls) for act in ACTS}
     number = 0
     last: dict[tuple[str, bytes], tuple[Placed, Approval]] = {}
     deploy, record = ballots["deploy"], case.records.deployment
@@ -208,7 +206,7 @@ def _same_decision(record: object, found: tuple[Placed, Approval] | None) -> Non
 
 def check_signoff(case: Case, facts: Facts) -> str:
     """[A6] Signed off exactly when the policy was satisfied first."""
-    record, ballot = case.records.deployment, _Ballot(case, "signoff", Rolls(case))
+    record, ballot = case.records.deployment, Ballot(case, "signoff", Rolls(case))
     number = 0
     for tx in case.placed:
         ballot.follow(tx.time_ms, tx.height)
@@ -227,33 +225,3 @@ def check_signoff(case: Case, facts: Facts) -> str:
         )
     facts.signed_off_ms = record.signed_off_ms
     return "signed off" if record.signed_off_ms else "not signed off"
-
-
-def check_release(case: Case, facts: Facts) -> str:
-    """[Y5] [Y7] [Y9] The digest is that of the recorded results, and they were released exactly when the
-    policy was satisfied first by who signed for it."""
-    record, manifest = case.records.deployment, case.manifest
-    if manifest.policies.release is None:
-        if record.results or record.released_ms:
-            raise Refused("audit.results", "results are held back, and no policy asks for it", "deployment")
-        return "not asked"
-    found = results_digest(case.deployment, record.manifest, manifest, case.records.slots)
-    late = bool(record.ended_ms) and case.anchor.time_ms >= record.ended_ms + RELEASE_MS_MAX
-    gone = not record.released_ms and (late or (record.ended_ms and record.status != "completed"))
-    if record.results != found and not (gone and not record.results):
-        raise Refused("audit.results", "their digest is not that of the recorded results", "deployment")
-    ballot, number = _Ballot(case, "release", Rolls(case)), 0
-    for tx in case.placed:
-        ballot.follow(tx.time_ms, tx.height)
-        if isinstance(tx.body, Decide) and tx.document:
-            if tx.document.predicate.act == "release":
-                ballot.cast(tx.document.signer, tx.document.predicate, tx.time_ms, number)
-            number += 1
-    until_ms = min(case.anchor.time_ms, record.ended_ms + RELEASE_MS_MAX if record.ended_ms else TIME_MS_MAX)
-    ballot.follow(until_ms, case.anchor.state_height)
-    if not (gone and not ballot.met_ms) and not ballot.fits(record.released_ms, until_ms):
-        raise Refused(
-            "audit.release_time", f"the policy was satisfied first at {ballot.met_ms}", "released_ms"
-        )
-    facts.results, facts.released_ms = found.hex(), record.released_ms
-    return "released" if record.released_ms else "withheld" if gone else "held back"

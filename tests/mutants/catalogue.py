@@ -600,8 +600,8 @@ MUTANTS: Final = (
     _M(
         "work_that_was_committed_is_had_for_nothing",
         "ledger/transition/withheld.py",
-        '        if deal.slot(name).status in ("committed", "succeeded"):\n            pay_out(deal, name)\n',
-        '        if deal.slot(name).status in ("committed", "succeeded"):\n            take_back(deal, name)\n',
+        "            pay_out(deal, name)\n",
+        "            take_back(deal, name)\n",
         AGREEMENT,
     ),
     _M(
@@ -641,7 +641,7 @@ MUTANTS: Final = (
     ),
     _M(
         "audits_overlook_commitments",
-        "ledger/audit_checks.py",
+        "ledger/audit_agreement.py",
         "            if bound.get(place) != opened:\n",
         "            if False:\n",
         AGREEMENT,
@@ -1603,7 +1603,7 @@ MUTANTS: Final = (
     ),
     _M(
         "audits_believe_a_release",
-        "ledger/audit_approvals.py",
+        "ledger/audit_release.py",
         "    if not (gone and not ballot.met_ms) and not ballot.fits(record.released_ms, until_ms):\n",
         "    if False:\n",
         RELEASE,
