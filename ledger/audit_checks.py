@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ledger.audit_approvals import check_approvals, check_release, check_signoff
+from ledger.audit_agreement import check_agreement
+from ledger.audit_approvals import check_approvals, check_signoff
 from ledger.audit_disputes import check_disputes
 from ledger.audit_file import Case, Generation, Placed
 from ledger.audit_organisations import check_organisations
+from ledger.audit_release import check_release
 from ledger.audit_report import BillRow, Facts, Holding, PenaltyRow, timeline
 from ledger.audit_updates import check_fees, check_updates
-from ledger.commitments import commitment_of
 from ledger.errors import Refused
 from ledger.limits import PENALTY_MS
 from ledger.manifest import cost, slots, workload_of
@@ -20,7 +21,6 @@ from ledger.policy import describe
 from ledger.policy_types import ACTS
 from ledger.predicates import ReceiptPredicate
 from ledger.records import Bill, ReceiptRecord
-from ledger.results import agreeing
 from ledger.transactions import (
     CancelDeployment,
     Claim,
@@ -39,7 +39,7 @@ def check_case(case: Case, facts: Facts) -> Iterator[tuple[str, Callable[[], str
     yield "receipts", lambda: _receipts(case)
     yield "terms", lambda: _terms(case, facts)
     yield "bills", lambda: _bills(case, facts)
-    yield "agreement", lambda: _agreement(case)
+    yield "agreement", lambda: check_agreement(case)
     yield "penalties", lambda: _penalties(case, facts)
     yield "disputes", lambda: check_disputes(case, facts)
     yield "sign-off", lambda: check_signoff(case, facts)
@@ -312,58 +312,6 @@ def _time_limit_s(case: Case, name: str, digest: bytes | None) -> int:
     known = [one for one in case.generations if name in slots(one.manifest)]
     limits = [workload_of(one.manifest, name).time_limit_s for one in known if digest in (None, one.digest)]
     return 0 if 0 in limits else max(limits, default=0)
-
-
-def _agreement(case: Case) -> str:
-    """[R8] [Y1] [Y3] [Y4] Replicas committed before any of them told, and told that; only those that agree
-    are paid."""
-    withheld = sum(bill.withheld for bill in case.records.bills.values())
-    record, compared = case.records.deployment, 0
-    if withheld != record.withheld or (record.ended_ms and withheld):
-        raise Refused("audit.withheld", f"{record.withheld}, the bills say {withheld}", "deployment")
-    for workload in case.manifest.workloads:
-        if not workload.agree:
-            continue
-        _commitments(case, workload.name)
-        slots = {
-            name: slot for name, slot in case.records.slots.items() if name.startswith(f"{workload.name}/")
-        }
-        winners = {slot.name for slot in agreeing(workload, slots)}
-        told = [slot for slot in slots.values() if slot.status == "succeeded"]
-        if record.status == "completed" and not record.reason and not winners:
-            raise Refused(
-                "audit.agreement", f"{workload.name}: completed, and no {workload.agree} agree", "slots"
-            )
-        for slot in told if winners and all(slot.status != "committed" for slot in slots.values()) else ():
-            bill = case.records.bills.get((slot.name, slot.term))
-            if slot.name not in winners and bill is not None and bill.amount:
-                raise Refused("audit.agreement", f"{slot.name} disagrees, and was paid", "bills")
-        compared += bool(winners)
-    return f"{compared} jobs whose replicas agree"
-
-
-def _commitments(case: Case, name: str) -> None:
-    """[Y1] [Y2]"""
-    bound: dict[tuple[str, int], bytes] = {}
-    told = False
-    for tx in case.life:
-        if not isinstance(tx.body, Report) or tx.document is None:
-            continue
-        said = tx.document.predicate
-        assert isinstance(said, ReceiptPredicate)
-        if said.slot.partition("/")[0] != name:
-            continue
-        if said.status == "committed":
-            if told:
-                raise Refused("audit.agreement", f"{said.slot} committed after others had told", "receipts")
-            bound[said.slot, said.term] = bytes.fromhex(said.commitment)
-        elif said.status == "succeeded":
-            told = True
-            results = {path: found.sha256 for path, found in said.results.items()}
-            nonce, place = bytes.fromhex(said.nonce), (said.slot, said.term)
-            opened = commitment_of(case.chain_id, case.deployment, *place, tx.sender, nonce, results)
-            if bound.get(place) != opened:
-                raise Refused("audit.agreement", f"{said.slot} told what it had not committed to", "receipts")
 
 
 def _penalties(case: Case, facts: Facts) -> str:

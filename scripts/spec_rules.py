@@ -19,6 +19,8 @@ AUDITS = (  # they check rules, and hold none
     "ledger/audit_checks.py",
     "ledger/audit_approvals.py",
     "ledger/audit_disputes.py",
+    "ledger/audit_agreement.py",
+    "ledger/audit_release.py",
 )
 TESTS_SHOWN = 2
 _NUMBERED = re.compile(

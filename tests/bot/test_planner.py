@@ -133,6 +133,7 @@ def test_approvers_and_policies_in_words() -> None:
         "signoff": "any 1 of (role it-expert, role budget)",
         "delete": "none",
         "update": "role budget and any 1 of (role it-expert, role legal)",
+        "release": "none",
     }
     named = {(approver.act, approver.role): approver.keys for approver in plan.approvers}
     assert named[("deploy", "legal")] == [LEGAL.public.hex()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -208,10 +209,14 @@ async def test_sigkill_of_the_launcher_ends_all_podmans_monitor_too(oci: Bench) 
     pids = [keeper, *children_of(keeper), handle.baseline.init_pid]
     assert any("conmon" in name_of(pid) for pid in pids)
     os.kill(handle.launcher.pid, signal.SIGKILL)
-    with trio.fail_after(5):
-        while any(procs.start_ticks(pid) is not None and not procs.is_zombie(pid) for pid in pids):
-            await trio.sleep(0.01)
-    await oci.driver.stop(handle, 0)
+    try:
+        with trio.fail_after(5):
+            while any(procs.start_ticks(pid) is not None and not procs.is_zombie(pid) for pid in pids):
+                await trio.sleep(0.01)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(keeper, signal.SIGKILL)  # where the rule is broken, nothing else would end it
+        await oci.driver.stop(handle, 0)
 
 
 def children_of(pid: int) -> list[int]:

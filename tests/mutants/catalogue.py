@@ -602,8 +602,7 @@ MUTANTS: Final = (
     _M(
         "work_that_was_committed_is_had_for_nothing",
         "ledger/transition/withheld.py",
-        '        if deal.slot(name).status in ("committed", "succeeded"):\n            pay_out(deal, name)\n',
-        '        if deal.slot(name).status in ("committed", "succeeded"):\n'
+        "            pay_out(deal, name)\n",
         "            take_back(deal, name)\n",
         AGREEMENT,
     ),
@@ -644,7 +643,7 @@ MUTANTS: Final = (
     ),
     _M(
         "audits_overlook_commitments",
-        "ledger/audit_checks.py",
+        "ledger/audit_agreement.py",
         "            if bound.get(place) != opened:\n",
         "            if False:\n",
         AGREEMENT,
@@ -1662,7 +1661,7 @@ MUTANTS: Final = (
     ),
     _M(
         "audits_believe_a_release",
-        "ledger/audit_approvals.py",
+        "ledger/audit_release.py",
         "    if not (gone and not ballot.met_ms) and not ballot.fits(record.released_ms, until_ms):\n",
         "    if False:\n",
         RELEASE,

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +182,30 @@ def test_an_artifact_lies_on_top_and_may_be_the_program(tmp_path: Path) -> None:
     assert web.command == ("/opt/tool",)
     assert [(a.path, a.kind) for a in web.artifacts] == [("/", "image"), ("/opt/tool", "file")]
     assert isinstance(web.artifacts[0], Artifact)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("podman") is None, reason="only root with podman here")
+def test_what_podman_itself_saves_is_read(tmp_path: Path) -> None:
+    """Made from a tar, saved in both forms, and both give the same image; no registry is asked."""
+    (tmp_path / "root.tar").write_bytes(SYSTEM)
+    with tempfile.TemporaryDirectory(prefix="gp-") as short:  # podman takes no long paths
+        _save_and_build(tmp_path, [f"--{name}={short}/{name}" for name in ("root", "runroot", "tmpdir")])
+
+
+def _save_and_build(tmp_path: Path, places: list[str]) -> None:
+
+    def podman(*words: str) -> None:
+        command = ["podman", *places, "--storage-driver=vfs", "--cgroup-manager=cgroupfs", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+        assert done.returncode == 0, done.stderr
+
+    podman("import", "--change", 'CMD ["serve"]', "--change", "WORKDIR /app", "root.tar", "local/web")
+    made = []
+    for form, at in (("oci-dir", "one"), ("oci-archive", "two")):
+        source = tmp_path / at / "source"
+        source.mkdir(parents=True)
+        podman("save", "--format", form, "--output", str(source / "image"), "local/web")
+        (source / "contract.yaml").write_text(SOURCE)
+        made.append(build(source, tmp_path / at / "out").contract.workloads[0])
+    assert made[0].command == ("/usr/bin/serve",) and made[0].working_dir == "/app"
+    assert made[0] == made[1]
