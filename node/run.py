@@ -156,7 +156,7 @@ def _host(home: Home, settings: Settings, genesis: Genesis, seed: bytes) -> Host
 async def run_peer(home: Home, settings: Settings) -> None:
     """Until cancelled. Raises LocalError or ConfigError when the peer cannot start."""
     set_up_logs(settings)
-    log.info("open_files", most=raise_open_files())
+    log.debug("open_files", most=raise_open_files())
     with ExitStack() as resources:
         peer = open_peer(home, settings, resources)
         resources.callback(remove_run, home)

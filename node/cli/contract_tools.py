@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from ledger.contract_types import Contract
+from ledger.contract_types import Contract, WorkloadTemplate
 from ledger.transactions import MarkContract
 from node.cli.context import EXIT_ERROR, Failure, current
 from node.cli.output import emit, emit_facts, say
@@ -75,14 +75,38 @@ def _contract(ref: str) -> Contract:
     build = folder / "build"
     if (build / "contract.json").is_file():
         built = load_built(build).contract
-        if _bare(built) == contract:
+        if _is_of(built, contract):
             return built
     say(f"{folder} was not built as it stands: artifacts are left out")
     return contract
 
 
+def _is_of(built: Contract, source: Contract) -> bool:
+    """Whether it may have been built from this source: of a container, what the source leaves out is the
+    image's."""
+    by_name = {workload.name: workload for workload in source.workloads}
+    workloads = tuple(_unsettled(w, by_name.get(w.name, w)) for w in built.workloads)
+    return _bare(msgspec.structs.replace(built, workloads=workloads)) == _bare(source)
+
+
+def _unsettled(built: WorkloadTemplate, source: WorkloadTemplate) -> WorkloadTemplate:
+    if built.runtime != "oci":
+        return built
+    names = source.environment
+    return msgspec.structs.replace(
+        built,
+        command=built.command if source.command else (),
+        environment={name: value for name, value in built.environment.items() if name in names},
+        working_dir=source.working_dir and built.working_dir,
+        user=source.user and built.user,
+    )
+
+
 def _bare(contract: Contract) -> Contract:
-    workloads = tuple(msgspec.structs.replace(w, artifacts=()) for w in contract.workloads)
+    workloads = tuple(
+        msgspec.structs.replace(w, artifacts=(), working_dir=w.working_dir if w.runtime == "oci" else "/")
+        for w in contract.workloads
+    )
     return msgspec.structs.replace(contract, workloads=workloads)
 
 

@@ -74,7 +74,7 @@ def test_it_verifies_a_whole_life(tmp_path: Path, site: tuple[ChainWorld, bytes,
     assert (report["status"], report["manifest"]) == ("cancelled", record.manifest.hex())
     assert (report["spent"], report["funded"]) == (record.spent, record.funded)
     assert report["approved_ms"] == record.approved_ms and report["policy"] == "satisfied"
-    nobody = {"delete": "none", "update": "open", "release": "none"}
+    nobody = {"delete": "none", "release": "none"}
     assert report["now"] == {"deploy": "satisfied", "signoff": "satisfied", **nobody}
     assert report["approvals"] == 4 and report["records"] == len(decode_audit(data).records)
 

@@ -98,11 +98,6 @@ function holders (contract, bound) {
   return roles
 }
 
-/** The rule of an act: an update asks for what the deployment did, where none of its own is written. */
-function ruleOf (policies, act) {
-  return act === 'update' && policies.update === 'as_deploy' ? policies.deploy : policies[act] ?? null
-}
-
 /** The order's manifest and each update's: { number, tx, contract, policies, roles, manifest (hex) }. */
 function generationsOf (txs, deployment) {
   const published = new Map()
