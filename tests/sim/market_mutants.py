@@ -271,7 +271,7 @@ MARKET_MUTANTS: Final = (
     ),
     _node("claim_counts_from_arrival", WonFromArrival, "Leases", "OneHolder", scenario=late_market),
     _node("asking_renews", AskingIsEnough, "Leases", "OneHolder"),
-    _node("believes_times_of_blocks", BelievesBlockTimes, "OneHolder", scenario=stalled_market, start=22),
+    _node("believes_times_of_blocks", BelievesBlockTimes, "OneHolder", scenario=stalled_market, start=64),
     _node("kill_takes_a_lease", SlowKill, "Leases", "OneHolder"),
     _node("leftovers_run_on", LeavesWorkloads, "OneHolder", "Leases"),
     _node("reports_before_it_stopped", ReportsFirst, "OneHolder", start=5),
