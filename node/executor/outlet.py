@@ -23,14 +23,16 @@ import os
 import socket
 import struct
 import sys
+import time
 
 from node.executor import kernel
-from node.executor.limits import EGRESS_BACKLOG, EGRESS_IDLE_S
+from node.executor.limits import EGRESS_ADDRESS_S, EGRESS_BACKLOG, EGRESS_IDLE_S
 from node.executor.portal import Portal, Target, join_network
 
 _SET_ADDRESS, _SET_NETMASK, _GET_INDEX = 0x8916, 0x891C, 0x8933  # ioctl numbers, netdevice(7)
 _GET_ROUTE, _NEW_ROUTE, _REQUEST, _DESTINATION, _UNICAST = 26, 24, 1, 1, 1  # rtnetlink(7)
 _LOOPBACK = b"lo"
+_POLL_S = 0.002
 
 
 def is_own(address: str) -> bool:
@@ -89,10 +91,23 @@ def listen_inside(targets: list[Target]) -> list[socket.socket]:
         listener = socket.socket(family, socket.SOCK_STREAM)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind((target.host, target.port))
+        _bind(listener, target)
         listener.listen(EGRESS_BACKLOG)
         found.append(listener)
     return found
+
+
+def _bind(listener: socket.socket, target: Target) -> None:
+    """The kernel makes an IPv6 address usable in a task of its own, some time after it was added."""
+    deadline_s = time.monotonic() + EGRESS_ADDRESS_S
+    while True:
+        try:
+            return listener.bind((target.host, target.port))
+        except OSError as error:
+            late = time.monotonic() > deadline_s
+            if late or error.errno != errno.EADDRNOTAVAIL or listener.family != socket.AF_INET6:
+                raise
+            time.sleep(_POLL_S)
 
 
 def _hand_over(end: socket.socket, pid: int, targets: list[Target]) -> None:
