@@ -202,7 +202,9 @@ EGRESS_NAME_ADDRESSES_MAX = 8
 EGRESS_RESOLVE_S = 10.0
 """For all names together."""
 
-EGRESS_ADDRESS_S = 2.0  # until an address that was added to a loopback can be listened on
+EGRESS_ADDRESS_S = 2.0
+"""Until an address that was added to a loopback can be listened on."""
+
 EGRESS_BACKLOG = 64
 """Connections that wait to be carried; beyond it the kernel lets them come again."""
 
