@@ -12,13 +12,14 @@ cd -- "$root"
 # gcc, python3-dev, libgmp-dev: fastecdsa comes as source only.  libseccomp2: pyseccomp loads it.
 # bubblewrap: the sandbox driver.  erofs-utils: the sealed roots of its workloads.
 # busybox-static: the example workload and the drivers' tests.
-# podman, crun, runc: the container driver.
+# podman, crun, runc: the container driver.  e2fsprogs: volumes.
+# minisign, openssl: what we sign is checked by them alone, in the tests.
 # iproute2, nftables: network namespaces as machines, in the tests, when root.
 # openssh-client: ssh-keygen signs and checks approvals (SSHSIG).  git: the house test reads what is committed.
 debian_packages=(
     ca-certificates git python3 python3-venv python3-dev gcc libc6-dev libgmp-dev
     libseccomp2 bubblewrap erofs-utils busybox-static openssh-client iproute2 nftables
-    podman crun runc
+    podman crun runc e2fsprogs minisign openssl
 )
 # plyvel has wheels for x86_64 alone; elsewhere it is built against Debian's LevelDB.
 [ "$(uname -m)" = x86_64 ] || debian_packages+=(g++ libleveldb-dev)
