@@ -404,7 +404,6 @@ async def test_two_fetches_of_the_same_share_one(tmp_path: Path) -> None:
             nursery.start_soon(me.exchange.fetch, wanted_of(DATA), one)
             await until(lambda: HELD in source.asked)
             nursery.start_soon(me.exchange.fetch, wanted_of(DATA), two)
-            nursery.start_soon(me.exchange.fetch, Wanted(name_of(DATA), len(DATA), None))
             await trio.testing.wait_all_tasks_blocked()
             source.exchange.store.add_bytes(DATA)
             await until(lambda: one.bytes_done > 0)
