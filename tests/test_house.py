@@ -98,12 +98,14 @@ def test_a_wrong_import_breaks_its_contract(
         "p2p/host.py",
         "node/peer.py",
     ):
-        (tmp_path / room).parent.mkdir(exist_ok=True)
+        (tmp_path / room).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / room).write_text("")
+        (tmp_path / room).with_name("__init__.py").write_text("")
     for package in PACKAGES:
         (tmp_path / package).mkdir(exist_ok=True)
         (tmp_path / package / "__init__.py").write_text("")
-    (tmp_path / "ledger/store.py").write_text("import os\nimport plyvel\n")  # what the exceptions allow
+    # What the exceptions allow.
+    (tmp_path / "ledger/store.py").write_text("import os\nimport plyvel\n")
     (tmp_path / "ledger/store_files.py").write_text("import os\n")
     config = checkout / "pyproject.toml"
 
