@@ -93,7 +93,7 @@ def node_offer() -> int:
     home = current.home()
     settings = load_settings(home.config_file, os.environ)
     fingerprint = sandbox_fingerprint()
-    if not fingerprint.usable:
+    if not fingerprint.runtimes:
         raise Failure(EXIT_ERROR, f"this machine cannot isolate workloads: {fingerprint.reason}")
     info = read_run(home)
     if info is None or not info.p2p:

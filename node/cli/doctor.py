@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -22,17 +22,22 @@ from node.config import load_settings, split_host_port
 from node.errors import ConfigError
 from node.home import read_run
 
+if TYPE_CHECKING:
+    from node.executor.drivers.base import Feature
+
 _PACKAGES = ("ledger", "consensus", "p2p", "node", "bot")
 _TOOLS = (
     ("bwrap", "runs workloads"),
     ("mkfs.erofs", "seals the roots of workloads (Debian: erofs-utils)"),
     ("mkfs.ext4", "makes the volumes of workloads (Debian: e2fsprogs)"),
+    ("podman", "runs containers (Debian: podman, and runc or crun)"),
     ("busybox", "is the examples' workload"),
     ("ssh-keygen", "signs approvals, too"),
 )
 _GROUPS = "run the node as root, on a host that lets it make control groups"
 _ADVICE = {
     "landlock": "start Linux 5.19 or newer with landlock among lsm=",
+    "oci.landlock": "runtime sandbox has it",
     "sealed-image": "run the node as root, with erofs-utils installed and loop devices there",
     "volumes": "run the node as root, with e2fsprogs installed and loop devices there",
     "secrets": "load ramfs, or start a kernel that has it; a node that is not root needs user namespaces",
@@ -41,6 +46,8 @@ _ADVICE = {
     "limit-cpu": _GROUPS,
     "limit-pids": _GROUPS,
     "freezer": _GROUPS,
+    "volume-copies": f"see volumes; beside them, {_GROUPS}, on Linux 5.14 or newer",
+    "health-exec": "let the node enter the namespaces of its sandboxes: as root, or with user namespaces",
 }
 """What to do about a feature that is not enforced, where something can be done."""
 
@@ -61,7 +68,7 @@ class Finding(msgspec.Struct, frozen=True):
 def doctor() -> int:
     """Check this machine and the home."""
     checks: tuple[Callable[[], Iterator[Finding]], ...]
-    checks = (_program, _tools, _machine, _home, _quarantine, _sandbox)
+    checks = (_program, _tools, _machine, _home, _quarantine, _drivers)
     found = [finding for check in checks for finding in check()]
     emit(found, ("state", "check", "found"), [(f.state, f.check, f.detail) for f in found])
     return EXIT_ERROR if any(f.state == "fault" for f in found) else EXIT_OK
@@ -153,30 +160,30 @@ def _port(host: str, port: int) -> Finding:
     return Finding("port", "ok", f"{host}:{port} is free")
 
 
-def _sandbox() -> Iterator[Finding]:
+def _drivers() -> Iterator[Finding]:
+    """Each driver: whether workloads of its runtime run here, and all that it enforces or does not."""
     from node.testnet_market import sandbox_fingerprint
 
     found = sandbox_fingerprint()
-    if not found.usable:
-        yield Finding("sandbox", "warning", f"this machine cannot be a 3node: {found.reason}")
-        return
-    yield Finding("sandbox", "ok", "workloads can be isolated here")
-    for feature in found.features:
-        detail = feature.how
-        if not feature.enforced:
-            advice = _ADVICE.get(feature.name, "")
-            detail = f"not enforced: {feature.how}" + (f"; {advice}" if advice else "")
-        yield Finding(f"  {feature.name}", "ok" if feature.enforced else "warning", detail)
-    told = {feature.name for feature in found.features}
-    for each in found.beside:
+    if not found.runtimes:
+        yield Finding("3node", "warning", "this machine cannot be a 3node: no driver can be used")
+    for each in (found, *found.beside):
         if not each.usable:
             detail = f"no workload of runtime {each.driver} runs here: {each.reason}"
             yield Finding(each.driver, "warning", detail)
             continue
         yield Finding(each.driver, "ok", f"workloads of runtime {each.driver} run here")
-        for feature in each.features:
-            if feature.name not in told:
-                yield Finding(f"  {feature.name}", "ok" if feature.enforced else "warning", feature.how)
+        # A driver within the first one has its features, too; a line is shown where it says something new.
+        told = found.features if each is not found else ()
+        yield from (_feature(each.driver, one) for one in each.features if one not in told)
+
+
+def _feature(driver: str, feature: Feature) -> Finding:
+    check = f"  {driver}.{feature.name}"
+    if feature.enforced:
+        return Finding(check, "ok", feature.how)
+    advice = _ADVICE.get(f"{driver}.{feature.name}") or _ADVICE.get(feature.name, "")
+    return Finding(check, "warning", f"not enforced: {feature.how}" + (f"; {advice}" if advice else ""))
 
 
 def _quarantine() -> Iterator[Finding]:
