@@ -14,7 +14,7 @@ import pytest
 
 from node.executor import kernel
 from node.executor.drivers import image, trial
-from node.executor.drivers.launcher import ROOT
+from node.executor.drivers.stage import ROOT
 from node.executor.errors import DriverUnavailable, StartFailed
 
 from .conftest import Bench, make_tar

@@ -130,7 +130,7 @@ _CHECK, _FILES = "consensus/verify.py", "node/artifact_files.py"
 _PEOPLE, _ORGANISATION = "ledger/people.py", "ledger/organisation.py"
 _LAYERS, _FLATTEN = "node/executor/oci/layers.py", "node/executor/oci/flatten.py"
 _LAYOUT, OCI_IMAGE = "node/executor/oci/layout.py", ("tests/executor/test_oci_image.py",)
-_LAUNCHER, _IMAGE = "node/executor/drivers/launcher.py", "node/executor/drivers/image.py"
+_LAUNCHING, _IMAGE = "node/executor/drivers/launching.py", "node/executor/drivers/image.py"
 _FETCHING, HOSTILE = "node/fetching.py", ("tests/node/test_artifact_hostile.py",)
 
 MUTANTS: Final = (
@@ -2525,7 +2525,7 @@ MUTANTS: Final = (
     ),
     _M(
         "re_checks_see_what_enters",
-        "node/executor/drivers/sandbox.py",
+        "node/executor/drivers/launched.py",
         "        async with running.entering:\n"
         "            return await trio.to_thread.run_sync(integrity.check, running.baseline)\n",
         "        return await trio.to_thread.run_sync(integrity.check, running.baseline)\n",
@@ -2555,16 +2555,16 @@ MUTANTS: Final = (
     _M(
         "secrets_in_memory_that_is_swapped",
         "node/executor/drivers/mounts.py",
-        'kernel.mount("ramfs", SECRETS, "ramfs", _FLAGS, "mode=0755")',
-        'kernel.mount("tmpfs", SECRETS, "tmpfs", _FLAGS, "mode=0755")',
+        'kernel.mount("ramfs", SECRETS, "ramfs", CLOSED, "mode=0755")',
+        'kernel.mount("tmpfs", SECRETS, "tmpfs", CLOSED, "mode=0755")',
         ("tests/executor/test_secrets.py",),
     ),
     # ---- isolation
     _M(
         "a_frozen_node_keeps_its_workload",
-        _LAUNCHER,
-        "            self._late = self.pid != 0\n            self._kill_init()\n",
-        "            self._late = self.pid != 0\n",
+        _LAUNCHING,
+        "            self._late = self.helper != 0\n            self.end_task()\n",
+        "            self._late = self.helper != 0\n",
         WATCHDOG,
     ),
     _M(
@@ -2576,7 +2576,7 @@ MUTANTS: Final = (
     ),
     _M(
         "the_launcher_is_not_told_of_renewals",
-        _LAUNCHER,
+        _LAUNCHING,
         'if byte == b"D":',
         "if False:",
         WATCHDOG,
@@ -2618,7 +2618,7 @@ MUTANTS: Final = (
     ),
     _M(
         "a_missing_image_is_replaced_in_silence",
-        _LAUNCHER,
+        "node/executor/drivers/stage.py",
         "    if mkfs is None:\n",
         '    if mkfs is None or not mkfs.endswith("mkfs.erofs"):\n',
         SEALED_ROOT,
@@ -2762,14 +2762,14 @@ MUTANTS: Final = (
     _M(
         "container_no_deadline",
         "node/executor/oci/launcher.py",
-        "            self._late = self._keeper != 0\n            self.kill()",
-        "            self._late = self._keeper != 0",
+        '        """See `Launcher.end_task`."""\n        self.kill()\n',
+        '        """See `Launcher.end_task`."""\n',
         ("tests/executor/test_oci.py::test_the_launcher_kills_at_its_deadline",),
     ),
     _M(
         "container_engine_keeps_its_slack_of_processes",
         "node/executor/oci/driver.py",
-        "            running.group.limit_pids(spec.resources.pids)\n",
+        "        running.group.limit_pids(running.spec.resources.pids)\n",
         "",
         ("tests/executor/test_oci.py::test_results_and_limits_hold",),
     ),
@@ -2873,6 +2873,34 @@ MUTANTS: Final = (
         "            self.space.take(more)\n",
         "",
         ("tests/executor/test_wasi_files.py",),
+    ),
+    _M(
+        "container_checks_are_in_no_group",
+        "node/executor/oci/running.py",
+        "        return cgroups.procs_files_of(self.baseline.init_pid)\n",
+        "        return ()\n",
+        ("tests/executor/test_checks.py::test_it_is_as_confined_as_the_workload",),
+    ),
+    _M(
+        "container_checks_are_the_containers_root",
+        "node/executor/oci/driver.py",
+        '            "uid": uid,\n',
+        '            "uid": 0,\n',
+        ("tests/executor/test_oci.py::test_a_check_is_its_user_in_its_folder_and_no_more",),
+    ),
+    _M(
+        "container_copies_are_offered_untried",
+        "node/executor/oci/trial.py",
+        '("volume-copies", kept and copied == "ready",',
+        '("volume-copies", kept,',
+        ("tests/executor/test_oci_trial.py::test_what_only_some_need_may_be_missing",),
+    ),
+    _M(
+        "container_checks_are_offered_untried",
+        "node/executor/oci/trial.py",
+        '("health-exec", check == "ready",',
+        '("health-exec", True,',
+        ("tests/executor/test_oci_trial.py::test_what_only_some_need_may_be_missing",),
     ),
     _M(
         "wasm_empty_files_are_free",

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -156,6 +157,10 @@ class Running:
                         signal.pidfd_send_signal(fd, signal.SIGTERM)
                 finally:
                     os.close(fd)
+
+    def groups(self) -> tuple[Path, ...]:
+        """Return the files into which a process writes 0 to be counted with the workload. Raises OSError."""
+        return self.group.procs_files() if self.group is not None else ()
 
     def kill(self) -> None:
         """SIGKILL process 1, with which the kernel ends its pid namespace, and all else in the group."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from pathlib import Path
 from typing import Any
 
-from node.executor import procs
+from node.executor import cgroups, procs
 from node.executor.drivers.base import Liveness
 from node.executor.drivers.running import Running
 
@@ -39,6 +40,12 @@ class RunningContainer(Running):
         if self.init_fd >= 0:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(self.init_fd, signal.SIGTERM)
+
+    def groups(self) -> tuple[Path, ...]:
+        """See `Running.groups`: the engine's own, below the task's, in all hierarchies."""
+        if self.baseline is None:
+            raise ProcessLookupError(f"task {self.task_id} is not running")
+        return cgroups.procs_files_of(self.baseline.init_pid)
 
     def _oom(self) -> bool:
         return self._was_oom or super()._oom()

@@ -23,12 +23,14 @@ from node.executor.drivers.base import (
     Feature,
     FileSpec,
     Fingerprint,
+    Handle,
     Isolation,
     PortSpec,
     Resources,
     TaskSpec,
     VolumeSpec,
 )
+from node.executor.drivers.launched import LaunchedDriver
 from node.executor.errors import ExecutorError
 from node.executor.filesystem import find_mkfs, make_filesystem
 from node.executor.oci import engine
@@ -39,6 +41,12 @@ _MIB = 1 << 20
 _RESOURCES = Resources(cpu_millis=1000, memory_bytes=256 * _MIB, disk_bytes=_MIB, pids=64)
 _VOLUME_BYTES = 16 * _MIB
 _PT_INTERP = 3
+_POLL_S = 0.01
+_VOLUME = "/volume"
+_WRITTEN, _WAITS = b"gridpact trial: written", b"waits: "
+_NO_VOLUMES = "there are no volumes"
+_COPIES = "written out and copied while all processes stand still"
+_INSIDE = "in the container's namespaces and groups, under the same filters"
 _SCRIPT = """
 while read -r line; do echo "$line"; done < /proc/self/status
 while read -r line; do echo "uid_map: $line"; done < /proc/self/uid_map
@@ -50,8 +58,10 @@ while read -r _ point kind options _; do
     [ "$point" = /volume ] && echo "volume-options: $options"
 done < /proc/self/mounts
 read -r word < /secrets/trial && echo "secret: $word"
-(echo x > /volume/small) 2>/dev/null && echo "volume: written"
+(echo "gridpact trial: written" > /volume/small) 2>/dev/null && echo "volume: written"
 while read -r name _; do echo "interface: $name"; done < /proc/net/dev
+echo "waits: for a check"
+while [ ! -e /tmp/over ]; do :; done
 """
 
 
@@ -130,6 +140,8 @@ def _features(seen: dict[str, str], runtime: str) -> list[Feature]:
     volume = seen.get("volume-options", "").split(",")
     secret = seen.get("secrets-in", "").split(" ")
     mapped = seen.get("uid_map", "").split() == ["0", str(engine.BASE_UID), str(engine.IDS)]
+    kept = seen.get("volume") == "written" and "noexec" in volume
+    copied, check = seen.get("copied", _NO_VOLUMES), seen.get("check", "it was not tried")
     found = [
         ("user-namespace", mapped, f"users from {engine.BASE_UID} on"),
         ("net-namespace", seen.get("interfaces") == "lo:", "its own, with nothing but loopback"),
@@ -140,7 +152,9 @@ def _features(seen: dict[str, str], runtime: str) -> list[Feature]:
         ("noexec-scratch", seen.get("scratch") == "written" and "noexec" in options, "tmpfs of its own size"),
         ("secrets", seen.get("secret") == "trial" and secret[0] == "ramfs", "files in memory never swapped"),
         ("egress", seen.get("outlet") == "open", "a relay to named addresses, and no other way"),
-        ("volumes", seen.get("volume") == "written" and "noexec" in volume, "ext4 of its own size"),
+        ("volumes", kept, "ext4 of its own size"),
+        ("volume-copies", kept and copied == "ready", copied if copied != "ready" else _COPIES),
+        ("health-exec", check == "ready", check if check != "ready" else _INSIDE),
     ]
     return [Feature(name, holds, said) for name, holds, said in found]
 
@@ -182,7 +196,7 @@ async def _trial(
             path.touch()
             os.truncate(path, _VOLUME_BYTES)
             await trio.to_thread.run_sync(make_filesystem, tool, str(path))
-            made = (VolumeSpec("/volume", path, _VOLUME_BYTES),)
+            made = (VolumeSpec(_VOLUME, path, _VOLUME_BYTES),)
         spec = TaskSpec(
             task_id=f"trial-{os.getpid()}-{threading.get_ident()}",
             command=("/bin/sh", "-c", _SCRIPT),
@@ -198,9 +212,17 @@ async def _trial(
             user="1:1",
         )
         handle = await driver.start(await driver.prepare(spec))
+        tried: dict[str, str] = {}
         try:
             with trio.fail_after(limits.TRIAL_TIMEOUT_S):
-                await driver.wait(handle)
+                while _WAITS not in driver.logs(handle, limits.LOG_BYTES_MAX):
+                    if not (await driver.probe(handle)).alive:
+                        raise ExecutorError("the trial container ended early")
+                    await trio.sleep(_POLL_S)
+                tried["copied"] = await _try_copy(driver, handle, folder / "copy") if made else _NO_VOLUMES
+                tried["check"] = await _try_check(driver, handle)
+                if tried["check"] == "ready":  # it has made an end of the waiting
+                    await driver.wait(handle)
             text = driver.logs(handle, limits.LOG_BYTES_MAX).decode(errors="replace")
         except trio.TooSlowError:
             raise ExecutorError("the trial container does not end") from None
@@ -209,7 +231,27 @@ async def _trial(
     pairs = [line.split(":", 1) for line in text.splitlines() if ":" in line]
     seen = {key.strip(): value.strip() for key, value in pairs}
     faces = [v.strip() for k, v in pairs if k.strip() == "interface" and v.strip().endswith(":")]
-    return seen | {"outlet": "open", "interfaces": " ".join(faces)}
+    return seen | tried | {"outlet": "open", "interfaces": " ".join(faces)}
+
+
+async def _try_copy(driver: LaunchedDriver, handle: Handle, copy: Path) -> str:
+    """Return `ready` when the running container's volume can be copied with what it wrote, else why not."""
+    try:
+        await driver.copy_volumes(handle, {_VOLUME: copy})
+        data = await trio.to_thread.run_sync(copy.read_bytes)
+    except (ExecutorError, OSError) as error:
+        return str(error)
+    return "ready" if _WRITTEN in data else "the copy lacks what was written"
+
+
+async def _try_check(driver: LaunchedDriver, handle: Handle) -> str:
+    """Return `ready` when a command can be run inside the running container, else why not."""
+    command = ("/bin/sh", "-c", "echo over > /tmp/over && exit 42")
+    try:
+        status = await driver.check(handle, command, limits.TRIAL_TIMEOUT_S)
+    except ExecutorError as error:
+        return str(error)
+    return "ready" if status == 42 else f"the command ended with {status}, not with 42"
 
 
 def _shell() -> tuple[FileSpec, ...]:
