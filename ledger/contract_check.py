@@ -53,6 +53,7 @@ _TYPES: Final = {
     "disk": ("size",),
     "volume": ("size",),
     "rpo": ("duration",),
+    "available": ("duration",),
     "pids": ("integer",),
     "duration": ("duration",),
     "time_limit": ("duration",),
@@ -175,6 +176,7 @@ def _templates(contract: Contract) -> Iterator[str]:
     for workload in contract.workloads:
         need = workload.resources
         found += [workload.replicas, workload.agree, workload.time_limit_s, workload.fuel]
+        found.append(workload.available_s)
         found += [need.cpu_millis, need.memory_bytes, need.disk_bytes, need.pids]
         found += [number for volume in workload.volumes for number in (volume.size_bytes, volume.rpo_s)]
         found += [*workload.command, *workload.environment.values()]
@@ -276,6 +278,8 @@ def _check_workload(workload: WorkloadTemplate, types: dict[str, str], report: R
     check.check_results(workload.kind, workload.results, f"{field}.results", report)
     _check_number("time_limit", workload.time_limit_s, types, f"{field}.time_limit", report)
     check.check_time_limit(workload.kind, workload.time_limit_s, f"{field}.time_limit", report)
+    _check_number("available", workload.available_s, types, f"{field}.available", report)
+    check.check_available(workload.kind, len(workload.volumes), workload.available_s, field, report)
     check_isolation(workload.isolation, f"{field}.isolation", report)
     check_secrets(workload.secrets, f"{field}.secrets", report)
     for volume in workload.volumes:

@@ -62,6 +62,7 @@ CONTRACT_RULES: Final[dict[str, str]] = {
     "contract.job_volumes": "a job has no volumes",
     "contract.rpo": "copies are made every RPO_S_MIN seconds at most, of a sandbox's volumes, not too large",
     "contract.time_limit": "only a job has a time limit",
+    "contract.available": "only a service without volumes may run past its lease",
     "contract.update": "the deadline of an update is longer than a replica must be healthy",
     # [L] parameters inside a contract
     "contract.reference": "a ${parameter} is malformed, or must stand alone",

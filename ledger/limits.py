@@ -159,6 +159,7 @@ PIDS_MAX: Final = 4_096  # a re-check reads the memory maps of each
 DURATION_S_MAX: Final = 10 * 366 * 86_400  # ten years; renewals go on from there
 GRACE_S_MAX: Final = 90 * 86_400  # a quarter: then the escrow's rest goes back at last
 INTERVAL_S_MAX: Final = 86_400  # health checks and re-checks at least once a day
+AVAILABLE_S_MAX: Final = 86_400  # what runs without the notary hears of no revocation: a day of that at most
 RESTARTS_MAX: Final = 1_000
 POLICY_PLACES_MAX: Final = 256  # signatures that one policy may ask for
 SIGNOFF_AGAIN_MS: Final = 60_000  # a sign-off or release that comes due while suspended waits so long

@@ -271,6 +271,7 @@ def _expand_workload(template: WorkloadTemplate, values: Mapping[str, Value]) ->
         fuel=_number(template.fuel, values, parse_integer, f"{field}.fuel"),
         working_dir=template.working_dir,
         user=template.user,
+        available_s=_number(template.available_s, values, parse_duration, f"{field}.available"),
     )
 
 
@@ -354,6 +355,8 @@ def _check_workload(workload: Workload, field: str) -> None:
     check.check_results(workload.kind, workload.results, f"{field}.results", _refuse)
     check.check_number("time_limit", workload.time_limit_s, f"{field}.time_limit", _refuse)
     check.check_time_limit(workload.kind, workload.time_limit_s, f"{field}.time_limit", _refuse)
+    check.check_number("available", workload.available_s, f"{field}.available", _refuse)
+    check.check_available(workload.kind, len(workload.volumes), workload.available_s, field, _refuse)
     check_isolation(workload.isolation, f"{field}.isolation", _refuse)
     check_secrets(workload.secrets, f"{field}.secrets", _refuse)
     names = [path for path, _ in paths]

@@ -14,6 +14,7 @@ from ledger.limits import (
     ARGUMENT_CHARS_MAX,
     ARTIFACT_BYTES_MAX,
     ARTIFACTS_MAX,
+    AVAILABLE_S_MAX,
     COMMAND_ARGUMENTS_MAX,
     CPU_MILLIS_MAX,
     CPU_MILLIS_MIN,
@@ -57,6 +58,7 @@ NUMBERS: Final = {
     "disk": (0, DISK_BYTES_MAX),
     "volume": (VOLUME_BYTES_MIN, DISK_BYTES_MAX),
     "rpo": (0, RPO_S_MAX),
+    "available": (0, AVAILABLE_S_MAX),
     "pids": (1, PIDS_MAX),
     "fuel": (0, NUMBER_MAX),
     "duration": (60, DURATION_S_MAX),
@@ -260,6 +262,13 @@ def check_time_limit(kind: str, limit_s: int | str, field: str, report: Report) 
     """Only a job has one."""
     if kind != "job" and limit_s != 0:
         report(field, "contract.time_limit", "a service runs until its term ends; a job has a time limit")
+
+
+def check_available(kind: str, volumes: int, available_s: int | str, field: str, report: Report) -> None:
+    """[E9] Only what has no state may run beside its next holder: a service without volumes."""
+    if available_s != 0 and (kind != "service" or volumes):
+        what = "a job" if kind != "service" else "a service with volumes"
+        report(f"{field}.available", "contract.available", f"{what} stops when its lease ends")
 
 
 def check_role(

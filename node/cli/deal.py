@@ -205,6 +205,9 @@ def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> s
             lines.append(f"              is given secrets by the consumer: {', '.join(workload.secrets)}")
         if workload.egress:
             lines.append(f"              may connect to {', '.join(workload.egress)}")
+        if workload.available_s:
+            longest = span_text(workload.available_s * 1000)
+            lines.append(f"              runs on without the notary for at most {longest}, unasked")
         lines += [
             f"              keeps {v.path} ({size_text(v.size_bytes)}) from term to term"
             for v in workload.volumes

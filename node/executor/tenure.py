@@ -7,6 +7,7 @@ carries slot and term.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -62,7 +63,7 @@ class Tenure:
         self.id: SlotId = (record.id, slot)
         self.term = term
         self.workload = workload
-        self.lease = lease
+        self.lease = replace(lease, beyond_ms=workload.available_s * 1000)
         self._began_ms = shop.boot_ms()
         self.phase: Phase = "claimed"
         self.detail = ""
@@ -323,7 +324,7 @@ class Tenure:
                     self._set("verified")
                     self.reporter.tell("verified", artifacts=artifacts, approvals=self._verdict.approvals)
                 self._set("waiting")
-                while not self.lease.may_start(self._shop.boot_ms()):  # noqa: ASYNC110 - a clock is no event
+                while not self.lease.may_start(self._shop.boot_ms(), self.restarts > 0):  # noqa: ASYNC110
                     await trio.sleep(GUARD_TICK_S)
                 self._verdict = self._prove()  # section 8: again before it starts
                 if not self._verdict.ok:

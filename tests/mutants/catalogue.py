@@ -53,6 +53,8 @@ MEMPOOL: Final = (
     "tests/node/test_admission.py",
 )
 LEASE: Final = ("tests/node/test_lease.py",)
+AVAILABLE: Final = ("tests/ledger/test_available.py",)
+RUNS_ON: Final = "tests/node/test_executor_leases.py"
 EXECUTOR: Final = ("tests/node/test_executor_verify.py", "tests/node/test_narrow_gaps.py")
 ARTIFACTS: Final = ("tests/node/test_artifacts.py",)
 RETENTION: Final = ("tests/ledger/test_retention.py",)
@@ -1508,15 +1510,15 @@ MUTANTS: Final = (
     _M(
         "runs_past_its_lease",
         _LEASE,
-        "return self.left_ms(now_ms) <= 0",
-        "return self.left_ms(now_ms) <= -9000",
+        "return self.left_ms(now_ms) + self.beyond_ms <= 0",
+        "return self.left_ms(now_ms) + self.beyond_ms <= -9000",
         LEASE,
     ),
     _M(
         "asking_moves_the_deadline",
         _LEASE,
-        "return LeaseClock(self.deadline_ms, max(self.asked_ms, sent_ms))",
-        "return LeaseClock(sent_ms + LEASE_MS, max(self.asked_ms, sent_ms))",
+        "return replace(self, asked_ms=max(self.asked_ms, sent_ms))",
+        "return LeaseClock(sent_ms + LEASE_MS, max(self.asked_ms, sent_ms), self.beyond_ms)",
         LEASE,
     ),
     _M(
@@ -1534,6 +1536,62 @@ MUTANTS: Final = (
         LEASE,
     ),
     _M(
+    _M(
+        "what_is_available_stops_with_its_lease",
+        "node/executor/tenure.py",
+        "replace(lease, beyond_ms=workload.available_s * 1000)",
+        "lease",
+        (f"{RUNS_ON}::test_a_service_that_is_available_runs_on_where_it_is_cut_off_until_it_hears",),
+    ),
+    _M(
+        "what_ran_once_starts_without_a_lease",
+        _LEASE,
+        "if again and self.beyond_ms:",
+        "if again:",
+        LEASE,
+    ),
+    _M(
+        "what_is_available_is_not_started_again",
+        _LEASE,
+        "if again and self.beyond_ms:",
+        "if False:",
+        LEASE,
+    ),
+    _M(
+        "renewals_pile_up_without_a_notary",
+        "node/executor/renewals.py",
+        "(bool(due) and not self._under_way)",
+        "bool(due)",
+        (f"{RUNS_ON}::test_without_a_quorum_of_the_notary_what_is_available_is_not_even_moved",),
+    ),
+    _M(
+        "an_outage_moves_what_ran_through_it",
+        _LEASES,
+        "if missed_ms and _runs_on(deal, slot):",
+        "if False:",
+        AVAILABLE,
+    ),
+    _M(
+        "who_was_cut_off_keeps_its_slot",
+        _LEASES,
+        "if missed_ms and _runs_on(deal, slot):",
+        "if _runs_on(deal, slot):",
+        AVAILABLE,
+    ),
+    _M(
+        "who_has_stopped_keeps_its_slot",
+        _LEASES,
+        " and deal.env.time_ms <= until_ms",
+        "",
+        AVAILABLE,
+    ),
+    _M(
+        "what_has_a_state_runs_on",
+        "ledger/manifest_check.py",
+        'if available_s != 0 and (kind != "service" or volumes):',
+        'if available_s != 0 and kind != "service":',
+        AVAILABLE,
+    ),
         "ledger_time_is_what_came_last",
         _LEDGER_CLOCK,
         "max(SEEN_MS, back_ms)",
@@ -2570,8 +2628,8 @@ MUTANTS: Final = (
     _M(
         "the_launcher_kills_too_late",
         _LEASE,
-        "return self.deadline_ms + STOP_GRACE_MS + int(KILL_WITHIN_S * 1000)",
-        "return self.deadline_ms + STOP_GRACE_MS + KILL_MS",
+        "return self.deadline_ms + self.beyond_ms + STOP_GRACE_MS + int(KILL_WITHIN_S * 1000)",
+        "return self.deadline_ms + self.beyond_ms + STOP_GRACE_MS + KILL_MS",
         WATCHDOG,
     ),
     _M(
