@@ -267,7 +267,6 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "report.manifest_mismatch": "the receipt is about another manifest",
     "report.not_holder": "the sender does not hold the slot",
     "report.results": "a succeeded job names all its results",
-    "report.sealed": "where results are held back, and only there, their sealed form is named",
     "report.signer": "signer, node and sender of a receipt are the same key",
     "report.stale_term": "the slot is at another term",
     "report.too_many": "RECEIPTS_PER_TERM_MAX receipts in one term",

@@ -67,8 +67,6 @@ def report(env: Env, body: Report) -> None:
         raise Refused("report.too_many", f"at most {RECEIPTS_PER_TERM_MAX} in one term")
     _check_contents(workload, predicate)
     _check_commitment(deal, slot, workload, predicate)
-    if status == "succeeded":
-        _check_sealed(deal, slot, predicate)
     record = ReceiptRecord(
         deal.id, slot.name, slot.term, env.sender, status, body.envelope, env.height, env.time_ms
     )
@@ -129,14 +127,6 @@ def _check_contents(workload: Workload, predicate: ReceiptPredicate) -> None:
     if predicate.status == "succeeded" and set(predicate.results) != set(workload.results):
         names = ", ".join(workload.results) or "none"
         raise Refused("report.results", f"exactly these results wanted: {names}", "results")
-
-
-def _check_sealed(deal: Deal, slot: Slot, predicate: ReceiptPredicate) -> None:
-    """[Y6] Held back or not, by the manifest that the term is of."""
-    held = deal.side(slot.manifest)[0].policies.release is not None
-    if any((bool(x.sealed), x.sealed_bytes > 0) != (held, held) for x in predicate.results.values()):
-        wanted = "the sealed form of each result" if held else "no sealed form"
-        raise Refused("report.sealed", f"{wanted} wanted", "results")
 
 
 def _check_commitment(deal: Deal, slot: Slot, workload: Workload, predicate: ReceiptPredicate) -> None:

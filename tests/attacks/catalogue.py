@@ -367,6 +367,13 @@ HOLDERS: Final = (
         left="that the copy is what the workload wrote, is the former holder's word",
     ),
     Attack(
+        "holders", "fetches a job's result by its digest and reads it", "a peer that is not the consumer",
+        "each result is sealed to the consumer by the node that ran the job; its content is in no store",
+        (f"{HELD}::test_what_anybody_fetches_by_its_digest_the_consumer_alone_opens",),
+        ("node/test_executor.py::test_a_job_ends_with_results_that_its_consumer_fetches_by_digest",),
+        left="path and size of each result are public; the node that ran the job has seen it",
+    ),
+    Attack(
         "holders", "reads results that are held back, or has them released by a false word",
         "who is no stakeholder",
         "sealed to the consumer, and handed over when the node itself has proved the release",

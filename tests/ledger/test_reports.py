@@ -13,9 +13,9 @@ from ledger.records import ReceiptRecord, key_receipt, key_slot
 from ledger.state import read, write
 from ledger.transactions import CancelDeployment
 from tests.ledger.invariants import check
-from tests.ledger.world import CONSUMER, NODES, STRANGER, World, contract, job, service
+from tests.ledger.world import CONSUMER, NODES, STRANGER, World, contract, job, result_file, service
 
-RESULT = ResultFile(sha256="33" * 32, size_bytes=1)
+RESULT = result_file()
 
 
 def claimed(source: Any = None) -> tuple[World, bytes, str]:

@@ -27,7 +27,7 @@ from ledger.documents import document_id, sign_approval, sign_contract, sign_rec
 from ledger.epochs import current, pending_hash
 from ledger.genesis import Genesis, GenesisValidator, genesis_state
 from ledger.keys import Key
-from ledger.limits import MIB
+from ledger.limits import MIB, RESULT_SEAL_BYTES
 from ledger.machine import execute
 from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import (
@@ -144,6 +144,16 @@ def job(**changes: Any) -> WorkloadTemplate:
         "placement": Placement(distinct="none"),
     }
     return service(**(fields | changes))
+
+
+def result_file(sha256: str = "33" * 32, size_bytes: int = 10) -> ResultFile:
+    """A sealed result as a receipt tells of it."""
+    return ResultFile(
+        sha256=sha256,
+        size_bytes=size_bytes,
+        sealed="55" * 32,
+        sealed_bytes=size_bytes + RESULT_SEAL_BYTES,
+    )
 
 
 def contract(
@@ -409,9 +419,7 @@ class World:
         if status == "running" and name.startswith("web"):
             fields["endpoints"] = {"http": "127.0.0.1:8080"}
         if status == "succeeded":
-            held = self.manifest(deployment).policies.release is not None
-            sealed = {"sealed": "55" * 32, "sealed_bytes": 90} if held else {}
-            fields["results"] = {"/result/words.tsv": ResultFile(sha256="33" * 32, size_bytes=10, **sealed)}
+            fields["results"] = {"/result/words.tsv": result_file()}
         signer = changes.pop("signer", node)
         manifest = changes.pop("manifest", slot.manifest or record.manifest)
         return Report(sign_receipt(signer, ReceiptPredicate(**(fields | changes)), manifest))
@@ -428,9 +436,7 @@ class World:
         self, deployment: bytes, name: str, node: Key, results: dict[str, str], **changes: Any
     ) -> Report:
         """The receipt by which a replica tells its results."""
-        held = self.manifest(deployment).policies.release is not None
-        sealed: dict[str, Any] = {"sealed": "55" * 32, "sealed_bytes": 90} if held else {}
-        files = {path: ResultFile(sha256=digest, size_bytes=10, **sealed) for path, digest in results.items()}
+        files = {path: result_file(digest) for path, digest in results.items()}
         fields = {"results": files, "nonce": NONCE.hex()} | changes
         return self.receipt(deployment, name, node, "succeeded", **fields)
 

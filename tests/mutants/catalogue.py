@@ -1669,13 +1669,6 @@ MUTANTS: Final = (
         RELEASE,
     ),
     _M(
-        "results_are_told_in_the_clear",
-        _REPORTS,
-        "(bool(x.sealed), x.sealed_bytes > 0) != (held, held)",
-        "False",
-        RELEASE,
-    ),
-    _M(
         "the_ledgers_word_hands_results_over",
         "node/executor/held.py",
         "    if not verdict.ok:\n",
@@ -1709,6 +1702,27 @@ MUTANTS: Final = (
         "    if not workload.agree:\n        return secrets.token_bytes(SALT_BYTES)\n",
         "",
         HELD_BACK,
+    ),
+    _M(
+        "results_are_not_sealed",
+        "node/sealed_results.py",
+        "    box = seal(consumer, salt + data)\n",
+        "    box = salt + data + bytes(48)\n",
+        HELD_BACK,
+    ),
+    _M(
+        "results_are_kept_for_good",
+        "node/executor/held.py",
+        'add_bytes, box, "result")\n',
+        "add_bytes, box)\n",
+        HELD_BACK,
+    ),
+    _M(
+        "a_sealed_form_of_any_size",
+        "ledger/predicates.py",
+        "        if self.sealed_bytes != self.size_bytes + RESULT_SEAL_BYTES:\n",
+        "        if False:\n",
+        RELEASE,
     ),
     _M(
         "the_opened_result_is_not_compared",

@@ -17,14 +17,13 @@ from ledger.predicates import ReceiptPredicate, Usage
 from ledger.records import Deployment, Node, ReceiptRecord, key_deployment, key_node, key_open
 from ledger.state import Overlay, read, write
 from node.artifact_wire import CHUNK
-from node.exchange import Wanted
 from node.executor.drivers.base import Usage as DriverUsage
 from node.executor.verify import Verdict
 from node.executor.watch import Watch
 from node.executor.workshop import Workshop
 from node.peer import Peer
 from tests.ledger import world as people
-from tests.node.executor_fixture import PROGRAM, Fleet, artifact_of, fleet, job, service
+from tests.node.executor_fixture import PROGRAM, Fleet, artifact_of, fleet, job, read_result, service
 from tests.node.network_fixture import until
 
 
@@ -64,7 +63,7 @@ async def test_two_replicas_run_on_two_farms_and_tell_what_they_verified(tmp_pat
         )
 
 
-async def test_a_job_ends_with_results_that_others_fetch_by_digest(tmp_path: Path) -> None:
+async def test_a_job_ends_with_results_that_its_consumer_fetches_by_digest(tmp_path: Path) -> None:
     async with fleet(tmp_path, "node1") as net:
         deployment = await net.approved(job())
         await until(lambda: bool(net.drivers["node1"].running))
@@ -73,12 +72,10 @@ async def test_a_job_ends_with_results_that_others_fetch_by_digest(tmp_path: Pat
         task.end(0)
         await net.until_statuses(deployment, "succeeded")
         assert net.deployment(deployment).status == "completed"
-        digest = net.slot(deployment, "mine/0").results["/result/words.tsv"]
         last = receipts(net, deployment, "mine/0")[-1]
         assert (last.exit_code, last.results["/result/words.tsv"].size_bytes) == (0, 7)
         assert last.usage == Usage(cpu_ms=100, memory_bytes_max=1 << 20)
-        path = await net.exchanges["validator0"].fetch(Wanted(digest, 7, None))
-        assert path.read_bytes() == b"the\t42\n"
+        assert await read_result(net, deployment, "mine/0") == b"the\t42\n"
         assert not net.drivers["node1"].running
         await until(lambda: not net.executors["node1"].status().slots)
 

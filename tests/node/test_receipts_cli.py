@@ -17,17 +17,17 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer._key import SSlibKey
 
 from ledger.documents import sign_receipt
-from ledger.predicates import ReceiptPredicate, ResultFile, Usage
+from ledger.predicates import ReceiptPredicate, Usage
 from node.cli.context import Failure
 from node.cli.receipts import _checked
-from tests.ledger.world import NODES, contract, job
+from tests.ledger.world import NODES, contract, job, result_file
 from tests.node.fake_peer import FakePeer
 from tests.node.test_cli import FakeBot, Shell, bot, peer, shell
 
 __all__ = ("FakeBot", "bot", "peer", "shell")  # fixtures
 
 DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs" / "approving.md"
-RESULTS = {"/result/words.tsv": ResultFile(sha256="ab" * 32, size_bytes=7)}
+RESULTS = {"/result/words.tsv": result_file("ab" * 32)}
 SAID = {
     "driver": "sandbox",
     "level": "sandbox",

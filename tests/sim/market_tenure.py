@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ledger.documents import sign_receipt
 from ledger.manifest_types import Workload
-from ledger.predicates import ReceiptPredicate, ReceiptStatus, ResultFile
+from ledger.predicates import ReceiptPredicate, ReceiptStatus
 from ledger.records import Deployment
 from ledger.transactions import Report
 from node.executor.decide import SlotId, backoff_s, standing
 from node.executor.lease import LeaseClock
 from node.executor.limits import GUARD_TICK_S
+from tests.ledger.world import result_file
 
 if TYPE_CHECKING:
     from tests.sim.market_node import MarketNode
@@ -176,7 +177,7 @@ class MarketTenure(Receipts):
         if self.ending.status is not None:
             results = {}
             if self.ending.status == "succeeded":
-                results = {path: ResultFile(sha256="33" * 32, size_bytes=9) for path in self.workload.results}
+                results = {path: result_file() for path in self.workload.results}
             self.tell(self.ending.status, results=results)
         else:
             self.is_over = True
