@@ -171,8 +171,13 @@ ARTIFACT_BUSY_S: Final = 0.5  # before a source that was busy is asked again
 ARTIFACT_REST_S: Final = 1.0  # until a source that has nothing is asked again; it doubles …
 ARTIFACT_REST_S_MAX: Final = 5.0  # … up to this, and for one that failed up to …
 ARTIFACT_FAILED_REST_S_MAX: Final = 60.0
-ARTIFACT_ASKING_MAX: Final = 64  # artifacts looked for at once: more than a node's slots need
-ARTIFACT_FETCHES_MAX: Final = 8  # of these, the ones that have found a source: each holds disk and threads
+ARTIFACT_WANTED_MAX: Final = 4_096  # fetches under way: ARTIFACT_OF_ORDER_MAX of TENURES_MAX, copies of volumes
+ARTIFACT_OF_ORDER_MAX: Final = 8  # of one term
+ARTIFACT_ASKING_MAX: Final = 64  # of all these, the ones that look for sources now: each asks many …
+ARTIFACT_FETCHES_MAX: Final = 8  # … and the ones that ask for chunks: each keeps a disk and threads busy
+# One gives its place up to another fetch after that long, and at once to a deployment that has fewer: files
+# that nobody has, or that come slowly on purpose, keep no other deployment from its own.
+ARTIFACT_TURN_S: Final = 4.0
 ARTIFACT_SERVED_MAX: Final = 32  # chunks being read for others, or waiting for their turn of the line
 ARTIFACT_SERVED_PEER_MAX: Final = 8  # of these for one peer: more than an honest one asks for at once
 ARTIFACT_SERVE_WAIT_S: Final = 10.0  # longer than this for its turn: busy; below ARTIFACT_ASK_S

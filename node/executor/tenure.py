@@ -306,7 +306,8 @@ class Tenure:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(give_up_stalled)
             try:
-                await fetch_all(self._shop.exchange, wants, self._shop.holders(self.id[0]))
+                holders, owner = self._shop.holders(self.id[0]), self.id[0].hex()
+                await fetch_all(self._shop.exchange, wants, holders, owner)
             except ArtifactFull as error:
                 problem.append(Ending("released", str(error)))
             except ArtifactError as error:

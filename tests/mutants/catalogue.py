@@ -93,6 +93,7 @@ CHECKS: Final = ("tests/executor/test_checks.py",)
 CONTRACT_HEALTH: Final = ("tests/ledger/test_contract_health.py",)
 EXECUTOR_CHECKS: Final = ("tests/node/test_executor_checks.py",)
 COPY_WIRE: Final = ("tests/node/test_copy_wire.py",)
+FETCH_PLACES: Final = ("tests/node/test_turns.py",)
 VOLUME_COPIES: Final = ("tests/executor/test_volume_copies.py",)
 MOVED_VOLUMES: Final = ("tests/bot/test_volume_copies.py",)
 
@@ -1779,14 +1780,14 @@ MUTANTS: Final = (
     _M(
         "a_contract_has_honest_holders_banned",
         _FETCHING,
-        'self._exchange.set_aside(peer_id, "artifact.other", self._progress)',
-        'self._exchange.blame(peer_id, "artifact.other", self._progress)',
+        'self._exchange.set_aside(peer_id, "artifact.other", self.progress)',
+        'self._exchange.blame(peer_id, "artifact.other", self.progress)',
         HOSTILE,
     ),
     _M(
         "an_unsigned_list_is_taken_of_anybody",
         _FETCHING,
-        "if wanted.chunks is None and said.held is not None:",
+        "if wanted.chunks is None and (said.held is not None or self._is_fetched_by(said.root)):",
         "if False:",
         HOSTILE,
     ),
@@ -2534,9 +2535,30 @@ MUTANTS: Final = (
     _M(
         "the_blocks_of_a_copy_change_places",
         "node/executor/volume_copy.py",
-        'crypto_secretbox_open(file.read(length), index.to_bytes(_NONCE_BYTES, "big"), key)',
-        "crypto_secretbox_open(file.read(length), bytes(_NONCE_BYTES), key)",
+        "    for number, nonce, proof in _ENTRY.iter_unpack(index):\n",
+        "    for number, (_, nonce, proof) in enumerate(_ENTRY.iter_unpack(index)):\n",
         VOLUME_COPIES,
+    ),
+    _M(
+        "a_copys_blocks_share_a_nonce",
+        "node/executor/volume_copy.py",
+        "        hashed.update(data)\n",
+        "",
+        VOLUME_COPIES,
+    ),
+    _M(
+        "each_copy_travels_whole",
+        "node/executor/keeper.py",
+        "await self._exchange.fetch(wanted, None, hints, like=like, ",
+        "await self._exchange.fetch(wanted, None, hints, ",
+        MOVED_VOLUMES,
+    ),
+    _M(
+        "one_owner_keeps_all_places_of_fetches",
+        "node/turns.py",
+        "        if more > 1 or (more == 1 and self._is_over(most, now_s)):\n",
+        "        if more > 1000:\n",
+        FETCH_PLACES,
     ),
     _M(
         "any_bytes_are_mounted",

@@ -25,7 +25,7 @@ from node.artifact_wire import (
     read_held,
 )
 from node.errors import ArtifactFull, ArtifactWrong
-from node.exchange import Progress, Wanted, fetch_all
+from node.exchange import Progress, Wanted
 from node.rates import FileRates
 from p2p.errors import Refused as RequestRefused
 from p2p.errors import RequestError
@@ -275,19 +275,6 @@ async def test_a_false_contract_holds_up_no_other_that_names_the_same_file(
         assert left == ["", ".cached", ".chunks"]
 
 
-async def test_one_order_takes_not_all_places_of_fetches(tmp_path: Path) -> None:
-    async with hosts(tmp_path, 2) as (me, source):
-        source.exchange.store.add_bytes(DATA)
-        nowhere = [Wanted(f"{n:064x}", 5, None) for n in range(2 * limits.ARTIFACT_ASKING_MAX)]
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(fetch_all, me.exchange, [(wanted, Progress(5)) for wanted in nowhere])
-            await until(lambda: len(me.exchange.under_way) == limits.ARTIFACT_FETCHES_MAX)
-            with trio.fail_after(30):
-                await fetch_all(me.exchange, [(wanted_of(DATA), Progress(0))])
-            nursery.cancel_scope.cancel()
-        assert me.exchange.store.has(name_of(DATA))
-
-
 async def test_what_no_list_is_signed_for_is_taken_of_whole_holders_alone(tmp_path: Path) -> None:
     """Who fetches under a false contract has chunks of a list that nobody proved."""
     async with hosts(tmp_path, 3) as (me, honest, misled):
@@ -469,21 +456,3 @@ async def test_a_full_disk_ends_the_fetch_and_gives_the_room_back(
 
 def _full(*words: object) -> int:
     raise OSError(28, "No space left on device")
-
-
-async def test_fetches_that_find_nobody_keep_no_place_from_others(tmp_path: Path) -> None:
-    async with hosts(tmp_path, 2) as (me, source):
-        source.exchange.store.add_bytes(DATA)
-        async with trio.open_nursery() as nursery:
-            for number in range(limits.ARTIFACT_FETCHES_MAX + 2):
-                nowhere = Wanted(f"{number:064x}", 5, None)
-                nursery.start_soon(me.exchange.fetch, nowhere)
-            await until(lambda: len(me.exchange.under_way) == limits.ARTIFACT_FETCHES_MAX + 2)
-            with trio.fail_after(30):
-                assert (await me.exchange.fetch(wanted_of(DATA))).read_bytes() == DATA
-            for number in range(limits.ARTIFACT_ASKING_MAX - len(me.exchange.under_way)):
-                nursery.start_soon(me.exchange.fetch, Wanted(f"f{number:063x}", 5, None))
-            await until(lambda: len(me.exchange.under_way) == limits.ARTIFACT_ASKING_MAX)
-            with pytest.raises(ArtifactFull, match="looked for already"):
-                await me.exchange.fetch(Wanted("ee" * 32, 5, None))
-            nursery.cancel_scope.cancel()
