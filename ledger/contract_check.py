@@ -116,7 +116,7 @@ def report_files(
     check_container(workload, paths, field, report, built=built)
     if built or workload.runtime != "oci":
         check.check_command(workload.command, paths, executables, f"{field}.command", report)
-    check_exec(workload.runtime, workload.health, paths, executables, f"{field}.health", report)
+    check_exec(workload.health, paths, executables, f"{field}.health", report)
     names = [path for path, _ in paths]
     check_egress(workload.egress, workload.ports, names, f"{field}.egress", report)
     check_volumes(workload.kind, workload.volumes, names, f"{field}.volumes", report)
@@ -286,7 +286,7 @@ def _check_workload(workload: WorkloadTemplate, types: dict[str, str], report: R
         where = f"{field}.volumes.{volume.name}"
         _check_number("volume", volume.size_bytes, types, f"{where}.size", report)
         _check_number("rpo", volume.rpo_s, types, f"{where}.rpo", report)
-        check_rpo(workload.runtime, volume.size_bytes, volume.rpo_s, where, report)
+        check_rpo(volume.size_bytes, volume.rpo_s, where, report)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", report)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", report)
     check.check_update(workload.update, f"{field}.update", report)

@@ -344,7 +344,7 @@ def _check_workload(workload: Workload, field: str) -> None:
     executables = [artifact.path for artifact in workload.artifacts if artifact.executable]
     check_container(workload, paths, field, _refuse)
     check.check_command(workload.command, paths, executables, f"{field}.command", _refuse)
-    check_exec(workload.runtime, workload.health, paths, executables, f"{field}.health", _refuse)
+    check_exec(workload.health, paths, executables, f"{field}.health", _refuse)
     check.check_environment(workload.environment, f"{field}.environment", _refuse)
     need = workload.resources
     check.check_number("cpu", need.cpu_millis, f"{field}.resources.cpu", _refuse)
@@ -366,7 +366,7 @@ def _check_workload(workload: Workload, field: str) -> None:
         where = f"{field}.volumes.{volume.name}"
         check.check_number("volume", volume.size_bytes, f"{where}.size", _refuse)
         check.check_number("rpo", volume.rpo_s, f"{where}.rpo", _refuse)
-        check_rpo(workload.runtime, volume.size_bytes, volume.rpo_s, where, _refuse)
+        check_rpo(volume.size_bytes, volume.rpo_s, where, _refuse)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", _refuse)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", _refuse)
     check.check_update(workload.update, f"{field}.update", _refuse)
