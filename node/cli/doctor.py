@@ -172,8 +172,8 @@ def _drivers() -> Iterator[Finding]:
             detail = f"no workload of runtime {each.driver} runs here: {each.reason}"
             yield Finding(each.driver, "warning", detail)
             continue
-        yield Finding(each.driver, "ok", f"workloads of runtime {each.driver} run here")
-        # A driver within the first one has its features, too; a line is shown where it says something new.
+        more = "" if each is found else f"; what is not told again is as with {found.driver}"
+        yield Finding(each.driver, "ok", f"workloads of runtime {each.driver} run here{more}")
         told = found.features if each is not found else ()
         yield from (_feature(each.driver, one) for one in each.features if one not in told)
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from ledger.errors import Refused
 from ledger.keys import Key
+from ledger.manifest_check import check_name, check_results
 from ledger.predicates import ResultFile
 from ledger.results import accepted, results_of
 from node.amounts import size_text
 from node.api.models import DeploymentDetail
 from node.cli.artifacts import bring
 from node.cli.context import EXIT_ERROR, EXIT_REJECTED, EXIT_USAGE, Failure, current
-from node.cli.output import emit, say
+from node.cli.output import clean, emit, say
 from node.sdk import Client
 
 
@@ -34,17 +35,32 @@ def results(deployment: str, /, *, out: Path, key: str = "") -> int:
     reader = _reader(found, key)
     several = len({slot for slot, _, _ in wanted}) > 1
     rows = []
-    for slot, path, result in wanted:
+    files = [_place(out, slot, path, several) for slot, path, _ in wanted]
+    for (slot, path, result), file in zip(wanted, files, strict=True):
         say(f"fetching {path} of {slot} ({size_text(result.size_bytes)})")
         data = _fetched(client, slot, path, result, reader)
-        folder = out / slot.replace("/", "-") if several else out
-        file = folder / path.removeprefix("/result/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
         rows.append((slot, path, result.size_bytes, result.sha256, str(file)))
     columns = ("slot", "path", "size_bytes", "sha256", "file")
     emit([dict(zip(columns, row, strict=True)) for row in rows], columns, rows)
     return 0
+
+
+def _place(out: Path, slot: str, path: str, several: bool) -> Path:
+    """Where a result is written, never elsewhere: what it is called is a peer's word. Raises Failure(4)."""
+
+    def refuse(field: str, rule: str, detail: str) -> None:
+        raise Failure(
+            EXIT_REJECTED, f"the peer tells of a result {clean(path)} of {clean(slot)}: {detail}"
+        )
+
+    workload, _, number = slot.partition("/")
+    check_name(workload, "slot", refuse)
+    if not (number.isascii() and number.isdecimal()):
+        refuse("slot", "", "a slot is WORKLOAD/NUMBER")
+    check_results("job", (path,), "results", refuse)
+    return (out / slot.replace("/", "-") if several else out) / path.removeprefix("/result/")
 
 
 def _check_released(found: DeploymentDetail) -> None:

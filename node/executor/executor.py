@@ -218,7 +218,7 @@ class Executor:
             ending = tenure.ending
             status = ending.status if ending is not None and ending.status is not None else "gone"
             self._count("ended", status)
-            if ending is not None and not ending.by_ledger:
+            if ending is not None and not ending.by_ledger and status not in ("succeeded", "committed"):
                 cool_s = COOL_FAILED_S if status in ("failed", "quarantined") else COOL_S
                 self._cool(tenure.id, cool_s, f"{status}: {tenure.detail}")
 

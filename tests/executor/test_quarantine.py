@@ -75,6 +75,8 @@ def test_by_the_commands_that_a_person_types(tmp_path: Path, capsys: pytest.Capt
     assert run("node", "release", "ff")[0] == 2
     assert run("node", "release", ONE.hex())[0] == 0
     assert held.reason(ONE) == "" and len(held.all()) == 1
+    assert main(["node", "quarantine", "--home", str(tmp_path / "none")]) == 2
+    assert "no such home" in capsys.readouterr().err
     _, text = run("doctor")
     (found,) = [one for one in json.loads(text) if one["check"] == "quarantine"]
     assert found["state"] == "warning"

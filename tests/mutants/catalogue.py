@@ -1537,6 +1537,22 @@ MUTANTS: Final = (
         LEASE,
     ),
     _M(
+        "restarts_follow_at_once",
+        "node/executor/tenure.py",
+        "            await trio.sleep(backoff_s(self.restarts))\n",
+        "",
+        (
+            "tests/node/test_executor.py"
+            "::test_a_service_that_ends_is_restarted_and_given_up_after_its_attempts",
+        ),
+    ),
+    _M(
+        "a_peer_names_where_results_are_written",
+        "node/cli/results.py",
+        '    check_results("job", (path,), "results", refuse)\n',
+        "",
+        ("tests/node/test_results_cli.py",),
+    ),
     _M(
         "what_is_available_stops_with_its_lease",
         "node/executor/tenure.py",

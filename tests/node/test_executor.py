@@ -17,6 +17,7 @@ from ledger.predicates import ReceiptPredicate, Usage
 from ledger.records import Deployment, Node, ReceiptRecord, key_deployment, key_node, key_open
 from ledger.state import Overlay, read, write
 from node.artifact_wire import CHUNK
+from node.executor.decide import backoff_s
 from node.executor.drivers.base import Usage as DriverUsage
 from node.executor.verify import Verdict
 from node.executor.watch import Watch
@@ -231,6 +232,8 @@ async def test_a_service_that_ends_is_restarted_and_given_up_after_its_attempts(
         await net.until_statuses(deployment, "running")
         driver.running[0].end(3)
         await until(lambda: len(driver.tasks) == 2 and bool(driver.running))
+        ended, again = driver.tasks
+        assert ended.stopped_s is not None and again.started_s - ended.stopped_s >= backoff_s(1)
         assert net.slot(deployment, "web/0").term == 1
         await until(lambda: net.executors["node1"].status().slots[0].phase == "running")
         driver.running[0].end(3)
@@ -238,6 +241,10 @@ async def test_a_service_that_ends_is_restarted_and_given_up_after_its_attempts(
         last = receipts(net, deployment, "web/0")[-1]
         assert last.status == "failed"
         assert last.detail == "ended with code 3; 2 runs"
+
+
+def test_each_restart_waits_twice_as_long_as_the_one_before_up_to_half_a_minute() -> None:
+    assert [backoff_s(restarts) for restarts in (1, 2, 3, 4, 5, 6, 1_000)] == [1, 2, 4, 8, 16, 30, 30]
 
 
 @pytest.mark.parametrize("path", ["/index.html", "/é"])

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from ledger.manifest_types import Policies
 from ledger.predicates import ResultFile
+from node.cli.results import wanted_results
 from node.sdk import Client
 from node.sealed_results import seal_result
 from tests.ledger.test_release import HELD, mining
@@ -106,6 +107,33 @@ def test_a_peer_that_shows_other_results_is_found_out(
     code, _, err = shell.run("approve", id_.hex(), "--key", "legal", "--release", "--yes")
     assert (code, "not those on record" in err) == (4, True), err
     assert not [a for a in real(shell_client(shell), id_.hex()).approvals if a.act == "release"]
+
+
+@pytest.mark.parametrize(
+    ("slot", "path"),
+    [
+        ("mine/0", "/result/../../elsewhere"),
+        ("mine/0", "/etc/elsewhere"),
+        ("mine/0", "/result//elsewhere"),
+        ("../0", "/result/words.tsv"),
+        ("mine/..", "/result/words.tsv"),
+    ],
+)
+def test_a_peer_names_no_place_outside_of_the_folder(
+    shell: Shell, peer: FakePeer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slot: str, path: str
+) -> None:
+    id_, _, box = finished(peer.world, replace(HELD, release=None))
+    file, out = tmp_path / "box", tmp_path / "a" / "out"
+    file.write_bytes(box)
+    shell.ok("artifact", "add", str(file))
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(
+        "node.cli.results.wanted_results",
+        lambda found: [(slot, path, result) for _, _, result in wanted_results(found)] * 2,
+    )
+    code, _, err = shell.run("deployment", "results", id_.hex(), "--out", str(out))
+    assert (code, "the peer tells of a result" in err) == (4, True), err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def shell_client(shell: Shell) -> Client:
