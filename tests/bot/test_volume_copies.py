@@ -20,6 +20,7 @@ from ledger.contract_types import VolumeTemplate
 from ledger.copy_records import Copies, key_copies, key_keeper
 from ledger.manifest_types import Placement
 from ledger.predicates import ReceiptPredicate
+from ledger.records import Node, key_node
 from ledger.state import read
 from node.copy_wire import KEEP, Keep
 from node.executor.copier import Copier
@@ -175,6 +176,34 @@ async def test_a_slot_that_moves_loses_nothing(tmp_path: Path) -> None:
         assert at.holder(deployment) == first
         assert "/later/" in at.names(deployment, first)
         assert not at.net.drivers[second].running
+
+
+async def test_a_drained_node_brings_its_volumes_elsewhere_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[F6] [C16] Until the time that it told it serves; what was written last goes along."""
+    monkeypatch.setattr("ledger.transition.standing.DRAIN_NOTICE_MS_MIN", 0)
+    async with farm(tmp_path, *NODES) as at:
+        deployment = await at.running()
+        first = at.holder(deployment)
+        await at.copied_anew(deployment)
+        tenure = at.net.executors[first]._tenures[deployment, SLOT]
+        tenure.copier._every_s = 1000  # from here on only the last copy is made
+        await at.copied_anew(deployment)
+        node = at.net.net.peers[first].node_key
+        await at.net.do(node, t.DrainNode(at.net.first.time_ms + 3_000))
+        at.write(deployment, "kept")
+        assert at.net.drivers[first].running
+        await until(lambda: at.net.slot(deployment, SLOT).holder not in (node.public, b""), 60)
+        await at.net.until_statuses(deployment, "running")
+        second = at.holder(deployment)
+        assert not at.net.drivers[first].running and at.net.drivers[second].running
+        assert "/kept/" in at.names(deployment, second)
+        assert WORD in at.image(deployment, second).read_bytes()
+        found = read(at.net.first.state, Node, key_node(node.public))
+        assert found is not None
+        assert (found.slots_held, found.broken_leases, found.terms_given_up, found.terms_kept) == (0, 0, 0, 1)
+        assert not at.net.executors[first].status().offering
 
 
 async def test_who_keeps_a_copy_cannot_read_it_and_has_no_more_than_the_newest(tmp_path: Path) -> None:
