@@ -92,6 +92,8 @@ async def test_each_runtime_that_is_here_runs_them_the_same(
     again = Bench(OciDriver(oci.folder / "run"), oci.folder)
     found = again.driver.fingerprint()
     assert found.usable, found.reason
+    told = oci.driver.fingerprint()
+    assert {f.name for f in found.features if f.enforced} == {f.name for f in told.features if f.enforced}
     spec = container(again, "id -u; echo up; sleep 100", user="5:5")
     async with again.running(spec) as handle:
         assert (await again.until_logged(handle, "up")).startswith("5\n")

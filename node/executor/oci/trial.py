@@ -42,6 +42,7 @@ _RESOURCES = Resources(cpu_millis=1000, memory_bytes=256 * _MIB, disk_bytes=_MIB
 _VOLUME_BYTES = 16 * _MIB
 _PT_INTERP = 3
 _POLL_S = 0.01
+_CHECK_S = 3.0  # the check's command takes some 10 ms; a hanging one must leave time to say so
 _VOLUME = "/volume"
 _WRITTEN, _WAITS = b"gridpact trial: written", b"waits: "
 _NO_VOLUMES = "there are no volumes"
@@ -248,7 +249,7 @@ async def _try_check(driver: LaunchedDriver, handle: Handle) -> str:
     """Return `ready` when a command can be run inside the running container, else why not."""
     command = ("/bin/sh", "-c", "echo over > /tmp/over && exit 42")
     try:
-        status = await driver.check(handle, command, limits.TRIAL_TIMEOUT_S)
+        status = await driver.check(handle, command, _CHECK_S)
     except ExecutorError as error:
         return str(error)
     return "ready" if status == 42 else f"the command ended with {status}, not with 42"
