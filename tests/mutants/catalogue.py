@@ -54,6 +54,7 @@ MEMPOOL: Final = (
 )
 LEASE: Final = ("tests/node/test_lease.py",)
 AVAILABLE: Final = ("tests/ledger/test_available.py",)
+RECOVER: Final = "tests/executor/test_recover.py"
 RUNS_ON: Final = "tests/node/test_executor_leases.py"
 EXECUTOR: Final = ("tests/node/test_executor_verify.py", "tests/node/test_narrow_gaps.py")
 ARTIFACTS: Final = ("tests/node/test_artifacts.py",)
@@ -1535,6 +1536,27 @@ MUTANTS: Final = (
         "return max(0, min(STOP_GRACE_MS, spare_ms))",
         "return STOP_GRACE_MS",
         LEASE,
+    ),
+    _M(
+        "leftovers_are_not_found_by_their_group",
+        "node/executor/drivers/launched.py",
+        "leftovers = groups.leftovers() if groups is not None else {}",
+        "leftovers: dict[str, cgroups.TaskGroup] = {}",
+        (f"{RECOVER}::test_recover_finds_by_its_group_what_no_record_names",),
+    ),
+    _M(
+        "leftovers_are_whoever_has_their_pid",
+        "node/executor/drivers/records.py",
+        "if procs.start_ticks(pid) == ticks]",
+        "if procs.start_ticks(pid) is not None]",
+        (f"{RECOVER}::test_recover_finds_by_pid_and_start_time_what_is_in_no_group",),
+    ),
+    _M(
+        "leftovers_are_not_found_by_pid",
+        "node/executor/drivers/records.py",
+        "                os.kill(pid, signal.SIGKILL)\n",
+        "                pass\n",
+        (f"{RECOVER}::test_recover_finds_by_pid_and_start_time_what_is_in_no_group",),
     ),
     _M(
         "restarts_follow_at_once",
