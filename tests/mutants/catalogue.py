@@ -1538,6 +1538,13 @@ MUTANTS: Final = (
         LEASE,
     ),
     _M(
+        "what_runs_is_dropped_for_room",
+        "node/executor/tenure.py",
+        "with store.pinned([artifact.sha256 for artifact in self.workload.artifacts]):",
+        "with store.pinned(()):",
+        ("tests/node/test_executor.py::test_what_runs_is_never_dropped_however_short_room_is",),
+    ),
+    _M(
         "leftovers_are_not_found_by_their_group",
         "node/executor/drivers/launched.py",
         "leftovers = groups.leftovers() if groups is not None else {}",

@@ -17,6 +17,7 @@ from ledger.predicates import ReceiptPredicate, Usage
 from ledger.records import Deployment, Node, ReceiptRecord, key_deployment, key_node, key_open
 from ledger.state import Overlay, read, write
 from node.artifact_wire import CHUNK
+from node.errors import ArtifactFull
 from node.executor.decide import backoff_s
 from node.executor.drivers.base import Usage as DriverUsage
 from node.executor.verify import Verdict
@@ -175,6 +176,22 @@ async def test_what_lost_its_approval_runs_on_for_as_long_as_the_contract_says(t
         await net.decide(deployment, people.BUDGET, "budget")
         await net.until_statuses(deployment, "running")
         assert net.slot(deployment, "web/0").term == 2
+
+
+async def test_what_runs_is_never_dropped_however_short_room_is(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1") as net:
+        deployment = await net.approved(service(replicas=1))
+        await net.until_statuses(deployment, "running")
+        store, digest = net.exchanges["node1"].store, artifact_of(PROGRAM).sha256
+        assert [entry.in_use for entry in store.entries() if entry.sha256 == digest] == [True]
+        store.size_bytes_max = len(PROGRAM)
+        with pytest.raises(ArtifactFull):
+            store.make_room(1)
+        assert store.has(digest)
+        await net.do(people.CONSUMER, t.CancelDeployment(deployment, "enough"))
+        await until(lambda: not net.executors["node1"].status().slots)
+        store.make_room(1)
+        assert not store.has(digest)
 
 
 async def test_a_cancelled_deployment_stops(tmp_path: Path) -> None:
