@@ -13,9 +13,8 @@ import structlog
 import trio
 
 from ledger.errors import Refused
-from ledger.manifest import decode_manifest, workload_of
 from ledger.records import Node as LedgerNode
-from ledger.records import Slot, key_manifest, key_node, key_slot
+from ledger.records import Slot, key_node, key_slot
 from ledger.state import read
 from ledger.transactions import Claim
 from node.clock import boot_ms, wall_ms
@@ -196,13 +195,11 @@ class Executor:
     def _begin(self, nursery: trio.Nursery, slot_id: SlotId, attempt: Attempt) -> None:
         state = self._peer.state
         slot = read(state, Slot, key_slot(*slot_id))
-        record = of_term(state, slot) if slot is not None else None
-        data = state.get(key_manifest(record.manifest)) if record is not None else None
-        if self._shop is None or slot is None or record is None or data is None:
+        found = of_term(state, slot) if slot is not None else None
+        if self._shop is None or slot is None or found is None:
             return
-        workload = workload_of(decode_manifest(data), slot_id[1])
         lease = attempt.lease(slot.claimed_ms)
-        tenure = Tenure(self._shop, record, workload, slot_id[1], attempt.term, lease)
+        tenure = Tenure(self._shop, *found, slot_id[1], attempt.term, lease)
         self._tenures[slot_id] = tenure
         self._refused.pop(slot_id, None)
         log.info("slot_won", deployment=slot_id[0].hex()[:16], slot=slot_id[1], term=attempt.term)
@@ -319,9 +316,9 @@ class Executor:
         slot_id = (slot.deployment, slot.name)
         log.info("orphan_released", deployment=slot_id[0].hex()[:16], slot=slot.name, term=slot.term)
         try:
-            record = of_term(self._peer.state, slot)
-            if record is not None:
-                await orphan_reporter(self._sender, self._wall_ms, record, slot).run()
+            found = of_term(self._peer.state, slot)
+            if found is not None and self._shop is not None:
+                await orphan_reporter(self._shop, *found, slot).run()
         finally:
             self._orphans.discard((slot_id, slot.term))
 

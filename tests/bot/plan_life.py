@@ -20,7 +20,7 @@ from ledger.trade_records import Agreement, key_agreement
 from ledger.transactions import Claim, Decide, OrderDeployment, Renew, RenewItem, Report
 from ledger.transition.deal import RUNS
 from node.api.bot_seam import PlanRequest
-from tests.ledger.world import AUTHOR, BOT, CHAIN_ID, CONSUMER, NONCE, World, result_file
+from tests.ledger.world import AUTHOR, BOT, CHAIN_ID, CONSUMER, NONCE, World, result_file, stated
 
 RENEW_MS = 10_000
 Fails = Callable[[str], bool]
@@ -175,6 +175,7 @@ class Life:
             results={path: result_file() for path in results},
             nonce=NONCE.hex() if status == "succeeded" and workload.agree else "",
             commitment=self._bound(slot, key) if status == "committed" else "",
+            **stated(workload, status),
         )
         return Report(sign_receipt(key, said, record.manifest))
 

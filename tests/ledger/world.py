@@ -29,7 +29,7 @@ from ledger.genesis import Genesis, GenesisValidator, genesis_state
 from ledger.keys import Key
 from ledger.limits import MIB, RESULT_SEAL_BYTES
 from ledger.machine import execute
-from ledger.manifest import decode_manifest, expand
+from ledger.manifest import decode_manifest, expand, workload_of
 from ledger.manifest_types import (
     Artifact,
     Health,
@@ -39,6 +39,7 @@ from ledger.manifest_types import (
     Port,
     Restart,
     Rule,
+    Workload,
     manifest_digest,
 )
 from ledger.outcome import BlockResult, Event, Receipt
@@ -154,6 +155,16 @@ def result_file(sha256: str = "33" * 32, size_bytes: int = 10) -> ResultFile:
         sealed="55" * 32,
         sealed_bytes=size_bytes + RESULT_SEAL_BYTES,
     )
+
+
+def stated(workload: Workload, status: str) -> dict[str, Any]:
+    """What a receipt of this status states of its workload ([R9])."""
+    return {
+        "driver": workload.runtime,
+        "level": "sandbox",
+        "artifacts": {} if status == "fetching" else {a.path: a.sha256 for a in workload.artifacts},
+        "exit_code": 0 if status in ("committed", "succeeded") else None,
+    }
 
 
 def contract(
@@ -415,6 +426,7 @@ class World:
             "node": node.public.hex(),
             "status": status,
             "time_ms": self.now_ms,
+            **stated(self.workload(slot.manifest or record.manifest, name), status),
         }
         if status == "running" and name.startswith("web"):
             fields["endpoints"] = {"http": "127.0.0.1:8080"}
@@ -468,9 +480,16 @@ class World:
 
     def contract_of(self, manifest: bytes) -> str:
         """Id, in hex, of the contract that a manifest is made of."""
-        data = self.state.get(b"manifest/" + manifest)
+        return self._manifest(manifest).contract
+
+    def workload(self, manifest: bytes, slot: str) -> Workload:
+        """Of this slot, in a manifest."""
+        return workload_of(self._manifest(manifest), slot)
+
+    def _manifest(self, digest: bytes) -> Manifest:
+        data = self.state.get(b"manifest/" + digest)
         assert data is not None
-        return decode_manifest(data).contract
+        return decode_manifest(data)
 
     def manifest(self, deployment: bytes) -> Manifest:
         data = self.state.get(b"manifest/" + self.deployment(deployment).manifest)

@@ -19,7 +19,7 @@ from ledger.transactions import Report
 from node.executor.decide import SlotId, backoff_s, standing
 from node.executor.lease import LeaseClock
 from node.executor.limits import GUARD_TICK_S
-from tests.ledger.world import result_file
+from tests.ledger.world import result_file, stated
 
 if TYPE_CHECKING:
     from tests.sim.market_node import MarketNode
@@ -41,8 +41,10 @@ class Ending:
 class Receipts:
     """One term's receipts: in order, each until it is final, as long as the term is held."""
 
-    def __init__(self, node: MarketNode, record: Deployment, slot: str, term: int) -> None:
-        self.node, self.record = node, record
+    def __init__(
+        self, node: MarketNode, record: Deployment, workload: Workload, slot: str, term: int
+    ) -> None:
+        self.node, self.record, self.workload = node, record, workload
         self.id: SlotId = (record.id, slot)
         self.term = term
         self.queue: deque[ReceiptPredicate] = deque()
@@ -65,6 +67,7 @@ class Receipts:
             node=self.node.key.public.hex(),
             status=status,
             time_ms=self.node.wall_ms(),
+            **stated(self.workload, status),
             **fields,
         )
         if status in _GIVES_UP:
@@ -96,8 +99,10 @@ class Receipts:
 class GiveBack(Receipts):
     """Rule 7: a term that an earlier life of the node won is given back."""
 
-    def __init__(self, node: MarketNode, record: Deployment, slot: str, term: int) -> None:
-        super().__init__(node, record, slot, term)
+    def __init__(
+        self, node: MarketNode, record: Deployment, workload: Workload, slot: str, term: int
+    ) -> None:
+        super().__init__(node, record, workload, slot, term)
         self.tell("released", detail="of an earlier run of the node")
 
     def look(self) -> None:
@@ -119,8 +124,8 @@ class MarketTenure(Receipts):
         term: int,
         lease: LeaseClock,
     ) -> None:
-        super().__init__(node, record, slot, term)
-        self.workload, self.lease = workload, lease
+        super().__init__(node, record, workload, slot, term)
+        self.lease = lease
         self.ending: Ending | None = None
         self.is_running = False
         self.is_stopping = False
