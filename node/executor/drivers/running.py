@@ -28,6 +28,9 @@ _SIGNAL_BASE = 128
 class Running:
     """The `Handle` of the sandbox driver."""
 
+    first_is_own = False
+    """Whether process 1 is the workload's own, and not one that only keeps it."""
+
     def __init__(self, spec: TaskSpec, kill_at_ms: int | None = None) -> None:
         self.spec = spec
         self.kill_at_ms = kill_at_ms
@@ -106,10 +109,11 @@ class Running:
         baseline = self.baseline
         if self.exit is not None or baseline is None:
             return Liveness(False, 0, served, self.exit.reason if self.exit else "not started")
-        if procs.start_ticks(baseline.init_pid) != baseline.init_start_ticks:
+        first = baseline.init_pid
+        over = procs.start_ticks(first) != baseline.init_start_ticks
+        if over or (self.first_is_own and procs.is_ending(first)):
             return Liveness(False, 0, served, "process 1 has ended")
-        pids = procs.members(baseline.namespace)
-        inside = [pid for pid in pids if pid != baseline.init_pid and not procs.is_zombie(pid)]
+        inside = [pid for pid in procs.members(baseline.namespace) if self.first_is_own or pid != first]
         reason = "running" if inside else "no process left"
         return Liveness(bool(inside), len(inside), served, reason if served else "a door has ended")
 

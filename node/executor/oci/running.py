@@ -7,14 +7,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from node.executor import cgroups, procs
-from node.executor.drivers.base import Liveness
+from node.executor import cgroups
 from node.executor.drivers.running import Running
 
 
 class RunningContainer(Running):
     """The `Handle` of the oci driver."""
 
+    first_is_own = True
     _was_oom = False
 
     async def said(self, event: str) -> dict[str, Any]:
@@ -22,18 +22,6 @@ class RunningContainer(Running):
         message = await super().said(event)
         self._was_oom = bool(message.get("oom"))
         return message
-
-    def look(self) -> Liveness:
-        """Return what /proc says about the container now. Blocks for a few milliseconds."""
-        doors = ((self.spec.ports, self.portal), (self.spec.egress, self.outlet))
-        served = all(not asked or (d is not None and not procs.is_ending(d.pid)) for asked, d in doors)
-        baseline = self.baseline
-        if self.exit is not None or baseline is None:
-            return Liveness(False, 0, served, self.exit.reason if self.exit else "not started")
-        if procs.start_ticks(baseline.init_pid) != baseline.init_start_ticks or self._is_over():
-            return Liveness(False, 0, served, "process 1 has ended")
-        inside = procs.members(baseline.namespace)
-        return Liveness(True, len(inside), served, "running" if served else "a door has ended")
 
     def signal_all(self) -> None:
         """Send SIGTERM to process 1, whose task it is to tell the others, as container engines do."""
@@ -49,6 +37,3 @@ class RunningContainer(Running):
 
     def _oom(self) -> bool:
         return self._was_oom or super()._oom()
-
-    def _is_over(self) -> bool:
-        return self.baseline is not None and procs.is_ending(self.baseline.init_pid)

@@ -75,7 +75,7 @@ def examine(scope: str) -> tuple[trial.Host, tuple[str, str]]:
     podman, runtimes = engine.find("podman") or "", [p for p in map(engine.find, engine.RUNTIMES) if p]
     if reason := _lacks(podman, runtimes, groups):
         return _host(reason, (), groups, None), ("", "")
-    mkfs, image_how = trial._image_maker()
+    mkfs, image_how = trial.image_maker()
     reasons: list[str] = []
     for runtime in runtimes:
         for volumes in (True, False):
@@ -86,11 +86,7 @@ def examine(scope: str) -> tuple[trial.Host, tuple[str, str]]:
                 continue
             features = [*_features(seen, runtime), Feature("sealed-image", mkfs is not None, image_how)]
             features += [Feature("landlock", False, "podman does not take it on")]
-            used = groups.mounts if groups is not None else {}
-            features += [
-                Feature(f"limit-{name}", name in used, told[name].removeprefix("no: "))
-                for name in cgroups.LIMITS
-            ]
+            features += trial.limit_features(groups, told)
             missing = [f.name for f in features if not f.enforced and f.name in _MUST]
             if not missing:
                 return _host("", tuple(features), groups, mkfs), (podman, runtime)
