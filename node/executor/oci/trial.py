@@ -211,7 +211,7 @@ async def _trial(
         handle = await driver.start(await driver.prepare(spec))
         tried: dict[str, str] = {}
         try:
-            with trio.fail_after(limits.TRIAL_TIMEOUT_S):
+            with trio.fail_after(limits.TRIAL_TIMEOUT_S + limits.FREEZE_WITHIN_S + _CHECK_S):
                 while _WAITS not in driver.logs(handle, limits.LOG_BYTES_MAX):
                     if not (await driver.probe(handle)).alive:
                         raise ExecutorError("the trial container ended early")
