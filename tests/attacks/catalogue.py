@@ -424,7 +424,8 @@ HOLDERS: Final = (
     Attack(
         "holders", "reads the log of somebody else's workload", "who is not the consumer",
         "asked with the consumer's signature, sealed to the consumer's key",
-        ("node/test_executor_logs.py::test_nobody_else_reads_them",),
+        ("node/test_executor_logs.py::test_nobody_else_reads_them",
+         "node/test_services_cli.py::test_a_peer_carries_nobody_elses_question"),
         ("node/test_executor_logs.py::test_the_consumer_reads_the_newest_bytes_through_any_peer",),
         left="the host's root reads it",
     ),

@@ -117,6 +117,11 @@ class Bench:
         return text
 
 
+def found_below(folder: Path, value: bytes) -> list[Path]:
+    """Files with this value in them."""
+    return [file for file in folder.rglob("*") if file.is_file() and value in file.read_bytes()]
+
+
 def needs_sandbox() -> None:
     """Skip, with the reason, on a host that cannot run the sandbox driver's tests."""
     if shutil.which("bwrap") is None:

@@ -33,6 +33,7 @@ from node.executor.verify import Case, Verdict
 from node.executor.verify_release import verify_release
 from node.sealed_results import SALT_BYTES, open_result, salt_for, seal_result
 from node.sealing import unseal
+from tests.executor.conftest import found_below
 from tests.ledger import world as people
 from tests.ledger.test_release import HELD, mining, work
 from tests.ledger.world import BUDGET, CHAIN_ID, CONSUMER, LEGAL, STRANGER, World
@@ -60,10 +61,6 @@ async def release(net: Fleet, deployment: bytes) -> None:
     assert net.deployment(deployment).released_ms
 
 
-def on_disk(folder: Path, data: bytes) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and data in path.read_bytes()]
-
-
 async def nobody_has(net: Fleet, digest: str, size_bytes: int) -> None:
     """No peer gives bytes of this digest to another."""
     with trio.move_on_after(1) as waiting:
@@ -86,7 +83,7 @@ async def test_what_anybody_fetches_by_its_digest_the_consumer_alone_opens(tmp_p
         for digest in (told.sha256, hashlib.sha256(SAID).hexdigest()):
             await nobody_has(net, digest, told.size_bytes)
         assert told.sha256 != hashlib.sha256(SAID).hexdigest(), "what can be guessed could be confirmed"
-        assert not on_disk(tmp_path, SAID), "in the clear"
+        assert not found_below(tmp_path, SAID), "in the clear"
         assert not HeldResults(net.net.peers["node1"].home / "held").deployments()
         assert kept_as_result(net, told)
         assert await read_result(net, deployment, "mine/0") == SAID
@@ -106,7 +103,7 @@ async def test_nobody_gets_them_before_the_release_and_the_consumer_alone_after_
             assert not store.has(digest)
             await nobody_has(net, digest, size)
         assert told.sha256 != hashlib.sha256(SAID).hexdigest(), "what can be guessed could be confirmed"
-        assert not on_disk(tmp_path, SAID) + on_disk(home, SAID), "in the clear"
+        assert not found_below(tmp_path, SAID) + found_below(home, SAID), "in the clear"
         await net.decide(deployment, LEGAL, "legal", act="release")
         (held,) = HeldResults(home / "held").files(deployment)
         assert (held.slot, held.term, held.sha256) == ("mine/0", 1, told.sealed)
