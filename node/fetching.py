@@ -38,7 +38,7 @@ from node.limits import (
     ARTIFACT_UNPROVED_S,
 )
 from node.picks import Picks
-from node.reuse import reuse_chunks
+from node.reuse import open_with
 from node.sources import Source, Sources
 from node.transfer import Progress, Wanted
 from p2p.errors import Refused as RequestRefused
@@ -239,22 +239,14 @@ class Fetch:
         """The file that is being filled, where a fetch that broke off left it."""
         exchange, info = self._exchange, ArtifactInfo(self.wanted.sha256, self.wanted.size_bytes, chunks)
         is_signed = self.wanted.chunks is not None
-
-        def open_file() -> Partial:
-            made = exchange.store.partial(info.sha256, info.size_bytes, info.chunks, is_signed=is_signed)
-            try:
-                reuse_chunks(exchange.store, made, self._like)
-            except OSError:
-                made.close()
-                raise
-            return made
-
         self._takes = True
         exchange.taking.want(self, self._owner, trio.current_time())
         while not self._may_take:  # noqa: ASYNC110 - a clock
             await trio.sleep(ARTIFACT_TICK_S)
         try:
-            opened = await trio.to_thread.run_sync(open_file, limiter=exchange.threads)
+            opened = await trio.to_thread.run_sync(
+                open_with, exchange.store, info, is_signed, self._like, limiter=exchange.threads
+            )
         except (ArtifactError, OSError) as error:
             self._fail(error)
             return
@@ -296,20 +288,22 @@ class Fetch:
         while not picks.is_done and source.failures < ARTIFACT_FAILURES_MAX:
             while (delay_s := download.delay_s(trio.current_time())) > 0:  # noqa: ASYNC110 - a clock
                 await trio.sleep(delay_s)
-            index = None
+            first, now_s = None, trio.current_time()
             if number < source.window and self._may_take:
-                index = picks.next(source.peer_id, trio.current_time(), source.usual_s)
-            if index is None:
+                first = picks.next(source.peer_id, now_s, source.usual_s)
+            if first is None:
                 with trio.move_on_after(ARTIFACT_TICK_S):
                     await self._changed.wait()
                 continue
-            download.take(partial.length(index), trio.current_time())
+            run = range(first, first + picks.more(source.peer_id, first, source.run, now_s))
+            download.take(sum(partial.length(index) for index in run), now_s)
             rest_s = 0.0
             try:
-                rest_s = await self._one(source, picks, partial, index)
+                rest_s = await self._run(source, picks, partial, run)
             finally:
-                picks.over(index, source.peer_id)
-                if picks.is_missing(index):
+                for index in run:
+                    picks.over(index, source.peer_id)
+                if any(picks.is_missing(index) for index in run):
                     self._changed.set()  # another source may take it
                     self._changed = trio.Event()
             if rest_s:
@@ -318,22 +312,25 @@ class Fetch:
         if not source.takers:
             source.scope.cancel()
 
-    async def _one(self, source: Source, picks: Picks, partial: Partial, index: int) -> float:
-        """One chunk: asked for, checked, kept. Returns how long to rest, in seconds."""
+    async def _run(self, source: Source, picks: Picks, partial: Partial, run: range) -> float:
+        """Chunks in a row: asked for, checked, kept. Returns how long to rest, in seconds."""
         exchange, asked_s, keeping = self._exchange, trio.current_time(), self._keeping
         assert keeping is not None, "chunks are asked for while the file is open"
         try:
-            body = encode(ChunkRequest(self._digest, index))
+            body = encode(ChunkRequest(self._digest, run.start, len(run)))
             data = await exchange.network.request(source.peer_id, CHUNK, body, ARTIFACT_ASK_S)
             source.heard_s = trio.current_time()
-            if not picks.is_missing(index):
+            if not any(picks.is_missing(index) for index in run):
                 return 0.0  # another was faster
-            kept = await keeping.do((index, data))
+            if len(data) != sum(partial.length(index) for index in run):
+                raise ArtifactWrong(self.wanted.sha256, f"{len(data)} bytes of {len(run)} chunks")
+            kept = await keeping.do((run.start, data))
         except RequestRefused as error:
             source.heard_s = trio.current_time()
             if error.reason.startswith("artifact.busy"):
                 return ARTIFACT_BUSY_S
-            picks.has_not(source.peer_id, index)
+            for index in run:
+                picks.has_not(source.peer_id, index)
             source.failures += 1
         except RequestError:
             source.failures += 1
@@ -348,7 +345,9 @@ class Fetch:
             exchange.fetched_bytes += kept
             self._moved_s = source.heard_s
             self.progress.reached(partial.done_bytes, source.heard_s)
-            if picks.came(index) and picks.is_done:
+            for index in run:
+                picks.came(index)
+            if picks.is_done:
                 self._done.cancel()
         return 0.0
 

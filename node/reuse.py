@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from node.artifact_files import Partial
+from node.artifact_files import ArtifactInfo, Partial
 from node.artifacts import ArtifactStore
 from node.errors import ArtifactMissing, ArtifactWrong
 
@@ -26,8 +26,19 @@ def reuse_chunks(store: ArtifactStore, partial: Partial, names: Iterable[str]) -
             for at, digest in enumerate(info.chunks if info is not None else ()):
                 if digest not in wanted:
                     continue
-                data = store.read_chunk(name, at)
+                data = store.read_chunks(name, at)
                 found_bytes += sum(partial.write(index, data) for index in wanted.pop(digest))
         except (ArtifactMissing, ArtifactWrong, FileNotFoundError):
             continue
     return found_bytes
+
+
+def open_with(store: ArtifactStore, info: ArtifactInfo, is_signed: bool, like: Iterable[str]) -> Partial:
+    """`store.partial` of that artifact, with what those named in `like` have of it. Raises as that does."""
+    made = store.partial(info.sha256, info.size_bytes, info.chunks, is_signed=is_signed)
+    try:
+        reuse_chunks(store, made, like)
+    except OSError:
+        made.close()
+        raise
+    return made

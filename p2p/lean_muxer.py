@@ -39,6 +39,7 @@ from p2p.limits import LONG_WRITE_BYTES, READ_AHEAD_BYTES, READ_BYTES
 
 _HEADER = struct.Struct(YAMUX_HEADER_FORMAT)
 _LENGTH = struct.Struct(">H")
+_PIECES_MAX = 256  # in one call; a system takes 1,024 at the least
 _NONCE = struct.Struct("<4xQ")  # Noise Protocol Framework 12.3: 32 zero bits, then the counter
 
 
@@ -60,7 +61,7 @@ class NoiseWire:
         self._body_of = 0  # the stream of the DATA frame that is coming in
         self._body_left = 0
         self._rare_left = 0  # the body of a frame that the library has the header of
-        self._out = b""  # sealed, not yet taken by the socket
+        self._out: list[bytes] = []  # sealed, not yet taken by the socket
         self._out_lock = trio.Lock()
 
     def __getattr__(self, name: str) -> Any:
@@ -86,10 +87,10 @@ class NoiseWire:
         data, streams = self._plain, self._muxer.streams
         while True:
             if self._body_left:
-                piece = data[self._at : self._at + self._body_left]
+                piece = memoryview(data)[self._at : self._at + self._body_left]
                 self._at += len(piece)
                 self._body_left -= len(piece)
-                if piece:
+                if len(piece):
                     self._deliver(piece)
                 if self._body_left:
                     return None
@@ -111,7 +112,7 @@ class NoiseWire:
             elif stream is not None:
                 stream.send_window += length
 
-    def _deliver(self, piece: bytes) -> None:
+    def _deliver(self, piece: memoryview) -> None:
         muxer, stream_id = self._muxer, self._body_of
         stream = muxer.streams.get(stream_id)
         if stream is not None:  # else it was reset by us, and the peer does not know yet
@@ -121,24 +122,27 @@ class NoiseWire:
 
     async def _fill(self) -> None:
         """Reads what has come, opens it and adds it to ``_plain``."""
-        opened: list[bytes] = [self._plain[self._at :]]
+        left = self._plain[self._at :]
+        opened: list[bytes] = []
         state = self._opening
-        while len(opened) == 1:
+        while not opened:
             chunk = await self._receive()
             if not chunk:
-                raise IncompleteReadError("closed", HEADER_SIZE, len(opened[0]) + len(self._sealed))
+                raise IncompleteReadError("closed", HEADER_SIZE, len(left) + len(self._sealed))
             data = self._sealed + chunk if self._sealed else chunk
-            at, end = 0, len(data)
+            view, at, end = memoryview(data), 0, len(data)
             decrypt = state.cipher.cipher.decrypt
             while end - at >= 2:
                 stop = at + 2 + _LENGTH.unpack_from(data, at)[0]
                 if stop > end:
                     break
-                opened.append(decrypt(_NONCE.pack(state.n), data[at + 2 : stop], None))
+                opened.append(decrypt(_NONCE.pack(state.n), view[at + 2 : stop], None))
                 state.n += 1
                 at = stop
             self._sealed = data[at:]
-        self._plain, self._at = b"".join(opened), 0
+        if left:
+            opened.insert(0, left)
+        self._plain, self._at = opened[0] if len(opened) == 1 else b"".join(opened), 0
 
     async def _receive(self) -> bytes:
         if self._socket is None:  # a circuit
@@ -160,7 +164,8 @@ class NoiseWire:
             piece = data[start : start + MAX_PLAINTEXT_LENGTH] if len(data) > MAX_PLAINTEXT_LENGTH else data
             sealed = state.cipher.cipher.encrypt(_NONCE.pack(state.n), piece, None)
             state.n += 1
-            self._out += _LENGTH.pack(len(sealed)) + sealed
+            self._out.append(_LENGTH.pack(len(sealed)))
+            self._out.append(sealed)
         if self._out_lock.locked() or not self._send():
             async with self._out_lock:
                 while not self._send():
@@ -172,19 +177,24 @@ class NoiseWire:
         if not out or self._socket is None:
             return not out
         try:
-            sent = os.write(self._socket.fileno(), out)
+            sent = os.writev(self._socket.fileno(), out[:_PIECES_MAX])
         except BlockingIOError:
             return False
         except OSError as error:
-            self._out = b""
+            out.clear()
             raise ConnectionClosedError(f"write: {error}") from error
-        self._out = out[sent:]
-        return not self._out
+        for done, piece in enumerate(out):
+            if sent < len(piece):
+                out[: done + 1] = [piece[sent:]]
+                return False
+            sent -= len(piece)
+        out.clear()
+        return True
 
     async def _send_later(self) -> None:
         if self._socket is None:
-            out, self._out = self._out, b""
-            await self._raw.write(out)
+            out, self._out = self._out, []
+            await self._raw.write(b"".join(out))
             return
         try:
             await trio.lowlevel.wait_writable(self._socket)
@@ -242,7 +252,8 @@ class LeanStream:
             if event.is_set():
                 event = muxer.stream_events[stream_id] = trio.Event()
             await event.wait()
-        data = bytes(buffer[:READ_BYTES])
+        with memoryview(buffer) as view:
+            data = bytes(view[:READ_BYTES])
         del buffer[:READ_BYTES]
         released = stream._pending_recv_release + len(data)
         half = stream.target_recv_window // 2

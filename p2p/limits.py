@@ -13,9 +13,9 @@ PAYLOAD_BYTES_MAX: Final = 1_048_576
 MESSAGE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + 4_096
 # At a full yamux window the library resets the stream after 5 s and loses the data. Stay below 1 MiB.
 CREDIT_BYTES: Final = 786_432
-# The receiver acknowledges each time that this much was taken in: a sixth of the credit, so the pipe never
-# dries.
-ACK_EVERY_BYTES: Final = 131_072
+# The receiver acknowledges each time that this much was taken in: a third of the credit, so the pipe never
+# dries; each costs both ends some 100 us.
+ACK_EVERY_BYTES: Final = 262_144
 # Streams that a peer may hold open to us on one connection: our two, gossip, identify, some being reopened.
 STREAMS_IN_MAX: Final = 16
 # One large read costs the same as a small one.

@@ -94,6 +94,7 @@ CHECKS: Final = ("tests/executor/test_checks.py",)
 CONTRACT_HEALTH: Final = ("tests/ledger/test_contract_health.py",)
 EXECUTOR_CHECKS: Final = ("tests/node/test_executor_checks.py",)
 COPY_WIRE: Final = ("tests/node/test_copy_wire.py",)
+ARTIFACT_RUNS: Final = ("tests/node/test_artifact_runs.py",)
 FETCH_PLACES: Final = ("tests/node/test_turns.py",)
 VOLUME_COPIES: Final = ("tests/executor/test_volume_copies.py",)
 MOVED_VOLUMES: Final = ("tests/bot/test_volume_copies.py",)
@@ -1833,9 +1834,23 @@ MUTANTS: Final = (
     _M(
         "chunks_are_not_checked",
         _FILES,
-        "if hashlib.sha256(data).digest() != self.chunks[index]:",
+        "if not all(digest == self.chunks[first + at] for at, digest in enumerate(chunk_digests_of(data))):",
         "if False:",
         ARTIFACTS,
+    ),
+    _M(
+        "a_run_may_be_longer_than_asked",
+        _FILES,
+        "if len(data) != sum(self.length(index) for index in range(first, min(stop, len(self.chunks)))):",
+        "if False:",
+        ARTIFACT_RUNS,
+    ),
+    _M(
+        "what_was_hashed_once_is_believed_for_good",
+        _FILES,
+        "        if changed_ns != self._changed_ns:\n",
+        "        if not self._sound:\n",
+        ARTIFACT_RUNS,
     ),
     _M(
         "torn_chunks_are_believed",

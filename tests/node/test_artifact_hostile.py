@@ -151,7 +151,10 @@ async def test_one_that_offers_another_size_is_left_alone_and_not_punished(tmp_p
         assert set(scores(me).values()) == {0}
 
 
-async def test_one_that_disappears_midway_costs_only_what_was_on_its_way(tmp_path: Path) -> None:
+async def test_one_that_disappears_midway_costs_only_what_was_on_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.sources.ARTIFACT_RUN_MAX", 1)
     async with hosts(tmp_path, 3) as (me, honest, leaver):
         leaver.exchange.store.add_bytes(DATA)
         give = leaver.methods[CHUNK]
@@ -225,7 +228,8 @@ async def test_a_contract_with_a_false_root_has_nobody_blamed(tmp_path: Path) ->
 
         async def chunk(peer_id: str, body: bytes) -> bytes:
             await trio.lowlevel.checkpoint()
-            return helper.exchange.store.read_chunk(false.sha256, decode(ChunkRequest, body).index)
+            request = decode(ChunkRequest, body)
+            return helper.exchange.store.read_chunks(false.sha256, request.first, request.count)
 
         helper.methods |= {
             HELD: says(DATA, root=bytes.fromhex(false.root)),
@@ -309,7 +313,7 @@ async def test_a_flood_of_requests_is_bounded_and_starves_nobody(tmp_path: Path)
         async def flood(number: int) -> None:
             while True:
                 method, body = [
-                    (CHUNK, encode(ChunkRequest(name, number % 24))),
+                    (CHUNK, encode(ChunkRequest(name, number % 24, 1))),
                     (INFO, encode(InfoRequest(name, 0))),
                     (HELD, encode(HeldRequest(name))),
                 ][number % 3]
@@ -373,9 +377,14 @@ async def test_questions_that_make_no_sense_are_refused_by_rule(tmp_path: Path) 
             (INFO, encode(InfoRequest(name, -1)), "artifact.range"),
             (INFO, encode(InfoRequest(name, 26)), "artifact.range"),
             (INFO, encode(InfoRequest(bytes(32), 0)), "artifact.unknown"),
-            (CHUNK, encode(ChunkRequest(name, -1)), "artifact.unknown"),
-            (CHUNK, encode(ChunkRequest(name, 25)), "artifact.unknown"),
-            (CHUNK, encode(ChunkRequest(name, 1 << 62)), "artifact.unknown"),
+            (CHUNK, encode(ChunkRequest(name, -1, 1)), "artifact.unknown"),
+            (CHUNK, encode(ChunkRequest(name, 25, 1)), "artifact.unknown"),
+            (CHUNK, encode(ChunkRequest(name, 1 << 62, 1)), "artifact.unknown"),
+            (CHUNK, encode(ChunkRequest(name, 22, 4)), "artifact.unknown"),
+            (CHUNK, encode(ChunkRequest(name, 0, 0)), "artifact.range"),
+            (CHUNK, encode(ChunkRequest(name, 4, -1)), "artifact.range"),
+            (CHUNK, encode(ChunkRequest(name, 0, 5)), "artifact.range"),
+            (CHUNK, encode(ChunkRequest(name, 0, 1 << 62)), "artifact.range"),
         ):
             with pytest.raises(RequestRefused, match=rule.replace(".", r"\.")):
                 await me.network.request(source.network.peer_id, method, body, 5)
@@ -401,7 +410,10 @@ async def test_two_fetches_of_the_same_share_one(tmp_path: Path) -> None:
         assert two.bytes_done == len(DATA)
 
 
-async def test_who_waits_for_a_fetch_that_is_called_off_goes_on_with_it(tmp_path: Path) -> None:
+async def test_who_waits_for_a_fetch_that_is_called_off_goes_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.sources.ARTIFACT_RUN_MAX", 1)
     async with hosts(tmp_path, 2) as (me, source):
         give, gate = source.methods[CHUNK], trio.Event()
 
