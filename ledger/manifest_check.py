@@ -2,6 +2,9 @@
 
 Each check reports (field, rule, detail) through `report`, so that the contract compiler can
 tell several problems at once and the ledger can stop at the first.
+
+[E9] Only what has no state may run on past its lease, where the notary is out of reach: a service without
+     volumes, for at most AVAILABLE_S_MAX. Beside it, its slot may run elsewhere.
 """
 
 from __future__ import annotations
@@ -265,7 +268,7 @@ def check_time_limit(kind: str, limit_s: int | str, field: str, report: Report) 
 
 
 def check_available(kind: str, volumes: int, available_s: int | str, field: str, report: Report) -> None:
-    """[E9] Only what has no state may run beside its next holder: a service without volumes."""
+    """[E9]"""
     if available_s != 0 and (kind != "service" or volumes):
         what = "a job" if kind != "service" else "a service with volumes"
         report(f"{field}.available", "contract.available", f"{what} stops when its lease ends")
