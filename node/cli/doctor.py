@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from ledger.quantities import parse_cpu, parse_size
+from node.amounts import cpu_text, size_text
 from node.cli.context import EXIT_ERROR, EXIT_OK, current
 from node.cli.output import emit
-from node.config import load_settings, split_host_port
+from node.config import Node, load_settings, split_host_port
 from node.errors import ConfigError
 from node.home import read_run
 
@@ -135,6 +137,8 @@ def _home() -> Iterator[Finding]:
     )
     free = shutil.disk_usage(home.root).free
     yield Finding("disk", "ok" if free > _DISK_FREE_BYTES else "warning", f"{free >> 20} MiB free")
+    if "node" in settings.roles:
+        yield from _offered(settings.node, home.root)
     running = read_run(home)
     if running is not None:
         yield Finding("peer", "ok", f"runs as process {running.pid}, API at {running.api}")
@@ -147,6 +151,21 @@ def _home() -> Iterator[Finding]:
             ports.append((name, int(number)))
     for name, found in ports:
         yield _port(name, found)
+
+
+def _offered(node: Node, root: Path) -> Iterator[Finding]:
+    """What a 3node offers beside what there is, and whether its services can be reached."""
+    pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    for name, text, offered, there, shown in (
+        ("node.cpu", node.cpu, parse_cpu(node.cpu), (os.cpu_count() or 1) * 1000, cpu_text),
+        ("node.memory", node.memory, parse_size(node.memory), pages * page_bytes, size_text),
+        ("node.disk", node.disk, parse_size(node.disk), shutil.disk_usage(root).total, size_text),
+    ):
+        state: State = "ok" if offered <= there else "warning"
+        yield Finding(name, state, f"{text} offered, this machine has {shown(there)}")
+    found = _port(node.listen_host, 0)
+    detail = f"services are reached at {node.listen_host}" if found.state == "ok" else found.detail
+    yield Finding("node.listen_host", found.state, detail)
 
 
 def _port(host: str, port: int) -> Finding:
