@@ -8,17 +8,19 @@ from ledger.errors import Refused
 from ledger.keys import Key
 from ledger.manifest_check import check_name, check_results
 from ledger.predicates import ResultFile
+from ledger.records import Slot, key_slot
 from ledger.results import accepted, results_of
 from node.amounts import size_text
 from node.api.models import DeploymentDetail
 from node.cli.artifacts import bring
 from node.cli.context import EXIT_ERROR, EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.output import clean, emit, say
+from node.cli.query import read_proved
 from node.sdk import Client
 
 
 def results(deployment: str, /, *, out: Path, key: str = "") -> int:
-    """Fetch the result files of a deployment's jobs, open them and check them against the signed receipts.
+    """Fetch the result files of a deployment's jobs, open them and check them against what the ledger proves.
 
     Parameters
     ----------
@@ -36,6 +38,7 @@ def results(deployment: str, /, *, out: Path, key: str = "") -> int:
     several = len({slot for slot, _, _ in wanted}) > 1
     rows = []
     files = [_place(out, slot, path, several) for slot, path, _ in wanted]
+    _check_recorded(client, found.id, wanted)
     for (slot, path, result), file in zip(wanted, files, strict=True):
         say(f"fetching {path} of {slot} ({size_text(result.size_bytes)})")
         data = _fetched(client, slot, path, result, reader)
@@ -51,9 +54,7 @@ def _place(out: Path, slot: str, path: str, several: bool) -> Path:
     """Where a result is written, never elsewhere: what it is called is a peer's word. Raises Failure(4)."""
 
     def refuse(field: str, rule: str, detail: str) -> None:
-        raise Failure(
-            EXIT_REJECTED, f"the peer tells of a result {clean(path)} of {clean(slot)}: {detail}"
-        )
+        raise Failure(EXIT_REJECTED, f"the peer tells of a result {clean(path)} of {clean(slot)}: {detail}")
 
     workload, _, number = slot.partition("/")
     check_name(workload, "slot", refuse)
@@ -71,6 +72,17 @@ def _check_released(found: DeploymentDetail) -> None:
     if not found.results:
         why = "never to be released any more" if found.timings.ended_ms else "not all of them are there"
     raise Failure(EXIT_REJECTED, f"the results of {found.id[:12]} are held back: {why}")
+
+
+def _check_recorded(client: Client, deployment: str, wanted: list[tuple[str, str, ResultFile]]) -> None:
+    """Anybody can seal something to the consumer: raises Failure(4) unless the ledger proves that the nodes
+    told these digests, and no others."""
+    for name in sorted({slot for slot, _, _ in wanted}):
+        key = key_slot(bytes.fromhex(deployment), name)
+        record = read_proved(client, Slot, key, f"slot {name}", lambda slot: bool(slot.results))
+        shown = {path: result.sha256 for slot, path, result in wanted if slot == name}
+        if record is not None and record.results != shown:
+            raise Failure(EXIT_REJECTED, f"the ledger proves other results of {name} than the peer shows")
 
 
 def _reader(found: DeploymentDetail, name: str) -> Key:

@@ -1780,6 +1780,13 @@ MUTANTS: Final = (
         ("tests/node/test_executor_receipts.py",),
     ),
     _M(
+        "a_result_that_a_peer_made_up_is_taken",
+        "node/cli/results.py",
+        "        if record is not None and record.results != shown:\n",
+        "        if False:\n",
+        ("tests/node/test_results_cli.py",),
+    ),
+    _M(
         "results_are_not_sealed",
         "node/sealed_results.py",
         "    box = seal(consumer, salt + data)\n",

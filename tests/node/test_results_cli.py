@@ -136,6 +136,24 @@ def test_a_peer_names_no_place_outside_of_the_folder(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_result_that_a_peer_made_up_is_not_taken(
+    shell: Shell, peer: FakePeer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody can seal something to the consumer, and say that a node told it."""
+    id_, _, _ = finished(peer.world, replace(HELD, release=None))
+    told, box = seal_result(CONSUMER.public, bytes(32), b"what the peer wants to be believed")
+    file, out = tmp_path / "box", tmp_path / "out"
+    file.write_bytes(box)
+    shell.ok("artifact", "add", str(file))
+    monkeypatch.setattr(
+        "node.cli.results.wanted_results",
+        lambda found: [(slot, path, told) for slot, path, _ in wanted_results(found)],
+    )
+    code, _, err = shell.run("deployment", "results", id_.hex(), "--out", str(out))
+    assert (code, "proves other results of mine/0" in err) == (4, True), err
+    assert not out.exists()
+
+
 def shell_client(shell: Shell) -> Client:
     return Client(shell.globals[1])
 
