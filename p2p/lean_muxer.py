@@ -35,7 +35,7 @@ from libp2p.stream_muxer.yamux.yamux import (
     YamuxStream,
 )
 
-from p2p.limits import LONG_WRITE_BYTES, READ_AHEAD_BYTES, READ_BYTES
+from p2p.limits import LONG_WRITE_BYTES, READ_AHEAD_BYTES, READ_BYTES, READS_IN_A_ROW_MAX, WINDOW_BYTES
 
 _HEADER = struct.Struct(YAMUX_HEADER_FORMAT)
 _LENGTH = struct.Struct(">H")
@@ -55,6 +55,7 @@ class NoiseWire:
         bottom = self._raw.stream
         self._socket: Any = bottom.stream.socket if isinstance(bottom, TrioTCPStream) else None
         self._muxer = muxer
+        self._in_a_row = 0  # reads without another task's turn between
         self._sealed = b""  # the start of a noise message
         self._plain: bytes = session._drain(None)  # opened and not taken, from `_at` on
         self._at = 0
@@ -150,10 +151,16 @@ class NoiseWire:
             return piece
         while True:
             try:
-                await trio.lowlevel.wait_readable(self._socket)
-                return os.read(self._socket.fileno(), READ_AHEAD_BYTES)
+                if self._in_a_row == READS_IN_A_ROW_MAX:
+                    self._in_a_row = 0
+                if not self._in_a_row:
+                    await trio.lowlevel.wait_readable(self._socket)
+                chunk = os.read(self._socket.fileno(), READ_AHEAD_BYTES)
+                # A full read: more is there, most likely, and to ask for it costs less than to wait for it.
+                self._in_a_row = self._in_a_row + 1 if len(chunk) == READ_AHEAD_BYTES else 0
+                return chunk
             except BlockingIOError:
-                continue
+                self._in_a_row = 0
             except (OSError, ValueError, trio.ClosedResourceError) as error:
                 raise ConnectionClosedError(f"read: {error}") from error
 
@@ -241,10 +248,13 @@ class LeanStream:
         self._stream = stream
         self._id = stream.stream_id
         self._muxer: Any = stream.conn
+        self._in_a_row_bytes = 0  # written without another task's turn between
 
     async def read(self) -> bytes | None:
         """Returns what has come; None when there is nothing and the stream has ended, somehow."""
         stream, muxer, stream_id = self._stream, self._muxer, self._id
+        if stream.target_recv_window < WINDOW_BYTES:
+            await self._widen()
         while not (buffer := muxer.stream_buffers.get(stream_id)):
             event = muxer.stream_events.get(stream_id)
             if buffer is None or event is None or stream.recv_closed or stream.closed:
@@ -263,6 +273,14 @@ class LeanStream:
             await stream._auto_tune_and_send_window_update(bytes_read=len(data))
         return data
 
+    async def _widen(self) -> None:
+        """Gives the peer a window that its credit never fills: at a full one the library looks for room every
+        10 ms."""
+        more = WINDOW_BYTES - self._stream.target_recv_window
+        self._stream.target_recv_window = WINDOW_BYTES
+        self._stream.recv_window += more
+        await self._stream.send_window_update(more, skip_lock=True)
+
     async def write(self, data: bytes) -> bool:
         """Sends all; returns False, and has sent nothing, when the library must: no window, or an end."""
         stream = self._stream
@@ -270,6 +288,8 @@ class LeanStream:
             return False
         stream.send_window -= len(data)
         await self._muxer.wire.write(_HEADER.pack(0, TYPE_DATA, 0, self._id, len(data)) + data)
-        if len(data) > LONG_WRITE_BYTES:
+        self._in_a_row_bytes += len(data)
+        if self._in_a_row_bytes > LONG_WRITE_BYTES:
+            self._in_a_row_bytes = 0
             await trio.lowlevel.checkpoint()
         return True
