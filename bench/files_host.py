@@ -22,6 +22,7 @@ import structlog
 import trio
 from libp2p.custom_types import TProtocol
 
+from node.allocator import keep_freed_memory
 from node.artifacts import ArtifactStore
 from node.exchange import Exchange, Wanted
 from p2p.errors import Refused
@@ -135,6 +136,7 @@ def _random(size_bytes: int) -> Iterator[bytes]:
 
 async def main(folder: Path, listen: str) -> None:
     """Until stdin ends."""
+    keep_freed_memory()
     peer = Peer(folder, listen)
     async with trio.open_nursery() as nursery:
         addresses = await nursery.start(peer.host.run, peer)

@@ -84,6 +84,7 @@ _WORKLOAD_OPTIONAL: Final = (
     "fuel",
     "working_dir",
     "user",
+    "available",
 )
 
 RUNTIMES: Final[tuple[str, ...]] = get_args(Runtime)
@@ -277,6 +278,7 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
         ),
         working_dir=reader.text(entries.get("working_dir"), f"{field}.working_dir", ""),
         user=reader.text(entries.get("user"), f"{field}.user"),
+        available_s=reader.number(entries.get("available"), f"{field}.available", parse_duration, 0),
     )
 
 

@@ -53,6 +53,7 @@ _TYPES: Final = {
     "disk": ("size",),
     "volume": ("size",),
     "rpo": ("duration",),
+    "available": ("duration",),
     "pids": ("integer",),
     "duration": ("duration",),
     "time_limit": ("duration",),
@@ -115,7 +116,7 @@ def report_files(
     check_container(workload, paths, field, report, built=built)
     if built or workload.runtime != "oci":
         check.check_command(workload.command, paths, executables, f"{field}.command", report)
-    check_exec(workload.runtime, workload.health, paths, executables, f"{field}.health", report)
+    check_exec(workload.health, paths, executables, f"{field}.health", report)
     names = [path for path, _ in paths]
     check_egress(workload.egress, workload.ports, names, f"{field}.egress", report)
     check_volumes(workload.kind, workload.volumes, names, f"{field}.volumes", report)
@@ -175,6 +176,7 @@ def _templates(contract: Contract) -> Iterator[str]:
     for workload in contract.workloads:
         need = workload.resources
         found += [workload.replicas, workload.agree, workload.time_limit_s, workload.fuel]
+        found.append(workload.available_s)
         found += [need.cpu_millis, need.memory_bytes, need.disk_bytes, need.pids]
         found += [number for volume in workload.volumes for number in (volume.size_bytes, volume.rpo_s)]
         found += [*workload.command, *workload.environment.values()]
@@ -276,13 +278,15 @@ def _check_workload(workload: WorkloadTemplate, types: dict[str, str], report: R
     check.check_results(workload.kind, workload.results, f"{field}.results", report)
     _check_number("time_limit", workload.time_limit_s, types, f"{field}.time_limit", report)
     check.check_time_limit(workload.kind, workload.time_limit_s, f"{field}.time_limit", report)
+    _check_number("available", workload.available_s, types, f"{field}.available", report)
+    check.check_available(workload.kind, len(workload.volumes), workload.available_s, field, report)
     check_isolation(workload.isolation, f"{field}.isolation", report)
     check_secrets(workload.secrets, f"{field}.secrets", report)
     for volume in workload.volumes:
         where = f"{field}.volumes.{volume.name}"
         _check_number("volume", volume.size_bytes, types, f"{where}.size", report)
         _check_number("rpo", volume.rpo_s, types, f"{where}.rpo", report)
-        check_rpo(workload.runtime, volume.size_bytes, volume.rpo_s, where, report)
+        check_rpo(volume.size_bytes, volume.rpo_s, where, report)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", report)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", report)
     check.check_update(workload.update, f"{field}.update", report)

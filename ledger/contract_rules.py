@@ -20,7 +20,7 @@ CONTRACT_RULES: Final[dict[str, str]] = {
     "contract.language": "this version of the contract language is not known",
     "contract.artifact": "an artifact names either a file or a tree",
     "contract.source_path": "a local source path must be plain and may not lead upwards",
-    "contract.health": "a health check is one of http, tcp and a command of the sandbox without parameters",
+    "contract.health": "a health check is one of http, tcp and a command of the workload without parameters",
     "contract.release": "a policy of release needs a job with results",
     "contract.role": "a role has one of keys, organisation and 'bind: order'",
     # [L] contracts, as sources and as published
@@ -60,8 +60,9 @@ CONTRACT_RULES: Final[dict[str, str]] = {
     "contract.egress": "a host name or address with a port, in its one spelling",
     "contract.egress_port": "a workload cannot both listen on a port and connect to it",
     "contract.job_volumes": "a job has no volumes",
-    "contract.rpo": "copies are made every RPO_S_MIN seconds at most, of a sandbox's volumes, not too large",
+    "contract.rpo": "copies are made every RPO_S_MIN seconds at most, of volumes that are not too large",
     "contract.time_limit": "only a job has a time limit",
+    "contract.available": "only a service without volumes may run past its lease",
     "contract.update": "the deadline of an update is longer than a replica must be healthy",
     # [L] parameters inside a contract
     "contract.reference": "a ${parameter} is malformed, or must stand alone",

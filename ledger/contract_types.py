@@ -101,6 +101,7 @@ class WorkloadTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     fuel: int | str = 0
     working_dir: str = "/"
     user: str = ""
+    available_s: int | str = 0
 
 
 class PriceTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

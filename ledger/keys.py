@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Final
 
 from nacl import bindings
-from nacl.exceptions import BadSignatureError
+from nacl.exceptions import BadSignatureError, CryptoError
 
 from ledger.codec import sha256
 from ledger.errors import Refused
@@ -72,6 +72,16 @@ def verify_raw(public: bytes, message: bytes, signature: bytes) -> bool:
 def verify(public: bytes, domain: str, chain_id: str, message: bytes, signature: bytes) -> bool:
     """True when `signature` is `public`'s over `message` for this domain and chain."""
     return verify_raw(public, tagged(domain, chain_id, message), signature)
+
+
+def opens_boxes(public: bytes) -> bool:
+    """True when bytes can be sealed to this key (node.sealing): it is a point of the curve's large subgroup,
+    as every key is that was made as one. One that is not may verify signatures all the same."""
+    try:
+        bindings.crypto_sign_ed25519_pk_to_curve25519(public)
+    except (CryptoError, ValueError):
+        return False
+    return True
 
 
 def public_key_from_hex(text: str, field: str) -> bytes:

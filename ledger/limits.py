@@ -8,7 +8,7 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 DOMAIN_PREFIX: Final = b"gridpact/"
-LIMITS_VERSION: Final = 3  # a chain's genesis names it: whoever changes a protocol limit below adds one
+LIMITS_VERSION: Final = 4  # a chain's genesis names it: whoever changes a protocol limit below adds one
 
 # Sizes of what travels. A transaction must fit one gossip message (1 MiB) many times over.
 TX_BYTES_MAX: Final = 128 * KIB  # a contract envelope is the largest body
@@ -134,6 +134,7 @@ ENVIRONMENT_MAX: Final = 64
 ARGUMENT_CHARS_MAX: Final = 4_000  # a short script fits, a program belongs in an artifact
 PATH_CHARS_MAX: Final = 255
 RESULTS_MAX: Final = 32
+RESULT_SEAL_BYTES: Final = 80  # what a sealed result has beside its content: 32 of salt, 48 of the box
 COUNTRIES_MAX: Final = 64  # also farms
 CHOICES_MAX: Final = 64
 PARAMETER_CHARS_MAX: Final = 1_000
@@ -158,6 +159,7 @@ FUEL_DEFAULT: Final = 10_000_000_000  # of a WebAssembly program: a minute or tw
 PIDS_MAX: Final = 4_096  # a re-check reads the memory maps of each
 DURATION_S_MAX: Final = 10 * 366 * 86_400  # ten years; renewals go on from there
 GRACE_S_MAX: Final = 90 * 86_400  # a quarter: then the escrow's rest goes back at last
+AVAILABLE_S_MAX: Final = 86_400  # what runs without the notary hears of no revocation: a day of that at most
 INTERVAL_S_MAX: Final = 86_400  # health checks and re-checks at least once a day
 RESTARTS_MAX: Final = 1_000
 POLICY_PLACES_MAX: Final = 256  # signatures that one policy may ask for

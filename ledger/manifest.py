@@ -271,6 +271,7 @@ def _expand_workload(template: WorkloadTemplate, values: Mapping[str, Value]) ->
         fuel=_number(template.fuel, values, parse_integer, f"{field}.fuel"),
         working_dir=template.working_dir,
         user=template.user,
+        available_s=_number(template.available_s, values, parse_duration, f"{field}.available"),
     )
 
 
@@ -343,7 +344,7 @@ def _check_workload(workload: Workload, field: str) -> None:
     executables = [artifact.path for artifact in workload.artifacts if artifact.executable]
     check_container(workload, paths, field, _refuse)
     check.check_command(workload.command, paths, executables, f"{field}.command", _refuse)
-    check_exec(workload.runtime, workload.health, paths, executables, f"{field}.health", _refuse)
+    check_exec(workload.health, paths, executables, f"{field}.health", _refuse)
     check.check_environment(workload.environment, f"{field}.environment", _refuse)
     need = workload.resources
     check.check_number("cpu", need.cpu_millis, f"{field}.resources.cpu", _refuse)
@@ -354,6 +355,8 @@ def _check_workload(workload: Workload, field: str) -> None:
     check.check_results(workload.kind, workload.results, f"{field}.results", _refuse)
     check.check_number("time_limit", workload.time_limit_s, f"{field}.time_limit", _refuse)
     check.check_time_limit(workload.kind, workload.time_limit_s, f"{field}.time_limit", _refuse)
+    check.check_number("available", workload.available_s, f"{field}.available", _refuse)
+    check.check_available(workload.kind, len(workload.volumes), workload.available_s, field, _refuse)
     check_isolation(workload.isolation, f"{field}.isolation", _refuse)
     check_secrets(workload.secrets, f"{field}.secrets", _refuse)
     names = [path for path, _ in paths]
@@ -363,7 +366,7 @@ def _check_workload(workload: Workload, field: str) -> None:
         where = f"{field}.volumes.{volume.name}"
         check.check_number("volume", volume.size_bytes, f"{where}.size", _refuse)
         check.check_number("rpo", volume.rpo_s, f"{where}.rpo", _refuse)
-        check_rpo(workload.runtime, volume.size_bytes, volume.rpo_s, where, _refuse)
+        check_rpo(volume.size_bytes, volume.rpo_s, where, _refuse)
     check.check_number("attempts", workload.restart.attempts, f"{field}.restart.attempts", _refuse)
     check.check_number("recheck", workload.recheck_s, f"{field}.recheck", _refuse)
     check.check_update(workload.update, f"{field}.update", _refuse)

@@ -2,6 +2,9 @@
 
 Each check reports (field, rule, detail) through `report`, so that the contract compiler can
 tell several problems at once and the ledger can stop at the first.
+
+[E9] Only what has no state may run on past its lease, where the notary is out of reach: a service without
+     volumes, for at most AVAILABLE_S_MAX. Beside it, its slot may run elsewhere.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from ledger.limits import (
     ARGUMENT_CHARS_MAX,
     ARTIFACT_BYTES_MAX,
     ARTIFACTS_MAX,
+    AVAILABLE_S_MAX,
     COMMAND_ARGUMENTS_MAX,
     CPU_MILLIS_MAX,
     CPU_MILLIS_MIN,
@@ -57,6 +61,7 @@ NUMBERS: Final = {
     "disk": (0, DISK_BYTES_MAX),
     "volume": (VOLUME_BYTES_MIN, DISK_BYTES_MAX),
     "rpo": (0, RPO_S_MAX),
+    "available": (0, AVAILABLE_S_MAX),
     "pids": (1, PIDS_MAX),
     "fuel": (0, NUMBER_MAX),
     "duration": (60, DURATION_S_MAX),
@@ -260,6 +265,13 @@ def check_time_limit(kind: str, limit_s: int | str, field: str, report: Report) 
     """Only a job has one."""
     if kind != "job" and limit_s != 0:
         report(field, "contract.time_limit", "a service runs until its term ends; a job has a time limit")
+
+
+def check_available(kind: str, volumes: int, available_s: int | str, field: str, report: Report) -> None:
+    """[E9]"""
+    if available_s != 0 and (kind != "service" or volumes):
+        what = "a job" if kind != "service" else "a service with volumes"
+        report(f"{field}.available", "contract.available", f"{what} stops when its lease ends")
 
 
 def check_role(

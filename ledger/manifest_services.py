@@ -28,7 +28,7 @@ ISOLATION: Final = ("landlock", "sealed-image", "limit-memory", "limit-cpu", "li
 namespaces, filters, no capabilities, every 3node enforces or offers nothing."""
 
 
-ASKED_FOR: Final = (*ISOLATION, "secrets", "egress", "volumes")
+ASKED_FOR: Final = (*ISOLATION, "secrets", "egress", "volumes", "volume-copies", "health-exec")
 """What a driver enforces, each for itself, and a workload may need."""
 
 
@@ -139,12 +139,10 @@ def check_volumes(
         report(field, "contract.duplicate", "a volume is there twice")
 
 
-def check_rpo(runtime: str, size_bytes: int | str, rpo_s: int | str, field: str, report: Report) -> None:
+def check_rpo(size_bytes: int | str, rpo_s: int | str, field: str, report: Report) -> None:
     """[C12] A volume with copies, as far as its numbers are known: not too often, and not too large."""
     if not rpo_s:
         return
-    if runtime != "sandbox":
-        report(f"{field}.rpo", "contract.rpo", f"no copies are made of volumes of runtime {runtime}")
     if isinstance(rpo_s, str):
         return
     if rpo_s < RPO_S_MIN:
@@ -167,7 +165,7 @@ def features_needed(workload: Workload) -> tuple[str, ...]:
     classes = sorted({f"volumes.{volume.storage}" for volume in workload.volumes if volume.storage})
     copies = ("volume-copies",) if copied_volumes(workload) else ()
     health = ("health-exec",) if workload.health is not None and workload.health.command else ()
-    names = (*workload.isolation, *secrets, *egress, *volumes, *classes, *health)
+    names = (*workload.isolation, *secrets, *egress, *volumes, *classes, *copies, *health)
     # Those of the embedded driver stand alone, others' under the driver's name.
     prefix = "" if workload.runtime == "sandbox" else f"{workload.runtime}."
-    return (*(prefix + name for name in names), *copies)
+    return tuple(prefix + name for name in names)

@@ -162,6 +162,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     fuel: int = 0  # runtime wasm: about how many instructions it may carry out; else 0
     working_dir: str = "/"  # runtime oci: where the command begins
     user: str = ""  # runtime oci: UID:GID inside; else ""
+    available_s: int = 0  # without the notary it runs on so long past its lease; 0: it stops when that ends
 
     @property
     def needs(self) -> Resources:

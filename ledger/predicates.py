@@ -20,6 +20,7 @@ from ledger.limits import (
     NUMBER_MAX,
     PATH_CHARS_MAX,
     PORTS_MAX,
+    RESULT_SEAL_BYTES,
     RESULTS_MAX,
     TEXT_CHARS_MAX,
 )
@@ -78,14 +79,23 @@ class ApprovalPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         _text(self.comment, TEXT_CHARS_MAX, "comment")
 
 
-class ResultFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """A result. Where results are held back (node.sealed_results), `sha256` is of the salted content, and
+class ResultFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A result (node.sealed_results): `sha256` of a salt and its content, `size_bytes` of the content alone;
     `sealed` and `sealed_bytes` are digest and size of what the consumer alone can open."""
 
     sha256: str
     size_bytes: int
-    sealed: str = ""
-    sealed_bytes: int = 0
+    sealed: str
+    sealed_bytes: int
+
+    def check(self) -> None:
+        """[Y6] Raises Refused(document.field)."""
+        _hex(self.sha256, "results")
+        _hex(self.sealed, "results")
+        _number(self.size_bytes, "results")
+        if self.sealed_bytes != self.size_bytes + RESULT_SEAL_BYTES:
+            detail = f"a sealed form of {self.size_bytes + RESULT_SEAL_BYTES} bytes wanted"
+            raise Refused("document.field", detail, "results")
 
 
 class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -148,11 +158,7 @@ class ReceiptPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
             _hex(digest, "artifacts")
         _items(((path, "") for path in self.results), RESULTS_MAX, PATH_CHARS_MAX, "results")
         for result in self.results.values():
-            _hex(result.sha256, "results")
-            _number(result.size_bytes, "results")
-            _number(result.sealed_bytes, "results")
-            if result.sealed:
-                _hex(result.sealed, "results")
+            result.check()
         if len(self.approvals) > APPROVALS_PER_DEPLOYMENT_MAX:
             raise Refused("document.field", f"at most {APPROVALS_PER_DEPLOYMENT_MAX} entries", "approvals")
         for document in self.approvals:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ledger.limits import CHUNK_BYTES
-from node.chunks import chunks_root
+from node.chunks import chunk_digests_of, chunks_root
 from node.errors import ArtifactMissing, ArtifactWrong
 from node.limits import ARTIFACT_SYNC_BYTES
 
@@ -166,32 +166,35 @@ class Partial:
         bits = bytes(self._map)[::-1].translate(_AS_DIGITS)
         return Holding(self.size_bytes, self.root, int(bits or b"0", 2))
 
-    def write(self, index: int, data: bytes) -> int:
-        """Keep a chunk; returns its length, 0 when it is held already. Raises ArtifactWrong for another
-        digest, keeping nothing, and OSError."""
-        if hashlib.sha256(data).digest() != self.chunks[index]:
-            raise ArtifactWrong(self.sha256, f"chunk {index} is another")
-        if self._map[index]:
+    def write(self, first: int, data: bytes) -> int:
+        """Keep a chunk, or several in a row; returns how many bytes were not held before. Raises
+        ArtifactWrong for other digests or another length, keeping nothing, and OSError."""
+        stop = first + chunk_count(len(data))
+        if len(data) != sum(self.length(index) for index in range(first, min(stop, len(self.chunks)))):
+            raise ArtifactWrong(self.sha256, f"chunk {first} is followed by others, or longer")
+        if not all(digest == self.chunks[first + at] for at, digest in enumerate(chunk_digests_of(data))):
+            raise ArtifactWrong(self.sha256, f"chunk {first} or one after it is another")
+        if all(self._map[first:stop]):
             return 0
-        if os.pwrite(self._file.fileno(), data, index * CHUNK_BYTES) != len(data):
+        if os.pwrite(self._file.fileno(), data, first * CHUNK_BYTES) != len(data):
             raise OSError(errno.ENOSPC, "the disk took only a part of a chunk")
         with self._lock:
-            if self._map[index]:
-                return 0
-            self._map[index] = 1
-            self._done_bytes += len(data)
-            os.pwrite(self._map_file.fileno(), b"\x01", index)
-            self._unsynced_bytes += len(data)
-        self._hash_on(index, data, _CATCH_UP)
+            fresh = [index for index in range(first, stop) if not self._map[index]]
+            fresh_bytes = sum(self.length(index) for index in fresh)
+            self._map[first:stop] = b"\x01" * (stop - first)
+            self._done_bytes += fresh_bytes
+            os.pwrite(self._map_file.fileno(), self._map[first:stop], first)
+            self._unsynced_bytes += fresh_bytes
+        self._hash_on(first, data, _CATCH_UP)
         self._sync_behind()
-        return len(data)
+        return fresh_bytes
 
     def write_all(self, chunks: Sequence[tuple[int, bytes]]) -> list[int | Exception]:
         """`write` for each; in the place of its length what it raised."""
         found: list[int | Exception] = []
-        for index, data in chunks:
+        for first, data in chunks:
             try:
-                found.append(self.write(index, data))
+                found.append(self.write(first, data))
             except (ArtifactWrong, OSError) as error:
                 found.append(error)
         return found
@@ -250,17 +253,18 @@ class Partial:
         """Bytes of a chunk: only the last may be shorter."""
         return min(CHUNK_BYTES, self.size_bytes - index * CHUNK_BYTES)
 
-    def _hash_on(self, index: int, data: bytes, most: int) -> None:
-        """Take chunks into the whole's digest, as far as they stand in a row; `data` is that of `index`."""
+    def _hash_on(self, first: int, data: bytes, most: int) -> None:
+        """Take chunks into the whole's digest, as far as they stand in a row; `data` is that of `first` and
+        those after it."""
         if not self._hashing.acquire(blocking=False):
             return  # somebody else is at it
         try:
             while most and self._hashed < len(self.chunks) and self._map[self._hashed]:
-                at = self._hashed
-                if at != index:
-                    data = os.pread(self._file.fileno(), self.length(at), at * CHUNK_BYTES)
-                self._whole.update(data)
-                index, self._hashed, most = -1, at + 1, most - 1
+                at, next_data = self._hashed, data
+                if at != first:
+                    next_data = os.pread(self._file.fileno(), self.length(at), at * CHUNK_BYTES)
+                self._whole.update(next_data)
+                self._hashed, most = at + chunk_count(len(next_data)), most - 1
         finally:
             self._hashing.release()
 
@@ -292,7 +296,7 @@ class Partial:
 class Reader:
     """A verified artifact, open for reading by others. Its files close with the last who holds it."""
 
-    __slots__ = ("_bytes_fd", "_list_fd", "root", "sha256", "size_bytes")
+    __slots__ = ("_bytes_fd", "_changed_ns", "_list_fd", "_sound", "root", "sha256", "size_bytes")
 
     def __init__(self, sha256: str, size_bytes: int, bytes_file: Path, list_file: Path) -> None:
         self._bytes_fd = self._list_fd = -1
@@ -300,18 +304,27 @@ class Reader:
         self._bytes_fd = os.open(bytes_file, os.O_RDONLY | os.O_CLOEXEC)
         self._list_fd = os.open(list_file, os.O_RDONLY | os.O_CLOEXEC)
         self.root = chunks_root((self.digests(0, chunk_count(size_bytes)),))
+        self._changed_ns, self._sound = 0, bytearray()  # chunks that were hashed since the file changed
 
     def digests(self, first: int, most: int) -> bytes:
         """Digests of at most so many chunks from `first` on, one after the other. Raises OSError."""
         return os.pread(self._list_fd, most * DIGEST_BYTES, first * DIGEST_BYTES)
 
-    def chunk(self, index: int) -> bytes:
-        """One chunk, hashed again. Raises ArtifactMissing, OSError, ArtifactWrong: the disk changed it."""
-        if not 0 <= index < chunk_count(self.size_bytes):
-            raise ArtifactMissing(f"{self.sha256} chunk {index}")
-        data = os.pread(self._bytes_fd, CHUNK_BYTES, index * CHUNK_BYTES)
-        if hashlib.sha256(data).digest() != self.digests(index, 1):
-            raise ArtifactWrong(self.sha256, f"chunk {index} changed on disk")
+    def read(self, first: int, count: int) -> bytes:
+        """So many chunks, hashed again the first time, and when the file was changed since. Raises
+        ArtifactMissing, OSError, ArtifactWrong: the disk changed them."""
+        every, stop = chunk_count(self.size_bytes), first + count
+        if not 0 <= first < stop <= every:
+            raise ArtifactMissing(f"{self.sha256} chunk {first}")
+        changed_ns = os.fstat(self._bytes_fd).st_ctime_ns
+        if changed_ns != self._changed_ns:
+            self._changed_ns, self._sound = changed_ns, bytearray(every)
+        sound = self._sound
+        data = os.pread(self._bytes_fd, count * CHUNK_BYTES, first * CHUNK_BYTES)
+        if not all(sound[first:stop]):
+            if b"".join(chunk_digests_of(data)) != self.digests(first, count):
+                raise ArtifactWrong(self.sha256, f"chunk {first} or one after it changed on disk")
+            sound[first:stop] = b"\x01" * count
         return data
 
     def __del__(self) -> None:

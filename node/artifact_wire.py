@@ -53,10 +53,12 @@ class InfoAnswer(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
 
 
 class ChunkRequest(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """The method "artifact/chunk": the answer is the chunk's bytes."""
+    """The method "artifact/chunk": the answer is the bytes of `count` chunks from `first` on, at most
+    ARTIFACT_RUN_MAX; of fewer nothing."""
 
     sha256: bytes
-    index: int
+    first: int
+    count: int
 
 
 def held_answer(holding: Holding, takers: int) -> HeldAnswer:

@@ -7,8 +7,8 @@
     SHA256.part, SHA256.map   bytes on their way, and one byte for each chunk that was verified
 
 Nothing is served that was not verified: the name is given after the whole file was hashed, and each
-chunk is hashed again when it is read. What may go to make room is `node/cache.py`'s to say. Calls block for
-as long as the disk does, and may come from several threads.
+chunk is hashed again when it is first read, and once more when its file changed. What may go to make room
+is `node/cache.py`'s to say. Calls block for as long as the disk does, and may come from several threads.
 """
 
 from __future__ import annotations
@@ -154,14 +154,14 @@ class ArtifactStore:
             raise ArtifactMissing(f"{sha256} chunk {first}")
         return size_bytes, found
 
-    def read_chunk(self, sha256: str, index: int) -> bytes:
-        """One chunk, hashed again. Raises ArtifactMissing; ArtifactWrong when the disk changed it: then the
-        artifact is dropped."""
+    def read_chunks(self, sha256: str, first: int, count: int = 1) -> bytes:
+        """Chunks in a row, hashed again. Raises ArtifactMissing; ArtifactWrong when the disk changed them:
+        then the artifact is dropped."""
         part = self._shared_part(sha256)
         if part is not None:
-            return part.read(index)
+            return b"".join(part.read(index) for index in range(first, first + count))
         try:
-            return self._reader(sha256).chunk(index)
+            return self._reader(sha256).read(first, count)
         except ArtifactWrong:
             self.drop(sha256)
             raise

@@ -28,6 +28,13 @@ def chunk_digests(path: Path) -> tuple[bytes, ...]:
         return tuple(hashlib.sha256(chunk).digest() for chunk in read_chunks(file))
 
 
+def chunk_digests_of(data: bytes) -> Iterator[bytes]:
+    """sha256 of each chunk of these bytes, in order."""
+    view = memoryview(data)
+    for at in range(0, len(view), CHUNK_BYTES):
+        yield hashlib.sha256(view[at : at + CHUNK_BYTES]).digest()
+
+
 def chunks_root(digests: Iterable[bytes]) -> str:
     """Hex sha256 over the digests, one after the other: `Artifact.chunks`."""
     root = hashlib.sha256()

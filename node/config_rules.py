@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any, Final
 
 from ledger.quantities import parse_country, parse_cpu, parse_size
@@ -85,6 +86,13 @@ def _check_name(text: str) -> None:
         raise ValueError("1 to 64 letters, digits, '-', '_' and '.' wanted")
 
 
+def _check_host(text: str) -> None:
+    try:
+        ip_address(text)
+    except ValueError:
+        raise ValueError("an IP address of this machine wanted, such as 127.0.0.1 or 0.0.0.0") from None
+
+
 def _check_classes(names: Texts) -> None:
     for name in names:
         if not NAME.fullmatch(name) or len(name) > 32:
@@ -107,6 +115,7 @@ RULES: Final[dict[str, Callable[[Any], object]]] = {
     "node.memory": parse_size,
     "node.disk": parse_size,
     "node.volume_classes": _check_classes,
+    "node.listen_host": _check_host,
     "node.price_cpu": parse_credits,
     "node.price_memory": parse_credits,
     "node.price_disk": parse_credits,

@@ -197,6 +197,8 @@ def _settle(workload: WorkloadTemplate, image: OpenImage, others: set[str], fiel
     if not command:
         raise Refused("build.image", "neither the contract nor the image names a command", f"{field}.command")
     first = _program(command[0], environment["PATH"], folder, plan, others, f"{field}.command[0]")
+    if workload.health is not None and workload.health.command:
+        _program(workload.health.command[0], "", "/", plan, others, f"{field}.health.exec[0]")
     user = workload.user or _string(config.get("User"), f"{field}.user")
     return Container((first, *command[1:]), environment, folder, _user(user, image, f"{field}.user"))
 

@@ -22,11 +22,20 @@ from ledger.limits import ARTIFACT_BYTES_MAX
 from node.artifacts import ArtifactStore
 from node.errors import ArtifactError, ArtifactFull, ArtifactWrong
 from node.fetching import Fetch
-from node.limits import ARTIFACT_ASKING_MAX, ARTIFACT_FETCHES_MAX, ARTIFACT_THREADS, FAULT_POINTS
+from node.limits import (
+    ARTIFACT_ASKING_MAX,
+    ARTIFACT_FETCHES_MAX,
+    ARTIFACT_OF_ORDER_MAX,
+    ARTIFACT_THREADS,
+    ARTIFACT_TURN_S,
+    ARTIFACT_WANTED_MAX,
+    FAULT_POINTS,
+)
 from node.rates import FileRates, Rate
 from node.serving import Serve, Serving
 from node.transfer import Progress as Progress
 from node.transfer import Wanted as Wanted
+from node.turns import Turns
 from p2p.errors import LocalError as NetworkError
 from p2p.network import Network
 
@@ -47,9 +56,11 @@ class Exchange:
     under_way: dict[Wanted, Progress] = field(default_factory=dict)
     serving: Serving = field(init=False)
     download: Rate = field(init=False)
-    slots: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(ARTIFACT_FETCHES_MAX))
+    asking: Turns = field(default_factory=lambda: Turns(ARTIFACT_ASKING_MAX, ARTIFACT_TURN_S))
+    taking: Turns = field(default_factory=lambda: Turns(ARTIFACT_FETCHES_MAX, ARTIFACT_TURN_S))
     threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(ARTIFACT_THREADS))
     _locks: dict[Wanted, trio.Lock] = field(default_factory=dict)
+    _fetches: dict[Wanted, Fetch] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.serving = Serving(lambda: self.store, self.rates)
@@ -60,14 +71,21 @@ class Exchange:
         return self.serving.methods()
 
     async def fetch(
-        self, wanted: Wanted, progress: Progress | None = None, hints: Sequence[str] = ()
+        self,
+        wanted: Wanted,
+        progress: Progress | None = None,
+        hints: Sequence[str] = (),
+        *,
+        like: Sequence[str] = (),
+        owner: str = "",
     ) -> Path:
         """The verified file, from here or from others; goes on asking until it is there or cancelled.
 
         Who wants what is being fetched already waits for that, and shows its progress; but not for one by
         another list or size, which may be a lie. `hints`: addresses of peers that may have it, beside the
-        neighbours. Raises ArtifactFull when there is no room,
-        ArtifactWrong when the signed names contradict each other.
+        neighbours; `like`: artifacts that may hold some of its chunks; `owner`: whose places it takes, those
+        of a deployment or of nobody. Raises ArtifactFull when there is no room, ArtifactWrong when the signed
+        names contradict each other.
         """
         sha256, size_bytes = wanted.sha256, wanted.size_bytes
         progress = progress or Progress(size_bytes)
@@ -77,11 +95,12 @@ class Exchange:
         self._meet(hints)
         if wanted in self.under_way:
             progress.follow(self.under_way[wanted])
+            self._fetches[wanted].also_for(owner)
         lock = self._locks.setdefault(wanted, trio.Lock())
         try:
             async with lock:
                 if not self.store.has(sha256):
-                    await self._fetch(wanted, progress)
+                    await self._fetch(Fetch(self, wanted, progress, like, owner))
         finally:
             if not lock.locked() and not lock.statistics().tasks_waiting:
                 self._locks.pop(wanted, None)
@@ -90,15 +109,16 @@ class Exchange:
         progress.reached(size_bytes, trio.current_time())
         return self.store.path(sha256)
 
-    async def _fetch(self, wanted: Wanted, progress: Progress) -> None:
-        if len(self.under_way) >= ARTIFACT_ASKING_MAX:
-            raise ArtifactFull(f"{ARTIFACT_ASKING_MAX} artifacts are being looked for already")
-        progress.begin(wanted.size_bytes)  # who was first has given up: its findings are not ours
-        self.under_way[wanted] = progress
+    async def _fetch(self, fetch: Fetch) -> None:
+        wanted = fetch.wanted
+        if len(self.under_way) >= ARTIFACT_WANTED_MAX:
+            raise ArtifactFull(f"{ARTIFACT_WANTED_MAX} artifacts are wanted already")
+        fetch.progress.begin(wanted.size_bytes)  # who was first has given up: its findings are not ours
+        self.under_way[wanted], self._fetches[wanted] = fetch.progress, fetch
         try:
-            await Fetch(self, wanted, progress).run()
+            await fetch.run()
         finally:
-            del self.under_way[wanted]
+            del self.under_way[wanted], self._fetches[wanted]
 
     def _meet(self, hints: Sequence[str]) -> None:
         for address in hints:
@@ -139,17 +159,19 @@ class Exchange:
 
 
 async def fetch_all(
-    exchange: Exchange, wanted: Sequence[tuple[Wanted, Progress]], hints: Sequence[str] = ()
+    exchange: Exchange,
+    wanted: Sequence[tuple[Wanted, Progress]],
+    hints: Sequence[str] = (),
+    owner: str = "",
 ) -> None:
-    """All of them, some at once: one order never takes all places of an exchange. Raises as `Exchange.fetch`
-    does."""
+    """All of them, some at once, for one order of `owner`. Raises as `Exchange.fetch` does."""
     failed: list[ArtifactError] = []
-    places = trio.CapacityLimiter(ARTIFACT_FETCHES_MAX)
+    places = trio.CapacityLimiter(ARTIFACT_OF_ORDER_MAX)
 
     async def one(item: Wanted, progress: Progress) -> None:
         try:
             async with places:
-                await exchange.fetch(item, progress, hints)
+                await exchange.fetch(item, progress, hints, owner=owner)
         except ArtifactError as error:
             failed.append(error)
             nursery.cancel_scope.cancel()

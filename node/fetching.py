@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -36,6 +38,7 @@ from node.limits import (
     ARTIFACT_UNPROVED_S,
 )
 from node.picks import Picks
+from node.reuse import open_with
 from node.sources import Source, Sources
 from node.transfer import Progress, Wanted
 from p2p.errors import Refused as RequestRefused
@@ -46,13 +49,23 @@ if TYPE_CHECKING:
 
 
 class Fetch:
-    """One artifact on its way into the store of an exchange."""
+    """One artifact on its way into the store of an exchange. `like`: others that may hold chunks of it;
+    `owner`: whose places it takes."""
 
-    def __init__(self, exchange: Exchange, wanted: Wanted, progress: Progress) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        wanted: Wanted,
+        progress: Progress,
+        like: Sequence[str] = (),
+        owner: str = "",
+    ) -> None:
+        self.wanted = wanted
+        self.progress = progress
         self._exchange = exchange
-        self._wanted = wanted
+        self._like = like
+        self._owner = owner
         self._digest = bytes.fromhex(wanted.sha256)
-        self._progress = progress
         self._partial: Partial | None = None
         self._picks: Picks | None = None
         self._keeping: Batcher[tuple[int, bytes], int] | None = None
@@ -68,30 +81,39 @@ class Fetch:
         self._opened = trio.Event()
         self._changed = trio.Event()
         self._done = trio.CancelScope()
-        self._has_slot = False
+        self._takes = False  # it has a list, and wants chunks
 
     async def run(self) -> None:
         """Until it is in the store. Raises ArtifactFull, ArtifactWrong."""
+        self._exchange.asking.want(self, self._owner, trio.current_time())
         try:
-            while not self._exchange.store.has(self._wanted.sha256):
+            while not self._exchange.store.has(self.wanted.sha256):
                 await self._attempt()
         finally:
+            self._exchange.asking.leave(self)
+            self._exchange.taking.leave(self)
             if self._partial is not None:
                 # On a full disk others need the room more than a next try does.
-                is_of_use = not self._is_disk_full and not self._exchange.store.has(self._wanted.sha256)
+                is_of_use = not self._is_disk_full and not self._exchange.store.has(self.wanted.sha256)
                 (self._partial.close if is_of_use else self._partial.discard)()
-            if self._has_slot:
-                self._exchange.slots.release_on_behalf_of(self)
+
+    def also_for(self, owner: str) -> None:
+        """Another one waits for it, too: it takes the places of who has fewer."""
+        now_s = trio.current_time()
+        self._exchange.asking.want(self, owner, now_s)
+        if self._takes:
+            self._exchange.taking.want(self, owner, now_s)
 
     async def _attempt(self) -> None:
         """Ask all who may have it until every chunk is here."""
         with trio.CancelScope() as self._done:
             async with trio.open_nursery() as nursery:
-                while not self._exchange.store.has(self._wanted.sha256):
+                while not self._exchange.store.has(self.wanted.sha256):
                     known = (neighbour.peer_id for neighbour in self._exchange.network.neighbours())
-                    dropped, now_s = self._progress.dropped, trio.current_time()
-                    for source in self._sources.next(known, dropped, now_s):
-                        nursery.start_soon(self._use, source)
+                    dropped, now_s = self.progress.dropped, trio.current_time()
+                    if self._exchange.asking.has(self, now_s):
+                        for source in self._sources.next(known, dropped, now_s):
+                            nursery.start_soon(self._use, source)
                     if self._is_stuck():
                         self._done.cancel()
                     await trio.sleep(ARTIFACT_TICK_S)  # neighbours come and go while we fetch
@@ -105,19 +127,21 @@ class Fetch:
 
     def _is_stuck(self) -> bool:
         """Whether nothing comes of a list that nobody signed while somebody else has another one."""
+        if self._takes and not self._may_take:
+            self._moved_s = trio.current_time()  # it is not the source that nothing comes of
         waited_s = trio.current_time() - self._moved_s
-        return self._has_rival and self._wanted.chunks is None and waited_s > ARTIFACT_UNPROVED_S
+        return self._has_rival and self.wanted.chunks is None and waited_s > ARTIFACT_UNPROVED_S
 
     def _give_list_up(self) -> None:
         """Begin anew with another source's list; who gave this one comes last."""
         if self._partial is not None:
             self._partial.discard()
         self._sources.last(self._joined, trio.current_time())
-        self._progress.reached(0, trio.current_time())
+        self.progress.reached(0, trio.current_time())
         self._forget_list()
 
     def _forget_list(self) -> None:
-        self._partial, self._picks, self._root = None, None, self._wanted.chunks
+        self._partial, self._picks, self._root = None, None, self.wanted.chunks
         self._joined, self._opened = set(), trio.Event()
         self._is_listing = self._has_rival = False
 
@@ -149,16 +173,24 @@ class Fetch:
         try:
             said = read_held(raw)
         except Refused as error:
-            self._exchange.blame(peer_id, error.rule, self._progress)
+            self._exchange.blame(peer_id, error.rule, self.progress)
             return None
-        wanted = self._wanted
+        wanted = self.wanted
         if said.size_bytes != wanted.size_bytes or wanted.chunks not in (None, said.root):
             # It may be the contract that names what is not: the source is left alone, not punished.
-            self._exchange.set_aside(peer_id, "artifact.other", self._progress)
+            self._exchange.set_aside(peer_id, "artifact.other", self.progress)
             return None
-        if wanted.chunks is None and said.held is not None:
-            return None  # nobody has proved that list yet
+        if wanted.chunks is None and (said.held is not None or self._is_fetched_by(said.root)):
+            return None  # nobody has proved that list yet; or it comes anyway
         return said
+
+    def _is_fetched_by(self, root: str) -> bool:
+        """Whether somebody else fetches the same by a list with that root, signed."""
+        return replace(self.wanted, chunks=root) in self._exchange.under_way
+
+    @property
+    def _may_take(self) -> bool:
+        return self._exchange.taking.has(self, trio.current_time())
 
     @property
     def _is_open(self) -> bool:
@@ -196,25 +228,24 @@ class Fetch:
             try:
                 digests += read_digests(raw, holding.size_bytes, len(digests) // 32)
             except Refused as error:
-                self._exchange.blame(peer_id, error.rule, self._progress)
+                self._exchange.blame(peer_id, error.rule, self.progress)
                 return None
         if self._partial is None and chunks_root((digests,)) != holding.root:
-            self._exchange.blame(peer_id, "artifact.list", self._progress)
+            self._exchange.blame(peer_id, "artifact.list", self.progress)
             return None
         return split_digests(digests) if len(digests) == count * 32 else None
 
     async def _open(self, chunks: tuple[bytes, ...], root: str) -> None:
         """The file that is being filled, where a fetch that broke off left it."""
-        exchange, info = self._exchange, ArtifactInfo(self._wanted.sha256, self._wanted.size_bytes, chunks)
-        if not self._has_slot:
-            await exchange.slots.acquire_on_behalf_of(self)
-            self._has_slot = True
+        exchange, info = self._exchange, ArtifactInfo(self.wanted.sha256, self.wanted.size_bytes, chunks)
+        is_signed = self.wanted.chunks is not None
+        self._takes = True
+        exchange.taking.want(self, self._owner, trio.current_time())
+        while not self._may_take:  # noqa: ASYNC110 - a clock
+            await trio.sleep(ARTIFACT_TICK_S)
         try:
             opened = await trio.to_thread.run_sync(
-                lambda: exchange.store.partial(
-                    info.sha256, info.size_bytes, info.chunks, is_signed=self._wanted.chunks is not None
-                ),
-                limiter=exchange.threads,
+                open_with, exchange.store, info, is_signed, self._like, limiter=exchange.threads
             )
         except (ArtifactError, OSError) as error:
             self._fail(error)
@@ -223,7 +254,7 @@ class Fetch:
         self._partial, self._root = opened, root
         self._keeping = Batcher(opened.write_all, exchange.threads)
         self._picks = Picks(missing, len(chunks), random.Random())
-        self._progress.reached(opened.done_bytes, trio.current_time())
+        self.progress.reached(opened.done_bytes, trio.current_time())
         self._moved_s = trio.current_time()
         self._opened.set()
         if not missing:
@@ -238,7 +269,7 @@ class Fetch:
         picks.has(source.peer_id, holding.held)
         if holding.takers:
             picks.spread()
-        self._progress.sources.add(source.peer_id)
+        self.progress.sources.add(source.peer_id)
         try:
             async with trio.open_nursery() as nursery:
                 source.scope = nursery.cancel_scope
@@ -249,7 +280,7 @@ class Fetch:
                     nursery.start_soon(self._follow, source, picks)
         finally:
             picks.gone(source.peer_id)
-            self._progress.sources.discard(source.peer_id)
+            self.progress.sources.discard(source.peer_id)
 
     async def _take(self, source: Source, picks: Picks, number: int) -> None:
         partial, download = self._partial, self._exchange.download
@@ -257,20 +288,22 @@ class Fetch:
         while not picks.is_done and source.failures < ARTIFACT_FAILURES_MAX:
             while (delay_s := download.delay_s(trio.current_time())) > 0:  # noqa: ASYNC110 - a clock
                 await trio.sleep(delay_s)
-            index = None
-            if number < source.window:
-                index = picks.next(source.peer_id, trio.current_time(), source.usual_s)
-            if index is None:
+            first, now_s = None, trio.current_time()
+            if number < source.window and self._may_take:
+                first = picks.next(source.peer_id, now_s, source.usual_s)
+            if first is None:
                 with trio.move_on_after(ARTIFACT_TICK_S):
                     await self._changed.wait()
                 continue
-            download.take(partial.length(index), trio.current_time())
+            run = range(first, first + picks.more(source.peer_id, first, source.run, now_s))
+            download.take(sum(partial.length(index) for index in run), now_s)
             rest_s = 0.0
             try:
-                rest_s = await self._one(source, picks, partial, index)
+                rest_s = await self._run(source, picks, partial, run)
             finally:
-                picks.over(index, source.peer_id)
-                if picks.is_missing(index):
+                for index in run:
+                    picks.over(index, source.peer_id)
+                if any(picks.is_missing(index) for index in run):
                     self._changed.set()  # another source may take it
                     self._changed = trio.Event()
             if rest_s:
@@ -279,27 +312,30 @@ class Fetch:
         if not source.takers:
             source.scope.cancel()
 
-    async def _one(self, source: Source, picks: Picks, partial: Partial, index: int) -> float:
-        """One chunk: asked for, checked, kept. Returns how long to rest, in seconds."""
+    async def _run(self, source: Source, picks: Picks, partial: Partial, run: range) -> float:
+        """Chunks in a row: asked for, checked, kept. Returns how long to rest, in seconds."""
         exchange, asked_s, keeping = self._exchange, trio.current_time(), self._keeping
         assert keeping is not None, "chunks are asked for while the file is open"
         try:
-            body = encode(ChunkRequest(self._digest, index))
+            body = encode(ChunkRequest(self._digest, run.start, len(run)))
             data = await exchange.network.request(source.peer_id, CHUNK, body, ARTIFACT_ASK_S)
             source.heard_s = trio.current_time()
-            if not picks.is_missing(index):
+            if not any(picks.is_missing(index) for index in run):
                 return 0.0  # another was faster
-            kept = await keeping.do((index, data))
+            if len(data) != sum(partial.length(index) for index in run):
+                raise ArtifactWrong(self.wanted.sha256, f"{len(data)} bytes of {len(run)} chunks")
+            kept = await keeping.do((run.start, data))
         except RequestRefused as error:
             source.heard_s = trio.current_time()
             if error.reason.startswith("artifact.busy"):
                 return ARTIFACT_BUSY_S
-            picks.has_not(source.peer_id, index)
+            for index in run:
+                picks.has_not(source.peer_id, index)
             source.failures += 1
         except RequestError:
             source.failures += 1
         except ArtifactWrong:
-            exchange.blame(source.peer_id, "artifact.chunk", self._progress)
+            exchange.blame(source.peer_id, "artifact.chunk", self.progress)
             source.failures = ARTIFACT_FAILURES_MAX  # not one request more
             source.scope.cancel()
         except OSError as error:  # our disk, not the source
@@ -308,8 +344,10 @@ class Fetch:
             source.gave(source.heard_s - asked_s)
             exchange.fetched_bytes += kept
             self._moved_s = source.heard_s
-            self._progress.reached(partial.done_bytes, source.heard_s)
-            if picks.came(index) and picks.is_done:
+            self.progress.reached(partial.done_bytes, source.heard_s)
+            for index in run:
+                picks.came(index)
+            if picks.is_done:
                 self._done.cancel()
         return 0.0
 
@@ -318,7 +356,7 @@ class Fetch:
         while True:
             await trio.sleep(ARTIFACT_HELD_S)
             said = await self._holding(source.peer_id)
-            if source.peer_id in self._progress.dropped or (said is not None and said.root != self._root):
+            if source.peer_id in self.progress.dropped or (said is not None and said.root != self._root):
                 source.scope.cancel()
                 return
             if said is not None:
@@ -335,7 +373,7 @@ class Fetch:
         if isinstance(error, OSError):
             if self._partial is not None and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 self._is_disk_full = True
-            error = ArtifactFull(f"{self._wanted.sha256}: {error.strerror}")
+            error = ArtifactFull(f"{self.wanted.sha256}: {error.strerror}")
         self._failed = self._failed or error
         self._done.cancel()
 
@@ -348,10 +386,10 @@ class Fetch:
             await trio.to_thread.run_sync(held.finish, limiter=self._exchange.threads)
         except OSError as error:
             held.close()
-            raise ArtifactFull(f"{self._wanted.sha256}: {error.strerror}") from error
+            raise ArtifactFull(f"{self.wanted.sha256}: {error.strerror}") from error
         except ArtifactError:
-            self._progress.reached(0, trio.current_time())
-            if self._wanted.chunks is not None:
+            self.progress.reached(0, trio.current_time())
+            if self.wanted.chunks is not None:
                 raise
             for peer_id in joined:
-                self._exchange.blame(peer_id, "artifact.whole", self._progress)
+                self._exchange.blame(peer_id, "artifact.whole", self.progress)

@@ -154,6 +154,8 @@ def read_secret(file: Path) -> str:
                     f"If you trust it: chmod 600 {file}"
                 )
             return stream.read(_SECRET_FILE_BYTES_MAX).decode(errors="replace")
+    except FileNotFoundError:
+        raise ConfigError(f"{file.parent} has no {file.name}") from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
 

@@ -155,6 +155,9 @@ ARTIFACT_STALLED_S: Final = 3.0
 ARTIFACT_ASKED_MAX: Final = 32  # … up to so many in all
 # Chunks of one source on their way or being checked: three fill a stream's credit, while as many are checked.
 ARTIFACT_SOURCE_WINDOW: Final = 6
+ARTIFACT_RUN_MAX: Final = 4  # chunks in one answer: 1 MiB, a whole message
+ARTIFACT_RUN_WINDOW: Final = 4  # runs of one source at once, which takes the place of the six chunks …
+ARTIFACT_RUN_S: Final = 0.15  # … of a source that is that fast with what it is asked for: 25 MiB/s and more
 ARTIFACT_CHUNK_S: Final = 1.0  # … as long as none takes longer: then fewer, in proportion
 ARTIFACT_ASK_S: Final = 30.0  # for one chunk: four at once on a line of 35 KiB/s; others take it over before
 ARTIFACT_LIST_S: Final = 10.0  # for one part of a list, or for what a source holds
@@ -171,8 +174,13 @@ ARTIFACT_BUSY_S: Final = 0.5  # before a source that was busy is asked again
 ARTIFACT_REST_S: Final = 1.0  # until a source that has nothing is asked again; it doubles …
 ARTIFACT_REST_S_MAX: Final = 5.0  # … up to this, and for one that failed up to …
 ARTIFACT_FAILED_REST_S_MAX: Final = 60.0
-ARTIFACT_ASKING_MAX: Final = 64  # artifacts looked for at once: more than a node's slots need
-ARTIFACT_FETCHES_MAX: Final = 8  # of these, the ones that have found a source: each holds disk and threads
+ARTIFACT_WANTED_MAX: Final = 4_096  # fetches under way: TENURES_MAX times ARTIFACT_OF_ORDER_MAX, and copies
+ARTIFACT_OF_ORDER_MAX: Final = 8  # of one term
+ARTIFACT_ASKING_MAX: Final = 64  # of all these, the ones that look for sources now: each asks many …
+ARTIFACT_FETCHES_MAX: Final = 8  # … and the ones that ask for chunks: each keeps a disk and threads busy
+# One gives its place up to another fetch after that long, and at once to a deployment that has fewer: files
+# that nobody has, or that come slowly on purpose, keep no other deployment from its own.
+ARTIFACT_TURN_S: Final = 4.0
 ARTIFACT_SERVED_MAX: Final = 32  # chunks being read for others, or waiting for their turn of the line
 ARTIFACT_SERVED_PEER_MAX: Final = 8  # of these for one peer: more than an honest one asks for at once
 ARTIFACT_SERVE_WAIT_S: Final = 10.0  # longer than this for its turn: busy; below ARTIFACT_ASK_S

@@ -76,6 +76,15 @@ class Picks:
             self._asked.setdefault(index, {})[source] = now_s
         return index
 
+    def more(self, source: str, first: int, most: int, now_s: float) -> int:
+        """How many chunks from `first` on, which it is asked for already, to ask the source for in one
+        request: those that follow, while nobody else is fetching; at most so many."""
+        count = 1
+        while count < most and not self._spread and self._todo and self._todo[-1] == first + count:
+            self._asked[self._todo.pop()] = {source: now_s}
+            count += 1
+        return count
+
     def came(self, index: int) -> bool:
         """That chunk is here, verified. False when it was already."""
         if index not in self._left:

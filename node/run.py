@@ -19,6 +19,7 @@ from ledger.errors import LocalError
 from ledger.genesis import Genesis
 from ledger.quantities import parse_size
 from ledger.store import Store
+from node.allocator import keep_freed_memory
 from node.api.bot_seam import BotSeam
 from node.artifacts import ArtifactStore
 from node.clock import wall_ms
@@ -156,7 +157,7 @@ def _host(home: Home, settings: Settings, genesis: Genesis, seed: bytes) -> Host
 async def run_peer(home: Home, settings: Settings) -> None:
     """Until cancelled. Raises LocalError or ConfigError when the peer cannot start."""
     set_up_logs(settings)
-    log.debug("open_files", most=raise_open_files())
+    log.debug("open_files", most=raise_open_files(), keeps_memory=keep_freed_memory())
     with ExitStack() as resources:
         peer = open_peer(home, settings, resources)
         resources.callback(remove_run, home)

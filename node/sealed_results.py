@@ -1,4 +1,4 @@
-"""A result that is held back: salted, so that its public digest tells nothing, and sealed to the consumer.
+"""A job's result: salted, so that its public digest tells nothing, and sealed to the consumer.
 
 What the box holds is the salt and then the file. The receipt names the sha256 of both together, and of the
 box. Replicas that must agree have to find one digest, so theirs have a salt that everybody can work out:

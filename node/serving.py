@@ -30,6 +30,7 @@ from node.limits import (
     ARTIFACT_DIGESTS_MAX,
     ARTIFACT_LISTS_BYTES_S,
     ARTIFACT_READERS_MAX,
+    ARTIFACT_RUN_MAX,
     ARTIFACT_SERVE_WAIT_S,
     ARTIFACT_SERVED_MAX,
     ARTIFACT_SERVED_PEER_MAX,
@@ -108,9 +109,11 @@ class Serving:
     async def _chunk(self, peer_id: str, body: bytes) -> bytes:
         request = decode_exact(ChunkRequest, body, "artifact", REQUEST_BYTES_MAX)
         async with self._turn(peer_id):
-            await self._pay(self._taker(peer_id).bytes, CHUNK_BYTES)
+            if not 0 < request.count <= ARTIFACT_RUN_MAX:
+                raise Refused("artifact.range", f"1 to {ARTIFACT_RUN_MAX} chunks", "count")
+            await self._pay(self._taker(peer_id).bytes, request.count * CHUNK_BYTES)
             try:
-                data = await self._reading.do((request.sha256.hex(), request.index))
+                data = await self._reading.do((request.sha256.hex(), request.first, request.count))
             except ArtifactMissing:
                 raise Refused("artifact.unknown", "not here") from None
             except ArtifactWrong as error:
@@ -134,12 +137,12 @@ class Serving:
             del self._asked[next(iter(self._asked))]
         return others
 
-    def _read_all(self, chunks: Sequence[tuple[str, int]]) -> list[bytes | Exception]:
+    def _read_all(self, runs: Sequence[tuple[str, int, int]]) -> list[bytes | Exception]:
         """In a thread."""
         found: list[bytes | Exception] = []
-        for sha256, index in chunks:
+        for sha256, first, count in runs:
             try:
-                found.append(self._store().read_chunk(sha256, index))
+                found.append(self._store().read_chunks(sha256, first, count))
             except ArtifactError as error:
                 found.append(error)
         return found

@@ -17,6 +17,9 @@ from node.limits import (
     ARTIFACT_FAILED_REST_S_MAX,
     ARTIFACT_REST_S,
     ARTIFACT_REST_S_MAX,
+    ARTIFACT_RUN_MAX,
+    ARTIFACT_RUN_S,
+    ARTIFACT_RUN_WINDOW,
     ARTIFACT_SOURCE_WINDOW,
     ARTIFACT_SOURCES_MAX,
     ARTIFACT_STALLED_S,
@@ -45,11 +48,18 @@ class Source:
         self.failures = 0
 
     @property
+    def run(self) -> int:
+        """Chunks to ask for in one request: one, and several of a source that is fast."""
+        return ARTIFACT_RUN_MAX if self.given and self.usual_s < ARTIFACT_RUN_S else 1
+
+    @property
     def window(self) -> int:
-        """Chunks to have under way from it. Two at first; where each takes long, its line is full, and more
+        """Requests to have under way to it. Two at first; where each takes long, its line is full, and more
         at once would only wait longer."""
         if not self.given:
             return min(2, ARTIFACT_SOURCE_WINDOW)
+        if self.run > 1:
+            return ARTIFACT_RUN_WINDOW
         return max(1, round(ARTIFACT_SOURCE_WINDOW / max(1.0, self.usual_s / ARTIFACT_CHUNK_S)))
 
 

@@ -26,7 +26,7 @@ def open_market(net: Testnet, timeout_s: float, say: Say) -> None:
         return
     client = client_of(net.peers[0], timeout_s)
     fingerprint = sandbox_fingerprint()
-    if not fingerprint.usable:
+    if not fingerprint.runtimes:
         say(f"no offers are posted: this machine cannot isolate workloads: {fingerprint.reason}")
         return
     known_farms = {farm.name for farm in client.farms()}

@@ -51,27 +51,26 @@ class Channel:
         """True when nothing waits and nothing is being written."""
         return not (self._frames or self._control or self._ack_due or self._writing)
 
-    def put(self, kind: Kind, body: bytes) -> bool:
-        """Queues one counted message whole, or returns False when the queue has no room for it."""
-        if len(body) <= _BODY_IN_ONE:
-            size, count = len(body) + HEADER_BYTES, 1
-        else:
-            count = -(-len(body) // _BODY_IN_ONE)
-            size = len(body) + count * HEADER_BYTES
+    def put(self, kind: Kind, body: bytes, head: bytes = b"") -> bool:
+        """Queues one counted message whole, ``head`` before ``body``, or returns False when the queue has no
+        room for it."""
+        length = len(head) + len(body)
+        count = max(1, -(-length // _BODY_IN_ONE))
+        size = length + count * HEADER_BYTES
         queued = self.queued_bytes + size
         if queued > self._queue_bytes_max or len(self._frames) + count > self._queue_frames_max:
             return False
-        if count == 1:
+        if count == 1 and not head:
             self._frames.append(encode(kind, body))
         else:
-            self._frames.extend(split(kind, body))
+            self._frames.extend(split(kind, body, head))
         self.queued_bytes = queued
         self._work.set()
         return True
 
-    async def put_when_room(self, kind: Kind, body: bytes) -> None:
+    async def put_when_room(self, kind: Kind, body: bytes, head: bytes = b"") -> None:
         """Queues one counted message, waiting until the queue has room."""
-        while not self.put(kind, body):
+        while not self.put(kind, body, head):
             await self._next_write()
 
     async def flushed(self) -> None:

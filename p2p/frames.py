@@ -32,7 +32,7 @@ Kinds
 Credit
     HELLO, DATA, REQUEST and RESPONSE frames are *counted*: per stream and direction, a sender has at most
     786,432 counted bytes (whole frames, headers included) that are not acknowledged. ACK carries the total
-    of counted bytes taken in since the stream opened; it is sent at least every 131,072 of them.
+    of counted bytes taken in since the stream opened; it is sent at least every 262,144 of them.
 
 Heartbeat
     Each side sends PING on the consensus stream every 2.5 s; a peer from which nothing at all came for three
@@ -58,6 +58,7 @@ BULK_PROTOCOL = "/gridpact/bulk/1"
 VERSION = 1
 HEADER_BYTES = 5
 _MORE = 0x80
+_PIECES_MAX = 256  # of a message that is coming in: an honest one of 1 MiB has some fifty
 _HEADER = struct.Struct(">IB")
 _U64 = struct.Struct(">Q")
 _REQUEST = struct.Struct(">IB")
@@ -99,16 +100,22 @@ def encode(kind: Kind, body: bytes) -> bytes:
     return _HEADER.pack(len(body) + 1, kind) + body
 
 
-def split(kind: Kind, body: bytes) -> Iterator[bytes]:
-    """Yields the frames of one message, each at most WRITE_BYTES_MAX; raises LocalError above
-    MESSAGE_BYTES_MAX."""
-    if len(body) > MESSAGE_BYTES_MAX:
-        raise LocalError(f"message: {len(body)} B, at most {MESSAGE_BYTES_MAX} B")
-    last = max(0, (len(body) - 1) // _BODY_BYTES_MAX)
-    for number in range(last):
-        part = body[number * _BODY_BYTES_MAX : (number + 1) * _BODY_BYTES_MAX]
-        yield _HEADER.pack(len(part) + 1, kind | _MORE) + part
-    yield encode(kind, body[last * _BODY_BYTES_MAX :])
+def split(kind: Kind, body: bytes, head: bytes = b"") -> Iterator[bytes]:
+    """Yields the frames of one message, which is ``head`` and then ``body``, each at most WRITE_BYTES_MAX;
+    raises LocalError above MESSAGE_BYTES_MAX. Bytes are copied once."""
+    left = len(head) + len(body)
+    if left > MESSAGE_BYTES_MAX:
+        raise LocalError(f"message: {left} B, at most {MESSAGE_BYTES_MAX} B")
+    view, at = memoryview(body), 0
+    while True:
+        part = view[at : at + _BODY_BYTES_MAX - len(head)]
+        at += len(part)
+        is_last = at == len(view)
+        size = len(head) + len(part)
+        yield b"".join((_HEADER.pack(size + 1, kind if is_last else kind | _MORE), head, part))
+        if is_last:
+            return
+        head = b""
 
 
 class Decoder:
@@ -118,7 +125,10 @@ class Decoder:
         self.counted_bytes = 0
         self._peer = peer
         self._buffer = b""
-        self._parts: list[bytes] = []
+        self._body: list[memoryview] = []  # of a frame that is coming in, of which the header is here
+        self._body_left = 0
+        self._raw_kind = 0
+        self._parts: list[memoryview] = []
         self._parts_kind: Kind | None = None
         self._parts_bytes = 0
 
@@ -130,27 +140,38 @@ class Decoder:
         """
         data = self._buffer + chunk if self._buffer else chunk
         messages: list[tuple[Kind, bytes]] = []
-        at, end = 0, len(data)
-        while end - at >= HEADER_BYTES:
-            length, raw_kind = _HEADER.unpack_from(data, at)
-            kind = self._check_header(length, raw_kind)
-            stop = at + 4 + length
-            if stop > end:
+        view, at, end = memoryview(data), 0, len(data)
+        while True:
+            if self._raw_kind:  # bytes are kept where they came until the message is whole
+                piece = view[at : at + self._body_left]
+                _add(self._body, piece)
+                self._body_left -= len(piece)
+                at += len(piece)
+                if self._body_left:
+                    break
+                self._close_frame(messages)
+            if end - at < HEADER_BYTES:
                 break
-            body = data[at + HEADER_BYTES : stop]
-            at = stop
-            if kind not in _UNCOUNTED:
-                self.counted_bytes += length + 4
-                if raw_kind & _MORE or self._parts_kind is not None:
-                    whole = self._join(kind, body, more=bool(raw_kind & _MORE))
-                    if whole is None:
-                        continue
-                    body = whole
-            messages.append((kind, body))
+            length, raw_kind = _HEADER.unpack_from(data, at)
+            self._check_header(length, raw_kind)
+            at += HEADER_BYTES
+            self._raw_kind, self._body_left = raw_kind, length - 1
         self._buffer = data[at:]
         return messages
 
-    def _check_header(self, length: int, raw_kind: int) -> Kind:
+    def _close_frame(self, messages: list[tuple[Kind, bytes]]) -> None:
+        """The body of a frame is here: with it a message may be."""
+        raw_kind, body = self._raw_kind, self._body
+        self._raw_kind, self._body = 0, []
+        kind, more = _KINDS[raw_kind & ~_MORE], bool(raw_kind & _MORE)
+        if kind not in _UNCOUNTED:
+            self.counted_bytes += sum(map(len, body)) + HEADER_BYTES
+            if more or self._parts_kind is not None:
+                body = self._join(kind, body, more=more)
+        if not more:
+            messages.append((kind, bytes(body[0]) if len(body) == 1 else b"".join(body)))
+
+    def _check_header(self, length: int, raw_kind: int) -> None:
         if length < 1:
             raise PeerFault(self._peer, "frame.empty", "length 0")
         if length + 4 > WRITE_BYTES_MAX:
@@ -166,24 +187,32 @@ class Decoder:
                 raise PeerFault(
                     self._peer, "frame.too_long", f"{kind.name} of {length - 1} B, at most {limit}"
                 )
-        return kind
 
-    def _join(self, kind: Kind, body: bytes, *, more: bool) -> bytes | None:
-        """Returns the whole message when its last part is here."""
+    def _join(self, kind: Kind, body: list[memoryview], *, more: bool) -> list[memoryview]:
+        """Returns all pieces of the message when its last part is here."""
         if self._parts_kind is not None and self._parts_kind is not kind:
             raise PeerFault(self._peer, "frame.split", f"{kind.name} within {self._parts_kind.name}")
-        if more and not body:
+        size = sum(map(len, body))
+        if more and not size:
             raise PeerFault(self._peer, "frame.split", "an empty part that is not the last")
-        self._parts_bytes += len(body)
+        self._parts_bytes += size
         if self._parts_bytes > MESSAGE_BYTES_MAX:
             raise PeerFault(self._peer, "frame.too_long", f"message above {MESSAGE_BYTES_MAX} B")
-        self._parts.append(body)
+        for piece in body:
+            _add(self._parts, piece)
         if more:
             self._parts_kind = kind
-            return None
-        whole = b"".join(self._parts)
+            return []
+        whole = self._parts
         self._parts, self._parts_kind, self._parts_bytes = [], None, 0
         return whole
+
+
+def _add(pieces: list[memoryview], piece: memoryview) -> None:
+    """Keeps a piece. Of many small ones one is made: each costs 200 B beside its own."""
+    pieces.append(piece)
+    if len(pieces) >= _PIECES_MAX:
+        pieces[:] = [memoryview(b"".join(pieces))]
 
 
 def hello_body(instance: bytes, text: bytes) -> bytes:
@@ -234,9 +263,9 @@ def parse_request(peer: str, body: bytes) -> tuple[int, str, bytes]:
     return request_id, name.decode("ascii"), body[5 + size :]
 
 
-def response_body(request_id: int, status: Status, body: bytes) -> bytes:
-    """Returns the body of RESPONSE."""
-    return _REQUEST.pack(request_id, status) + body
+def response_head(request_id: int, status: Status) -> bytes:
+    """Returns the head of RESPONSE; the answer follows it."""
+    return _REQUEST.pack(request_id, status)
 
 
 def parse_response(peer: str, body: bytes) -> tuple[int, Status, bytes]:

@@ -35,10 +35,11 @@ from libp2p.stream_muxer.yamux.yamux import (
     YamuxStream,
 )
 
-from p2p.limits import LONG_WRITE_BYTES, READ_AHEAD_BYTES, READ_BYTES
+from p2p.limits import LONG_WRITE_BYTES, READ_AHEAD_BYTES, READ_BYTES, READS_IN_A_ROW_MAX, WINDOW_BYTES
 
 _HEADER = struct.Struct(YAMUX_HEADER_FORMAT)
 _LENGTH = struct.Struct(">H")
+_PIECES_MAX = 256  # in one call; a system takes 1,024 at the least
 _NONCE = struct.Struct("<4xQ")  # Noise Protocol Framework 12.3: 32 zero bits, then the counter
 
 
@@ -54,13 +55,14 @@ class NoiseWire:
         bottom = self._raw.stream
         self._socket: Any = bottom.stream.socket if isinstance(bottom, TrioTCPStream) else None
         self._muxer = muxer
+        self._in_a_row = 0  # reads without another task's turn between
         self._sealed = b""  # the start of a noise message
         self._plain: bytes = session._drain(None)  # opened and not taken, from `_at` on
         self._at = 0
         self._body_of = 0  # the stream of the DATA frame that is coming in
         self._body_left = 0
         self._rare_left = 0  # the body of a frame that the library has the header of
-        self._out = b""  # sealed, not yet taken by the socket
+        self._out: list[bytes] = []  # sealed, not yet taken by the socket
         self._out_lock = trio.Lock()
 
     def __getattr__(self, name: str) -> Any:
@@ -86,10 +88,10 @@ class NoiseWire:
         data, streams = self._plain, self._muxer.streams
         while True:
             if self._body_left:
-                piece = data[self._at : self._at + self._body_left]
+                piece = memoryview(data)[self._at : self._at + self._body_left]
                 self._at += len(piece)
                 self._body_left -= len(piece)
-                if piece:
+                if len(piece):
                     self._deliver(piece)
                 if self._body_left:
                     return None
@@ -111,7 +113,7 @@ class NoiseWire:
             elif stream is not None:
                 stream.send_window += length
 
-    def _deliver(self, piece: bytes) -> None:
+    def _deliver(self, piece: memoryview) -> None:
         muxer, stream_id = self._muxer, self._body_of
         stream = muxer.streams.get(stream_id)
         if stream is not None:  # else it was reset by us, and the peer does not know yet
@@ -121,24 +123,27 @@ class NoiseWire:
 
     async def _fill(self) -> None:
         """Reads what has come, opens it and adds it to ``_plain``."""
-        opened: list[bytes] = [self._plain[self._at :]]
+        left = self._plain[self._at :]
+        opened: list[bytes] = []
         state = self._opening
-        while len(opened) == 1:
+        while not opened:
             chunk = await self._receive()
             if not chunk:
-                raise IncompleteReadError("closed", HEADER_SIZE, len(opened[0]) + len(self._sealed))
+                raise IncompleteReadError("closed", HEADER_SIZE, len(left) + len(self._sealed))
             data = self._sealed + chunk if self._sealed else chunk
-            at, end = 0, len(data)
+            view, at, end = memoryview(data), 0, len(data)
             decrypt = state.cipher.cipher.decrypt
             while end - at >= 2:
                 stop = at + 2 + _LENGTH.unpack_from(data, at)[0]
                 if stop > end:
                     break
-                opened.append(decrypt(_NONCE.pack(state.n), data[at + 2 : stop], None))
+                opened.append(decrypt(_NONCE.pack(state.n), view[at + 2 : stop], None))
                 state.n += 1
                 at = stop
             self._sealed = data[at:]
-        self._plain, self._at = b"".join(opened), 0
+        if left:
+            opened.insert(0, left)
+        self._plain, self._at = opened[0] if len(opened) == 1 else b"".join(opened), 0
 
     async def _receive(self) -> bytes:
         if self._socket is None:  # a circuit
@@ -146,10 +151,16 @@ class NoiseWire:
             return piece
         while True:
             try:
-                await trio.lowlevel.wait_readable(self._socket)
-                return os.read(self._socket.fileno(), READ_AHEAD_BYTES)
+                if self._in_a_row == READS_IN_A_ROW_MAX:
+                    self._in_a_row = 0
+                if not self._in_a_row:
+                    await trio.lowlevel.wait_readable(self._socket)
+                chunk = os.read(self._socket.fileno(), READ_AHEAD_BYTES)
+                # A full read: more is there, most likely, and to ask for it costs less than to wait for it.
+                self._in_a_row = self._in_a_row + 1 if len(chunk) == READ_AHEAD_BYTES else 0
+                return chunk
             except BlockingIOError:
-                continue
+                self._in_a_row = 0
             except (OSError, ValueError, trio.ClosedResourceError) as error:
                 raise ConnectionClosedError(f"read: {error}") from error
 
@@ -160,7 +171,8 @@ class NoiseWire:
             piece = data[start : start + MAX_PLAINTEXT_LENGTH] if len(data) > MAX_PLAINTEXT_LENGTH else data
             sealed = state.cipher.cipher.encrypt(_NONCE.pack(state.n), piece, None)
             state.n += 1
-            self._out += _LENGTH.pack(len(sealed)) + sealed
+            self._out.append(_LENGTH.pack(len(sealed)))
+            self._out.append(sealed)
         if self._out_lock.locked() or not self._send():
             async with self._out_lock:
                 while not self._send():
@@ -172,19 +184,24 @@ class NoiseWire:
         if not out or self._socket is None:
             return not out
         try:
-            sent = os.write(self._socket.fileno(), out)
+            sent = os.writev(self._socket.fileno(), out[:_PIECES_MAX])
         except BlockingIOError:
             return False
         except OSError as error:
-            self._out = b""
+            out.clear()
             raise ConnectionClosedError(f"write: {error}") from error
-        self._out = out[sent:]
-        return not self._out
+        for done, piece in enumerate(out):
+            if sent < len(piece):
+                out[: done + 1] = [piece[sent:]]
+                return False
+            sent -= len(piece)
+        out.clear()
+        return True
 
     async def _send_later(self) -> None:
         if self._socket is None:
-            out, self._out = self._out, b""
-            await self._raw.write(out)
+            out, self._out = self._out, []
+            await self._raw.write(b"".join(out))
             return
         try:
             await trio.lowlevel.wait_writable(self._socket)
@@ -231,10 +248,13 @@ class LeanStream:
         self._stream = stream
         self._id = stream.stream_id
         self._muxer: Any = stream.conn
+        self._in_a_row_bytes = 0  # written without another task's turn between
 
     async def read(self) -> bytes | None:
         """Returns what has come; None when there is nothing and the stream has ended, somehow."""
         stream, muxer, stream_id = self._stream, self._muxer, self._id
+        if stream.target_recv_window < WINDOW_BYTES:
+            await self._widen()
         while not (buffer := muxer.stream_buffers.get(stream_id)):
             event = muxer.stream_events.get(stream_id)
             if buffer is None or event is None or stream.recv_closed or stream.closed:
@@ -242,7 +262,8 @@ class LeanStream:
             if event.is_set():
                 event = muxer.stream_events[stream_id] = trio.Event()
             await event.wait()
-        data = bytes(buffer[:READ_BYTES])
+        with memoryview(buffer) as view:
+            data = bytes(view[:READ_BYTES])
         del buffer[:READ_BYTES]
         released = stream._pending_recv_release + len(data)
         half = stream.target_recv_window // 2
@@ -252,6 +273,14 @@ class LeanStream:
             await stream._auto_tune_and_send_window_update(bytes_read=len(data))
         return data
 
+    async def _widen(self) -> None:
+        """Gives the peer a window that its credit never fills: at a full one the library looks for room every
+        10 ms."""
+        more = WINDOW_BYTES - self._stream.target_recv_window
+        self._stream.target_recv_window = WINDOW_BYTES
+        self._stream.recv_window += more
+        await self._stream.send_window_update(more, skip_lock=True)
+
     async def write(self, data: bytes) -> bool:
         """Sends all; returns False, and has sent nothing, when the library must: no window, or an end."""
         stream = self._stream
@@ -259,6 +288,8 @@ class LeanStream:
             return False
         stream.send_window -= len(data)
         await self._muxer.wire.write(_HEADER.pack(0, TYPE_DATA, 0, self._id, len(data)) + data)
-        if len(data) > LONG_WRITE_BYTES:
+        self._in_a_row_bytes += len(data)
+        if self._in_a_row_bytes > LONG_WRITE_BYTES:
+            self._in_a_row_bytes = 0
             await trio.lowlevel.checkpoint()
         return True

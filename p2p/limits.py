@@ -7,15 +7,18 @@ from typing import Final
 # to 65,500 B becomes one noise message; a full 64 KiB would become two, at half the speed (measured).
 WRITE_BYTES_MAX: Final = 65_500
 READ_AHEAD_BYTES: Final = 65_536  # taken from a socket at once and held: the largest noise message
-LONG_WRITE_BYTES: Final = 16_384  # after so many in one write other tasks have their turn: 20 us of sealing
+READS_IN_A_ROW_MAX: Final = 4  # of that size, before other tasks have their turn: 150 us of opening
+LONG_WRITE_BYTES: Final = 196_608  # written before other tasks have their turn: 150 us of sealing
 # One message = one DATA, REQUEST or RESPONSE: 1 MiB of payload and room for a header.
 PAYLOAD_BYTES_MAX: Final = 1_048_576
 MESSAGE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + 4_096
 # At a full yamux window the library resets the stream after 5 s and loses the data. Stay below 1 MiB.
 CREDIT_BYTES: Final = 786_432
-# The receiver acknowledges each time that this much was taken in: a sixth of the credit, so the pipe never
-# dries.
-ACK_EVERY_BYTES: Final = 131_072
+# Of yamux, for each stream: half of it may be read and not given back, while all the credit is on its way.
+WINDOW_BYTES: Final = 2 * CREDIT_BYTES
+# The receiver acknowledges each time that this much was taken in: a third of the credit, so the pipe never
+# dries; each costs both ends some 100 us.
+ACK_EVERY_BYTES: Final = 262_144
 # Streams that a peer may hold open to us on one connection: our two, gossip, identify, some being reopened.
 STREAMS_IN_MAX: Final = 16
 # One large read costs the same as a small one.

@@ -86,7 +86,7 @@ class Requests:
         """
         request_id, method, request = frames.parse_request(self._peer_id, body)
         if self._serving >= REQUESTS_IN_MAX:
-            if not self._bulk.put(Kind.RESPONSE, frames.response_body(request_id, Status.BUSY, b"")):
+            if not self._bulk.put(Kind.RESPONSE, frames.response_head(request_id, Status.BUSY)):
                 self.dropped += 1
             return None
         self._serving += 1
@@ -106,4 +106,4 @@ class Requests:
             status, reply = Status.REFUSED, frames.goodbye_body(refusal.reason)
         if len(reply) > PAYLOAD_BYTES_MAX:
             raise LocalError(f"answer to {method}: {len(reply)} B, at most {PAYLOAD_BYTES_MAX} B")
-        await self._bulk.put_when_room(Kind.RESPONSE, frames.response_body(request_id, status, reply))
+        await self._bulk.put_when_room(Kind.RESPONSE, reply, frames.response_head(request_id, status))

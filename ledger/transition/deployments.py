@@ -1,7 +1,8 @@
 """Orders and cancels.
 
 [D1] An order names a published contract, its parameters and roles; the ledger expands it itself and
-     refuses another manifest digest. Exactly the manifest's budget moves into escrow.
+     refuses another manifest digest. Exactly the manifest's budget moves into escrow. Its sender is a key
+     that what is for the consumer can be sealed to: else a node would do the work for nothing.
 [D7] The consumer or its bot cancels what has not ended. What was approved once it cancels only when the
      delete policy, if there is one, is satisfied at that time.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from ledger.errors import Refused
-from ledger.keys import PUBLIC_KEY_BYTES
+from ledger.keys import PUBLIC_KEY_BYTES, opens_boxes
 from ledger.limits import DETAIL_CHARS_MAX
 from ledger.manifest import decode_manifest, slots
 from ledger.manifest_types import Manifest, manifest_digest
@@ -39,6 +40,8 @@ def order(env: Env, body: OrderDeployment) -> None:
     """[D1] [N7] Raises Refused("order.…"), those of `expand`, and money.insufficient."""
     if body.bot and len(body.bot) != PUBLIC_KEY_BYTES:
         raise Refused("order.bot", f"a public key of {PUBLIC_KEY_BYTES} bytes, or nothing", "bot")
+    if not opens_boxes(env.sender):
+        raise Refused("order.consumer", "nothing can be sealed to this key: no result, no log", "sender")
     data = expand_contract(env, body.contract, env.sender, body.parameters, body.roles)
     digest = manifest_digest(data)
     if digest != body.manifest:

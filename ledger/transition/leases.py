@@ -6,6 +6,8 @@
      released, settled, refunded.
 [L3] At a lease's end the slot is lost and opens again. When no time was missed since its last renewal (O1)
      the lease is broken: the node's broken leases count, and the farmer pays (E5).
+[L4] Where it ends because of missed time, and the slot's workload may run past its lease (`available`), its
+     holder has the time of another lease to renew instead: what went on through an outage is not moved.
 """
 
 from __future__ import annotations
@@ -64,17 +66,29 @@ def _renewable(env: Env, item: RenewItem) -> tuple[Deal, Slot]:
 
 def _extend(deal: Deal, slot: Slot) -> None:
     """[L1] [L2] [I3]"""
-    env, rest = deal.env, due_rest(deal.id, slot.name)
+    env = deal.env
     if not bill(deal, slot.name, env.time_ms):
         out_of_money(deal)
         return
+    _lease_anew(deal, slot)
+    deal.set_slot(slot.name, renewed_ms=env.time_ms)
+    look_at_escrow(deal)
+
+
+def _lease_anew(deal: Deal, slot: Slot) -> None:
+    """From now on."""
+    env, rest = deal.env, due_rest(deal.id, slot.name)
     lease_until_ms = env.time_ms + LEASE_MS + LEASE_GUARD_MS
     env.state.delete(key_due(slot.lease_until_ms, "lease", rest))
     env.state.put(key_due(lease_until_ms, "lease", rest), b"")
-    deal.set_slot(
-        slot.name, lease_until_ms=lease_until_ms, renewed_ms=env.time_ms, missed_renewed_ms=env.missed_ms
-    )
-    look_at_escrow(deal)
+    deal.set_slot(slot.name, lease_until_ms=lease_until_ms, missed_renewed_ms=env.missed_ms)
+
+
+def _runs_on(deal: Deal, slot: Slot) -> bool:
+    """[L4] By its own clock, its holder has not stopped yet."""
+    workload = deal.term_workload(slot)
+    until_ms = slot.renewed_ms + LEASE_MS + workload.available_s * 1000
+    return workload.available_s > 0 and slot.status == "running" and deal.env.time_ms <= until_ms
 
 
 def lease_over(deal: Deal, name: str) -> None:
@@ -83,9 +97,12 @@ def lease_over(deal: Deal, name: str) -> None:
     if not slot.holder:
         raise LocalError(f"slot {name} of {deal.id.hex()} has no holder whose lease could end")
     if slot.status != "released":
+        missed_ms = env.missed_ms - slot.missed_renewed_ms
+        if missed_ms and _runs_on(deal, slot):
+            _lease_anew(deal, slot)
+            return
         take_back(deal, name)
         deal.set_slot(name, status="lost")
-        missed_ms = env.missed_ms - slot.missed_renewed_ms
         if not missed_ms:
             node = env.must(Node, key_node(slot.holder))
             env.write(key_node(slot.holder), replace(node, broken_leases=node.broken_leases + 1))

@@ -4,7 +4,8 @@
      time. Held slots are not billed for it, a deployment's end and its wait for approval move by as much,
      and a lease that ended because of it is not counted as broken. So no outage of the notary ends a
      deployment, or costs anybody money. (Leases end all the same: their holders could not renew them, and
-     have stopped. Approvals expire by the clock: that is what their signers set.)
+     have stopped, but for what is `available` (L4). Approvals expire by the clock: that is what their
+     signers set.)
 """
 
 from __future__ import annotations

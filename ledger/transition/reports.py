@@ -24,6 +24,7 @@ from ledger.errors import Refused
 from ledger.limits import ADDRESS_CHARS_MAX, DETAIL_CHARS_MAX, RECEIPTS_PER_TERM_MAX
 from ledger.manifest_types import Workload
 from ledger.predicates import ReceiptPredicate
+from ledger.receipts import unstated
 from ledger.records import ReceiptRecord, Slot, key_receipt
 from ledger.transactions import Report
 from ledger.transition.agreement import committed, revealed
@@ -65,10 +66,8 @@ def report(env: Env, body: Report) -> None:
         raise Refused("report.transition", detail, "status")
     if slot.receipts >= RECEIPTS_PER_TERM_MAX and status not in (*_STOPS, "committed", "succeeded"):
         raise Refused("report.too_many", f"at most {RECEIPTS_PER_TERM_MAX} in one term")
-    _check_contents(workload, predicate)
+    _check_contents(workload, predicate, _told(deal, slot))
     _check_commitment(deal, slot, workload, predicate)
-    if status == "succeeded":
-        _check_sealed(deal, slot, predicate)
     record = ReceiptRecord(
         deal.id, slot.name, slot.term, env.sender, status, body.envelope, env.height, env.time_ms
     )
@@ -118,8 +117,20 @@ def _check_names(env: Env, document: Document[ReceiptPredicate]) -> tuple[Deal, 
     return deal, slot
 
 
-def _check_contents(workload: Workload, predicate: ReceiptPredicate) -> None:
-    """[R3]"""
+def _told(deal: Deal, slot: Slot) -> str:
+    """The status that this term's holder told last, also where the ledger has released the slot since."""
+    if slot.status != "released" or not slot.receipts:
+        return slot.status
+    key = key_receipt(deal.id, slot.name, slot.term, slot.receipts - 1)
+    record = deal.env.read(ReceiptRecord, key)
+    return slot.status if record is None else record.status
+
+
+def _check_contents(workload: Workload, predicate: ReceiptPredicate, before: str) -> None:
+    """[R3] [R9]"""
+    lack = unstated(workload, predicate, before)
+    if lack:
+        raise Refused("report.incomplete", lack)
     if predicate.status == "running":
         wanted = {port.name for port in workload.ports}
         found = predicate.endpoints
@@ -129,14 +140,6 @@ def _check_contents(workload: Workload, predicate: ReceiptPredicate) -> None:
     if predicate.status == "succeeded" and set(predicate.results) != set(workload.results):
         names = ", ".join(workload.results) or "none"
         raise Refused("report.results", f"exactly these results wanted: {names}", "results")
-
-
-def _check_sealed(deal: Deal, slot: Slot, predicate: ReceiptPredicate) -> None:
-    """[Y6] Held back or not, by the manifest that the term is of."""
-    held = deal.side(slot.manifest)[0].policies.release is not None
-    if any((bool(x.sealed), x.sealed_bytes > 0) != (held, held) for x in predicate.results.values()):
-        wanted = "the sealed form of each result" if held else "no sealed form"
-        raise Refused("report.sealed", f"{wanted} wanted", "results")
 
 
 def _check_commitment(deal: Deal, slot: Slot, workload: Workload, predicate: ReceiptPredicate) -> None:

@@ -1,8 +1,9 @@
-"""Results that are held back until stakeholders release them.
+"""Results: sealed to the consumer, and held back where stakeholders release them.
 
-[Y6] Where the contract has a release policy, a job's receipt names the sealed form of each result, too, and a
-     node hands it to nobody before the release. When the last result is there, its digest (Y5) is on record
-     and may be decided on.
+[Y6] A job's receipt names the sealed form of each result, which the consumer alone opens; it has the size of
+     its content and RESULT_SEAL_BYTES more. Where the contract has a release policy, a node hands it to
+     nobody before the release. When the last result is there, its digest (Y5) is on record and may be decided
+     on.
 [Y7] A decision on the release is about exactly that digest. Satisfied, the results are released, for good.
 [Y8] An update that begins takes the digest back; when it is over, it is made anew of what is there then.
 [Y9] Decisions are taken while the deployment is active or completed, and until RELEASE_MS_MAX after its end;

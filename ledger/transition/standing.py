@@ -124,7 +124,8 @@ def drain_node(env: Env, body: DrainNode) -> None:
     node = env.need(Node, key_node(env.sender), "drain.unknown_node", "the sender is no registered node")
     earliest, latest = env.time_ms + DRAIN_NOTICE_MS_MIN, env.time_ms + OFFER_VALID_MS_MAX
     if not earliest <= body.leaves_ms <= latest:
-        raise Refused("drain.notice", f"{earliest} to {latest} now", "leaves_ms")
+        detail = f"{DRAIN_NOTICE_MS_MIN // 1000} s to {OFFER_VALID_MS_MAX // 86_400_000} d ahead of the block"
+        raise Refused("drain.notice", detail, "leaves_ms")
     node = stay(env, node)
     end_offer(env, node)
     env.write(key_node(node.key), replace(node, valid_until_ms=0, leaves_ms=body.leaves_ms))

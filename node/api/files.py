@@ -58,7 +58,7 @@ def _held(entry: Entry) -> m.HeldArtifact:
 
 
 def transfers(exchange: Exchange | None) -> list[m.TransferView]:
-    """What is on its way, by digest; at most ARTIFACT_ASKING_MAX."""
+    """What is on its way, by digest; at most ARTIFACT_WANTED_MAX."""
     found = []
     now_s = trio.current_time()
     under_way = exchange.under_way.items() if exchange is not None else ()

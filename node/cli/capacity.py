@@ -93,7 +93,7 @@ def node_offer() -> int:
     home = current.home()
     settings = load_settings(home.config_file, os.environ)
     fingerprint = sandbox_fingerprint()
-    if not fingerprint.usable:
+    if not fingerprint.runtimes:
         raise Failure(EXIT_ERROR, f"this machine cannot isolate workloads: {fingerprint.reason}")
     info = read_run(home)
     if info is None or not info.p2p:
@@ -127,7 +127,7 @@ def node_slots() -> int:
                 held.restarts,
                 f"{held.cpu_ms / 1000:.1f} s",
                 size_text(held.memory_bytes_max),
-                f"{held.lease_left_ms / 1000:.0f} s",
+                _lease_text(held.lease_left_ms),
                 " ".join(f"{name}={where}" for name, where in held.endpoints.items()) or held.detail,
             )
         )
@@ -142,6 +142,11 @@ def node_slots() -> int:
         for slot, reason in found.refused.items():
             say(f"does not claim {slot[:10]}…{slot[64:]}: {reason}")
     return 0
+
+
+def _lease_text(left_ms: int) -> str:
+    """Past its end runs what is `available` alone, and what is being stopped."""
+    return f"{left_ms / 1000:.0f} s" if left_ms >= 0 else f"over for {-left_ms / 1000:.0f} s"
 
 
 def _offer_text(node: NodeView) -> str:

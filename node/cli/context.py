@@ -78,6 +78,19 @@ class Context:
 
         return read_public(key_path(self.keys_dir(), name))
 
+    def public_keys(self) -> list[tuple[str, bytes]]:
+        """Name and public half of each account key; one that cannot be read is left out, and said so."""
+        from node.home import read_public
+
+        found, folder = [], self.keys_dir()
+        for file in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if file.is_file() and not file.name.startswith("."):
+                try:
+                    found.append((file.name, read_public(file)))
+                except ConfigError as error:
+                    _say(str(error))
+        return found
+
     def client(self) -> Client:
         """A client of the peer to ask. Raises Failure(3) when none is named or running."""
         from node.sdk import Client

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
-import msgspec
-
-from ledger.codec import decode
 from ledger.differences import manifest_changes
 from ledger.documents import open_document
-from ledger.light import Trust
 from ledger.manifest import decode_manifest, expand, most_spent
 from ledger.manifest_types import Manifest, Terms, manifest_digest
 from ledger.people import Roll, names_of, words_of
@@ -26,12 +21,10 @@ from node.api.models import DeploymentDetail
 from node.cid import cid_of
 from node.cli.context import EXIT_REJECTED, Failure
 from node.cli.organisation_state import organisation_of
-from node.cli.output import clean, say
-from node.cli.query import proved, trust_of
-from node.errors import ConfigError
-from node.sdk import ApiError, Client
+from node.cli.output import clean
+from node.cli.query import read_proved
+from node.sdk import Client
 
-_PROOF_WAIT_S = 10.0
 _APART = {"none": "anywhere", "node": "each on another node", "farm": "each on another farm"}
 
 
@@ -128,39 +121,16 @@ def _is_bound(roles: object, name: str) -> bool:
 
 def _check_record(client: Client, deployment: str, digest: bytes, number: int, act: Act) -> Deployment | None:
     """The record, proved from genesis and about this manifest; None where there is no genesis to prove it."""
-    try:
-        trust: Trust = trust_of(None)
-    except ConfigError:
-        say("no genesis in the home: the deployment's record is taken on the peer's word")
-        return None
     key = key_deployment(bytes.fromhex(deployment))
-    deadline = time.monotonic() + _PROOF_WAIT_S
-    while True:  # a header proves a state of some blocks ago: a fresh order takes a moment
-        try:
-            fact = proved(trust, client, client.query(key, True).proof, key)
-        except ApiError as error:
-            if error.problem.rule != "proof.not_yet" or time.monotonic() > deadline:
-                raise
-        else:
-            late = time.monotonic() > deadline
-            if fact.value is not None:
-                record = _decoded(fact.value)
-                if late or act != "release" or record.results:
-                    break
-            elif late:
-                raise Failure(EXIT_REJECTED, "the ledger's state holds no such deployment")
-        time.sleep(0.2)
+    record = read_proved(
+        client, Deployment, key, "the deployment's record", lambda it: act != "release" or bool(it.results)
+    )
+    if record is None:
+        return None
     in_force, under_way = (record.manifest, record.generation), (record.updating, record.updates)
     if (digest, number) != (under_way if act == "update" else in_force):
         raise Failure(EXIT_REJECTED, "the ledger proves another manifest for this deployment")
     return record
-
-
-def _decoded(data: bytes) -> Deployment:
-    try:
-        return decode(Deployment, data)
-    except msgspec.MsgspecError as error:
-        raise Failure(EXIT_REJECTED, f"the proved record is not understood: {error}") from None
 
 
 def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> str:
@@ -205,6 +175,9 @@ def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> s
             lines.append(f"              is given secrets by the consumer: {', '.join(workload.secrets)}")
         if workload.egress:
             lines.append(f"              may connect to {', '.join(workload.egress)}")
+        if workload.available_s:
+            longest = span_text(workload.available_s * 1000)
+            lines.append(f"              runs on without the notary for at most {longest}, unasked")
         lines += [
             f"              keeps {v.path} ({size_text(v.size_bytes)}) from term to term"
             for v in workload.volumes

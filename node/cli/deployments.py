@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from ledger.parameters import parameters_from_text
 from ledger.transactions import CancelDeployment
-from node.amounts import credits_text, parse_credits, span_text, time_text
+from node.amounts import credits_text, parse_credits, span_text, time_text, value_text
 from node.api.bot_seam import Cancelled, CancelRequest, Deployed, DeployRequest, Plan, PlanRequest
 from node.api.models import DeploymentDetail, PolicyView
 from node.cli.context import EXIT_REJECTED, EXIT_USAGE, Failure, current
@@ -172,7 +172,8 @@ def show(deployment: str, /) -> int:
     if current.output != "table":
         emit(found)
         return 0
-    _print_head(found)
+    contract = current.client().contract(found.contract).contract
+    _print_head(found, {parameter.name: parameter.type for parameter in contract.parameters})
     if found.approvals:
         print()
         rows = [
@@ -208,8 +209,9 @@ def show(deployment: str, /) -> int:
     return 0
 
 
-def _print_head(found: DeploymentDetail) -> None:
+def _print_head(found: DeploymentDetail, types: dict[str, str]) -> None:
     times, manifest = found.timings, found.manifest
+    answers = [f"{name}: {value_text(types.get(name, ''), v)}" for name, v in manifest.parameters.items()]
     steps = []
     for name, at_ms in (
         ("approved", times.approved_ms),
@@ -228,7 +230,7 @@ def _print_head(found: DeploymentDetail) -> None:
             ("contract", f"{manifest.name} {manifest.version} by {found.manifest.author}"),
             ("consumer", found.consumer),
             ("manifest", found.manifest_digest),
-            ("parameters", " ".join(f"{name}={value}" for name, value in manifest.parameters.items()) or "-"),
+            ("parameters", ", ".join(answers) or "-"),
             (
                 "status",
                 f"{found.status} (wanted: {found.desired})" + (f": {found.reason}" if found.reason else ""),

@@ -12,27 +12,34 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from ledger.quantities import parse_cpu, parse_size
+from node.amounts import cpu_text, size_text
 from node.cli.context import EXIT_ERROR, EXIT_OK, current
 from node.cli.output import emit
-from node.config import load_settings, split_host_port
+from node.config import Node, load_settings, split_host_port
 from node.errors import ConfigError
 from node.home import read_run
+
+if TYPE_CHECKING:
+    from node.executor.drivers.base import Feature
 
 _PACKAGES = ("ledger", "consensus", "p2p", "node", "bot")
 _TOOLS = (
     ("bwrap", "runs workloads"),
     ("mkfs.erofs", "seals the roots of workloads (Debian: erofs-utils)"),
     ("mkfs.ext4", "makes the volumes of workloads (Debian: e2fsprogs)"),
+    ("podman", "runs containers (Debian: podman, and runc or crun)"),
     ("busybox", "is the examples' workload"),
     ("ssh-keygen", "signs approvals, too"),
 )
 _GROUPS = "run the node as root, on a host that lets it make control groups"
 _ADVICE = {
     "landlock": "start Linux 5.19 or newer with landlock among lsm=",
+    "oci.landlock": "runtime sandbox has it",
     "sealed-image": "run the node as root, with erofs-utils installed and loop devices there",
     "volumes": "run the node as root, with e2fsprogs installed and loop devices there",
     "secrets": "load ramfs, or start a kernel that has it; a node that is not root needs user namespaces",
@@ -41,6 +48,8 @@ _ADVICE = {
     "limit-cpu": _GROUPS,
     "limit-pids": _GROUPS,
     "freezer": _GROUPS,
+    "volume-copies": f"see volumes; beside them, {_GROUPS}, on Linux 5.14 or newer",
+    "health-exec": "let the node enter the namespaces of its sandboxes: as root, or with user namespaces",
 }
 """What to do about a feature that is not enforced, where something can be done."""
 
@@ -61,7 +70,7 @@ class Finding(msgspec.Struct, frozen=True):
 def doctor() -> int:
     """Check this machine and the home."""
     checks: tuple[Callable[[], Iterator[Finding]], ...]
-    checks = (_program, _tools, _machine, _home, _quarantine, _sandbox)
+    checks = (_program, _tools, _machine, _home, _quarantine, _drivers)
     found = [finding for check in checks for finding in check()]
     emit(found, ("state", "check", "found"), [(f.state, f.check, f.detail) for f in found])
     return EXIT_ERROR if any(f.state == "fault" for f in found) else EXIT_OK
@@ -128,6 +137,8 @@ def _home() -> Iterator[Finding]:
     )
     free = shutil.disk_usage(home.root).free
     yield Finding("disk", "ok" if free > _DISK_FREE_BYTES else "warning", f"{free >> 20} MiB free")
+    if "node" in settings.roles:
+        yield from _offered(settings.node, home.root)
     running = read_run(home)
     if running is not None:
         yield Finding("peer", "ok", f"runs as process {running.pid}, API at {running.api}")
@@ -142,6 +153,21 @@ def _home() -> Iterator[Finding]:
         yield _port(name, found)
 
 
+def _offered(node: Node, root: Path) -> Iterator[Finding]:
+    """What a 3node offers beside what there is, and whether its services can be reached."""
+    pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    for name, text, offered, there, shown in (
+        ("node.cpu", node.cpu, parse_cpu(node.cpu), (os.cpu_count() or 1) * 1000, cpu_text),
+        ("node.memory", node.memory, parse_size(node.memory), pages * page_bytes, size_text),
+        ("node.disk", node.disk, parse_size(node.disk), shutil.disk_usage(root).total, size_text),
+    ):
+        state: State = "ok" if offered <= there else "warning"
+        yield Finding(name, state, f"{text} offered, this machine has {shown(there)}")
+    found = _port(node.listen_host, 0)
+    detail = f"services are reached at {node.listen_host}" if found.state == "ok" else found.detail
+    yield Finding("node.listen_host", found.state, detail)
+
+
 def _port(host: str, port: int) -> Finding:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -153,30 +179,30 @@ def _port(host: str, port: int) -> Finding:
     return Finding("port", "ok", f"{host}:{port} is free")
 
 
-def _sandbox() -> Iterator[Finding]:
+def _drivers() -> Iterator[Finding]:
+    """Each driver: whether workloads of its runtime run here, and all that it enforces or does not."""
     from node.testnet_market import sandbox_fingerprint
 
     found = sandbox_fingerprint()
-    if not found.usable:
-        yield Finding("sandbox", "warning", f"this machine cannot be a 3node: {found.reason}")
-        return
-    yield Finding("sandbox", "ok", "workloads can be isolated here")
-    for feature in found.features:
-        detail = feature.how
-        if not feature.enforced:
-            advice = _ADVICE.get(feature.name, "")
-            detail = f"not enforced: {feature.how}" + (f"; {advice}" if advice else "")
-        yield Finding(f"  {feature.name}", "ok" if feature.enforced else "warning", detail)
-    told = {feature.name for feature in found.features}
-    for each in found.beside:
+    if not found.runtimes:
+        yield Finding("3node", "warning", "this machine cannot be a 3node: no driver can be used")
+    for each in (found, *found.beside):
         if not each.usable:
             detail = f"no workload of runtime {each.driver} runs here: {each.reason}"
             yield Finding(each.driver, "warning", detail)
             continue
-        yield Finding(each.driver, "ok", f"workloads of runtime {each.driver} run here")
-        for feature in each.features:
-            if feature.name not in told:
-                yield Finding(f"  {feature.name}", "ok" if feature.enforced else "warning", feature.how)
+        more = "" if each is found else f"; what is not told again is as with {found.driver}"
+        yield Finding(each.driver, "ok", f"workloads of runtime {each.driver} run here{more}")
+        told = found.features if each is not found else ()
+        yield from (_feature(each.driver, one) for one in each.features if one not in told)
+
+
+def _feature(driver: str, feature: Feature) -> Finding:
+    check = f"  {driver}.{feature.name}"
+    if feature.enforced:
+        return Finding(check, "ok", feature.how)
+    advice = _ADVICE.get(f"{driver}.{feature.name}") or _ADVICE.get(feature.name, "")
+    return Finding(check, "warning", f"not enforced: {feature.how}" + (f"; {advice}" if advice else ""))
 
 
 def _quarantine() -> Iterator[Finding]:

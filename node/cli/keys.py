@@ -49,14 +49,7 @@ def new(name: str, /, *, encrypt: Annotated[bool, Parameter(negative="")] = Fals
 
 def list_keys() -> int:
     """List the account keys."""
-    found = []
-    folder = current.keys_dir()
-    for file in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if file.is_file() and not file.name.startswith("."):
-            try:
-                found.append((file.name, read_public(file).hex()))
-            except ConfigError as error:
-                say(str(error))
+    found = [(name, public.hex()) for name, public in current.public_keys()]
     emit([{"name": name, "public": public} for name, public in found], ("name", "public key"), found)
     return 0
 

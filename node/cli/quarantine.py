@@ -43,4 +43,7 @@ def _all() -> list[Held]:
 
 
 def _list() -> Quarantine:
-    return Quarantine(current.home().quarantine_file)
+    home = current.home()
+    if not home.root.is_dir():
+        raise Failure(EXIT_USAGE, f"{home.root}: there is no such home")
+    return Quarantine(home.quarantine_file)

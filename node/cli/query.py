@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, TypeVar
 
+import msgspec
 from cyclopts import Parameter
 
 from ledger.blocks import decode_header
-from ledger.codec import decode_exact
+from ledger.codec import decode, decode_exact
 from ledger.light import (
     QUERY_PROOF_BYTES_MAX,
     EpochProof,
@@ -21,8 +24,12 @@ from ledger.light import (
 from ledger.proof_file import PROOF_FILE_BYTES_MAX, make_proof_file
 from node.cli.context import EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.output import clean, emit, emit_facts, say
+from node.errors import ConfigError
 from node.home import read_genesis
-from node.sdk import Client
+from node.sdk import ApiError, Client
+
+R = TypeVar("R")
+_PROOF_WAIT_S: Final = 10.0
 
 
 def trust_of(genesis: Path | None) -> Trust:
@@ -100,6 +107,41 @@ def proved(trust: Trust, client: Client, proof: bytes | None, key: bytes) -> Fac
     """The proved fact about `key`, by an encoded QueryProof, for whose epoch the client's peer is asked to
     prove the validators. Raises Refused, or Failure(4) for a proof of something else."""
     return _prove(trust, client, proof, key)[0]
+
+
+def read_proved(
+    client: Client, type_: type[R], key: bytes, what: str, enough: Callable[[R], bool]
+) -> R | None:
+    """The record under `key`, proved against the home's genesis; None, and said so, where there is none to
+    prove it. A header proves a state of some blocks ago: it is asked again, some seconds long, until what was
+    done since is `enough`. Raises Failure(4) when there is no such record, Refused, ApiError."""
+    try:
+        trust = trust_of(None)
+    except ConfigError:
+        say(f"no genesis in the home: {what} is taken on the peer's word")
+        return None
+    deadline = time.monotonic() + _PROOF_WAIT_S
+    while True:
+        late = time.monotonic() > deadline
+        try:
+            value = proved(trust, client, client.query(key, True).proof, key).value
+        except ApiError as error:
+            if error.problem.rule != "proof.not_yet" or late:
+                raise
+        else:
+            record = None if value is None else _decoded(type_, value)
+            if record is not None and (late or enough(record)):
+                return record
+            if record is None and late:
+                raise Failure(EXIT_REJECTED, f"the ledger's state does not hold {what}")
+        time.sleep(0.2)
+
+
+def _decoded(type_: type[R], data: bytes) -> R:
+    try:
+        return decode(type_, data)
+    except msgspec.MsgspecError as error:
+        raise Failure(EXIT_REJECTED, f"the proved record is not understood: {error}") from None
 
 
 def _prove(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from cyclopts import Parameter
 
 from ledger.certification import Certification, sign_certification
+from ledger.limits import DRAIN_NOTICE_MS_MIN, OFFER_VALID_MS_MAX
 from ledger.quantities import QuantityError, parse_duration
 from ledger.transactions import CertifyNode, DrainNode, UncertifyNode
 from node.amounts import time_text
@@ -19,6 +20,9 @@ from node.cli.output import confirm, emit_facts, say
 from node.cli.tx import print_result
 
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
+
+
+_NOTICE_MS_MIN: Final = DRAIN_NOTICE_MS_MIN + 10_000  # counted from the block that it stands in
 
 
 class CertificationFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -44,10 +48,12 @@ def drain(*, notice: str, yes: Yes = False) -> int:
 
     Parameters
     ----------
-    notice: How long it stays, such as 2h; at least 60s. A new offer before then takes the notice back.
+    notice: How long it stays, such as 2h; at least 70s, at most 31d. A new offer before then takes it back.
     """
-    client = current.client()
-    leaves_ms = client.status().block_time_ms + _span_ms(notice, "--notice")
+    client, notice_ms = current.client(), _span_ms(notice, "--notice")
+    if not _NOTICE_MS_MIN <= notice_ms <= OFFER_VALID_MS_MAX:
+        raise Failure(EXIT_USAGE, f"--notice: {notice} is not in 70s to 31d")
+    leaves_ms = client.status().block_time_ms + notice_ms
     confirm(f"Leave at {time_text(leaves_ms)} UTC?", yes)
     return print_result(client.send(current.home().node_key(), DrainNode(leaves_ms)))
 

@@ -161,15 +161,17 @@ class Story:
                 )
 
     def show_result(self) -> None:
-        """The job's result files, fetched by digest and checked."""
+        """The job's result files: fetched by digest, opened by the consumer alone, and checked."""
         out = self.stage.folder / "results"
-        files = self.stage.data("deployment", "results", self.mining[:12], "--out", str(out))
-        for file in files:
+        words = ("deployment", "results", self.mining[:12], "--out", str(out))
+        refusal = self.stage.run(*words, "--key", "stranger", fails=2)
+        self.stage.refused(refusal.stderr.strip().splitlines()[-1])
+        for file in self.stage.data(*words, "--key", "consumer"):
             self.stage.found(
-                f"{file['path']}: {file['size_bytes']:,} B, sha256 {file['sha256'][:16]}… checked"
+                f"{file['path']}: {file['size_bytes']:,} B, opened with the consumer's key and checked"
             )
-        words = (out / "words.tsv").read_text().splitlines()
-        self.stage.note("most frequent words: " + ", ".join(line.replace("\t", " ") for line in words[:6]))
+        lines = (out / "words.tsv").read_text().splitlines()
+        self.stage.note("most frequent words: " + ", ".join(line.replace("\t", " ") for line in lines[:6]))
 
     def moved(self, victim: dict[str, Any]) -> bool:
         """Does another holder run the slot under a higher term?"""

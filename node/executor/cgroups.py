@@ -256,6 +256,25 @@ def remove_within(group: TaskGroup, within_s: float) -> bool:
     return True
 
 
+def procs_files_of(pid: int) -> tuple[Path, ...]:
+    """Return the files into which a process writes 0 to join the groups in which `pid` is, of all hierarchies
+    that are mounted here. Raises OSError: it has ended."""
+    return _files_of(Path("/proc/self/mounts").read_text(), Path(f"/proc/{pid}/cgroup").read_text())
+
+
+def _files_of(mounts: str, groups: str) -> tuple[Path, ...]:
+    tops: dict[str, Path] = {}
+    for line in mounts.splitlines():
+        _, target, kind, options, *_ = line.split(" ")
+        if kind in ("cgroup", "cgroup2"):
+            names = options.split(",") if kind == "cgroup" else [""]
+            tops |= {name: Path(target) for name in names if name not in tops}
+    # cgroups(7): "5:cpuacct,cpu:/group", and of version 2 "0::/group"
+    mine = (line.split(":", 2) for line in groups.splitlines())
+    found = ((tops.get(names.split(",")[0]), group) for _, names, group in mine)
+    return tuple(top / group.lstrip("/") / "cgroup.procs" for top, group in found if top is not None)
+
+
 def _all_mounts() -> list[Path]:
     lines = (line.split(" ") for line in Path("/proc/self/mounts").read_text().splitlines())
     return [Path(target) for _, target, kind, *_ in lines if kind in ("cgroup", "cgroup2")]

@@ -5,8 +5,11 @@ and then recorded on the ledger, so that a record never names what is nowhere.
       written since the last recorded one was taken, half an rpo and the time until others have the next.
 [C16] The last copy is taken after the last process is gone, and recorded before the slot is given back, as
       long as the lease holds: a slot that was drained, updated or suspended loses nothing.
-[C17] Each copy has a key of its own, sealed to the deployment's bot, or without one to its consumer; the node
-      forgets it. No keeper, and no later holder, has it from here.
+[C17] The copies of a volume by one term have a key of their own, sealed to the deployment's bot, or without
+      one to its consumer, and another when that reader is another; the node forgets it with the term. No
+      keeper, and no later holder, has it from here.
+[C19] What did not change since the copy before does not travel again: a keeper takes those chunks from that
+      one, and holds each to its digest as if it had come from elsewhere.
 """
 
 from __future__ import annotations
@@ -71,6 +74,7 @@ class Copier:
         self._began_s = trio.current_time()
         self._newest_s: float | None = None  # when what the newest recorded copies hold was taken
         self._sent: dict[str, tuple[bytes, VolumeCopy]] = {}  # newest of each volume, by what was in it
+        self._keys: dict[tuple[str, bytes], bytes] = {}  # [C17] by volume and reader
         self._busy = trio.Lock()
         self.saves = False  # the term has ended, and its last copies are to be made
         self.problem = ""
@@ -167,7 +171,8 @@ class Copier:
             copy = former[1]
             if set(await self._find(self._keep_of(copy), copy.keepers)) == set(copy.keepers):
                 return digest, copy
-        key, store = random(KEY_BYTES), self._shop.exchange.store
+        reader, store = self._reader(), self._shop.exchange.store
+        key = self._keys.setdefault((volume.name, reader), random(KEY_BYTES))
         info = await trio.to_thread.run_sync(_store, store.add_stream, file, key)
         try:
             with store.pinned((info.sha256,)):
@@ -179,7 +184,6 @@ class Copier:
                     info.size_bytes,
                     bytes.fromhex(chunks_root(info.chunks)),
                 )
-                reader = self._reader()
                 box = seal_key(reader, self._shop.peer.chain_id, keep, key)
                 keepers = await self._find(keep, () if former is None else former[1].keepers)
         finally:

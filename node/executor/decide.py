@@ -66,14 +66,16 @@ def openings(now: Now, skip: Callable[[SlotId], bool], limit: int) -> Iterator[O
         yield Opening(deployment, name, slot.term + 1, manifest, workload)
 
 
-def of_term(state: Reader, slot: Slot) -> Deployment | None:
-    """A deployment's record as a slot's newest term has it: with the manifest that the term is of, which an
-    update of the deployment may have left behind, and its contract."""
+def of_term(state: Reader, slot: Slot) -> tuple[Deployment, Workload] | None:
+    """A deployment's record as a slot's newest term has it, with the manifest that the term is of, which an
+    update of the deployment may have left behind, and its contract; and the workload."""
     record = read(state, Deployment, key_deployment(slot.deployment))
     data = state.get(key_manifest(slot.manifest))
     if record is None or data is None:
         return None
-    return replace(record, manifest=slot.manifest, contract=bytes.fromhex(decode_manifest(data).contract))
+    manifest = decode_manifest(data)
+    record = replace(record, manifest=slot.manifest, contract=bytes.fromhex(manifest.contract))
+    return record, workload_of(manifest, slot.name)
 
 
 def refusal(now: Now, node: bytes, opening: Opening) -> str:

@@ -1,7 +1,7 @@
 """The executor of a 3node: watches committed blocks, claims what it can run and prove, keeps its leases.
 
-Each held term is a `Tenure`; here stand what they share: the look at each block, claims, renewals, the
-node's offer, and what is shown. Design section 8.
+Each held term is a `Tenure`; here stand what they share: the look at each block, claims, the node's offer,
+and what is shown; `Renewals` keeps their leases. Design section 8.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ import structlog
 import trio
 
 from ledger.errors import Refused
-from ledger.limits import LEASE_MS
-from ledger.manifest import decode_manifest, workload_of
 from ledger.records import Node as LedgerNode
-from ledger.records import Slot, key_manifest, key_node, key_slot
+from ledger.records import Slot, key_node, key_slot
 from ledger.state import read
-from ledger.transactions import Claim, Renew, RenewItem
+from ledger.transactions import Claim
 from node.clock import boot_ms, wall_ms
 from node.config import Node
 from node.copy_wire import KEEP
@@ -32,19 +30,16 @@ from node.executor.figures import Metric, figures
 from node.executor.gather import sweep_volumes
 from node.executor.held import HeldResults, release_results
 from node.executor.keeper import Keeper
-from node.executor.lease import LedgerTime
 from node.executor.ledger_clock import LedgerClock
 from node.executor.limits import (
     CLAIMS_PENDING_MAX,
     COOL_FAILED_S,
     COOL_S,
-    GUARD_TICK_S,
     LAST_EXITS_MAX,
     LOG_KEPT_BYTES,
     LOOK_EVERY_S,
     OPENINGS_LOOKED_AT_MAX,
     ORPHANS_EVERY_S,
-    RENEW_IDLE_S,
     TENURES_MAX,
 )
 from node.executor.logs import LogDesk
@@ -53,6 +48,7 @@ from node.executor.orders import METHOD as ORDER
 from node.executor.orders import Orders
 from node.executor.orphans import orphan_reporter
 from node.executor.quarantine import Quarantine
+from node.executor.renewals import Renewals
 from node.executor.secrets import SecretsDesk
 from node.executor.sender import Sender
 from node.executor.status import ExecutorStatus, TenureStatus
@@ -62,7 +58,7 @@ from node.executor.volumes import VolumeShelf
 from node.executor.workshop import Workshop
 from node.handlers import Serve
 from node.log_wire import LOGS
-from node.seam import NotFinal, Overloaded, PeerSeam
+from node.seam import Overloaded, PeerSeam
 from node.secret_wire import HERE
 
 log = structlog.get_logger("executor")
@@ -99,10 +95,16 @@ class Executor:
         self._log_desk = LogDesk(peer, lambda at, n: t.log_tail(n) if (t := self._tenures.get(at)) else None)
         self._shop: Workshop | None = None
         self._offering: Offering | None = None
-        self._nursery: trio.Nursery | None = None
         self._tenures: dict[SlotId, Tenure] = {}
         self._attempts = Attempts()
         self._clock = LedgerClock(peer, boot_clock_ms)
+        self._renewals = Renewals(
+            self._sender,
+            self._clock,
+            boot_clock_ms,
+            lambda: list(self._tenures.values()),
+            lambda result: self._count("renewals", result),
+        )
         self._cool_until_ms: dict[SlotId, int] = {}
         self._refused: dict[SlotId, str] = {}
         self._ended: deque[TenureStatus] = deque(maxlen=LAST_EXITS_MAX)
@@ -137,8 +139,7 @@ class Executor:
         )
         self._offering = Offering(self._peer, self._sender, self._settings, fingerprint, self._boot_ms)
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._renewals)
+            nursery.start_soon(self._renewals.run)
             nursery.start_soon(self.orders.run)
             nursery.start_soon(self.keeper.run)
             nursery.start_soon(release_results, self._shop)
@@ -194,13 +195,11 @@ class Executor:
     def _begin(self, nursery: trio.Nursery, slot_id: SlotId, attempt: Attempt) -> None:
         state = self._peer.state
         slot = read(state, Slot, key_slot(*slot_id))
-        record = of_term(state, slot) if slot is not None else None
-        data = state.get(key_manifest(record.manifest)) if record is not None else None
-        if self._shop is None or slot is None or record is None or data is None:
+        found = of_term(state, slot) if slot is not None else None
+        if self._shop is None or slot is None or found is None:
             return
-        workload = workload_of(decode_manifest(data), slot_id[1])
         lease = attempt.lease(slot.claimed_ms)
-        tenure = Tenure(self._shop, record, workload, slot_id[1], attempt.term, lease)
+        tenure = Tenure(self._shop, *found, slot_id[1], attempt.term, lease)
         self._tenures[slot_id] = tenure
         self._refused.pop(slot_id, None)
         log.info("slot_won", deployment=slot_id[0].hex()[:16], slot=slot_id[1], term=attempt.term)
@@ -216,7 +215,7 @@ class Executor:
             ending = tenure.ending
             status = ending.status if ending is not None and ending.status is not None else "gone"
             self._count("ended", status)
-            if ending is not None and not ending.by_ledger:
+            if ending is not None and not ending.by_ledger and status not in ("succeeded", "committed"):
                 cool_s = COOL_FAILED_S if status in ("failed", "quarantined") else COOL_S
                 self._cool(tenure.id, cool_s, f"{status}: {tenure.detail}")
 
@@ -296,49 +295,6 @@ class Executor:
                 self._cool_until_ms.pop(old, None)
                 self._refused.pop(old, None)
 
-    # ------------------------------------------------------------------ leases
-
-    async def _renewals(self) -> None:
-        """One renewal for all held terms, every third of a lease."""
-        assert self._nursery is not None, "started by run"
-        while True:
-            held = [t for t in self._tenures.values() if t.holds]
-            if any(t.lease.renew_due(self._boot_ms()) for t in held):
-                sent_ms = self._boot_ms()
-                for tenure in held:
-                    tenure.lease = tenure.lease.asked(sent_ms)
-                self._nursery.start_soon(self._renew, held)
-            await trio.sleep(GUARD_TICK_S if held else RENEW_IDLE_S)
-
-    async def _renew(self, held: list[Tenure]) -> None:
-        """Send one, and count it from when it was sent once it is final, be that after the next one."""
-        with trio.move_on_after(LEASE_MS / 1000):
-            while held := [t for t in held if t.holds]:
-                sent_ms = self._boot_ms()
-                ledger_ms = self._clock.at(sent_ms)
-                items = tuple(RenewItem(t.id[0], t.id[1], t.term) for t in held)
-                signed = self._sender.sign(Renew(items))
-                try:
-                    await self._peer.submit(signed.raw)
-                    outcome = await self._peer.wait_final(signed.id, LEASE_MS / 1000)
-                except Overloaded as error:
-                    await trio.sleep(error.retry_s)
-                    continue
-                except (Refused, NotFinal) as error:
-                    log.warning("renewal_failed", error=str(error), slots=len(items))
-                    return
-                self._count("renewals", "final" if outcome.receipt.ok else "refused")
-                behind_ms = LedgerTime.behind_ms(ledger_ms, outcome.time_ms)
-                for tenure in held:
-                    slot = read(self._peer.state, Slot, key_slot(*tenure.id))
-                    if (
-                        slot is not None
-                        and (slot.holder, slot.term) == (self._me, tenure.term)
-                        and slot.renewed_ms >= outcome.time_ms
-                    ):
-                        tenure.lease = tenure.lease.renewed(sent_ms, behind_ms)
-                return
-
     # ------------------------------------------------------------------ slots that we hold without knowing
 
     def _find_orphans(self, nursery: trio.Nursery, node: LedgerNode) -> None:
@@ -360,9 +316,9 @@ class Executor:
         slot_id = (slot.deployment, slot.name)
         log.info("orphan_released", deployment=slot_id[0].hex()[:16], slot=slot.name, term=slot.term)
         try:
-            record = of_term(self._peer.state, slot)
-            if record is not None:
-                await orphan_reporter(self._sender, self._wall_ms, record, slot).run()
+            found = of_term(self._peer.state, slot)
+            if found is not None and self._shop is not None:
+                await orphan_reporter(self._shop, *found, slot).run()
         finally:
             self._orphans.discard((slot_id, slot.term))
 

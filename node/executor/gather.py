@@ -99,7 +99,7 @@ async def restore(shop: Workshop, slot_id: SlotId, volume: Volume, copy: VolumeC
             nursery.start_soon(give_up_stalled, nursery.cancel_scope)
             wanted = Wanted(sha256, copy.size_bytes, copy.chunks.hex())
             try:
-                path = await shop.exchange.fetch(wanted, progress, hints)
+                path = await shop.exchange.fetch(wanted, progress, hints, owner=slot_id[0].hex())
             except ArtifactError as error:
                 why = str(error)
             nursery.cancel_scope.cancel()

@@ -1,7 +1,8 @@
-"""Results that this node holds back: sealed to the consumer, and out of everybody's reach until released.
+"""What jobs leave behind, sealed to the consumer; and what this node holds back until its release.
 
-They lie apart from the artifact store, which serves whoever asks: a folder for each deployment, a file for
-each result, named by slot, term and digest. At each block the node looks whether the ledger says that results
+Sealed results go to the artifact store, which serves whoever asks. Those of a contract with a release policy
+lie apart from it until then: a folder for each deployment, a file for each result, named by slot, term and
+digest. At each block the node looks whether the ledger says that results
 were released; proves it itself, from the signed decisions (`node.executor.verify_release`); and only then
 moves them into the store, from where they are fetched by digest as any other. What can never be released
 goes.
@@ -103,24 +104,22 @@ class HeldResults:
 async def collect_results(
     shop: Workshop, handle: Handle, slot: tuple[bytes, str], term: int, digest: bytes
 ) -> dict[str, ResultFile]:
-    """What a job left behind, where it belongs: in the artifact store, from where others fetch it by digest;
-    or held back, as the manifest of this `digest`, which the term is of, has it. Raises ExecutorError,
-    ArtifactError, Refused("seal.key"), OSError."""
+    """What a job left behind, sealed to the consumer: in the artifact store, from where others fetch it by
+    digest; or held back, if the manifest of this `digest`, which the term is of, has it so. Raises
+    ExecutorError, ArtifactError, Refused("seal.key"), OSError."""
     data = shop.peer.state.get(key_manifest(digest))
     if data is None:
         raise ExecutorError(f"the state holds no manifest {digest.hex()}")
     manifest = decode_manifest(data)
-    workload = workload_of(manifest, slot[1])
+    workload, consumer = workload_of(manifest, slot[1]), bytes.fromhex(manifest.consumer)
     found: dict[str, ResultFile] = {}
     for file in await shop.driver.collect(handle):
-        if manifest.policies.release is None:
-            info = await trio.to_thread.run_sync(shop.exchange.store.add_bytes, file.data)
-            found[file.path] = ResultFile(sha256=info.sha256, size_bytes=info.size_bytes)
-            continue
         salt = salt_for(slot[0], workload, file.path)
-        consumer = bytes.fromhex(manifest.consumer)
         told, box = await trio.to_thread.run_sync(seal_result, consumer, salt, file.data)
-        await trio.to_thread.run_sync(shop.held.keep, *slot, term, told.sealed, box)
+        if manifest.policies.release is None:
+            await trio.to_thread.run_sync(shop.exchange.store.add_bytes, box, "result")
+        else:
+            await trio.to_thread.run_sync(shop.held.keep, *slot, term, told.sealed, box)
         found[file.path] = told
     return found
 
@@ -174,7 +173,7 @@ async def _hand_over(shop: Workshop, record: Deployment, refused: dict[bytes, st
 def _move(shop: Workshop, files: Iterable[HeldFile]) -> None:
     for file in files:
         with file.path.open("rb") as data:
-            shop.exchange.store.add_stream(iter(lambda: data.read(1 << 20), b""), file.sha256)
+            shop.exchange.store.add_stream(iter(lambda: data.read(1 << 20), b""), file.sha256, "result")
 
 
 def _drop_stale(shop: Workshop, record: Deployment) -> None:

@@ -15,7 +15,6 @@ import contextlib
 import ctypes
 import json
 import os
-import resource
 import select
 import signal
 import struct
@@ -103,21 +102,19 @@ def _become(config: dict[str, Any], rules: int, groups: list[int], told: int) ->
         for fd in groups:  # not before: what this program itself takes is not the workload's
             os.write(fd, b"0")
         os.setsid()
-        os.chdir("/")
+        os.chdir(config["folder"])
         nothing = os.open("/dev/null", os.O_RDWR)
         for target in (0, 1, 2):
             os.dup2(nothing, target)
-        uid = config["uid"]
-        os.setresgid(uid, uid, uid)
+        uid, gid = config["uid"], config["gid"]
+        if config["groups"]:
+            os.setgroups(config["groups"])
+        os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
         _no_capabilities()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         kernel.no_new_privileges()
-        for name, wanted in config["rlimits"].items():
-            kind = getattr(resource, name)
-            hard = resource.getrlimit(kind)[1]
-            value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-            resource.setrlimit(kind, (value, value))
+        kernel.bound(config["rlimits"])
         if rules >= 0:
             status = _libc.syscall(landlock.RESTRICT_SELF, ctypes.c_int(rules), ctypes.c_uint32(0))
             if status < 0:

@@ -41,6 +41,10 @@ from p2p.ids import peer_id_of
 log = structlog.get_logger("executor")
 
 
+CopyOf = tuple[bytes, str, str]
+"""Deployment, slot and volume."""
+
+
 @dataclass(slots=True)
 class _Held:
     """A copy that is here, or on its way. `until_s`: when it goes unless the ledger names it by then; None:
@@ -48,7 +52,7 @@ class _Held:
 
     size_bytes: int
     until_s: float | None
-    of: tuple[bytes, str, str] = (b"", "", "")  # deployment, slot and volume of one that was asked for
+    of: CopyOf
     pin: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     fetching: bool = False
 
@@ -86,7 +90,7 @@ class Keeper:
             full = len(self._held) >= COPIES_KEPT_MAX
             if full or self._nursery is None or self.kept_bytes + keep.size_bytes > self._room_bytes():
                 raise Refused("copies.room", "this node keeps as many copies as it has room for, or stops")
-            self._take(sha256, keep.size_bytes, trio.current_time() + COPY_UNRECORDED_S).of = of
+            self._take(sha256, keep.size_bytes, trio.current_time() + COPY_UNRECORDED_S, of)
             wanted = Wanted(sha256, keep.size_bytes, keep.chunks.hex())
             self._start(wanted, _addresses(self._peer, (holder,)))
         elif held.until_s is not None:
@@ -134,10 +138,10 @@ class Keeper:
 
     def _look(self) -> None:
         """What the ledger says that is kept here, is; what it no longer names goes."""
-        named = dict(self._named())
+        named = {copy.sha256.hex(): (of, copy) for of, copy in self._named()}
         store = self._exchange.store
-        for sha256, copy in named.items():
-            held = self._held.get(sha256) or self._take(sha256, copy.size_bytes, None)
+        for sha256, (of, copy) in named.items():
+            held = self._held.get(sha256) or self._take(sha256, copy.size_bytes, None, of)
             held.until_s = None
             if not store.has(sha256) and not held.fetching:
                 wanted = Wanted(sha256, copy.size_bytes, copy.chunks.hex())
@@ -149,7 +153,7 @@ class Keeper:
             if held.until_s is None or now_s >= held.until_s:
                 self._drop(sha256)
 
-    def _make_way(self, of: tuple[bytes, str, str]) -> None:
+    def _make_way(self, of: CopyOf) -> None:
         """A holder that has a newer copy kept needs no older one that it has not recorded: so none fills this
         node. Raises Refused while those are being fetched."""
         before = [s for s, held in self._held.items() if held.of == of and held.until_s is not None]
@@ -163,16 +167,18 @@ class Keeper:
         with contextlib.suppress(ArtifactError):  # another term of ours may be restoring it
             self._exchange.store.free(sha256)
 
-    def _named(self) -> Iterator[tuple[str, VolumeCopy]]:
+    def _named(self) -> Iterator[tuple[CopyOf, VolumeCopy]]:
         state, me = self._peer.state, self._peer.node_key.public
         for key, _ in state.scan(key_keeper(me), limit=COPIES_KEPT_MAX):
             record = read(state, Copies, key_copies(*keeper_parts(key)))
-            for copy in record.copies if record is not None else ():
+            if record is None:
+                continue
+            for copy in record.copies:
                 if me in copy.keepers:
-                    yield copy.sha256.hex(), copy
+                    yield (record.deployment, record.slot, copy.volume), copy
 
-    def _take(self, sha256: str, size_bytes: int, until_s: float | None) -> _Held:
-        held = self._held[sha256] = _Held(size_bytes, until_s)
+    def _take(self, sha256: str, size_bytes: int, until_s: float | None, of: CopyOf) -> _Held:
+        held = self._held[sha256] = _Held(size_bytes, until_s, of)
         held.pin.enter_context(self._exchange.store.pinned((sha256,)))
         return held
 
@@ -182,9 +188,12 @@ class Keeper:
             self._nursery.start_soon(self._fetch, wanted, hints)
 
     async def _fetch(self, wanted: Wanted, hints: Sequence[str]) -> None:
+        """[C19] With what other copies of the volume have of it already."""
+        of = self._held[wanted.sha256].of
+        like = [sha256 for sha256, held in self._held.items() if held.of == of and sha256 != wanted.sha256]
         try:
             with trio.move_on_after(COPY_FETCH_S):
-                await self._exchange.fetch(wanted, None, hints)
+                await self._exchange.fetch(wanted, None, hints, like=like, owner=f"copies of {of[0].hex()}")
         except (ArtifactError, OSError) as error:
             log.warning("copy_not_fetched", sha256=wanted.sha256, error=str(error)[:200])
         finally:

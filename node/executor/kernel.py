@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import struct
 import time
+from collections.abc import Mapping
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
@@ -114,6 +116,15 @@ def become(uid: int) -> None:
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
+
+
+def bound(rlimits: Mapping[str, int]) -> None:
+    """Take these limits on, by their names in `resource`, or the hard ones where these are lower."""
+    for name, wanted in rlimits.items():
+        kind = getattr(resource, name)
+        hard = resource.getrlimit(kind)[1]
+        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(kind, (value, value))
 
 
 def _check(status: int, what: str) -> None:

@@ -13,7 +13,7 @@ slot that much earlier, so the holder deducts it (`behind_ms`), by what `LedgerT
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ledger.limits import KILL_MS, LEASE_MS
@@ -31,11 +31,13 @@ class LeaseClock:
     """One term's lease as its holder sees it. Times in ms of the boot clock.
 
     `deadline_ms` moves when a renewal is final, never back; `asked_ms` is when the last claim or
-    renewal was sent, final or not.
+    renewal was sent, final or not; `beyond_ms` is for how long what runs may go on past the deadline, 0 but
+    for services that are `available` (rule 8).
     """
 
     deadline_ms: int
     asked_ms: int
+    beyond_ms: int = 0
 
     @classmethod
     def claimed(cls, sent_ms: int, behind_ms: int = 0) -> LeaseClock:
@@ -44,36 +46,42 @@ class LeaseClock:
 
     def asked(self, sent_ms: int) -> LeaseClock:
         """A renewal was sent; nothing is gained before it is final."""
-        return LeaseClock(self.deadline_ms, max(self.asked_ms, sent_ms))
+        return replace(self, asked_ms=max(self.asked_ms, sent_ms))
 
     def renewed(self, sent_ms: int, behind_ms: int = 0) -> LeaseClock:
         """The renewal that was sent then is final. `behind_ms`: see `LedgerTime.behind_ms`."""
         deadline_ms = sent_ms + LEASE_MS - behind_ms
-        return LeaseClock(max(self.deadline_ms, deadline_ms), max(self.asked_ms, sent_ms))
+        return replace(
+            self, deadline_ms=max(self.deadline_ms, deadline_ms), asked_ms=max(self.asked_ms, sent_ms)
+        )
 
     def left_ms(self, now_ms: int) -> int:
         """Until the deadline; negative after it."""
         return self.deadline_ms - now_ms
 
-    def may_start(self, now_ms: int) -> bool:
-        """Rule 3: a workload starts only with half a lease left."""
+    def may_start(self, now_ms: int, again: bool = False) -> bool:
+        """Rule 3: a workload starts only with half a lease left; `again`, after it had run in this term, what
+        is `available` does so as long as it may run (rule 8)."""
+        if again and self.beyond_ms:
+            return not self.must_stop(now_ms)
         return self.left_ms(now_ms) >= START_LEFT_MS
 
     def must_stop(self, now_ms: int) -> bool:
-        """Rule 4: at the deadline the workload is stopped, whatever the network says."""
-        return self.left_ms(now_ms) <= 0
+        """Rule 4: at the deadline the workload is stopped, whatever the network says; rule 8: what is
+        `available` that much later."""
+        return self.left_ms(now_ms) + self.beyond_ms <= 0
 
     def grace_ms(self, now_ms: int) -> int:
         """Rule 4: for SIGTERM in a stop that begins now. Who comes late (the machine slept through the
         deadline, the loop was held up) gives less, or none: all is over K after the deadline."""
-        spare_ms = self.left_ms(now_ms) + KILL_MS - int(KILL_WITHIN_S * 1000)
+        spare_ms = self.left_ms(now_ms) + self.beyond_ms + KILL_MS - int(KILL_WITHIN_S * 1000)
         return max(0, min(STOP_GRACE_MS, spare_ms))
 
     @property
     def kill_at_ms(self) -> int:
         """When the launcher kills by itself, should this process be frozen: after the end of the longest stop
         that begins at the deadline, and before K after it."""
-        return self.deadline_ms + STOP_GRACE_MS + int(KILL_WITHIN_S * 1000)
+        return self.deadline_ms + self.beyond_ms + STOP_GRACE_MS + int(KILL_WITHIN_S * 1000)
 
     @property
     def due_ms(self) -> int:

@@ -7,6 +7,7 @@ carries slot and term.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -38,7 +39,7 @@ from node.executor.limits import (
 from node.executor.reporter import Reporter
 from node.executor.reveals import commit_to
 from node.executor.status import FetchStatus, Phase, TenureStatus
-from node.executor.task import best_address, endpoint, features, host_of_address, task_spec, wanted
+from node.executor.task import best_address, endpoint, host_of_address, task_spec, wanted
 from node.executor.verify import Verdict
 from node.executor.watch import Watch, Watched, drift_text
 from node.executor.workshop import Workshop
@@ -62,7 +63,7 @@ class Tenure:
         self.id: SlotId = (record.id, slot)
         self.term = term
         self.workload = workload
-        self.lease = lease
+        self.lease = replace(lease, beyond_ms=workload.available_s * 1000)
         self._began_ms = shop.boot_ms()
         self.phase: Phase = "claimed"
         self.detail = ""
@@ -79,19 +80,9 @@ class Tenure:
         self._verdict = Verdict(False, ())
         self._gathered = Gathered()
         self._tail = b""  # of runs that are over
+        self._verified: dict[str, str] = {}  # its artifacts, path to sha256, once they are
         self._log = log.bind(deployment=record.id.hex()[:16], slot=slot, term=term)
-        node, host = shop.sender.key.public.hex(), shop.fingerprint.of(workload.runtime)
-        facts = {
-            "chain_id": shop.peer.chain_id,
-            "deployment": record.id.hex(),
-            "contract": record.contract.hex(),
-            "slot": slot,
-            "term": term,
-            "node": node,
-            "driver": workload.runtime,
-            "level": host.isolation.value,
-            "isolation": features(host),
-        }
+        facts = shop.facts(record, workload, slot, term)
         self.copier = Copier(shop, self.id, term, workload, self.is_held)
         self.reporter = Reporter(shop.sender, record.manifest, facts, shop.wall_ms, self.is_held)
 
@@ -221,13 +212,7 @@ class Tenure:
             await self.copier.last(within_s, lambda: self.lease.left_ms(self._shop.boot_ms()) > 0)
             self.copier.saves = False
         if ending is not None and ending.status is not None:
-            self.reporter.tell(
-                ending.status,
-                detail=ending.detail,
-                checks=self.watched.checks,
-                usage=self._usage(),
-                **ending.fields,
-            )
+            self.reporter.tell(ending.status, detail=ending.detail, **self._stated(), **ending.fields)
 
     async def _halt(self) -> None:
         """Stop the workload if there is one. Not cancelled; bounded by the driver. May be repeated."""
@@ -249,9 +234,14 @@ class Tenure:
     def _run_now(self) -> Handle | None:
         return self._handle if self.phase == "running" else None
 
-    def _usage(self) -> Usage:
+    def _stated(self) -> dict[str, Any]:
+        """What each receipt tells of the term so far ([R9])."""
         used = self.watched.used
-        return Usage(cpu_ms=used.cpu_ms, memory_bytes_max=used.memory_bytes_max)
+        return {
+            "artifacts": self._verified,
+            "checks": self.watched.checks,
+            "usage": Usage(cpu_ms=used.cpu_ms, memory_bytes_max=used.memory_bytes_max),
+        }
 
     def _set(self, phase: Phase) -> None:
         if phase != self.phase:
@@ -305,7 +295,8 @@ class Tenure:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(give_up_stalled)
             try:
-                await fetch_all(self._shop.exchange, wants, self._shop.holders(self.id[0]))
+                holders, owner = self._shop.holders(self.id[0]), self.id[0].hex()
+                await fetch_all(self._shop.exchange, wants, holders, owner)
             except ArtifactFull as error:
                 problem.append(Ending("released", str(error)))
             except ArtifactError as error:
@@ -315,15 +306,15 @@ class Tenure:
 
     async def _runs(self, spec: TaskSpec) -> Ending:
         """Run after run, until it is done, gives up, or is stopped from outside."""
-        artifacts = {a.path: a.sha256 for a in self.workload.artifacts}
         while True:
             prepared = await self._shop.driver.prepare(spec)
             try:
                 if not self.restarts:
+                    self._verified = {a.path: a.sha256 for a in self.workload.artifacts}
                     self._set("verified")
-                    self.reporter.tell("verified", artifacts=artifacts, approvals=self._verdict.approvals)
+                    self.reporter.tell("verified", **self._stated(), approvals=self._verdict.approvals)
                 self._set("waiting")
-                while not self.lease.may_start(self._shop.boot_ms()):  # noqa: ASYNC110 - a clock is no event
+                while not self.lease.may_start(self._shop.boot_ms(), self.restarts > 0):  # noqa: ASYNC110
                     await trio.sleep(GUARD_TICK_S)
                 self._verdict = self._prove()  # section 8: again before it starts
                 if not self._verdict.ok:
@@ -332,7 +323,7 @@ class Tenure:
                 self._handle = await self._shop.driver.start(prepared, self.lease.kill_at_ms)
             finally:
                 prepared.close()
-            ending = await self._watch(self._handle, artifacts)
+            ending = await self._watch(self._handle)
             if ending.status != "failed":
                 return ending
             await self._halt()
@@ -343,7 +334,7 @@ class Tenure:
             self.detail = ending.detail
             await trio.sleep(backoff_s(self.restarts))
 
-    async def _watch(self, handle: Handle, artifacts: dict[str, str]) -> Ending:
+    async def _watch(self, handle: Handle) -> Ending:
         """One run: say that it runs, keep it under watch, collect what it leaves."""
         public = host_of_address(best_address(self._shop.peer.network.addresses()))
         self.watched.endpoints = {
@@ -357,9 +348,7 @@ class Tenure:
                 endpoints=dict(self.watched.endpoints),
                 secrets=self._gathered.secrets.digest,
                 egress=dict(self._gathered.ways.told),
-                checks=self.watched.checks,
-                usage=self._usage(),
-                artifacts=artifacts,
+                **self._stated(),
                 approvals=self._verdict.approvals,
                 detail=f"{self.restarts} restarts" if self.restarts else "",
             )
@@ -382,9 +371,10 @@ class Tenure:
             return Ending("failed", found.exit.reason, fields)
         try:
             fields["results"] = await collect_results(self._shop, handle, self.id, self.term, self._manifest)
-            fields["artifacts"] = artifacts
             if self.workload.agree:
-                fields = await commit_to(self._shop, self.reporter.facts, self._manifest, fields)
+                self.watched.usage_now = await self._shop.driver.usage(handle)
+                facts = {**self.reporter.facts, **self._stated()}
+                fields = await commit_to(self._shop, facts, self._manifest, fields)
         except (ExecutorError, ArtifactError, Refused, OSError) as error:
             return Ending("failed", str(error), {"exit_code": found.exit.code})
         return Ending("committed" if self.workload.agree else "succeeded", found.exit.reason, fields)

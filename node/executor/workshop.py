@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ledger.copy_records import Copies, key_copies
 from ledger.manifest import workload_of
@@ -25,6 +26,7 @@ from node.executor.orders import Orders
 from node.executor.quarantine import Quarantine
 from node.executor.secrets import SecretsDesk
 from node.executor.sender import Sender
+from node.executor.task import features
 from node.executor.verify import Case, Verdict, update_of, verify
 from node.executor.verify_release import verify_release
 from node.executor.volumes import VolumeShelf
@@ -81,6 +83,21 @@ class Workshop:
         if record is None:
             return Verdict(False, ("no such deployment",))
         return verify_release(self._case(deployment, record.manifest, {}))
+
+    def facts(self, record: Deployment, workload: Workload, slot: str, term: int) -> dict[str, Any]:
+        """What all receipts of a term state alike: which it is, on which node, and how that runs it."""
+        host = self.fingerprint.of(workload.runtime)
+        return {
+            "chain_id": self.peer.chain_id,
+            "deployment": record.id.hex(),
+            "contract": record.contract.hex(),
+            "slot": slot,
+            "term": term,
+            "node": self.sender.key.public.hex(),
+            "driver": workload.runtime,
+            "level": host.isolation.value,
+            "isolation": features(host),
+        }
 
     def _case(
         self, deployment: bytes, manifest: bytes, papers: dict[bytes, bytes], *, runs: bool = False

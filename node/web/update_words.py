@@ -41,6 +41,7 @@ _WORKLOAD: Final = {
     "secrets": "Which secrets it is given",
     "time_limit_s": "How long it may take",
     "recheck_s": "How often its files are checked again",
+    "available_s": "How long it runs on without the notary",
     "env": "Its settings",
 }
 _NOTHING: Final = "nothing"

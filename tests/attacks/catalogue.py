@@ -292,6 +292,9 @@ ESCAPE: Final = (
     Attack("escape", "a way out by the command of a health check, which the node runs inside", "an author",
            "it runs within all that holds the workload, and counts among its processes",
            (f"{CHECKS}::test_it_is_as_confined_as_the_workload",
+            f"{ESCAPES}::test_what_leads_out_is_refused_to_a_check_too",
+            f"{OCI}::test_a_check_is_its_user_in_its_folder_and_no_more",
+            f"{OCI}::test_checks_are_within_the_containers_limits",
             f"{CHECKS}::test_what_takes_too_long_is_killed_with_all_that_it_started",
             f"{CHECKS}::test_it_counts_among_the_workloads_processes_and_ends_with_it"),
            (f"{CHECKS}::test_its_exit_status_is_told",)),
@@ -367,6 +370,13 @@ HOLDERS: Final = (
         left="that the copy is what the workload wrote, is the former holder's word",
     ),
     Attack(
+        "holders", "fetches a job's result by its digest and reads it", "a peer that is not the consumer",
+        "each result is sealed to the consumer by the node that ran the job; its content is in no store",
+        (f"{HELD}::test_what_anybody_fetches_by_its_digest_the_consumer_alone_opens",),
+        ("node/test_executor.py::test_a_job_ends_with_results_that_its_consumer_fetches_by_digest",),
+        left="path and size of each result are public; the node that ran the job has seen it",
+    ),
+    Attack(
         "holders", "reads results that are held back, or has them released by a false word",
         "who is no stakeholder",
         "sealed to the consumer, and handed over when the node itself has proved the release",
@@ -414,7 +424,8 @@ HOLDERS: Final = (
     Attack(
         "holders", "reads the log of somebody else's workload", "who is not the consumer",
         "asked with the consumer's signature, sealed to the consumer's key",
-        ("node/test_executor_logs.py::test_nobody_else_reads_them",),
+        ("node/test_executor_logs.py::test_nobody_else_reads_them",
+         "node/test_services_cli.py::test_a_peer_carries_nobody_elses_question"),
         ("node/test_executor_logs.py::test_the_consumer_reads_the_newest_bytes_through_any_peer",),
         left="the host's root reads it",
     ),

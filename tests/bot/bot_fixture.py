@@ -19,7 +19,7 @@ from ledger.limits import MIB
 from ledger.manifest import decode_manifest, workload_of
 from ledger.manifest_types import Manifest
 from ledger.outcome import Receipt
-from ledger.predicates import ApprovalPredicate, ReceiptPredicate, ResultFile
+from ledger.predicates import ApprovalPredicate, ReceiptPredicate
 from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_slot
 from ledger.state import read
 from ledger.transactions import (
@@ -37,7 +37,7 @@ from ledger.transactions import (
 from node.api.bot_seam import Deployed, DeployRequest, PlanRequest
 from node.build import build
 from node.peer import Peer
-from tests.ledger.world import register_node
+from tests.ledger.world import register_node, result_file, stated
 from tests.node.network_fixture import CHAIN_ID, RICH, World, key, until, world
 
 VALIDATORS = ["validator0", "validator1", "validator2", "validator3"]
@@ -184,8 +184,8 @@ class Market:
         for status in statuses:
             manifest, digest = self.term_manifest(id_, slot), self.slot(id_, slot).manifest
             ports = {"http": "127.0.0.1:8080"} if status == "running" else {}
-            found = workload_of(manifest, slot).results
-            results = {path: ResultFile(sha256="33" * 32, size_bytes=10) for path in found}
+            workload = workload_of(manifest, slot)
+            results = {path: result_file() for path in workload.results}
             fields: dict[str, Any] = {
                 "chain_id": CHAIN_ID,
                 "deployment": id_,
@@ -197,6 +197,7 @@ class Market:
                 "time_ms": self.peer.time_ms,
                 "endpoints": ports if slot.startswith("web") else {},
                 "results": results if status == "succeeded" else {},
+                **stated(workload, status),
             }
             document = sign_receipt(node, ReceiptPredicate(**fields), digest)
             await self.ok(node, Report(document))

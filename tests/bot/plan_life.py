@@ -13,14 +13,14 @@ from ledger.fit import waits_for
 from ledger.keys import Key
 from ledger.manifest import workload_of
 from ledger.manifest_types import Manifest
-from ledger.predicates import ApprovalPredicate, ReceiptPredicate, ReceiptStatus, ResultFile
+from ledger.predicates import ApprovalPredicate, ReceiptPredicate, ReceiptStatus
 from ledger.records import Slot
 from ledger.state import read
 from ledger.trade_records import Agreement, key_agreement
 from ledger.transactions import Claim, Decide, OrderDeployment, Renew, RenewItem, Report
 from ledger.transition.deal import RUNS
 from node.api.bot_seam import PlanRequest
-from tests.ledger.world import AUTHOR, BOT, CHAIN_ID, CONSUMER, NONCE, World
+from tests.ledger.world import AUTHOR, BOT, CHAIN_ID, CONSUMER, NONCE, World, result_file, stated
 
 RENEW_MS = 10_000
 Fails = Callable[[str], bool]
@@ -172,9 +172,10 @@ class Life:
             status=status,
             time_ms=self.world.now_ms,
             endpoints=dict.fromkeys(ports, "127.0.0.1:1"),
-            results={path: ResultFile(sha256="33" * 32, size_bytes=1) for path in results},
+            results={path: result_file() for path in results},
             nonce=NONCE.hex() if status == "succeeded" and workload.agree else "",
             commitment=self._bound(slot, key) if status == "committed" else "",
+            **stated(workload, status),
         )
         return Report(sign_receipt(key, said, record.manifest))
 

@@ -20,11 +20,13 @@ from ledger.records import Node
 from ledger.transactions import Price
 from node.api.bot_seam import PlanRequest
 from node.build import build
+from tests.executor.oci_images import site_image
 from tests.ledger.world import AUTHOR, CONSUMER, key_of
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 BUSYBOX = Path("/bin/busybox")
 CREDIT = 1_000_000
+OF_CONTAINERS = {"oci.sealed-image": "enforced", "oci.health-exec": "enforced"}
 pytestmark = pytest.mark.skipif(not BUSYBOX.is_file(), reason="the examples are made of /bin/busybox")
 
 
@@ -38,7 +40,7 @@ def market() -> list[Node]:
             nodes.append(
                 Node(
                     key_of(f"{country} {n}").public, f"{country.lower()}-{n}", country, *capacity, 0, 0, 0,
-                    price, ("sandbox",), {}, "/ip4/127.0.0.1/tcp/1", 1 << 52, 0, 0,
+                    price, ("sandbox", "oci"), OF_CONTAINERS, "/ip4/127.0.0.1/tcp/1", 1 << 52, 0, 0,
                 )
             )  # fmt: skip
     return nodes
@@ -47,6 +49,8 @@ def market() -> list[Node]:
 @cache
 def built(name: str) -> Contract:
     folder = Path(os.environ["PYTEST_EXAMPLES"]) / name
+    if name == "site-image":
+        return build(site_image(EXAMPLES.parent, folder), folder / "out").contract
     shutil.copytree(EXAMPLES / name, folder / "source", dirs_exist_ok=True)
     return build(folder / "source", folder / "out").contract
 
@@ -124,9 +128,15 @@ def test_ai_data_mining() -> None:
     assert bill("ai-mining", rows=2_000_000) > bill("ai-mining", rows=200_000) > bill("ai-mining")
 
 
-@pytest.mark.parametrize("name", ["site", "mining"])
-def test_the_first_two(name: str) -> None:
+@pytest.mark.parametrize("name", ["site", "mining", "site-image"])
+def test_the_first_two_and_one_in_an_image(name: str) -> None:
     assert 0 < bill(name) < 10 * CREDIT
+
+
+def test_a_site_in_an_image_goes_to_nodes_that_check_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert planned("site-image").plan.missing == []
+    monkeypatch.delitem(OF_CONTAINERS, "oci.health-exec")
+    assert planned("site-image").plan.missing
 
 
 def run(name: str, script: str, result: Path, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -18,6 +20,7 @@ from ledger.contract_types import VolumeTemplate
 from ledger.copy_records import Copies, key_copies, key_keeper
 from ledger.manifest_types import Placement
 from ledger.predicates import ReceiptPredicate
+from ledger.records import Node, key_node
 from ledger.state import read
 from node.copy_wire import KEEP, Keep
 from node.executor.copier import Copier
@@ -175,6 +178,34 @@ async def test_a_slot_that_moves_loses_nothing(tmp_path: Path) -> None:
         assert not at.net.drivers[second].running
 
 
+async def test_a_drained_node_brings_its_volumes_elsewhere_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[F6] [C16] Until the time that it told it serves; what was written last goes along."""
+    monkeypatch.setattr("ledger.transition.standing.DRAIN_NOTICE_MS_MIN", 0)
+    async with farm(tmp_path, *NODES) as at:
+        deployment = await at.running()
+        first = at.holder(deployment)
+        await at.copied_anew(deployment)
+        tenure = at.net.executors[first]._tenures[deployment, SLOT]
+        tenure.copier._every_s = 1000  # from here on only the last copy is made
+        await at.copied_anew(deployment)
+        node = at.net.net.peers[first].node_key
+        await at.net.do(node, t.DrainNode(at.net.first.time_ms + 3_000))
+        at.write(deployment, "kept")
+        assert at.net.drivers[first].running
+        await until(lambda: at.net.slot(deployment, SLOT).holder not in (node.public, b""), 60)
+        await at.net.until_statuses(deployment, "running")
+        second = at.holder(deployment)
+        assert not at.net.drivers[first].running and at.net.drivers[second].running
+        assert "/kept/" in at.names(deployment, second)
+        assert WORD in at.image(deployment, second).read_bytes()
+        found = read(at.net.first.state, Node, key_node(node.public))
+        assert found is not None
+        assert (found.slots_held, found.broken_leases, found.terms_given_up, found.terms_kept) == (0, 0, 0, 1)
+        assert not at.net.executors[first].status().offering
+
+
 async def test_who_keeps_a_copy_cannot_read_it_and_has_no_more_than_the_newest(tmp_path: Path) -> None:
     """[C14] [C17]"""
     async with farm(tmp_path, *NODES) as at:
@@ -210,6 +241,41 @@ async def test_who_keeps_a_copy_cannot_read_it_and_has_no_more_than_the_newest(t
             await until(lambda name=name: not at.net.executors[name].keeper.kept_bytes)  # type: ignore[misc]
             assert not at.net.exchanges[name].store.has(second.copies[0].sha256.hex())
         assert not list(at.net.first.state.scan(key_keeper(min(others))))
+
+
+async def test_of_a_volume_that_changed_a_little_little_travels(tmp_path: Path) -> None:
+    """[C19] 1 % of what is in it: a small part of the first copy goes to each keeper, which has all of the
+    second one, and nothing more once the ledger names no other."""
+    async with farm(tmp_path, *NODES) as at:
+        deployment = await at.running()
+        holder = at.holder(deployment)
+        keepers = [name for name in NODES if name != holder]
+
+        def travelled() -> int:
+            return sum(at.net.exchanges[name].fetched_bytes for name in keepers)
+
+        at.write(deployment, "much", os.urandom(10 * MIB))
+        first = await at.copied_anew(deployment)
+        (copy,) = first.copies
+        assert travelled() >= len(keepers) * copy.size_bytes > len(keepers) * 10 * MIB
+        tenure = at.net.executors[holder]._tenures[deployment, SLOT]
+        key = tenure.copier._keys
+        before = travelled()
+        at.write(deployment, "little", os.urandom(MIB // 10))
+        second = await at.copied_anew(deployment)
+        (newer,) = second.copies
+        assert newer.sha256 != copy.sha256 and newer.box != copy.box and tenure.copier._keys is key
+        part = (travelled() - before) / (len(keepers) * newer.size_bytes)
+        print(f"1 % of the volume changed: {part:.1%} of the copy travelled")
+        assert 0 < part < 0.15
+        for name in keepers:
+            store = at.net.exchanges[name].store
+            assert hashlib.sha256(store.path(newer.sha256.hex()).read_bytes()).digest() == newer.sha256
+            await until(lambda store=store: not store.has(copy.sha256.hex()))  # type: ignore[misc]
+            assert at.net.executors[name].keeper.kept_bytes == newer.size_bytes
+        await stopped(at, deployment)
+        await at.net.until_statuses(deployment, "running")
+        assert {"much", "little"} <= set(at.names(deployment, at.holder(deployment)).split("/"))
 
 
 async def refused(at: Farm, asker: str, of: str, method: str, body: bytes) -> str:

@@ -1,8 +1,9 @@
-"""Volumes that outlive their node, with real sandboxes: what is lost with a node is counted, line by line."""
+"""Volumes that outlive their node, with real drivers: what is lost with a node is counted, line by line."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -12,8 +13,11 @@ from bot.agent import Agent
 from ledger.contract_types import VolumeTemplate
 from ledger.manifest_types import Placement
 from node.executor.drivers.sandbox import SandboxDriver
+from node.executor.drivers.several import Several
+from node.executor.oci.driver import OciDriver
 from node.executor.volumes import VolumeShelf
 from tests.executor.conftest import BUSYBOX, needs_sandbox
+from tests.executor.oci_images import busybox_layer, image
 from tests.ledger import world as people
 from tests.node.executor_fixture import Fleet, artifact_of, fleet, service
 from tests.node.network_fixture import until
@@ -83,30 +87,46 @@ class Lines:
         return self.holder
 
 
+def of(runtime: str) -> tuple[bytes, dict[str, Any]]:
+    """What the workload is made of, and its words of the contract."""
+    if runtime == "sandbox":
+        data = BUSYBOX.read_bytes()
+        return data, {"artifacts": (artifact_of(data, "/bin/busybox"),)}
+    data = image(busybox_layer())
+    root = artifact_of(data, "/", kind="image", executable=False)
+    return data, {"runtime": runtime, "artifacts": (root,), "user": "1000:1000"}
+
+
+@pytest.mark.parametrize("runtime", ["sandbox", "oci"])
 async def test_what_is_lost_with_a_node_and_nothing_in_a_move(
-    tmp_path: Path, fast: trio.testing.MockClock
+    tmp_path: Path, fast: trio.testing.MockClock, runtime: str
 ) -> None:
     """[C15] [C16]"""
     needs_sandbox()
-    drivers = {name: SandboxDriver(tmp_path / f"run-{name}") for name in NODES}
+    drivers = {
+        name: Several((SandboxDriver(tmp_path / f"run-{name}"), OciDriver(tmp_path / f"oci-{name}")))
+        for name in NODES
+    }
     for driver in drivers.values():
-        if not (await trio.to_thread.run_sync(driver.fingerprint)).enforces("volume-copies"):
-            pytest.skip("the driver cannot copy volumes here")
+        found = (await trio.to_thread.run_sync(driver.fingerprint)).of(runtime)
+        if not (found.usable and found.enforces("volume-copies")):
+            pytest.skip(f"the driver of {runtime} cannot copy volumes here")
+    made, words = of(runtime)
     data = VolumeTemplate(name="data", path="/data", size_bytes=16 * MIB, rpo_s=RPO_S)
     writer = service(
         replicas=1,
-        artifacts=(artifact_of(BUSYBOX.read_bytes(), "/bin/busybox"),),
         command=("/bin/busybox", "sh", "-c", SCRIPT),
         volumes=(data,),
         placement=Placement(distinct="none"),
         recheck_s=60,
+        **words,
     )
     async with fleet(tmp_path, *NODES, timeout_ms=4_000, idle_ms=1_000, executors=False) as net:
         peer = await net.net.start("bot")
         agent = Agent(peer, people.BOT, tmp_path / "secrets")
         peer.handlers.methods.update(agent.methods())
         await net.net.nursery.start(agent.run)
-        net.share("validator0", BUSYBOX.read_bytes())
+        net.share("validator0", made)
         for name in NODES:
             net.execute(name, drivers[name], volumes=VolumeShelf(tmp_path / f"volumes-{name}", 64 * MIB))
         lines = Lines(net, await net.approved(writer))

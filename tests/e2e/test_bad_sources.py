@@ -51,7 +51,8 @@ async def test_a_source_that_lies_is_dropped_and_an_honest_one_used(net: Net) ->
     root = hashlib.sha256(listed).digest()
 
     def chunk(body: bytes) -> bytes:
-        good = chunks[decode(ChunkRequest, body).index]
+        request = decode(ChunkRequest, body)
+        good = b"".join(chunks[request.first : request.first + request.count])
         return good[:-1] + bytes([good[-1] ^ 1])
 
     liar = Intruder(
@@ -109,8 +110,8 @@ async def test_requests_that_make_no_sense(net: Net) -> None:
         ("artifact/info", b"\xc1", "artifact.malformed"),
         ("artifact/info", encode(InfoRequest(b"../../etc/passwd", 0)), "artifact.unknown"),
         ("artifact/info", encode(InfoRequest(held, -1)), "artifact.range"),
-        ("artifact/chunk", encode(ChunkRequest(held, -1)), "artifact."),
-        ("artifact/chunk", encode(ChunkRequest(held, 2**62)), "artifact."),
+        ("artifact/chunk", encode(ChunkRequest(held, -1, 1)), "artifact."),
+        ("artifact/chunk", encode(ChunkRequest(held, 2**62, 1)), "artifact."),
         ("no/such", b"", "request.method"),
     ]
     async with at_work(Intruder(net)) as intruder:

@@ -13,7 +13,7 @@ import pytest
 
 from ledger.codec import encode
 from ledger.consent import sign_consent
-from ledger.documents import sign_approval, sign_receipt
+from ledger.documents import payload_of, sign_approval, sign_payload, sign_receipt
 from ledger.keys import Key
 from ledger.limits import EXPIRY_BLOCKS_MAX, TX_BYTES_MAX
 from ledger.manifest import expand
@@ -259,12 +259,9 @@ def test_a_contract_that_is_none_is_not_published(net: Net) -> None:
     assert len(list(net.api().contracts())) == known
 
 
-@pytest.mark.parametrize("by", [-1, 1])
-def test_a_stale_term(net: Net, running: Running, by: int) -> None:
-    slot = net.slot(running.deployment)
-    holder = net.node_key(net.name_of(slot["holder"]))
-    deployment, term = bytes.fromhex(running.deployment), slot["term"] + by
-    receipt = ReceiptPredicate(
+def failure(net: Net, running: Running, holder: Key, term: int) -> ReceiptPredicate:
+    """What the holder of the running slot would say if it failed, without a word on what ran."""
+    return ReceiptPredicate(
         chain_id=net.net.chain_id,
         deployment=running.deployment,
         contract=running.contract,
@@ -274,14 +271,48 @@ def test_a_stale_term(net: Net, running: Running, by: int) -> None:
         status="failed",
         time_ms=time.time_ns() // 1_000_000,
     )
+
+
+def still_runs(net: Net, running: Running, before: dict[str, Any]) -> None:
+    now = net.slot(running.deployment)
+    assert (now["status"], now["term"], now["holder"]) == ("running", before["term"], before["holder"])
+
+
+def test_a_receipt_that_states_nothing_of_what_ran(net: Net, running: Running) -> None:
+    slot = net.slot(running.deployment)
+    holder = net.node_key(net.name_of(slot["holder"]))
+    said = failure(net, running, holder, slot["term"])
+    for changes in ({}, {"driver": "sandbox", "level": "sandbox"}):  # the second one: no artifacts
+        report = sign_receipt(
+            holder, msgspec.structs.replace(said, **changes), bytes.fromhex(running.manifest)
+        )
+        refused_by_all(net, "report.incomplete", holder, Report(report))
+    still_runs(net, running, slot)
+
+
+def test_a_receipt_of_a_result_that_is_not_sealed(net: Net, running: Running) -> None:
+    slot = net.slot(running.deployment)
+    holder = net.node_key(net.name_of(slot["holder"]))
+    said = msgspec.to_builtins(failure(net, running, holder, slot["term"]))
+    said |= {"status": "succeeded", "results": {"/result/a": {"sha256": "33" * 32, "size_bytes": 7}}}
+    payload = payload_of("receipt", "manifest", bytes.fromhex(running.manifest), said)
+    refused_by_all(net, "document.malformed", holder, Report(sign_payload(holder, payload)))
+    still_runs(net, running, slot)
+
+
+@pytest.mark.parametrize("by", [-1, 1])
+def test_a_stale_term(net: Net, running: Running, by: int) -> None:
+    slot = net.slot(running.deployment)
+    holder = net.node_key(net.name_of(slot["holder"]))
+    deployment, term = bytes.fromhex(running.deployment), slot["term"] + by
+    receipt = failure(net, running, holder, term)
     report = sign_receipt(holder, receipt, bytes.fromhex(running.manifest))
     refused_by_all(net, "report.stale_term", holder, Report(report))
     refused_by_all(net, "renew.stale_term", holder, Renew((RenewItem(deployment, "web/0", term),)))
     # The term after the held one is the right one to claim, but the slot is not open.
     rule = "claim.not_open" if by == 1 else "claim.stale_term"
     refused_by_all(net, rule, holder, Claim(deployment, "web/0", term))
-    now = net.slot(running.deployment)
-    assert (now["status"], now["term"], now["holder"]) == ("running", slot["term"], slot["holder"])
+    still_runs(net, running, slot)
 
 
 def test_another_node_than_the_holder_reports_nothing(net: Net, running: Running) -> None:

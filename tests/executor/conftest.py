@@ -12,11 +12,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import trio
 
-from node.executor.drivers.base import FileSpec, PortSpec, Resources, TaskSpec, TreeSpec
+from node.executor.drivers.base import Driver, FileSpec, PortSpec, Resources, TaskSpec, TreeSpec
+from node.executor.drivers.launched import LaunchedDriver
 from node.executor.drivers.running import Running
 from node.executor.drivers.sandbox import SandboxDriver
 from node.executor.oci.driver import OciDriver
@@ -46,7 +48,7 @@ def make_tar(members: Mapping[str, bytes | None], mode: int = 0o644) -> bytes:
 class Bench:
     """A driver and short ways to make and run tasks on it."""
 
-    driver: SandboxDriver
+    driver: LaunchedDriver
     folder: Path
     count: int = field(default=0)
 
@@ -82,7 +84,10 @@ class Bench:
         self.count += 1
         files = (self.busybox(), *files)
         task_id = f"d{self.count}.web.1"
-        return TaskSpec(task_id, command, env or {}, files, trees, ports, resources, results, log_bytes_max)
+        return TaskSpec(
+            task_id, command, env or {}, files, trees, ports, resources, results, log_bytes_max,
+            runtime=self.driver.name,
+        )  # fmt: skip
 
     def shell(self, script: str, **options: object) -> TaskSpec:
         """Return a task that runs `script` in busybox's shell, where every applet is at hand by name."""
@@ -112,6 +117,11 @@ class Bench:
         return text
 
 
+def found_below(folder: Path, value: bytes) -> list[Path]:
+    """Files with this value in them."""
+    return [file for file in folder.rglob("*") if file.is_file() and value in file.read_bytes()]
+
+
 def needs_sandbox() -> None:
     """Skip, with the reason, on a host that cannot run the sandbox driver's tests."""
     if shutil.which("bwrap") is None:
@@ -120,24 +130,33 @@ def needs_sandbox() -> None:
         pytest.skip("busybox-static is not installed")
 
 
+D = TypeVar("D", bound=Driver)
+
+
+def usable(driver: D, runtime: str = "") -> D:
+    """The driver; on a host where it cannot run tasks (of `runtime`, of several) a skip, with the reason."""
+    needs_sandbox()
+    found = driver.fingerprint().of(runtime)
+    if not found.usable:
+        pytest.skip(f"the {found.driver} driver is not usable here: {found.reason}")
+    return driver
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    needs_sandbox()
-    made = Bench(SandboxDriver(tmp_path / "run"), tmp_path)
-    fingerprint = made.driver.fingerprint()
-    if not fingerprint.usable:
-        pytest.skip(f"the sandbox driver is not usable here: {fingerprint.reason}")
-    return made
+    return Bench(usable(SandboxDriver(tmp_path / "run")), tmp_path)
 
 
 @pytest.fixture
 def oci(tmp_path: Path) -> Bench:
-    needs_sandbox()
-    driver = OciDriver(tmp_path / "run")
-    found = driver.fingerprint()
-    if not found.usable:
-        pytest.skip(f"the oci driver is not usable here: {found.reason}")
-    return Bench(driver, tmp_path)
+    return Bench(usable(OciDriver(tmp_path / "run")), tmp_path)
+
+
+@pytest.fixture(params=["sandbox", "oci"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
+    """First the one, then the other."""
+    made = {"sandbox": SandboxDriver, "oci": OciDriver}[request.param]
+    return Bench(usable(made(tmp_path / "run")), tmp_path)
 
 
 @pytest.fixture(scope="session")

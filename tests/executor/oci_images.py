@@ -7,6 +7,9 @@ import hashlib
 import io
 import json
 import os
+import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,6 +101,15 @@ def pack(files: Mapping[str, bytes]) -> bytes:
 def image(*layers: bytes, **options: Any) -> bytes:
     """An image of these layers, as an artifact."""
     return pack(blobs_of(layers, **options))
+
+
+def site_image(checkout: Path, folder: Path) -> Path:
+    """A copy of the example with an image, in `folder`, its image made by its own program."""
+    source = folder / "site-image"
+    shutil.copytree(checkout / "examples/site-image", source, ignore=shutil.ignore_patterns("image"))
+    command = [sys.executable, str(checkout / "examples/site-image/make_image.py"), str(source / "image")]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return source
 
 
 def busybox_layer() -> bytes:

@@ -155,3 +155,22 @@ def test_v2_freeze_and_kill_on_a_real_hierarchy() -> None:
         child.kill()
         child.wait()
         cgroups.remove_within(group, 2.0)
+
+
+def test_where_a_process_is_can_be_joined() -> None:
+    """Of this process, and as each version writes it down: also several controllers in one hierarchy, and
+    those that are mounted nowhere here."""
+    files = cgroups.procs_files_of(os.getpid())
+    for file in files:
+        assert str(os.getpid()) in file.read_text().split(), file
+    mounts = (
+        "none /cg/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\nnone /cg/memory cgroup rw,memory 0 0\n"
+        "none /cg/systemd cgroup rw,xattr,name=systemd 0 0\nnone /cg/unified cgroup2 rw 0 0\n"
+    )
+    groups = "4:cpu,cpuacct:/a/b\n3:memory:/\n2:name=systemd:/x:y\n1:freezer:/a\n0::/user\n"
+    found = cgroups._files_of(mounts, groups)
+    wanted = ("cpu,cpuacct/a/b", "memory", "systemd/x:y", "unified/user")
+    assert found == tuple(Path("/cg") / name / "cgroup.procs" for name in wanted)
+    assert cgroups._files_of("none /cg cgroup2 rw 0 0\n", "0::/a/b\n") == (Path("/cg/a/b/cgroup.procs"),)
+    with pytest.raises(OSError):
+        cgroups.procs_files_of(1 << 22)  # a number that no process has

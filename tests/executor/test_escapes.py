@@ -98,6 +98,21 @@ async def test_what_leads_out_of_a_container_is_refused(
     assert text.startswith("refused "), f"{name}: {text}"
 
 
+async def test_what_leads_out_is_refused_to_a_check_too(
+    either: Bench, program: bytes, tmp_path: Path
+) -> None:
+    """[E8] Each of them as the command of a health check, beside the workload; one that asks for nothing runs
+    to its end."""
+    file = either.file("/attempt", program, 0o555)
+    async with either.running(either.shell("echo up; sleep 100", files=(file,))) as handle:
+        await either.until_logged(handle, "up")
+        assert await either.driver.check(handle, ("/attempt", "nothing"), 10) == 0
+        for name in ATTEMPTS:
+            with target(name, tmp_path) as aim:
+                status = await either.driver.check(handle, ("/attempt", name, aim), 10)
+            assert status == 1, f"{name} as a check: {status}"
+
+
 @pytest.mark.parametrize("name", ATTEMPTS)
 def test_outside_it_succeeds(name: str, program: bytes, tmp_path: Path) -> None:
     """As root with mounts of its own, so that nothing of this host changes."""

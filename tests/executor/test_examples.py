@@ -1,4 +1,4 @@
-"""Three examples, built, expanded and run in the real sandbox exactly as their manifests say."""
+"""Examples, built, expanded and run by real drivers exactly as their manifests say."""
 
 import dataclasses
 import json
@@ -13,10 +13,11 @@ from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import Workload
 from node.build import Built, build
 from node.executor import probe
-from node.executor.drivers.base import FileSpec, PortSpec, Resources, TaskSpec, TreeSpec
+from node.executor.drivers.base import FileSpec, ImageSpec, PortSpec, Resources, TaskSpec, TreeSpec
 from node.executor.drivers.sandbox import SandboxDriver
 
-from .conftest import needs_sandbox
+from .conftest import Bench, usable
+from .oci_images import site_image
 from .wasm_bench import wasm_driver
 
 AUTHOR, CONSUMER, IT, LEGAL, BUDGET = (Key(bytes([n]) * 32).public for n in range(1, 6))
@@ -25,6 +26,9 @@ ROLES = {"it-expert": [IT.hex()], "legal": [LEGAL.hex()], "budget": [BUDGET.hex(
 
 def task(built: Built, workload: Workload) -> TaskSpec:
     files = {item.artifact.path: item.file for item in built.artifacts}
+    images = [
+        ImageSpec(a.sha256, a.size_bytes, files[a.path]) for a in workload.artifacts if a.kind == "image"
+    ]
     need = workload.resources
     return TaskSpec(
         task_id=f"example.{workload.name}.1",
@@ -43,26 +47,27 @@ def task(built: Built, workload: Workload) -> TaskSpec:
         ports=tuple(PortSpec(port.name, port.port) for port in workload.ports),
         resources=Resources(need.cpu_millis, need.memory_bytes, need.disk_bytes, need.pids),
         results=workload.results,
+        runtime=workload.runtime,
+        image=images[0] if images else None,
+        working_dir=workload.working_dir,
+        user=workload.user,
     )
 
 
-def expanded(checkout: Path, name: str, out: Path) -> tuple[Built, Workload]:
-    built = build(checkout / "examples" / name, out)
-    manifest = decode_manifest(expand(built.contract, b"c" * 32, AUTHOR, CONSUMER, {}, ROLES))
+def expanded(source: Path, out: Path) -> tuple[Built, Workload]:
+    built = build(source, out)
+    roles = {role.name: ROLES[role.name] for role in built.contract.roles}
+    manifest = decode_manifest(expand(built.contract, b"c" * 32, AUTHOR, CONSUMER, {}, roles))
     return built, manifest.workloads[0]
 
 
 @pytest.fixture
 def driver(tmp_path: Path) -> SandboxDriver:
-    needs_sandbox()
-    made = SandboxDriver(tmp_path / "run")
-    if not made.fingerprint().usable:
-        pytest.skip(made.fingerprint().reason)
-    return made
+    return usable(SandboxDriver(tmp_path / "run"))
 
 
 async def test_site_becomes_healthy(driver: SandboxDriver, checkout: Path, tmp_path: Path) -> None:
-    built, workload = expanded(checkout, "site", tmp_path / "out")
+    built, workload = expanded(checkout / "examples/site", tmp_path / "out")
     handle = await driver.start(await driver.prepare(task(built, workload)))
     try:
         assert workload.health is not None
@@ -75,8 +80,32 @@ async def test_site_becomes_healthy(driver: SandboxDriver, checkout: Path, tmp_p
         await driver.stop(handle, 0)
 
 
+async def test_the_site_in_an_image_is_well_and_serves_its_pages(
+    oci: Bench, checkout: Path, tmp_path: Path
+) -> None:
+    """What it runs, where and as whom the image says, and the built contract after it."""
+    built, workload = expanded(site_image(checkout, tmp_path), tmp_path / "out")
+    assert workload.command == ("/bin/busybox", "httpd", "-f", "-p", "8080", "-h", "/www")
+    assert (workload.user, workload.working_dir) == ("1000:1000", "/www")
+    assert workload.health is not None
+    assert workload.health.command[:2] == ("/bin/busybox", "wget")
+    async with oci.running(task(built, workload)) as handle:
+        command, timeout_s = workload.health.command, float(workload.health.timeout_s)
+        with trio.fail_after(20):
+            while await oci.driver.check(handle, command, timeout_s) != 0:
+                await trio.sleep(0.05)
+        for page in ("/index.html", "/about.html", "/robots.txt"):
+            found = await probe.http_get(*handle.ports["http"], page, 2.0)
+            assert found.healthy, (page, found.reason)
+        assert not (await probe.http_get(*handle.ports["http"], "/none.html", 2.0)).healthy
+        nowhere = (*command[:-1], "http://127.0.0.1:8080/none.html")
+        assert await oci.driver.check(handle, nowhere, timeout_s) == 1
+        attested = await oci.driver.attest(handle)
+        assert attested.ok, attested.drifts
+
+
 async def test_mining_gives_its_results(driver: SandboxDriver, checkout: Path, tmp_path: Path) -> None:
-    built, workload = expanded(checkout, "mining", tmp_path / "out")
+    built, workload = expanded(checkout / "examples/mining", tmp_path / "out")
     handle = await driver.start(await driver.prepare(task(built, workload)))
     try:
         with trio.fail_after(60):

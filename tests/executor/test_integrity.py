@@ -13,8 +13,8 @@ import trio
 
 from node.executor import integrity, kernel, procs
 from node.executor.drivers.base import Attestation
-from node.executor.drivers.launcher import ROOT
 from node.executor.drivers.running import Running
+from node.executor.drivers.stage import ROOT
 from node.executor.errors import ExecutorError
 
 from .conftest import Bench, make_tar

@@ -92,6 +92,8 @@ async def test_each_runtime_that_is_here_runs_them_the_same(
     again = Bench(OciDriver(oci.folder / "run"), oci.folder)
     found = again.driver.fingerprint()
     assert found.usable, found.reason
+    told = oci.driver.fingerprint()
+    assert {f.name for f in found.features if f.enforced} == {f.name for f in told.features if f.enforced}
     spec = container(again, "id -u; echo up; sleep 100", user="5:5")
     async with again.running(spec) as handle:
         assert (await again.until_logged(handle, "up")).startswith("5\n")
@@ -325,3 +327,32 @@ async def test_a_start_that_cannot_be_leaves_nothing(oci: Bench) -> None:
             await oci.driver.start(await oci.driver.prepare(spec))
         assert str(caught.value)
     nothing_is_left(oci)
+
+
+async def test_a_check_is_its_user_in_its_folder_and_no_more(oci: Bench) -> None:
+    """[E8] A command beside the workload: the same numbers, groups and places, and none of the host's."""
+    script = "{ id; pwd; cat /proc/self/cgroup; ulimit -a; echo $GREETING; cat /srv/private; } > /tmp/"
+    spec = container(oci, f"{script}workload; echo up; sleep 100", user="1000:1000", working_dir="/srv")
+    async with oci.running(spec) as handle:
+        await oci.until_logged(handle, "up")
+        sh = ("/bin/sh", "-c")
+        assert await oci.driver.check(handle, (*sh, f"{script}check"), 10) == 0
+        assert await oci.driver.check(handle, (*sh, "busybox cmp /tmp/workload /tmp/check"), 5) == 0
+        for refused in ("touch /srv/x", "echo x > /sys/fs/cgroup/pids/cgroup.procs", "busybox chroot / ls"):
+            assert await oci.driver.check(handle, (*sh, refused), 5) not in (0, None), refused
+        attested = await oci.driver.attest(handle)
+        assert attested.ok, attested.drifts
+
+
+async def test_checks_are_within_the_containers_limits(oci: Bench) -> None:
+    """[E8] A check that forks or eats without end meets the limits of its task, and leaves nothing."""
+    async with oci.running(container(oci, "echo up; sleep 100")) as handle:
+        await oci.until_logged(handle, "up")
+        assert handle.baseline is not None
+        forks = "n=0; while [ $n -lt 40 ]; do sleep 30 & n=$((n+1)); done"
+        assert await oci.driver.check(handle, ("/bin/sh", "-c", forks), 10) not in (0, None)
+        eats = "x=$(head -c 300000000 /dev/zero | busybox tr '\\0' x)"
+        assert await oci.driver.check(handle, ("/bin/sh", "-c", eats), 20) != 0
+        with trio.fail_after(10):
+            while len(procs.members(handle.baseline.namespace)) > 2 and handle.exit is None:
+                await trio.sleep(0.02)

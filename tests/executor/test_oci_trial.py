@@ -120,7 +120,16 @@ def test_what_only_some_need_may_be_missing(monkeypatch: pytest.MonkeyPatch, oci
     monkeypatch.setattr(trial, "_look_inside", lambda *given: _seen())
     found = trial.examine("scope")[0].fingerprint
     assert found.usable
-    assert not any(found.enforces(name) for name in ("secrets", "volumes", "egress", "landlock"))
+    lacking = ("secrets", "volumes", "volume-copies", "health-exec", "egress", "landlock")
+    assert not any(found.enforces(name) for name in lacking)
+    kept = {"volume": "written", "volume-options": "rw,noexec"}
+    for name, told in (("volume-copies", "copied"), ("health-exec", "check")):
+        for said, holds in (("ready", True), ("it did not stand still", False)):
+            seen = _seen() | kept | {told: said}
+            monkeypatch.setattr(trial, "_look_inside", lambda *given, seen=seen: seen)
+            found = trial.examine("scope")[0].fingerprint
+            assert found.enforces("volumes") and found.enforces(name) == holds
+            assert holds or said in {feature.how for feature in found.features}
 
 
 @ROOT

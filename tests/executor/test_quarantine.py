@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from node.cli.main import main
-from node.executor.drivers.base import Feature, Fingerprint, Isolation
 from node.executor.errors import ExecutorError
 from node.executor.limits import QUARANTINE_MAX
 from node.executor.quarantine import Quarantine
@@ -74,50 +73,9 @@ def test_by_the_commands_that_a_person_types(tmp_path: Path, capsys: pytest.Capt
     assert run("node", "release", "ff")[0] == 2
     assert run("node", "release", ONE.hex())[0] == 0
     assert held.reason(ONE) == "" and len(held.all()) == 1
+    assert main(["node", "quarantine", "--home", str(tmp_path / "none")]) == 2
+    assert "no such home" in capsys.readouterr().err
     _, text = run("doctor")
     (found,) = [one for one in json.loads(text) if one["check"] == "quarantine"]
     assert found["state"] == "warning"
     assert "/bin/b" in found["detail"] and "gridpact node release" in found["detail"]
-
-
-NO_SANDBOX = Fingerprint("sandbox", Isolation.SANDBOX, False, "none here", ())
-
-
-def test_doctor_says_what_to_do(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    features = (
-        Feature("sealed-image", False, "mkfs.erofs is missing"),
-        Feature("landlock", True, "version 7"),
-        *(Feature(name, False, "the trial did not show it") for name in ("volumes", "secrets", "egress")),
-    )
-    beside = (
-        Fingerprint("wasm", Isolation.WASM, True, "", (*features, Feature("fuel", True, "counted"))),
-        Fingerprint("other", Isolation.CONTAINER, False, "nothing is installed", ()),
-    )
-    fingerprint = Fingerprint("sandbox", Isolation.SANDBOX, True, "", features, beside)
-    monkeypatch.setattr("node.testnet_market.sandbox_fingerprint", lambda: fingerprint)
-    main(["doctor", "--home", str(tmp_path), "-o", "json"])
-    found = {one["check"].strip(): one for one in json.loads(capsys.readouterr().out)}
-    assert found["landlock"] == {"check": "  landlock", "state": "ok", "detail": "version 7"}
-    assert found["wasm"]["state"] == found["fuel"]["state"] == "ok"
-    assert found["other"]["state"] == "warning"
-    assert "nothing is installed" in found["other"]["detail"]
-    assert found["sealed-image"]["state"] == "warning"
-    assert "not enforced: mkfs.erofs is missing; run the node as root" in found["sealed-image"]["detail"]
-    for name in ("volumes", "secrets", "egress"):
-        assert found[name]["state"] == "warning"
-        assert "not enforced: the trial did not show it; " in found[name]["detail"]
-
-
-def test_doctor_finds_tools_of_root_for_whoever_asks(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A user's PATH has no /usr/sbin, where a node that is root finds them."""
-    if not any(Path(folder, "mkfs.ext4").exists() for folder in ("/usr/sbin", "/sbin")):
-        pytest.skip("e2fsprogs is not installed")
-    monkeypatch.setenv("PATH", "/usr/bin")
-    monkeypatch.setattr("node.testnet_market.sandbox_fingerprint", lambda: NO_SANDBOX)
-    main(["doctor", "--home", str(tmp_path), "-o", "json"])
-    found = {one["check"]: one["state"] for one in json.loads(capsys.readouterr().out)}
-    assert found["mkfs.ext4"] == "ok"

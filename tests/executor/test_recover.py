@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +94,53 @@ async def test_recover_kills_what_could_not_die_by_itself(bench: Bench) -> None:
     await until_gone(pids)
     groups = bench.driver._examined().groups
     assert groups is None or groups.leftovers() == {}
+
+
+@asynccontextmanager
+async def left_over(bench: Bench) -> AsyncIterator[list[int]]:
+    """The pids of a task that survives its node's SIGKILL, since its launcher is stopped."""
+    process, pids = await start_node(bench)
+    os.kill(pids[0], signal.SIGSTOP)
+    process.kill()
+    await process.wait()
+    try:
+        yield pids
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await until_gone(pids)
+        await bench.driver.recover()
+
+
+async def test_recover_finds_by_its_group_what_no_record_names(bench: Bench) -> None:
+    """As when the node was killed before it had written the record."""
+    if bench.driver._examined().groups is None:
+        pytest.skip("there are no control groups here")
+    async with left_over(bench) as pids:
+        for record in (bench.folder / "run").iterdir():
+            record.unlink()
+        assert await bench.driver.recover() == ["d.s.1"]
+        await until_gone(pids[2:])
+
+
+async def test_recover_finds_by_pid_and_start_time_what_is_in_no_group(bench: Bench) -> None:
+    """As where the host has none. A process that was started at another time is left alone."""
+    driver = SandboxDriver(bench.folder / "run")
+    driver._host = replace(bench.driver._examined(), groups=None)
+    async with left_over(bench) as pids:
+        (file,) = (bench.folder / "run").iterdir()
+        record = json.loads(file.read_text())
+        record["processes"] = {pid: ticks + 1 for pid, ticks in record["processes"].items()}
+        other = file.with_name("other.s.1.task.json")
+        other.write_text(json.dumps(record | {"task_id": "other.s.1"}))
+        text = file.read_text()
+        file.unlink()
+        assert await driver.recover() == ["other.s.1"]
+        assert all(procs.start_ticks(pid) is not None for pid in pids)
+        file.write_text(text)
+        assert await driver.recover() == ["d.s.1"]
+        await until_gone(pids)
 
 
 async def test_sigkill_of_the_launcher_ends_the_task(bench: Bench) -> None:

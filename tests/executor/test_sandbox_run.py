@@ -16,7 +16,7 @@ from node.executor.drivers.base import PortSpec
 from node.executor.errors import ResultRefused, SpecRefused, StartFailed, VerificationFailed
 from node.executor.limits import KILL_WITHIN_S, RESULT_BYTES_MAX
 
-from .conftest import Bench, make_tar, sha256
+from .conftest import Bench, found_below, make_tar, sha256
 
 WEB = ("/bin/busybox", "httpd", "-f", "-v", "-p", "8080", "-h", "/site")
 PAGE = b"<h1>verified</h1>" * 5000
@@ -161,6 +161,14 @@ async def test_log_flood_is_bounded_and_keeps_the_newest(bench: Bench) -> None:
         assert text.endswith(b"line-3999-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n")
         assert bench.driver.logs(handle, 10) == text[-10:]
         assert bench.driver.logs(handle, 0) == b""
+
+
+async def test_what_a_workload_writes_is_on_no_disk(bench: Bench, tmp_path: Path) -> None:
+    """Its consumer asks for it (node.executor.logs); it is in memory, and gone with the task."""
+    async with bench.running(bench.shell("echo the-patients-$((40 + 2)); sleep 60")) as handle:
+        await bench.until_logged(handle, "the-patients-42")
+        assert not found_below(tmp_path, b"the-patients-42")
+    assert not found_below(tmp_path, b"the-patients-42")
 
 
 async def test_endless_flood_does_not_eat_the_host(bench: Bench) -> None:

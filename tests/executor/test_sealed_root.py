@@ -14,7 +14,7 @@ import pytest
 
 from node.executor import kernel
 from node.executor.drivers import image, trial
-from node.executor.drivers.launcher import ROOT
+from node.executor.drivers.stage import ROOT
 from node.executor.errors import DriverUnavailable, StartFailed
 
 from .conftest import Bench, make_tar
@@ -149,7 +149,7 @@ def test_a_host_without_says_so_and_goes_on(bench: Bench, monkeypatch: pytest.Mo
         return look(rules, **options)
 
     monkeypatch.setattr(trial, "_look_inside", no_images)
-    monkeypatch.setattr(trial, "_image_maker", lambda: ("/sbin/mkfs.erofs", "sealed"))
+    monkeypatch.setattr(trial, "image_maker", lambda: ("/sbin/mkfs.erofs", "sealed"))
     host = trial.examine("sandbox", "no-images")
     assert host.fingerprint.usable and host.mkfs is None
     feature = next(one for one in host.fingerprint.features if one.name == "sealed-image")

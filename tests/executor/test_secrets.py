@@ -11,14 +11,9 @@ import trio
 from node.executor import limits
 from node.executor.errors import SpecRefused
 
-from .conftest import Bench
+from .conftest import Bench, found_below
 
 VALUE = b"correct horse battery staple"
-
-
-def found_below(folder: Path, value: bytes) -> list[Path]:
-    """Files with this value in them."""
-    return [file for file in folder.rglob("*") if file.is_file() and value in file.read_bytes()]
 
 
 async def test_a_workload_reads_its_secrets_and_can_do_nothing_else_with_them(bench: Bench) -> None:

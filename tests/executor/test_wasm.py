@@ -33,7 +33,7 @@ def test_the_fingerprint_names_the_engine_and_only_what_it_enforces(wasm: Wasm) 
     assert found.driver == "wasm"
     for name in ("fuel", "deterministic", "program-memory", "seccomp", "no-capabilities"):
         assert found.enforces(name), name
-    for name in ("egress", "secrets", "volumes", "volume-copies"):
+    for name in ("egress", "secrets", "volumes", "volume-copies", "health-exec"):
         assert not found.enforces(name), name
 
 

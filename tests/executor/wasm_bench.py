@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 import trio
 
 from ledger.limits import WASM_ENGINE_BYTES
@@ -16,7 +15,7 @@ from node.executor.drivers.base import Exit, FileSpec, Handle, Resources, Result
 from node.executor.drivers.sandbox import SandboxDriver
 from node.executor.drivers.wasm import WasmDriver
 
-from .conftest import needs_sandbox, sha256
+from .conftest import sha256, usable
 
 MIB = 1 << 20
 ROOM_BYTES = 8 * MIB  # of a program, at the least
@@ -80,10 +79,7 @@ class Wasm:
 
 def wasm_driver(folder: Path) -> Wasm:
     """A driver in that folder, tried out; skips, with the reason, where there is no sandbox."""
-    needs_sandbox()
-    sandbox = SandboxDriver(folder / "run")
+    sandbox = usable(SandboxDriver(folder / "run"))
     driver = WasmDriver(sandbox, folder / "engine")
-    if not sandbox.fingerprint().usable:
-        pytest.skip(f"the sandbox driver is not usable here: {sandbox.fingerprint().reason}")
     assert driver.fingerprint().usable, driver.fingerprint().reason
     return Wasm(driver, sandbox, folder)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from ledger.blocks import decode_header
 from ledger.certificate import VOTE_DOMAIN, Certificate, Statement, VoteKind, vote_message
 from ledger.codec import decode, encode
@@ -140,6 +142,7 @@ def approvals(chain_id: str) -> dict[str, tuple[str, bytes]]:
     wider = json.dumps(more, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     return {
         "a good one": ("", good),
+        "a release": ("", sign_approval(key, replace(predicate, act="release", results="cd" * 32), manifest)),
         "a changed word": ("document.signature", _resigned(good, payload.replace(b"granted", b"revoked"))),
         "another signer": (
             "document.signature",

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ledger.contract import parse_contract
 from ledger.contract_check import decode_contract
+from ledger.contract_source import Container
 from ledger.contract_types import Contract, Value
 from ledger.errors import Refused
 from ledger.manifest import decode_manifest, expand
@@ -30,6 +31,7 @@ PIECES = (
     "${", "}", "${= ", "${= 1/0}", "${= users * 9223372036854775807}", "- ", ": ", "{", "[", "]", "'", '"',
     "#", "\n", "\n  ", "\t", "\0", "\u202e", "none", "null", "true", "-1", "0", "99999999999999999999",
     "1e9", "0.5", "64MiB", "9 credits", "agree: 9", "replicas: 65", "distinct: none", "depends_on: [web]",
+    "available: 6h",
     "&a", "*a", "!!x",
 )  # fmt: skip
 
@@ -50,15 +52,20 @@ def texts() -> list[str]:
 
 
 def built(text: str) -> Contract:
-    """A source in its built form, with made-up artifacts."""
+    """A source in its built form, with made-up artifacts and images."""
     source = parse_contract(text, "c.yaml")
+    containers = {
+        workload.name: Container(("/bin/program",), {"PATH": "/bin"}, "/", "1:1")
+        for workload in source.contract.workloads
+    }
     return source.built(
         {
             (a.workload, a.path): Artifact(
                 path=a.path, kind=a.kind, sha256=DIGEST, size_bytes=1, chunks=DIGEST, executable=a.executable
             )
             for a in source.artifacts
-        }
+        },
+        containers,
     )
 
 

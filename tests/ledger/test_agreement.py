@@ -15,13 +15,23 @@ from ledger.keys import Key
 from ledger.limits import PENALTY_MS, REVEAL_MS, STRAGGLER_MS_MIN
 from ledger.manifest import cost
 from ledger.manifest_types import Placement, Restart
-from ledger.predicates import ResultFile
 from ledger.records import Bill, key_bill, key_deployment
 from ledger.trade_records import Penalty
 from ledger.transactions import CancelDeployment, Claim, Renew, RenewItem
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.invariants import check
-from tests.ledger.world import BUDGET, CONSUMER, FARMERS, NODES, NONCE, RICH, World, contract, job
+from tests.ledger.world import (
+    BUDGET,
+    CONSUMER,
+    FARMERS,
+    NODES,
+    NONCE,
+    RICH,
+    World,
+    contract,
+    job,
+    result_file,
+)
 
 A0, A1, B0, B1 = NODES  # two of farm a, two of farm b
 WORDS = "/result/words.tsv"
@@ -154,16 +164,12 @@ def test_nothing_is_told_before_all_have_committed_and_nobody_commits_after_that
     assert world.slot(deployment, "mine/0").results == {}
     assert world.refused(A0, world.told(deployment, "mine/0", A0, GOOD)) == "report.commitment"
     run(world, deployment, "mine/2", B0)
-    plain = world.receipt(deployment, "mine/2", B0, "succeeded", results={WORDS: file()})
+    plain = world.receipt(deployment, "mine/2", B0, "succeeded", results={WORDS: result_file()})
     assert world.refused(B0, plain) == "report.commitment"
     opened = world.told(deployment, "mine/2", B0, GOOD)
     assert world.refused(B0, opened) == "report.commitment"
     world.ok(B0, world.commit(deployment, "mine/2", B0, GOOD))
     tell(world, deployment, 0, GOOD)
-
-
-def file(digest: str = "33") -> ResultFile:
-    return ResultFile(sha256=digest * 32, size_bytes=10)
 
 
 def test_a_copied_commitment_opens_nothing() -> None:
@@ -199,7 +205,7 @@ def test_only_what_was_committed_to_is_told(results: dict[str, str], changes: di
     [
         (0, "committed", {"commitment": "11" * 32}),
         (2, "committed", {}),
-        (2, "committed", {"commitment": "11" * 32, "results": {WORDS: file()}}),
+        (2, "committed", {"commitment": "11" * 32, "results": {WORDS: result_file()}}),
         (2, "running", {"commitment": "11" * 32}),
         (2, "running", {"nonce": "11" * 32}),
         (0, "succeeded", {"nonce": "11" * 32}),

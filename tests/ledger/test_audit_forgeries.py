@@ -90,8 +90,11 @@ def test_a_decision_of_a_stranger_that_the_ledger_took() -> None:
     ("term", "number", "changes", "rule"),
     [
         (2, 4, {}, ""),  # that there is one more is no lie that a file can show
-        (2, 4, {"artifacts": {"/bin/mine": "00" * 32}}, "audit.artifact"),
-        (2, 4, {"artifacts": {"/never/named": "00" * 32}}, "audit.artifact"),
+        (2, 4, {"artifacts": {"/bin/mine": "00" * 32}}, "audit.receipt_incomplete"),
+        (2, 4, {"artifacts": {"/never/named": "00" * 32}}, "audit.receipt_incomplete"),
+        (2, 4, {"artifacts": {}}, "audit.receipt_incomplete"),
+        (2, 4, {"driver": "wasm"}, "audit.receipt_incomplete"),
+        (2, 4, {"level": ""}, "audit.receipt_incomplete"),
         (2, 4, {"approvals": ("00" * 32,)}, "audit.receipt_approvals"),
         (2, 4, {"signer": STRANGER}, "audit.receipt_signer"),
         (2, 4, {"node": STRANGER.public.hex()}, "audit.receipt_signer"),

@@ -14,8 +14,8 @@ from ledger.contract_types import ResourcesTemplate, VolumeTemplate, WorkloadTem
 from ledger.errors import Refused
 from ledger.limits import CONTAINER_MEMORY_BYTES_MIN, MIB
 from ledger.manifest import check_manifest, decode_manifest, expand
-from ledger.manifest_services import features_needed
-from ledger.manifest_types import Artifact, Manifest, Volume
+from ledger.manifest_services import ASKED_FOR, features_needed
+from ledger.manifest_types import Artifact, Health, Manifest, Volume
 from ledger.yaml_tree import ContractError
 from tests.ledger.world import AUTHOR, CONSUMER, contract, service
 
@@ -60,6 +60,16 @@ def test_a_container_stands_on_one_image() -> None:
     found = manifest(container(working_dir="/srv")).workloads[0]
     assert (found.runtime, found.working_dir, found.user) == ("oci", "/srv", "101:101")
     assert features_needed(replace(found, isolation=("sealed-image",))) == ("oci.sealed-image",)
+
+
+def test_copies_and_checks_of_a_container_are_its_own_drivers() -> None:
+    """[C10] [C12] [E8] What the sandbox of the same node enforces says nothing of its containers."""
+    kept = VolumeTemplate(name="data", path="/data", size_bytes=16 * MIB, rpo_s=60)
+    made = container(volumes=(kept,), health=Health(command=("/usr/sbin/nginx", "-t")))
+    check_contract(contract(made))
+    needed = ("oci.volumes", "oci.volume-copies", "oci.health-exec")
+    assert features_needed(manifest(made).workloads[0]) == needed
+    assert {name.removeprefix("oci.") for name in needed} <= set(ASKED_FOR)
 
 
 def test_what_the_source_leaves_out_its_image_says() -> None:

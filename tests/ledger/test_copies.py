@@ -16,7 +16,7 @@ from ledger.errors import Refused
 from ledger.keys import Key
 from ledger.limits import COPIED_VOLUME_BYTES_MAX, COPY_BOX_BYTES_MAX, COPY_KEEPERS_MAX, RPO_S_MIN
 from ledger.manifest import check_manifest, decode_manifest, expand
-from ledger.manifest_services import check_rpo, features_needed
+from ledger.manifest_services import features_needed
 from ledger.manifest_types import Placement, Volume
 from ledger.state import read
 from ledger.transactions import CancelDeployment, Claim, RecordCopies
@@ -248,15 +248,6 @@ def test_an_rpo_that_cannot_be_kept_is_refused(changes: dict[str, object], rule:
     with pytest.raises(Refused) as caught:
         check_manifest(replace(sound, workloads=(web, *sound.workloads[1:])))
     assert caught.value.rule == rule
-
-
-def test_no_copies_are_made_for_containers_yet() -> None:
-    """[C12] Refused by name, since nothing has shown that they would be whole."""
-    found: list[tuple[str, str]] = []
-    for runtime in ("oci", "sandbox"):
-        for rpo_s in (0, 60, "${rpo}"):
-            check_rpo(runtime, 16 * MIB, rpo_s, "v", lambda field, rule, _: found.append((field, rule)))
-    assert found == [("v.rpo", "contract.rpo")] * 2
 
 
 def test_a_source_says_an_rpo() -> None:

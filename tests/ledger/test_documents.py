@@ -49,7 +49,7 @@ RECEIPT = ReceiptPredicate(
     isolation={"seccomp": "enforced"},
     artifacts={"/bin/busybox": "22" * 32},
     approvals=("33" * 32,),
-    results={"/result/a": ResultFile(sha256="44" * 32, size_bytes=7)},
+    results={"/result/a": ResultFile(sha256="44" * 32, size_bytes=7, sealed="55" * 32, sealed_bytes=87)},
     usage=Usage(cpu_ms=4),
     exit_code=0,
 )

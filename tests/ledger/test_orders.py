@@ -1,12 +1,16 @@
 """Publishing, ordering, cancelling, and how a deployment's term runs: rules K1-K4, D1-D7."""
 
+import hashlib
 import random
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from nacl import bindings
 
 from ledger.documents import sign_contract
+from ledger.errors import Refused
+from ledger.keys import Key, verify_raw
 from ledger.limits import DETAIL_CHARS_MAX
 from ledger.manifest_types import Policies
 from ledger.records import (
@@ -20,8 +24,9 @@ from ledger.records import (
     key_contract_owner,
 )
 from ledger.state import read
-from ledger.transactions import CancelDeployment, Claim, MarkContract, PublishContract
+from ledger.transactions import CancelDeployment, Claim, MarkContract, PublishContract, Transfer
 from ledger.transition.contracts import version_order
+from node.sealing import seal
 from tests.ledger.world import (
     AUTHOR,
     BOT,
@@ -152,6 +157,45 @@ def test_bad_orders(changes: dict[str, Any], rule: str) -> None:
     source = contract()
     body = world.order_body(source, world.publish(source))
     assert world.refused(CONSUMER, replace(body, **changes)) == rule
+
+
+class CrookedKey(Key):
+    """A good public key and a point of order 8, added: signatures hold, and nothing can be sealed to it."""
+
+    ORDER_8 = bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a")
+
+    def __init__(self, seed: bytes) -> None:
+        super().__init__(seed)
+        scalar = bytearray(hashlib.sha512(seed).digest()[:32])
+        scalar[0] &= 248
+        scalar[31] = scalar[31] & 63 | 64
+        self.scalar = bindings.crypto_core_ed25519_scalar_reduce(bytes(scalar) + bytes(32))
+        self.public = bindings.crypto_core_ed25519_add(self.public, self.ORDER_8)
+
+    def sign_raw(self, message: bytes) -> bytes:
+        """Tries until the hash is a multiple of 8: then the added point falls out of the equation."""
+        for salt in range(1_000):
+            secret = hashlib.sha512(self.scalar + salt.to_bytes(4, "big") + message).digest()
+            nonce = bindings.crypto_core_ed25519_scalar_reduce(secret)
+            point = bindings.crypto_scalarmult_ed25519_base_noclamp(nonce)
+            whole = hashlib.sha512(point + self.public + message).digest()
+            reduced = bindings.crypto_core_ed25519_scalar_reduce(whole)
+            if reduced[0] % 8 == 0:
+                more = bindings.crypto_core_ed25519_scalar_mul(reduced, self.scalar)
+                return point + bindings.crypto_core_ed25519_scalar_add(nonce, more)
+        raise AssertionError("never a multiple of 8")
+
+
+def test_who_can_be_sealed_nothing_to_orders_nothing() -> None:
+    """[D1] A node that ran the job could not hand over the result, and would be blamed."""
+    world, crooked = World(), CrookedKey(bytes(32))
+    assert verify_raw(crooked.public, b"word", crooked.sign_raw(b"word"))
+    with pytest.raises(Refused, match=r"seal\.key"):
+        seal(crooked.public, b"a result")
+    source = contract(job())
+    body = world.order_body(source, world.publish(source), consumer=crooked)
+    world.ok(CONSUMER, Transfer(crooked.public, body.escrow))
+    assert world.refused(crooked, body) == "order.consumer"
 
 
 def test_an_order_that_cannot_be_paid() -> None:

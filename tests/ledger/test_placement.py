@@ -13,7 +13,6 @@ from ledger.errors import Refused
 from ledger.keys import Key
 from ledger.limits import REVEAL_MS
 from ledger.manifest_types import Apart, Placement, PriceCaps, Spread
-from ledger.predicates import ResultFile
 from ledger.transactions import Claim, Price, Renew, RenewItem
 from ledger.yaml_tree import ContractError
 from tests.ledger.chain_fixture import ChainWorld
@@ -21,7 +20,17 @@ from tests.ledger.contract_samples import SOURCE, expanded
 from tests.ledger.contract_samples import contract as sample
 from tests.ledger.contract_samples import workload as template
 from tests.ledger.invariants import check
-from tests.ledger.world import FARMERS, NODES, World, contract, job, key_of, register_node, service
+from tests.ledger.world import (
+    FARMERS,
+    NODES,
+    World,
+    contract,
+    job,
+    key_of,
+    register_node,
+    result_file,
+    service,
+)
 
 A0, A1, B0, B1 = NODES  # two of farm a in BE, two of farm b in NL
 THIRD = key_of("node 4")  # of farm a, in CH
@@ -154,7 +163,7 @@ def finish(world: World, deployment: bytes, slot: str, node: Key, result: str) -
     if slot.startswith("mine"):
         world.ok(node, world.commit(deployment, slot, node, {WORDS: result * 32}))
     else:
-        results = {WORDS: ResultFile(sha256=result * 32, size_bytes=10)}
+        results = {WORDS: result_file(result * 32)}
         world.ok(node, world.receipt(deployment, slot, node, "succeeded", results=results))
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from msgspec import UNSET
+from msgspec import UNSET, to_builtins
 from msgspec.structs import replace
 
 from ledger.contract_types import Contract
+from ledger.documents import open_document, payload_of, sign_payload
 from ledger.errors import Refused
 from ledger.limits import RELEASE_MS_MAX
 from ledger.manifest_types import Placement, Policies, Rule
 from ledger.policy_types import Auto
-from ledger.predicates import ResultFile
 from ledger.results import results_digest
 from ledger.retention import lives
-from ledger.transactions import CancelDeployment
+from ledger.transactions import CancelDeployment, Report
 from tests.ledger.invariants import check
 from tests.ledger.world import (
     AUTHOR,
@@ -31,6 +31,7 @@ from tests.ledger.world import (
     World,
     contract,
     job,
+    result_file,
     service,
 )
 
@@ -55,9 +56,7 @@ def approved(source: Contract) -> tuple[World, bytes]:
 def work(world: World, deployment: bytes, name: str = "mine/0", number: int = 0, digest: str = "33") -> None:
     node = world.claimed(deployment, name, [NODES[number]])
     world.report(deployment, name, node, "fetching", "verified", "running")
-    results = {
-        "/result/words.tsv": ResultFile(sha256=digest * 32, size_bytes=10, sealed="55" * 32, sealed_bytes=90)
-    }
+    results = {PATH: result_file(digest * 32)}
     world.ok(node, world.receipt(deployment, name, node, "succeeded", results=results))
 
 
@@ -315,25 +314,33 @@ def test_an_update_that_comes_to_nothing_gives_the_digest_back_with_its_approval
     check(world.state, world.now_ms)
 
 
+@pytest.mark.parametrize("policies", [HELD, replace(HELD, release=None)])
 @pytest.mark.parametrize(
-    ("policies", "sealed"),
+    ("changes", "rule"),
     [
-        (HELD, {}),
-        (HELD, {"sealed": "55" * 32}),
-        (HELD, {"sealed_bytes": 9}),
-        (replace(HELD, release=None), {"sealed": "55" * 32, "sealed_bytes": 9}),
+        ({"sealed": None}, "document.malformed"),
+        ({"sealed_bytes": None}, "document.malformed"),
+        ({"sealed": ""}, "document.field"),
+        ({"sealed_bytes": 0}, "document.field"),
+        ({"sealed_bytes": 10}, "document.field"),  # as long as what it should hide
+        ({"size_bytes": -1, "sealed_bytes": 79}, "document.field"),
     ],
 )
-def test_a_receipt_names_the_sealed_form_where_results_are_held(
-    policies: Policies, sealed: dict[str, Any]
+def test_a_receipt_names_the_sealed_form_of_each_result(
+    policies: Policies, changes: dict[str, Any], rule: str
 ) -> None:
-    """[Y6]"""
+    """[Y6] Held back or not."""
     world, deployment = approved(mining(policies))
     node = world.claimed(deployment, "mine/0", [NODES[0]])
     world.report(deployment, "mine/0", node, "fetching", "verified", "running")
-    results = {"/result/words.tsv": ResultFile(sha256="33" * 32, size_bytes=10, **sealed)}
-    body = world.receipt(deployment, "mine/0", node, "succeeded", results=results)
-    assert world.refused(node, body) == "report.sealed"
+    good = world.receipt(deployment, "mine/0", node, "succeeded")
+    document = open_document(good.envelope, "receipt")
+    said = to_builtins(document.predicate)
+    file = said["results"][PATH] | changes
+    said["results"][PATH] = {name: value for name, value in file.items() if value is not None}
+    bad = sign_payload(node, payload_of("receipt", "manifest", document.subject, said))
+    assert world.refused(node, Report(bad)) == rule
+    world.ok(node, good)
 
 
 def test_without_a_policy_nothing_is_held_and_nobody_is_asked() -> None:

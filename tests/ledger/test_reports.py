@@ -13,9 +13,9 @@ from ledger.records import ReceiptRecord, key_receipt, key_slot
 from ledger.state import read, write
 from ledger.transactions import CancelDeployment
 from tests.ledger.invariants import check
-from tests.ledger.world import CONSUMER, NODES, STRANGER, World, contract, job, service
+from tests.ledger.world import CONSUMER, NODES, STRANGER, World, contract, job, result_file, service
 
-RESULT = ResultFile(sha256="33" * 32, size_bytes=1)
+RESULT = result_file()
 
 
 def claimed(source: Any = None) -> tuple[World, bytes, str]:
@@ -113,8 +113,57 @@ def test_succeeded_names_each_result(results: dict[str, ResultFile]) -> None:
     assert world.refused(NODES[0], body) == "report.results"
 
 
+RUNNING = ("fetching", "verified", "running")
+OTHERS = {"/bin/sh": "11" * 32, "/bin/more": "22" * 32}
+
+
+@pytest.mark.parametrize(
+    ("done", "status", "changes", "lack"),
+    [
+        ((), "fetching", {"driver": ""}, "the driver is ''"),
+        ((), "fetching", {"driver": "oci"}, "the driver is 'oci'"),
+        ((), "fetching", {"level": ""}, "no isolation level"),
+        ((), "failed", {"artifacts": {"/bin/sh": "00" * 32}}, "/bin/sh is not"),
+        ((), "failed", {"artifacts": OTHERS}, "/bin/more is not"),
+        (RUNNING[:1], "verified", {"artifacts": {}}, "not all artifacts"),
+        (RUNNING[:2], "running", {"artifacts": {}}, "not all artifacts"),
+        (RUNNING[:2], "released", {"artifacts": {}}, "not all artifacts"),
+        (RUNNING, "failed", {"artifacts": {}}, "not all artifacts"),
+        (RUNNING, "quarantined", {"artifacts": {}}, "not all artifacts"),
+        (RUNNING, "quarantined", {"driver": ""}, "the driver is ''"),
+        (RUNNING, "succeeded", {"artifacts": {}}, "not all artifacts"),
+        (RUNNING, "succeeded", {"exit_code": None}, "no exit code"),
+    ],
+)
+def test_a_receipt_states_what_was_verified_and_how(
+    done: tuple[str, ...], status: str, changes: dict[str, Any], lack: str
+) -> None:
+    """[R9]"""
+    world, deployment, name = claimed(contract(job()))
+    world.report(deployment, name, NODES[0], *done)
+    tx = world.tx(NODES[0], world.receipt(deployment, name, NODES[0], status, **changes))
+    (refused,) = world.run(tx).receipts
+    assert (refused.rule, lack in refused.detail) == ("report.incomplete", True), refused
+    world.report(deployment, name, NODES[0], status)
+
+
+@pytest.mark.parametrize("done", [(), RUNNING[:1], RUNNING[:2], RUNNING])
+def test_of_a_slot_that_the_ledger_released_the_stop_states_it_too(done: tuple[str, ...]) -> None:
+    """[R6] [R9] What was told before counts, not that the slot is released."""
+    world, deployment, name = claimed()
+    world.report(deployment, name, NODES[0], *done)
+    world.ok(CONSUMER, CancelDeployment(deployment, "enough"))
+    assert world.slot(deployment, name).status == "released"
+    bare = world.receipt(deployment, name, NODES[0], "released", artifacts={})
+    if "verified" in done:
+        assert world.refused(NODES[0], bare) == "report.incomplete"
+        world.report(deployment, name, NODES[0], "released")
+    else:
+        world.ok(NODES[0], bare)
+
+
 @pytest.mark.parametrize("status", ["failed", "quarantined", "released"])
-@pytest.mark.parametrize("done", [(), ("fetching",), ("fetching", "verified", "running")])
+@pytest.mark.parametrize("done", [(), ("fetching",), RUNNING])
 def test_a_holder_may_stop_at_any_time(status: str, done: tuple[str, ...]) -> None:
     """[R4] [R5]"""
     world, deployment, name = claimed()

@@ -2,11 +2,10 @@
 
 import pytest
 
-from ledger.predicates import ResultFile
 from ledger.transactions import Claim, Renew, RenewItem
-from tests.ledger.world import NODES, World, contract, job
+from tests.ledger.world import NODES, World, contract, job, result_file
 
-OUR, THEIR = (ResultFile(sha256=digit * 64, size_bytes=1) for digit in "12")
+OUR, THEIR = (result_file(digits * 32) for digits in ("11", "22"))
 
 
 def taken_over() -> tuple[World, bytes, str]:

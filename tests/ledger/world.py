@@ -27,9 +27,9 @@ from ledger.documents import document_id, sign_approval, sign_contract, sign_rec
 from ledger.epochs import current, pending_hash
 from ledger.genesis import Genesis, GenesisValidator, genesis_state
 from ledger.keys import Key
-from ledger.limits import MIB
+from ledger.limits import MIB, RESULT_SEAL_BYTES
 from ledger.machine import execute
-from ledger.manifest import decode_manifest, expand
+from ledger.manifest import decode_manifest, expand, workload_of
 from ledger.manifest_types import (
     Artifact,
     Health,
@@ -39,6 +39,7 @@ from ledger.manifest_types import (
     Port,
     Restart,
     Rule,
+    Workload,
     manifest_digest,
 )
 from ledger.outcome import BlockResult, Event, Receipt
@@ -144,6 +145,26 @@ def job(**changes: Any) -> WorkloadTemplate:
         "placement": Placement(distinct="none"),
     }
     return service(**(fields | changes))
+
+
+def result_file(sha256: str = "33" * 32, size_bytes: int = 10) -> ResultFile:
+    """A sealed result as a receipt tells of it."""
+    return ResultFile(
+        sha256=sha256,
+        size_bytes=size_bytes,
+        sealed="55" * 32,
+        sealed_bytes=size_bytes + RESULT_SEAL_BYTES,
+    )
+
+
+def stated(workload: Workload, status: str) -> dict[str, Any]:
+    """What a receipt of this status states of its workload ([R9])."""
+    return {
+        "driver": workload.runtime,
+        "level": "sandbox",
+        "artifacts": {} if status == "fetching" else {a.path: a.sha256 for a in workload.artifacts},
+        "exit_code": 0 if status in ("committed", "succeeded") else None,
+    }
 
 
 def contract(
@@ -405,13 +426,12 @@ class World:
             "node": node.public.hex(),
             "status": status,
             "time_ms": self.now_ms,
+            **stated(self.workload(slot.manifest or record.manifest, name), status),
         }
         if status == "running" and name.startswith("web"):
             fields["endpoints"] = {"http": "127.0.0.1:8080"}
         if status == "succeeded":
-            held = self.manifest(deployment).policies.release is not None
-            sealed = {"sealed": "55" * 32, "sealed_bytes": 90} if held else {}
-            fields["results"] = {"/result/words.tsv": ResultFile(sha256="33" * 32, size_bytes=10, **sealed)}
+            fields["results"] = {"/result/words.tsv": result_file()}
         signer = changes.pop("signer", node)
         manifest = changes.pop("manifest", slot.manifest or record.manifest)
         return Report(sign_receipt(signer, ReceiptPredicate(**(fields | changes)), manifest))
@@ -428,9 +448,7 @@ class World:
         self, deployment: bytes, name: str, node: Key, results: dict[str, str], **changes: Any
     ) -> Report:
         """The receipt by which a replica tells its results."""
-        held = self.manifest(deployment).policies.release is not None
-        sealed: dict[str, Any] = {"sealed": "55" * 32, "sealed_bytes": 90} if held else {}
-        files = {path: ResultFile(sha256=digest, size_bytes=10, **sealed) for path, digest in results.items()}
+        files = {path: result_file(digest) for path, digest in results.items()}
         fields = {"results": files, "nonce": NONCE.hex()} | changes
         return self.receipt(deployment, name, node, "succeeded", **fields)
 
@@ -462,9 +480,16 @@ class World:
 
     def contract_of(self, manifest: bytes) -> str:
         """Id, in hex, of the contract that a manifest is made of."""
-        data = self.state.get(b"manifest/" + manifest)
+        return self._manifest(manifest).contract
+
+    def workload(self, manifest: bytes, slot: str) -> Workload:
+        """Of this slot, in a manifest."""
+        return workload_of(self._manifest(manifest), slot)
+
+    def _manifest(self, digest: bytes) -> Manifest:
+        data = self.state.get(b"manifest/" + digest)
         assert data is not None
-        return decode_manifest(data).contract
+        return decode_manifest(data)
 
     def manifest(self, deployment: bytes) -> Manifest:
         data = self.state.get(b"manifest/" + self.deployment(deployment).manifest)

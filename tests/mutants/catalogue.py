@@ -53,6 +53,9 @@ MEMPOOL: Final = (
     "tests/node/test_admission.py",
 )
 LEASE: Final = ("tests/node/test_lease.py",)
+AVAILABLE: Final = ("tests/ledger/test_available.py",)
+RECOVER: Final = "tests/executor/test_recover.py"
+RUNS_ON: Final = "tests/node/test_executor_leases.py"
 EXECUTOR: Final = ("tests/node/test_executor_verify.py", "tests/node/test_narrow_gaps.py")
 ARTIFACTS: Final = ("tests/node/test_artifacts.py",)
 RETENTION: Final = ("tests/ledger/test_retention.py",)
@@ -91,6 +94,8 @@ CHECKS: Final = ("tests/executor/test_checks.py",)
 CONTRACT_HEALTH: Final = ("tests/ledger/test_contract_health.py",)
 EXECUTOR_CHECKS: Final = ("tests/node/test_executor_checks.py",)
 COPY_WIRE: Final = ("tests/node/test_copy_wire.py",)
+ARTIFACT_RUNS: Final = ("tests/node/test_artifact_runs.py",)
+FETCH_PLACES: Final = ("tests/node/test_turns.py",)
 VOLUME_COPIES: Final = ("tests/executor/test_volume_copies.py",)
 MOVED_VOLUMES: Final = ("tests/bot/test_volume_copies.py",)
 
@@ -130,7 +135,7 @@ _CHECK, _FILES = "consensus/verify.py", "node/artifact_files.py"
 _PEOPLE, _ORGANISATION = "ledger/people.py", "ledger/organisation.py"
 _LAYERS, _FLATTEN = "node/executor/oci/layers.py", "node/executor/oci/flatten.py"
 _LAYOUT, OCI_IMAGE = "node/executor/oci/layout.py", ("tests/executor/test_oci_image.py",)
-_LAUNCHER, _IMAGE = "node/executor/drivers/launcher.py", "node/executor/drivers/image.py"
+_LAUNCHING, _IMAGE = "node/executor/drivers/launching.py", "node/executor/drivers/image.py"
 _FETCHING, HOSTILE = "node/fetching.py", ("tests/node/test_artifact_hostile.py",)
 
 MUTANTS: Final = (
@@ -1508,15 +1513,15 @@ MUTANTS: Final = (
     _M(
         "runs_past_its_lease",
         _LEASE,
-        "return self.left_ms(now_ms) <= 0",
-        "return self.left_ms(now_ms) <= -9000",
+        "return self.left_ms(now_ms) + self.beyond_ms <= 0",
+        "return self.left_ms(now_ms) + self.beyond_ms <= -9000",
         LEASE,
     ),
     _M(
         "asking_moves_the_deadline",
         _LEASE,
-        "return LeaseClock(self.deadline_ms, max(self.asked_ms, sent_ms))",
-        "return LeaseClock(sent_ms + LEASE_MS, max(self.asked_ms, sent_ms))",
+        "return replace(self, asked_ms=max(self.asked_ms, sent_ms))",
+        "return LeaseClock(sent_ms + LEASE_MS, max(self.asked_ms, sent_ms), self.beyond_ms)",
         LEASE,
     ),
     _M(
@@ -1532,6 +1537,107 @@ MUTANTS: Final = (
         "return max(0, min(STOP_GRACE_MS, spare_ms))",
         "return STOP_GRACE_MS",
         LEASE,
+    ),
+    _M(
+        "what_runs_is_dropped_for_room",
+        "node/executor/tenure.py",
+        "with store.pinned([artifact.sha256 for artifact in self.workload.artifacts]):",
+        "with store.pinned(()):",
+        ("tests/node/test_executor.py::test_what_runs_is_never_dropped_however_short_room_is",),
+    ),
+    _M(
+        "leftovers_are_not_found_by_their_group",
+        "node/executor/drivers/launched.py",
+        "leftovers = groups.leftovers() if groups is not None else {}",
+        "leftovers: dict[str, cgroups.TaskGroup] = {}",
+        (f"{RECOVER}::test_recover_finds_by_its_group_what_no_record_names",),
+    ),
+    _M(
+        "leftovers_are_whoever_has_their_pid",
+        "node/executor/drivers/records.py",
+        "if procs.start_ticks(pid) == ticks]",
+        "if procs.start_ticks(pid) is not None]",
+        (f"{RECOVER}::test_recover_finds_by_pid_and_start_time_what_is_in_no_group",),
+    ),
+    _M(
+        "leftovers_are_not_found_by_pid",
+        "node/executor/drivers/records.py",
+        "                os.kill(pid, signal.SIGKILL)\n",
+        "                pass\n",
+        (f"{RECOVER}::test_recover_finds_by_pid_and_start_time_what_is_in_no_group",),
+    ),
+    _M(
+        "restarts_follow_at_once",
+        "node/executor/tenure.py",
+        "            await trio.sleep(backoff_s(self.restarts))\n",
+        "",
+        (
+            "tests/node/test_executor.py"
+            "::test_a_service_that_ends_is_restarted_and_given_up_after_its_attempts",
+        ),
+    ),
+    _M(
+        "a_peer_names_where_results_are_written",
+        "node/cli/results.py",
+        '    check_results("job", (path,), "results", refuse)\n',
+        "",
+        ("tests/node/test_results_cli.py",),
+    ),
+    _M(
+        "what_is_available_stops_with_its_lease",
+        "node/executor/tenure.py",
+        "replace(lease, beyond_ms=workload.available_s * 1000)",
+        "lease",
+        (f"{RUNS_ON}::test_a_service_that_is_available_runs_on_where_it_is_cut_off_until_it_hears",),
+    ),
+    _M(
+        "what_ran_once_starts_without_a_lease",
+        _LEASE,
+        "if again and self.beyond_ms:",
+        "if again:",
+        LEASE,
+    ),
+    _M(
+        "what_is_available_is_not_started_again",
+        _LEASE,
+        "if again and self.beyond_ms:",
+        "if False:",
+        LEASE,
+    ),
+    _M(
+        "renewals_pile_up_without_a_notary",
+        "node/executor/renewals.py",
+        "(bool(due) and not self._under_way)",
+        "bool(due)",
+        (f"{RUNS_ON}::test_without_a_quorum_of_the_notary_what_is_available_is_not_even_moved",),
+    ),
+    _M(
+        "an_outage_moves_what_ran_through_it",
+        _LEASES,
+        "if missed_ms and _runs_on(deal, slot):",
+        "if False:",
+        AVAILABLE,
+    ),
+    _M(
+        "who_was_cut_off_keeps_its_slot",
+        _LEASES,
+        "if missed_ms and _runs_on(deal, slot):",
+        "if _runs_on(deal, slot):",
+        AVAILABLE,
+    ),
+    _M(
+        "who_has_stopped_keeps_its_slot",
+        _LEASES,
+        " and deal.env.time_ms <= until_ms",
+        "",
+        AVAILABLE,
+    ),
+    _M(
+        "what_has_a_state_runs_on",
+        "ledger/manifest_check.py",
+        'if available_s != 0 and (kind != "service" or volumes):',
+        'if available_s != 0 and kind != "service":',
+        AVAILABLE,
     ),
     _M(
         "ledger_time_is_what_came_last",
@@ -1611,13 +1717,6 @@ MUTANTS: Final = (
         RELEASE,
     ),
     _M(
-        "results_are_told_in_the_clear",
-        _REPORTS,
-        "(bool(x.sealed), x.sealed_bytes > 0) != (held, held)",
-        "False",
-        RELEASE,
-    ),
-    _M(
         "the_ledgers_word_hands_results_over",
         "node/executor/held.py",
         "    if not verdict.ok:\n",
@@ -1653,6 +1752,62 @@ MUTANTS: Final = (
         HELD_BACK,
     ),
     _M(
+        "a_stop_states_no_artifacts",
+        "ledger/receipts.py",
+        "(said.status in _VERIFIED or before in _VERIFIED)",
+        "said.status in _VERIFIED",
+        ("tests/ledger/test_reports.py",),
+    ),
+    _M(
+        "a_released_slots_stop_states_nothing",
+        _REPORTS,
+        '    if slot.status != "released" or not slot.receipts:\n',
+        "    if True:\n",
+        ("tests/ledger/test_reports.py",),
+    ),
+    _M(
+        "audits_hold_no_receipt_to_what_it_must_state",
+        "ledger/audit_checks.py",
+        "    if lack:\n",
+        "    if False:\n",
+        ("tests/ledger/test_audit_forgeries.py",),
+    ),
+    _M(
+        "a_term_that_ends_early_states_nothing",
+        "node/executor/tenure.py",
+        "detail=ending.detail, **self._stated(), **ending.fields)",
+        "detail=ending.detail, **ending.fields)",
+        ("tests/node/test_executor_receipts.py",),
+    ),
+    _M(
+        "a_result_that_a_peer_made_up_is_taken",
+        "node/cli/results.py",
+        "        if record is not None and record.results != shown:\n",
+        "        if False:\n",
+        ("tests/node/test_results_cli.py",),
+    ),
+    _M(
+        "results_are_not_sealed",
+        "node/sealed_results.py",
+        "    box = seal(consumer, salt + data)\n",
+        "    box = salt + data + bytes(48)\n",
+        HELD_BACK,
+    ),
+    _M(
+        "results_are_kept_for_good",
+        "node/executor/held.py",
+        'add_bytes, box, "result")\n',
+        "add_bytes, box)\n",
+        HELD_BACK,
+    ),
+    _M(
+        "a_sealed_form_of_any_size",
+        "ledger/predicates.py",
+        "        if self.sealed_bytes != self.size_bytes + RESULT_SEAL_BYTES:\n",
+        "        if False:\n",
+        RELEASE,
+    ),
+    _M(
         "the_opened_result_is_not_compared",
         "node/sealed_results.py",
         "    if hashlib.sha256(inside).hexdigest() != told.sha256 or len(data) != told.size_bytes:\n",
@@ -1686,9 +1841,23 @@ MUTANTS: Final = (
     _M(
         "chunks_are_not_checked",
         _FILES,
-        "if hashlib.sha256(data).digest() != self.chunks[index]:",
+        "if not all(digest == self.chunks[first + at] for at, digest in enumerate(chunk_digests_of(data))):",
         "if False:",
         ARTIFACTS,
+    ),
+    _M(
+        "a_run_may_be_longer_than_asked",
+        _FILES,
+        "if len(data) != sum(self.length(index) for index in range(first, min(stop, len(self.chunks)))):",
+        "if False:",
+        ARTIFACT_RUNS,
+    ),
+    _M(
+        "what_was_hashed_once_is_believed_for_good",
+        _FILES,
+        "        if changed_ns != self._changed_ns:\n",
+        "        if not self._sound:\n",
+        ARTIFACT_RUNS,
     ),
     _M(
         "torn_chunks_are_believed",
@@ -1707,14 +1876,14 @@ MUTANTS: Final = (
     _M(
         "a_contract_has_honest_holders_banned",
         _FETCHING,
-        'self._exchange.set_aside(peer_id, "artifact.other", self._progress)',
-        'self._exchange.blame(peer_id, "artifact.other", self._progress)',
+        'self._exchange.set_aside(peer_id, "artifact.other", self.progress)',
+        'self._exchange.blame(peer_id, "artifact.other", self.progress)',
         HOSTILE,
     ),
     _M(
         "an_unsigned_list_is_taken_of_anybody",
         _FETCHING,
-        "if wanted.chunks is None and said.held is not None:",
+        "if wanted.chunks is None and (said.held is not None or self._is_fetched_by(said.root)):",
         "if False:",
         HOSTILE,
     ),
@@ -2271,6 +2440,13 @@ MUTANTS: Final = (
         LOGS,
     ),
     _M(
+        "a_peer_carries_anybodys_question_for_logs",
+        "node/api/logs.py",
+        "record.consumer != question.account or not is_signed(signed)",
+        "False",
+        ("tests/node/test_services_cli.py",),
+    ),
+    _M(
         "logs_for_every_account",
         "node/executor/logs.py",
         "if record is None or record.consumer != question.account or",
@@ -2462,9 +2638,30 @@ MUTANTS: Final = (
     _M(
         "the_blocks_of_a_copy_change_places",
         "node/executor/volume_copy.py",
-        'crypto_secretbox_open(file.read(length), index.to_bytes(_NONCE_BYTES, "big"), key)',
-        "crypto_secretbox_open(file.read(length), bytes(_NONCE_BYTES), key)",
+        "    for number, nonce, proof in _ENTRY.iter_unpack(index):\n",
+        "    for number, (_, nonce, proof) in enumerate(_ENTRY.iter_unpack(index)):\n",
         VOLUME_COPIES,
+    ),
+    _M(
+        "a_copys_blocks_share_a_nonce",
+        "node/executor/volume_copy.py",
+        "        hashed.update(data)\n",
+        "",
+        VOLUME_COPIES,
+    ),
+    _M(
+        "each_copy_travels_whole",
+        "node/executor/keeper.py",
+        "await self._exchange.fetch(wanted, None, hints, like=like, ",
+        "await self._exchange.fetch(wanted, None, hints, ",
+        MOVED_VOLUMES,
+    ),
+    _M(
+        "one_owner_keeps_all_places_of_fetches",
+        "node/turns.py",
+        "        if more > 1 or (more == 1 and self._is_over(most, now_s)):\n",
+        "        if more > 1000:\n",
+        FETCH_PLACES,
     ),
     _M(
         "any_bytes_are_mounted",
@@ -2525,7 +2722,7 @@ MUTANTS: Final = (
     ),
     _M(
         "re_checks_see_what_enters",
-        "node/executor/drivers/sandbox.py",
+        "node/executor/drivers/launched.py",
         "        async with running.entering:\n"
         "            return await trio.to_thread.run_sync(integrity.check, running.baseline)\n",
         "        return await trio.to_thread.run_sync(integrity.check, running.baseline)\n",
@@ -2555,28 +2752,28 @@ MUTANTS: Final = (
     _M(
         "secrets_in_memory_that_is_swapped",
         "node/executor/drivers/mounts.py",
-        'kernel.mount("ramfs", SECRETS, "ramfs", _FLAGS, "mode=0755")',
-        'kernel.mount("tmpfs", SECRETS, "tmpfs", _FLAGS, "mode=0755")',
+        'kernel.mount("ramfs", SECRETS, "ramfs", CLOSED, "mode=0755")',
+        'kernel.mount("tmpfs", SECRETS, "tmpfs", CLOSED, "mode=0755")',
         ("tests/executor/test_secrets.py",),
     ),
     # ---- isolation
     _M(
         "a_frozen_node_keeps_its_workload",
-        _LAUNCHER,
-        "            self._late = self.pid != 0\n            self._kill_init()\n",
-        "            self._late = self.pid != 0\n",
+        _LAUNCHING,
+        "            self._late = self.helper != 0\n            self.end_task()\n",
+        "            self._late = self.helper != 0\n",
         WATCHDOG,
     ),
     _M(
         "the_launcher_kills_too_late",
         _LEASE,
-        "return self.deadline_ms + STOP_GRACE_MS + int(KILL_WITHIN_S * 1000)",
-        "return self.deadline_ms + STOP_GRACE_MS + KILL_MS",
+        "return self.deadline_ms + self.beyond_ms + STOP_GRACE_MS + int(KILL_WITHIN_S * 1000)",
+        "return self.deadline_ms + self.beyond_ms + STOP_GRACE_MS + KILL_MS",
         WATCHDOG,
     ),
     _M(
         "the_launcher_is_not_told_of_renewals",
-        _LAUNCHER,
+        _LAUNCHING,
         'if byte == b"D":',
         "if False:",
         WATCHDOG,
@@ -2618,7 +2815,7 @@ MUTANTS: Final = (
     ),
     _M(
         "a_missing_image_is_replaced_in_silence",
-        _LAUNCHER,
+        "node/executor/drivers/stage.py",
         "    if mkfs is None:\n",
         '    if mkfs is None or not mkfs.endswith("mkfs.erofs"):\n',
         SEALED_ROOT,
@@ -2762,16 +2959,44 @@ MUTANTS: Final = (
     _M(
         "container_no_deadline",
         "node/executor/oci/launcher.py",
-        "            self._late = self._keeper != 0\n            self.kill()",
-        "            self._late = self._keeper != 0",
+        '        """See `Launcher.end_task`."""\n        self.kill()\n',
+        '        """See `Launcher.end_task`."""\n',
         ("tests/executor/test_oci.py::test_the_launcher_kills_at_its_deadline",),
     ),
     _M(
         "container_engine_keeps_its_slack_of_processes",
         "node/executor/oci/driver.py",
-        "            running.group.limit_pids(spec.resources.pids)\n",
+        "        running.group.limit_pids(running.spec.resources.pids)\n",
         "",
         ("tests/executor/test_oci.py::test_results_and_limits_hold",),
+    ),
+    _M(
+        "container_checks_are_in_no_group",
+        "node/executor/oci/running.py",
+        "        return cgroups.procs_files_of(self.baseline.init_pid)\n",
+        "        return ()\n",
+        ("tests/executor/test_checks.py::test_it_is_as_confined_as_the_workload",),
+    ),
+    _M(
+        "container_checks_are_the_containers_root",
+        "node/executor/oci/driver.py",
+        '            "uid": uid,\n',
+        '            "uid": 0,\n',
+        ("tests/executor/test_oci.py::test_a_check_is_its_user_in_its_folder_and_no_more",),
+    ),
+    _M(
+        "container_copies_are_offered_untried",
+        "node/executor/oci/trial.py",
+        '("volume-copies", kept and copied == "ready",',
+        '("volume-copies", kept,',
+        ("tests/executor/test_oci_trial.py::test_what_only_some_need_may_be_missing",),
+    ),
+    _M(
+        "container_checks_are_offered_untried",
+        "node/executor/oci/trial.py",
+        '("health-exec", check == "ready",',
+        '("health-exec", True,',
+        ("tests/executor/test_oci_trial.py::test_what_only_some_need_may_be_missing",),
     ),
     _M(
         "container_filter_allows_what_it_does_not_name",

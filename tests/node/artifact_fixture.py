@@ -14,7 +14,7 @@ import trio
 from ledger.codec import decode, encode
 from ledger.keys import Key
 from ledger.limits import CHUNK_BYTES
-from node.artifact_wire import HeldAnswer, HeldRequest
+from node.artifact_wire import CHUNK, ChunkRequest, HeldAnswer, HeldRequest
 from node.artifacts import ArtifactStore
 from node.chunks import chunks_root
 from node.exchange import Exchange, Wanted
@@ -31,7 +31,7 @@ Serve = Callable[[str, bytes], Awaitable[bytes]]
 
 @dataclass
 class Host:
-    """A peer that does nothing but serve its methods. `asked` counts requests by method."""
+    """A peer that does nothing but serve its methods. `asked` counts requests by method, and chunks."""
 
     network: MemoryNetwork
     exchange: Exchange
@@ -54,7 +54,8 @@ class Host:
         return Verdict.IGNORE
 
     async def serve(self, peer_id: str, method: str, body: bytes) -> bytes:
-        self.asked[method] = self.asked.get(method, 0) + 1
+        count = decode(ChunkRequest, body).count if method == CHUNK else 1
+        self.asked[method] = self.asked.get(method, 0) + count
         try:
             return await self.methods[method](peer_id, body)
         except Exception as error:  # noqa: BLE001 - the fixture refuses as PeerHandlers does

@@ -30,7 +30,7 @@ from ledger.trade_records import UpdateRecord, key_update
 from node.artifacts import ArtifactStore
 from node.chunks import chunks_root
 from node.config import Node as NodeSettings
-from node.exchange import Exchange
+from node.exchange import Exchange, Wanted
 from node.executor.drivers.base import (
     Attestation,
     Drift,
@@ -49,6 +49,7 @@ from node.executor.errors import ExecutorError, ResultRefused, VerificationFaile
 from node.executor.executor import Executor
 from node.executor.volumes import VolumeShelf
 from node.peer import Peer
+from node.sealed_results import open_result
 from p2p.memory import MemoryHub
 from tests.ledger import world as people
 from tests.node.network_fixture import CHAIN_ID, World, key, until
@@ -452,3 +453,12 @@ def receipts_of(net: Fleet, deployment: bytes, slot: str) -> list[ReceiptPredica
     found = net.first.state.scan(b"receipt/" + deployment + b"/" + slot.encode() + b"/")
     records = [decode(ReceiptRecord, data) for _, data in list(found)]
     return [open_document(record.envelope, "receipt").predicate for record in records]
+
+
+async def read_result(
+    net: Fleet, deployment: bytes, slot: str, path: str = "/result/words.tsv", key: Key = people.CONSUMER
+) -> bytes:
+    """A result of a job that succeeded, fetched from another peer and opened with this key."""
+    told = receipts_of(net, deployment, slot)[-1].results[path]
+    box = await net.exchanges["validator0"].fetch(Wanted(told.sealed, told.sealed_bytes, None))
+    return open_result(key, told, box.read_bytes())

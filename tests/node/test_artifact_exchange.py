@@ -8,9 +8,9 @@ import pytest
 import trio
 import trio.testing
 
-from ledger.codec import encode
+from ledger.codec import decode, encode
 from ledger.limits import CHUNK_BYTES
-from node.artifact_wire import CHUNK, HELD, INFO, InfoAnswer
+from node.artifact_wire import CHUNK, HELD, INFO, ChunkRequest, InfoAnswer
 from node.artifacts import ArtifactStore
 from node.errors import ArtifactFull, ArtifactWrong
 from node.exchange import Progress, Wanted
@@ -85,7 +85,10 @@ async def test_a_false_list_is_found_before_any_chunk_is_asked(tmp_path: Path, a
         assert liar.asked[INFO] == 1
 
 
-async def test_a_fetch_waits_for_a_source_and_resumes_what_was_broken_off(tmp_path: Path) -> None:
+async def test_a_fetch_waits_for_a_source_and_resumes_what_was_broken_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.sources.ARTIFACT_RUN_MAX", 1)
     data = data_of(10 * CHUNK_BYTES)
     async with hosts(tmp_path, 2) as (me, source):
         stop_after = 4
@@ -120,7 +123,8 @@ async def test_a_result_is_fetched_by_digest_alone_and_a_false_one_is_refused(tm
 
         async def chunk(peer_id: str, body: bytes) -> bytes:
             await trio.lowlevel.checkpoint()
-            return liar.exchange.store.read_chunk(false.sha256, body[-1])
+            request = decode(ChunkRequest, body)
+            return liar.exchange.store.read_chunks(false.sha256, request.first, request.count)
 
         word = says(data, root=bytes.fromhex(false.root))
         liar.methods |= {HELD: word, INFO: answering(list_of), CHUNK: chunk}

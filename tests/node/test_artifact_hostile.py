@@ -25,7 +25,7 @@ from node.artifact_wire import (
     read_held,
 )
 from node.errors import ArtifactFull, ArtifactWrong
-from node.exchange import Progress, Wanted, fetch_all
+from node.exchange import Progress, Wanted
 from node.rates import FileRates
 from p2p.errors import Refused as RequestRefused
 from p2p.errors import RequestError
@@ -151,7 +151,10 @@ async def test_one_that_offers_another_size_is_left_alone_and_not_punished(tmp_p
         assert set(scores(me).values()) == {0}
 
 
-async def test_one_that_disappears_midway_costs_only_what_was_on_its_way(tmp_path: Path) -> None:
+async def test_one_that_disappears_midway_costs_only_what_was_on_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.sources.ARTIFACT_RUN_MAX", 1)
     async with hosts(tmp_path, 3) as (me, honest, leaver):
         leaver.exchange.store.add_bytes(DATA)
         give = leaver.methods[CHUNK]
@@ -225,7 +228,8 @@ async def test_a_contract_with_a_false_root_has_nobody_blamed(tmp_path: Path) ->
 
         async def chunk(peer_id: str, body: bytes) -> bytes:
             await trio.lowlevel.checkpoint()
-            return helper.exchange.store.read_chunk(false.sha256, decode(ChunkRequest, body).index)
+            request = decode(ChunkRequest, body)
+            return helper.exchange.store.read_chunks(false.sha256, request.first, request.count)
 
         helper.methods |= {
             HELD: says(DATA, root=bytes.fromhex(false.root)),
@@ -275,19 +279,6 @@ async def test_a_false_contract_holds_up_no_other_that_names_the_same_file(
         assert left == ["", ".cached", ".chunks"]
 
 
-async def test_one_order_takes_not_all_places_of_fetches(tmp_path: Path) -> None:
-    async with hosts(tmp_path, 2) as (me, source):
-        source.exchange.store.add_bytes(DATA)
-        nowhere = [Wanted(f"{n:064x}", 5, None) for n in range(2 * limits.ARTIFACT_ASKING_MAX)]
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(fetch_all, me.exchange, [(wanted, Progress(5)) for wanted in nowhere])
-            await until(lambda: len(me.exchange.under_way) == limits.ARTIFACT_FETCHES_MAX)
-            with trio.fail_after(30):
-                await fetch_all(me.exchange, [(wanted_of(DATA), Progress(0))])
-            nursery.cancel_scope.cancel()
-        assert me.exchange.store.has(name_of(DATA))
-
-
 async def test_what_no_list_is_signed_for_is_taken_of_whole_holders_alone(tmp_path: Path) -> None:
     """Who fetches under a false contract has chunks of a list that nobody proved."""
     async with hosts(tmp_path, 3) as (me, honest, misled):
@@ -322,7 +313,7 @@ async def test_a_flood_of_requests_is_bounded_and_starves_nobody(tmp_path: Path)
         async def flood(number: int) -> None:
             while True:
                 method, body = [
-                    (CHUNK, encode(ChunkRequest(name, number % 24))),
+                    (CHUNK, encode(ChunkRequest(name, number % 24, 1))),
                     (INFO, encode(InfoRequest(name, 0))),
                     (HELD, encode(HeldRequest(name))),
                 ][number % 3]
@@ -386,9 +377,14 @@ async def test_questions_that_make_no_sense_are_refused_by_rule(tmp_path: Path) 
             (INFO, encode(InfoRequest(name, -1)), "artifact.range"),
             (INFO, encode(InfoRequest(name, 26)), "artifact.range"),
             (INFO, encode(InfoRequest(bytes(32), 0)), "artifact.unknown"),
-            (CHUNK, encode(ChunkRequest(name, -1)), "artifact.unknown"),
-            (CHUNK, encode(ChunkRequest(name, 25)), "artifact.unknown"),
-            (CHUNK, encode(ChunkRequest(name, 1 << 62)), "artifact.unknown"),
+            (CHUNK, encode(ChunkRequest(name, -1, 1)), "artifact.unknown"),
+            (CHUNK, encode(ChunkRequest(name, 25, 1)), "artifact.unknown"),
+            (CHUNK, encode(ChunkRequest(name, 1 << 62, 1)), "artifact.unknown"),
+            (CHUNK, encode(ChunkRequest(name, 22, 4)), "artifact.unknown"),
+            (CHUNK, encode(ChunkRequest(name, 0, 0)), "artifact.range"),
+            (CHUNK, encode(ChunkRequest(name, 4, -1)), "artifact.range"),
+            (CHUNK, encode(ChunkRequest(name, 0, 5)), "artifact.range"),
+            (CHUNK, encode(ChunkRequest(name, 0, 1 << 62)), "artifact.range"),
         ):
             with pytest.raises(RequestRefused, match=rule.replace(".", r"\.")):
                 await me.network.request(source.network.peer_id, method, body, 5)
@@ -414,7 +410,10 @@ async def test_two_fetches_of_the_same_share_one(tmp_path: Path) -> None:
         assert two.bytes_done == len(DATA)
 
 
-async def test_who_waits_for_a_fetch_that_is_called_off_goes_on_with_it(tmp_path: Path) -> None:
+async def test_who_waits_for_a_fetch_that_is_called_off_goes_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.sources.ARTIFACT_RUN_MAX", 1)
     async with hosts(tmp_path, 2) as (me, source):
         give, gate = source.methods[CHUNK], trio.Event()
 
@@ -469,21 +468,3 @@ async def test_a_full_disk_ends_the_fetch_and_gives_the_room_back(
 
 def _full(*words: object) -> int:
     raise OSError(28, "No space left on device")
-
-
-async def test_fetches_that_find_nobody_keep_no_place_from_others(tmp_path: Path) -> None:
-    async with hosts(tmp_path, 2) as (me, source):
-        source.exchange.store.add_bytes(DATA)
-        async with trio.open_nursery() as nursery:
-            for number in range(limits.ARTIFACT_FETCHES_MAX + 2):
-                nowhere = Wanted(f"{number:064x}", 5, None)
-                nursery.start_soon(me.exchange.fetch, nowhere)
-            await until(lambda: len(me.exchange.under_way) == limits.ARTIFACT_FETCHES_MAX + 2)
-            with trio.fail_after(30):
-                assert (await me.exchange.fetch(wanted_of(DATA))).read_bytes() == DATA
-            for number in range(limits.ARTIFACT_ASKING_MAX - len(me.exchange.under_way)):
-                nursery.start_soon(me.exchange.fetch, Wanted(f"f{number:063x}", 5, None))
-            await until(lambda: len(me.exchange.under_way) == limits.ARTIFACT_ASKING_MAX)
-            with pytest.raises(ArtifactFull, match="looked for already"):
-                await me.exchange.fetch(Wanted("ee" * 32, 5, None))
-            nursery.cancel_scope.cancel()

@@ -36,9 +36,9 @@ def test_what_comes_in_comes_out_again_also_after_reopening(tmp_path: Path, size
     assert info.chunks == chunk_digests(source)
     assert info.root == chunks_root(info.chunks)
     assert store.path(info.sha256).read_bytes() == data
-    assert b"".join(store.read_chunk(info.sha256, i) for i in range(len(info.chunks))) == data
+    assert b"".join(store.read_chunks(info.sha256, i) for i in range(len(info.chunks))) == data
     with pytest.raises(ArtifactMissing):
-        store.read_chunk(info.sha256, len(info.chunks))
+        store.read_chunks(info.sha256, len(info.chunks))
 
 
 def test_pieces_of_any_size_make_the_same_artifact(tmp_path: Path) -> None:
@@ -69,9 +69,9 @@ def test_what_the_disk_changed_is_never_served(tmp_path: Path) -> None:
     with (tmp_path / name).open("r+b") as file:
         file.seek(CHUNK_BYTES + 1)
         file.write(b"\x00\x01")
-    assert len(store.read_chunk(name, 0)) == CHUNK_BYTES
+    assert len(store.read_chunks(name, 0)) == CHUNK_BYTES
     with pytest.raises(ArtifactWrong):
-        store.read_chunk(name, 1)
+        store.read_chunks(name, 1)
     assert not store.has(name)
 
 

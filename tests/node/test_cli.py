@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ledger.codec import sha256
+from ledger.contract_types import Parameter
 from ledger.errors import Refused
 from ledger.manifest_types import Rule
 from ledger.transactions import Transfer
@@ -21,6 +22,7 @@ from node.api import bot_seam as b
 from node.cid import cid_of
 from node.cli.commands import COMMANDS, app
 from node.cli.main import main
+from node.executor.status import ExecutorStatus
 from node.home import write_secret
 from node.version import VERSION
 from p2p.ids import peer_id_of
@@ -356,6 +358,17 @@ def ordered(shell: Shell) -> str:
     return deployment
 
 
+def test_a_deployments_answers_are_shown_in_their_units(shell: Shell) -> None:
+    asked = (
+        Parameter(name="budget", type="money", default=2_500_000),
+        Parameter(name="longest", type="duration", default=7_200),
+    )
+    deployment = shell.peer.world.ordered(contract(parameters=asked)).hex()
+    for _ in range(3):
+        shell.peer.block()
+    assert "budget: 2.5 credits, longest: 2 h" in shell.ok("deployment", "show", deployment)
+
+
 def test_stakeholders_approve_and_strangers_do_not(shell: Shell) -> None:
     deployment = ordered(shell)
     short = deployment[:10]
@@ -487,9 +500,9 @@ def test_a_node_is_certified_and_leaves_with_notice(shell: Shell, tmp_path: Path
     file.write_text(file.read_text().replace(node, "no hex"))
     assert shell.run("node", "certified", str(file), "--key", "farmer")[0] == 2
     assert shell.run("node", "drain", "--notice", "soon", "--yes")[0] == 2
-    code, _, err = shell.run("node", "drain", "--notice", "59s", "--yes")
-    assert code == 4
-    assert "drain.notice" in err
+    for notice in ("59s", "32d"):
+        code, _, err = shell.run("node", "drain", "--notice", notice)
+        assert (code, "70s to 31d" in err) == (2, True), err  # before it asks
     shell.ok("node", "drain", "--notice", "2h", "--yes")
     (shown,) = shell.json("node", "list")
     assert (shown["offering"], shown["reputation"]) == (False, 1_000)
@@ -546,6 +559,15 @@ def test_a_3nodes_slots_are_shown_and_asked_of_others_it_is_an_error(
         assert "does not claim efefefefef…/web/1: claim.country: elsewhere" in err
         assert main([*asked, "-o", "json"]) == 0
         assert json.loads(shell.capsys.readouterr().out)["slots"][0]["lease_left_ms"] == 17_400
+
+    def past() -> ExecutorStatus:
+        found = slots_status()
+        found.slots[0].lease_left_ms = -12_300
+        return found
+
+    with served(peer, tmp_path / "past", slots=past) as address:
+        assert main(["node", "slots", "--home", str(shell.home), "--api", address]) == 0
+        assert "over for 12 s" in shell.capsys.readouterr().out
 
 
 def test_cancel_by_bot_or_by_the_consumers_own_key(shell: Shell) -> None:

@@ -70,6 +70,7 @@ def test_lists_in_variables_are_separated_by_commas() -> None:
         ("[node]\ncountry = 'Belgium'", ("node.country", "two capital letters")),
         ("[node]\nmemory = 'lots'", ("node.memory", "64MiB")),
         ("[node]\nprice_cpu = 'cheap'", ("node.price_cpu", "credit")),
+        ("[node]\nlisten_host = 'here'", ("node.listen_host", "IP address")),
         ("[log]\nlevel = 'loud'", ("log.level", "loud")),
         ("moniker = 'a'\nmoniker = 'b'", ("config.toml", "TOML")),
     ],

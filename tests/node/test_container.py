@@ -91,7 +91,7 @@ def test_what_the_contract_says_counts(tmp_path: Path) -> None:
     web = built(tmp_path, more).contract.workloads[0]
     assert (web.command, web.user) == (("/app/run", "${word}"), "5:7")
     assert web.environment["MODE"] == "mine" and web.environment["PATH"] == "/usr/bin:/bin"
-    more = "    command: [/bin/web]\n    working_dir: /srv\n    user: '101'\n"
+    more = "    command: [/bin/web]\n    working_dir: /srv\n    user: '101'\n    health: {exec: [/bin/web]}\n"
     web = built(tmp_path / "two", more, config={}).contract.workloads[0]
     assert (web.command, web.working_dir, web.user) == (("/bin/web",), "/srv", "101:102")
     assert web.environment["PATH"].startswith("/usr/local/sbin:")
@@ -130,6 +130,8 @@ def test_a_folder_and_a_tar_and_any_wrapping_give_the_same_bytes(tmp_path: Path)
         ("    command: [/usr/bin/notes]\n", CONFIG, "workloads.web.command[0]"),
         ("    command: [/usr/bin/loop]\n", CONFIG, "workloads.web.command[0]"),
         ("    command: [/usr]\n", CONFIG, "workloads.web.command[0]"),
+        ("    health: {exec: [/usr/bin/none]}\n", CONFIG, "workloads.web.health.exec[0]"),
+        ("    health: {exec: [/usr/bin/notes]}\n", CONFIG, "workloads.web.health.exec[0]"),
         ("    user: nobody\n", CONFIG, "workloads.web.user"),
         ("    user: '1:nobody'\n", CONFIG, "workloads.web.user"),
         ("", CONFIG | {"Cmd": "text"}, "workloads.web"),

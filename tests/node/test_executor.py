@@ -17,14 +17,15 @@ from ledger.predicates import ReceiptPredicate, Usage
 from ledger.records import Deployment, Node, ReceiptRecord, key_deployment, key_node, key_open
 from ledger.state import Overlay, read, write
 from node.artifact_wire import CHUNK
-from node.exchange import Wanted
+from node.errors import ArtifactFull
+from node.executor.decide import backoff_s
 from node.executor.drivers.base import Usage as DriverUsage
 from node.executor.verify import Verdict
 from node.executor.watch import Watch
 from node.executor.workshop import Workshop
 from node.peer import Peer
 from tests.ledger import world as people
-from tests.node.executor_fixture import PROGRAM, Fleet, artifact_of, fleet, job, service
+from tests.node.executor_fixture import PROGRAM, Fleet, artifact_of, fleet, job, read_result, service
 from tests.node.network_fixture import until
 
 
@@ -64,7 +65,7 @@ async def test_two_replicas_run_on_two_farms_and_tell_what_they_verified(tmp_pat
         )
 
 
-async def test_a_job_ends_with_results_that_others_fetch_by_digest(tmp_path: Path) -> None:
+async def test_a_job_ends_with_results_that_its_consumer_fetches_by_digest(tmp_path: Path) -> None:
     async with fleet(tmp_path, "node1") as net:
         deployment = await net.approved(job())
         await until(lambda: bool(net.drivers["node1"].running))
@@ -73,12 +74,10 @@ async def test_a_job_ends_with_results_that_others_fetch_by_digest(tmp_path: Pat
         task.end(0)
         await net.until_statuses(deployment, "succeeded")
         assert net.deployment(deployment).status == "completed"
-        digest = net.slot(deployment, "mine/0").results["/result/words.tsv"]
         last = receipts(net, deployment, "mine/0")[-1]
         assert (last.exit_code, last.results["/result/words.tsv"].size_bytes) == (0, 7)
         assert last.usage == Usage(cpu_ms=100, memory_bytes_max=1 << 20)
-        path = await net.exchanges["validator0"].fetch(Wanted(digest, 7, None))
-        assert path.read_bytes() == b"the\t42\n"
+        assert await read_result(net, deployment, "mine/0") == b"the\t42\n"
         assert not net.drivers["node1"].running
         await until(lambda: not net.executors["node1"].status().slots)
 
@@ -179,6 +178,22 @@ async def test_what_lost_its_approval_runs_on_for_as_long_as_the_contract_says(t
         assert net.slot(deployment, "web/0").term == 2
 
 
+async def test_what_runs_is_never_dropped_however_short_room_is(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "node1") as net:
+        deployment = await net.approved(service(replicas=1))
+        await net.until_statuses(deployment, "running")
+        store, digest = net.exchanges["node1"].store, artifact_of(PROGRAM).sha256
+        assert [entry.in_use for entry in store.entries() if entry.sha256 == digest] == [True]
+        store.size_bytes_max = len(PROGRAM)
+        with pytest.raises(ArtifactFull):
+            store.make_room(1)
+        assert store.has(digest)
+        await net.do(people.CONSUMER, t.CancelDeployment(deployment, "enough"))
+        await until(lambda: not net.executors["node1"].status().slots)
+        store.make_room(1)
+        assert not store.has(digest)
+
+
 async def test_a_cancelled_deployment_stops(tmp_path: Path) -> None:
     async with fleet(tmp_path, "node1") as net:
         deployment = await net.approved(service(replicas=1))
@@ -234,6 +249,8 @@ async def test_a_service_that_ends_is_restarted_and_given_up_after_its_attempts(
         await net.until_statuses(deployment, "running")
         driver.running[0].end(3)
         await until(lambda: len(driver.tasks) == 2 and bool(driver.running))
+        ended, again = driver.tasks
+        assert ended.stopped_s is not None and again.started_s - ended.stopped_s >= backoff_s(1)
         assert net.slot(deployment, "web/0").term == 1
         await until(lambda: net.executors["node1"].status().slots[0].phase == "running")
         driver.running[0].end(3)
@@ -241,6 +258,10 @@ async def test_a_service_that_ends_is_restarted_and_given_up_after_its_attempts(
         last = receipts(net, deployment, "web/0")[-1]
         assert last.status == "failed"
         assert last.detail == "ended with code 3; 2 runs"
+
+
+def test_each_restart_waits_twice_as_long_as_the_one_before_up_to_half_a_minute() -> None:
+    assert [backoff_s(restarts) for restarts in (1, 2, 3, 4, 5, 6, 1_000)] == [1, 2, 4, 8, 16, 30, 30]
 
 
 @pytest.mark.parametrize("path", ["/index.html", "/é"])

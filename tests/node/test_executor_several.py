@@ -67,14 +67,15 @@ async def test_all_that_was_left_over_is_found() -> None:
 
 def test_an_offer_names_each_driver_and_what_it_enforces() -> None:
     one, two = FakeDriver(), OtherDriver()
-    one.enforces, two.enforces = ("egress",), ("sealed-image", "egress", "volumes")
+    one.enforces = ("egress",)
+    two.enforces = ("sealed-image", "egress", "volumes", "health-exec", "volume-copies")
     settings = node_settings(egress=True, volume_classes=("ssd",))
     found = make_offer(settings, Several([one, two]).fingerprint(), "", 0)
     assert found.runtimes == ("sandbox", "oci")
     others = {name: value for name, value in found.attributes.items() if name.startswith("oci.")}
     # What nobody may ask for, or is not enforced, takes no room in an offer.
-    names = ("oci.egress", "oci.sealed-image", "oci.volumes", "oci.volumes.ssd")
-    assert others == dict.fromkeys(names, "enforced")
+    names = ("egress", "health-exec", "sealed-image", "volume-copies", "volumes", "volumes.ssd")
+    assert others == dict.fromkeys((f"oci.{name}" for name in names), "enforced")
     assert "sealed-image" not in found.attributes
     shut = make_offer(node_settings(egress=False), Several([one, two]).fingerprint(), "", 0)
     assert shut.attributes["oci.egress"] == shut.attributes["egress"] == "switched off in the node's settings"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +13,12 @@ from ledger.limits import MIB, WASM_ENGINE_BYTES
 from ledger.manifest_types import Placement, Restart
 from ledger.records import Node, key_node
 from ledger.state import read
-from node.exchange import Wanted
 from node.executor.drivers.embedded import drivers
 from node.executor.drivers.several import Several
 from tests.executor.conftest import needs_sandbox
 from tests.executor.test_wasm import WORLD_DIGEST
 from tests.executor.wasm_programs import LOOP, WORLD
-from tests.node.executor_fixture import artifact_of, fleet, job, receipts_of
+from tests.node.executor_fixture import artifact_of, fleet, job, read_result, receipts_of
 from tests.node.network_fixture import until
 
 ROOM = ResourcesTemplate(cpu_millis=500, memory_bytes=WASM_ENGINE_BYTES + 10 * MIB, disk_bytes=MIB, pids=16)
@@ -70,15 +70,15 @@ async def test_nodes_agree_on_what_a_program_computes(tmp_path: Path, made: Call
         both = await net.approved(sums)
         await until(lambda: net.statuses(both) == ["succeeded", "succeeded"], 60)
         for slot in ("mine/0", "mine/1"):
-            assert net.slot(both, slot).results == {"/result/out": WORLD_DIGEST}
+            data = await read_result(net, both, slot, "/result/out")
+            assert (hashlib.sha256(data).hexdigest(), len(data)) == (WORLD_DIGEST, 1100)
             told = receipts_of(net, both, slot)
             last = told[-1]
             assert (last.driver, last.level, last.exit_code) == ("wasm", "wasm", 0)
             assert last.isolation["fuel"] == last.isolation["deterministic"] == "enforced"
             assert max(each.checks for each in told) >= 1
         assert len({receipts_of(net, both, slot)[-1].node for slot in ("mine/0", "mine/1")}) == 2
-        path = await net.exchanges["validator0"].fetch(Wanted(WORLD_DIGEST, 1100, None))
-        assert path.stat().st_size == 1100
+        assert net.slot(both, "mine/0").results == net.slot(both, "mine/1").results
         offer = read(net.first.state, Node, key_node(net.net.peers["node1"].node_key.public))
         assert offer is not None
         assert "wasm" in offer.runtimes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -107,6 +108,22 @@ def test_a_deadline_never_moves_back_and_asking_alone_gains_nothing(start_ms: in
 def test_what_may_be_done_at_which_age(age_ms: int, start: bool, stop: bool, renew: bool) -> None:
     clock, now_ms = LeaseClock.claimed(5_000), 5_000 + age_ms
     assert (clock.may_start(now_ms), clock.must_stop(now_ms), clock.renew_due(now_ms)) == (start, stop, renew)
+
+
+@pytest.mark.parametrize("beyond_ms", [0, 1_000, 10 * LEASE_MS])
+def test_what_is_available_goes_on_by_as_much_as_its_contract_says(beyond_ms: int) -> None:
+    """Rule 8. Its first start needs half a lease as any other; the end moves, and with it the launcher's."""
+    strict = LeaseClock.claimed(5_000)
+    clock = replace(strict, beyond_ms=beyond_ms)
+    end_ms = 5_000 + LEASE_MS + beyond_ms
+    assert (clock.must_stop(end_ms - 1), clock.must_stop(end_ms)) == (False, True)
+    assert clock.kill_at_ms == strict.kill_at_ms + beyond_ms
+    assert clock.grace_ms(end_ms) == strict.grace_ms(5_000 + LEASE_MS) == STOP_GRACE_MS
+    assert not clock.may_start(end_ms - 1)
+    assert clock.may_start(end_ms - 1, again=True) == (beyond_ms > 0)
+    assert not clock.may_start(end_ms, again=True)
+    for later in (clock.asked(9_000), clock.renewed(9_000)):
+        assert later.beyond_ms == beyond_ms
 
 
 def test_a_renewal_dated_before_it_was_sent_is_worth_less() -> None:

@@ -17,17 +17,17 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer._key import SSlibKey
 
 from ledger.documents import sign_receipt
-from ledger.predicates import ReceiptPredicate, ResultFile, Usage
+from ledger.predicates import ReceiptPredicate, Usage
 from node.cli.context import Failure
 from node.cli.receipts import _checked
-from tests.ledger.world import NODES, contract, job
+from tests.ledger.world import NODES, contract, job, result_file
 from tests.node.fake_peer import FakePeer
 from tests.node.test_cli import FakeBot, Shell, bot, peer, shell
 
 __all__ = ("FakeBot", "bot", "peer", "shell")  # fixtures
 
 DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs" / "approving.md"
-RESULTS = {"/result/words.tsv": ResultFile(sha256="ab" * 32, size_bytes=7)}
+RESULTS = {"/result/words.tsv": result_file("ab" * 32)}
 SAID = {
     "driver": "sandbox",
     "level": "sandbox",
@@ -52,8 +52,7 @@ def deployment(peer: FakePeer) -> str:
     world.report(id_, name, NODES[0], "fetching", "released")
     world.claimed(id_, name, [NODES[2]])
     world.report(id_, name, NODES[2], "fetching", "verified", "running")
-    artifacts = {a.path: a.sha256 for a in world.manifest(id_).workloads[0].artifacts}
-    world.ok(NODES[2], world.receipt(id_, name, NODES[2], "succeeded", artifacts=artifacts, **SAID))
+    world.ok(NODES[2], world.receipt(id_, name, NODES[2], "succeeded", **SAID))
     for _ in range(3):
         peer.block()
     return id_.hex()

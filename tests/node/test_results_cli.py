@@ -1,4 +1,4 @@
-"""Results that are held back, as people see them: commands, the API and the explorer's page."""
+"""Results as people see them, held back or not: commands, the API and the explorer's page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from ledger.manifest_types import Policies
 from ledger.predicates import ResultFile
+from node.cli.results import wanted_results
 from node.sdk import Client
 from node.sealed_results import seal_result
 from tests.ledger.test_release import HELD, mining
@@ -22,10 +24,10 @@ __all__ = ("bot", "peer", "shell")  # fixtures
 SAID = b"the patient's name\t42\n"
 
 
-def finished(world: World) -> tuple[bytes, ResultFile, bytes]:
-    """A job whose result is held; its id, what its receipt tells, and the box."""
+def finished(world: World, policies: Policies = HELD) -> tuple[bytes, ResultFile, bytes]:
+    """A job that ended; its id, what its receipt tells of the result, and the box."""
     world.add_nodes()
-    deployment = world.ordered(mining())
+    deployment = world.ordered(mining(policies))
     world.approve(deployment)
     node = world.claimed(deployment, "mine/0", [NODES[0]])
     world.report(deployment, "mine/0", node, "fetching", "verified", "running")
@@ -59,13 +61,34 @@ def test_results_are_released_by_two_and_opened_by_the_consumer_alone(
     assert (found["results"], found["policies"]["release"]["satisfied"]) == (digest, True)
     assert {a["results"] for a in found["approvals"] if a["act"] == "release"} == {digest}
     assert "released" in shell.ok("deployment", "show", deployment)
-    for words in ((), ("--key", "stranger")):
-        code, _, err = shell.run("deployment", "results", deployment, "--out", str(out), *words)
-        assert (code, CONSUMER.public.hex() in err) == (2, True)
+    code, _, err = shell.run("deployment", "results", deployment, "--out", str(out), "--key", "stranger")
+    assert (code, CONSUMER.public.hex() in err) == (2, True)
     assert not out.exists()
     shell.ok("deployment", "results", deployment, "--out", str(out), "--key", "consumer")
     assert (out / "words.tsv").read_bytes() == SAID
     assert shell.run("revoke", deployment, "--key", "budget", "--release", "--yes")[0] == 4
+
+
+def test_results_that_nobody_holds_back_are_the_consumers_too(
+    shell: Shell, peer: FakePeer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id_, _, box = finished(peer.world, replace(HELD, release=None))
+    file, out = tmp_path / "box", tmp_path / "out"
+    file.write_bytes(box)
+    shell.ok("artifact", "add", str(file))  # as if the node had handed it over
+    words = ("deployment", "results", id_.hex(), "--out", str(out))
+    code, _, err = shell.run(*words, "--key", "stranger")
+    assert (code, CONSUMER.public.hex() in err) == (2, True)
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "read_artifact", lambda self, digest: box[:-1] + bytes([box[-1] ^ 1]))
+        code, _, err = shell.run(*words)
+        assert (code, "result.box" in err) == (4, True), err
+    assert not out.exists()
+    shell.ok(*words)  # the consumer's key lies among the others
+    assert (out / "words.tsv").read_bytes() == SAID
+    (shell.home / "config" / "keys" / "consumer").unlink()
+    code, _, err = shell.run(*words)
+    assert (code, CONSUMER.public.hex() in err) == (2, True)
 
 
 def test_a_peer_that_shows_other_results_is_found_out(
@@ -84,6 +107,51 @@ def test_a_peer_that_shows_other_results_is_found_out(
     code, _, err = shell.run("approve", id_.hex(), "--key", "legal", "--release", "--yes")
     assert (code, "not those on record" in err) == (4, True), err
     assert not [a for a in real(shell_client(shell), id_.hex()).approvals if a.act == "release"]
+
+
+@pytest.mark.parametrize(
+    ("slot", "path"),
+    [
+        ("mine/0", "/result/../../elsewhere"),
+        ("mine/0", "/etc/elsewhere"),
+        ("mine/0", "/result//elsewhere"),
+        ("../0", "/result/words.tsv"),
+        ("mine/..", "/result/words.tsv"),
+    ],
+)
+def test_a_peer_names_no_place_outside_of_the_folder(
+    shell: Shell, peer: FakePeer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slot: str, path: str
+) -> None:
+    id_, _, box = finished(peer.world, replace(HELD, release=None))
+    file, out = tmp_path / "box", tmp_path / "a" / "out"
+    file.write_bytes(box)
+    shell.ok("artifact", "add", str(file))
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(
+        "node.cli.results.wanted_results",
+        lambda found: [(slot, path, result) for _, _, result in wanted_results(found)] * 2,
+    )
+    code, _, err = shell.run("deployment", "results", id_.hex(), "--out", str(out))
+    assert (code, "the peer tells of a result" in err) == (4, True), err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_result_that_a_peer_made_up_is_not_taken(
+    shell: Shell, peer: FakePeer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody can seal something to the consumer, and say that a node told it."""
+    id_, _, _ = finished(peer.world, replace(HELD, release=None))
+    told, box = seal_result(CONSUMER.public, bytes(32), b"what the peer wants to be believed")
+    file, out = tmp_path / "box", tmp_path / "out"
+    file.write_bytes(box)
+    shell.ok("artifact", "add", str(file))
+    monkeypatch.setattr(
+        "node.cli.results.wanted_results",
+        lambda found: [(slot, path, told) for slot, path, _ in wanted_results(found)],
+    )
+    code, _, err = shell.run("deployment", "results", id_.hex(), "--out", str(out))
+    assert (code, "proves other results of mine/0" in err) == (4, True), err
+    assert not out.exists()
 
 
 def shell_client(shell: Shell) -> Client:
@@ -114,5 +182,6 @@ async def test_the_page_tells_that_they_are_held_and_who_releases_them(
         page = await read(client, path)
         assert "the results may be fetched" in page.text
         assert "held back" not in page.text
+        assert "the consumer's key alone opens them" in page.text
         open_ = world.ordered(contract(job(), name="other", policies=replace(HELD, release=None)))
         assert "To release the results" not in (await read(client, f"/deployments/{open_.hex()}")).text

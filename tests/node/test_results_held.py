@@ -1,4 +1,4 @@
-"""Results that are held back: out of everybody's reach until their release, and the consumer's alone then."""
+"""Results: opened by the consumer alone; and out of everybody's reach where they are held until a release."""
 
 from __future__ import annotations
 
@@ -33,19 +33,20 @@ from node.executor.verify import Case, Verdict
 from node.executor.verify_release import verify_release
 from node.sealed_results import SALT_BYTES, open_result, salt_for, seal_result
 from node.sealing import unseal
+from tests.executor.conftest import found_below
 from tests.ledger import world as people
 from tests.ledger.test_release import HELD, mining, work
 from tests.ledger.world import BUDGET, CHAIN_ID, CONSUMER, LEGAL, STRANGER, World
-from tests.node.executor_fixture import Fleet, fleet, job, receipts_of
+from tests.node.executor_fixture import Fleet, fleet, job, read_result, receipts_of
 from tests.node.network_fixture import until
 
 SAID = b"the patient's name\t42\n"
 PATH = "/result/words.tsv"
 
 
-async def finished(net: Fleet, **changes: Any) -> tuple[bytes, ResultFile]:
-    """A job that ended, whose results are held; what its receipt tells of them."""
-    deployment = await net.approved(job(**changes), policies=HELD)
+async def finished(net: Fleet, policies: Policies = HELD) -> tuple[bytes, ResultFile]:
+    """A job that ended, and what its receipt tells of its result."""
+    deployment = await net.approved(job(), policies=policies)
     await until(lambda: bool(net.drivers["node1"].running))
     task = net.drivers["node1"].running[0]
     task.results[PATH] = SAID
@@ -60,8 +61,37 @@ async def release(net: Fleet, deployment: bytes) -> None:
     assert net.deployment(deployment).released_ms
 
 
-def on_disk(folder: Path, data: bytes) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and data in path.read_bytes()]
+async def nobody_has(net: Fleet, digest: str, size_bytes: int) -> None:
+    """No peer gives bytes of this digest to another."""
+    with trio.move_on_after(1) as waiting:
+        await net.exchanges["validator0"].fetch(Wanted(digest, size_bytes, None))
+    assert waiting.cancelled_caught, "somebody had it"
+
+
+async def test_what_anybody_fetches_by_its_digest_the_consumer_alone_opens(tmp_path: Path) -> None:
+    """[Y6] Without a policy of release: the sealed form is there at once, the content nowhere."""
+    async with fleet(tmp_path, "node1") as net:
+        deployment, told = await finished(net, people.POLICIES)
+        box = (
+            await net.exchanges["validator0"].fetch(Wanted(told.sealed, told.sealed_bytes, None))
+        ).read_bytes()
+        assert SAID not in box
+        node = net.net.peers["node1"].node_key
+        for other in (STRANGER, people.BOT, people.AUTHOR, people.EXPERT, people.FARMERS[0], node):
+            with pytest.raises(Refused, match=r"seal\.not_ours"):
+                open_result(other, told, box)
+        for digest in (told.sha256, hashlib.sha256(SAID).hexdigest()):
+            await nobody_has(net, digest, told.size_bytes)
+        assert told.sha256 != hashlib.sha256(SAID).hexdigest(), "what can be guessed could be confirmed"
+        assert not found_below(tmp_path, SAID), "in the clear"
+        assert not HeldResults(net.net.peers["node1"].home / "held").deployments()
+        assert kept_as_result(net, told)
+        assert await read_result(net, deployment, "mine/0") == SAID
+
+
+def kept_as_result(net: Fleet, told: ResultFile) -> bool:
+    """Marked as a result: it makes room after its time, as no file does that somebody gave."""
+    return (net.exchanges["node1"].store.folder / f"{told.sealed}.result").exists()
 
 
 async def test_nobody_gets_them_before_the_release_and_the_consumer_alone_after_it(tmp_path: Path) -> None:
@@ -71,11 +101,9 @@ async def test_nobody_gets_them_before_the_release_and_the_consumer_alone_after_
         home = net.net.peers["node1"].home
         for digest, size in ((told.sha256, told.size_bytes), (told.sealed, told.sealed_bytes)):
             assert not store.has(digest)
-            with trio.move_on_after(1) as waiting:
-                await asker.fetch(Wanted(digest, size, None))
-            assert waiting.cancelled_caught, "somebody had it"
+            await nobody_has(net, digest, size)
         assert told.sha256 != hashlib.sha256(SAID).hexdigest(), "what can be guessed could be confirmed"
-        assert not on_disk(tmp_path, SAID) + on_disk(home, SAID), "in the clear"
+        assert not found_below(tmp_path, SAID) + found_below(home, SAID), "in the clear"
         await net.decide(deployment, LEGAL, "legal", act="release")
         (held,) = HeldResults(home / "held").files(deployment)
         assert (held.slot, held.term, held.sha256) == ("mine/0", 1, told.sealed)
@@ -87,6 +115,7 @@ async def test_nobody_gets_them_before_the_release_and_the_consumer_alone_after_
         assert open_result(CONSUMER, told, box) == SAID
         with pytest.raises(Refused, match=r"seal\.not_ours"):
             open_result(STRANGER, told, box)
+        assert kept_as_result(net, told)
         assert not store.has(told.sha256)
 
 

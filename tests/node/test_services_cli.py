@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from ledger.keys import Key
 from node.limits import SECRET_BYTES_MAX
-from node.log_wire import Tail, make_answer, read_question
+from node.log_wire import Tail, make_answer, make_question, read_question
+from node.sdk import ApiError, Client
 from p2p.errors import PeerGone
 from p2p.errors import Refused as RequestRefused
-from tests.ledger.world import NODES, STRANGER, contract
+from tests.ledger.world import BOT, NODES, STRANGER, contract
 from tests.node.fake_peer import FakePeer
 from tests.node.test_cli import FakeBot, Shell, bot, peer, shell
 
@@ -115,6 +117,19 @@ def test_what_is_asked_wrongly_is_said(
     code: int,
 ) -> None:
     assert shell.run("logs", deployment, *words)[0] == code
+    assert "asked" not in node
+
+
+def test_a_peer_carries_nobody_elses_question(shell: Shell, deployment: str, node: dict[str, Any]) -> None:
+    """In its own name, or in the consumer's: the node is not even asked."""
+    shell.ok("logs", deployment, "web/0", "--key", "consumer")
+    asked = node.pop("asked")
+    client = Client(shell.globals[1])
+    for account in (STRANGER, BOT, NODES[0]):
+        for question in (replace(asked, account=account.public), asked):
+            with pytest.raises(ApiError) as refused:
+                client.ask_logs(make_question(account, question))
+            assert refused.value.problem.rule == "logs.not_yours"
     assert "asked" not in node
 
 

@@ -26,7 +26,7 @@ from p2p.circuit import CircuitStream
 from p2p.errors import StreamClosed
 from p2p.host_parts import HostStream
 from p2p.lean_muxer import LeanStream, LeanYamux
-from p2p.limits import WRITE_BYTES_MAX
+from p2p.limits import CREDIT_BYTES, WRITE_BYTES_MAX
 
 DATA, UPDATE, PING, GO_AWAY, UNKNOWN = 0, 1, 2, 3, 7
 SYN, ACK, FIN, RST = 1, 2, 4, 8
@@ -323,6 +323,34 @@ async def test_long_writes_and_windows(nursery):
             if rng.random() < 0.05:
                 await trio.testing.wait_all_tasks_blocked()
     assert got == total
+    nursery.cancel_scope.cancel()
+
+
+async def test_all_of_the_credit_fits_what_is_left_of_the_window(nursery):
+    """As much was read as is not given back yet: still no write meets a full window, where the library would
+    look for room every 10 ms only, and end the stream after 5 s."""
+    _, out, into = await pair(nursery)
+    sender, reader = LeanStream(out), host_stream(into)
+
+    async def send(total: int) -> None:
+        for at in range(0, total, WRITE_BYTES_MAX):
+            assert await sender.write(bytes(min(WRITE_BYTES_MAX, total - at)))
+
+    async def read(total: int) -> None:
+        while total:
+            total -= len(await reader.read())
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as both:
+            both.start_soon(read, 1)
+            await trio.testing.wait_all_tasks_blocked()  # who reads has given its window
+            await send(1)
+        first = CREDIT_BYTES - WRITE_BYTES_MAX
+        await send(first)
+        await read(first)
+        for _ in range(10):
+            await send(CREDIT_BYTES)
+            await read(CREDIT_BYTES)
     nursery.cancel_scope.cancel()
 
 

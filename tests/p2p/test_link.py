@@ -186,7 +186,7 @@ async def test_an_unasked_answer_is_ignored(scene, wait_until) -> None:
     net, recorder, peer = scene
     await peer.connect()
     await wait_until(lambda: recorder.ups)
-    await peer.bulk.write(frames.encode(Kind.RESPONSE, frames.response_body(77, frames.Status.OK, b"x")))
+    await peer.bulk.write(frames.encode(Kind.RESPONSE, frames.response_head(77, frames.Status.OK) + b"x"))
     await peer.consensus.write(frames.encode(Kind.DATA, b"still here"))
     await wait_until(lambda: recorder.messages)
     assert not recorder.downs

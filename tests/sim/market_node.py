@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 from ledger.keys import Key
 from ledger.limits import LEASE_MS, MIB
-from ledger.manifest import decode_manifest, workload_of
-from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_node, key_slot
 from ledger.records import Node as LedgerNode
+from ledger.records import Slot, key_node, key_slot
 from ledger.state import read
 from ledger.transactions import Claim, PostOffer, Price, Renew, RenewItem
 from node.executor.claims import Attempt, Attempts
-from node.executor.decide import Now, Opening, SlotId, held_slots, openings, refusal
+from node.executor.decide import Now, Opening, SlotId, held_slots, of_term, openings, refusal
 from node.executor.lease import LeaseClock, LedgerTime
 from node.executor.ledger_clock import LedgerClock
 from node.executor.limits import COOL_FAILED_S, COOL_S, GUARD_TICK_S, KILL_WITHIN_S, ORPHANS_EVERY_S
@@ -160,14 +159,12 @@ class MarketNode(MarketPeer):
                 self.cool(slot_id, COOL_S)
 
     def _begin(self, slot_id: SlotId, attempt: Attempt) -> None:
-        record = read(self.replica.state, Deployment, key_deployment(slot_id[0]))
-        data = self.replica.state.get(key_manifest(record.manifest)) if record is not None else None
-        assert record is not None and data is not None
-        workload = workload_of(decode_manifest(data), slot_id[1])
         slot = read(self.replica.state, Slot, key_slot(*slot_id))
         assert slot is not None
+        found = of_term(self.replica.state, slot)
+        assert found is not None
         lease = self.won(attempt, slot.claimed_ms)
-        self.tenures[slot_id] = tenure = MarketTenure(self, record, workload, slot_id[1], attempt.term, lease)
+        self.tenures[slot_id] = tenure = MarketTenure(self, *found, slot_id[1], attempt.term, lease)
         tenure.begin()
 
     def won(self, attempt: Attempt, claimed_ms: int) -> LeaseClock:
@@ -263,7 +260,7 @@ class MarketNode(MarketPeer):
             slot_id = (slot.deployment, slot.name)
             given = (slot_id, slot.term) in self.givers
             if slot_id not in self.tenures and slot_id not in self.attempts and not given:
-                record = read(self.replica.state, Deployment, key_deployment(slot.deployment))
-                assert record is not None
-                self.givers[slot_id, slot.term] = GiveBack(self, record, slot.name, slot.term)
+                found = of_term(self.replica.state, slot)
+                assert found is not None
+                self.givers[slot_id, slot.term] = GiveBack(self, *found, slot.name, slot.term)
                 self.market.count("orphan given back")

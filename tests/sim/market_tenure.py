@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ledger.documents import sign_receipt
 from ledger.manifest_types import Workload
-from ledger.predicates import ReceiptPredicate, ReceiptStatus, ResultFile
+from ledger.predicates import ReceiptPredicate, ReceiptStatus
 from ledger.records import Deployment
 from ledger.transactions import Report
 from node.executor.decide import SlotId, backoff_s, standing
 from node.executor.lease import LeaseClock
 from node.executor.limits import GUARD_TICK_S
+from tests.ledger.world import result_file, stated
 
 if TYPE_CHECKING:
     from tests.sim.market_node import MarketNode
@@ -40,8 +41,10 @@ class Ending:
 class Receipts:
     """One term's receipts: in order, each until it is final, as long as the term is held."""
 
-    def __init__(self, node: MarketNode, record: Deployment, slot: str, term: int) -> None:
-        self.node, self.record = node, record
+    def __init__(
+        self, node: MarketNode, record: Deployment, workload: Workload, slot: str, term: int
+    ) -> None:
+        self.node, self.record, self.workload = node, record, workload
         self.id: SlotId = (record.id, slot)
         self.term = term
         self.queue: deque[ReceiptPredicate] = deque()
@@ -64,6 +67,7 @@ class Receipts:
             node=self.node.key.public.hex(),
             status=status,
             time_ms=self.node.wall_ms(),
+            **stated(self.workload, status),
             **fields,
         )
         if status in _GIVES_UP:
@@ -95,8 +99,10 @@ class Receipts:
 class GiveBack(Receipts):
     """Rule 7: a term that an earlier life of the node won is given back."""
 
-    def __init__(self, node: MarketNode, record: Deployment, slot: str, term: int) -> None:
-        super().__init__(node, record, slot, term)
+    def __init__(
+        self, node: MarketNode, record: Deployment, workload: Workload, slot: str, term: int
+    ) -> None:
+        super().__init__(node, record, workload, slot, term)
         self.tell("released", detail="of an earlier run of the node")
 
     def look(self) -> None:
@@ -118,8 +124,8 @@ class MarketTenure(Receipts):
         term: int,
         lease: LeaseClock,
     ) -> None:
-        super().__init__(node, record, slot, term)
-        self.workload, self.lease = workload, lease
+        super().__init__(node, record, workload, slot, term)
+        self.lease = lease
         self.ending: Ending | None = None
         self.is_running = False
         self.is_stopping = False
@@ -176,7 +182,7 @@ class MarketTenure(Receipts):
         if self.ending.status is not None:
             results = {}
             if self.ending.status == "succeeded":
-                results = {path: ResultFile(sha256="33" * 32, size_bytes=9) for path in self.workload.results}
+                results = {path: result_file() for path in self.workload.results}
             self.tell(self.ending.status, results=results)
         else:
             self.is_over = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 from node.executor import elf
 from node.executor.drivers.base import TaskSpec
@@ -26,6 +27,15 @@ class SealedTask:
     size_bytes: int = 0
     inodes: int = 0
     started: bool = False
+
+    def words(self) -> dict[str, Any]:
+        """Return the words by which a launcher finds files and trees, and where they belong."""
+        files = zip(self.files, self.spec.files, strict=True)
+        trees = zip(self.trees, self.spec.trees, strict=True)
+        return {
+            "files": [{"fd": sealed.fd, "path": file.path, "mode": file.mode} for sealed, file in files],
+            "trees": [{"fd": sealed.fd, "path": tree.path} for sealed, tree in trees],
+        }
 
     def close(self) -> None:
         """Give up the sealed bytes; again is harmless."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from node.executor import landlock
 from node.executor.drivers.base import FileSpec, Resources, TaskSpec, TreeSpec
-from node.executor.drivers.launcher import ROOT, SCRATCH
 from node.executor.drivers.mounts import SECRETS, VOLUME
+from node.executor.drivers.stage import ROOT, SCRATCH
 from node.executor.errors import DriverUnavailable
 from node.executor.limits import SCRATCH_INODES_PER_MIB
 

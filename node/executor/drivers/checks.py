@@ -8,7 +8,7 @@ import os
 
 import trio
 
-from node.executor.drivers import bwrap, seccomp
+from node.executor.drivers import seccomp
 from node.executor.drivers.process import python_argv, start_helper
 from node.executor.drivers.running import Running
 from node.executor.errors import ExecutorError
@@ -24,6 +24,10 @@ async def run_check(running: Running, command: tuple[str, ...], timeout_s: float
     baseline = running.baseline
     if baseline is None or running.exit is not None:
         raise ExecutorError(f"task {running.task_id} is not running")
+    try:
+        groups = [str(path) for path in running.groups()]
+    except OSError as error:
+        raise ExecutorError(f"task {running.task_id} has ended: {error}") from error
     with contextlib.ExitStack() as stack:
 
         def keep(data: bytes, name: str) -> int:
@@ -35,8 +39,8 @@ async def run_check(running: Running, command: tuple[str, ...], timeout_s: float
         config = running.confinement | {
             "init": baseline.init_pid,
             "start_ticks": baseline.init_start_ticks,
+            "cgroup_procs": groups,
             "filters": filters,
-            "uid": bwrap.INSIDE_UID,
             "command": list(command),
             "env": dict(running.spec.env),
             "timeout_s": timeout_s,

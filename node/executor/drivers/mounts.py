@@ -12,20 +12,28 @@ from typing import Any
 
 from node.executor import kernel
 from node.executor.drivers import image
-
-STAGE = "/mnt"
-"""Where the private mounts go, in the launcher's own mount namespace only; FHS has it on every host."""
+from node.executor.drivers.stage import CLOSED, STAGE
 
 SECRETS = f"{STAGE}/secrets"
 VOLUME = f"{STAGE}/volume"
-_FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 _LOCK_POLL_S = 0.01
+
+
+def mount_beside(config: dict[str, Any], uid: int | None, owner: tuple[int, int] | None = None) -> None:
+    """Mount the secrets and volumes of a launcher's configuration: secrets for the user `uid`, volumes for
+    `owner`, a user and a group, or, without one, for whom they belong to. Raises OSError."""
+    if config["secrets"]:
+        mount_secrets(config["secrets"], uid)
+    mount_volumes(config["volumes"], time.monotonic() + config["start_timeout_s"])
+    if owner is not None:
+        for number in range(len(config["volumes"])):
+            os.chown(f"{VOLUME}{number}", *owner)
 
 
 def mount_secrets(secrets: list[dict[str, Any]], uid: int | None) -> None:
     """Put each secret into a read-only file of the workload's user, in memory that is never swapped."""
     os.mkdir(SECRETS, 0o755)
-    kernel.mount("ramfs", SECRETS, "ramfs", _FLAGS, "mode=0755")
+    kernel.mount("ramfs", SECRETS, "ramfs", CLOSED, "mode=0755")
     for secret in secrets:
         path = f"{SECRETS}/{secret['name']}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -33,7 +41,7 @@ def mount_secrets(secrets: list[dict[str, Any]], uid: int | None) -> None:
             target.write(source.read())
         if uid is not None:
             os.chown(path, uid, uid)
-    kernel.mount("none", SECRETS, "none", kernel.MS_REMOUNT | kernel.MS_RDONLY | _FLAGS)
+    kernel.mount("none", SECRETS, "none", kernel.MS_REMOUNT | kernel.MS_RDONLY | CLOSED)
 
 
 def mount_volumes(volumes: list[int], deadline_s: float) -> None:
@@ -48,7 +56,7 @@ def mount_volumes(volumes: list[int], deadline_s: float) -> None:
         os.mkdir(target, 0o755)
         loop_fd, path = image.attach(fd, writable=True)
         try:
-            kernel.mount(path, target, "ext4", _FLAGS, "errors=remount-ro")
+            kernel.mount(path, target, "ext4", CLOSED, "errors=remount-ro")
         finally:
             os.close(loop_fd)
             os.close(fd)

@@ -8,7 +8,7 @@ import os
 import stat
 
 from node.executor.drivers.base import ResultFile
-from node.executor.drivers.launcher import SCRATCH
+from node.executor.drivers.stage import SCRATCH
 from node.executor.errors import ResultRefused
 from node.executor.limits import RESULT_BYTES_MAX
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -26,6 +27,9 @@ _SIGNAL_BASE = 128
 
 class Running:
     """The `Handle` of the sandbox driver."""
+
+    first_is_own = False
+    """Whether process 1 is the workload's own, and not one that only keeps it."""
 
     def __init__(self, spec: TaskSpec, kill_at_ms: int | None = None) -> None:
         self.spec = spec
@@ -105,10 +109,11 @@ class Running:
         baseline = self.baseline
         if self.exit is not None or baseline is None:
             return Liveness(False, 0, served, self.exit.reason if self.exit else "not started")
-        if procs.start_ticks(baseline.init_pid) != baseline.init_start_ticks:
+        first = baseline.init_pid
+        over = procs.start_ticks(first) != baseline.init_start_ticks
+        if over or (self.first_is_own and procs.is_ending(first)):
             return Liveness(False, 0, served, "process 1 has ended")
-        pids = procs.members(baseline.namespace)
-        inside = [pid for pid in pids if pid != baseline.init_pid and not procs.is_zombie(pid)]
+        inside = [pid for pid in procs.members(baseline.namespace) if self.first_is_own or pid != first]
         reason = "running" if inside else "no process left"
         return Liveness(bool(inside), len(inside), served, reason if served else "a door has ended")
 
@@ -156,6 +161,10 @@ class Running:
                         signal.pidfd_send_signal(fd, signal.SIGTERM)
                 finally:
                     os.close(fd)
+
+    def groups(self) -> tuple[Path, ...]:
+        """Return the files into which a process writes 0 to be counted with the workload. Raises OSError."""
+        return self.group.procs_files() if self.group is not None else ()
 
     def kill(self) -> None:
         """SIGKILL process 1, with which the kernel ends its pid namespace, and all else in the group."""

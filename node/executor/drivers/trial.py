@@ -68,7 +68,7 @@ def examine(driver: str, scope: str) -> Host:
     groups, found = cgroups.detect(scope)
     if groups is not None:
         groups.remove_scope()
-    mkfs, image_how = _image_maker()
+    mkfs, image_how = image_maker()
     denies, rules_how, reason = False, "", ""
     try:
         try:
@@ -86,12 +86,12 @@ def examine(driver: str, scope: str) -> Host:
     features = [*_isolation(inside, reason), Feature("sealed-image", sealed, image_how)]
     kept, volumes_how, synced = (False, reason, reason) if reason else _try_volumes()
     features += [Feature("landlock", denies, rules_how or reason), Feature("volumes", kept, volumes_how)]
-    features += [_copies(kept, synced, found["freezer"]), *_limits(groups, found)]
+    features += [_copies(kept, synced, found["freezer"]), *limit_features(groups, found)]
     fingerprint = Fingerprint(driver, Isolation.SANDBOX, not reason, reason, tuple(features))
     return Host(fingerprint, groups, denies, mkfs)
 
 
-def _image_maker() -> tuple[str | None, str]:
+def image_maker() -> tuple[str | None, str]:
     """Return what makes images here, and how they are sealed; or None and why the root is a tmpfs."""
     if os.geteuid() != 0:
         return None, "only root mounts images; artifacts are copied from sealed memfds into a private tmpfs"
@@ -263,6 +263,9 @@ def _try_check(init_pid: int) -> str:
         "rlimits": {},
         "filters": filters,
         "uid": bwrap.INSIDE_UID,
+        "gid": bwrap.INSIDE_UID,
+        "groups": [],
+        "folder": "/",
         "command": ["/bin/sh", "-c", "exit 42"],
         "env": {},
         "timeout_s": limits.TRIAL_TIMEOUT_S,
@@ -337,7 +340,9 @@ def _isolation(inside: dict[str, str], reason: str) -> list[Feature]:
     return found
 
 
-def _limits(groups: cgroups.Cgroups | None, found: dict[str, str]) -> list[Feature]:
+def limit_features(groups: cgroups.Cgroups | None, found: dict[str, str]) -> list[Feature]:
+    """Return how each limit is held, and whether all processes can be stopped at once; `found` as
+    `cgroups.detect` tells it."""
     used = groups.mounts if groups is not None else {}
     features = [
         Feature(f"limit-{name}", name in used, found[name].removeprefix("no: ")) for name in cgroups.LIMITS

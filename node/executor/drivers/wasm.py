@@ -43,7 +43,7 @@ from node.executor.wasm.run import END
 _PIDS: Final = 8  # bubblewrap's two, the engine's one thread, and room for what Wasmtime starts
 _END_BYTES: Final = 1 << 16  # of disk, for how it ended
 _MAPPED_BYTES: Final = 192 << 20  # of addresses: the engine's files, Python's arenas, Wasmtime's stacks
-_NOT_HERE: Final = ("secrets", "egress", "volumes", "volume-copies")
+_NOT_HERE: Final = ("secrets", "egress", "volumes", "volume-copies", "health-exec")
 
 
 @dataclass(frozen=True)

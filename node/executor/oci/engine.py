@@ -102,7 +102,7 @@ def create_options(config: dict[str, Any]) -> list[str]:
     ]
     options += ["--sdnotify", "ignore", "--umask", "0022", "--shm-size", str(config["shm_bytes"])]
     for name, value in config["rlimits"].items():
-        options += ["--ulimit", f"{name}={value}:{value}"]
+        options += ["--ulimit", f"{name.removeprefix('RLIMIT_').lower()}={value}:{value}"]
     options += ["--unsetenv-all", "--env-file", f"{FOLDER}/environment", "--workdir", config["working_dir"]]
     for source, target, how in config["mounts"]:
         options += ["--mount", f"type=bind,src={source},dst={target},{how},nosuid,nodev,noexec"]

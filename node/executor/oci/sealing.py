@@ -55,13 +55,8 @@ def seal_container(spec: TaskSpec) -> SealedContainer:
         for index, tree in enumerate(spec.trees):
             task.trees.append(seal_file(tree.source, tree.digest, tree.size_bytes, f"trees[{index}]"))
         layers = [layer.fd for layer in task.image.layers] if task.image is not None else []
-        task.root = {
+        task.root = task.words() | {
             "layers": layers,
-            "trees": [{"fd": s.fd, "path": t.path} for s, t in zip(task.trees, spec.trees, strict=True)],
-            "files": [
-                {"fd": s.fd, "path": f.path, "mode": f.mode}
-                for s, f in zip(task.files, spec.files, strict=True)
-            ],
             "points": sorted({spec.working_dir, *(v.path for v in spec.volumes)} - {"/"}),
             "sources": [*layers, *(sealed.fd for sealed in (*task.trees, *task.files))],
         }

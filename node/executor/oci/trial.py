@@ -23,12 +23,14 @@ from node.executor.drivers.base import (
     Feature,
     FileSpec,
     Fingerprint,
+    Handle,
     Isolation,
     PortSpec,
     Resources,
     TaskSpec,
     VolumeSpec,
 )
+from node.executor.drivers.launched import LaunchedDriver
 from node.executor.errors import ExecutorError
 from node.executor.filesystem import find_mkfs, make_filesystem
 from node.executor.oci import engine
@@ -39,6 +41,13 @@ _MIB = 1 << 20
 _RESOURCES = Resources(cpu_millis=1000, memory_bytes=256 * _MIB, disk_bytes=_MIB, pids=64)
 _VOLUME_BYTES = 16 * _MIB
 _PT_INTERP = 3
+_POLL_S = 0.01
+_CHECK_S = 3.0  # the check's command takes some 10 ms; a hanging one must leave time to say so
+_VOLUME = "/volume"
+_WRITTEN, _WAITS = b"gridpact trial: written", b"waits: "
+_NO_VOLUMES = "there are no volumes"
+_COPIES = "written out and copied while all processes stand still"
+_INSIDE = "in the container's namespaces and groups, under the same filters"
 _SCRIPT = """
 while read -r line; do echo "$line"; done < /proc/self/status
 while read -r line; do echo "uid_map: $line"; done < /proc/self/uid_map
@@ -50,8 +59,10 @@ while read -r _ point kind options _; do
     [ "$point" = /volume ] && echo "volume-options: $options"
 done < /proc/self/mounts
 read -r word < /secrets/trial && echo "secret: $word"
-(echo x > /volume/small) 2>/dev/null && echo "volume: written"
+(echo "gridpact trial: written" > /volume/small) 2>/dev/null && echo "volume: written"
 while read -r name _; do echo "interface: $name"; done < /proc/net/dev
+echo "waits: for a check"
+while [ ! -e /tmp/over ]; do :; done
 """
 
 
@@ -64,7 +75,7 @@ def examine(scope: str) -> tuple[trial.Host, tuple[str, str]]:
     podman, runtimes = engine.find("podman") or "", [p for p in map(engine.find, engine.RUNTIMES) if p]
     if reason := _lacks(podman, runtimes, groups):
         return _host(reason, (), groups, None), ("", "")
-    mkfs, image_how = trial._image_maker()
+    mkfs, image_how = trial.image_maker()
     reasons: list[str] = []
     for runtime in runtimes:
         for volumes in (True, False):
@@ -75,11 +86,7 @@ def examine(scope: str) -> tuple[trial.Host, tuple[str, str]]:
                 continue
             features = [*_features(seen, runtime), Feature("sealed-image", mkfs is not None, image_how)]
             features += [Feature("landlock", False, "podman does not take it on")]
-            used = groups.mounts if groups is not None else {}
-            features += [
-                Feature(f"limit-{name}", name in used, told[name].removeprefix("no: "))
-                for name in cgroups.LIMITS
-            ]
+            features += trial.limit_features(groups, told)
             missing = [f.name for f in features if not f.enforced and f.name in _MUST]
             if not missing:
                 return _host("", tuple(features), groups, mkfs), (podman, runtime)
@@ -130,6 +137,8 @@ def _features(seen: dict[str, str], runtime: str) -> list[Feature]:
     volume = seen.get("volume-options", "").split(",")
     secret = seen.get("secrets-in", "").split(" ")
     mapped = seen.get("uid_map", "").split() == ["0", str(engine.BASE_UID), str(engine.IDS)]
+    kept = seen.get("volume") == "written" and "noexec" in volume
+    copied, check = seen.get("copied", _NO_VOLUMES), seen.get("check", "it was not tried")
     found = [
         ("user-namespace", mapped, f"users from {engine.BASE_UID} on"),
         ("net-namespace", seen.get("interfaces") == "lo:", "its own, with nothing but loopback"),
@@ -140,7 +149,9 @@ def _features(seen: dict[str, str], runtime: str) -> list[Feature]:
         ("noexec-scratch", seen.get("scratch") == "written" and "noexec" in options, "tmpfs of its own size"),
         ("secrets", seen.get("secret") == "trial" and secret[0] == "ramfs", "files in memory never swapped"),
         ("egress", seen.get("outlet") == "open", "a relay to named addresses, and no other way"),
-        ("volumes", seen.get("volume") == "written" and "noexec" in volume, "ext4 of its own size"),
+        ("volumes", kept, "ext4 of its own size"),
+        ("volume-copies", kept and copied == "ready", copied if copied != "ready" else _COPIES),
+        ("health-exec", check == "ready", check if check != "ready" else _INSIDE),
     ]
     return [Feature(name, holds, said) for name, holds, said in found]
 
@@ -182,7 +193,7 @@ async def _trial(
             path.touch()
             os.truncate(path, _VOLUME_BYTES)
             await trio.to_thread.run_sync(make_filesystem, tool, str(path))
-            made = (VolumeSpec("/volume", path, _VOLUME_BYTES),)
+            made = (VolumeSpec(_VOLUME, path, _VOLUME_BYTES),)
         spec = TaskSpec(
             task_id=f"trial-{os.getpid()}-{threading.get_ident()}",
             command=("/bin/sh", "-c", _SCRIPT),
@@ -198,9 +209,17 @@ async def _trial(
             user="1:1",
         )
         handle = await driver.start(await driver.prepare(spec))
+        tried: dict[str, str] = {}
         try:
-            with trio.fail_after(limits.TRIAL_TIMEOUT_S):
-                await driver.wait(handle)
+            with trio.fail_after(limits.TRIAL_TIMEOUT_S + limits.FREEZE_WITHIN_S + _CHECK_S):
+                while _WAITS not in driver.logs(handle, limits.LOG_BYTES_MAX):
+                    if not (await driver.probe(handle)).alive:
+                        raise ExecutorError("the trial container ended early")
+                    await trio.sleep(_POLL_S)
+                tried["copied"] = await _try_copy(driver, handle, folder / "copy") if made else _NO_VOLUMES
+                tried["check"] = await _try_check(driver, handle)
+                if tried["check"] == "ready":  # it has made an end of the waiting
+                    await driver.wait(handle)
             text = driver.logs(handle, limits.LOG_BYTES_MAX).decode(errors="replace")
         except trio.TooSlowError:
             raise ExecutorError("the trial container does not end") from None
@@ -209,7 +228,27 @@ async def _trial(
     pairs = [line.split(":", 1) for line in text.splitlines() if ":" in line]
     seen = {key.strip(): value.strip() for key, value in pairs}
     faces = [v.strip() for k, v in pairs if k.strip() == "interface" and v.strip().endswith(":")]
-    return seen | {"outlet": "open", "interfaces": " ".join(faces)}
+    return seen | tried | {"outlet": "open", "interfaces": " ".join(faces)}
+
+
+async def _try_copy(driver: LaunchedDriver, handle: Handle, copy: Path) -> str:
+    """Return `ready` when the running container's volume can be copied with what it wrote, else why not."""
+    try:
+        await driver.copy_volumes(handle, {_VOLUME: copy})
+        data = await trio.to_thread.run_sync(copy.read_bytes)
+    except (ExecutorError, OSError) as error:
+        return str(error)
+    return "ready" if _WRITTEN in data else "the copy lacks what was written"
+
+
+async def _try_check(driver: LaunchedDriver, handle: Handle) -> str:
+    """Return `ready` when a command can be run inside the running container, else why not."""
+    command = ("/bin/sh", "-c", "echo over > /tmp/over && exit 42")
+    try:
+        status = await driver.check(handle, command, _CHECK_S)
+    except ExecutorError as error:
+        return str(error)
+    return "ready" if status == 42 else f"the command ended with {status}, not with 42"
 
 
 def _shell() -> tuple[FileSpec, ...]:

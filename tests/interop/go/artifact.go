@@ -46,7 +46,7 @@ func (n *node) artifact(words command) (dict, error) {
 	}
 	whole := []byte{}
 	for index := range count {
-		chunk, err := to.request("artifact/chunk", encode(list{name, index}))
+		chunk, err := to.request("artifact/chunk", encode(list{name, index, 1}))
 		if err != nil {
 			return nil, err
 		}

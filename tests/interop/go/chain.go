@@ -63,7 +63,7 @@ func readGenesis(file string) (*genesis, error) {
 		return nil, err
 	}
 	given := value.(dict)
-	whole := dict{"limits": 2}
+	whole := dict{"limits": 4}
 	for name, it := range given {
 		whole[name] = it
 	}

@@ -152,8 +152,12 @@ func openSubject(subjects list) (name, digest string, err error) {
 func checkPredicate(kind string, predicate dict, name, digest string) error {
 	switch kind {
 	case "approval":
-		_, err := asDict(predicate, "predicate", map[string]byte{"chain_id": 's', "deployment": 's', "act": 's',
-			"role": 's', "decision": 's', "expires_ms": 'i', "comment": 's', "made_ms": 'i', "update": 'i'})
+		shape := map[string]byte{"chain_id": 's', "deployment": 's', "act": 's',
+			"role": 's', "decision": 's', "expires_ms": 'i', "comment": 's', "made_ms": 'i', "update": 'i'}
+		if predicate["act"] == "release" {
+			shape["results"] = 's'
+		}
+		_, err := asDict(predicate, "predicate", shape)
 		if err == nil && name != "manifest" {
 			return refuse("document.subject", "%q", name)
 		}

@@ -20,7 +20,7 @@ import (
 const (
 	consensusProtocol = "/gridpact/consensus/1"
 	bulkProtocol      = "/gridpact/bulk/1"
-	ackEvery          = 131_072
+	ackEvery          = 262_144
 	helloTime         = 10 * time.Second
 	answerTime        = 20 * time.Second
 )

@@ -7,7 +7,7 @@ import { Refused } from './refused.js'
 
 export const CONSENSUS = '/gridpact/consensus/1'
 export const BULK = '/gridpact/bulk/1'
-const ACK_EVERY = 131_072
+const ACK_EVERY = 262_144
 const HELLO_S = 10
 const ANSWER_S = 20
 const instance = randomBytes(16) // of this start

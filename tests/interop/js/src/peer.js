@@ -208,7 +208,7 @@ class Peer {
     if (sha256(list).toString('hex') !== wanted.chunks) throw new Refused('artifact.list', 'not the signed root')
     const chunks = []
     for (let index = 0; index < count; index++) {
-      const chunk = await link.request('artifact/chunk', encode([name, index]))
+      const chunk = await link.request('artifact/chunk', encode([name, index, 1]))
       if (!sha256(chunk).equals(list.subarray(index * 32, index * 32 + 32))) throw new Refused('artifact.chunk', `${index}`)
       chunks.push(chunk)
     }
