@@ -13,20 +13,14 @@ from ledger.contract_source import ContractSource
 from ledger.errors import LocalError, Refused
 from ledger.limits import CONTRACT_BYTES_MAX
 from ledger.manifest_types import Policies, Rule
-from ledger.yaml_tree import ContractError, Problem
-from tests.ledger.contract_samples import BUSYBOX, SOURCE, TWO_OF_THREE
+from ledger.yaml_tree import ContractError
+from tests.ledger.contract_samples import BUSYBOX, SOURCE, TWO_OF_THREE, problems
 
 ONE_ROLE = Rule(role="legal")
 
 
 def parse(text: str) -> ContractSource:
     return parse_contract(text, "contract.yaml")
-
-
-def problems(text: str) -> list[Problem]:
-    with pytest.raises(ContractError) as caught:
-        parse(text)
-    return list(caught.value.problems)
 
 
 def changed(old: str, new: str) -> str:
