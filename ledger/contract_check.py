@@ -70,7 +70,7 @@ _TYPES: Final = {
 def check_contract(contract: Contract) -> None:
     """Raises Refused for the first rule that a built contract breaks."""
 
-    def refuse(field: str, rule: str, detail: str) -> None:
+    def refuse(field: str, rule: str, detail: str, suggestion: str = "") -> None:
         raise Refused(rule, detail, field)
 
     size = len(contract.encode())

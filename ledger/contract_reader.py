@@ -8,6 +8,7 @@ from typing import TypeVar
 from ledger.limits import PROBLEMS_MAX
 from ledger.nearest import nearest
 from ledger.quantities import QuantityError
+from ledger.suggestions import listed, quantity, truth
 from ledger.template import has_template
 from ledger.yaml_tree import Mapping, Mark, Node, Problem, Scalar, Sequence
 
@@ -48,7 +49,8 @@ class Reader:
         self._marks.setdefault(field, node.mark)
         if not isinstance(node, Mapping):
             if not (isinstance(node, Scalar) and node.value is None and not required):
-                self._add(node.mark, field, "contract.type", f"a mapping wanted, found {_kind(node)}")
+                detail = f"a mapping wanted, found {_kind(node)}"
+                self._add(node.mark, field, "contract.type", detail, "as in {name: value}")
             return {}
         known = {*required, *optional}
         for name, mark in node.marks.items():
@@ -69,7 +71,8 @@ class Reader:
             return []
         self._marks[field] = node.mark
         if not isinstance(node, Sequence):
-            self._add(node.mark, field, "contract.type", f"a list wanted, found {_kind(node)}")
+            detail = f"a list wanted, found {_kind(node)}"
+            self._add(node.mark, field, "contract.type", detail, listed(_text(node)))
             return []
         items = [(item, f"{field}[{index}]") for index, item in enumerate(node.items)]
         self._marks.update((path, item.mark) for item, path in items)
@@ -87,7 +90,8 @@ class Reader:
         if node is None:
             return default
         if not isinstance(node, Scalar) or node.value is None:
-            self._add(node.mark, field, "contract.type", f"text wanted, found {_kind(node)}")
+            detail = f"text wanted, found {_kind(node)}"
+            self._add(node.mark, field, "contract.type", detail, "as in 'a text'")
             return default
         self._marks[field] = node.mark
         return node.text
@@ -102,7 +106,8 @@ class Reader:
             return default
         value = node.value if isinstance(node, Scalar) else None
         if not isinstance(value, bool):
-            self._add(node.mark, field, "contract.type", f"true or false wanted, found {_kind(node)}")
+            detail = f"true or false wanted, found {_kind(node)}"
+            self._add(node.mark, field, "contract.type", detail, truth(_text(node)))
             return default
         return value
 
@@ -122,13 +127,15 @@ class Reader:
         if node is None:
             return default
         if not isinstance(node, Scalar):
-            self._add(node.mark, field, "contract.type", f"one value wanted, found {_kind(node)}")
+            detail = f"one value wanted, found {_kind(node)}"
+            self._add(node.mark, field, "contract.type", detail, quantity(parse, ""))
             return default
         self._marks[field] = node.mark
         try:
             return parse(node.value)
         except QuantityError as error:
-            self._add(node.mark, field, "contract.value", f"{node.text[:80]!r}: {error}")
+            detail = f"{node.text[:80]!r}: {error}"
+            self._add(node.mark, field, "contract.value", detail, quantity(parse, node.text))
             return default
 
     def number(
@@ -156,3 +163,7 @@ def _kind(node: Node) -> str:
     if isinstance(node, Sequence):
         return "a list"
     return "nothing" if node.value is None else repr(node.text[:80])
+
+
+def _text(node: Node) -> str:
+    return node.text if isinstance(node, Scalar) else ""

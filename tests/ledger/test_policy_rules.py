@@ -235,7 +235,7 @@ def test_auto_by_precedent_and_wait() -> None:
 def test_a_wrong_rule_is_told(rule: Rule, refusal: str, field: str) -> None:
     found: list[tuple[str, str]] = []
 
-    def report(where: str, which: str, _: str) -> None:
+    def report(where: str, which: str, _: str, way: str = "", /) -> None:
         found.append((where, which))
 
     told: Report = report

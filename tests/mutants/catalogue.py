@@ -2937,4 +2937,32 @@ MUTANTS: Final = (
         '        "fuel": 1 << 50,',
         ("tests/executor/test_wasm_bounds.py::test_fuel_ends_a_loop",),
     ),
+    _M(
+        "yaml_aliases_cost_nothing",
+        "ledger/yaml_tree.py",
+        "        self._count(nodes, mark)\n        return node",
+        "        return node",
+        ("tests/node/test_compose.py::test_what_no_alias_may_do",),
+    ),
+    _M(
+        "compose_variables_within_others_become_references",
+        "node/compose_variables.py",
+        'return text.replace("${", "$${")',
+        "return text",
+        ("tests/node/test_compose.py::test_a_dollar_stays_a_dollar",),
+    ),
+    _M(
+        "compose_mounts_lose_what_is_written",
+        "node/compose_mounts.py",
+        "        if outside or of_host or taken or not mount.read_only:\n",
+        "        if not mount.read_only:\n            return []\n        if outside or of_host or taken:\n",
+        ("tests/node/test_compose.py",),
+    ),
+    _M(
+        "a_problem_without_a_way_out",
+        "ledger/yaml_tree.py",
+        "replace(p, suggestion=suggestion(p.rule, p.field))",
+        "p",
+        ("tests/ledger/test_contract.py",),
+    ),
 )
