@@ -309,6 +309,14 @@ class Fleet:
         self.executors.pop(name)
         await self.gone[name].wait()
 
+    async def close(self) -> None:
+        """End the executors while there is a network that hears it. Without one each slot waits for
+        GOODBYE_S, and each volume for COPY_LAST_S, until it gives up telling."""
+        for scope in self.scopes.values():
+            scope.cancel()
+        for name in self.scopes:
+            await self.gone[name].wait()
+
     # ------------------------------------------------------------------ the ledger
 
     async def do(self, sender: Key, body: t.Body) -> bytes:
@@ -444,6 +452,7 @@ async def fleet(
         for name in nodes if executors else ():
             made.execute(name)
         yield made
+        await made.close()
         nursery.cancel_scope.cancel()
 
 
