@@ -622,7 +622,7 @@ def renew_late(world: World, deployment: bytes) -> None:
 
 
 def test_what_is_locked_is_not_spent_before_it_is_approved() -> None:
-    """The escrow runs dry while an update waits: nobody is paid of what it locked, and all of it goes back."""
+    """The escrow runs dry while one waits: nobody is paid of what it locked, and all of it goes back."""
     world = World()
     world.add_nodes()
     deployment = running(world)

@@ -2965,11 +2965,4 @@ MUTANTS: Final = (
         "p",
         ("tests/ledger/test_contract.py",),
     ),
-    _M(
-        "what_an_update_locked_is_spent",
-        "ledger/transition/escrow.py",
-        " + _locked(deal)\n",
-        "\n",
-        ("tests/ledger/test_updates.py::test_what_is_locked_is_not_spent_before_it_is_approved",),
-    ),
 )
