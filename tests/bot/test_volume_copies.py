@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -210,6 +210,26 @@ async def test_who_keeps_a_copy_cannot_read_it_and_has_no_more_than_the_newest(t
             await until(lambda name=name: not at.net.executors[name].keeper.kept_bytes)  # type: ignore[misc]
             assert not at.net.exchanges[name].store.has(second.copies[0].sha256.hex())
         assert not list(at.net.first.state.scan(key_keeper(min(others))))
+
+
+async def test_of_an_ended_deployment_no_last_copy_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[C16] Nobody would take it, and the slot is given back at once."""
+    tried: list[Copier] = []
+    real = Copier.last
+
+    async def last(self: Copier, within_s: float, leased: Callable[[], bool]) -> bool:
+        tried.append(self)
+        return await real(self, within_s, leased)
+
+    monkeypatch.setattr(Copier, "last", last)
+    async with farm(tmp_path, *NODES) as at:
+        deployment = await at.running()
+        await at.copied_anew(deployment)
+        await at.net.do(people.CONSUMER, t.CancelDeployment(deployment, "enough"))
+        await until(lambda: at.net.slot(deployment, SLOT).holder == b"", 30)
+    assert tried == []
 
 
 async def refused(at: Farm, asker: str, of: str, method: str, body: bytes) -> str:

@@ -2446,6 +2446,13 @@ MUTANTS: Final = (
         COPY_WIRE,
     ),
     _M(
+        "last_copies_are_made_of_what_has_ended",
+        "node/executor/copier.py",
+        "record is not None and record.status not in ENDED",
+        "record is not None",
+        MOVED_VOLUMES,
+    ),
+    _M(
         "volumes_are_copied_without_being_written_out",
         "node/executor/drivers/still.py",
         "                sync_volume(init_pid, path)\n",

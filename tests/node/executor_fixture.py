@@ -310,11 +310,11 @@ class Fleet:
         await self.gone[name].wait()
 
     async def close(self) -> None:
-        """End the executors while there is a network that hears it. Without one each slot waits for
-        GOODBYE_S, and each volume for COPY_LAST_S, until it gives up telling."""
-        for scope in self.scopes.values():
-            scope.cancel()
-        for name in self.scopes:
+        """End the executors, those that hold slots first, while there is a network that hears it and nodes
+        that keep copies. Without, each slot waits for GOODBYE_S and each volume for COPY_LAST_S, until it
+        gives up."""
+        for name in sorted(self.scopes, key=lambda name: not self.executors[name].status().slots):
+            self.scopes[name].cancel()
             await self.gone[name].wait()
 
     # ------------------------------------------------------------------ the ledger
