@@ -15,7 +15,8 @@ from ledger.predicates import ApprovalPredicate
 from ledger.transactions import CancelDeployment, Claim, Decide, Report, UpdateDeployment
 from ledger.transition.switch import same_work
 
-_WORK: Final = ("fetching", "verified", "running", "succeeded")  # receipts that need a standing approval
+# Receipts that need a standing approval.
+_WORK: Final = ("fetching", "verified", "running", "committed", "succeeded")
 
 
 class _Course:
@@ -129,6 +130,9 @@ def check_approvals(case: Case, facts: Facts) -> str:
             facts.decisions[act] = ballot.at(tx.time_ms)
         elif isinstance(tx.body, CancelDeployment):
             _cancelled(case, course, tx)
+        elif _tells(tx):
+            if not course.deploy.at(tx.time_ms).satisfied:
+                case.suspended.add(tx.id)
         elif _needs_approval(tx):
             _worked(case, course, tx)
     course.go_to(case.anchor.time_ms, case.anchor.state_height)
@@ -202,6 +206,11 @@ def _updates(case: Case, course: _Course, facts: Facts) -> None:
         facts.generations[number].decision = decision
     done = [update.ended_ms for update in case.records.updates.values() if update.status == "done"]
     facts.generations[0].decision = course.first.at(done[0] if done else course.until_ms)
+
+
+def _tells(tx: Placed) -> bool:
+    """[Y1] A replica tells what it was bound to: no work, so it may also while the approval is withdrawn."""
+    return isinstance(tx.body, Report) and tx.document is not None and bool(tx.document.predicate.nonce)
 
 
 def _needs_approval(tx: Placed) -> bool:

@@ -162,7 +162,8 @@ class Generation(msgspec.Struct, frozen=True):
 
 class Case(msgspec.Struct):
     """A file whose transactions, documents and records are proved one by one. `life`: its transactions but
-    for the publications of its contracts."""
+    for the publications of its contracts. `suspended`: ids of those among them that told results while the
+    approval did not stand, as far as `check_approvals` has found them."""
 
     chain_id: str
     deployment: bytes
@@ -171,6 +172,7 @@ class Case(msgspec.Struct):
     life: list[Placed]
     records: Records
     anchor: Header
+    suspended: set[bytes] = msgspec.field(default_factory=set)
 
     @property
     def order(self) -> Placed:

@@ -17,6 +17,7 @@ from tests.interop.js_audit import judged
 ROOT: Final = Path(__file__).resolve().parents[2]
 TESTS: Final = (
     "test_agreement.py",
+    "test_agreement_updates.py",
     "test_approval_scenario.py",
     "test_audit.py",
     "test_audit_forgeries.py",

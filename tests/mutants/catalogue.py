@@ -31,7 +31,7 @@ DEEDS: Final = ("tests/ledger/test_organisations.py",)
 ESCAPES: Final = "tests/executor/test_escapes.py::test_what_leads_out_is_refused"
 REPORTS: Final = ("tests/ledger/test_reports.py",)
 RELEASE: Final = ("tests/ledger/test_release.py", "tests/ledger/test_release_audit.py")
-AGREEMENT: Final = ("tests/ledger/test_agreement.py",)
+AGREEMENT: Final = ("tests/ledger/test_agreement.py", "tests/ledger/test_agreement_updates.py")
 _AGREE: Final = "ledger/transition/agreement.py"
 HELD_BACK: Final = ("tests/node/test_results_held.py",)
 MACHINE: Final = ("tests/ledger/test_machine.py",)
@@ -644,8 +644,50 @@ MUTANTS: Final = (
     _M(
         "audits_overlook_commitments",
         "ledger/audit_agreement.py",
-        "            if bound.get(place) != opened:\n",
-        "            if False:\n",
+        "        if self.bound.get(said.slot) != (said.term, opened):\n",
+        "        if False:\n",
+        AGREEMENT,
+    ),
+    _M(
+        "audits_overlook_who_was_paid_before_an_update",
+        "ledger/audit_agreement.py",
+        "        if name not in winners and bill is not None and bill.amount != bill.withheld:",
+        "        if last and name not in winners and bill is not None and bill.amount != bill.withheld:",
+        AGREEMENT,
+    ),
+    _M(
+        "audits_know_one_comparison_of_a_job",
+        "ledger/audit_agreement.py",
+        "        if last is None or anew:",
+        "        if not mine:",
+        AGREEMENT,
+    ),
+    _M(
+        "audits_take_telling_for_work",
+        "ledger/audit_approvals.py",
+        "        elif _tells(tx):",
+        "        elif False:",
+        AGREEMENT,
+    ),
+    _M(
+        "agreement_begins_one_by_one",
+        "ledger/transition/rollout.py",
+        "    return bool(workload.agree or former.agree) and not deal.record.lost_ms",
+        "    return False",
+        AGREEMENT,
+    ),
+    _M(
+        "another_number_is_compared_with_the_former",
+        "ledger/transition/switch.py",
+        "    if not one.agree and not other.agree:",
+        "    if True:",
+        AGREEMENT,
+    ),
+    _M(
+        "an_update_waits_for_who_disagrees",
+        "ledger/transition/rollout.py",
+        "        if workload.agree and not left and finished(deal, workload):",
+        "        if False:",
         AGREEMENT,
     ),
     _M(
