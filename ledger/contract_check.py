@@ -374,7 +374,8 @@ def _check_references(text: str, types: dict[str, str], field: str, report: Repo
             report(
                 field,
                 "contract.unknown_parameter",
-                f"no parameter {name}; declared: {declared}. {nearest(name, types)}".strip(),
+                f"no parameter {name}; declared: {declared}",
+                nearest(name, types),
             )
             return None
     for expression in rules:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from ledger.limits import PROBLEMS_MAX
 from ledger.nearest import nearest
 from ledger.quantities import QuantityError
-from ledger.suggestions import listed, quantity, truth
+from ledger.suggestions import example, listed, quantity, truth
 from ledger.template import has_template
 from ledger.yaml_tree import Mapping, Mark, Node, Problem, Scalar, Sequence
 
@@ -50,14 +50,17 @@ class Reader:
         if not isinstance(node, Mapping):
             if not (isinstance(node, Scalar) and node.value is None and not required):
                 detail = f"a mapping wanted, found {_kind(node)}"
-                self._add(node.mark, field, "contract.type", detail, "as in {name: value}")
+                self._add(node.mark, field, "contract.type", detail, example(field, "{name: value}"))
             return {}
         known = {*required, *optional}
         for name, mark in node.marks.items():
             path = f"{field}.{name}" if field else name
             self._marks[path] = mark
             if known and name not in known:
-                suggestion = nearest(name, known - set(node.entries)) or f"known: {', '.join(sorted(known))}"
+                absent = known - set(node.entries)
+                there = nearest(name, known - absent)
+                suggestion = nearest(name, absent) or (there and f"{there} it is there already")
+                suggestion = suggestion or f"known: {', '.join(sorted(absent or known))}"
                 self._add(mark, path, "contract.unknown_field", f"no such field {name!r}", suggestion)
         for name in required:
             if name not in node.entries:
@@ -72,7 +75,7 @@ class Reader:
         self._marks[field] = node.mark
         if not isinstance(node, Sequence):
             detail = f"a list wanted, found {_kind(node)}"
-            self._add(node.mark, field, "contract.type", detail, listed(_text(node)))
+            self._add(node.mark, field, "contract.type", detail, listed(field, _text(node)))
             return []
         items = [(item, f"{field}[{index}]") for index, item in enumerate(node.items)]
         self._marks.update((path, item.mark) for item, path in items)

@@ -245,7 +245,8 @@ def check_ports(kind: str, ports: Sequence[Port], health: Health | None, field: 
         report(
             f"{field}.health.port",
             "contract.unknown_port",
-            f"no port {health.port!r}. {nearest(health.port, names)}".strip(),
+            f"no port {health.port!r}",
+            nearest(health.port, names),
         )
     if health.http_path is not None:
         check_text(health.http_path, PATH_CHARS_MAX, f"{field}.health.http", report)

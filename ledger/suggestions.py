@@ -71,10 +71,12 @@ _FORMS: Final = {
 
 def suggestion(rule: str, field: str) -> str:
     """What to do about a rule broken at a field; empty for a rule that no source breaks."""
-    if rule.endswith(".missing_field"):
-        example = EXAMPLES.get(field.rpartition(".")[2])
-        return f"as in '{example}'" if example and "'" not in example else f"as in {example or field}"
-    return SUGGESTIONS.get(rule, "")
+    return example(field, field) if rule.endswith(".missing_field") else SUGGESTIONS.get(rule, "")
+
+
+def example(field: str, default: str) -> str:
+    """How a field may be written."""
+    return f"as in {EXAMPLES.get(field.rpartition('.')[2], default)}"
 
 
 def quantity(parse: Callable[[object], object], text: str) -> str:
@@ -95,9 +97,11 @@ def truth(text: str) -> str:
     return "did you mean false?" if text.lower() in ("no", "off", "n", "0", "false") else "as in true"
 
 
-def listed(text: str) -> str:
+def listed(field: str, text: str) -> str:
     """One text where a list is wanted."""
-    return f"did you mean [{text}]?" if text and len(text) <= _CHARS_MAX else "as in [one, two]"
+    if field.rpartition(".")[2] in EXAMPLES or not 0 < len(text) <= _CHARS_MAX:
+        return example(field, "[one, two]")
+    return f"did you mean [{text}]?"
 
 
 def named(text: str) -> str:

@@ -8,9 +8,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ledger.contract_types import ContractRole
+from ledger.contract_types import Contract, ContractRole
 from ledger.documents import sign_contract
 from ledger.policy import describe
+from ledger.policy_types import ACTS
 from ledger.transactions import PublishContract
 from node.amounts import size_text, time_text
 from node.cid import cid_of
@@ -31,7 +32,7 @@ def init(folder: Path = _HERE, /, *, template: str = "site") -> int:
     Parameters
     ----------
     folder: Where; made when missing.
-    template: site, crm, archive, bank (services), mining or ai-mining (jobs).
+    template: site, crm, archive, bank (services), mining, ai-mining or primes (jobs).
     """
     source = _examples() / template
     if not (source / "contract.yaml").is_file():
@@ -60,10 +61,7 @@ def validate(folder: Path = _HERE, /) -> int:
         (
             ("contract", f"{contract.name} {contract.version}: {contract.title}"),
             ("workloads", ", ".join(f"{w.name} ({w.kind})" for w in contract.workloads)),
-            ("deploy asks for", describe(contract.policies.deploy)),
-            ("sign-off asks for", describe(contract.policies.signoff)),
-            ("delete asks for", describe(contract.policies.delete)),
-            ("release asks for", describe(contract.policies.release)),
+            *_asked_for(contract),
             ("valid", "yes"),
         ),
     )
@@ -184,12 +182,15 @@ def show(ref: str, /) -> int:
             (f"  artifact {a.path}", f"{size_text(a.size_bytes)} sha256 {a.sha256} cid {cid_of(a.sha256)}")
             for a in workload.artifacts
         ]
-    facts.append(("deploy asks for", describe(contract.policies.deploy)))
-    facts.append(("sign-off asks for", describe(contract.policies.signoff)))
-    facts.append(("delete asks for", describe(contract.policies.delete)))
-    facts.append(("release asks for", describe(contract.policies.release)))
+    facts += _asked_for(contract)
     emit_facts(found, facts)
     return 0
+
+
+def _asked_for(contract: Contract) -> list[tuple[str, object]]:
+    """The policy of each act in words."""
+    names = {"signoff": "sign-off"}
+    return [(f"{names.get(act, act)} asks for", describe(contract.policies.of(act))) for act in ACTS]
 
 
 def _held(role: ContractRole) -> str:

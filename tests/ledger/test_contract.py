@@ -194,7 +194,8 @@ def test_each_mistake_is_told(old: str, new: str, field: str, rule: str, hint: s
         ("version: 1.0.0", "version: v01.0", "did you mean 1.0.0?"),
         ("tags: [web]", "tags: web", "did you mean [web]?"),
         ("  signoff: none\n", "", "signoff: none"),
-        ("cpu: 100m, ", "", "as in 'cpu: 250m'"),
+        ("cpu: 100m, ", "cpu: 100m, cpuu: 1, ", "did you mean 'cpu'? it is there already"),
+        ("cpu: 100m, ", "", "as in cpu: 250m"),
         ("legal: {bind: order}", "legal: [order]", "as in {name: value}"),
     ],
 )
