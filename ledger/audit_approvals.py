@@ -7,6 +7,7 @@ from typing import Final
 from ledger.audit_ballots import LATE_MS, Ballot, ballot_of, ballot_on
 from ledger.audit_file import PLACES, Case, Placed
 from ledger.audit_organisations import Rolls, note_member
+from ledger.audit_release import check_released
 from ledger.audit_report import Facts
 from ledger.errors import Refused
 from ledger.manifest import slots, workload_of
@@ -123,8 +124,7 @@ def check_approvals(case: Case, facts: Facts) -> str:
                 raise Refused("audit.foreign", "an approval of what was not to be decided on", "approvals")
             cast = ballot.cast(signer, predicate, tx.time_ms, number)
             last["deploy" if act == "update" else act, predicate.update, signer] = tx, cast
-            if act == "release" and record.results and predicate.released != record.results.hex():
-                raise Refused("audit.foreign", "a release of other results", "approvals")
+            check_released(case, predicate, tx.time_ms)
             note_member(rolls[predicate.update], facts, act, predicate.role, signer, tx.height)
             number += 1
             facts.decisions[act] = ballot.at(tx.time_ms)

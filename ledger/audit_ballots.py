@@ -109,6 +109,12 @@ class Ballot:
             self._judge(turn_ms, False)
         self._pass(time_ms)
 
+    def restart(self, time_ms: int) -> None:
+        """[Y8] It was taken back, and is there again: judged anew, by those who decided before."""
+        self.met_ms = self.lost_ms = 0
+        self.exact = False
+        self._judge(time_ms, False)
+
     def _pass(self, time_ms: int) -> None:
         while True:
             times = [approval.expires_ms for approval in self.approvals.values()]

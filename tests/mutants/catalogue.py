@@ -1704,8 +1704,22 @@ MUTANTS: Final = (
     _M(
         "audits_believe_a_release",
         "ledger/audit_release.py",
-        "    if not (gone and not ballot.met_ms) and not ballot.fits(record.released_ms, until_ms):\n",
+        "    if not (gone and not ballot.met_ms) and not fits:\n",
         "    if False:\n",
+        RELEASE,
+    ),
+    _M(
+        "audits_count_releases_of_other_results",
+        "ledger/audit_release.py",
+        "            if mine and predicate.released == record.results.hex():",
+        "            if mine:",
+        RELEASE,
+    ),
+    _M(
+        "audits_forget_that_results_came_back",
+        "ledger/audit_release.py",
+        "    back_ms = max(vain, default=0)",
+        "    back_ms = 0",
         RELEASE,
     ),
     _M(

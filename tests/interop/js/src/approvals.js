@@ -93,6 +93,13 @@ function checkReport (life, course, tx) {
   if (!course.ballots.get('deploy').at(tx.timeMs).satisfied) life.suspended.add(tx.id)
 }
 
+/** [A9] A decision on a release is about the results on record, unless an update took them back since. */
+function checkReleased (life, { act, results }, timeMs) {
+  const onRecord = life.records.deployment.results
+  if (act !== 'release' || onRecord === '' || results === onRecord) return
+  if (!life.records.updates.some(({ approvedMs }) => approvedMs >= timeMs)) refuse('audit.foreign', 'a release of other results')
+}
+
 /** [U5] [U7] Work is of a manifest that is approved then, or the same work by one before it. */
 function checkWork (life, course, tx) {
   const name = tx.tag === 'slot.claim' ? tx.body[1] : tx.document.predicate.slot
@@ -138,7 +145,7 @@ export function checkApprovals (life) {
       const { expiresMs, seat } = ballot.cast(signer, predicate, tx.timeMs, number)
       const place = act === 'update' ? 'deploy' : act
       last.set(`${place} ${update} ${signer}`, [document, decision, role, tx.height, tx.timeMs, expiresMs, number, ...seat].join())
-      if (act === 'release' && deployment.results !== '' && predicate.results !== deployment.results) refuse('audit.foreign', 'a release of other results')
+      checkReleased(life, predicate, tx.timeMs)
       number++
     } else if (tx.tag === 'deployment.cancel') checkConsent(life, course, tx)
     else if (tx.tag === 'slot.claim') checkWork(life, course, tx)
@@ -190,19 +197,25 @@ function checkBallots (life, course) {
   }
 }
 
-/** An act on what is in force, followed to `untilMs`. */
-function followed (life, act, untilMs) {
+/** An act on what is in force, followed to `untilMs`. Of a release: by decisions on exactly these results, and judged
+ * anew after the last update that had them taken back and came to nothing (`backMs`; 0: none). */
+function followed (life, act, untilMs, results = undefined, backMs = 0) {
   const { generation } = life.records.deployment
   const ballot = ballotOf(life, act, generation)
   const begunMs = generation === 0 ? life.order.timeMs : life.records.updates[generation - 1].endedMs
   let number = 0
   for (const tx of life.txs) {
+    if (backMs !== 0 && tx.timeMs > backMs) {
+      ballot.restart(backMs, tx.height)
+      backMs = 0
+    }
     if (tx.timeMs >= begunMs) ballot.follow(tx.timeMs, tx.height)
     if (tx.tag !== 'approval.decide') continue
     const { signer, predicate } = tx.document
-    if (predicate.act === act && predicate.update === generation) ballot.cast(signer, predicate, tx.timeMs, number)
+    if (predicate.act === act && predicate.update === generation && predicate.results === results) ballot.cast(signer, predicate, tx.timeMs, number)
     number++
   }
+  if (backMs !== 0) ballot.restart(backMs, life.anchor.stateHeight)
   ballot.follow(untilMs, life.anchor.stateHeight)
   return ballot
 }
@@ -247,15 +260,20 @@ function resultsDigest (life, { manifest, digest }) {
 
 /** [Y5] [Y7] [Y9] Released exactly when who may had signed for exactly these results. */
 export function checkRelease (life) {
-  const { results, releasedMs, endedMs, status } = life.records.deployment
+  const { deployment, updates, slots } = life.records
+  const { results, releasedMs, endedMs, status, withheld, generation } = deployment
   if (life.inForce.manifest.policies.release === null) {
     if (results !== '' || releasedMs !== 0) refuse('audit.results', 'held back, and no policy asks for it')
     return
   }
   const isLate = endedMs !== 0 && life.anchor.timeMs >= endedMs + RELEASE_MS_MAX
   const isGone = releasedMs === 0 && (isLate || (endedMs !== 0 && status !== 'completed'))
-  if (results !== resultsDigest(life, life.inForce) && !(isGone && results === '')) refuse('audit.results', 'another digest')
+  const isNotYet = updates.some((update) => update.approvedMs !== 0 && update.endedMs === 0) || withheld !== 0 ||
+    [...slots.values()].some((slot) => slot.status === 'committed')
+  if (results !== resultsDigest(life, life.inForce) && !(results === '' && (isGone || isNotYet))) refuse('audit.results', 'another digest')
   const untilMs = endedMs === 0 ? life.anchor.timeMs : Math.min(life.anchor.timeMs, endedMs + RELEASE_MS_MAX)
-  const ballot = followed(life, 'release', untilMs)
-  if (!(isGone && ballot.metMs === 0) && !ballot.fits(releasedMs, untilMs)) refuse('audit.release_time', `satisfied first at ${ballot.metMs}`)
+  const vain = updates.filter(({ number, approvedMs }) => number > generation && approvedMs !== 0)
+  const ballot = followed(life, 'release', untilMs, results, Math.max(0, ...vain.map((update) => update.endedMs)))
+  const fits = results === '' ? releasedMs === 0 : ballot.fits(releasedMs, untilMs)
+  if (!(isGone && ballot.metMs === 0) && !fits) refuse('audit.release_time', `satisfied first at ${ballot.metMs}`)
 }

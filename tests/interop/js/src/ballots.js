@@ -82,6 +82,13 @@ export class Ballot {
     this.pass(timeMs)
   }
 
+  /** [Y8] What it is about was taken back, and is there again: judged anew, by those who decided before. */
+  restart (timeMs, height) {
+    this.follow(timeMs, height)
+    Object.assign(this, { metMs: 0, lostMs: 0, exact: false })
+    this.note(timeMs, false)
+  }
+
   pass (timeMs) {
     for (;;) {
       const times = [...[...this.approvals.values()].map(({ expiresMs }) => expiresMs), this.nextMs]
