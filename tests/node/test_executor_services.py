@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import trio
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from ledger import transactions as t
 from ledger.contract_types import VolumeTemplate
-from ledger.records import Node, key_node
+from ledger.records import Node, Slot, key_node, key_slot
 from ledger.state import read
 from node.config import Node as NodeSettings
 from node.executor.drivers.base import EgressSpec, Feature, Fingerprint, Isolation
@@ -20,7 +20,7 @@ from node.executor.filesystem import find_mkfs
 from node.executor.volumes import VolumeShelf
 from node.offer import enforced
 from tests.ledger import world as people
-from tests.node.executor_fixture import Fleet, fleet, receipts_of, service
+from tests.node.executor_fixture import FakeDriver, FakeTask, Fleet, fleet, receipts_of, service
 from tests.node.network_fixture import until
 
 MIB = 1 << 20
@@ -70,6 +70,28 @@ async def test_a_volume_is_the_same_in_each_term_and_goes_with_its_deployment(
         await net.do(people.CONSUMER, t.CancelDeployment(deployment, "enough"))
         await until(lambda: not shelf.deployments())
         assert not net.drivers["node1"].running
+
+
+async def test_nothing_is_written_to_a_volume_before_the_ledger_knows_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[C11] Or who holds the slot next begins without it, and nobody says so."""
+    if find_mkfs() is None:
+        pytest.skip("mkfs.ext4 is not installed")
+    homes, start = [], FakeDriver.start
+    async with fleet(tmp_path, "node1", executors=False) as net:
+        peer = net.net.peers["node1"]
+
+        async def starts(driver: FakeDriver, prepared: Any, kill_at_ms: int | None = None) -> FakeTask:
+            slot = read(peer.state, Slot, key_slot(deployment, "web/0"))
+            homes.append(slot and slot.home)
+            return await start(driver, prepared, kill_at_ms)
+
+        monkeypatch.setattr(FakeDriver, "start", starts)
+        net.execute("node1", enforces=("volumes",), volumes=VolumeShelf(tmp_path / "volumes", 64 * MIB))
+        deployment = await net.approved(service(replicas=1, volumes=(DATA,)))
+        await net.until_statuses(deployment, "running")
+        assert homes == [peer.node_key.public]
 
 
 @pytest.mark.parametrize("if_lost", ["wait", "empty"])
