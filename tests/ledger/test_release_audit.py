@@ -137,6 +137,17 @@ def give_up(world: ChainWorld, deployment: bytes) -> None:
     world.wait(3_000)
 
 
+def do_again(world: ChainWorld, deployment: bytes) -> None:
+    """An update of the job comes to nothing, and it is done anew by the former manifest."""
+    other = both("2.0.0")
+    again = replace(other.workloads[0], command=("/bin/sh", "-c", "another"))
+    world.updated(deployment, replace(other, workloads=(again, *other.workloads[1:])))
+    world.approve_update(deployment)
+    give_up(world, deployment)
+    work(world, deployment)
+    world.wait(70_000, step_ms=10_000)
+
+
 LEGAL_ALONE = BOTH[:1]
 LIVES: dict[str, tuple[tuple[Step, ...], str]] = {
     "released, then updated": ((*BOTH, begin, go_on), "held back"),
@@ -145,6 +156,8 @@ LIVES: dict[str, tuple[tuple[Step, ...], str]] = {
     "released while an update waits": ((*LEGAL_ALONE, begin, give_up, *BOTH[1:]), "released"),
     "released, and again after an update in vain": ((*BOTH, begin, give_up), "released"),
     "released, and an update rolls": ((*BOTH, begin), "held back"),
+    "released, and done again": ((*BOTH, do_again), "held back"),
+    "released, done again, released anew": ((*BOTH, do_again, *BOTH), "released"),
     "withdrawn after an update in vain": (
         (*LEGAL_ALONE, begin, give_up, says(LEGAL, "legal", "revoked"), *BOTH[1:]),
         "held back",
