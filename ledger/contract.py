@@ -27,6 +27,7 @@ from ledger.contract_types import (
 )
 from ledger.contract_update import read_update
 from ledger.limits import CPU_MILLIS_MIN, FUEL_DEFAULT, MEMORY_BYTES_MIN, PATH_CHARS_MAX, VOLUME_BYTES_MIN
+from ledger.manifest_services import ISOLATION
 from ledger.manifest_types import (
     Apart,
     ArtifactKind,
@@ -267,7 +268,7 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
         depends_on=reader.texts(entries.get("depends_on"), f"{field}.depends_on"),
         time_limit_s=reader.number(entries.get("time_limit"), f"{field}.time_limit", parse_duration, 0),
         agree=reader.number(entries.get("agree"), f"{field}.agree", parse_integer, 0),
-        isolation=reader.texts(entries.get("isolation"), f"{field}.isolation"),
+        isolation=reader.words(entries.get("isolation"), f"{field}.isolation", ISOLATION),
         secrets=reader.texts(entries.get("secrets"), f"{field}.secrets"),
         egress=reader.texts(entries.get("egress"), f"{field}.egress"),
         volumes=_volumes(reader, entries.get("volumes"), f"{field}.volumes"),

@@ -103,6 +103,11 @@ class Reader:
         """A list of texts."""
         return tuple(self.text(item, path) for item, path in self.sequence(node, field))
 
+    def words(self, node: Node | None, field: str, known: Collection[str]) -> tuple[str, ...]:
+        """A list of texts, each one of `known`: that is checked with the rule of this list, and told to
+        editors by the schema."""
+        return self.texts(node, field)
+
     def boolean(self, node: Node | None, field: str, default: bool) -> bool:
         """true or false, in no other spelling."""
         if node is None:
