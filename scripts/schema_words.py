@@ -116,9 +116,8 @@ def describe(schema: dict[str, Any]) -> list[str]:
             pending.append((f"{path}.*", node["additionalProperties"]))
         for name, form in node.get("properties", {}).items():
             field = f"{path}.{name}" if path else name
-            pending.append((field, form))
-            if field in known:
-                form["description"] = known[field]
-            else:
-                silent.append(field)
+            silent += [field] if field not in known else []
+            # A form may stand at several places: each gets one of its own.
+            node["properties"][name] = own = {"description": known.get(field, ""), **form}
+            pending.append((field, own))
     return sorted(set(silent))

@@ -139,6 +139,9 @@ def test_scalars_are_what_yaml_says() -> None:
 def test_editors_say_what_each_field_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     web = SCHEMA["properties"]["workloads"]["additionalProperties"]["properties"]
     assert web["agree"]["description"].startswith("a quorum of results")
+    assert (
+        SCHEMA["properties"]["name"]["description"] == "lower-case words with - or _, at most 64 characters"
+    )
     assert web["isolation"]["items"]["enum"][0] == "landlock"
     text = schema_words.AUTHORING.read_text()
     assert text.count("| `agree` |") == 1
