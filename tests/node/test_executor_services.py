@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any, Literal, get_args
 
 import pytest
 import trio
@@ -11,9 +12,11 @@ from msgspec.structs import replace
 
 from ledger import transactions as t
 from ledger.contract_types import VolumeTemplate
-from ledger.records import Node, Slot, key_node, key_slot
-from ledger.state import read
+from ledger.records import Node, Slot, key_deployment, key_node, key_slot
+from ledger.state import read, write
+from ledger.statuses import DeploymentStatus
 from node.config import Node as NodeSettings
+from node.executor import gather
 from node.executor.drivers.base import EgressSpec, Feature, Fingerprint, Isolation
 from node.executor.errors import VolumeRefused
 from node.executor.filesystem import find_mkfs
@@ -194,3 +197,34 @@ def test_classes_of_volumes_are_offered_where_volumes_are() -> None:
 
     assert offered(Feature("volumes", True, "x")) == {"volumes": "enforced", "volumes.ssd": "enforced"}
     assert offered(Feature("volumes", False, "only root")) == {"volumes": "only root"}
+
+
+@pytest.mark.parametrize("status", get_args(DeploymentStatus))
+@pytest.mark.parametrize("held", [False, True], ids=["idle", "held"])
+async def test_what_is_paused_keeps_its_volumes_and_what_has_ended_loses_them(
+    monkeypatch: pytest.MonkeyPatch, status: DeploymentStatus, held: bool
+) -> None:
+    """Pause before wipe: without money, time or approval nothing is removed, nor while a term holds it."""
+    world = people.World()
+    world.add_nodes()
+    deployment = world.running(people.contract())
+    write(world.state, key_deployment(deployment), replace(world.deployment(deployment), status=status))
+    looks, dropped = [0], []
+
+    class Shelf:
+        def deployments(self) -> set[bytes]:
+            looks[0] += 1
+            return {deployment, b"\x01" * 32}  # one whose record is not here: who knows
+
+        def drop(self, which: bytes) -> int:
+            dropped.append(which)
+            return 1
+
+    shop: Any = SimpleNamespace(volumes=Shelf(), peer=SimpleNamespace(state=world.state))
+    monkeypatch.setattr(gather, "VOLUME_SWEEP_S", 0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gather.sweep_volumes, shop, lambda: {deployment} if held else set())
+        await until(lambda: looks[0] > 3)
+        nursery.cancel_scope.cancel()
+    ended = status in ("rejected", "expired", "completed", "cancelled", "failed")
+    assert set(dropped) == ({deployment} if ended and not held else set())
