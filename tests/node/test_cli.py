@@ -9,7 +9,6 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -39,8 +38,9 @@ from tests.ledger.world import (
     contract,
     key_of,
 )
-from tests.node.api_fixture import TOKEN, served, slots_status
+from tests.node.api_fixture import served, slots_status
 from tests.node.fake_peer import FakePeer
+from tests.node.shell_fixture import Shell, make_home
 
 PEOPLE = {
     "author": AUTHOR,
@@ -116,30 +116,6 @@ class FakeBot:
         return b.SecretsView(deployment=deployment, given=given)
 
 
-class Shell:
-    """Runs commands and gives exit code, stdout and stderr."""
-
-    def __init__(self, api: str, home: Path, capsys: pytest.CaptureFixture[str], peer: FakePeer) -> None:
-        self.globals = ["--api", api, "--home", str(home)]
-        self.home = home
-        self.capsys = capsys
-        self.peer = peer
-
-    def run(self, *words: str) -> tuple[int, str, str]:
-        self.capsys.readouterr()
-        code = main([*words, *self.globals])
-        out, err = self.capsys.readouterr()
-        return code, out, err
-
-    def ok(self, *words: str) -> str:
-        code, out, err = self.run(*words)
-        assert code == 0, (words, out, err)
-        return out
-
-    def json(self, *words: str) -> Any:
-        return json.loads(self.ok(*words, "-o", "json"))
-
-
 @pytest.fixture
 def peer() -> FakePeer:
     return FakePeer()
@@ -154,14 +130,9 @@ def bot(peer: FakePeer) -> FakeBot:
 def shell(
     peer: FakePeer, bot: FakeBot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Shell]:
-    home = tmp_path / "home"
-    keys = home / "config" / "keys"
-    keys.mkdir(parents=True, mode=0o700)
     for name in PEOPLE:
-        write_secret(keys / name, sha256(SEEDS.get(name, name).encode()).hex())
         assert key_of(SEEDS.get(name, name)).public == PEOPLE[name].public
-    write_secret(home / "config" / "api_token", TOKEN + "\n")
-    (home / "config" / "genesis.json").write_bytes(peer.genesis.encode())
+    home = make_home(tmp_path / "home", peer, {name: SEEDS.get(name, name) for name in PEOPLE})
     with served(peer, tmp_path, bot) as address:
         yield Shell(address, home, capsys, peer)
 

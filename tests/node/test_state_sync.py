@@ -21,7 +21,17 @@ from node.state_wire import CHUNK, EPOCHS, OFFERS, Offer, decode_chunk_request
 from tests.node.final_chain import batch_of, extend, transfer_tx
 from tests.node.network_fixture import CHAIN_ID, until
 from tests.node.scripted_network import Answer
-from tests.node.state_fixture import EVERY, Client, Server, changes, client_of, grow, server_of, stalls_at
+from tests.node.state_fixture import (
+    EVERY,
+    Client,
+    Server,
+    changes,
+    client_of,
+    grow,
+    server_of,
+    stalls_at,
+    take_blocks,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -358,10 +368,7 @@ async def test_a_state_that_consensus_overtook_is_not_installed() -> None:
 
         async def answer(method: str, body: bytes) -> bytes:
             if method == "blocks":
-                store = client.notary.store
-                for block in server.notary.store.blocks(store.tip.height + 1, 2**20):
-                    proved = client.notary.check_range([block], store.tip)[0]
-                    client.notary.commit(proved.header, proved.certificate, block.batches, {})
+                take_blocks(client, server)
             return await server.answer(method, body)
 
         client.network.answers["one"] = answer
