@@ -164,7 +164,7 @@ def _read(reader: Reader, root: Node) -> ContractSource:
             ),
         ),
     )
-    return ContractSource(contract, tuple(artifacts))
+    return ContractSource(contract, tuple(artifacts), reader.marks)
 
 
 def _cap(reader: Reader, node: Node | None, field: str) -> int | str | None:
@@ -315,7 +315,7 @@ def _artifact(reader: Reader, workload: str, node: Node, field: str) -> SourceAr
     if kind != "file" and executable:
         detail = "a tree or an image keeps the modes of its own files"
         reader.report(f"{field}.executable", "contract.executable", detail)
-    return SourceArtifact(workload, path, kind, source, executable)
+    return SourceArtifact(workload, path, kind, source, executable, f"{field}.{kind}")
 
 
 def _placement(reader: Reader, node: Node | None, field: str) -> Placement:

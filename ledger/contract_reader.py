@@ -20,16 +20,14 @@ class Reader:
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
-        self._marks: dict[str, Mark] = {}
+        self.marks: dict[str, Mark] = {}
         self._broken: set[str] = set()
 
     def report(self, field: str, rule: str, detail: str, suggestion: str = "") -> None:
         """A problem at a field; one below a field that is broken already is its consequence, and not told."""
-        parts = _prefixes(field)
-        if any(part in self._broken for part in parts):
+        if any(part in self._broken for part in _prefixes(field)):
             return
-        mark = next((self._marks[part] for part in parts if part in self._marks), Mark(1, 1))
-        self._add(mark, field, rule, detail, suggestion)
+        self._add(place_of(self.marks, field), field, rule, detail, suggestion)
 
     def _add(self, mark: Mark, field: str, rule: str, detail: str, suggestion: str = "") -> None:
         self._broken.add(field)
@@ -46,7 +44,7 @@ class Reader:
         """Entries of a mapping; with `required` or `optional` given, other keys are refused."""
         if node is None:
             return {}
-        self._marks.setdefault(field, node.mark)
+        self.marks.setdefault(field, node.mark)
         if not isinstance(node, Mapping):
             if not (isinstance(node, Scalar) and node.value is None and not required):
                 detail = f"a mapping wanted, found {_kind(node)}"
@@ -55,7 +53,7 @@ class Reader:
         known = {*required, *optional}
         for name, mark in node.marks.items():
             path = f"{field}.{name}" if field else name
-            self._marks[path] = mark
+            self.marks[path] = mark
             if known and name not in known:
                 absent = known - set(node.entries)
                 there = nearest(name, known - absent)
@@ -72,19 +70,19 @@ class Reader:
         """Items of a sequence with their fields."""
         if node is None:
             return []
-        self._marks[field] = node.mark
+        self.marks[field] = node.mark
         if not isinstance(node, Sequence):
             detail = f"a list wanted, found {_kind(node)}"
             self._add(node.mark, field, "contract.type", detail, listed(field, _text(node)))
             return []
         items = [(item, f"{field}[{index}]") for index, item in enumerate(node.items)]
-        self._marks.update((path, item.mark) for item, path in items)
+        self.marks.update((path, item.mark) for item, path in items)
         return items
 
     def some(self, node: Node | None, field: str) -> list[tuple[Node, str]]:
         """A list, or one scalar in place of a list of one."""
         if isinstance(node, Scalar):
-            self._marks[field] = node.mark
+            self.marks[field] = node.mark
             return [(node, field)]
         return self.sequence(node, field)
 
@@ -96,7 +94,7 @@ class Reader:
             detail = f"text wanted, found {_kind(node)}"
             self._add(node.mark, field, "contract.type", detail, "as in 'a text'")
             return default
-        self._marks[field] = node.mark
+        self.marks[field] = node.mark
         return node.text
 
     def texts(self, node: Node | None, field: str) -> tuple[str, ...]:
@@ -138,7 +136,7 @@ class Reader:
             detail = f"one value wanted, found {_kind(node)}"
             self._add(node.mark, field, "contract.type", detail, quantity(parse, ""))
             return default
-        self._marks[field] = node.mark
+        self.marks[field] = node.mark
         try:
             return parse(node.value)
         except QuantityError as error:
@@ -151,9 +149,14 @@ class Reader:
     ) -> int | str:
         """A quantity, or the parameter that will give it."""
         if isinstance(node, Scalar) and has_template(node.text):
-            self._marks[field] = node.mark
+            self.marks[field] = node.mark
             return node.text
         return self.parsed(node, field, parse, default)
+
+
+def place_of(marks: dict[str, Mark], field: str) -> Mark:
+    """Where a field stands, or what it stands in."""
+    return next((marks[part] for part in _prefixes(field) if part in marks), Mark(1, 1))
 
 
 def _prefixes(field: str) -> list[str]:
