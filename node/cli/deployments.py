@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -16,6 +17,7 @@ from node.cli.keys import public_key
 from node.cli.output import confirm, emit, emit_facts, print_table, say
 
 Pairs = tuple[str, ...]
+_CANDIDATES_SHOWN = 8  # of a workload; all are in the JSON
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
 
 
@@ -130,6 +132,8 @@ def print_plan(plan: Plan) -> None:
     for approver in plan.approvers:
         who = approver.organisation or ", ".join(key[:10] for key in approver.keys)
         print(f"  {approver.role}: {who} ({approver.act})")
+    for line in _candidates(plan):
+        print(line)
     for excluded in plan.excluded:
         why = "; ".join(excluded.reasons)
         print(f"not {excluded.node[:10]} ({excluded.farm}) for {excluded.workload}: {why}")
@@ -140,6 +144,18 @@ def print_plan(plan: Plan) -> None:
     )
     for missing in plan.missing:
         print(f"missing: {missing}")
+
+
+def _candidates(plan: Plan) -> Iterator[str]:
+    """For each workload: who could take a slot of it, the likeliest first."""
+    for workload in dict.fromkeys(candidate.workload for candidate in plan.candidates):
+        able = [c for c in plan.candidates if c.workload == workload]
+        shown = [
+            f"{c.node[:10]} ({c.farm}, {c.country}, {credits_text(c.rate_hour)} an hour)"
+            for c in able[:_CANDIDATES_SHOWN]
+        ]
+        more = f", and {len(able) - len(shown)} more" if len(able) > len(shown) else ""
+        yield f"candidates for {workload}: {', '.join(shown)}{more}"
 
 
 def list_deployments() -> int:

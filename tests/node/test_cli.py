@@ -80,6 +80,9 @@ class FakeBot:
             version="1.0.0",
             manifest="cd" * 32,
             lines=[line],
+            candidates=[
+                b.Candidate(node="ab" * 32, farm="farm-a", country="BE", workload="web", rate_hour=20_000)
+            ],
             excluded=[b.Excluded(node="ef" * 32, farm="farm-b", workload="web", reasons=["stands in NL"])],
             approvers=[b.Approver(act="deploy", role="budget", keys=[BUDGET.public.hex()])],
             policies={"deploy": "role budget", "signoff": "none"},
@@ -304,6 +307,7 @@ def test_deploy_shows_the_plan_then_orders(shell: Shell, bot: FakeBot) -> None:
     assert code == 0
     assert "role budget" in out
     assert "stands in NL" in out
+    assert "candidates for web: ababababab (farm-a, BE, 0.02 an hour)" in out
     assert bot.asked[-1].budget == 3_000_000
     assert shell.run("deploy", "site")[0] == 2  # nobody to ask
     assert shell.run("deploy", "site", "--param", "x=1", "--yes")[0] == 4
