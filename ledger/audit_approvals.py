@@ -54,6 +54,7 @@ class _Course:
         time_ms = min(time_ms, self.until_ms)
         for act in PLACES:
             self.ballots[act, self.number].follow(time_ms, height)
+        self._case.stood_still |= bool(self.deploy.lost_ms)
         for number, ballot in self.updates.items():
             update = self._case.records.updates[number]
             ballot.follow(min(time_ms, update.ended_ms or time_ms), height)
@@ -109,6 +110,7 @@ def check_approvals(case: Case, facts: Facts) -> str:
     """Each decision is about its manifest, was accepted, none is missing; work only while approved."""
     rolls = [Rolls(case, one.manifest.roles) for one in case.generations]
     course, record, number = _Course(case), case.records.deployment, 0
+    case.stood_still = any(one.manifest.terms.grace_s for one in case.generations)
     last: dict[tuple[str, int, bytes], tuple[Placed, Approval]] = {}
     for tx in case.life:
         course.go_to(tx.time_ms, tx.height)
@@ -271,7 +273,7 @@ def check_signoff(case: Case, facts: Facts) -> str:
     if ballot.rule is None:  # a finished job is signed off by itself
         fits = record.signed_off_ms in (0, record.ended_ms)
     else:
-        fits = ballot.fits(record.signed_off_ms, case.anchor.time_ms)
+        fits = ballot.fits(record.signed_off_ms, case.anchor.time_ms, stood_still=case.stood_still)
     if not fits:
         raise Refused(
             "audit.signoff_time", f"the policy was satisfied first at {ballot.met_ms}", "signed_off_ms"

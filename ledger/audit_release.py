@@ -27,7 +27,9 @@ def check_release(case: Case, facts: Facts) -> str:
         raise Refused("audit.results", "their digest is not that of the recorded results", "deployment")
     until_ms = min(case.anchor.time_ms, record.ended_ms + RELEASE_MS_MAX if record.ended_ms else TIME_MS_MAX)
     ballot = _ballot(case, until_ms)
-    fits = ballot.fits(record.released_ms, until_ms) if record.results else not record.released_ms
+    fits = not record.released_ms
+    if record.results:
+        fits = ballot.fits(record.released_ms, until_ms, stood_still=case.stood_still)
     if not (gone and not ballot.met_ms) and not fits:
         raise Refused(
             "audit.release_time", f"the policy was satisfied first at {ballot.met_ms}", "released_ms"

@@ -103,13 +103,16 @@ class _Step:
                     waiting.append(name)
         if workload.agree and not left and finished(deal, workload):
             waiting = []  # [R8] enough agree: the others are not waited for
-        room = len(left) if _together(deal, workload) else _room(deal, strategy, changed, len(waiting))
-        next_ = dict.fromkeys(left[:room], update.manifest)
+        room = _room(deal, strategy, changed, len(waiting))
+        next_: dict[str, bytes] = {}
+        if left and _together(deal, workload):
+            room, next_ = len(left), dict.fromkeys(_dropped(deal, workload), b"")
+        next_ |= dict.fromkeys(left[:room], update.manifest)
         switch_all(deal, next_, update.number)
         for name in next_:
             deal.emit("slot.switched", slot=name, number=update.number, term=deal.slot(name).term)
-            waiting.append(name)
-            self.moved = True
+        waiting += left[:room]
+        self.moved |= bool(next_)
         self.over = not left and not waiting
         self.waits_for = (waiting or left or [""])[0]
 
@@ -127,10 +130,19 @@ class _Step:
         return False
 
 
+def _former(deal: Deal, workload: Workload) -> Workload:
+    """The workload of this name in the manifest in force; itself when there is none."""
+    return next((one for one in deal.manifest.workloads if one.name == workload.name), workload)
+
+
 def _together(deal: Deal, workload: Workload) -> bool:
     """[Y10] Whether all replicas of a workload change over at once, now."""
-    former = next((one for one in deal.manifest.workloads if one.name == workload.name), workload)
-    return bool(workload.agree or former.agree) and not deal.record.lost_ms
+    return bool(workload.agree or _former(deal, workload).agree) and not deal.record.lost_ms
+
+
+def _dropped(deal: Deal, workload: Workload) -> list[str]:
+    """[Y10] Replicas that the other manifest does not have: they tell nobody's results any more."""
+    return [name for name in replicas(_former(deal, workload)) if name not in replicas(workload)]
 
 
 def _room(deal: Deal, strategy: UpdateStrategy, changed: int, waiting: int) -> int:

@@ -200,7 +200,8 @@ def _put_back(deal: Deal, update: UpdateRecord) -> None:
     changed: dict[str, bytes] = {}
     for name in deal.record.slots:
         slot = deal.slot(name)
-        if slot.next != update.manifest:
+        dropped = not slot.next and slot.switched == update.number and name in in_force
+        if slot.next != update.manifest and not dropped:
             continue
         if keeps(deal, slot, deal.record.manifest):
             deal.set_slot(name, next=deal.record.manifest)

@@ -22,6 +22,7 @@ TESTS: Final = (
     "test_audit.py",
     "test_audit_forgeries.py",
     "test_audit_lies.py",
+    "test_audit_lives.py",
     "test_audit_updates.py",
     "test_copies.py",
     "test_disputes.py",

@@ -173,6 +173,33 @@ def test_what_is_reverted_is_compared_anew() -> None:
     assert audited(world, deployment) == ""
 
 
+@pytest.mark.parametrize("deadline_s", [30, 600])
+def test_a_replica_that_is_not_wanted_any_more_tells_nothing(deadline_s: int) -> None:
+    """[Y10] Neither to the others by the new manifest nor, when it comes to nothing, to those by its own."""
+    world, deployment = started()
+    for index in (0, 2):
+        bind(world, deployment, f"mine/{index}", NODES[index], GOOD)
+    strategy = replace(FAST, deadline_s=deadline_s)
+    update(world, deployment, mining("2.0.0", replicas=2, strategy=strategy))
+    assert world.slot(deployment, "mine/2").status == "released"
+    for index in range(2):
+        bind(world, deployment, f"mine/{index}", NODES[index], BAD)
+    tell(world, deployment, 0, BAD)
+    assert world.refused(NODES[2], world.told(deployment, "mine/2", NODES[2], GOOD))
+    if deadline_s == 30:
+        for _ in range(4):
+            world.wait(10_000, step_ms=10_000)
+            keep(world, deployment)
+        assert world.update(deployment).status == "reverted"
+        assert [world.slot(deployment, f"mine/{n}").status for n in range(3)] == ["open"] * 3
+        compared(world, deployment, GOOD, GOOD, GOOD)
+    else:
+        tell(world, deployment, 1, BAD)
+        assert world.update(deployment).status == "done"
+    assert penalties(world, deployment) == []
+    assert audited(world, deployment) == ""
+
+
 def test_results_may_be_told_while_the_approval_is_withdrawn() -> None:
     """[Y2] To tell is no work, and an audit takes it."""
     world, deployment = started()

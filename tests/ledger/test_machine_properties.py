@@ -132,7 +132,7 @@ def successors(source: Contract) -> tuple[Contract, ...]:
     held = UpdateStrategy(canary=1, min_healthy_s=5, deadline_s=30, on_failure="hold")
     other = tuple(replace(w, command=("/bin/sh", "-c", "other"), update=held) for w in source.workloads)
     more = tuple(replace(w, replicas=3, placement=Placement(), update=FAST) for w in source.workloads)
-    less = tuple(replace(w, replicas=1, update=FAST) for w in source.workloads)
+    less = tuple(replace(w, replicas=w.agree or 1, update=FAST) for w in source.workloads)
     dearer = replace(source.terms, budget=5_000_000, fee=min(150_000, source.terms.budget))
     people = replace(source.policies, deploy=source.policies.deploy and Rule(role="budget"), update=None)
     return (
@@ -156,15 +156,25 @@ VOTERS = (key_of("validator"), *(key_of(f"voter {n}") for n in range(1, 4)))
 class Lives(RuleBasedStateMachine):
     """Steps are drawn by number, and what there is decides what a number means."""
 
+    SOURCES = CONTRACTS
+
+    def make(self) -> World:
+        """Where it takes place."""
+        return World()
+
+    def look(self) -> View:
+        """What is to be seen now."""
+        return View(self.world.state)
+
     @initialize(picks=st.lists(PICK, min_size=1, max_size=2))
     def begin(self, picks: list[int]) -> None:
-        self.world = World()
+        self.world = self.make()
         self.world.add_nodes()
         self.office = Office(self.world, *THREE, member("Dora", DORA, "board"))
         self.keys = {"Anna": ANNA, "Ben": BEN, "Carl": CARL, "Dora": DORA}
         self.fresh = 0
         held = held_contract(self.office.role("board", "board"), deploy=HELD, run_on_s=60)
-        self.contracts = (*CONTRACTS, replace(held, name="held"))
+        self.contracts = (*self.SOURCES, replace(held, name="held"))
         self.contract_ids = [self.world.publish(source) for source in self.contracts]
         self.later = [
             [(source, self.world.publish(source)) for source in successors(first)] for first in self.contracts
@@ -173,7 +183,7 @@ class Lives(RuleBasedStateMachine):
         self.deployments: list[bytes] = []
         for pick in picks:
             self.order(pick, True)
-        self.view = View(self.world.state)
+        self.view = self.look()
 
     # Steps.
 
@@ -245,11 +255,12 @@ class Lives(RuleBasedStateMachine):
         pick=PICK,
         who=st.integers(0, 3),
         decision=st.sampled_from(["granted", "granted", "rejected", "revoked"]),
+        act=st.sampled_from(["deploy", "deploy", "update"]),
     )
     @precondition(lambda self: self.deployments)
-    def decide_as_member(self, pick: int, who: int, decision: str) -> None:
+    def decide_as_member(self, pick: int, who: int, decision: str, act: str) -> None:
         key = list(self.keys.values())[who]
-        self.send(STRANGER, self.world.decide(self.deployment(pick), key, "board", decision))
+        self.send(STRANGER, self.world.decide(self.deployment(pick), key, "board", decision, act))
 
     @rule(who=st.integers(0, 3), how=st.sampled_from(["rotate", "lose", "role", "role"]))
     def change_members(self, who: int, how: str) -> None:

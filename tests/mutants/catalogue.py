@@ -684,6 +684,20 @@ MUTANTS: Final = (
         AGREEMENT,
     ),
     _M(
+        "replicas_that_are_dropped_go_on_telling",
+        "ledger/transition/rollout.py",
+        '            room, next_ = len(left), dict.fromkeys(_dropped(deal, workload), b"")',
+        "            room, next_ = len(left), {}",
+        AGREEMENT,
+    ),
+    _M(
+        "audits_refuse_a_sign_off_that_waited",
+        "ledger/audit_ballots.py",
+        "        if stood_still:\n",
+        "        if False:\n",
+        ("tests/ledger/test_audit_lies.py",),
+    ),
+    _M(
         "an_update_waits_for_who_disagrees",
         "ledger/transition/rollout.py",
         "        if workload.agree and not left and finished(deal, workload):",

@@ -41,6 +41,7 @@ class Course {
   pass (wantedMs, height) {
     const timeMs = Math.min(wantedMs, this.untilMs)
     for (const ballot of this.ballots.values()) ballot.follow(timeMs, height)
+    if (this.ballots.get('deploy').lostMs !== 0) this.life.stoodStill = true
     for (const [number, ballot] of this.updates) {
       const { endedMs, approvedMs } = this.update(number)
       ballot.follow(Math.min(timeMs, endedMs || timeMs), height)
@@ -224,7 +225,7 @@ function followed (life, act, untilMs, results = undefined, backMs = 0) {
 export function checkSignoff (life) {
   const { signedOffMs, endedMs } = life.records.deployment
   const ballot = followed(life, 'signoff', life.anchor.timeMs)
-  const fits = ballot.rule === null ? [0, endedMs].includes(signedOffMs) : ballot.fits(signedOffMs, life.anchor.timeMs)
+  const fits = ballot.rule === null ? [0, endedMs].includes(signedOffMs) : ballot.fits(signedOffMs, life.anchor.timeMs, life.stoodStill)
   if (!fits) refuse('audit.signoff_time', `satisfied first at ${ballot.metMs}`)
 }
 
@@ -274,6 +275,6 @@ export function checkRelease (life) {
   const untilMs = endedMs === 0 ? life.anchor.timeMs : Math.min(life.anchor.timeMs, endedMs + RELEASE_MS_MAX)
   const vain = updates.filter(({ number, approvedMs }) => number > generation && approvedMs !== 0)
   const ballot = followed(life, 'release', untilMs, results, Math.max(0, ...vain.map((update) => update.endedMs)))
-  const fits = results === '' ? releasedMs === 0 : ballot.fits(releasedMs, untilMs)
+  const fits = results === '' ? releasedMs === 0 : ballot.fits(releasedMs, untilMs, life.stoodStill)
   if (!(isGone && ballot.metMs === 0) && !fits) refuse('audit.release_time', `satisfied first at ${ballot.metMs}`)
 }

@@ -140,6 +140,7 @@ export function verifyAudit (genesis, data) {
   const records = readRecords(anchor.stateRoot, deployment, generations.map(({ manifest }) => manifest), documents, given)
   const inForce = generations[records.deployment.generation]
   const life = { chainId, deployment, anchor, generations, txs, records, inForce, order: generations[0].asked, histories: new Map(), suspended: new Set() }
+  life.stoodStill = generations.some(({ manifest }) => manifest.terms.grace_s !== 0)
   checkOrder(life)
   checkUpdates(life)
   checkOrganisations(life)

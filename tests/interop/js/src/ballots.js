@@ -107,9 +107,11 @@ export class Ballot {
     } else if (this.metMs !== 0 && this.lostMs === 0) this.lostMs = timeMs
   }
 
-  /** Would the ledger have recorded that, up to `untilMs`, as the first time? */
-  fits (recordedMs, untilMs) {
+  /** Would the ledger have recorded that, up to `untilMs`, as the first time? `stoodStill`: it may have been suspended
+   * when time alone satisfied the policy, and asked again later. */
+  fits (recordedMs, untilMs, stoodStill = false) {
     if (this.exact || this.metMs === 0) return recordedMs === this.metMs
+    if (stoodStill) return recordedMs === 0 || (this.metMs <= recordedMs && recordedMs <= untilMs)
     if (recordedMs === 0) return this.metMs > untilMs - LATE_MS
     return this.metMs <= recordedMs && recordedMs <= this.metMs + LATE_MS
   }
