@@ -49,8 +49,8 @@ class Unplaced(Struct, frozen=True):
 
 
 class Matching(Struct, frozen=True):
-    """Every slot is in `matches` or in `unplaced`, in the manifest's order; each node is, for each workload, in
-    `candidates`, the likeliest first, or in `misfits`."""
+    """Every slot is in `matches` or in `unplaced`, in the manifest's order; each node is, for each workload,
+    in `candidates`, the likeliest first, or in `misfits`."""
 
     matches: tuple[Match, ...]
     unplaced: tuple[Unplaced, ...]
