@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import MappingProxyType
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -157,6 +160,7 @@ class Lives(RuleBasedStateMachine):
     """Steps are drawn by number, and what there is decides what a number means."""
 
     SOURCES = CONTRACTS
+    ATTRIBUTES = MappingProxyType({"userns": "yes"})  # of offers
 
     def make(self) -> World:
         """Where it takes place."""
@@ -380,7 +384,8 @@ class Lives(RuleBasedStateMachine):
     )
     def offer(self, node: int, cpu: int, rate: int) -> None:
         price = Price(rate * 1_000, rate * 250, rate * 25)
-        self.send(NODES[node], self.world.offer(cpu_millis=cpu, price=price))
+        said = dict(self.ATTRIBUTES)
+        self.send(NODES[node], self.world.offer(cpu_millis=cpu, price=price, attributes=said))
 
     @rule(node=st.integers(0, 3), pick=PICK)
     def withdraw(self, node: int, pick: int) -> None:
@@ -548,6 +553,21 @@ class Lives(RuleBasedStateMachine):
         view = check(MemoryState(self.world.state.entries()), self.world.now_ms)
         check_step(self.view, view)
         self.view = view
+
+
+def test_an_end_and_its_notice_after_outages() -> None:
+    """Found by a run: overdue work was left ([I1] [O1]; the cause has a test in test_outage)."""
+    lives = Lives()
+    lives.begin(picks=[0])
+    steps: list[Callable[[], None]] = [
+        lambda: lives.top_up(pick=0, amount=1),
+        *[lambda: lives.outage(gap_ms=9_000)] * 9,
+        *[lambda: lives.outage(gap_ms=25_000)] * 2,
+        lambda: lives.wait(step_ms=90_000_000),
+    ]
+    for step in steps:
+        step()
+        lives.all_holds()
 
 
 Lives.TestCase.settings = settings(max_examples=60, stateful_step_count=50)

@@ -134,16 +134,21 @@ def _mutant(
 
 
 CHANGE_MUTANTS: Final = (
-    _mutant("counts_a_copy_when_sent", ("Volumes",), node=_node("CountsWhenSent", copier=CountsWhenSent)),
-    _mutant("copies_nothing", ("Volumes",), node=_node("CopiesNothing", copier=CopiesNothing)),
-    _mutant("writes_before_it_is_home", ("Volumes",), node=_node("WritesAtOnce", copier=WritesAtOnce)),
-    _mutant("restores_nothing", ("Volumes",), node=_node("RestoresNothing", copier=RestoresNothing)),
+    _mutant(
+        "counts_a_copy_when_sent", ("Volumes",), node=_node("CountsWhenSent", copier=CountsWhenSent), start=1
+    ),
+    _mutant("copies_nothing", ("Volumes",), node=_node("CopiesNothing", copier=CopiesNothing), start=1),
+    _mutant(
+        "writes_before_it_is_home", ("Volumes",), node=_node("WritesAtOnce", copier=WritesAtOnce), start=25
+    ),
+    _mutant("restores_nothing", ("Volumes",), node=_node("RestoresNothing", copier=RestoresNothing), start=2),
     _mutant("hands_out_what_is_held", ("Releases",), node=_node("Eager", desk_kind=EagerDesk)),
     _mutant(
         "told_before_all_have_committed",
         ("Agreements",),
         wrapped(_t.reports, "_check_commitment", nothing),
         node=_node("Hasty", desk_kind=HastyDesk),
+        start=1,
     ),
     _mutant(
         "an_update_asks_nobody",
@@ -151,28 +156,34 @@ CHANGE_MUTANTS: Final = (
         (_t.approvals, "judge_change", _consents),
         node=ProvesNothing,
     ),
-    _mutant("an_update_locks_nothing", ("Books",), (_t.updates, "debit", lambda *_: None)),
-    _mutant("an_update_is_done_at_once", ("Versions",), (_t.rollout._Step, "_is_healthy", _true)),
-    _mutant("what_an_update_locked_stays", ("Funds", "Books"), wrapped(_t.switch, "give_back", nothing)),
-    _mutant("what_changes_over_runs_on", ("Books",), wrapped(_t.switch, "release_slot", nothing)),
-    _mutant("nothing_is_put_back", ("Books",), wrapped(_t.switch, "_put_back", nothing)),
-    _mutant("an_update_keeps_its_results", ("Releases",), wrapped(_t.rollout, "forget_results", nothing)),
+    _mutant("an_update_locks_nothing", ("Books",), (_t.updates, "debit", lambda *_: None), start=7),
+    _mutant("an_update_is_done_at_once", ("Versions",), (_t.rollout._Step, "_is_healthy", _true), start=2),
+    _mutant(
+        "what_an_update_locked_stays", ("Funds", "Books"), wrapped(_t.switch, "give_back", nothing), start=7
+    ),
+    _mutant("what_changes_over_runs_on", ("Books",), wrapped(_t.switch, "release_slot", nothing), start=2),
+    _mutant("nothing_is_put_back", ("Books",), wrapped(_t.switch, "_put_back", nothing), start=2),
+    _mutant(
+        "an_update_keeps_its_results", ("Releases",), wrapped(_t.rollout, "forget_results", nothing), start=13
+    ),
     _mutant("one_signs_for_a_release", ("Releases",), (_t.approvals, "_judge_release", _releases)),
     _mutant("who_is_wrong_is_paid", ("Agreements",), (_t.agreement, "take_back", pay_out)),
-    _mutant("who_is_wrong_pays_nothing", ("Agreements",), wrapped(_t.agreement, "_blame", nothing)),
+    _mutant("who_is_wrong_pays_nothing", ("Agreements",), wrapped(_t.agreement, "_blame", nothing), start=10),
     _mutant("who_is_wrong_pays_twice", ("Agreements", "Penalties"), wrapped(_t.agreement, "_blame", again)),
     _mutant("the_first_result_wins", ("Agreements",), (_t.agreement, "agreeing", _any_result)),
-    _mutant("a_volume_stays_behind", ("Volumes",), wrapped(_t.claims, "_check_home", nothing)),
+    _mutant("a_volume_stays_behind", ("Volumes",), wrapped(_t.claims, "_check_home", nothing), start=7),
     _mutant(
         "what_a_lost_key_signed_counts",
         ("Approved",),
         (ledger.people.Roll, "counts", _true),
         (ledger.people.Roll, "belongs", _true),
         wrapped(ledger.organisation, "_new_seat", _keeps),
+        start=1,
     ),
     _mutant(
         "new_members_judge_nothing",
         ("Approved", "Books"),
         wrapped(_t.organisations, "judge_members", nothing),
+        start=1,
     ),
 )
