@@ -314,7 +314,8 @@ def test_deploy_shows_the_plan_then_orders(shell: Shell, bot: FakeBot) -> None:
     assert shell.run("deploy", "site", "--param", "x", "--yes")[0] == 2
     assert shell.json("deployment", "list") == []
     bot.missing = ["no node in BE"]
-    code, _, err = shell.run("deploy", "site", "--yes")
+    code, out, err = shell.run("deploy", "site", "--yes")
+    assert "CREDITS AN HOUR" in out and "not for web, stands in NL: efefefefef (farm-b)" in out
     assert code == 4
     assert "no node in BE" in err
     bot.missing = []
