@@ -16,7 +16,7 @@ import yaml
 from ledger.errors import Refused
 from ledger.limits import WORKLOADS_MAX
 from ledger.manifest_check import ENVIRONMENT_NAME
-from ledger.quantities import CREDIT, QuantityError, parse_cpu, parse_size
+from ledger.quantities import QuantityError, parse_cpu, parse_size
 from ledger.yaml_tree import Mapping, Mark, Node, Scalar, Sequence, load
 from node.compose_mounts import Mounts
 from node.compose_variables import Kind, Remark, Variables, name_of
@@ -113,7 +113,7 @@ class _Importer:
             "approval": {act: {"role": "owner"} for act in ("deploy", "signoff", "delete")},
             "terms": {"duration": "30d", "budget": "10 credits"},
         }
-        self._remark(Mark(1, 1), "terms", "to do", f"a draft's: 30 days, {10 * CREDIT} micro-credits, no fee")
+        self._remark(Mark(1, 1), "terms", "to do", "a draft's: 30 days, 10 credits, no fee")
         self._remark(
             Mark(1, 1), "approval", "to do", "a draft's: the role owner, bound by the order, signs all"
         )
