@@ -8,7 +8,7 @@ from ledger.audit_ballots import LATE_MS, Ballot, ballot_of, ballot_on
 from ledger.audit_file import PLACES, Case, Placed
 from ledger.audit_organisations import Rolls, note_member
 from ledger.audit_release import check_released
-from ledger.audit_report import Facts
+from ledger.audit_report import Facts, VoteRow
 from ledger.errors import Refused
 from ledger.manifest import slots, workload_of
 from ledger.policy import Approval
@@ -112,6 +112,7 @@ def check_approvals(case: Case, facts: Facts) -> str:
     course, record, number = _Course(case), case.records.deployment, 0
     case.stood_still = any(one.manifest.terms.grace_s for one in case.generations)
     last: dict[tuple[str, int, bytes], tuple[Placed, Approval]] = {}
+    about: dict[str, int] = {}  # act: number of the manifest of the last decision on it
     for tx in case.life:
         course.go_to(tx.time_ms, tx.height)
         if isinstance(tx.body, UpdateDeployment):
@@ -127,9 +128,11 @@ def check_approvals(case: Case, facts: Facts) -> str:
             cast = ballot.cast(signer, predicate, tx.time_ms, number)
             last["deploy" if act == "update" else act, predicate.update, signer] = tx, cast
             check_released(case, predicate, tx.time_ms)
+            facts.votes.append(_vote(tx, predicate, cast))
             note_member(rolls[predicate.update], facts, act, predicate.role, signer, tx.height)
             number += 1
             facts.decisions[act] = ballot.at(tx.time_ms)
+            about[act] = predicate.update
         elif isinstance(tx.body, CancelDeployment):
             _cancelled(case, course, tx)
         elif _tells(tx):
@@ -153,10 +156,16 @@ def check_approvals(case: Case, facts: Facts) -> str:
         raise Refused("audit.incomplete", f"{number} decisions, the record counts {wanted}", "approvals")
     facts.approved_ms = approved_ms = record.approved_ms
     for place in PLACES:
-        facts.decisions.setdefault(place, course.ballots[place, course.number].at(case.anchor.time_ms))
+        if about.get(place) != course.number:
+            facts.decisions[place] = course.ballots[place, course.number].at(case.anchor.time_ms)
     state = "approved" if approved_ms else "; ".join(facts.decisions["deploy"].reasons)
     keys = {signer for (_, _, signer), found in case.records.approvals.items() if found}
     return f"{number} decisions by {len(keys)} keys: {state}"
+
+
+def _vote(tx: Placed, said: ApprovalPredicate, cast: Approval) -> VoteRow:
+    about = (said.act, said.update, said.role, said.decision, cast.signer.hex(), said.comment)
+    return VoteRow(tx.height, tx.time_ms, *about, cast.expires_ms if said.decision == "granted" else 0)
 
 
 def _cancelled(case: Case, course: _Course, tx: Placed) -> None:
