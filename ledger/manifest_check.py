@@ -110,7 +110,8 @@ def check_number(kind: str, number: int, field: str, report: Report) -> None:
     least, most = NUMBERS[kind]
     if not least <= number <= most:
         bound = least if number < least else most
-        detail = f"{number} is not in {least} to {most}"
+        given, low, high = (_written(kind, n) for n in (number, least, most))
+        detail = f"{given} is not in {low} to {high}"
         report(field, "contract.range", detail, f"as in {_written(kind, bound)}")
 
 

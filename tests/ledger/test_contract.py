@@ -78,7 +78,7 @@ def test_the_built_form_round_trips() -> None:
         ("title: A site", "title: [A, site]", "title", "contract.type", "text wanted"),
         ("gridpact: 1", "gridpact: 2", "gridpact", "contract.language", "version 2"),
         ("memory: 64MiB", "memory: 64MB1", "workloads.web.resources.memory", "contract.value", "64MiB"),
-        ("memory: 64MiB", "memory: 64", "workloads.web.resources.memory", "contract.range", "4194304"),
+        ("memory: 64MiB", "memory: 64", "workloads.web.resources.memory", "contract.range", "4MiB"),
         ("cpu: 100m", "cpu: fast", "workloads.web.resources.cpu", "contract.value", "100m"),
         ("{http: 8080}", "{http: 80}", "workloads.web.ports.http", "contract.range", "1024"),
         (
