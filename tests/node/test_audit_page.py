@@ -14,6 +14,8 @@ from msgspec.structs import replace
 
 from ledger.audit import export, verify
 from ledger.audit_report import AuditReport
+from ledger.policy_types import Auto, Rule, Weight
+from ledger.policy_words import outline
 from ledger.transactions import CancelDeployment
 from node.amounts import credits_text
 from node.audit_page import SHORT, audit_page, brief
@@ -88,6 +90,34 @@ def test_who_decided_what_is_said_in_words(report: AuditReport) -> None:
         "It was cancelled, as of block",
     ):
         assert words in text, words
+
+
+def test_every_form_of_a_policy_is_a_line_of_its_tree() -> None:
+    rule = Rule(
+        all=(
+            Rule(role="legal", count=2, exclude=("author",)),
+            Rule(weigh=(Weight(weight=2, role="board"), Weight(weight=1, key="ab" * 32)), count=3),
+            Rule(
+                any=(Rule(key="cd" * 32, wait_s=3_600), Rule(auto=Auto(approved_within_s=60))),
+                veto=("legal",),
+            ),
+        ),
+        ordered=True,
+    )
+    assert [(line.depth, line.path, line.words, line.signs) for line in outline(rule)] == [
+        (0, "", "all of these, one after the other:", False),
+        (1, "all[0]", "2 signatures of role legal [not counting author]", True),
+        (1, "all[1]", f"signatures that weigh 3 together, of role board 2, key {'ab' * 8} 1", True),
+        (1, "all[2]", "any 1 of these: [unless vetoed by role legal]", False),
+        (2, "all[2].any[0]", f"the signature of key {'cd' * 8} [after a wait of 1 h]", True),
+        (
+            2,
+            "all[2].any[1]",
+            "nobody when the same manifest was approved within 1 min before the order",
+            False,
+        ),
+    ]
+    assert outline(None) == ()
 
 
 def test_digits_stand_in_walls_at_the_end_alone(report: AuditReport) -> None:
