@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RULE_MARKER, RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
 from ledger.certificate import Validator, ValidatorSet
@@ -568,6 +568,10 @@ def test_an_end_and_its_notice_after_outages() -> None:
     for step in steps:
         step()
         lives.all_holds()
+
+
+def test_lives_have_at_least_twenty_rules() -> None:
+    assert sum(hasattr(step, RULE_MARKER) for step in vars(Lives).values()) >= 20
 
 
 Lives.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
