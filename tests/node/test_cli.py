@@ -288,6 +288,9 @@ def test_contracts_are_found_compared_and_taken_back(shell: Shell, tmp_path: Pat
     assert shell.json("contract", "diff", "mining", "site")
     shell.ok("contract", "deprecate", "mining@1.0.0", "--key", "author", "--reason", "use site")
     assert "use site" in shell.ok("contract", "show", "mining")
+    asked = shell.ok("contract", "show", "mining")
+    assert "integer, 1 to 1000, default 40. How many" in asked
+    assert "money, 0.1 credits to 50 credits, default 1 credits" in asked
     shell.ok("contract", "revoke", "mining", "--key", "author", "--reason", "wrong")
     assert [c["mark"] for c in shell.json("contract", "list") if c["name"] == "mining"] == ["revoked"]
     code, _, err = shell.run("contract", "revoke", "mining", "--key", "author", "--reason", "wrong")
