@@ -6,7 +6,7 @@ from typing import Final
 
 # --- planning -----------------------------------------------------------------------------------
 MARKET_NODES_MAX: Final = 4_096  # looked at for one plan: some tenths of a second of work
-EXCLUDED_SHOWN_MAX: Final = 200  # nodes with their reasons in one answer, which stays below 100 KiB
+NODES_SHOWN_MAX: Final = 200  # candidates, and nodes with their reasons, in one answer of at most 150 KiB
 
 # --- watching -----------------------------------------------------------------------------------
 WATCHED_MAX: Final = 128  # not ended; with the ended ones the memory fits its record in the vault

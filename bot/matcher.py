@@ -33,6 +33,14 @@ class Misfit(Struct, frozen=True):
     reasons: tuple[str, ...]
 
 
+class Candidate(Struct, frozen=True):
+    """A node that can take a slot of a workload, at `rate_hour` micro-credits."""
+
+    node: Node
+    workload: str
+    rate_hour: int
+
+
 class Unplaced(Struct, frozen=True):
     """A slot without a node; `reasons`: "3 nodes: claim.capacity" for each rule, most frequent first."""
 
@@ -41,11 +49,13 @@ class Unplaced(Struct, frozen=True):
 
 
 class Matching(Struct, frozen=True):
-    """Every slot is in `matches` or in `unplaced`, in the manifest's order."""
+    """Every slot is in `matches` or in `unplaced`, in the manifest's order; each node is, for each workload,
+    in `candidates`, the likeliest first, or in `misfits`."""
 
     matches: tuple[Match, ...]
     unplaced: tuple[Unplaced, ...]
     misfits: tuple[Misfit, ...]
+    candidates: tuple[Candidate, ...]
 
 
 def match(manifest: Manifest, nodes: Iterable[Node], now_ms: int, farms: Farms = NO_FARMS) -> Matching:
@@ -53,6 +63,7 @@ def match(manifest: Manifest, nodes: Iterable[Node], now_ms: int, farms: Farms =
     market = {node.key: node for node in sorted(nodes, key=lambda node: node.key)}
     fitting: dict[str, list[bytes]] = {}
     unfit: list[Misfit] = []
+    able: list[Candidate] = []
     for workload in manifest.workloads:
         fitting[workload.name] = []
         for node in market.values():
@@ -61,6 +72,9 @@ def match(manifest: Manifest, nodes: Iterable[Node], now_ms: int, farms: Farms =
                 unfit.append(Misfit(node, workload.name, reasons))
             else:
                 fitting[workload.name].append(node.key)
+        ranked = sorted(fitting[workload.name], key=lambda key: rank(workload, market[key], (), key))
+        for key in ranked:
+            able.append(Candidate(market[key], workload.name, slot_rate(workload, market[key].price)))
     matches: list[Match] = []
     unplaced: list[Unplaced] = []
     held: list[tuple[str, Node]] = []
@@ -76,7 +90,7 @@ def match(manifest: Manifest, nodes: Iterable[Node], now_ms: int, farms: Farms =
         matches.append(Match(slot, best, rate, term_cost(manifest, rate)))
         market[best.key] = _used(best, workload)
         held.append((slot, best))
-    return Matching(tuple(matches), tuple(unplaced), tuple(unfit))
+    return Matching(tuple(matches), tuple(unplaced), tuple(unfit), tuple(able))
 
 
 def best_node(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from bot.forecast import held_ms
-from bot.limits import EXCLUDED_SHOWN_MAX
+from bot.limits import NODES_SHOWN_MAX
 from bot.matcher import Matching, match
 from bot.view import Template
 from ledger.contract_types import Contract, Value
@@ -26,7 +26,7 @@ from ledger.policy_types import ACTS, Act
 from ledger.records import Node
 from ledger.template import whole_reference
 from node.amounts import credits_text
-from node.api.bot_seam import Approver, Excluded, Plan, PlanLine, PlanRequest
+from node.api.bot_seam import Approver, Candidate, Excluded, Plan, PlanLine, PlanRequest
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -137,9 +137,19 @@ def _plan(
         version=manifest.version,
         manifest=digest.hex(),
         lines=lines,
+        candidates=[
+            Candidate(
+                node=c.node.key.hex(),
+                farm=c.node.farm,
+                country=c.node.country,
+                workload=c.workload,
+                rate_hour=c.rate_hour,
+            )
+            for c in matching.candidates[:NODES_SHOWN_MAX]
+        ],
         excluded=[
             Excluded(node=x.node.key.hex(), farm=x.node.farm, workload=x.workload, reasons=list(x.reasons))
-            for x in matching.misfits[:EXCLUDED_SHOWN_MAX]
+            for x in matching.misfits[:NODES_SHOWN_MAX]
         ],
         approvers=list(approvers_of(manifest, ACTS)),
         policies={act: describe(policies.of(act)) for act in ACTS},
@@ -180,6 +190,7 @@ def _open_plan(template: Template, missing: list[str], balance: int) -> Plan:
         version=contract.version,
         manifest="",
         lines=[],
+        candidates=[],
         excluded=[],
         approvers=[],
         policies={act: describe(policies.of(act)) for act in ACTS},

@@ -7,7 +7,8 @@ from typing import Final
 from ledger.audit_ballots import LATE_MS, Ballot, ballot_of, ballot_on
 from ledger.audit_file import PLACES, Case, Placed
 from ledger.audit_organisations import Rolls, note_member
-from ledger.audit_report import Facts
+from ledger.audit_release import check_released
+from ledger.audit_report import Facts, VoteRow
 from ledger.errors import Refused
 from ledger.manifest import slots, workload_of
 from ledger.policy import Approval
@@ -15,7 +16,8 @@ from ledger.predicates import ApprovalPredicate
 from ledger.transactions import CancelDeployment, Claim, Decide, Report, UpdateDeployment
 from ledger.transition.switch import same_work
 
-_WORK: Final = ("fetching", "verified", "running", "succeeded")  # receipts that need a standing approval
+# Receipts that need a standing approval.
+_WORK: Final = ("fetching", "verified", "running", "committed", "succeeded")
 
 
 class _Course:
@@ -52,6 +54,7 @@ class _Course:
         time_ms = min(time_ms, self.until_ms)
         for act in PLACES:
             self.ballots[act, self.number].follow(time_ms, height)
+        self._case.stood_still |= bool(self.deploy.lost_ms)
         for number, ballot in self.updates.items():
             update = self._case.records.updates[number]
             ballot.follow(min(time_ms, update.ended_ms or time_ms), height)
@@ -107,7 +110,9 @@ def check_approvals(case: Case, facts: Facts) -> str:
     """Each decision is about its manifest, was accepted, none is missing; work only while approved."""
     rolls = [Rolls(case, one.manifest.roles) for one in case.generations]
     course, record, number = _Course(case), case.records.deployment, 0
+    case.stood_still = any(one.manifest.terms.grace_s for one in case.generations)
     last: dict[tuple[str, int, bytes], tuple[Placed, Approval]] = {}
+    about: dict[str, int] = {}  # act: number of the manifest of the last decision on it
     for tx in case.life:
         course.go_to(tx.time_ms, tx.height)
         if isinstance(tx.body, UpdateDeployment):
@@ -122,13 +127,17 @@ def check_approvals(case: Case, facts: Facts) -> str:
                 raise Refused("audit.foreign", "an approval of what was not to be decided on", "approvals")
             cast = ballot.cast(signer, predicate, tx.time_ms, number)
             last["deploy" if act == "update" else act, predicate.update, signer] = tx, cast
-            if act == "release" and record.results and predicate.released != record.results.hex():
-                raise Refused("audit.foreign", "a release of other results", "approvals")
+            check_released(case, predicate, tx.time_ms)
+            facts.votes.append(_vote(tx, predicate, cast))
             note_member(rolls[predicate.update], facts, act, predicate.role, signer, tx.height)
             number += 1
             facts.decisions[act] = ballot.at(tx.time_ms)
+            about[act] = predicate.update
         elif isinstance(tx.body, CancelDeployment):
             _cancelled(case, course, tx)
+        elif _tells(tx):
+            if not course.deploy.at(tx.time_ms).satisfied:
+                case.suspended.add(tx.id)
         elif _needs_approval(tx):
             _worked(case, course, tx)
     course.go_to(case.anchor.time_ms, case.anchor.state_height)
@@ -147,10 +156,16 @@ def check_approvals(case: Case, facts: Facts) -> str:
         raise Refused("audit.incomplete", f"{number} decisions, the record counts {wanted}", "approvals")
     facts.approved_ms = approved_ms = record.approved_ms
     for place in PLACES:
-        facts.decisions.setdefault(place, course.ballots[place, course.number].at(case.anchor.time_ms))
+        if about.get(place) != course.number:
+            facts.decisions[place] = course.ballots[place, course.number].at(case.anchor.time_ms)
     state = "approved" if approved_ms else "; ".join(facts.decisions["deploy"].reasons)
     keys = {signer for (_, _, signer), found in case.records.approvals.items() if found}
     return f"{number} decisions by {len(keys)} keys: {state}"
+
+
+def _vote(tx: Placed, said: ApprovalPredicate, cast: Approval) -> VoteRow:
+    about = (said.act, said.update, said.role, said.decision, cast.signer.hex(), said.comment)
+    return VoteRow(tx.height, tx.time_ms, *about, cast.expires_ms if said.decision == "granted" else 0)
 
 
 def _cancelled(case: Case, course: _Course, tx: Placed) -> None:
@@ -202,6 +217,11 @@ def _updates(case: Case, course: _Course, facts: Facts) -> None:
         facts.generations[number].decision = decision
     done = [update.ended_ms for update in case.records.updates.values() if update.status == "done"]
     facts.generations[0].decision = course.first.at(done[0] if done else course.until_ms)
+
+
+def _tells(tx: Placed) -> bool:
+    """[Y1] A replica tells what it was bound to: no work, so it may also while the approval is withdrawn."""
+    return isinstance(tx.body, Report) and tx.document is not None and bool(tx.document.predicate.nonce)
 
 
 def _needs_approval(tx: Placed) -> bool:
@@ -262,7 +282,7 @@ def check_signoff(case: Case, facts: Facts) -> str:
     if ballot.rule is None:  # a finished job is signed off by itself
         fits = record.signed_off_ms in (0, record.ended_ms)
     else:
-        fits = ballot.fits(record.signed_off_ms, case.anchor.time_ms)
+        fits = ballot.fits(record.signed_off_ms, case.anchor.time_ms, stood_still=case.stood_still)
     if not fits:
         raise Refused(
             "audit.signoff_time", f"the policy was satisfied first at {ballot.met_ms}", "signed_off_ms"

@@ -109,6 +109,12 @@ class Ballot:
             self._judge(turn_ms, False)
         self._pass(time_ms)
 
+    def restart(self, time_ms: int) -> None:
+        """[Y8] It was taken back, and is there again: judged anew, by those who decided before."""
+        self.met_ms = self.lost_ms = 0
+        self.exact = False
+        self._judge(time_ms, False)
+
     def _pass(self, time_ms: int) -> None:
         while True:
             times = [approval.expires_ms for approval in self.approvals.values()]
@@ -127,10 +133,14 @@ class Ballot:
         elif self.met_ms and not self.lost_ms:
             self.lost_ms = time_ms
 
-    def fits(self, recorded_ms: int, until_ms: int) -> bool:
-        """True when the state machine, up to `until_ms`, would have recorded that as the first time."""
+    def fits(self, recorded_ms: int, until_ms: int, *, stood_still: bool = False) -> bool:
+        """True when the state machine, up to `until_ms`, would have recorded that as the first time.
+        `stood_still`: the deployment may have been suspended when time alone satisfied the policy; then it is
+        asked again later, and how much later the file does not show."""
         if self.exact or not self.met_ms:
             return recorded_ms == self.met_ms
+        if stood_still:
+            return not recorded_ms or self.met_ms <= recorded_ms <= until_ms
         if not recorded_ms:
             return self.met_ms > until_ms - LATE_MS
         return self.met_ms <= recorded_ms <= self.met_ms + LATE_MS

@@ -19,6 +19,7 @@ from ledger.manifest_types import Manifest
 from ledger.people import names_of
 from ledger.policy import describe
 from ledger.policy_types import ACTS
+from ledger.policy_words import outline
 from ledger.predicates import ReceiptPredicate
 from ledger.receipts import unstated
 from ledger.records import Bill, ReceiptRecord
@@ -67,6 +68,8 @@ def _order(case: Case, facts: Facts) -> str:
     facts.manifest, facts.author = record.manifest.hex(), manifest.author
     facts.consumer = manifest.consumer
     _ordered(manifest, facts)
+    in_force = manifest.policies.of(record.ground)  # an update may have brought it by the update policy
+    facts.policies["deploy"], facts.outlines["deploy"] = describe(in_force), outline(in_force)
     facts.status, facts.state_height = record.status, case.anchor.state_height
     facts.state_time_ms, facts.escrow = case.anchor.time_ms, record.paid_in
     facts.extended_s = record.extended_s
@@ -88,6 +91,7 @@ def _ordered(manifest: Manifest, facts: Facts) -> None:
     facts.roles = {role.name: role.keys or (held[role.name],) for role in manifest.roles}
     policies = manifest.policies
     facts.policies = {act: describe(policies.of(act)) for act in ACTS}
+    facts.outlines = {act: outline(policies.of(act)) for act in ACTS}
     facts.duration_s, facts.fee = manifest.terms.duration_s, manifest.terms.fee
 
 

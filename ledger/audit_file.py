@@ -162,7 +162,9 @@ class Generation(msgspec.Struct, frozen=True):
 
 class Case(msgspec.Struct):
     """A file whose transactions, documents and records are proved one by one. `life`: its transactions but
-    for the publications of its contracts."""
+    for the publications of its contracts. `suspended`: ids of those among them that told results while the
+    approval did not stand; `stood_still`: it was suspended once, or may have been paused, so that what comes
+    due by time alone may have waited. Both as `check_approvals` finds them."""
 
     chain_id: str
     deployment: bytes
@@ -171,6 +173,8 @@ class Case(msgspec.Struct):
     life: list[Placed]
     records: Records
     anchor: Header
+    suspended: set[bytes] = msgspec.field(default_factory=set)
+    stood_still: bool = False
 
     @property
     def order(self) -> Placed:

@@ -9,6 +9,7 @@ import msgspec
 from ledger.audit_file import Placed
 from ledger.errors import Refused
 from ledger.policy import Decision
+from ledger.policy_words import PolicyLine, span
 from ledger.transactions import (
     CancelDeployment,
     Claim,
@@ -42,6 +43,7 @@ class Row(msgspec.Struct, frozen=True):
     who: str  # hex key
     detail: str
     tx: str  # id in hex: what the file proves to be in the block of that height
+    amount: int | None = None  # micro-credits that go into escrow with it; None: it is not about money
 
 
 class BillRow(msgspec.Struct, frozen=True):
@@ -107,6 +109,21 @@ class DeedRow(msgspec.Struct, frozen=True):
     words: tuple[str, ...]
 
 
+class VoteRow(msgspec.Struct, frozen=True):
+    """A decision that somebody signed. `update`: number of the manifest that it is about; `until_ms`: when it
+    stops to count by itself."""
+
+    height: int
+    time_ms: int
+    act: str
+    update: int
+    role: str  # "": as a key that the policy names
+    decision: str
+    key: str  # hex
+    comment: str
+    until_ms: int
+
+
 class MemberRow(msgspec.Struct, frozen=True):
     """A decision that a member of an organisation signed: by which key, as whom, at which version of it."""
 
@@ -155,6 +172,8 @@ class Facts(msgspec.Struct):
     artifacts: dict[str, str] = msgspec.field(default_factory=dict)  # "workload path": sha256
     roles: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)  # keys in hex, or an organisation
     policies: dict[str, str] = msgspec.field(default_factory=dict)  # by act, in words
+    outlines: dict[str, tuple[PolicyLine, ...]] = msgspec.field(default_factory=dict)  # the same, as a tree
+    votes: list[VoteRow] = msgspec.field(default_factory=list)
     duration_s: int = 0  # as ordered
     extended_s: int = 0  # on top of that
     fee: int = 0
@@ -212,7 +231,21 @@ class AuditReport(msgspec.Struct):
 
 def timeline(placed: Sequence[Placed]) -> list[Row]:
     """A row per transaction, in the order of the chain; renewals are only counted elsewhere."""
-    return [Row(tx.height, tx.time_ms, *row, tx.id.hex()) for tx in placed if (row := _row(tx)) is not None]
+    return [
+        Row(tx.height, tx.time_ms, *row, tx.id.hex(), _amount(tx))
+        for tx in placed
+        if (row := _row(tx)) is not None
+    ]
+
+
+def _amount(tx: Placed) -> int | None:
+    """What went into escrow."""
+    body = tx.body
+    if isinstance(body, OrderDeployment):
+        return body.escrow
+    if isinstance(body, TopUp | ExtendDeployment | UpdateDeployment):
+        return body.amount
+    return None
 
 
 def _row(tx: Placed) -> tuple[str, str, str] | None:
@@ -221,7 +254,7 @@ def _row(tx: Placed) -> tuple[str, str, str] | None:
     if isinstance(body, PublishContract) and tx.document is not None:
         return "contract published", who, tx.document.subject_name
     if isinstance(body, OrderDeployment):
-        return "ordered", who, f"escrow {body.escrow}"
+        return "ordered", who, ""
     if isinstance(body, Decide) and tx.document is not None:
         predicate = tx.document.predicate
         names = {"signoff": "sign-off", "delete": "consent to delete", "release": "release"}
@@ -244,11 +277,11 @@ def _row(tx: Placed) -> tuple[str, str, str] | None:
     if isinstance(body, CloseDispute):
         return "dispute closed", who, body.says[:80]
     if isinstance(body, TopUp):
-        return "topped up", who, f"{body.amount}"
+        return "topped up", who, ""
     if isinstance(body, ExtendDeployment):
-        return "extended", who, f"{body.duration_s} s for {body.amount}"
+        return "extended", who, f"by {span(body.duration_s)}"
     if isinstance(body, UpdateDeployment):
-        return "update asked for", who, f"to manifest {body.manifest.hex()[:16]}, locks {body.amount}"
+        return "update asked for", who, f"to manifest {body.manifest.hex()[:10]}"
     if isinstance(body, SteerUpdate):
         verb = "cancelled" if body.action == "cancel" else "resumed"
         return f"update {verb}", who, f"update {body.number}"

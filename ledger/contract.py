@@ -27,6 +27,7 @@ from ledger.contract_types import (
 )
 from ledger.contract_update import read_update
 from ledger.limits import CPU_MILLIS_MIN, FUEL_DEFAULT, MEMORY_BYTES_MIN, PATH_CHARS_MAX, VOLUME_BYTES_MIN
+from ledger.manifest_services import ISOLATION
 from ledger.manifest_types import (
     Apart,
     ArtifactKind,
@@ -164,7 +165,7 @@ def _read(reader: Reader, root: Node) -> ContractSource:
             ),
         ),
     )
-    return ContractSource(contract, tuple(artifacts))
+    return ContractSource(contract, tuple(artifacts), reader.marks)
 
 
 def _cap(reader: Reader, node: Node | None, field: str) -> int | str | None:
@@ -268,7 +269,7 @@ def _workload(reader: Reader, name: str, node: Node, artifacts: list[SourceArtif
         depends_on=reader.texts(entries.get("depends_on"), f"{field}.depends_on"),
         time_limit_s=reader.number(entries.get("time_limit"), f"{field}.time_limit", parse_duration, 0),
         agree=reader.number(entries.get("agree"), f"{field}.agree", parse_integer, 0),
-        isolation=reader.texts(entries.get("isolation"), f"{field}.isolation"),
+        isolation=reader.words(entries.get("isolation"), f"{field}.isolation", ISOLATION),
         secrets=reader.texts(entries.get("secrets"), f"{field}.secrets"),
         egress=reader.texts(entries.get("egress"), f"{field}.egress"),
         volumes=_volumes(reader, entries.get("volumes"), f"{field}.volumes"),
@@ -316,7 +317,7 @@ def _artifact(reader: Reader, workload: str, node: Node, field: str) -> SourceAr
     if kind != "file" and executable:
         detail = "a tree or an image keeps the modes of its own files"
         reader.report(f"{field}.executable", "contract.executable", detail)
-    return SourceArtifact(workload, path, kind, source, executable)
+    return SourceArtifact(workload, path, kind, source, executable, f"{field}.{kind}")
 
 
 def _placement(reader: Reader, node: Node | None, field: str) -> Placement:

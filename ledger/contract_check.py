@@ -35,7 +35,7 @@ from ledger.nearest import nearest
 from ledger.parameters import parameter_value
 from ledger.pattern import PatternError, parse_pattern
 from ledger.policy_check import check_policies
-from ledger.quantities import QuantityError, parse_country
+from ledger.quantities import QuantityError, credits_text, parse_country
 from ledger.template import TemplateError, expressions, has_template, references, whole
 
 # Programs whose next argument after -c or -e is code.
@@ -71,7 +71,7 @@ _TYPES: Final = {
 def check_contract(contract: Contract) -> None:
     """Raises Refused for the first rule that a built contract breaks."""
 
-    def refuse(field: str, rule: str, detail: str) -> None:
+    def refuse(field: str, rule: str, detail: str, suggestion: str = "") -> None:
         raise Refused(rule, detail, field)
 
     size = len(contract.encode())
@@ -330,7 +330,8 @@ def _check_terms(terms: TermsTemplate, types: dict[str, str], report: Report) ->
         if cap is not None:
             _check_number("price", cap, types, f"terms.price.{name}", report)
     if isinstance(terms.fee, int) and isinstance(terms.budget, int) and terms.fee > terms.budget:
-        report("terms.fee", "manifest.fee", f"{terms.fee} is more than the budget {terms.budget}")
+        fee, budget = credits_text(terms.fee), credits_text(terms.budget)
+        report("terms.fee", "manifest.fee", f"{fee} credits are more than the budget of {budget}")
 
 
 def _check_number(kind: str, given: int | str, types: dict[str, str], field: str, report: Report) -> None:
@@ -378,7 +379,8 @@ def _check_references(text: str, types: dict[str, str], field: str, report: Repo
             report(
                 field,
                 "contract.unknown_parameter",
-                f"no parameter {name}; declared: {declared}. {nearest(name, types)}".strip(),
+                f"no parameter {name}; declared: {declared}",
+                nearest(name, types),
             )
             return None
     for expression in rules:

@@ -8,6 +8,7 @@ from typing import TypeVar
 from ledger.limits import PROBLEMS_MAX
 from ledger.nearest import nearest
 from ledger.quantities import QuantityError
+from ledger.suggestions import example, listed, quantity, truth
 from ledger.template import has_template
 from ledger.yaml_tree import Mapping, Mark, Node, Problem, Scalar, Sequence
 
@@ -19,16 +20,14 @@ class Reader:
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
-        self._marks: dict[str, Mark] = {}
+        self.marks: dict[str, Mark] = {}
         self._broken: set[str] = set()
 
     def report(self, field: str, rule: str, detail: str, suggestion: str = "") -> None:
         """A problem at a field; one below a field that is broken already is its consequence, and not told."""
-        parts = _prefixes(field)
-        if any(part in self._broken for part in parts):
+        if any(part in self._broken for part in _prefixes(field)):
             return
-        mark = next((self._marks[part] for part in parts if part in self._marks), Mark(1, 1))
-        self._add(mark, field, rule, detail, suggestion)
+        self._add(place_of(self.marks, field), field, rule, detail, suggestion)
 
     def _add(self, mark: Mark, field: str, rule: str, detail: str, suggestion: str = "") -> None:
         self._broken.add(field)
@@ -45,17 +44,21 @@ class Reader:
         """Entries of a mapping; with `required` or `optional` given, other keys are refused."""
         if node is None:
             return {}
-        self._marks.setdefault(field, node.mark)
+        self.marks.setdefault(field, node.mark)
         if not isinstance(node, Mapping):
             if not (isinstance(node, Scalar) and node.value is None and not required):
-                self._add(node.mark, field, "contract.type", f"a mapping wanted, found {_kind(node)}")
+                detail = f"a mapping wanted, found {_kind(node)}"
+                self._add(node.mark, field, "contract.type", detail, example(field, "{name: value}"))
             return {}
         known = {*required, *optional}
         for name, mark in node.marks.items():
             path = f"{field}.{name}" if field else name
-            self._marks[path] = mark
+            self.marks[path] = mark
             if known and name not in known:
-                suggestion = nearest(name, known - set(node.entries)) or f"known: {', '.join(sorted(known))}"
+                absent = known - set(node.entries)
+                there = nearest(name, known - absent)
+                suggestion = nearest(name, absent) or (there and f"{there} it is there already")
+                suggestion = suggestion or f"known: {', '.join(sorted(absent or known))}"
                 self._add(mark, path, "contract.unknown_field", f"no such field {name!r}", suggestion)
         for name in required:
             if name not in node.entries:
@@ -67,18 +70,19 @@ class Reader:
         """Items of a sequence with their fields."""
         if node is None:
             return []
-        self._marks[field] = node.mark
+        self.marks[field] = node.mark
         if not isinstance(node, Sequence):
-            self._add(node.mark, field, "contract.type", f"a list wanted, found {_kind(node)}")
+            detail = f"a list wanted, found {_kind(node)}"
+            self._add(node.mark, field, "contract.type", detail, listed(field, _text(node)))
             return []
         items = [(item, f"{field}[{index}]") for index, item in enumerate(node.items)]
-        self._marks.update((path, item.mark) for item, path in items)
+        self.marks.update((path, item.mark) for item, path in items)
         return items
 
     def some(self, node: Node | None, field: str) -> list[tuple[Node, str]]:
         """A list, or one scalar in place of a list of one."""
         if isinstance(node, Scalar):
-            self._marks[field] = node.mark
+            self.marks[field] = node.mark
             return [(node, field)]
         return self.sequence(node, field)
 
@@ -87,14 +91,20 @@ class Reader:
         if node is None:
             return default
         if not isinstance(node, Scalar) or node.value is None:
-            self._add(node.mark, field, "contract.type", f"text wanted, found {_kind(node)}")
+            detail = f"text wanted, found {_kind(node)}"
+            self._add(node.mark, field, "contract.type", detail, "as in 'a text'")
             return default
-        self._marks[field] = node.mark
+        self.marks[field] = node.mark
         return node.text
 
     def texts(self, node: Node | None, field: str) -> tuple[str, ...]:
         """A list of texts."""
         return tuple(self.text(item, path) for item, path in self.sequence(node, field))
+
+    def words(self, node: Node | None, field: str, known: Collection[str]) -> tuple[str, ...]:
+        """A list of texts, each one of `known`: that is checked with the rule of this list, and told to
+        editors by the schema."""
+        return self.texts(node, field)
 
     def boolean(self, node: Node | None, field: str, default: bool) -> bool:
         """true or false, in no other spelling."""
@@ -102,7 +112,8 @@ class Reader:
             return default
         value = node.value if isinstance(node, Scalar) else None
         if not isinstance(value, bool):
-            self._add(node.mark, field, "contract.type", f"true or false wanted, found {_kind(node)}")
+            detail = f"true or false wanted, found {_kind(node)}"
+            self._add(node.mark, field, "contract.type", detail, truth(_text(node)))
             return default
         return value
 
@@ -122,13 +133,15 @@ class Reader:
         if node is None:
             return default
         if not isinstance(node, Scalar):
-            self._add(node.mark, field, "contract.type", f"one value wanted, found {_kind(node)}")
+            detail = f"one value wanted, found {_kind(node)}"
+            self._add(node.mark, field, "contract.type", detail, quantity(parse, ""))
             return default
-        self._marks[field] = node.mark
+        self.marks[field] = node.mark
         try:
             return parse(node.value)
         except QuantityError as error:
-            self._add(node.mark, field, "contract.value", f"{node.text[:80]!r}: {error}")
+            detail = f"{node.text[:80]!r}: {error}"
+            self._add(node.mark, field, "contract.value", detail, quantity(parse, node.text))
             return default
 
     def number(
@@ -136,9 +149,14 @@ class Reader:
     ) -> int | str:
         """A quantity, or the parameter that will give it."""
         if isinstance(node, Scalar) and has_template(node.text):
-            self._marks[field] = node.mark
+            self.marks[field] = node.mark
             return node.text
         return self.parsed(node, field, parse, default)
+
+
+def place_of(marks: dict[str, Mark], field: str) -> Mark:
+    """Where a field stands, or what it stands in."""
+    return next((marks[part] for part in _prefixes(field) if part in marks), Mark(1, 1))
 
 
 def _prefixes(field: str) -> list[str]:
@@ -156,3 +174,7 @@ def _kind(node: Node) -> str:
     if isinstance(node, Sequence):
         return "a list"
     return "nothing" if node.value is None else repr(node.text[:80])
+
+
+def _text(node: Node) -> str:
+    return node.text if isinstance(node, Scalar) else ""

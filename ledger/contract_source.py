@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
 
 from ledger.contract_check import check_contract
+from ledger.contract_reader import place_of
 from ledger.contract_types import Contract, WorkloadTemplate
-from ledger.errors import LocalError
+from ledger.errors import LocalError, Refused
 from ledger.manifest_types import Artifact, ArtifactKind
+from ledger.yaml_tree import ContractError, Mark, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class SourceArtifact:
     kind: ArtifactKind
     source: str  # relative to the contract's folder, or absolute
     executable: bool
+    field: str  # that says so
 
 
 def _settled(workload: WorkloadTemplate, containers: Mapping[str, Container]) -> dict[str, Any]:
@@ -45,6 +48,12 @@ class ContractSource:
 
     contract: Contract
     artifacts: tuple[SourceArtifact, ...]
+    marks: dict[str, Mark] = field(default_factory=dict)  # where each field stands in the source
+
+    def located(self, filename: str, error: Refused, way_out: str = "") -> ContractError:
+        """What was found wrong with one of its fields later on, with the place in the source."""
+        problem = Problem(place_of(self.marks, error.field), error.field, error.rule, error.detail, way_out)
+        return ContractError(filename, [problem])
 
     def built(
         self,

@@ -12,7 +12,9 @@ import msgspec
 from ledger.limits import CHUNK_BYTES
 
 COPY_BLOCK_BYTES: Final = CHUNK_BYTES  # of a volume, encrypted at a time: a changed one is a changed chunk
-COPY_FRAME_BYTES: Final = 64  # for each block, and twice at the end: numbers and what proves a block unchanged
+COPY_FRAME_BYTES: Final = (
+    64  # for each block, and twice at the end: numbers and what proves a block unchanged
+)
 
 
 class VolumeCopy(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):

@@ -194,7 +194,7 @@ def cost(rate_hour: int, from_ms: int, to_ms: int) -> int:
     return -(-rate_hour * (to_ms - from_ms) // HOUR_MS) if to_ms > from_ms else 0
 
 
-def _refuse(field: str, rule: str, detail: str) -> NoReturn:
+def _refuse(field: str, rule: str, detail: str, suggestion: str = "") -> NoReturn:
     raise Refused(rule, detail, field)
 
 

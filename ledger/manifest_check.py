@@ -10,8 +10,8 @@ tell several problems at once and the ledger can stop at the first.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
 
 from ledger.limits import (
     ARGUMENT_CHARS_MAX,
@@ -28,6 +28,7 @@ from ledger.limits import (
     INTERVAL_S_MAX,
     MEMORY_BYTES_MAX,
     MEMORY_BYTES_MIN,
+    MIB,
     NAME_CHARS_MAX,
     NUMBER_MAX,
     PATH_CHARS_MAX,
@@ -43,12 +44,18 @@ from ledger.limits import (
 )
 from ledger.manifest_types import Artifact, Health, Port, UpdateStrategy
 from ledger.nearest import nearest
+from ledger.suggestions import named, versioned
 from ledger.template import NAME, has_template, unsafe_character
 
-Report = Callable[[str, str, str], None]  # field, rule, detail
+
+class Report(Protocol):
+    """Where a check tells of a broken rule, with a way out if it knows a better one than the rule has."""
+
+    def __call__(self, field: str, rule: str, detail: str, suggestion: str = "", /) -> None: ...
+
 
 _HEX64: Final = re.compile(r"[0-9a-f]{64}")
-_ENVIRONMENT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+ENVIRONMENT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _VERSION: Final = re.compile(
     r"(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})(?:-[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
 )
@@ -84,27 +91,40 @@ NUMBERS: Final = {
     "min_healthy": (0, INTERVAL_S_MAX),
     "deadline": (10, INTERVAL_S_MAX),
 }
+_SECONDS: Final = (
+    "duration", "time_limit", "grace", "extension", "interval", "timeout", "recheck", "validity",
+    "min_healthy", "deadline", "rpo",
+)  # fmt: skip
 
 
 def check_name(name: str, field: str, report: Report) -> None:
     """A name: lower-case words joined by - or _."""
     if len(name) > NAME_CHARS_MAX or not NAME.fullmatch(name):
-        report(
-            field, "contract.name", f"lower-case letters, digits, - and _ wanted, at most {NAME_CHARS_MAX}"
-        )
+        detail = f"lower-case letters, digits, - and _ wanted, at most {NAME_CHARS_MAX}"
+        report(field, "contract.name", detail, named(name))
 
 
 def check_version(version: str, field: str, report: Report) -> None:
     """Semantic version 2.0.0 without build metadata (which has no order)."""
     if len(version) > NAME_CHARS_MAX or not _VERSION.fullmatch(version):
-        report(field, "contract.version", "a semantic version wanted, such as 1.0.0")
+        report(field, "contract.version", "a semantic version wanted, such as 1.0.0", versioned(version))
 
 
 def check_number(kind: str, number: int, field: str, report: Report) -> None:
     """A number in the range of its kind."""
     least, most = NUMBERS[kind]
     if not least <= number <= most:
-        report(field, "contract.range", f"{number} is not in {least} to {most}")
+        bound = least if number < least else most
+        given, low, high = (_written(kind, n) for n in (number, least, most))
+        detail = f"{given} is not in {low} to {high}"
+        report(field, "contract.range", detail, f"as in {_written(kind, bound)}")
+
+
+def _written(kind: str, number: int) -> str:
+    """A number as a source may have it."""
+    if kind in ("memory", "disk", "volume") and number % MIB == 0:
+        return f"{number // MIB}MiB"
+    return f"{number}m" if kind == "cpu" else f"{number}s" if kind in _SECONDS else str(number)
 
 
 def check_text(text: str, most: int, field: str, report: Report) -> None:
@@ -190,7 +210,12 @@ def check_command(
     if command[0] not in set(executables) and not any(under(command[0], tree) for tree in trees):
         found = command[0] in {path for path, _ in paths}
         detail = "mark this artifact 'executable: true'" if found else "the program must be an artifact"
-        report(where, "contract.command_artifact", detail)
+        way = (
+            "write {path: …, file: …, executable: true}"
+            if found
+            else nearest(command[0], [p for p, _ in paths])
+        )
+        report(where, "contract.command_artifact", detail, way)
 
 
 def check_environment(environment: dict[str, str], field: str, report: Report) -> None:
@@ -198,7 +223,7 @@ def check_environment(environment: dict[str, str], field: str, report: Report) -
     if len(environment) > ENVIRONMENT_MAX:
         report(field, "contract.too_many", f"{len(environment)} variables, at most {ENVIRONMENT_MAX}")
     for name, value in environment.items():
-        if not _ENVIRONMENT_NAME.fullmatch(name):
+        if not ENVIRONMENT_NAME.fullmatch(name):
             report(f"{field}.{name}", "contract.environment_name", "letters, digits and _ wanted")
         check_text(value, ARGUMENT_CHARS_MAX, f"{field}.{name}", report)
 
@@ -214,7 +239,8 @@ def check_ports(kind: str, ports: Sequence[Port], health: Health | None, field: 
         check_name(port.name, where, report)
         # Below 1024 would need a capability, and a workload has none.
         if not 1024 <= port.port <= 65_535:
-            report(where, "contract.range", f"{port.port} is not in 1024 to 65535")
+            near = 65_535 if port.port > 65_535 else port.port + 8000 if 0 < port.port < 1024 else 8080
+            report(where, "contract.range", f"{port.port} is not in 1024 to 65535", f"as in {near}")
         if port.port in numbers[:index] or port.name in names[:index]:
             report(where, "contract.duplicate", f"{port.name}: {port.port} is there twice")
     if kind == "job" and (ports or health is not None):
@@ -225,7 +251,8 @@ def check_ports(kind: str, ports: Sequence[Port], health: Health | None, field: 
         report(
             f"{field}.health.port",
             "contract.unknown_port",
-            f"no port {health.port!r}. {nearest(health.port, names)}".strip(),
+            f"no port {health.port!r}",
+            nearest(health.port, names),
         )
     if health.http_path is not None:
         check_text(health.http_path, PATH_CHARS_MAX, f"{field}.health.http", report)

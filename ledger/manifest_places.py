@@ -79,8 +79,8 @@ def _check_names(
         if name not in known or name == workload.name:
             others = [other for other in known if other != workload.name]
             wanted = ", ".join(others) or "none"
-            detail = f"another workload wanted, found {name[:NAME_CHARS_MAX]!r}; there are: {wanted}. "
-            report(f"{field}[{index}]", "contract.depends_on", (detail + nearest(name, others)).strip())
+            detail = f"another workload wanted, found {name[:NAME_CHARS_MAX]!r}; there are: {wanted}"
+            report(f"{field}[{index}]", "contract.depends_on", detail, nearest(name, others))
 
 
 def check_release(release: object, workloads: Sequence[Placed], report: Report) -> None:

@@ -19,6 +19,7 @@ from ledger.limits import (
 )
 from ledger.manifest_check import RESERVED_PATHS, Report, check_name, check_path, under
 from ledger.manifest_types import Port, Volume, Workload
+from ledger.nearest import nearest
 
 HOSTS_PATH: Final = "/etc/hosts"  # where a workload finds the addresses of the names it may connect to
 _HOST: Final = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -48,7 +49,7 @@ def check_isolation(features: Sequence[str], field: str, report: Report) -> None
     for index, name in enumerate(features):
         if name not in ISOLATION:
             detail = f"{name[:NAME_CHARS_MAX]!r}; there are: {', '.join(ISOLATION)}"
-            report(f"{field}[{index}]", "contract.isolation", detail)
+            report(f"{field}[{index}]", "contract.isolation", detail, nearest(name, ISOLATION))
             return
         if name in features[:index]:
             report(f"{field}[{index}]", "contract.duplicate", f"{name} is there twice")

@@ -91,7 +91,8 @@ class _Check:
                 self.report(f"{where}.count", "policy.count", f"1 to {ROLE_KEYS_MAX} wanted")
         elif node.any:
             if not 1 <= node.count <= len(node.any):
-                detail = f"{node.count} of {len(node.any)} can never be met"
+                count, most = node.count, len(node.any)
+                detail = f"{count} of {most} can never be met" if count > most else f"{count} asks for nobody"
                 self.report(f"{where}.any.count", "policy.count", detail)
         elif node.weigh:
             self._weigh(node.weigh, node.count, f"{where}.weigh")
@@ -165,8 +166,8 @@ class _Check:
     def _role(self, name: str, field: str) -> None:
         if name not in self._known:
             wanted = ", ".join(sorted(self._known)) or "none is declared"
-            detail = f"no role {name[:80]!r}; roles: {wanted}. {nearest(name, self._known)}"
-            self.report(field, "policy.unknown_role", detail.strip())
+            detail = f"no role {name[:80]!r}; roles: {wanted}"
+            self.report(field, "policy.unknown_role", detail, nearest(name, self._known))
 
     def _key(self, key: str, field: str) -> None:
         if not _HEX64.fullmatch(key):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ledger.policy_types import Auto, Policies, Rule, Weight
+from ledger.quantities import credits_text
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 
@@ -24,6 +27,41 @@ def brief(rule: Rule) -> str:
 def weights_text(entries: tuple[Weight, ...]) -> str:
     """Who weighs what, such as "role board 2, key 1f2e3d4c 1"."""
     return ", ".join(f"{_who(entry)} {entry.weight}" for entry in entries)
+
+
+class PolicyLine(msgspec.Struct, frozen=True):
+    """A rule of a policy as a line of its outline. `path`: where it stands, as `Decision.used` names it;
+    `signs`: it is filled by signatures itself, and not by the lines below it."""
+
+    depth: int
+    path: str
+    words: str
+    signs: bool
+
+
+def outline(rule: Rule | None, path: str = "", depth: int = 0) -> tuple[PolicyLine, ...]:
+    """A policy as a tree in lines, each rule above those inside it; none for no policy."""
+    if rule is None:
+        return ()
+    inside = [("all", child) for child in rule.all] + [("any", child) for child in rule.any]
+    lines = [PolicyLine(depth, path, _heading(rule) + _beside(rule), not inside and rule.auto is None)]
+    for index, (form, child) in enumerate(inside):
+        below = f"{form}[{index}]"
+        lines += outline(child, f"{path}.{below}" if path else below, depth + 1)
+    return tuple(lines)
+
+
+def _heading(rule: Rule) -> str:
+    if rule.role is not None:
+        many = "one signature" if rule.count == 1 else f"{rule.count} signatures"
+        return f"{many} of role {rule.role}"
+    if rule.key is not None:
+        return f"the signature of key {rule.key[:16]}"
+    if rule.weigh:
+        return f"signatures that weigh {rule.count} together, of {weights_text(rule.weigh)}"
+    if rule.all:
+        return "all of these, one after the other:" if rule.ordered else "all of these:"
+    return f"any {rule.count} of these:" if rule.any else _plain(rule)
 
 
 def describe_rest(policies: Policies) -> str:
@@ -65,7 +103,7 @@ def _plain(rule: Rule) -> str:
 def _auto(auto: Auto) -> str:
     parts = []
     if auto.budget is not None:
-        parts.append(f"the budget is at most {auto.budget} micro-credits")
+        parts.append(f"the budget is at most {credits_text(auto.budget)} credits")
     if auto.approved_within_s is not None:
         parts.append(f"the same manifest was approved within {span(auto.approved_within_s)} before the order")
     return f"nobody when {' and '.join(parts)}"

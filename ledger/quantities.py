@@ -75,6 +75,14 @@ def parse_money(value: object) -> int:
     return _scaled(match[1], match[2], CREDIT, "at most six digits after the point")
 
 
+def credits_text(micro: int) -> str:
+    """ "1.5" for 1_500_000 micro-credits; at least one, at most six decimals."""
+    sign = "-" if micro < 0 else ""
+    whole, rest = divmod(abs(micro), CREDIT)
+    decimals = f"{rest:06d}".rstrip("0")
+    return f"{sign}{whole:,}" + (f".{decimals}" if decimals else "")
+
+
 def parse_integer(value: object) -> int:
     """An integer (a boolean is none). Raises QuantityError."""
     if (number := _integer(value, negative=True)) is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-from ledger.quantities import CREDIT, QuantityError, parse_money
+from ledger.quantities import QuantityError, parse_money
+from ledger.quantities import credits_text as credits_text
 
 _SIZES: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 _SPANS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"))
@@ -17,14 +18,6 @@ def parse_credits(text: str) -> int:
     if not stripped:
         raise QuantityError("an amount of credits wanted, such as 1.5")
     return parse_money(stripped if "credit" in stripped else f"{stripped} credits")
-
-
-def credits_text(micro: int) -> str:
-    """ "1.5" for 1_500_000 micro-credits; at least one, at most six decimals."""
-    sign = "-" if micro < 0 else ""
-    whole, rest = divmod(abs(micro), CREDIT)
-    decimals = f"{rest:06d}".rstrip("0")
-    return f"{sign}{whole:,}" + (f".{decimals}" if decimals else "")
 
 
 def size_text(size_bytes: int) -> str:

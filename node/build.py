@@ -32,6 +32,18 @@ from node.executor.tree import TreeRefused, check_relative, read_tree
 SOURCE_NAME: Final = "contract.yaml"
 BUILT_NAME: Final = "contract.json"
 ARTIFACTS_NAME: Final = "artifacts"
+WAYS_OUT: Final = {
+    "build.source": "name what is there, from the contract's folder on",
+    "build.outside": "copy it into the contract's folder",
+    "build.link": "put the file itself in its place",
+    "build.special": "put a plain file in its place",
+    "build.setuid": "take the bits off: chmod ug-s",
+    "build.too_large": "make it smaller, or several of it",
+    "build.tree": "rename it, or leave it out",
+    "build.output": "build into another folder: --out",
+    "build.image": "look at it: skopeo inspect --config oci:PATH; what the contract says comes first",
+}
+"""What an author may do about a file that cannot be built, by its rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,7 @@ def build(source_dir: Path, out_dir: Path) -> Built:
     """Builds the contract of `source_dir` into `out_dir`, which is made when missing.
 
     `contract.json` is replaced last, so a build that fails leaves the former one as it was. Raises
-    ContractError for the source, Refused(build.*) naming the artifact for a file, LocalError never.
+    ContractError naming the place in the source, of its rules and of files (build.*); Refused(build.output).
     """
     source = read_source(source_dir)
     store = out_dir / ARTIFACTS_NAME
@@ -68,18 +80,26 @@ def build(source_dir: Path, out_dir: Path) -> Built:
         store.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refused("build.output", f"{store}: {error.strerror}") from None
+    try:
+        contract, built = _built(source, source_dir, store)
+    except Refused as error:
+        if not error.field:
+            raise
+        raise source.located(str(source_dir / SOURCE_NAME), error, WAYS_OUT.get(error.rule, "")) from None
+    with _new_file(out_dir, out_dir / BUILT_NAME) as file:
+        file.write(contract.encode())
+    return Built(contract, built)
+
+
+def _built(source: ContractSource, source_dir: Path, store: Path) -> tuple[Contract, tuple[BuiltFile, ...]]:
     built = tuple(_build_artifact(item, source_dir, store) for item in source.artifacts)
     containers = {
         workload.name: container_of(workload, [item for item in built if item.workload == workload.name])
         for workload in source.contract.workloads
         if workload.runtime == "oci"
     }
-    contract = source.built(
-        {(item.workload, item.artifact.path): item.artifact for item in built}, containers
-    )
-    with _new_file(out_dir, out_dir / BUILT_NAME) as file:
-        file.write(contract.encode())
-    return Built(contract, built)
+    artifacts = {(item.workload, item.artifact.path): item.artifact for item in built}
+    return source.built(artifacts, containers), built
 
 
 def load_built(out_dir: Path) -> Built:
@@ -130,7 +150,7 @@ def describe(file: Path, path: str, kind: ArtifactKind, executable: bool) -> Art
 
 
 def _build_artifact(item: SourceArtifact, source_dir: Path, store: Path) -> BuiltFile:
-    field = f"workloads.{item.workload}.artifacts {item.path}"
+    field = item.field
     source = _resolve(item, source_dir, field)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=store) as folder:
         draft = Path(folder) / "draft"

@@ -7,7 +7,8 @@ import logging
 import os
 import resource
 import sys
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ from node.pruner import Pruner
 from node.safety_store import SafetyStore
 from node.wire import GENESIS_PROTOCOL, TOPIC_KINDS, topic
 from p2p.host import Host, HostConfig
+from p2p.network import Started
 
 if TYPE_CHECKING:
     from node.executor.executor import Executor
@@ -161,8 +163,7 @@ async def run_peer(home: Home, settings: Settings) -> None:
     with ExitStack() as resources:
         peer = open_peer(home, settings, resources)
         resources.callback(remove_run, home)
-        async with trio.open_nursery() as nursery:
-            addresses = await nursery.start(peer.run)
+        async with _carried(peer) as addresses, trio.open_nursery() as nursery:
             _start_pruner(nursery, peer, settings)
             api = await _start_api(nursery, peer, home, settings)
             write_run(
@@ -180,6 +181,24 @@ async def run_peer(home: Home, settings: Settings) -> None:
             log.info("peer_up", moniker=settings.moniker, peer=peer.network.peer_id, api=api, p2p=addresses)
             gc.enable()
             gc.freeze()  # what was imported and built so far stays: no collection needs to walk it again
+
+
+@asynccontextmanager
+async def _carried(peer: Peer) -> AsyncIterator[Sequence[str]]:
+    """The peer runs as long as what sits on it, and ends after it: a 3node that is stopped gives its slots
+    back, and has last copies kept, over the network. Gives the listen addresses."""
+    async with trio.open_nursery() as nursery:
+        life = trio.CancelScope(shield=True)
+
+        async def run(*, task_status: Started) -> None:
+            with life:
+                await peer.run(task_status=task_status)
+
+        addresses = await nursery.start(run)
+        try:
+            yield addresses
+        finally:
+            life.cancel()
 
 
 def _start_pruner(nursery: trio.Nursery, peer: Peer, settings: Settings) -> None:

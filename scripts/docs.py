@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.exec_report import running
 from bench.report import comparison
-from ledger.contract_rules import CONTRACT_RULES
+from ledger.contract_rules import CONTRACT_RULES, SUGGESTIONS
 from node.api.routes import ROUTES
 from node.config import KEYS
 from scripts import schema
@@ -205,7 +205,8 @@ def routes_table() -> str:
 
 def contract_errors_table() -> str:
     """Return the rules that a contract's author may meet."""
-    return table(("rule", "what is wrong"), [(f"`{rule}`", text) for rule, text in CONTRACT_RULES.items()])
+    rows = [(f"`{rule}`", text, SUGGESTIONS.get(rule, "")) for rule, text in CONTRACT_RULES.items()]
+    return table(("rule", "what is wrong", "what to do"), rows)
 
 
 def attacks_table() -> str:

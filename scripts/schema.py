@@ -18,6 +18,7 @@ from ledger import quantities as q
 from ledger.contract_reader import Reader
 from ledger.template import NAME
 from ledger.yaml_tree import Node, load
+from scripts.schema_words import describe
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 TARGET: Final = ROOT / "docs" / "schema" / "contract-1.json"
@@ -109,6 +110,15 @@ class Recorder(Reader):
             self.place(field).scalar(SCALAR)
         return super().text(node, field, default)
 
+    def words(self, node: Node | None, field: str, known: Collection[str]) -> tuple[str, ...]:
+        if node is not None:
+            self.place(f"{field}[0]").scalar({"enum": list(known)})
+        self._plain = False
+        try:
+            return super().words(node, field, known)
+        finally:
+            self._plain = True
+
     def boolean(self, node: Node | None, field: str, default: bool) -> bool:
         if node is not None:
             self.place(field).scalar({"type": "boolean"})
@@ -148,12 +158,16 @@ def schema() -> dict[str, Any]:
     merged = rules[0]
     for rule in rules[1:]:
         _merge(merged, rule)
-    return {
+    made = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Gridpact contract, language version 1",
         **body,
         "$defs": {"rule": _emit(merged, "rule", [])},
     }
+    silent = describe(made)
+    if silent:
+        raise ValueError(f"docs/authoring.md and scripts/schema_words.py say nothing of {', '.join(silent)}")
+    return made
 
 
 def _put_of(at: Place) -> None:

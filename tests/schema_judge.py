@@ -14,7 +14,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 }
 KEYWORDS = {
     "type", "enum", "const", "pattern", "minimum", "properties", "additionalProperties", "required",
-    "propertyNames", "items", "anyOf", "$ref", "$defs", "$schema", "title",
+    "propertyNames", "items", "anyOf", "$ref", "$defs", "$schema", "title", "description",
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import pytest
 from ledger.contract import parse_contract
 from ledger.yaml_tree import ContractError, Mapping, Node, Scalar, Sequence, load
 from scripts import schema as generator
+from scripts import schema_words
 from tests.ledger.contract_samples import SOURCE
 from tests.schema_judge import accepts
 
@@ -133,3 +134,19 @@ def test_a_library_judges_alike(checkout: Path) -> None:
 
 def test_scalars_are_what_yaml_says() -> None:
     assert plain(Scalar("8080", True, load("a", "f").mark)) == 8080
+
+
+def test_editors_say_what_each_field_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    web = SCHEMA["properties"]["workloads"]["additionalProperties"]["properties"]
+    assert web["agree"]["description"].startswith("a quorum of results")
+    assert (
+        SCHEMA["properties"]["name"]["description"] == "lower-case words with - or _, at most 64 characters"
+    )
+    assert web["isolation"]["items"]["enum"][0] == "landlock"
+    text = schema_words.AUTHORING.read_text()
+    assert text.count("| `agree` |") == 1
+    changed = tmp_path / "authoring.md"
+    changed.write_text(text.replace("| `agree` |", "| `agreed` |"))
+    monkeypatch.setattr(schema_words, "AUTHORING", changed)
+    with pytest.raises(ValueError, match=r"say nothing of workloads\.\*\.agree"):
+        generator.schema()

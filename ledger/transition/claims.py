@@ -20,7 +20,7 @@
       secrets, egress, volumes and their class.
 [C11] A slot whose volumes are on a node goes to that node alone, unless of each of them a copy is recorded
       ([C13]), or it may begin empty elsewhere (`if_lost: empty`). They are there from its holder's `verified`
-      on.
+      on, and nothing of it starts before that is final.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from ledger.transition.deal import RUNS, Deal, funds_under, replicas
 from ledger.transition.escrow import pay_more_fee
 from ledger.transition.lifecycle import complete_jobs, drop_precedent, set_judge
 from ledger.transition.results import forget_results, note_results
-from ledger.transition.slots import NEW_SLOT
+from ledger.transition.slots import NEW_SLOT, finished
 from ledger.transition.switch import (
     close_update,
     drop_approval_dues,
@@ -36,6 +36,7 @@ from ledger.transition.switch import (
     set_update_judge,
     spare,
     switch,
+    switch_all,
     under_way,
 )
 
@@ -100,11 +101,18 @@ class _Step:
                 changed += 1
                 if not self._is_healthy(deal, update, slot, strategy):
                     waiting.append(name)
-        for name in left[: _room(deal, strategy, changed, len(waiting))]:
-            switch(deal, name, update.manifest, update.number)
+        if workload.agree and not left and finished(deal, workload):
+            waiting = []  # [R8] enough agree: the others are not waited for
+        room = _room(deal, strategy, changed, len(waiting))
+        next_: dict[str, bytes] = {}
+        if left and _together(deal, workload):
+            room, next_ = len(left), dict.fromkeys(_dropped(deal, workload), b"")
+        next_ |= dict.fromkeys(left[:room], update.manifest)
+        switch_all(deal, next_, update.number)
+        for name in next_:
             deal.emit("slot.switched", slot=name, number=update.number, term=deal.slot(name).term)
-            waiting.append(name)
-            self.moved = True
+        waiting += left[:room]
+        self.moved |= bool(next_)
         self.over = not left and not waiting
         self.waits_for = (waiting or left or [""])[0]
 
@@ -120,6 +128,21 @@ class _Step:
             return True
         self.look_ms = min(self.look_ms or healthy_ms, healthy_ms)
         return False
+
+
+def _former(deal: Deal, workload: Workload) -> Workload:
+    """The workload of this name in the manifest in force; itself when there is none."""
+    return next((one for one in deal.manifest.workloads if one.name == workload.name), workload)
+
+
+def _together(deal: Deal, workload: Workload) -> bool:
+    """[Y10] Whether all replicas of a workload change over at once, now."""
+    return bool(workload.agree or _former(deal, workload).agree) and not deal.record.lost_ms
+
+
+def _dropped(deal: Deal, workload: Workload) -> list[str]:
+    """[Y10] Replicas that the other manifest does not have: they tell nobody's results any more."""
+    return [name for name in replicas(_former(deal, workload)) if name not in replicas(workload)]
 
 
 def _room(deal: Deal, strategy: UpdateStrategy, changed: int, waiting: int) -> int:

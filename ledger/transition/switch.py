@@ -5,11 +5,14 @@
 [U8] An update that does not succeed (cancelled, rejected, expired, failed, its approval lost, or its
      deployment suspended, paused or ended) is undone: every slot goes back to the manifest in force, and who
      had locked money for it has it back, but for what the escrow needs for the rest of the term.
+[Y10] Replicas that must agree change over all at once, and begin anew also when their number, or how many
+     must agree, is another: what one manifest's gave is never compared with what another's give.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -41,9 +44,11 @@ def under_way(deal: Deal) -> UpdateRecord:
 
 
 def same_work(one: Workload, other: Workload) -> bool:
-    """[U7] What a holder does is the same: only how many there are, what they wait for, how they agree and
-    how they change over may differ."""
-    blank = {"replicas": 1, "agree": 0, "depends_on": (), "update": UpdateStrategy()}
+    """[U7] [Y10] What a holder does is the same: only what it waits for, how it changes over and, unless they
+    must agree, how many there are may differ."""
+    blank: dict[str, Any] = {"depends_on": (), "update": UpdateStrategy()}
+    if not one.agree and not other.agree:
+        blank["replicas"] = 1
     return replace(one, **blank) == replace(other, **blank)
 
 
@@ -73,6 +78,17 @@ def switch(deal: Deal, name: str, digest: bytes, number: int = 0) -> None:
             set_agreement(deal, slot.name.partition("/")[0], None)
         deal.set_slot(name, status="released")
         reopen_slot(deal, name)
+
+
+def switch_all(deal: Deal, names: Mapping[str, bytes], number: int = 0) -> None:
+    """[Y10] The next terms of these slots are of these manifests. While they are switched one by one, those
+    that are not yet may agree still, so that others were not opened: they are now."""
+    for name, digest in names.items():
+        switch(deal, name, digest, number)
+    for name in names:
+        slot = deal.slot(name)
+        if slot.status == "released" and not slot.holder:
+            reopen_slot(deal, name)
 
 
 def set_update_due(deal: Deal, time_ms: int) -> None:
@@ -181,14 +197,17 @@ def close_update(deal: Deal, status: UpdateStatus, reason: str) -> None:
 
 def _put_back(deal: Deal, update: UpdateRecord) -> None:
     in_force = deal.side(deal.record.manifest)[1]
+    changed: dict[str, bytes] = {}
     for name in deal.record.slots:
         slot = deal.slot(name)
-        if slot.next != update.manifest:
+        dropped = not slot.next and slot.switched == update.number and name in in_force
+        if slot.next != update.manifest and not dropped:
             continue
         if keeps(deal, slot, deal.record.manifest):
             deal.set_slot(name, next=deal.record.manifest)
         else:
-            switch(deal, name, deal.record.manifest if name in in_force else b"")
+            changed[name] = deal.record.manifest if name in in_force else b""
+    switch_all(deal, changed)
 
 
 def drop_update(deal: Deal, reason: str) -> None:

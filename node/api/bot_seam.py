@@ -59,6 +59,16 @@ class PlanLine(msgspec.Struct, kw_only=True):
     expected: int
 
 
+class Candidate(msgspec.Struct, kw_only=True):
+    """A node that can take a slot of a workload, and what it asks an hour; the likeliest comes first."""
+
+    node: str
+    farm: str
+    country: str
+    workload: str
+    rate_hour: int
+
+
 class Excluded(msgspec.Struct, kw_only=True):
     """A node that cannot take a workload, and why."""
 
@@ -89,6 +99,7 @@ class Plan(msgspec.Struct, kw_only=True):
     version: str
     manifest: str
     lines: list[PlanLine]
+    candidates: list[Candidate]
     excluded: list[Excluded]
     approvers: list[Approver]
     policies: dict[str, str]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ledger.audit_report import Facts
+from ledger.audit_report import Facts, Row
 from node.amounts import credits_text, size_text, time_text
 from node.cli.context import EXIT_OK, EXIT_REJECTED, current
 from node.cli.output import emit, emit_facts, print_table, say
@@ -71,7 +71,7 @@ def verify(file: Path, /, *, genesis: Path | None = None, page: Path | None = No
     print()
     print_table(
         ("height", "time (UTC)", "what", "who", "detail"),
-        [(row.height, time_text(row.time_ms), row.what, row.who[:10], row.detail) for row in facts.timeline],
+        [(x.height, time_text(x.time_ms), x.what, x.who[:10], _detail(x)) for x in facts.timeline],
     )
     _print_members(facts)
     _print_generations(facts)
@@ -96,6 +96,11 @@ def verify(file: Path, /, *, genesis: Path | None = None, page: Path | None = No
     )
     say(f"VALID: every fact is proved from the genesis of {facts.chain_id}")
     return code
+
+
+def _detail(row: Row) -> str:
+    """With the money that went into escrow."""
+    return row.detail if row.amount is None else f"{row.detail} {credits_text(row.amount)} credits".strip()
 
 
 def _print_members(facts: Facts) -> None:

@@ -124,7 +124,7 @@ def import_file(file: Path, /, *, out: Path | None = None, name: str | None = No
     ----------
     file: The compose.yaml.
     out: Folder of the new contract.yaml (default: a folder here with the contract's name).
-    name: The contract's name (default: that of the compose file's folder).
+    name: The contract's name (default: as the file says, else that of its folder).
     """
     from ledger.limits import CONTRACT_BYTES_MAX
     from node.compose import import_compose
@@ -134,7 +134,7 @@ def import_file(file: Path, /, *, out: Path | None = None, name: str | None = No
             text = opened.read(CONTRACT_BYTES_MAX + 1).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise Failure(EXIT_ERROR, f"{file}: {error}") from None
-    draft = import_compose(text, str(file), name or file.resolve().parent.name)
+    draft = import_compose(text, str(file), name or "", file.resolve().parent.name)
     target = (out or Path(draft.contract["name"])) / "contract.yaml"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ledger.contract_types import ContractRole
+from ledger.contract_types import Contract, ContractRole, Value
+from ledger.contract_types import Parameter as Question
 from ledger.documents import sign_contract
 from ledger.policy import describe
+from ledger.policy_types import ACTS
 from ledger.transactions import PublishContract
-from node.amounts import size_text, time_text
+from node.amounts import size_text, time_text, value_text
 from node.cid import cid_of
 from node.cli.context import EXIT_ERROR, EXIT_USAGE, Failure, current
 from node.cli.output import emit, emit_facts, say
@@ -31,7 +33,7 @@ def init(folder: Path = _HERE, /, *, template: str = "site") -> int:
     Parameters
     ----------
     folder: Where; made when missing.
-    template: site, crm, archive, bank (services), mining or ai-mining (jobs).
+    template: site, crm, archive, bank (services), mining, ai-mining or primes (jobs).
     """
     source = _examples() / template
     if not (source / "contract.yaml").is_file():
@@ -60,10 +62,7 @@ def validate(folder: Path = _HERE, /) -> int:
         (
             ("contract", f"{contract.name} {contract.version}: {contract.title}"),
             ("workloads", ", ".join(f"{w.name} ({w.kind})" for w in contract.workloads)),
-            ("deploy asks for", describe(contract.policies.deploy)),
-            ("sign-off asks for", describe(contract.policies.signoff)),
-            ("delete asks for", describe(contract.policies.delete)),
-            ("release asks for", describe(contract.policies.release)),
+            *_asked_for(contract),
             ("valid", "yes"),
         ),
     )
@@ -166,9 +165,7 @@ def show(ref: str, /) -> int:
     ]
     if found.mark:
         facts.insert(1, (found.mark, found.mark_reason))
-    for parameter in contract.parameters:
-        default = "must be given" if parameter.default is None else f"default {parameter.default}"
-        facts.append((f"parameter {parameter.name}", f"{parameter.type}, {default}. {parameter.description}"))
+    facts += [(f"parameter {p.name}", _asks(p)) for p in contract.parameters]
     facts += [
         (f"role {r.name}", "bound by the order" if r.bind == "order" else ", ".join(r.keys) or _held(r))
         for r in contract.roles
@@ -184,12 +181,38 @@ def show(ref: str, /) -> int:
             (f"  artifact {a.path}", f"{size_text(a.size_bytes)} sha256 {a.sha256} cid {cid_of(a.sha256)}")
             for a in workload.artifacts
         ]
-    facts.append(("deploy asks for", describe(contract.policies.deploy)))
-    facts.append(("sign-off asks for", describe(contract.policies.signoff)))
-    facts.append(("delete asks for", describe(contract.policies.delete)))
-    facts.append(("release asks for", describe(contract.policies.release)))
+    facts += _asked_for(contract)
     emit_facts(found, facts)
     return 0
+
+
+def _asks(parameter: Question) -> str:
+    """What a parameter takes, in words: type, bounds, choices, default, and what it is for."""
+
+    def told(value: Value) -> str:
+        return value_text(parameter.type, value)
+
+    low, high = parameter.min, parameter.max
+    # The bounds of a text are those of its length.
+    low_text, high_text = (
+        "" if n is None else str(n) if parameter.type == "string" else told(n) for n in (low, high)
+    )
+    parts: list[str] = [parameter.type]
+    if low_text or high_text:
+        length = " characters" if parameter.type == "string" else f" {parameter.unit}".rstrip()
+        parts.append(f"{low_text or 'anything'} to {high_text or 'anything'}{length}")
+    if parameter.choices:
+        parts.append(f"one of {', '.join(told(choice) for choice in parameter.choices)}")
+    if parameter.pattern is not None:
+        parts.append(f"matching {parameter.pattern}")
+    parts.append("must be given" if parameter.default is None else f"default {told(parameter.default)}")
+    return ", ".join(parts) + (f". {parameter.description}" if parameter.description else "")
+
+
+def _asked_for(contract: Contract) -> list[tuple[str, object]]:
+    """The policy of each act in words."""
+    names = {"signoff": "sign-off"}
+    return [(f"{names.get(act, act)} asks for", describe(contract.policies.of(act))) for act in ACTS]
 
 
 def _held(role: ContractRole) -> str:

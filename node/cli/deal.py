@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from ledger.differences import manifest_changes
 from ledger.documents import open_document
 from ledger.manifest import decode_manifest, expand, most_spent
-from ledger.manifest_types import Manifest, Terms, manifest_digest
+from ledger.manifest_types import Manifest, PriceCaps, Terms, manifest_digest
 from ledger.people import Roll, names_of, words_of
 from ledger.policy import describe
 from ledger.policy_records import Side, change_sides
@@ -16,16 +16,14 @@ from ledger.policy_words import describe_rest
 from ledger.predicates import ApprovalPredicate
 from ledger.records import Deployment, key_deployment
 from ledger.results import accepted, results_digest, results_of
-from node.amounts import cpu_text, credits_text, size_text, span_text, time_text, value_text
+from node.amounts import credits_text, span_text, time_text, value_text
 from node.api.models import DeploymentDetail
-from node.cid import cid_of
 from node.cli.context import EXIT_REJECTED, Failure
 from node.cli.organisation_state import organisation_of
 from node.cli.output import clean
 from node.cli.query import read_proved
+from node.cli.workload_words import workload_lines
 from node.sdk import Client
-
-_APART = {"none": "anywhere", "node": "each on another node", "farm": "each on another farm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +151,7 @@ def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> s
         f"  chain       {predicate.chain_id}",
         f"  deployment  {predicate.deployment}",
         f"  manifest    {deal.digest.hex()} (hashed here)",
+        f"  contract    {manifest.contract}",
         f"  your key    {signer.hex()}",
         f"  author      {manifest.author}",
         f"  consumer    {manifest.consumer}",
@@ -160,32 +159,11 @@ def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> s
         *(f"  asked for   {describe(side.policies.of(act))}" for side, act, _ in deal.sides(predicate.act)),
         *(f"  held by     role {role}: {holder}" for role, holder in names_of(manifest.roles).items()),
         f"  also        {describe_rest(policies)}",
-        f"  costs       {_cost_text(manifest.terms)}",
+        f"  costs       {cost_text(manifest.terms)}",
     ]
     for workload in manifest.workloads:
-        need = workload.resources
-        where = ", ".join(workload.placement.countries) or "any country"
-        lines.append(
-            f"  runs        {workload.name}: {workload.replicas} x {workload.kind}, "
-            f"{cpu_text(need.cpu_millis)}, {size_text(need.memory_bytes)}, in {where}, "
-            f"{_APART[workload.placement.distinct]}"
-        )
-        lines.append(f"              {' '.join(workload.command)}")
-        if workload.secrets:
-            lines.append(f"              is given secrets by the consumer: {', '.join(workload.secrets)}")
-        if workload.egress:
-            lines.append(f"              may connect to {', '.join(workload.egress)}")
-        if workload.available_s:
-            longest = span_text(workload.available_s * 1000)
-            lines.append(f"              runs on without the notary for at most {longest}, unasked")
-        lines += [
-            f"              keeps {v.path} ({size_text(v.size_bytes)}) from term to term"
-            for v in workload.volumes
-        ]
-        lines += [
-            f"              {a.path} ({size_text(a.size_bytes)}) sha256 {a.sha256} cid {cid_of(a.sha256)}"
-            for a in workload.artifacts
-        ]
+        heading, *rest = workload_lines(workload)
+        lines += [f"  runs        {heading}", *(f"              {line}" for line in rest)]
     if predicate.act == "release":
         lines.append(f"  results     {deal.results} (hashed here), opened by the consumer alone")
         lines += [f"              {slot} {clean(path)} sha256 {sha256}" for slot, path, sha256 in deal.files]
@@ -200,11 +178,26 @@ def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> s
     return "\n".join(lines)
 
 
-def _cost_text(terms: Terms) -> str:
+def cost_text(terms: Terms) -> str:
     """What a deployment may cost in its term, and topped up and extended as far as its terms go."""
     budget, fee = credits_text(terms.budget), credits_text(terms.fee)
     text = f"at most {budget} credits in {span_text(terms.duration_s * 1000)}, {fee} to the author"
+    text += (
+        f"; {span_text(terms.grace_s * 1000)} of grace when its money or time is over"
+        if terms.grace_s
+        else ""
+    )
+    caps = [f"{credits_text(cap)} for {what}" for cap, what in _capped(terms.price) if cap is not None]
+    text += f"; no dearer in an hour than {', '.join(caps)}" if caps else ""
     if terms.extension_s or terms.top_up:
         longest = span_text((terms.duration_s + terms.extension_s) * 1000)
         text += f"; topped up and extended, {credits_text(most_spent(terms))} in {longest}"
     return text
+
+
+def _capped(price: PriceCaps) -> tuple[tuple[int | None, str], ...]:
+    return (
+        (price.cpu_core_hour, "a core"),
+        (price.memory_gib_hour, "a GiB of memory"),
+        (price.disk_gib_hour, "a GiB of disk"),
+    )

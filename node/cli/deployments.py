@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -16,6 +17,7 @@ from node.cli.keys import public_key
 from node.cli.output import confirm, emit, emit_facts, print_table, say
 
 Pairs = tuple[str, ...]
+_NODES_SHOWN = 8  # in a line; the JSON has them all
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
 
 
@@ -111,35 +113,66 @@ def roles_from(items: Pairs) -> dict[str, tuple[str, ...]]:
 
 
 def print_plan(plan: Plan) -> None:
-    """The plan, for people."""
-    print(f"Plan for {plan.name} {plan.version}, for {span_text(plan.duration_s * 1000)}")
-    rows = [
-        (
-            line.slot,
-            line.node[:10],
-            line.farm,
-            line.country,
-            f"{credits_text(line.rate_hour)} an hour",
-            credits_text(line.expected),
-        )
-        for line in plan.lines
-    ]
-    print_table(("slot", "node", "farm", "country", "price", "expected"), rows)
+    """The plan, for people. Without answers and roles there is none yet, but what is missing."""
+    if plan.manifest:
+        print(f"Plan for {plan.name} {plan.version}, for {span_text(plan.duration_s * 1000)}")
+        rows = [
+            (
+                line.slot,
+                line.node[:10],
+                line.farm,
+                line.country,
+                credits_text(line.rate_hour),
+                credits_text(line.expected),
+            )
+            for line in plan.lines
+        ]
+        print_table(("slot", "node", "farm", "country", "credits an hour", "credits expected"), rows)
+    else:
+        print(f"No plan yet for {plan.name} {plan.version}")
     for act, rule in plan.policies.items():
         print(f"{act} approval: {rule}")
+    acts: dict[str, list[str]] = {}
     for approver in plan.approvers:
         who = approver.organisation or ", ".join(key[:10] for key in approver.keys)
-        print(f"  {approver.role}: {who} ({approver.act})")
-    for excluded in plan.excluded:
-        why = "; ".join(excluded.reasons)
-        print(f"not {excluded.node[:10]} ({excluded.farm}) for {excluded.workload}: {why}")
-    print(
-        f"expected when nothing fails: {credits_text(plan.expected)} credits, the author's fee of "
-        f"{credits_text(plan.fee)} in it; at most {credits_text(plan.escrow)}, which go into escrow "
-        f"of a balance of {credits_text(plan.balance)}"
-    )
+        acts.setdefault(f"{approver.role}: {who}", []).append(approver.act)
+    for who, may in acts.items():
+        print(f"  {who} ({', '.join(may)})")
+    for line in (*_candidates(plan), *_excluded(plan)):
+        print(line)
+    if plan.manifest:
+        print(
+            f"expected when nothing fails: {credits_text(plan.expected)} credits, the author's fee of "
+            f"{credits_text(plan.fee)} in it; at most {credits_text(plan.escrow)}, which go into escrow "
+            f"of a balance of {credits_text(plan.balance)}"
+        )
     for missing in plan.missing:
         print(f"missing: {missing}")
+
+
+def _excluded(plan: Plan) -> Iterator[str]:
+    """Who is left out of which workload, together with all for the same reasons."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for node in plan.excluded:
+        groups.setdefault((node.workload, "; ".join(node.reasons)), []).append(
+            f"{node.node[:10]} ({node.farm})"
+        )
+    for (workload, why), nodes in groups.items():
+        yield f"not for {workload}, {why}: {_some(nodes)}"
+
+
+def _candidates(plan: Plan) -> Iterator[str]:
+    """For each workload: who could take a slot of it, the likeliest first."""
+    for workload in dict.fromkeys(candidate.workload for candidate in plan.candidates):
+        able = [c for c in plan.candidates if c.workload == workload]
+        told = [f"{c.node[:10]} ({c.farm}, {c.country}, {credits_text(c.rate_hour)} an hour)" for c in able]
+        yield f"candidates for {workload}: {_some(told)}"
+
+
+def _some(told: list[str]) -> str:
+    """The first few of many."""
+    more = len(told) - _NODES_SHOWN
+    return ", ".join(told[:_NODES_SHOWN]) + (f", and {more} more" if more > 0 else "")
 
 
 def list_deployments() -> int:

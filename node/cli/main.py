@@ -48,10 +48,14 @@ def _run(words: list[str]) -> int:
 def _explain(error: Exception) -> int:
     from ledger.errors import LocalError, Refused
     from ledger.quantities import QuantityError
+    from ledger.yaml_tree import ContractError
     from node.sdk import ClientError
 
     if isinstance(error, ClientError):
         return _fail(str(error), error.exit_code)
+    if isinstance(error, ContractError):  # a line for each, as editors and their lists of problems read them
+        count = f"{len(error.problems)} problem{'s'[: len(error.problems) != 1]}"
+        return _fail(f"refused: {count} in {error.filename}", EXIT_REJECTED, str(error))
     if isinstance(error, Refused):
         return _fail(f"refused: {error}", EXIT_REJECTED)
     if isinstance(error, QuantityError):
@@ -61,9 +65,11 @@ def _explain(error: Exception) -> int:
     raise error
 
 
-def _fail(text: str, code: int) -> int:
+def _fail(text: str, code: int, before: str = "") -> int:
     from node.cli.output import say
 
+    if before:
+        say(before)
     say(f"gridpact: {text}")
     return code
 

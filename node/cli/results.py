@@ -53,7 +53,7 @@ def results(deployment: str, /, *, out: Path, key: str = "") -> int:
 def _place(out: Path, slot: str, path: str, several: bool) -> Path:
     """Where a result is written, never elsewhere: what it is called is a peer's word. Raises Failure(4)."""
 
-    def refuse(field: str, rule: str, detail: str) -> None:
+    def refuse(field: str, rule: str, detail: str, suggestion: str = "", /) -> None:
         raise Failure(EXIT_REJECTED, f"the peer tells of a result {clean(path)} of {clean(slot)}: {detail}")
 
     workload, _, number = slot.partition("/")

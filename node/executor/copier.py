@@ -32,6 +32,7 @@ from ledger.manifest_types import Volume, Workload
 from ledger.records import Deployment, Node, Slot, key_deployment, key_slot
 from ledger.state import read
 from ledger.transactions import RecordCopies
+from ledger.transition.deal import ENDED
 from node.artifact_files import ArtifactInfo
 from node.chunks import chunks_root
 from node.copy_wire import KEEP, Keep, Kept, seal_key
@@ -253,9 +254,15 @@ class Copier:
         return [node.key for node in sorted(fit, key=order)[:KEEPERS_TRIED_MAX]]
 
     def written(self) -> bool:
-        """Whether this term has volumes to copy, and may have written: the ledger calls it their home."""
-        slot = read(self._shop.peer.state, Slot, key_slot(*self._id))
-        return bool(self.volumes) and slot is not None and slot.home == self._shop.sender.key.public
+        """Whether this term has volumes to copy, and may have written: the ledger calls it their home. What
+        an ended deployment wrote nobody takes any more."""
+        if not self.volumes:
+            return False
+        state = self._shop.peer.state
+        slot = read(state, Slot, key_slot(*self._id))
+        record = read(state, Deployment, key_deployment(self._id[0]))
+        wanted = record is not None and record.status not in ENDED
+        return wanted and slot is not None and slot.home == self._shop.sender.key.public
 
 
 def _digest(file: Path) -> bytes:

@@ -314,6 +314,8 @@ class Tenure:
                     self._set("verified")
                     self.reporter.tell("verified", **self._stated(), approvals=self._verdict.approvals)
                 self._set("waiting")
+                while not self._shop.may_write(self.id, self.workload):  # noqa: ASYNC110 - nor is the ledger
+                    await trio.sleep(GUARD_TICK_S)
                 while not self.lease.may_start(self._shop.boot_ms(), self.restarts > 0):  # noqa: ASYNC110
                     await trio.sleep(GUARD_TICK_S)
                 self._verdict = self._prove()  # section 8: again before it starts

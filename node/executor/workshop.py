@@ -16,7 +16,7 @@ from ledger.state import read
 from ledger.transition.switch import same_work
 from node.config import Node
 from node.exchange import Exchange
-from node.executor.decide import Opening
+from node.executor.decide import Opening, SlotId
 from node.executor.drivers.base import Driver, Fingerprint
 from node.executor.egress import check_target
 from node.executor.errors import EgressRefused
@@ -140,6 +140,11 @@ class Workshop:
             *slot_id, alone, were_here=self.is_home(*slot_id)
         )
         return problem or self.quarantine.reason(manifest_digest(opening.manifest.encode()))
+
+    def may_write(self, slot_id: SlotId, work: Workload) -> bool:
+        """[C11] Whether what a term writes to its volumes is known to be here: once its `verified` is final.
+        Else whoever holds the slot next would begin without it."""
+        return not work.volumes or self.is_home(*slot_id)
 
     def is_home(self, deployment: bytes, name: str) -> bool:
         """Whether a slot's volumes are on this node, as the ledger knows (rule C11)."""

@@ -18,6 +18,7 @@ from ledger.records import VaultRecord, key_vault
 from ledger.state import read
 from ledger.transactions import OrderDeployment, PutVault, WithdrawOffer
 from node.api.bot_seam import CancelRequest, DeployRequest, PlanRequest
+from node.peer import Peer
 from tests.bot.bot_fixture import (
     BUDGET,
     CONSUMER,
@@ -129,6 +130,26 @@ async def test_what_cannot_be_ordered_is_refused_before_anything_is_sent(site: C
             await agent.cancel(CancelRequest(deployment="00" * 32))
         assert agent.memory.intents == ()
         assert not list(trade.peer.state.scan(b"deployment/"))
+
+
+async def test_a_plan_has_no_effects(site: Contract, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked as often as one likes, whole or with answers missing: nothing is sent, nothing remembered."""
+    async with market(site) as trade:
+        agent = await trade.bot("bot")
+        peer = trade.net.peers["bot"]
+        before, memory, sent = dict(trade.peer.state.scan(b"")), agent.memory, []
+
+        async def submit(peer: Peer, raw: bytes) -> None:
+            sent.append(raw)
+
+        monkeypatch.setattr(Peer, "submit", submit)
+        plans = [await agent.plan(PlanRequest(contract="site", roles=ROLES)) for _ in range(3)]
+        assert plans[0].missing == [] and plans[0] == plans[1] == plans[2]
+        assert (await agent.plan(PlanRequest(contract="site"))).missing
+        height = peer.height  # blocks come while it is idle, too
+        await until(lambda: trade.peer.height > height + 1)
+        assert (sent, agent.memory) == ([], memory)
+        assert dict(trade.peer.state.scan(b"")) == before
 
 
 async def test_two_bots_of_one_owner_keep_one_memory(site: Contract) -> None:

@@ -99,10 +99,22 @@ def test_who_cannot_take_a_workload_is_named_with_each_rule() -> None:
     world = opened((40_000, 40_000, 40_000, 4_000_000_000))
     draft = planned(world, contract(service(placement=Placement(countries=("BE",), farms=("farm-a",)))))
     assert [line.farm for line in draft.plan.lines] == ["farm-a", "farm-a"]
+    told = [(c.workload, c.node) for c in draft.plan.candidates]
+    assert sorted(told) == sorted(("web", node.public.hex()) for node in NODES[:2])
     assert reasons(draft) == {
         NODES[2].public.hex(): ["claim.country", "claim.farm"],
         NODES[3].public.hex(): ["claim.country", "claim.farm", "claim.price"],
     }
+
+
+def test_candidates_are_told_with_their_prices_the_likeliest_first() -> None:
+    """Every node is one, or is left out with its reasons."""
+    world = opened((40_000, 20_000, 30_000, 4_000_000_000))
+    plan = planned(world, contract(service(placement=Placement(distinct="none")))).plan
+    assert [c.node for c in plan.candidates] == [NODES[n].public.hex() for n in (1, 2, 0)]
+    rates = [c.rate_hour for c in plan.candidates]
+    assert rates == sorted(rates) and rates[0] == plan.lines[0].rate_hour
+    assert [x.node for x in plan.excluded] == [NODES[3].public.hex()]
 
 
 def test_replicas_and_capacity_are_counted_down() -> None:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -276,6 +276,26 @@ async def test_of_a_volume_that_changed_a_little_little_travels(tmp_path: Path) 
         await stopped(at, deployment)
         await at.net.until_statuses(deployment, "running")
         assert {"much", "little"} <= set(at.names(deployment, at.holder(deployment)).split("/"))
+
+
+async def test_of_an_ended_deployment_no_last_copy_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[C16] Nobody would take it, and the slot is given back at once."""
+    tried: list[Copier] = []
+    real = Copier.last
+
+    async def last(self: Copier, within_s: float, leased: Callable[[], bool]) -> bool:
+        tried.append(self)
+        return await real(self, within_s, leased)
+
+    monkeypatch.setattr(Copier, "last", last)
+    async with farm(tmp_path, *NODES) as at:
+        deployment = await at.running()
+        await at.copied_anew(deployment)
+        await at.net.do(people.CONSUMER, t.CancelDeployment(deployment, "enough"))
+        await until(lambda: at.net.slot(deployment, SLOT).holder == b"", 30)
+    assert tried == []
 
 
 async def refused(at: Farm, asker: str, of: str, method: str, body: bytes) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ledger.keys import Key
+from ledger.limits import LEASE_MS
 from ledger.transactions import Transfer
 from node.sdk import ClientError
 from tests.e2e.conftest import SITE
@@ -155,6 +156,11 @@ def test_a_killed_3node_leaves_nothing_running_and_claims_anew(
     assert "Gridpact end to end" in page(again["endpoints"]["http"])
     details = [r["receipt"]["detail"] for r in net.show(deployment)["receipts"] if r["status"] == "released"]
     assert details == ["the node was restarted; nothing of this term runs"]
+    # Stopped by a person it gives the slot back itself, long before its lease ends.
+    net.stop("node1")
+    until("its slot is given back", lambda: not net.slot(deployment, at="v1")["holder"], LEASE_MS / 3_000)
+    assert net.slot(deployment, at="v1")["status"] == "open"
+    assert net.show(deployment, at="v1")["receipts"][-1]["receipt"]["detail"] == "the node stops"
 
 
 def test_a_bot_with_an_empty_disk_goes_on(sandbox: None, small: Callable[..., Net], tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from ledger.policy import Approval, Decision, evaluate
 from ledger.policy_types import Auto, Weight
 from ledger.transactions import CancelDeployment, Claim
 from tests.ledger.organisation_fixture import ANNA, BEN, CARL, DORA, EVE, Office, held_contract, member
+from tests.ledger.release_scenario import RELEASE_CASES
 from tests.ledger.scenario_base import (
     APPROVED,
     CASES,
@@ -472,7 +473,7 @@ def _dissolved() -> str:
     return f"{play.status}, {again}"
 
 
-CASES += UPDATE_CASES
+CASES += [*UPDATE_CASES, *RELEASE_CASES]
 
 
 def timings() -> list[tuple[str, float, bool]]:

@@ -131,7 +131,7 @@ def _source(text: str, rng: random.Random, report: Report) -> None:
         report.sources["taken"] += 1
     except ContractError as error:
         lines = text.count("\n") + 2
-        assert all(1 <= problem.mark.line <= lines and problem.rule for problem in error.problems), text
+        assert all(1 <= p.mark.line <= lines and p.rule and p.suggestion for p in error.problems), text
         report.sources["refused"] += 1
         report.rules[error.problems[0].rule] += 1
 

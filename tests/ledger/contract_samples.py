@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+import pytest
 
+from ledger.contract import parse_contract
 from ledger.contract_types import (
     Contract,
     ContractRole,
@@ -17,6 +19,7 @@ from ledger.contract_types import (
 from ledger.keys import Key
 from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import Artifact, Health, Manifest, Placement, Policies, Port, Restart, Rule
+from ledger.yaml_tree import ContractError, Problem
 
 DIGEST = "ab" * 32
 AUTHOR, CONSUMER, IT, LEGAL, BUDGET, STRANGER = (Key(bytes([n]) * 32) for n in range(1, 7))
@@ -89,6 +92,13 @@ def expanded(
             ROLES if roles is None else roles,
         )
     )
+
+
+def problems(text: str) -> list[Problem]:
+    """All that is wrong with a source; fails when nothing is."""
+    with pytest.raises(ContractError) as caught:
+        parse_contract(text, "contract.yaml")
+    return list(caught.value.problems)
 
 
 SOURCE = """\

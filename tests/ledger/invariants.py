@@ -272,7 +272,7 @@ def check_members(view: View, now_ms: int) -> None:
                 assert view.state.get(use) is not None, "not in the index"
         if d.status in RUNS and held and waits.isdisjoint(held) and not d.lost_ms:
             manifest = view.manifests[d.id]
-            approvals = view.all(key_approval(d.id, "deploy", b""), ApprovalRecord)
+            approvals = view.all(key_approval(d.id, "deploy", b"", d.generation), ApprovalRecord)
             roll = roll_of(view.state, manifest)
             found = judge_records(manifest, d, "deploy", approvals, now_ms, roll)
             assert found.satisfied, "runs without the members' approval"

@@ -11,7 +11,7 @@ from ledger.policy import Decision
 from ledger.transactions import CancelDeployment
 from ledger.transition import deployments, lifecycle, timed
 from tests.ledger import approval_scenario as scenario
-from tests.ledger import scenario_base, update_scenario
+from tests.ledger import release_scenario, scenario_base, update_scenario
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.scenario_base import Case, Play
 from tests.ledger.world import BUDGET, CONSUMER, EXPERT, LEGAL, NODES, POLICIES, World, contract
@@ -19,7 +19,7 @@ from tests.ledger.world import BUDGET, CONSUMER, EXPERT, LEGAL, NODES, POLICIES,
 
 def on_chain(monkeypatch: pytest.MonkeyPatch, chain: Callable[[], ChainWorld]) -> None:
     """Plays are on chains with blocks; what they check on the way `test_case` does, on a plain state."""
-    for module in (scenario, scenario_base, update_scenario):
+    for module in (scenario, scenario_base, update_scenario, release_scenario):
         monkeypatch.setattr(module, "World", chain)
         monkeypatch.setattr(module, "check", lambda state, now_ms: None, raising=False)
 

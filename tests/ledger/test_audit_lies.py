@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from ledger.audit import export, verify
 from ledger.codec import decode, encode
 from ledger.documents import open_document
+from ledger.manifest_types import Policies, Rule
 from ledger.records import (
     ApprovalRecord,
     Bill,
@@ -28,7 +29,7 @@ from ledger.records import (
 from ledger.trade_records import Penalty, key_penalty
 from ledger.transactions import CancelDeployment, Claim
 from tests.ledger.chain_fixture import ChainWorld
-from tests.ledger.world import BUDGET, CONSUMER, EXPERT, LEGAL, NODES, STRANGER, contract, job
+from tests.ledger.world import BUDGET, CONSUMER, EXPERT, LEGAL, NODES, STRANGER, contract, job, service
 
 Lie = Callable[[ChainWorld, bytes], dict[bytes, bytes | None]]
 NAME = "mine/0"
@@ -233,3 +234,33 @@ def test_a_cancel_that_had_no_effect_is_found() -> None:
     assert rule_after(world, other, None) == ""
     lie = edit(Deployment, key_deployment, status="completed")
     assert rule_after(world, other, lie) == "audit.cancelled"
+
+
+def test_a_sign_off_that_comes_due_while_work_is_suspended_verifies() -> None:
+    """[A5] [A6] Its wait ends while nothing may be signed off: it is asked again when work runs again."""
+    world = ChainWorld()
+    world.add_nodes(NODES[:2])
+    policies = Policies(deploy=Rule(role="budget"), signoff=Rule(role="legal", wait_s=60))
+    deployment = world.ordered(contract(service(replicas=1), policies=policies))
+
+    def run() -> None:
+        world.ok(BUDGET, world.decide(deployment, BUDGET, "budget"))
+        node = world.claimed(deployment, "web/0", NODES[:1])
+        world.report(deployment, "web/0", node, "fetching", "verified", "running")
+
+    def holds() -> int:
+        world.run()
+        world.run()
+        report = verify(export(world.store, deployment), world.genesis)
+        assert report.ok, (report.rule, report.detail)
+        return report.facts.signed_off_ms
+
+    run()
+    world.ok(LEGAL, world.decide(deployment, LEGAL, "legal", act="signoff"))
+    world.ok(BUDGET, world.decide(deployment, BUDGET, "budget", "revoked"))
+    world.ok(NODES[0], world.receipt(deployment, "web/0", NODES[0], "released"))
+    world.wait(200_000, step_ms=20_000)
+    assert holds() == 0
+    run()
+    world.wait(70_000, step_ms=10_000)
+    assert holds() == world.deployment(deployment).signed_off_ms > 0

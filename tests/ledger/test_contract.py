@@ -9,24 +9,19 @@ from hypothesis import strategies as st
 
 from ledger.contract import parse_contract
 from ledger.contract_check import decode_contract
+from ledger.contract_rules import CONTRACT_RULES, SUGGESTIONS
 from ledger.contract_source import ContractSource
 from ledger.errors import LocalError, Refused
 from ledger.limits import CONTRACT_BYTES_MAX
 from ledger.manifest_types import Policies, Rule
-from ledger.yaml_tree import ContractError, Problem
-from tests.ledger.contract_samples import BUSYBOX, SOURCE, TWO_OF_THREE
+from ledger.yaml_tree import ContractError
+from tests.ledger.contract_samples import BUSYBOX, SOURCE, TWO_OF_THREE, problems
 
 ONE_ROLE = Rule(role="legal")
 
 
 def parse(text: str) -> ContractSource:
     return parse_contract(text, "contract.yaml")
-
-
-def problems(text: str) -> list[Problem]:
-    with pytest.raises(ContractError) as caught:
-        parse(text)
-    return list(caught.value.problems)
 
 
 def changed(old: str, new: str) -> str:
@@ -83,7 +78,7 @@ def test_the_built_form_round_trips() -> None:
         ("title: A site", "title: [A, site]", "title", "contract.type", "text wanted"),
         ("gridpact: 1", "gridpact: 2", "gridpact", "contract.language", "version 2"),
         ("memory: 64MiB", "memory: 64MB1", "workloads.web.resources.memory", "contract.value", "64MiB"),
-        ("memory: 64MiB", "memory: 64", "workloads.web.resources.memory", "contract.range", "4194304"),
+        ("memory: 64MiB", "memory: 64", "workloads.web.resources.memory", "contract.range", "4MiB"),
         ("cpu: 100m", "cpu: fast", "workloads.web.resources.cpu", "contract.value", "100m"),
         ("{http: 8080}", "{http: 80}", "workloads.web.ports.http", "contract.range", "1024"),
         (
@@ -172,10 +167,49 @@ def test_each_mistake_is_told(old: str, new: str, field: str, rule: str, hint: s
     assert problem.rule == rule
     told = problem.text("contract.yaml")
     assert hint in told, told
+    assert all(p.suggestion for p in found), [p.text("contract.yaml") for p in found]
     assert told.startswith(f"contract.yaml:{problem.mark.line}:{problem.mark.column}: {field}: {rule}: ")
     if new:
         first = line_of(text, new.strip("\n"))
         assert problem.mark.line == first, told
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "way"),
+    [
+        ("memory: 64MiB", "memory: 256M", "did you mean 256MiB?"),
+        ("memory: 64MiB", "memory: 64", "as in 4MiB"),
+        ("cpu: 100m", "cpu: 0.5 cores", "did you mean 0.5?"),
+        ("duration: 1h", "duration: 1 hour", "did you mean 1h?"),
+        ("duration: 1h", "duration: 2 weeks", "did you mean 14d?"),
+        ("duration: 1h", "duration: 1 month", "did you mean 30d?"),
+        ("duration: 1h", "duration: 500ms", "as in 72h"),
+        ("duration: 1h", "duration: 30s", "as in 60s"),
+        ("duration: 1h", "duration: " + "9" * 5_000 + " weeks", "as in 72h"),
+        ("fee: 1000", "fee: 1.5", "did you mean 1.5 credits?"),
+        ("default: NO", "default: no", "did you mean NO?"),
+        ("executable: true", "executable: yes", "did you mean true?"),
+        ("{http: 8080}", "{http: 80}", "as in 8080"),
+        ("name: site", "name: My Site!", "did you mean my-site?"),
+        ("version: 1.0.0", "version: v01.0", "did you mean 1.0.0?"),
+        ("tags: [web]", "tags: web", "did you mean [web]?"),
+        ("  signoff: none\n", "", "signoff: none"),
+        ("cpu: 100m, ", "cpu: 100m, cpuu: 1, ", "did you mean 'cpu'? it is there already"),
+        ("cpu: 100m, ", "", "as in cpu: 250m"),
+        ("legal: {bind: order}", "legal: [order]", "as in {name: value}"),
+    ],
+)
+def test_the_way_out_is_near_to_what_was_meant(old: str, new: str, way: str) -> None:
+    found = problems(changed(old, new))
+    assert any(way in problem.suggestion for problem in found), found
+
+
+def test_every_rule_that_a_source_can_break_has_a_way_out() -> None:
+    mine = {rule for rule in CONTRACT_RULES if rule.startswith(("contract.", "parameter.", "policy."))}
+    built = {f"contract.{name}" for name in ("malformed", "not_canonical", "digest")}
+    others = {f"parameter.{name}" for name in ("not_canonical", "unknown", "missing")}
+    assert mine - set(SUGGESTIONS) == built | others
+    assert {rule.partition(".")[0] for rule in set(SUGGESTIONS) - mine} == {"manifest"}
 
 
 def test_line_and_column_are_exact() -> None:
@@ -227,6 +261,19 @@ def test_what_is_not_our_yaml(text: str, rule: str, detail: str) -> None:
     assert found[0].rule == rule, found[0]
     assert detail in found[0].detail
     assert time.monotonic() - started < 20, "the work is bounded"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("cpu: 100m", "cpu: 100m, cpu: 200m", "workloads.web.resources.cpu"),
+        ("- {path: /www, tree: www}", "- {path: &a /www, tree: www}", "workloads.web.artifacts[1].path"),
+        ("title: A site", "title: !!str x", "title"),
+        ("{http: 8080}", "{http: 8080", "workloads.web.ports"),
+    ],
+)
+def test_where_reading_stops_the_field_is_told(old: str, new: str, field: str) -> None:
+    assert problems(changed(old, new))[0].field.startswith(field)
 
 
 def test_an_alias_bomb_is_refused_at_its_first_anchor() -> None:

@@ -7,13 +7,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.contract import parse_contract
 from ledger.contract_check import check_contract
 from ledger.contract_types import Contract, Parameter
 from ledger.errors import Refused
 from ledger.manifest_types import Placement, UpdateStrategy
-from ledger.yaml_tree import ContractError
-from tests.ledger.contract_samples import BUSYBOX, SOURCE, contract, workload
+from tests.ledger.contract_samples import BUSYBOX, SOURCE, contract, problems, workload
 
 
 def placed(*countries: str) -> Contract:
@@ -87,6 +85,5 @@ def test_a_built_contract_is_refused_by_name(built: Contract, rule: str, field: 
 )
 def test_a_source_is_refused_by_name(old: str, new: str, rule: str, field: str) -> None:
     assert SOURCE.count(old) == 1
-    with pytest.raises(ContractError) as caught:
-        parse_contract(SOURCE.replace(old, new), "contract.yaml")
-    assert (caught.value.problems[0].rule, caught.value.problems[0].field) == (rule, field)
+    first = problems(SOURCE.replace(old, new))[0]
+    assert (first.rule, first.field) == (rule, field)

@@ -14,8 +14,7 @@ from ledger.manifest import check_manifest, decode_manifest, expand, slot_rate
 from ledger.manifest_services import features_needed, split_target
 from ledger.manifest_types import Manifest, Volume
 from ledger.transactions import Price
-from ledger.yaml_tree import ContractError
-from tests.ledger.contract_samples import SOURCE
+from tests.ledger.contract_samples import SOURCE, problems
 from tests.ledger.world import AUTHOR, CONSUMER, contract, job, service
 
 
@@ -25,9 +24,8 @@ def manifest(**changes: object) -> Manifest:
 
 
 def source_rule(line: str) -> tuple[str, str]:
-    with pytest.raises(ContractError) as caught:
-        parse_contract(SOURCE.replace("recheck: 10s", f"recheck: 10s\n    {line}"), "contract.yaml")
-    return caught.value.problems[0].rule, caught.value.problems[0].field
+    first = problems(SOURCE.replace("recheck: 10s", f"recheck: 10s\n    {line}"))[0]
+    return first.rule, first.field
 
 
 BAD = [

@@ -181,7 +181,7 @@ def test_auto_by_price_with_escalation() -> None:
     assert not holds(rule, about=About(budget=101))
     assert holds(rule, grant(A), about=About(budget=101))
     dear = evaluate(rule, ROLES, [], NOW, frozenset(), About(budget=101))
-    assert dear.reasons[0].startswith("needs 1 of any (nobody when the budget is at most 100")
+    assert dear.reasons[0].startswith("needs 1 of any (nobody when the budget is at most 0.0001 credits")
 
 
 def test_auto_by_precedent_and_wait() -> None:
@@ -235,7 +235,7 @@ def test_auto_by_precedent_and_wait() -> None:
 def test_a_wrong_rule_is_told(rule: Rule, refusal: str, field: str) -> None:
     found: list[tuple[str, str]] = []
 
-    def report(where: str, which: str, _: str) -> None:
+    def report(where: str, which: str, _: str, way: str = "", /) -> None:
         found.append((where, which))
 
     told: Report = report

@@ -66,6 +66,21 @@ def finished(source: Contract | None = None) -> tuple[World, bytes]:
     return world, deployment
 
 
+def both(version: str = "1.0.0", **changes: Any) -> Contract:
+    """A job whose results are held, and a service of one replica."""
+    web = service(replicas=1, **changes)
+    return contract(job(), web, policies=HELD, budget=50_000_000, version=version)
+
+
+def granted_by_legal() -> tuple[World, bytes, bytes]:
+    """The job beside the service is done, and legal has granted its results: the world, the deployment, the
+    results' digest."""
+    world, deployment = approved(both())
+    work(world, deployment)
+    world.ok(LEGAL, wish(world, deployment, LEGAL, "legal"))
+    return world, deployment, world.deployment(deployment).results
+
+
 def wish(
     world: World, deployment: bytes, key: Any, role: str, decision: str = "granted", **changes: Any
 ) -> Any:
@@ -261,17 +276,10 @@ def test_beside_a_service_they_are_released_while_it_runs() -> None:
 
 def test_an_update_takes_the_digest_back_and_asks_anew() -> None:
     """[Y8] Approvals of the results of one manifest never count for those of another."""
-    source = contract(job(), service(replicas=1), policies=HELD, budget=50_000_000)
-    world, deployment = approved(source)
-    work(world, deployment)
-    former = world.deployment(deployment).results
-    world.ok(LEGAL, wish(world, deployment, LEGAL, "legal"))
+    world, deployment, former = granted_by_legal()
     world.claimed(deployment, "web/0", [NODES[2]])
     world.report(deployment, "web/0", NODES[2], "fetching", "verified", "running")
-    changed = contract(
-        job(), service(replicas=1, recheck_s=40), policies=HELD, budget=50_000_000, version="2.0.0"
-    )
-    world.updated(deployment, changed)
+    world.updated(deployment, both("2.0.0", recheck_s=40))
     assert world.deployment(deployment).results == former
     world.approve_update(deployment)
     assert world.update(deployment).status == "rolling"
@@ -294,15 +302,8 @@ def test_an_update_takes_the_digest_back_and_asks_anew() -> None:
 
 def test_an_update_that_comes_to_nothing_gives_the_digest_back_with_its_approvals() -> None:
     """[Y8]"""
-    source = contract(job(), service(replicas=1), policies=HELD, budget=50_000_000)
-    world, deployment = approved(source)
-    work(world, deployment)
-    former = world.deployment(deployment).results
-    world.ok(LEGAL, wish(world, deployment, LEGAL, "legal"))
-    changed = contract(
-        job(), service(replicas=1, recheck_s=40), policies=HELD, budget=50_000_000, version="2.0.0"
-    )
-    world.updated(deployment, changed)
+    world, deployment, former = granted_by_legal()
+    world.updated(deployment, both("2.0.0", recheck_s=40))
     world.approve_update(deployment)
     assert world.deployment(deployment).results == b""
     world.ok(BUDGET, world.decide(deployment, BUDGET, "budget", "revoked", "update"))
@@ -390,11 +391,7 @@ def test_one_job_of_two_is_not_all() -> None:
 
 def test_a_grant_for_what_a_job_found_is_none_for_what_it_finds_when_it_runs_again() -> None:
     """[Y7] [Y8] An update had the job run anew, and came to nothing: same manifest, another term."""
-    source = contract(job(), service(replicas=1), policies=HELD, budget=50_000_000)
-    world, deployment = approved(source)
-    work(world, deployment)
-    former = world.deployment(deployment).results
-    world.ok(LEGAL, wish(world, deployment, LEGAL, "legal"))
+    world, deployment, former = granted_by_legal()
     changed = contract(
         job(command=("/bin/sh", "-c", "other")),
         service(replicas=1),

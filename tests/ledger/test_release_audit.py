@@ -12,7 +12,7 @@ from ledger.audit import export, verify
 from ledger.codec import decode, encode
 from ledger.records import Deployment, Slot, key_deployment, key_slot
 from tests.ledger.chain_fixture import ChainWorld
-from tests.ledger.test_release import mining, work
+from tests.ledger.test_release import both, mining, work
 from tests.ledger.world import BUDGET, LEGAL, NODES
 
 Step = Callable[[ChainWorld, bytes], Any]
@@ -92,3 +92,98 @@ def test_results_that_were_exchanged_after_the_release_are_found() -> None:
     for _ in range(3):
         world.chain.grow({})
     assert not verify(export(world.store, deployment), world.genesis).ok
+
+
+# Results of several manifests.
+
+
+def beside_a_service(*steps: Step) -> tuple[ChainWorld, bytes]:
+    """The job is done, and the service keeps its deployment going."""
+    world = ChainWorld()
+    world.add_nodes(NODES)
+    deployment = world.ordered(both())
+    world.approve(deployment)
+    work(world, deployment)
+    serve(world, deployment)
+    for step in steps:
+        step(world, deployment)
+    return world, deployment
+
+
+def serve(world: ChainWorld, deployment: bytes) -> None:
+    world.claimed(deployment, "web/0", [NODES[2]])
+    world.report(deployment, "web/0", NODES[2], "fetching", "verified", "running")
+
+
+def begin(world: ChainWorld, deployment: bytes) -> None:
+    """An update of the service rolls: the results are taken back (Y8)."""
+    world.updated(deployment, both("2.0.0", recheck_s=40))
+    world.approve_update(deployment)
+    assert world.deployment(deployment).results == b""
+
+
+def go_on(world: ChainWorld, deployment: bytes) -> None:
+    """It is done."""
+    world.report(deployment, "web/0", NODES[2], "released")
+    serve(world, deployment)
+    world.wait(60_000, step_ms=10_000)
+    assert world.update(deployment).status == "done"
+
+
+def give_up(world: ChainWorld, deployment: bytes) -> None:
+    """It comes to nothing."""
+    world.ok(BUDGET, world.decide(deployment, BUDGET, "budget", "revoked", "update"))
+    assert world.update(deployment).status == "reverted"
+    world.wait(3_000)
+
+
+def do_again(world: ChainWorld, deployment: bytes) -> None:
+    """An update of the job comes to nothing, and it is done anew by the former manifest."""
+    other = both("2.0.0")
+    again = replace(other.workloads[0], command=("/bin/sh", "-c", "another"))
+    world.updated(deployment, replace(other, workloads=(again, *other.workloads[1:])))
+    world.approve_update(deployment)
+    give_up(world, deployment)
+    work(world, deployment)
+    world.wait(70_000, step_ms=10_000)
+
+
+LEGAL_ALONE = BOTH[:1]
+LIVES: dict[str, tuple[tuple[Step, ...], str]] = {
+    "released, then updated": ((*BOTH, begin, go_on), "held back"),
+    "released, updated, released anew": ((*BOTH, begin, go_on, *BOTH), "released"),
+    "granted, updated, released": ((*LEGAL_ALONE, begin, go_on, *BOTH), "released"),
+    "released while an update waits": ((*LEGAL_ALONE, begin, give_up, *BOTH[1:]), "released"),
+    "released, and again after an update in vain": ((*BOTH, begin, give_up), "released"),
+    "released, and an update rolls": ((*BOTH, begin), "held back"),
+    "released, and done again": ((*BOTH, do_again), "held back"),
+    "released, done again, released anew": ((*BOTH, do_again, *BOTH), "released"),
+    "withdrawn after an update in vain": (
+        (*LEGAL_ALONE, begin, give_up, says(LEGAL, "legal", "revoked"), *BOTH[1:]),
+        "held back",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIVES)
+def test_a_release_is_judged_by_the_results_of_its_time(name: str) -> None:
+    """[Y7] [Y8]"""
+    steps, words = LIVES[name]
+    world, deployment = beside_a_service(*steps)
+    for _ in range(3):
+        world.chain.grow({})
+    report = verify(export(world.store, deployment), world.genesis)
+    assert report.ok, (report.rule, report.detail)
+    assert report.checks[-1].detail == words
+    assert bool(world.deployment(deployment).released_ms) == (words == "released")
+
+
+@pytest.mark.parametrize("name", ["released, then updated", "withdrawn after an update in vain"])
+def test_no_release_of_an_earlier_manifests_results_counts(name: str) -> None:
+    """[Y7] [Y8] A ledger that says so."""
+    world, deployment = beside_a_service(*LIVES[name][0])
+    record = world.deployment(deployment)
+    world.chain.grow({key_deployment(deployment): encode(replace(record, released_ms=world.now_ms))})
+    for _ in range(3):
+        world.chain.grow({})
+    assert verify(export(world.store, deployment), world.genesis).rule == "audit.release_time"

@@ -14,7 +14,8 @@ from ledger.contract_types import ContractRole, ResourcesTemplate, VolumeTemplat
 from ledger.limits import MIB
 from ledger.manifest import cost, decode_manifest
 from ledger.manifest_types import Placement, Policies, Restart, Rule, UpdateStrategy
-from ledger.state import MemoryState
+from ledger.records import Account, key_account, key_deployment
+from ledger.state import MemoryState, write
 from ledger.transactions import CancelDeployment, ExtendDeployment, Renew, RenewItem, SteerUpdate, TopUp
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.invariants import check
@@ -22,6 +23,7 @@ from tests.ledger.world import (
     BUDGET,
     CONSUMER,
     EXPERT,
+    FARMERS,
     LEGAL,
     NODES,
     POLICIES,
@@ -619,8 +621,30 @@ def renew_late(world: World, deployment: bytes) -> None:
             world.approve(deployment)
 
 
-def test_what_is_locked_is_not_spent_before_it_is_approved(world: World) -> None:
-    """The escrow runs dry while an update waits: what it locked is still there to go back."""
+def test_what_is_locked_is_not_spent_before_it_is_approved() -> None:
+    """The escrow runs dry while one waits: nobody is paid of what it locked, and all of it goes back."""
+    world = World()
+    world.add_nodes()
+    deployment = running(world)
+    world.updated(deployment, site("1.1.0", budget=3_000_000))
+    locked = world.update(deployment).locked
+    assert locked == 1_000_000
+    record, farmers = world.deployment(deployment), [world.balance(farmer) for farmer in FARMERS]
+    less = record.escrow - locked - 20  # all else but 20 goes back by hand, as no transaction would
+    poor = replace(record, escrow=locked + 20, paid_in=record.paid_in - less)
+    write(world.state, key_deployment(deployment), poor)
+    before = world.balance(CONSUMER) + less
+    write(world.state, key_account(CONSUMER.public), Account(before))
+    wait(world, deployment, 20)
+    record, update = world.deployment(deployment), world.update(deployment)
+    assert (record.status, record.reason) == ("failed", "the escrow cannot pay any more")
+    assert sum(world.balance(farmer) for farmer in FARMERS) == sum(farmers) + 20
+    assert (update.status, update.refunded) == ("cancelled", locked)
+    assert world.balance(CONSUMER) == before + locked
+    check(world.state, world.now_ms)
+
+
+def test_a_term_that_ends_while_an_update_waits_gives_back_what_it_locked(world: World) -> None:
     poor = {"duration_s": 60, "budget": 700, "fee": 3, "replicas": 1}
     deployment = world.ordered(site(**poor))
     world.approve(deployment)

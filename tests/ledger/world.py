@@ -206,6 +206,13 @@ def contract(
     )
 
 
+def update_body(record: Deployment, source: Contract, contract_id: bytes) -> UpdateDeployment:
+    """The wish to move a deployment to this contract, for exactly what it costs more."""
+    data = expand(source, contract_id, AUTHOR.public, record.consumer, {}, {})
+    more = max(0, funds_under(decode_manifest(data).terms, record) - record.funded)
+    return UpdateDeployment(record.id, record.manifest, contract_id, {}, {}, manifest_digest(data), more)
+
+
 class World:
     """One chain in memory. `now_ms` is the time of the last block; each block moves it on."""
 
@@ -393,10 +400,7 @@ class World:
 
     def update_body(self, deployment: bytes, source: Contract, contract_id: bytes) -> UpdateDeployment:
         """The wish to move to this contract, for exactly what it costs more."""
-        record = self.deployment(deployment)
-        data = expand(source, contract_id, AUTHOR.public, record.consumer, {}, {})
-        more = max(0, funds_under(decode_manifest(data).terms, record) - record.funded)
-        return UpdateDeployment(deployment, record.manifest, contract_id, {}, {}, manifest_digest(data), more)
+        return update_body(self.deployment(deployment), source, contract_id)
 
     def updated(self, deployment: bytes, source: Contract) -> UpdateRecord:
         """Publish another version and ask for it; the update's record."""

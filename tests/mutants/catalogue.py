@@ -31,7 +31,7 @@ DEEDS: Final = ("tests/ledger/test_organisations.py",)
 ESCAPES: Final = "tests/executor/test_escapes.py::test_what_leads_out_is_refused"
 REPORTS: Final = ("tests/ledger/test_reports.py",)
 RELEASE: Final = ("tests/ledger/test_release.py", "tests/ledger/test_release_audit.py")
-AGREEMENT: Final = ("tests/ledger/test_agreement.py",)
+AGREEMENT: Final = ("tests/ledger/test_agreement.py", "tests/ledger/test_agreement_updates.py")
 _AGREE: Final = "ledger/transition/agreement.py"
 HELD_BACK: Final = ("tests/node/test_results_held.py",)
 MACHINE: Final = ("tests/ledger/test_machine.py",)
@@ -649,8 +649,64 @@ MUTANTS: Final = (
     _M(
         "audits_overlook_commitments",
         "ledger/audit_agreement.py",
-        "            if bound.get(place) != opened:\n",
-        "            if False:\n",
+        "        if self.bound.get(said.slot) != (said.term, opened):\n",
+        "        if False:\n",
+        AGREEMENT,
+    ),
+    _M(
+        "audits_overlook_who_was_paid_before_an_update",
+        "ledger/audit_agreement.py",
+        "        if name not in winners and bill is not None and bill.amount != bill.withheld:",
+        "        if last and name not in winners and bill is not None and bill.amount != bill.withheld:",
+        AGREEMENT,
+    ),
+    _M(
+        "audits_know_one_comparison_of_a_job",
+        "ledger/audit_agreement.py",
+        "        if last is None or anew:",
+        "        if not mine:",
+        AGREEMENT,
+    ),
+    _M(
+        "audits_take_telling_for_work",
+        "ledger/audit_approvals.py",
+        "        elif _tells(tx):",
+        "        elif False:",
+        AGREEMENT,
+    ),
+    _M(
+        "agreement_begins_one_by_one",
+        "ledger/transition/rollout.py",
+        "    return bool(workload.agree or former.agree) and not deal.record.lost_ms",
+        "    return False",
+        AGREEMENT,
+    ),
+    _M(
+        "another_number_is_compared_with_the_former",
+        "ledger/transition/switch.py",
+        "    if not one.agree and not other.agree:",
+        "    if True:",
+        AGREEMENT,
+    ),
+    _M(
+        "replicas_that_are_dropped_go_on_telling",
+        "ledger/transition/rollout.py",
+        '            room, next_ = len(left), dict.fromkeys(_dropped(deal, workload), b"")',
+        "            room, next_ = len(left), {}",
+        AGREEMENT,
+    ),
+    _M(
+        "audits_refuse_a_sign_off_that_waited",
+        "ledger/audit_ballots.py",
+        "        if stood_still:\n",
+        "        if False:\n",
+        ("tests/ledger/test_audit_lies.py",),
+    ),
+    _M(
+        "an_update_waits_for_who_disagrees",
+        "ledger/transition/rollout.py",
+        "        if workload.agree and not left and finished(deal, workload):",
+        "        if False:",
         AGREEMENT,
     ),
     _M(
@@ -1817,8 +1873,22 @@ MUTANTS: Final = (
     _M(
         "audits_believe_a_release",
         "ledger/audit_release.py",
-        "    if not (gone and not ballot.met_ms) and not ballot.fits(record.released_ms, until_ms):\n",
+        "    if not (gone and not ballot.met_ms) and not fits:\n",
         "    if False:\n",
+        RELEASE,
+    ),
+    _M(
+        "audits_count_releases_of_other_results",
+        "ledger/audit_release.py",
+        "            if mine and predicate.released == record.results.hex():",
+        "            if mine:",
+        RELEASE,
+    ),
+    _M(
+        "audits_forget_that_results_came_back",
+        "ledger/audit_release.py",
+        "    back_ms = max(vain, default=0)",
+        "    back_ms = 0",
         RELEASE,
     ),
     _M(
@@ -2622,6 +2692,13 @@ MUTANTS: Final = (
         COPY_WIRE,
     ),
     _M(
+        "last_copies_are_made_of_what_has_ended",
+        "node/executor/copier.py",
+        "record is not None and record.status not in ENDED",
+        "record is not None",
+        MOVED_VOLUMES,
+    ),
+    _M(
         "volumes_are_copied_without_being_written_out",
         "node/executor/drivers/still.py",
         "                sync_volume(init_pid, path)\n",
@@ -3161,5 +3238,33 @@ MUTANTS: Final = (
         '        "fuel": spec.fuel,',
         '        "fuel": 1 << 50,',
         ("tests/executor/test_wasm_bounds.py::test_fuel_ends_a_loop",),
+    ),
+    _M(
+        "yaml_aliases_cost_nothing",
+        "ledger/yaml_tree.py",
+        "        self._count(nodes, mark)\n        return node",
+        "        return node",
+        ("tests/node/test_compose.py::test_what_no_alias_may_do",),
+    ),
+    _M(
+        "compose_variables_within_others_become_references",
+        "node/compose_variables.py",
+        'return text.replace("${", "$${")',
+        "return text",
+        ("tests/node/test_compose.py::test_a_dollar_stays_a_dollar",),
+    ),
+    _M(
+        "compose_mounts_lose_what_is_written",
+        "node/compose_mounts.py",
+        "        if outside or of_host or taken or not mount.read_only:\n",
+        "        if not mount.read_only:\n            return []\n        if outside or of_host or taken:\n",
+        ("tests/node/test_compose.py",),
+    ),
+    _M(
+        "a_problem_without_a_way_out",
+        "ledger/yaml_tree.py",
+        "replace(p, suggestion=suggestion(p.rule, p.field))",
+        "p",
+        ("tests/ledger/test_contract.py",),
     ),
 )

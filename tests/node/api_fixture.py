@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import trio
@@ -22,6 +22,7 @@ from tests.node.fake_peer import FakePeer
 TOKEN = "a token of the home"
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
 Slots = Callable[[], ExecutorStatus]
+T = TypeVar("T")
 BINARY = {"Content-Type": "application/octet-stream"}
 
 
@@ -77,30 +78,44 @@ async def api_client(
 
 
 @contextmanager
-def served(
-    peer: FakePeer, folder: Path, bot: BotSeam | None = None, slots: Slots | None = None
-) -> Iterator[str]:
-    """host:port of the API on a real port, served by a thread of its own."""
+def in_thread(open_: Callable[[], AbstractAsyncContextManager[T]]) -> Iterator[T]:
+    """What this opens, for blocking tests: it lives in an event loop of its own, in a thread."""
     started: list[Any] = []
     up = threading.Event()
-    artifacts = ArtifactStore(folder / "artifacts")
 
     async def run() -> None:
-        async with trio.open_nursery() as nursery:
-            serve = partial(
-                serve_api, peer, listen="127.0.0.1:0", token=TOKEN, artifacts=artifacts, bot=bot, slots=slots
-            )
-            address = await nursery.start(serve)
-            started.extend((address, trio.lowlevel.current_trio_token(), nursery.cancel_scope))
-            up.set()
+        with trio.CancelScope() as scope:
+            async with open_() as made:
+                started.extend((made, trio.lowlevel.current_trio_token(), scope))
+                up.set()
+                await trio.sleep_forever()
 
     thread = threading.Thread(target=trio.run, args=(run,), daemon=True)
     thread.start()
-    assert up.wait(20), "the API did not start"
-    address, token, scope = started
+    assert up.wait(20), "it did not start"
+    made, token, scope = started
     try:
-        yield address
+        yield made
     finally:
         token.run_sync_soon(scope.cancel)
         thread.join(20)
         assert not thread.is_alive()
+
+
+@contextmanager
+def served(
+    peer: FakePeer, folder: Path, bot: BotSeam | None = None, slots: Slots | None = None
+) -> Iterator[str]:
+    """host:port of the API on a real port, served by a thread of its own."""
+    artifacts = ArtifactStore(folder / "artifacts")
+
+    @asynccontextmanager
+    async def serving() -> AsyncIterator[str]:
+        async with trio.open_nursery() as nursery:
+            serve = partial(
+                serve_api, peer, listen="127.0.0.1:0", token=TOKEN, artifacts=artifacts, bot=bot, slots=slots
+            )
+            yield await nursery.start(serve)
+
+    with in_thread(serving) as address:
+        yield address

@@ -310,6 +310,14 @@ class Fleet:
         self.executors.pop(name)
         await self.gone[name].wait()
 
+    async def close(self) -> None:
+        """End the executors, those that hold slots first, while there is a network that hears it and nodes
+        that keep copies. Without, each slot waits for GOODBYE_S and each volume for COPY_LAST_S, until it
+        gives up."""
+        for name in sorted(self.scopes, key=lambda name: not self.executors[name].status().slots):
+            self.scopes[name].cancel()
+            await self.gone[name].wait()
+
     # ------------------------------------------------------------------ the ledger
 
     async def do(self, sender: Key, body: t.Body) -> bytes:
@@ -445,6 +453,7 @@ async def fleet(
         for name in nodes if executors else ():
             made.execute(name)
         yield made
+        await made.close()
         nursery.cancel_scope.cancel()
 
 

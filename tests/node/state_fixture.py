@@ -67,6 +67,14 @@ def grow(server: Server, blocks: int, accounts: int = 40) -> None:
         extend(server.notary, batch_of(*txs))
 
 
+def take_blocks(client: Client, server: Server) -> None:
+    """All blocks of the server that the client lacks, proved and committed one by one."""
+    store = client.notary.store
+    for block in server.notary.store.blocks(store.tip.height + 1, 2**20):
+        proved = client.notary.check_range([block], store.tip)[0]
+        client.notary.commit(proved.header, proved.certificate, block.batches, {})
+
+
 def stalls_at(method: str, server: Server) -> Answer:
     """Honest, but never answers this method."""
 

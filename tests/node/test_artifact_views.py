@@ -24,7 +24,7 @@ from node.cli.main import main
 from node.exchange import Progress
 from node.home import write_secret
 from tests.ledger.world import contract
-from tests.node.api_fixture import AUTH, TOKEN
+from tests.node.api_fixture import AUTH, TOKEN, in_thread
 from tests.node.artifact_fixture import Host, hosts, wanted_of
 from tests.node.fake_peer import FakePeer
 from tests.node.network_fixture import until
@@ -148,38 +148,24 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    started: list[Any] = []
-    up = threading.Event()
-
-    async def run() -> None:
+    @asynccontextmanager
+    async def serving() -> AsyncIterator[Machine]:
         async with hosts(tmp_path / "stores", 2) as (me, source), trio.open_nursery() as nursery:
 
             async def serve(task_status: Any) -> None:
-                store = me.exchange.store
                 await serve_api(
                     FakePeer(),
                     listen="127.0.0.1:0",
                     token=TOKEN,
-                    artifacts=store,
+                    artifacts=me.exchange.store,
                     exchange=me.exchange,
                     task_status=task_status,
                 )
 
-            address = await nursery.start(serve)
-            token = trio.lowlevel.current_trio_token()
-            started.extend((Machine(address, me, source), token, nursery.cancel_scope))
-            up.set()
+            yield Machine(await nursery.start(serve), me, source)
 
-    thread = threading.Thread(target=trio.run, args=(run,), daemon=True)
-    thread.start()
-    assert up.wait(20), "the API did not start"
-    machine, token, scope = started
-    try:
-        yield machine
-    finally:
-        token.run_sync_soon(scope.cancel)
-        thread.join(20)
-        assert not thread.is_alive()
+    with in_thread(serving) as made:
+        yield made
 
 
 async def test_an_upload_is_hashed_and_written_beside_the_event_loop(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,11 @@ from msgspec.structs import replace
 
 from ledger.audit import export, verify
 from ledger.audit_report import AuditReport
+from ledger.policy_types import Auto, Rule, Weight
+from ledger.policy_words import outline
 from ledger.transactions import CancelDeployment
 from node.amounts import credits_text
-from node.audit_page import audit_page
+from node.audit_page import SHORT, audit_page, brief
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.world import BUDGET, CONSUMER, EXPERT, FARMERS, LEGAL, NODES, contract
 from tests.node.test_web import HOSTILE, Page
@@ -50,22 +54,92 @@ def report(life: tuple[ChainWorld, bytes]) -> AuditReport:
 
 def test_all_facts_are_on_the_page(report: AuditReport) -> None:
     page, facts = Page(audit_page(report, DIGEST)), report.facts
-    for text in (DIGEST, facts.deployment, facts.manifest, facts.policies["deploy"], "satisfied", "Valid."):
+    for text in (DIGEST, facts.deployment, facts.manifest, "satisfied", "Valid.", "2 farms: farm-a, farm-b"):
         assert text in page.text
     assert facts.policies["deploy"] == "role budget and any 1 of (role it-expert, role legal)"
-    for place, signer in facts.decisions["deploy"].used:
-        assert place in page.text
-        assert signer.hex()[:16] in page.text
+    for _, signer in facts.decisions["deploy"].used:
+        assert signer.hex() in page.text
     for check in report.checks:
-        assert check.detail in page.text
+        assert brief(check.detail) in page.text
     for row in facts.timeline:
-        assert row.tx[:16] in page.text
+        assert row.tx[:SHORT] in page.text
     for amount in (facts.spent, facts.refunded, facts.escrow, *(bill.amount for bill in facts.bills)):
         assert credits_text(amount) in page.text
     for held in facts.holdings:
         assert f"node of farm {held.farm}, {held.country}" in page.text
     for digest in facts.artifacts.values():
         assert digest in page.text
+
+
+def words_of(report: AuditReport) -> str:
+    """What a reader sees of the page, cell by cell."""
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", audit_page(report, DIGEST))).split())
+
+
+def test_who_decided_what_is_said_in_words(report: AuditReport) -> None:
+    """With the policy as a tree, and who fills each place of it."""
+    text = words_of(report)
+    legal, budget, expert = (f"{key.public.hex()[:SHORT]}…" for key in (LEGAL, BUDGET, EXPERT))
+    for words in (
+        f"legal {legal} rejects that the work begins and goes on legal",
+        f"it-expert {expert} approves that the work begins and goes on it-expert",
+        f"budget {budget} approves what was delivered budget",
+        f"all of these: one signature of role budget — signed by budget {budget}",
+        f"any 1 of these: one signature of role it-expert — signed by it-expert {expert} one signature",
+        "Nobody had to sign for: consent to its end, release of its results.",
+        "It was cancelled, as of block",
+    ):
+        assert words in text, words
+
+
+def test_every_form_of_a_policy_is_a_line_of_its_tree() -> None:
+    rule = Rule(
+        all=(
+            Rule(role="legal", count=2, exclude=("author",)),
+            Rule(weigh=(Weight(weight=2, role="board"), Weight(weight=1, key="ab" * 32)), count=3),
+            Rule(
+                any=(Rule(key="cd" * 32, wait_s=3_600), Rule(auto=Auto(approved_within_s=60))),
+                veto=("legal",),
+            ),
+        ),
+        ordered=True,
+    )
+    assert [(line.depth, line.path, line.words, line.signs) for line in outline(rule)] == [
+        (0, "", "all of these, one after the other:", False),
+        (1, "all[0]", "2 signatures of role legal [not counting author]", True),
+        (1, "all[1]", f"signatures that weigh 3 together, of role board 2, key {'ab' * 8} 1", True),
+        (1, "all[2]", "any 1 of these: [unless vetoed by role legal]", False),
+        (2, "all[2].any[0]", f"the signature of key {'cd' * 8} [after a wait of 1 h]", True),
+        (
+            2,
+            "all[2].any[1]",
+            "nobody when the same manifest was approved within 1 min before the order",
+            False,
+        ),
+    ]
+    assert outline(None) == ()
+
+
+def test_digits_stand_in_walls_at_the_end_alone(report: AuditReport) -> None:
+    """Above it a key or digest is its beginning, with a name where it has one; a time has its zone."""
+    body = audit_page(report, DIGEST).partition("<body>")[2].partition("<h2>7. ")[0]
+    shown = re.sub(r"<[^>]*>", " ", body)
+    assert not re.search(r"[0-9a-f]{17}", shown)
+    times = re.findall(r"\d\d:\d\d:\d\d(?: UTC)?", shown)
+    assert len(times) > 20
+    assert all(time.endswith(" UTC") for time in times)
+
+
+def test_sums_are_those_of_their_lines(report: AuditReport) -> None:
+    """By bill and by who was paid: the same in all, and with what came back all that was put in."""
+    facts = report.facts
+    text = words_of(report)
+    spent = credits_text(sum(bill.amount for bill in facts.bills))
+    assert f"spent in all {spent} came back {credits_text(facts.refunded)} still in escrow 0" in text
+    assert f"together {spent}" in text
+    for farmer in FARMERS:
+        mine = sum(bill.amount for bill in facts.bills if bill.payee == farmer.public.hex())
+        assert re.search(rf"farmer of farm-. {farmer.public.hex()[:SHORT]}… {credits_text(mine)}\b", text)
 
 
 def test_the_bills_on_the_page_are_those_of_the_ledger(

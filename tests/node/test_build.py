@@ -201,7 +201,11 @@ def test_what_is_refused_and_nothing_half_done(
     before = build(source, tmp_path / "out")
     spoil(source)
     error = refused(source, tmp_path)
-    assert (error.rule, error.field.startswith("workloads.run.artifacts /")) == (rule, True), error
+    assert (error.rule, error.field.startswith("workloads.run.artifacts[")) == (rule, True), error
+    assert isinstance(error, ContractError)
+    (problem,) = error.problems
+    lines = SOURCE.splitlines()
+    assert "{path: /" in lines[problem.mark.line - 1] and problem.suggestion, str(error)
     assert load_built(tmp_path / "out") == before
     assert not [path for path in (tmp_path / "out").rglob("*") if path.name.startswith(".building")]
 

@@ -9,7 +9,6 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -41,8 +40,9 @@ from tests.ledger.world import (
     contract,
     key_of,
 )
-from tests.node.api_fixture import TOKEN, served, slots_status
+from tests.node.api_fixture import served, slots_status
 from tests.node.fake_peer import FakePeer
+from tests.node.shell_fixture import Shell, make_home
 
 PEOPLE = {
     "author": AUTHOR,
@@ -82,6 +82,9 @@ class FakeBot:
             version="1.0.0",
             manifest="cd" * 32,
             lines=[line],
+            candidates=[
+                b.Candidate(node="ab" * 32, farm="farm-a", country="BE", workload="web", rate_hour=20_000)
+            ],
             excluded=[b.Excluded(node="ef" * 32, farm="farm-b", workload="web", reasons=["stands in NL"])],
             approvers=[b.Approver(act="deploy", role="budget", keys=[BUDGET.public.hex()])],
             policies={"deploy": "role budget", "signoff": "none"},
@@ -118,30 +121,6 @@ class FakeBot:
         return b.SecretsView(deployment=deployment, given=given)
 
 
-class Shell:
-    """Runs commands and gives exit code, stdout and stderr."""
-
-    def __init__(self, api: str, home: Path, capsys: pytest.CaptureFixture[str], peer: FakePeer) -> None:
-        self.globals = ["--api", api, "--home", str(home)]
-        self.home = home
-        self.capsys = capsys
-        self.peer = peer
-
-    def run(self, *words: str) -> tuple[int, str, str]:
-        self.capsys.readouterr()
-        code = main([*words, *self.globals])
-        out, err = self.capsys.readouterr()
-        return code, out, err
-
-    def ok(self, *words: str) -> str:
-        code, out, err = self.run(*words)
-        assert code == 0, (words, out, err)
-        return out
-
-    def json(self, *words: str) -> Any:
-        return json.loads(self.ok(*words, "-o", "json"))
-
-
 @pytest.fixture
 def peer() -> FakePeer:
     return FakePeer()
@@ -156,14 +135,9 @@ def bot(peer: FakePeer) -> FakeBot:
 def shell(
     peer: FakePeer, bot: FakeBot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Shell]:
-    home = tmp_path / "home"
-    keys = home / "config" / "keys"
-    keys.mkdir(parents=True, mode=0o700)
     for name in PEOPLE:
-        write_secret(keys / name, sha256(SEEDS.get(name, name).encode()).hex())
         assert key_of(SEEDS.get(name, name)).public == PEOPLE[name].public
-    write_secret(home / "config" / "api_token", TOKEN + "\n")
-    (home / "config" / "genesis.json").write_bytes(peer.genesis.encode())
+    home = make_home(tmp_path / "home", peer, {name: SEEDS.get(name, name) for name in PEOPLE})
     with served(peer, tmp_path, bot) as address:
         yield Shell(address, home, capsys, peer)
 
@@ -316,6 +290,9 @@ def test_contracts_are_found_compared_and_taken_back(shell: Shell, tmp_path: Pat
     assert shell.json("contract", "diff", "mining", "site")
     shell.ok("contract", "deprecate", "mining@1.0.0", "--key", "author", "--reason", "use site")
     assert "use site" in shell.ok("contract", "show", "mining")
+    asked = shell.ok("contract", "show", "mining")
+    assert "integer, 1 to 1000, default 40. How many" in asked
+    assert "money, 0.1 credits to 50 credits, default 1 credits" in asked
     shell.ok("contract", "revoke", "mining", "--key", "author", "--reason", "wrong")
     assert [c["mark"] for c in shell.json("contract", "list") if c["name"] == "mining"] == ["revoked"]
     code, _, err = shell.run("contract", "revoke", "mining", "--key", "author", "--reason", "wrong")
@@ -335,13 +312,15 @@ def test_deploy_shows_the_plan_then_orders(shell: Shell, bot: FakeBot) -> None:
     assert code == 0
     assert "role budget" in out
     assert "stands in NL" in out
+    assert "candidates for web: ababababab (farm-a, BE, 0.02 an hour)" in out
     assert bot.asked[-1].budget == 3_000_000
     assert shell.run("deploy", "site")[0] == 2  # nobody to ask
     assert shell.run("deploy", "site", "--param", "x=1", "--yes")[0] == 4
     assert shell.run("deploy", "site", "--param", "x", "--yes")[0] == 2
     assert shell.json("deployment", "list") == []
     bot.missing = ["no node in BE"]
-    code, _, err = shell.run("deploy", "site", "--yes")
+    code, out, err = shell.run("deploy", "site", "--yes")
+    assert "CREDITS AN HOUR" in out and "not for web, stands in NL: efefefefef (farm-b)" in out
     assert code == 4
     assert "no node in BE" in err
     bot.missing = []

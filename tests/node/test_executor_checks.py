@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ledger.manifest_types import Health, Restart
 from tests.node.executor_fixture import fleet, receipts_of, service
 from tests.node.network_fixture import until
@@ -12,9 +14,10 @@ CHECK = Health(command=("/bin/program", "ok"), interval_s=1, timeout_s=1, failur
 
 
 async def test_a_service_runs_when_its_check_ends_with_0_and_is_restarted_when_it_does_not(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """[E8]"""
+    monkeypatch.setattr("node.executor.watch.FIRST_HEALTHY_S", 3.0)  # of the second run, which never answers
     async with fleet(tmp_path, "node1", executors=False) as net:
         net.execute("node1", enforces=("health-exec",))
         driver = net.drivers["node1"]

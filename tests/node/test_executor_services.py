@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal, get_args
 
 import pytest
 import trio
@@ -11,16 +12,18 @@ from msgspec.structs import replace
 
 from ledger import transactions as t
 from ledger.contract_types import VolumeTemplate
-from ledger.records import Node, key_node
-from ledger.state import read
+from ledger.records import Node, Slot, key_deployment, key_node, key_slot
+from ledger.state import read, write
+from ledger.statuses import DeploymentStatus
 from node.config import Node as NodeSettings
+from node.executor import gather
 from node.executor.drivers.base import EgressSpec, Feature, Fingerprint, Isolation
 from node.executor.errors import VolumeRefused
 from node.executor.filesystem import find_mkfs
 from node.executor.volumes import VolumeShelf
 from node.offer import enforced
 from tests.ledger import world as people
-from tests.node.executor_fixture import Fleet, fleet, receipts_of, service
+from tests.node.executor_fixture import FakeDriver, FakeTask, Fleet, fleet, receipts_of, service
 from tests.node.network_fixture import until
 
 MIB = 1 << 20
@@ -70,6 +73,28 @@ async def test_a_volume_is_the_same_in_each_term_and_goes_with_its_deployment(
         await net.do(people.CONSUMER, t.CancelDeployment(deployment, "enough"))
         await until(lambda: not shelf.deployments())
         assert not net.drivers["node1"].running
+
+
+async def test_nothing_is_written_to_a_volume_before_the_ledger_knows_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[C11] Or who holds the slot next begins without it, and nobody says so."""
+    if find_mkfs() is None:
+        pytest.skip("mkfs.ext4 is not installed")
+    homes, start = [], FakeDriver.start
+    async with fleet(tmp_path, "node1", executors=False) as net:
+        peer = net.net.peers["node1"]
+
+        async def starts(driver: FakeDriver, prepared: Any, kill_at_ms: int | None = None) -> FakeTask:
+            slot = read(peer.state, Slot, key_slot(deployment, "web/0"))
+            homes.append(slot and slot.home)
+            return await start(driver, prepared, kill_at_ms)
+
+        monkeypatch.setattr(FakeDriver, "start", starts)
+        net.execute("node1", enforces=("volumes",), volumes=VolumeShelf(tmp_path / "volumes", 64 * MIB))
+        deployment = await net.approved(service(replicas=1, volumes=(DATA,)))
+        await net.until_statuses(deployment, "running")
+        assert homes == [peer.node_key.public]
 
 
 @pytest.mark.parametrize("if_lost", ["wait", "empty"])
@@ -172,3 +197,34 @@ def test_classes_of_volumes_are_offered_where_volumes_are() -> None:
 
     assert offered(Feature("volumes", True, "x")) == {"volumes": "enforced", "volumes.ssd": "enforced"}
     assert offered(Feature("volumes", False, "only root")) == {"volumes": "only root"}
+
+
+@pytest.mark.parametrize("status", get_args(DeploymentStatus))
+@pytest.mark.parametrize("held", [False, True], ids=["idle", "held"])
+async def test_what_is_paused_keeps_its_volumes_and_what_has_ended_loses_them(
+    monkeypatch: pytest.MonkeyPatch, status: DeploymentStatus, held: bool
+) -> None:
+    """Pause before wipe: without money, time or approval nothing is removed, nor while a term holds it."""
+    world = people.World()
+    world.add_nodes()
+    deployment = world.running(people.contract())
+    write(world.state, key_deployment(deployment), replace(world.deployment(deployment), status=status))
+    looks, dropped = [0], []
+
+    class Shelf:
+        def deployments(self) -> set[bytes]:
+            looks[0] += 1
+            return {deployment, b"\x01" * 32}  # one whose record is not here: who knows
+
+        def drop(self, which: bytes) -> int:
+            dropped.append(which)
+            return 1
+
+    shop: Any = SimpleNamespace(volumes=Shelf(), peer=SimpleNamespace(state=world.state))
+    monkeypatch.setattr(gather, "VOLUME_SWEEP_S", 0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gather.sweep_volumes, shop, lambda: {deployment} if held else set())
+        await until(lambda: looks[0] > 3)
+        nursery.cancel_scope.cancel()
+    ended = status in ("rejected", "expired", "completed", "cancelled", "failed")
+    assert set(dropped) == ({deployment} if ended and not held else set())

@@ -101,7 +101,10 @@ async def test_requests_flow_while_a_service_is_updated(tmp_path: Path) -> None:
             await net.gone[name].wait()
 
 
-async def test_a_failing_canary_is_reverted_and_the_node_runs_the_former_version(tmp_path: Path) -> None:
+async def test_a_failing_canary_is_reverted_and_the_node_runs_the_former_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.executor.executor.COOL_FAILED_S", 0.5)  # the spare node is the one that failed
     async with fleet(tmp_path, "node1", "node2") as net:
         deployment = await net.approved(service(update=CAREFUL))
         await net.until_statuses(deployment, "running", "running")

@@ -2,50 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ledger.codec import sha256
 from ledger.contract_types import ContractRole
 from ledger.manifest_types import Rule
 from ledger.organisation_records import Organisation, organisation_at
 from node.api.organisation_models import OrganisationDetail
-from node.cli.main import main
-from node.home import write_secret
 from node.sdk import Client
 from tests.ledger.organisation_fixture import ANNA, DORA, EVE, held_contract
 from tests.ledger.world import World
-from tests.node.api_fixture import TOKEN, served
+from tests.node import shell_fixture
+from tests.node.api_fixture import served
 from tests.node.fake_peer import FakePeer
+from tests.node.shell_fixture import make_home
 
 NAMES = ("anna", "ben", "carl", "dora", "eve")
 
 
-class Shell:
-    """Runs commands against a served peer and gives exit code, stdout and stderr."""
+class Shell(shell_fixture.Shell):
+    """With deeds in files."""
 
-    def __init__(self, api: str, home: Path, capsys: pytest.CaptureFixture[str], peer: FakePeer) -> None:
-        self.api, self.home, self.capsys, self.peer = api, home, capsys, peer
-        self.number = 0
-
-    def run(self, *words: str) -> tuple[int, str, str]:
-        self.capsys.readouterr()
-        code = main([*words, "--api", self.api, "--home", str(self.home)])
-        out, err = self.capsys.readouterr()
-        return code, out, err
-
-    def ok(self, *words: str) -> str:
-        code, out, err = self.run(*words)
-        assert code == 0, (words, out, err)
-        return out
-
-    def json(self, *words: str) -> Any:
-        return json.loads(self.ok(*words, "-o", "json"))
+    number = 0
 
     def file(self) -> str:
         """A path where nothing is yet."""
@@ -75,14 +56,8 @@ class Shell:
 
 @pytest.fixture
 def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
-    peer, home = FakePeer(), tmp_path / "home"
-    keys = home / "config" / "keys"
-    keys.mkdir(parents=True, mode=0o700)
-    for name in NAMES:
-        write_secret(keys / name, sha256(name.encode()).hex())
-    write_secret(keys / "budget", sha256(b"budget").hex())
-    write_secret(home / "config" / "api_token", TOKEN + "\n")
-    (home / "config" / "genesis.json").write_bytes(peer.genesis.encode())
+    peer = FakePeer()
+    home = make_home(tmp_path / "home", peer, {name: name for name in (*NAMES, "budget")})
     with served(peer, tmp_path) as address:
         yield Shell(address, home, capsys, peer)
 

@@ -22,7 +22,7 @@ from node.repair import NO_CHANCE, Repair
 from node.state_sync import StateSync
 from tests.node.final_chain import batch_of, extend, transfer_tx
 from tests.node.network_fixture import CHAIN_ID, POOR, RICH, World, transfer, until, world
-from tests.node.state_fixture import Client, client_of, server_of
+from tests.node.state_fixture import Client, client_of, server_of, take_blocks
 
 ACCOUNT = b"saccount/" + RICH.public
 
@@ -161,11 +161,7 @@ async def test_with_all_blocks_here_the_state_is_made_anew_from_them(place: str,
     disk = Store.open(tmp_path / "store", CHAIN_ID, genesis.hash) if place == "disk" else None
     async with client_of({}, source, store=disk) as client:
         store = client.notary.store
-        for height in range(1, 31):
-            block = source.notary.store.block(height)
-            assert block is not None
-            proved = client.notary.check_range([block], store.tip)[0]
-            client.notary.commit(proved.header, proved.certificate, block.batches, {})
+        take_blocks(client, source)
         store._kv.base.write({ACCOUNT: store._kv.base.get(b"saccount/" + POOR.public) or b""})
         client.notary.differs = 30
         async with mending(client) as repair:
@@ -192,12 +188,7 @@ async def test_a_store_that_cannot_be_replaced_stops_the_peer(
 
     async def mends() -> None:
         async with client_of({}, source, store=disk) as client:
-            store = client.notary.store
-            for height in range(1, 31):
-                block = source.notary.store.block(height)
-                assert block is not None
-                proved = client.notary.check_range([block], store.tip)[0]
-                client.notary.commit(proved.header, proved.certificate, block.batches, {})
+            take_blocks(client, source)
             monkeypatch.setattr("ledger.store.adopt_next", fails)
             client.notary.differs = 30
             async with mending(client):
@@ -261,11 +252,7 @@ async def test_blocks_that_are_pruned_while_mending_waits_are_not_all_blocks() -
     source = server_of(12)
     async with client_of({}, source) as client, trio.open_nursery() as nursery:
         store = client.notary.store
-        for height in range(1, 13):
-            block = source.notary.store.block(height)
-            assert block is not None
-            proved = client.notary.check_range([block], store.tip)[0]
-            client.notary.commit(proved.header, proved.certificate, block.batches, {})
+        take_blocks(client, source)
         client.sync.enabled = False
         client.notary.differs = 12
         mended: list[bool] = []

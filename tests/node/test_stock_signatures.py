@@ -36,6 +36,7 @@ PREDICATE = ApprovalPredicate(
 PAYLOAD = payload_of("approval", "manifest", bytes(32), PREDICATE)
 MESSAGE = pae(PAYLOAD_TYPE, PAYLOAD)
 KEY = Key(b"\x07" * 32)
+APPROVING = Path(__file__).resolve().parents[2] / "docs" / "approving.md"
 
 
 def needs(tool: str) -> pytest.MarkDecorator:
@@ -209,8 +210,12 @@ def test_no_agent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def checked_by(tool: str, folder: Path, envelope: bytes, key: Key | None) -> None:
-    """The command that we tell says yes, and no to a changed statement."""
-    (command,) = [c for c in write_statement(folder, "legal", envelope, key) if c.startswith(tool)]
+    """The command that docs/approving.md has, which we tell, says yes, and no to a changed statement."""
+    (told,) = [c for c in write_statement(folder, "legal", envelope, key) if c.startswith(tool)]
+    lines = APPROVING.read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(f"{tool} ") and "NAME" in line]
+    command = line.replace("NAME", "legal").replace("KEY", signature_of(envelope)[1].hex())
+    assert command == told
     assert runs(command, folder), command
     signed = folder / "legal.signed"
     assert (folder / "legal.json").read_bytes() == PAYLOAD

@@ -12,38 +12,21 @@ import pytest
 import trio
 from msgspec.structs import replace
 
-from ledger.codec import sha256
 from ledger.epochs import current
 from ledger.light import Trust, decode_epoch_proof
 from ledger.transactions import ReportEvidence
 from node.cli.main import main
-from node.home import write_secret
 from tests.ledger.chain_fixture import MORE_KEYS, member
 from tests.ledger.test_evidence import NOTAR, A, B, vote, votes
 from tests.ledger.world import STRANGER
-from tests.node.api_fixture import TOKEN, api_client, served
+from tests.node import shell_fixture
+from tests.node.api_fixture import api_client, served
 from tests.node.fake_peer import FakePeer
+from tests.node.shell_fixture import make_home
 
 
-class Shell:
-    """Runs commands against a served peer and gives exit code, stdout and stderr."""
-
-    def __init__(self, api: str, home: Path, capsys: pytest.CaptureFixture[str], peer: FakePeer) -> None:
-        self.api, self.home, self.capsys, self.peer = api, home, capsys, peer
-
-    def run(self, *words: str) -> tuple[int, str, str]:
-        self.capsys.readouterr()
-        code = main([*words, "--api", self.api, "--home", str(self.home)])
-        out, err = self.capsys.readouterr()
-        return code, out, err
-
-    def ok(self, *words: str) -> str:
-        code, out, err = self.run(*words)
-        assert code == 0, (words, out, err)
-        return out
-
-    def json(self, *words: str) -> Any:
-        return json.loads(self.ok(*words, "-o", "json"))
+class Shell(shell_fixture.Shell):
+    """With validators' keys."""
 
     def key(self, number: int) -> str:
         """The file of a validator's key."""
@@ -52,14 +35,9 @@ class Shell:
 
 @pytest.fixture
 def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
-    peer, home = FakePeer(), tmp_path / "home"
-    keys = home / "config" / "keys"
-    keys.mkdir(parents=True, mode=0o700)
-    write_secret(keys / "anybody", sha256(b"stranger").hex())
-    for number in range(6):
-        write_secret(keys / f"validator{number}", sha256(b"validator %d" % number).hex())
-    write_secret(home / "config" / "api_token", TOKEN + "\n")
-    (home / "config" / "genesis.json").write_bytes(peer.genesis.encode())
+    peer = FakePeer()
+    seats = {f"validator{number}": f"validator {number}" for number in range(6)}
+    home = make_home(tmp_path / "home", peer, {"anybody": "stranger"} | seats)
     with served(peer, tmp_path) as address:
         yield Shell(address, home, capsys, peer)
 

@@ -13,12 +13,13 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final
 
+import ledger.transition.agreement
 from consensus.core import Core
 from ledger import keys
 from ledger.errors import LocalError
@@ -28,11 +29,18 @@ from ledger.transition.deal import RUNS
 from node.executor.decide import SlotId
 from node.executor.lease import LeaseClock
 from tests.ledger.world import PEOPLE
+from tests.sim.market_approved import Approved
+from tests.sim.market_board import Ring
 from tests.sim.market_chain import Chronicle
+from tests.sim.market_change import Changer
+from tests.sim.market_change_checkers import CHANGE_CHECKERS
 from tests.sim.market_checkers import MARKET_CHECKERS, MarketChecker
+from tests.sim.market_coverage import RULES, fired
+from tests.sim.market_follow import Followed
 from tests.sim.market_node import MarketNode
 from tests.sim.market_peer import MarketPeer
 from tests.sim.market_people import Bot, Office, Plan
+from tests.sim.market_result_checkers import RESULT_CHECKERS
 from tests.sim.market_scenario import PAST, MarketScenario, Trouble, make_market
 from tests.sim.market_trade import Trader
 from tests.sim.market_trade_checkers import TRADE_CHECKERS
@@ -41,8 +49,15 @@ from tests.sim.world import GENESIS_MS, PROBE_MS, Result, Variant, World
 
 HEAL_MS: Final = 110_000  # two leases, their guards, and what it takes to claim and start
 SETTLE_MS: Final = 5_000
+LONG: Final = 100  # seeds: a run of so many must see every rule fire
 Patch = tuple[Any, str, Any]
 """Module or class, attribute, what stands there instead while a world runs."""
+QUICKER: Final[tuple[Patch, ...]] = (
+    (ledger.transition.agreement, "STRAGGLER_MS_MIN", 10_000),
+    (ledger.transition.agreement, "REVEAL_MS", 30_000),
+)
+"""Waits that would be longer than a market's life."""
+CHECKERS: Final = (*MARKET_CHECKERS, Approved, *TRADE_CHECKERS, *CHANGE_CHECKERS, *RESULT_CHECKERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +81,9 @@ class Market:
         self.heights: dict[int, int] = {}  # of validators
         self.plans = scenario.plans
         self.ordered: dict[bytes, Plan] = {}
-        self.checkers: list[MarketChecker] = [kind(self) for kind in (*MARKET_CHECKERS, *TRADE_CHECKERS)]
+        self.followed = Followed(self.chronicle, self.plans)
+        self.ring = Ring(Random(f"ring/{world.result.seed}"))
+        self.checkers: list[MarketChecker] = [kind(self) for kind in CHECKERS]
         self.nodes = [
             variant.node(self, f"n{i}", keys.Key(bytes([3, i]) * 16), self._clock(rate), cpu)
             for i, (rate, cpu) in enumerate(zip(scenario.rates_ppm, scenario.cpu_millis, strict=True))
@@ -75,6 +92,7 @@ class Market:
         self.bot = Bot(self, self._clock(1_000_000))
         clock = Clock(1_000_000, 0, GENESIS_MS + 1_000)  # without a random number of this market
         self.trader = Trader(self, "trade", keys.Key(bytes([4, 1]) * 16), clock)
+        self.changer = Changer(self, "change", keys.Key(bytes([4, 2]) * 16), replace(clock))
 
     def _clock(self, rate_ppm: int) -> Clock:
         return Clock(rate_ppm, self.rng.randint(0, 10**6), GENESIS_MS + 1_000)
@@ -88,7 +106,13 @@ class Market:
 
     def peers(self) -> list[MarketPeer]:
         peers: list[MarketPeer] = [self.office, self.bot, *self.nodes]
-        return [*peers, self.trader] if self.scenario.deeds else peers
+        peers += [self.trader] if self.scenario.deeds else []
+        return [*peers, self.changer] if self.scenario.changes else peers
+
+    def nodes_of(self, keys: Iterable[bytes]) -> list[MarketNode]:
+        """The 3nodes that have these keys."""
+        wanted = set(keys)
+        return [node for node in self.nodes if node.key.public in wanted]
 
     def latency_ms(self) -> int:
         return self.rng.randint(*self.scenario.latency_ms)
@@ -104,6 +128,8 @@ class Market:
         self.heights[node.id] = block.header.height
         if block.header.height == self.chronicle.height + 1:
             final = self.chronicle.append(block.header, block.batches, self.world.now_us)
+            self.followed.final(final)
+            fired(self.counts, final)
             for checker in self.checkers:
                 checker.final(final)
 
@@ -129,6 +155,11 @@ class Market:
     def resumed(self, node: MarketNode) -> None:
         for checker in self.checkers:
             checker.resumed(node)
+
+    def handed_out(self, node: MarketNode, deployment: bytes, results: bytes) -> None:
+        """A node gives results that were held back to whoever asks, from now on."""
+        for checker in self.checkers:
+            checker.handed_out(node, deployment, results)
 
     # ------------------------------------------------------------------ troubles
 
@@ -181,9 +212,10 @@ class Market:
             for name in record.slots if record.status in RUNS else ():
                 slot = read(state, Slot, key_slot(deployment, name))
                 assert slot is not None
-                if slot.status in ("claimed", "fetching", "verified", "released"):
+                if slot.holder and slot.status != "running":
                     return f"{name} of {deployment.hex()[:8]} is {slot.status}"
-                if slot.status == "open" and self._has_room(deployment, name):
+                bad = slot.next and self.followed.is_bad(slot.next, name)
+                if slot.status == "open" and not bad and self._has_room(deployment, name):
                     return f"{name} of {deployment.hex()[:8]} is open, and there is room"
         return None
 
@@ -232,7 +264,7 @@ class MarketWorld(World):
 
     def run(self) -> Result:
         with ExitStack() as stack:
-            for owner, name, value in self.market_variant.patches:
+            for owner, name, value in (*QUICKER, *self.market_variant.patches):
                 stack.callback(setattr, owner, name, getattr(owner, name))
                 setattr(owner, name, value)
             result = super().run()
@@ -281,14 +313,21 @@ def _table(results: list[tuple[Result, Counter[str]]], seconds: float) -> str:
         ("events", f"{sum(r.events for r, _ in results):,}"),
         ("blocks", f"{sum(r.height for r, _ in results):,}"),
         ("simulated time", f"{simulated_s / 3_600:.2f} h ({simulated_s / seconds:,.1f} h an hour)"),
+        *((f"rule {rule}", f"{counts.pop(rule, 0):,}") for rule in RULES),
         *((name, f"{count:,}") for name, count in sorted(counts.items())),
+        ("rules that never fired", ", ".join(_never(results)) or "none"),
         ("violations", f"{sum(len(r.violations) for r, _ in results)}"),
     ]
-    return "\n".join(f"{name:<32} {value}" for name, value in rows)
+    return "\n".join(f"{name:<44} {value}" for name, value in rows)
+
+
+def _never(results: list[tuple[Result, Counter[str]]]) -> list[str]:
+    return [rule for rule in RULES if not any(counts[rule] for _, counts in results)]
 
 
 def main(argv: list[str]) -> int:
-    """Exit code: 0 clean, 1 violations (printed, with the command that replays each)."""
+    """Exit code: 0 clean, 1 violations (printed, with the command that replays each), or a rule that never
+    fired in a long run."""
     parser = argparse.ArgumentParser(prog="python -m tests.sim.market", description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, help="how many seeds")
     parser.add_argument("--start", type=int, default=0, help="the first one")
@@ -309,7 +348,7 @@ def main(argv: list[str]) -> int:
         print(f"\nseed {result.seed}: replay with  python -m tests.sim.market --seed {result.seed}")
         for checker, what in result.violations:
             print(f"  {checker}: {what}")
-    return 1 if bad else 0
+    return 1 if bad or (len(results) >= LONG and _never(results)) else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What must hold of every market, in true time. Each checker is told what happens and complains to the world.
 
-They share no code with what they check: terms, capacity and money are counted from the records, approval
-quorums by the samples' rule written out by hand, leases from when claims and renewals were seen to leave.
+They share no code with what they check: terms, capacity and money are counted from the records, leases from
+when claims and renewals were seen to leave.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ledger.codec import decode
-from ledger.documents import open_document
 from ledger.limits import KILL_MS, LEASE_GUARD_MS, LEASE_MS
 from ledger.records import Deployment, Slot, key_deployment, key_slot
 from ledger.state import read
-from ledger.transactions import Claim, Decide, Renew, decode_tx
+from ledger.transactions import Claim, Renew, decode_tx
 from tests.ledger import invariants
-from tests.ledger.world import BUDGET, EXPERT, LEGAL
 from tests.sim.market_chain import Final as FinalBlock
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
 RATE: Final = 1.01  # a true second is at least 1/RATE of a clock's, and at most RATE
 TAIL_MS: Final = 2_500  # of a machine that slept through its deadline: noticed and killed, no grace
-HEARD_MS: Final = 9_000  # from the block that a node knows of to the end of what it forbids: a kill, a look
 
 
 class MarketChecker:
@@ -57,6 +54,9 @@ class MarketChecker:
 
     def resumed(self, node: MarketNode) -> None:
         """A machine that slept goes on."""
+
+    def handed_out(self, node: MarketNode, deployment: bytes, results: bytes) -> None:
+        """A node gives results that were held back to whoever asks, from now on."""
 
     def end(self) -> None:
         """The run is over."""
@@ -201,71 +201,6 @@ class Books(MarketChecker):
             self.complain(f"height {block.height}: {error}")
 
 
-class Approved(MarketChecker):
-    """Nothing runs, and no deployment is approved, without its quorum: a grant of the budget's holder that
-    stands, and one of the expert's or the lawyer's. Each document counts once. What a node knows to be
-    withdrawn ends within HEARD_MS."""
-
-    def __init__(self, market: Market) -> None:
-        super().__init__(market)
-        self.standing: dict[bytes, set[bytes]] = {}
-        self.documents: set[bytes] = set()
-        self.history: dict[
-            bytes, list[tuple[int, bool]]
-        ] = {}  # height, whether the quorum stands from then on
-        self.running: set[tuple[str, SlotId, int]] = set()
-        self.given: dict[tuple[SlotId, int], int] = {}  # height at which a term was given out
-
-    def final(self, block: FinalBlock) -> None:
-        for event in block.result.events:
-            if event.kind == "slot.claimed":
-                slot_id = (bytes.fromhex(event.subject), str(event.fields["slot"]))
-                self.given[slot_id, int(event.fields["term"])] = block.height
-        done = {receipt.id for receipt in block.result.receipts if receipt.ok}
-        for tx in block.txs:
-            if tx.id in done and isinstance(tx.tx.body, Decide):
-                self._decided(tx.tx.body, block.height)
-        for _, data in self.market.chronicle.state.scan(b"deployment/"):
-            record = decode(Deployment, data)
-            if record.status in ("approved", "active") and not self.has_quorum(record.id, block.height):
-                self.complain(f"{record.id.hex()[:8]} is {record.status} without its quorum")
-        self._heard()
-
-    def _decided(self, body: Decide, height: int) -> None:
-        document = open_document(body.envelope, "approval")
-        if document.id in self.documents:
-            self.complain(f"approval {document.id.hex()[:8]} was counted twice")
-        self.documents.add(document.id)
-        if document.predicate.act != "deploy":
-            return
-        deployment = bytes.fromhex(document.predicate.deployment)
-        standing = self.standing.setdefault(deployment, set())
-        (standing.add if document.predicate.decision == "granted" else standing.discard)(document.signer)
-        quorum = BUDGET.public in standing and not standing.isdisjoint((EXPERT.public, LEGAL.public))
-        self.history.setdefault(deployment, []).append((height, quorum))
-
-    def has_quorum(self, deployment: bytes, height: int) -> bool:
-        """As of a height."""
-        found = [quorum for at, quorum in self.history.get(deployment, []) if at <= height]
-        return bool(found) and found[-1]
-
-    def started(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
-        self.running.add((node.name, slot_id, term))
-        if not self.has_quorum(slot_id[0], node.replica.height):
-            self.complain(f"{slot_id[1]} of {slot_id[0].hex()[:8]} starts on {node.name} without its quorum")
-
-    def stopped(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
-        self.running.discard((node.name, slot_id, term))
-
-    def _heard(self) -> None:
-        """Who knew HEARD_MS ago that the quorum of a term was gone runs it no more."""
-        for name, slot_id, term in sorted(self.running):
-            node = next(n for n in self.market.nodes if n.name == name)
-            known, given = node.known_height(HEARD_MS), self.given.get((slot_id, term), 0)
-            if any(not quorum and given < at <= known for at, quorum in self.history[slot_id[0]]):
-                self.complain(f"{slot_id[1]} term {term} still runs on {name}, which knows of its withdrawal")
-
-
 class Ended(MarketChecker):
     """At the end, what runs is what the ledger says is held, and of an ended deployment nothing runs."""
 
@@ -290,4 +225,4 @@ class Ended(MarketChecker):
                 self.complain(f"{name} runs {slot_id[1]} term {term}, which it does not hold")
 
 
-MARKET_CHECKERS: Final = (OneHolder, Leases, Terms, Books, Approved, Ended)
+MARKET_CHECKERS: Final = (OneHolder, Leases, Terms, Books, Ended)

@@ -17,6 +17,7 @@ import ledger.transition.leases
 import ledger.transition.lifecycle
 import ledger.transition.reports
 from ledger.limits import LEASE_MS
+from ledger.manifest_types import Workload
 from ledger.policy import Decision
 from ledger.records import Node, Slot, key_document
 from ledger.transition.deal import Deal
@@ -135,7 +136,7 @@ class DeafToTheLedger(MarketNode):
         for tenure in self.tenures.values():
             tenure.look = tenure.pump  # type: ignore[method-assign]
 
-    def proved(self, deployment: bytes) -> tuple[str, ...]:
+    def proved(self, slot_id: SlotId, work: Workload | None = None, runs: bool = False) -> tuple[str, ...]:
         return ()
 
 
@@ -151,7 +152,7 @@ class TwoTerms(MarketNode):
 class ProvesNothing(MarketNode):
     """Believes the ledger."""
 
-    def proved(self, deployment: bytes) -> tuple[str, ...]:
+    def proved(self, slot_id: SlotId, work: Workload | None = None, runs: bool = False) -> tuple[str, ...]:
         return ()
 
 

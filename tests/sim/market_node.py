@@ -11,19 +11,24 @@ from typing import TYPE_CHECKING, Final
 
 from ledger.keys import Key
 from ledger.limits import LEASE_MS, MIB
+from ledger.manifest import workload_of
+from ledger.manifest_types import Workload
 from ledger.records import Node as LedgerNode
 from ledger.records import Slot, key_node, key_slot
 from ledger.state import read
 from ledger.transactions import Claim, PostOffer, Price, Renew, RenewItem
+from ledger.transition.switch import same_work
 from node.executor.claims import Attempt, Attempts
 from node.executor.decide import Now, Opening, SlotId, held_slots, of_term, openings, refusal
 from node.executor.lease import LeaseClock, LedgerTime
 from node.executor.ledger_clock import LedgerClock
 from node.executor.limits import COOL_FAILED_S, COOL_S, GUARD_TICK_S, KILL_WITHIN_S, ORPHANS_EVERY_S
 from node.executor.sender import Signed
-from node.executor.verify import Case, verify
+from node.executor.verify import Case, update_of, verify
 from tests.sim.market_chain import Chronicle
+from tests.sim.market_copies import MarketCopier
 from tests.sim.market_peer import TX_BLOCKS, MarketPeer
+from tests.sim.market_results import Desk
 from tests.sim.market_tenure import GiveBack, MarketTenure
 from tests.sim.node import Clock
 
@@ -46,12 +51,17 @@ class Renewal:
 class MarketNode(MarketPeer):
     """See the module. `cpu_millis`: what it offers."""
 
+    copier: type[MarketCopier] = MarketCopier  # what mutants replace
+    desk_kind: type[Desk] = Desk
+
     def __init__(self, market: Market, name: str, key: Key, clock: Clock, cpu_millis: int) -> None:
         super().__init__(market, name, key, clock)
         self.cpu_millis = cpu_millis
         self.tenures: dict[SlotId, MarketTenure] = {}
         self.givers: dict[tuple[SlotId, int], GiveBack] = {}
         self.is_away = False  # it told that it leaves, and offers nothing
+        self.volumes: dict[SlotId, int] = {}  # on its disk: when each was last written, in true time
+        self.desk = self.desk_kind(self)
 
     # ------------------------------------------------------------------ what mutants replace
 
@@ -59,13 +69,33 @@ class MarketNode(MarketPeer):
         """The clock that leases are counted on."""
         return self.boot_ms()
 
-    def proved(self, deployment: bytes) -> tuple[str, ...]:
-        """Why the deployment may not run, by the node's own proof; empty when it may."""
-        place = self.place(deployment)
-        raw = place.tx.raw if place is not None else None
-        chain = self.market.world.chain_id
-        verdict = verify(Case(self.replica.state, chain, deployment, raw, self.replica.time_ms))
+    def proved(self, slot_id: SlotId, work: Workload | None = None, runs: bool = False) -> tuple[str, ...]:
+        """Why a slot may not run now, by the node's own proof (as `node.executor.workshop`); empty when it
+        may, or may go on when it `runs`. `work`: what its term is of."""
+        slot = read(self.replica.state, Slot, key_slot(*slot_id))
+        if slot is None or not slot.next:
+            return ("no manifest has the slot",)
+        verdict = verify(self.case(slot_id[0], slot.next, runs=runs))
+        if verdict.ok and work is not None and verdict.manifest is not None:
+            wanted = workload_of(verdict.manifest, slot_id[1])
+            return () if same_work(wanted, work) else ("an update wants something else of the slot",)
         return () if verdict.ok else verdict.reasons or ("not satisfied",)
+
+    def case(self, deployment: bytes, manifest: bytes, *, runs: bool = False) -> Case:
+        """What is to be proved, with the signed papers as far as they are here."""
+        state = self.replica.state
+        update = update_of(state, deployment, manifest)
+        order, wish = self.place(deployment), None if update is None else self.place(update.tx)
+        return Case(
+            state,
+            self.market.world.chain_id,
+            deployment,
+            None if order is None else order.tx.raw,
+            self.replica.time_ms,
+            runs=runs,
+            manifest=manifest,
+            update=None if wish is None else wish.tx.raw,
+        )
 
     def kill_ms(self, lease: LeaseClock) -> float:
         """How long this stop takes: SIGTERM's grace or less, then the kill."""
@@ -108,6 +138,7 @@ class MarketNode(MarketPeer):
         self._take_wins()
         for giver in list(self.givers.values()):
             giver.look()
+        self.desk.look()
         node = read(self.replica.state, LedgerNode, key_node(self.key.public))
         if node is None:
             return
@@ -136,7 +167,7 @@ class MarketNode(MarketPeer):
                     10240 * MIB,
                     Price(40_000, 10_000, 1_000),
                     ("sandbox",),
-                    {},
+                    {"volumes": "enforced", "volume-copies": "enforced"},
                     f"/ip4/127.0.0.1/tcp/1/p2p/{self.name}",
                     self.replica.time_ms + OFFER_MS,
                 )
@@ -176,7 +207,7 @@ class MarketNode(MarketPeer):
         now = Now(replica.state, self.market.world.chain_id, replica.height, replica.time_ms)
         for opening in openings(now, self._skips, 64):
             slot_id = (opening.deployment, opening.slot)
-            if refusal(now, self.key.public, opening) or self.proved(opening.deployment):
+            if refusal(now, self.key.public, opening) or self.proved(slot_id):
                 self.cool(slot_id, COOL_S)
             else:
                 self._claim(slot_id, opening)
@@ -214,7 +245,7 @@ class MarketNode(MarketPeer):
     # ------------------------------------------------------------------ leases
 
     def _renew_due(self) -> None:
-        held = [t for t in self.tenures.values() if t.ending is None]
+        held = [t for t in self.tenures.values() if t.holds]
         if any(t.lease.renew_due(self.lease_ms()) for t in held):
             sent_ms = self.lease_ms()
             for tenure in held:

@@ -4,7 +4,7 @@ old documents in again), and the consumer's 3bot, which is production's `bot.pol
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
@@ -16,8 +16,10 @@ from ledger.consent import sign_consent
 from ledger.contract_types import Contract
 from ledger.documents import sign_approval, sign_contract
 from ledger.errors import Refused
+from ledger.keys import Key
 from ledger.manifest import decode_manifest, expand
 from ledger.manifest_types import manifest_digest
+from ledger.organisation_records import Organisation, key_organisation
 from ledger.predicates import ApprovalPredicate
 from ledger.records import Deployment, key_contract_name, key_deployment
 from ledger.state import read
@@ -34,6 +36,7 @@ from ledger.transactions import (
     tx_id,
 )
 from tests.ledger.world import AUTHOR, BUDGET, CONSUMER, EXPERT, FARMERS, FARMS, LEGAL, STRANGER
+from tests.sim.market_board import BOARD, HELD
 from tests.sim.market_peer import MarketPeer
 from tests.sim.node import Clock
 
@@ -62,6 +65,23 @@ class Plan:
     order_ms: int
     words: tuple[Word, ...]
     cancel_ms: int = 0
+    later: tuple[Contract, ...] = ()  # other versions, to which it may be updated
+
+
+def decision(peer: MarketPeer, record: Deployment, act: str, role: str, key: Key, **changes: Any) -> Decide:
+    """A signed decision on what a deployment's record says now."""
+    updating = act == "update"
+    fields: dict[str, Any] = {
+        "chain_id": peer.market.world.chain_id,
+        "deployment": record.id.hex(),
+        "act": act,
+        "role": role,
+        "decision": "granted",
+        "made_ms": peer.wall_ms(),
+        "update": record.updates if updating else record.generation,
+    }
+    subject = record.updating if updating else record.manifest
+    return Decide(sign_approval(key, ApprovalPredicate(**(fields | changes)), subject))
 
 
 class Office(MarketPeer):
@@ -69,6 +89,7 @@ class Office(MarketPeer):
 
     def booted(self) -> None:
         self.seen: set[bytes] = set()
+        self.published = {plan.contract.name: 0 for plan in self.market.plans}
         for plan in self.market.plans:
             self.send_as(AUTHOR, PublishContract(sign_contract(AUTHOR, plan.contract)))
         for farmer, (farm, country) in zip(FARMERS, FARMS, strict=True):
@@ -85,28 +106,36 @@ class Office(MarketPeer):
             self.send_as(farmer, RegisterNode(farm, node.key.public, country, consent))
 
     def look(self) -> None:
-        """Stakeholders read of new orders."""
+        """Stakeholders read of new orders; the author publishes each version when the former is there."""
+        for plan in self.market.plans:
+            count = self.published[plan.contract.name]
+            newest = (plan.contract, *plan.later)[count]
+            there = self.replica.state.get(key_contract_name(newest.name, newest.version)) is not None
+            if there and count < len(plan.later):
+                self.published[newest.name] += 1
+                self.send_as(AUTHOR, PublishContract(sign_contract(AUTHOR, plan.later[count])))
         for deployment, plan in self.market.ordered.items():
             record = read(self.replica.state, Deployment, key_deployment(deployment))
             if record is not None and deployment not in self.seen:
                 self.seen.add(deployment)
                 for word in plan.words:
-                    self.later(word.after_ms, self._decide, record, word)
+                    self.later(word.after_ms, self._decide, record.id, word)
 
-    def _decide(self, record: Deployment, word: Word) -> None:
-        predicate = ApprovalPredicate(
-            chain_id=self.market.world.chain_id,
-            deployment=record.id.hex(),
-            act=word.act,  # type: ignore[arg-type]
-            role=word.role,
-            decision=word.decision,  # type: ignore[arg-type]
-            comment=f"{word.after_ms}",
-            made_ms=self.wall_ms(),
-        )
-        envelope = sign_approval(ROLES[word.role], predicate, record.manifest)
-        self.send_as(STRANGER, Decide(envelope))
+    def _decide(self, deployment: bytes, word: Word) -> None:
+        state = self.replica.state
+        record = read(state, Deployment, key_deployment(deployment))
+        assert record is not None
+        key = ROLES[word.role]
+        if HELD in self.market.ordered[deployment].contract.roles and word.role == HELD.name:
+            seated = sorted(self.market.ring.seated(state).items())
+            if not seated:
+                return
+            key = seated[word.after_ms % len(seated)][1]
+        said, comment = {"decision": word.decision}, f"{word.after_ms}"
+        body = decision(self, record, word.act, word.role, key, comment=comment, **said)
+        self.send_as(STRANGER, body)
         if word.again_ms:
-            self.later(word.again_ms, self.send_as, STRANGER, Decide(envelope))
+            self.later(word.again_ms, self.send_as, STRANGER, body)
 
 
 @dataclass(slots=True)
@@ -150,7 +179,8 @@ class Bot(MarketPeer):
     def _order(self, wish: Wish) -> None:
         contract = wish.plan.contract
         found = self.replica.state.get(key_contract_name(contract.name, contract.version))
-        if found is None:
+        board = read(self.replica.state, Organisation, key_organisation(BOARD))
+        if found is None or (HELD in contract.roles and board is None):
             return
         try:
             data = expand(contract, found, AUTHOR.public, self.key.public, {}, {})

@@ -11,6 +11,7 @@ from typing import Final
 from ledger.contract_types import Contract
 from ledger.manifest_types import Placement, Restart
 from tests.ledger.world import contract, job, service
+from tests.sim.market_change import change, versions
 from tests.sim.market_people import Plan, Word
 from tests.sim.market_trade import Deed, trade
 from tests.sim.scenario import Fault, Scenario, make
@@ -44,6 +45,7 @@ class MarketScenario:
     latency_ms: tuple[int, int]
     troubles: list[Trouble] = field(default_factory=list)
     deeds: tuple[Deed, ...] = ()
+    changes: tuple[Deed, ...] = ()
 
 
 def make_market(seed: int) -> MarketScenario:
@@ -64,8 +66,22 @@ def make_market(seed: int) -> MarketScenario:
     for _ in range(rng.randint(6, 12)):
         scenario.troubles.append(_trouble(rng, scenario))
     scenario.troubles.sort(key=lambda trouble: trouble.at_ms)
+    if is_changing(seed):
+        change(Random(f"change/{seed}"), scenario)
     trade(Random(f"trade/{seed}"), scenario)
+    if is_changing(seed):
+        scenario.plans = tuple(versions(plan) for plan in scenario.plans)
     return scenario
+
+
+def changing_market(seed: int) -> MarketScenario:
+    """One of those where something does."""
+    return make_market(seed // 2 * 5 + 3 + seed % 2)
+
+
+def is_changing(seed: int) -> bool:
+    """Does anything change while it runs in this seed's market?"""
+    return seed % 5 > 2
 
 
 def _plain(seed: int, *words: Word) -> MarketScenario:
@@ -81,7 +97,7 @@ def _plain(seed: int, *words: Word) -> MarketScenario:
     scenario.plans = (Plan(contract(web, name="site-0", duration_s=3600), 5_000, said),)
     scenario.rates_ppm, scenario.cpu_millis = (990_000, 990_000, 1_000_000, 1_000_000), (2_000,) * 4
     scenario.loss, scenario.latency_ms, scenario.troubles = 0.0, (1, 5), []
-    scenario.deeds = ()
+    scenario.deeds, scenario.changes = (), ()
     return scenario
 
 

@@ -19,13 +19,14 @@ from ledger.transactions import Report
 from node.executor.decide import SlotId, backoff_s, standing
 from node.executor.lease import LeaseClock
 from node.executor.limits import GUARD_TICK_S
-from tests.ledger.world import result_file, stated
+from tests.ledger.world import stated
 
 if TYPE_CHECKING:
     from tests.sim.market_node import MarketNode
 
 _GIVES_UP: Final = ("failed", "quarantined", "released")
-_LAST: Final = ("succeeded", *_GIVES_UP)
+_LAST: Final = ("committed", "succeeded", *_GIVES_UP)
+BAD: Final = "bad"  # the last word of a command that fails at once
 FETCH_MS: Final = (50, 4_000)
 START_MS: Final = (20, 600)
 
@@ -56,9 +57,9 @@ class Receipts:
         key = self.node.key.public
         return standing(self.node.replica.state, key, self.id, self.term)[0] != "gone"
 
-    def tell(self, status: ReceiptStatus, **fields: Any) -> None:
-        """Queue a receipt; what gives the slot up goes first."""
-        predicate = ReceiptPredicate(
+    def receipt(self, status: ReceiptStatus, **fields: Any) -> ReceiptPredicate:
+        """What the node states of this term now."""
+        return ReceiptPredicate(
             chain_id=self.node.market.world.chain_id,
             deployment=self.record.id.hex(),
             contract=self.record.contract.hex(),
@@ -70,6 +71,10 @@ class Receipts:
             **stated(self.workload, status),
             **fields,
         )
+
+    def tell(self, status: ReceiptStatus, **fields: Any) -> None:
+        """Queue a receipt; what gives the slot up goes first."""
+        predicate = self.receipt(status, **fields)
         if status in _GIVES_UP:
             self.queue.clear()
         self.queue.append(predicate)
@@ -132,6 +137,12 @@ class MarketTenure(Receipts):
         self.run = 0  # counts runs: what an earlier one scheduled is void
         self.restarts = 0
         self.rng = node.market.rng
+        self.copier = node.copier(self)
+
+    @property
+    def holds(self) -> bool:
+        """Whether its lease is worth renewing."""
+        return self.ending is None or (self.copier.saves and not self.ending.by_ledger)
 
     # ------------------------------------------------------------------ stopping
 
@@ -147,6 +158,7 @@ class MarketTenure(Receipts):
         said, _ = standing(self.node.replica.state, key, self.id, self.term)
         if said != "hold":
             self.stop(Ending(None if said == "gone" else "released", by_ledger=True))
+        self.copier.look()
         self.pump()
         self._leave()
 
@@ -154,6 +166,7 @@ class MarketTenure(Receipts):
         """End the term; the first reason counts."""
         if self.ending is None:
             self.ending = ending
+            self.copier.saves = ending.status not in (None, "quarantined") and self.copier.written()
             self._halt()
 
     def _halt(self) -> None:
@@ -170,6 +183,8 @@ class MarketTenure(Receipts):
     def _ended(self) -> None:
         if self.is_running:
             self.is_running, self.is_stopping = False, False
+            if self.workload.volumes:
+                self.node.volumes[self.id] = self.node.market.world.now_us
             self.node.market.stopped(self.node, self.id, self.term)
 
     def power_off(self) -> None:
@@ -177,43 +192,60 @@ class MarketTenure(Receipts):
         self._ended()
 
     def _gone(self) -> None:
-        """Nothing of it runs: say so."""
+        """Nothing of it runs: its volumes are saved, then it says so."""
+        if self.copier.saves:
+            self.copier.last()
+        else:
+            self.leave_word()
+
+    def leave_word(self) -> None:
+        """The last receipt, where there is anything to say."""
         assert self.ending is not None
-        if self.ending.status is not None:
-            results = {}
-            if self.ending.status == "succeeded":
-                results = {path: result_file() for path in self.workload.results}
-            self.tell(self.ending.status, results=results)
+        desk, status = self.node.desk, self.ending.status
+        if status == "committed":
+            self.tell(status, commitment=desk.commit(self))
+        elif status is not None:
+            self.tell(status, results=desk.results(self) if status == "succeeded" else {})
         else:
             self.is_over = True
         self._leave()
 
     def _leave(self) -> None:
-        if self.ending is not None and not self.is_running and (self.is_over or not self.is_held()):
+        gone = self.ending is not None and not self.is_running and not self.copier.saves
+        if gone and (self.is_over or not self.is_held()):
             self.node.over(self)
 
     # ------------------------------------------------------------------ living
 
     def begin(self) -> None:
         """The claim has won."""
-        if self.node.proved(self.id[0]):
+        if self._unproved():
             self.stop(Ending("released"))
             return
         self.tell("fetching")
         self.node.later(self.rng.randint(*FETCH_MS), self._fetched)
 
+    def _unproved(self, *, runs: bool = False) -> bool:
+        """By the node's own proof, of what this term is of."""
+        return bool(self.node.proved(self.id, self.workload, runs))
+
     def _fetched(self) -> None:
-        if self.ending is None:
+        if self.ending is not None:
+            return
+        if self.copier.gather():
             self.tell("verified")
             self._try_start(self.run)
+        else:
+            self.stop(Ending("released"))
 
     def _try_start(self, run: int) -> None:
         if self.ending is not None or run != self.run:
             return
-        if not self.may_start():
-            self.node.market.count("waits for half a lease")
+        writes = self.copier.may_write()
+        if not writes or not self.may_start():
+            self.node.market.count("waits for half a lease" if writes else "C11 waits to be home")
             self.node.later(GUARD_TICK_S * 1000, self._try_start, run)
-        elif self.node.proved(self.id[0]):
+        elif self._unproved():
             self.stop(Ending("released"))
         else:
             # From here on the driver is at it: a stop waits for it, and kills what it started.
@@ -233,14 +265,18 @@ class MarketTenure(Receipts):
             return
         self.tell("running", endpoints={port.name: "127.0.0.1:8080" for port in self.workload.ports})
         self.node.later(self.workload.recheck_s * 1000, self._recheck, run)
-        if self.workload.kind == "job":
+        if not run:
+            self.copier.run()
+        if self.workload.command[-1] == BAD:
+            self.node.later(self.rng.randint(200, 3_000), self._broke, run)
+        elif self.workload.kind == "job":
             self.node.later(self.rng.randint(500, 40_000), self._done, run)
         elif self.rng.random() < 0.2:
             self.node.later(self.rng.randint(500, 60_000), self._broke, run)
 
     def _recheck(self, run: int) -> None:
         if self.ending is None and run == self.run and self.is_running:
-            if self.node.proved(self.id[0]):
+            if self._unproved(runs=True):
                 self.stop(Ending("released"))
             else:
                 self.node.later(self.workload.recheck_s * 1000, self._recheck, run)
@@ -248,7 +284,8 @@ class MarketTenure(Receipts):
     def _done(self, run: int) -> None:
         if self.ending is None and run == self.run:
             self._ended()
-            self.stop(Ending("failed" if self.rng.random() < 0.1 else "succeeded"))
+            done: ReceiptStatus = "committed" if self.workload.agree else "succeeded"
+            self.stop(Ending("failed" if self.rng.random() < 0.1 else done))
 
     def _broke(self, run: int) -> None:
         """The workload ended by itself: again after a while, or it has failed."""

@@ -3,7 +3,7 @@ alone, by rules written out by hand here, and compared with the records of the l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -26,10 +26,12 @@ from ledger.transactions import (
     OrderDeployment,
     TopUp,
     UncertifyNode,
+    UpdateDeployment,
 )
 from tests.ledger.world import BUDGET
 from tests.sim.market_chain import Final as FinalBlock
 from tests.sim.market_checkers import MarketChecker
+from tests.sim.market_follow import OVER, applied, timed
 
 if TYPE_CHECKING:
     from tests.sim.market import Market
@@ -41,51 +43,93 @@ def _up(number: int, by: int) -> int:
     return (number + by - 1) // by
 
 
+@dataclass(slots=True)
+class Purse:
+    """What went into a deployment's escrow, and what it may spend. `back`: what updates gave back."""
+
+    paid_in: int
+    funded: int
+    topped_up: int = 0
+    longer_s: int = 0
+    back: int = 0
+
+
 class Funds(MarketChecker):
     """What was put into escrow, and how much longer a term is, is what transactions said; more time costs in
-    proportion to what all before it cost."""
+    proportion to what all before it cost; an update locks what its terms cost more, and they count once it is
+    done."""
 
     def __init__(self, market: Market) -> None:
         super().__init__(market)
-        self.funded: dict[bytes, int] = {}
-        self.topped_up: dict[bytes, int] = {}
-        self.longer_s: dict[bytes, int] = {}
+        self.purses: dict[bytes, Purse] = {}
 
     def final(self, block: FinalBlock) -> None:
-        for _, tx_id, body in _applied(block):
-            match body:
-                case OrderDeployment():
-                    self.funded[tx_id], self.topped_up[tx_id], self.longer_s[tx_id] = body.escrow, 0, 0
-                case TopUp():
-                    self.market.count("topped up")
-                    self.funded[body.deployment] += body.amount
-                    self.topped_up[body.deployment] += body.amount
-                case ExtendDeployment():
-                    self.market.count("extended")
-                    self._extended(body)
-        for id_, funded in self.funded.items():
-            record = read(self.market.chronicle.state, Deployment, key_deployment(id_))
-            assert record is not None
-            found = (record.funded, record.topped_up, record.extended_s)
-            if found != (funded, self.topped_up[id_], self.longer_s[id_]):
-                self.complain(f"{id_.hex()[:8]}: funded, topped up and extended are {found}")
-            if record.spent + record.escrow > funded:
-                self.complain(f"{id_.hex()[:8]} has more than was put in")
-            terms = self.market.ordered[id_].contract.terms
-            never_late = not record.missed_ms and record.status in ("approved", "active")
-            ends_ms = record.approved_ms + (int(terms.duration_s) + self.longer_s[id_]) * 1000
-            if never_late and record.ends_ms != ends_ms:
-                self.complain(f"{id_.hex()[:8]} ends at {record.ends_ms}, not at {ends_ms}")
+        self._told(timed(block))
+        bodies = {tx_id: body for _, tx_id, body in applied(block)}
+        for receipt in block.result.receipts:
+            if receipt.ok:
+                self._applied(receipt.id, bodies[receipt.id])
+                self._told(receipt.events)
+        for id_, purse in self.purses.items():
+            self._compare(id_, purse)
+
+    def _applied(self, tx_id: bytes, body: Body) -> None:
+        match body:
+            case OrderDeployment():
+                self.purses[tx_id] = Purse(body.escrow, body.escrow)
+            case TopUp():
+                self.market.count("topped up")
+                purse = self.purses[body.deployment]
+                purse.paid_in, purse.funded = purse.paid_in + body.amount, purse.funded + body.amount
+                purse.topped_up += body.amount
+            case ExtendDeployment():
+                self.market.count("extended")
+                self._extended(body)
+            case UpdateDeployment():
+                purse = self.purses[body.deployment]
+                more = max(0, self._under(purse, body.manifest) - purse.funded)
+                if body.amount != more:
+                    self.complain(f"an update locks {body.amount}, and costs {more} more")
+                purse.paid_in += body.amount
+
+    def _told(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if event.kind in OVER:
+                id_ = bytes.fromhex(event.subject)
+                purse = self.purses[id_]
+                purse.back += int(event.fields["refunded"])
+                if event.kind == "update.done":
+                    purse.funded = self._under(purse, bytes.fromhex(str(event.fields["manifest"])))
+
+    def _under(self, purse: Purse, manifest: bytes) -> int:
+        """What it would have to spend under a manifest's terms."""
+        terms = self.market.followed.source_of(manifest).terms
+        whole = int(terms.budget) + purse.topped_up
+        return whole + _up((whole - int(terms.fee)) * purse.longer_s, int(terms.duration_s))
+
+    def _compare(self, id_: bytes, purse: Purse) -> None:
+        record = read(self.market.chronicle.state, Deployment, key_deployment(id_))
+        assert record is not None
+        found = (record.funded, record.topped_up, record.extended_s)
+        if found != (purse.funded, purse.topped_up, purse.longer_s):
+            self.complain(f"{id_.hex()[:8]}: funded, topped up and extended are {found}")
+        if record.spent + record.escrow > purse.paid_in - purse.back:
+            self.complain(f"{id_.hex()[:8]} has more than was put in")
+        terms = self.market.followed.source(id_).terms
+        never_late = not record.missed_ms and record.status in ("approved", "active")
+        ends_ms = record.approved_ms + (int(terms.duration_s) + purse.longer_s) * 1000
+        if never_late and record.ends_ms != ends_ms:
+            self.complain(f"{id_.hex()[:8]} ends at {record.ends_ms}, not at {ends_ms}")
 
     def _extended(self, body: ExtendDeployment) -> None:
         id_ = body.deployment
-        terms = self.market.ordered[id_].contract.terms
-        paid = self.funded[id_] - int(terms.fee)
-        price = _up(paid * body.duration_s, int(terms.duration_s) + self.longer_s[id_])
+        terms, purse = self.market.followed.source(id_).terms, self.purses[id_]
+        paid = purse.funded - int(terms.fee)
+        price = _up(paid * body.duration_s, int(terms.duration_s) + purse.longer_s)
         if body.amount != price:
             self.complain(f"{body.duration_s} s more of {id_.hex()[:8]} for {body.amount}, not {price}")
-        self.funded[id_] += body.amount
-        self.longer_s[id_] += body.duration_s
+        purse.paid_in, purse.funded = purse.paid_in + body.amount, purse.funded + body.amount
+        purse.longer_s += body.duration_s
 
 
 @dataclass(slots=True)
@@ -179,7 +223,7 @@ class Standing(MarketChecker):
         for event in block.result.events:  # slots are given out before the block's transactions count
             if event.kind == "slot.claimed":
                 self._given(event, block.time_ms)
-        for sender, _, body in _applied(block):
+        for sender, _, body in applied(block):
             if isinstance(body, CertifyNode):
                 self.market.count("certified")
                 said = body.certification
@@ -205,28 +249,30 @@ class Consent(MarketChecker):
     def __init__(self, market: Market) -> None:
         super().__init__(market)
         self.approved: set[bytes] = set()
-        self.consents: dict[bytes, set[bytes]] = {}
+        self.consents: dict[tuple[bytes, int], set[bytes]] = {}
 
     def final(self, block: FinalBlock) -> None:
         before = set(self.approved)
         for event in block.result.events:
             if event.kind == "deployment.approved":
                 self.approved.add(bytes.fromhex(event.subject))
-        for _, _, body in _applied(block):
+        for _, _, body in applied(block):
             if isinstance(body, Decide):
                 self._decided(body)
             elif isinstance(body, CancelDeployment):
                 asked = self.market.ordered[body.deployment].contract.policies.delete is not None
                 self.market.count("cancelled with consent" if asked else "cancelled")
-                given = BUDGET.public in self.consents.get(body.deployment, set())
+                number = self.market.followed.lives[body.deployment].in_force[0]
+                given = BUDGET.public in self.consents.get((body.deployment, number), set())
                 if asked and body.deployment in before and not given:
                     self.complain(f"{body.deployment.hex()[:8]} is cancelled without consent")
 
     def _decided(self, body: Decide) -> None:
         document = open_document(body.envelope, "approval")
         if document.predicate.act == "delete":
-            standing = self.consents.setdefault(bytes.fromhex(document.predicate.deployment), set())
-            given = document.predicate.decision == "granted"
+            said = document.predicate
+            standing = self.consents.setdefault((bytes.fromhex(said.deployment), said.update), set())
+            given = said.decision == "granted"
             (standing.add if given else standing.discard)(document.signer)
 
 
@@ -253,7 +299,7 @@ class Disputes(MarketChecker):
         self.records: dict[bytes, Record] = {}
 
     def final(self, block: FinalBlock) -> None:
-        for sender, _, body in _applied(block):
+        for sender, _, body in applied(block):
             if isinstance(body, OpenDispute):
                 self.market.count("dispute")
                 self.records.setdefault(body.deployment, Record()).complaints.append(Complaint(sender))
@@ -272,14 +318,6 @@ class Disputes(MarketChecker):
         wanted = [(complaint.opener, complaint.is_closed) for complaint in complaints]
         if [(d.opener, d.closed_ms > 0) for d in found if d is not None] != wanted:
             self.complain(f"disputes of {id_.hex()[:8]} are not those that were opened")
-
-
-def _applied(block: FinalBlock) -> Iterator[tuple[bytes, bytes, Body]]:
-    """Sender, id and body of what was applied, in block order."""
-    txs = {tx.id: tx.tx for tx in block.txs}
-    for receipt in block.result.receipts:
-        if receipt.ok:
-            yield txs[receipt.id].sender, receipt.id, txs[receipt.id].body
 
 
 TRADE_CHECKERS: Final = (Funds, Penalties, Notice, Standing, Consent, Disputes)

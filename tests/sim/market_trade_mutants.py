@@ -25,7 +25,9 @@ from tests.sim.market_scenario import leaving_market
 _t = ledger.transition
 
 
-def _again(real: Any) -> Any:
+def again(real: Any) -> Any:
+    """Does it twice."""
+
     def twice(*given: Any) -> None:
         real(*given)
         real(*given)
@@ -56,7 +58,7 @@ def _any_offer(workload: Any, node: Node, now_ms: int) -> tuple[()]:
 TRADE_MUTANTS: Final = (
     ledger_mutant("a_penalty_is_made_of_nothing", ("Books",), (_t.escrow, "debit", lambda *_: None)),
     ledger_mutant("a_lost_lease_costs_nothing", ("Penalties",), wrapped(_t.leases, "penalize", nothing)),
-    ledger_mutant("a_lost_lease_costs_twice", ("Penalties",), wrapped(_t.leases, "penalize", _again)),
+    ledger_mutant("a_lost_lease_costs_twice", ("Penalties",), wrapped(_t.leases, "penalize", again)),
     ledger_mutant(
         "who_leaves_keeps_its_slots",
         ("Notice",),
@@ -76,7 +78,7 @@ TRADE_MUTANTS: Final = (
         "a_certificate_never_ends", ("Standing",), (ledger.fit, "certifiers_of", _any_time), start=9
     ),
     ledger_mutant("a_cancel_asks_nobody", ("Consent",), (_t.deployments, "evaluate_act", _consents), start=2),
-    ledger_mutant("a_top_up_counts_twice", ("Books", "Funds"), wrapped(_t.funds, "_fund", _again)),
+    ledger_mutant("a_top_up_counts_twice", ("Books", "Funds"), wrapped(_t.funds, "_fund", again)),
     ledger_mutant(
         "more_time_for_nothing",
         ("Funds",),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.sim.market import MarketWorld
+from tests.sim.market_change_mutants import CHANGE_MUTANTS
 from tests.sim.market_mutants import MARKET_MUTANTS, MarketMutant
 from tests.sim.market_trade_mutants import TRADE_MUTANTS
 
+ALL = (*MARKET_MUTANTS, *TRADE_MUTANTS, *CHANGE_MUTANTS)
 
-@pytest.mark.parametrize("mutant", [*MARKET_MUTANTS, *TRADE_MUTANTS], ids=lambda m: m.variant.name)
+
+@pytest.mark.parametrize("mutant", ALL, ids=lambda m: m.variant.name)
 def test_market_mutant_is_caught(mutant: MarketMutant) -> None:
     """Seeds go by until the named checker complains."""
     others: set[str] = set()

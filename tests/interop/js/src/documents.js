@@ -11,9 +11,16 @@ const APPROVAL = {
   chain_id: 'string', deployment: 'string', act: 'string', role: 'string', decision: 'string',
   expires_ms: 'int', comment: 'string', made_ms: 'int', update: 'int'
 }
+const RECEIPT = {
+  chain_id: 'string', deployment: 'string', contract: 'string', slot: 'string', term: 'int', node: 'string', status: 'string',
+  time_ms: 'int', driver: 'string', level: 'string', isolation: 'object', artifacts: 'object', approvals: 'array', checks: 'int',
+  endpoints: 'object', exit_code: 'any', results: 'object', commitment: 'string', nonce: 'string', usage: 'object',
+  detail: 'string', secrets: 'string', egress: 'object'
+}
 
-function pae (payload) {
-  return Buffer.concat([Buffer.from(`DSSEv1 ${PAYLOAD_TYPE.length} ${PAYLOAD_TYPE} ${payload.length} `), payload])
+/** What DSSE signs. */
+export function pae (payload, type = PAYLOAD_TYPE) {
+  return Buffer.concat([Buffer.from(`DSSEv1 ${type.length} ${type} ${payload.length} `), payload])
 }
 
 function fromBase64 (text) {
@@ -29,7 +36,7 @@ const sshString = data => {
 }
 
 /** A plain signature, or an SSHSIG in the one form that is allowed: made again, and compared. */
-function isSigned (key, message, signature) {
+export function isSigned (key, message, signature) {
   if (signature.length === 64) return verifyRaw(key, message, signature)
   const last = signature.subarray(-64)
   const typed = data => Buffer.concat([sshString('ssh-ed25519'), sshString(data)])
@@ -60,6 +67,9 @@ export function openDocument (data, kind) {
   if (kind === 'approval') {
     const releases = statement.predicate.act === 'release'
     fields(statement.predicate, 'predicate', releases ? { ...APPROVAL, results: 'string' } : APPROVAL)
+    if (subject.name !== 'manifest') throw new Refused('document.subject', subject.name)
+  } else if (kind === 'receipt') {
+    fields(statement.predicate, 'predicate', RECEIPT)
     if (subject.name !== 'manifest') throw new Refused('document.subject', subject.name)
   } else if (kind === 'contract') {
     const { contract } = fields(statement.predicate, 'predicate', { contract: 'object' })

@@ -27,7 +27,7 @@ export function parseExact (data, what) {
   return value
 }
 
-/** Throws unless the object has exactly these fields, each of its type. */
+/** Throws unless the object has exactly these fields, each of its type; 'any': of any. */
 export function fields (value, what, shape) {
   if (value === null || typeof value !== 'object' || Array.isArray(value)) {
     throw new Refused('document.malformed', `${what}: an object wanted`)
@@ -35,7 +35,7 @@ export function fields (value, what, shape) {
   const names = Object.keys(shape).sort().join()
   if (Object.keys(value).sort().join() !== names) throw new Refused('document.malformed', `${what}: fields ${names}`)
   for (const [name, type] of Object.entries(shape)) {
-    const right = type === 'array' ? Array.isArray(value[name]) : type === 'int' ? Number.isSafeInteger(value[name]) : typeof value[name] === type // eslint-disable-line
+    const right = type === 'any' || (type === 'array' ? Array.isArray(value[name]) : type === 'int' ? Number.isSafeInteger(value[name]) : typeof value[name] === type) // eslint-disable-line
     if (!right) throw new Refused('document.malformed', `${what}.${name}: ${type} wanted`)
   }
   return value

@@ -1,0 +1,197 @@
+"""Random lives of deployments that are updated while their results must agree and are released, and their
+volumes are copied: as `test_machine_properties`, with more of what changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from ledger.contract_types import VolumeTemplate
+from ledger.copy_records import VolumeCopy
+from ledger.errors import LocalError
+from ledger.limits import MIB
+from ledger.manifest import workload_of
+from ledger.manifest_types import Placement, Policies, Restart, Rule, Workload
+from ledger.records import Slot
+from ledger.transactions import RecordCopies
+from ledger.transition import agreement, approvals, claims, rollout, switch
+from ledger.transition.deal import Deal
+from ledger.transition.results import release
+from ledger.transition.withheld import pay_out
+from tests.ledger.test_machine_properties import PICK, STAKEHOLDERS, Lives
+from tests.ledger.world import BUDGET, DEPLOY, LEGAL, NODES, SIGNOFF, STRANGER, contract, job, service
+
+RELEASE = Rule(all=(Rule(role="legal"), Rule(role="budget")))
+HELD = Policies(deploy=DEPLOY, signoff=SIGNOFF, release=RELEASE)
+DATA = VolumeTemplate(name="data", path="/data", size_bytes=16 * MIB, rpo_s=60)
+MINE = job(replicas=3, agree=2, restart=Restart(attempts=1), placement=Placement())
+CHANGING = (
+    contract(MINE, name="agreed", budget=50_000_000, duration_s=3_600),
+    contract(service(replicas=1), MINE, name="agreed-held", policies=HELD, budget=50_000_000),
+    contract(service(replicas=2), job(), name="released", policies=HELD, budget=50_000_000),
+    contract(service(replicas=2, volumes=(DATA,), placement=Placement(distinct="none")), name="kept"),
+)
+FOUND = ("33" * 32, "33" * 32, "33" * 32, "44" * 32)
+RESULT = "/result/words.tsv"
+
+
+class Changing(Lives):
+    """`homes`: who has a slot's volume; `copied`: slots of whose volumes there is a copy; `signed`: who
+    stands to the release of which results."""
+
+    SOURCES = CHANGING
+    ATTRIBUTES = MappingProxyType({"userns": "yes", "volumes": "enforced", "volume-copies": "enforced"})
+
+    @initialize(picks=st.lists(PICK, min_size=1, max_size=2))
+    def begin(self, picks: list[int]) -> None:
+        super().begin(picks)
+        for node in NODES:
+            self.world.ok(node, self.world.offer(attributes=dict(self.ATTRIBUTES)))
+        self.known = 0
+        self.found: dict[tuple[bytes, str], str] = {}
+        self.homes: dict[tuple[bytes, str], str] = {}
+        self.copied: set[tuple[bytes, str]] = set()
+        self.signed: dict[tuple[bytes, bytes], set[bytes]] = {}
+
+    def work(self, slot: Slot) -> Workload:
+        """What the slot's newest term is of."""
+        return workload_of(self.view.manifest(slot.manifest), slot.name)
+
+    @rule(pick=PICK, found=st.sampled_from(FOUND))
+    @precondition(lambda self: self.deployments)
+    def commit(self, pick: int, found: str) -> None:
+        """A replica that runs, or soon does, commits to what it has found."""
+        slots = [s for s in self.view.slots.values() if s.holder and self.work(s).agree]
+        if not slots:
+            return
+        slot = slots[pick % len(slots)]
+        node = next(node for node in NODES if node.public == slot.holder)
+        for status in ("fetching", "verified", "running"):
+            self.send(node, self.world.receipt(slot.deployment, slot.name, node, status))
+        self.found[slot.deployment, slot.name] = found
+        self.send(node, self.world.commit(slot.deployment, slot.name, node, {RESULT: found}))
+
+    @rule(pick=PICK, lies=st.sampled_from([False, False, False, True]))
+    @precondition(lambda self: self.deployments)
+    def tell(self, pick: int, lies: bool) -> None:
+        slots = [s for s in self.view.slots.values() if s.status == "committed"]
+        if not slots:
+            return
+        slot = slots[pick % len(slots)]
+        node = next(node for node in NODES if node.public == slot.witness)
+        found = "55" * 32 if lies else self.found[slot.deployment, slot.name]
+        told = self.world.told(slot.deployment, slot.name, node, {RESULT: found})
+        assert not (self.send(node, told) and lies), "something else than was committed to"
+
+    @rule(
+        pick=PICK,
+        who=st.integers(0, 2),
+        decision=st.sampled_from(["granted", "granted", "granted", "revoked"]),
+        other=st.sampled_from([False, False, False, True]),
+    )
+    @precondition(lambda self: self.deployments)
+    def release(self, pick: int, who: int, decision: str, other: bool) -> None:
+        """Of what is on record, or of something else."""
+        found = [d for d in self.deployments if self.view.deployments[d].results] or self.deployments
+        deployment = found[pick % len(found)]
+        results = self.world.deployment(deployment).results
+        key, role = STAKEHOLDERS[who]
+        changes = {"results": "66" * 32} if other else {}
+        body = self.world.decide(deployment, key, role, decision, "release", **changes)
+        if self.send(STRANGER, body):
+            assert not other, "a release of other results"
+            signers = self.signed.setdefault((deployment, results), set())
+            (signers.add if decision == "granted" else signers.discard)(key.public)
+
+    @rule(pick=PICK, holder=st.sampled_from([True, True, True, False]))
+    @precondition(lambda self: self.deployments)
+    def copy(self, pick: int, holder: bool) -> None:
+        slots = [s for s in self.view.slots.values() if s.holder and self.work(s).volumes]
+        if not slots:
+            return
+        slot = slots[pick % len(slots)]
+        others = [node for node in NODES if node.public != slot.holder]
+        (own,) = [node for node in NODES if node.public == slot.holder]
+        sender, keeper = (own, others[0]) if holder else (others[0], own)
+        made = VolumeCopy("data", b"s" * 32, 1_000, b"c" * 32, b"box", (keeper.public,))
+        done = self.send(sender, RecordCopies(slot.deployment, slot.name, slot.term, (made,)))
+        assert not done or holder, "copies by who does not hold the slot"
+
+    @invariant()
+    def results_and_volumes(self) -> None:
+        """Nothing is released but by those who must; a slot goes to its volume, or to a copy of it."""
+        if not hasattr(self, "homes"):
+            return
+        new, self.known = self.world.events[self.known :], len(self.world.events)
+        for event in new:
+            if not event.kind.startswith(("slot.", "results.", "job.")):
+                continue
+            id_, fields = bytes.fromhex(event.subject), event.fields
+            slot_id = id_, str(fields.get("slot", ""))
+            match event.kind:
+                case "slot.verified" if slot_id[1].startswith("web"):
+                    self.homes[slot_id] = str(fields["node"])
+                case "slot.copied":
+                    self.copied.add(slot_id)
+                case "slot.claimed" if self.work(self.view.slots[slot_id]).volumes:
+                    home = self.homes.get(slot_id, fields["node"])
+                    assert home == fields["node"] or slot_id in self.copied, "a volume stayed behind"
+                case "results.released":
+                    signers = self.signed.get((id_, bytes.fromhex(str(fields["results"]))), set())
+                    assert {BUDGET.public, LEGAL.public} <= signers, "released by too few"
+                case "slot.disagrees" | "slot.silent":
+                    of = (slot_id[1], fields["term"])
+                    paid = [bill.amount for bill in self.world.bills(id_) if (bill.slot, bill.term) == of]
+                    assert not sum(paid), "paid for what was wrong"
+        for record in self.view.deployments.values():
+            update = record.updating and self.view.update(record.id, record.updates)
+            assert not (update and update.status == "rolling" and record.results), "results of what changes"
+
+
+Changing.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
+TestChanging = Changing.TestCase
+
+
+# ---------------------------------------------------------------------- rules broken by hand
+
+
+def one_signs(deal: Deal) -> None:
+    release(deal)
+
+
+def nothing(*_: Any) -> None:
+    pass
+
+
+MUTANTS: tuple[tuple[str, tuple[Any, str], Callable[..., Any]], ...] = (
+    ("who_is_wrong_is_paid", (agreement, "take_back"), pay_out),
+    ("a_volume_stays_behind", (claims, "_check_home"), nothing),
+    ("one_signs_for_a_release", (approvals, "_judge_release"), one_signs),
+    ("an_update_keeps_its_results", (rollout, "forget_results"), nothing),
+    ("what_changes_over_runs_on", (switch, "release_slot"), nothing),
+)
+
+
+@pytest.mark.parametrize(("name", "place", "mutant"), MUTANTS, ids=lambda x: x if isinstance(x, str) else "")
+def test_caught(
+    name: str, place: tuple[Any, str], mutant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(*place, mutant)
+    hunt = settings(
+        max_examples=3_000,
+        stateful_step_count=50,
+        phases=(Phase.generate,),
+        derandomize=True,
+        database=None,
+        deadline=None,
+        print_blob=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    with pytest.raises((AssertionError, LocalError)):
+        run_state_machine_as_test(Changing, settings=hunt)  # type: ignore[no-untyped-call]
