@@ -167,6 +167,8 @@ def rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
             (f"{fast['profile']}: bare stream", f"{fast['raw']['mib_per_s']} MiB/s"),
             ("fetch, verified and synced", f"{fast['fetch']['mib_per_s']} MiB/s"),
             (f"its share: at least {SHARE}", f"{fast['share']}, {_met(fast['share'] >= SHARE)}"),
+            ("processor time of a MiB, bare: taker, giver", _cpu(fast, "raw")),
+            ("the same, fetched", _cpu(fast, "fetch")),
         ]
     if "times" in many:
         found += [
@@ -178,6 +180,10 @@ def rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     elif many:
         found.append(("swarm", f"skipped: {many['skipped']}"))
     return found
+
+
+def _cpu(fast: dict[str, Any], what: str) -> str:
+    return ", ".join(f"{1e3 * fast[what][f'{end}_cpu_s'] / fast['mib']:.2f} ms" for end in ("taker", "giver"))
 
 
 def _met(is_met: bool) -> str:

@@ -259,12 +259,12 @@ async def test_of_a_volume_that_changed_a_little_little_travels(tmp_path: Path) 
         (copy,) = first.copies
         assert travelled() >= len(keepers) * copy.size_bytes > len(keepers) * 10 * MIB
         tenure = at.net.executors[holder]._tenures[deployment, SLOT]
-        key = tenure.copier._keys
+        keys = dict(tenure.copier._keys)
         before = travelled()
         at.write(deployment, "little", os.urandom(MIB // 10))
         second = await at.copied_anew(deployment)
         (newer,) = second.copies
-        assert newer.sha256 != copy.sha256 and newer.box != copy.box and tenure.copier._keys is key
+        assert newer.sha256 != copy.sha256 and newer.box != copy.box and tenure.copier._keys == keys
         part = (travelled() - before) / (len(keepers) * newer.size_bytes)
         print(f"1 % of the volume changed: {part:.1%} of the copy travelled")
         assert 0 < part < 0.15
@@ -276,6 +276,14 @@ async def test_of_a_volume_that_changed_a_little_little_travels(tmp_path: Path) 
         await stopped(at, deployment)
         await at.net.until_statuses(deployment, "running")
         assert {"much", "little"} <= set(at.names(deployment, at.holder(deployment)).split("/"))
+        # [C17] The next term has a key of its own, and who reads the copies now is not given the one before.
+        await at.copied_anew(deployment)
+        copier = at.net.executors[at.holder(deployment)]._tenures[deployment, SLOT].copier
+        assert len(copier._keys) == 1 and not set(copier._keys.values()) & set(keys.values())
+        copier._reader = lambda: people.CONSUMER.public  # type: ignore[method-assign]
+        at.write(deployment, "more")
+        await at.copied_anew(deployment)
+        assert len(set(copier._keys.values())) == 2
 
 
 async def test_of_an_ended_deployment_no_last_copy_is_made(

@@ -89,6 +89,11 @@ def test_a_run_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(ArtifactWrong):
         part.write(40, DATA[-5:] + b"more")
     assert part.done_bytes == 0 and len(part.missing()) == 41
+    even = ArtifactStore(tmp_path / "source").add_bytes(run[: 2 * CHUNK_BYTES])
+    both = store.partial(even.sha256, even.size_bytes, even.chunks)
+    with pytest.raises(ArtifactWrong):  # beyond the end, after a good one
+        both.write(1, run[CHUNK_BYTES : 2 * CHUNK_BYTES] + b"!")
+    both.discard()
     assert part.write(3, DATA[3 * CHUNK_BYTES : 4 * CHUNK_BYTES]) == CHUNK_BYTES
     assert part.write(2, run) == 2 * CHUNK_BYTES  # one was here
     assert part.write(2, run) == 0

@@ -43,6 +43,12 @@ async def api_of(host: Host, peer: FakePeer | None = None) -> AsyncIterator[http
         yield client
 
 
+@pytest.fixture(autouse=True)
+def by_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk in each answer, so that a source stops where it is told to."""
+    monkeypatch.setattr("node.sources.ARTIFACT_RUN_MAX", 1)
+
+
 def hold_back(source: Host, after: int) -> trio.Event:
     """The source gives so many chunks, then waits for the event."""
     give, gate = source.methods[CHUNK], trio.Event()
