@@ -672,7 +672,7 @@ MUTANTS: Final = (
     _M(
         "agreement_begins_one_by_one",
         "ledger/transition/rollout.py",
-        "    return bool(workload.agree or former.agree) and not deal.record.lost_ms",
+        "    return bool(workload.agree or _former(deal, workload).agree) and not deal.record.lost_ms",
         "    return False",
         AGREEMENT,
     ),
