@@ -2467,6 +2467,13 @@ MUTANTS: Final = (
         ARTIFACTS,
     ),
     _M(
+        "what_is_written_to_volumes_is_nowhere",
+        "node/executor/workshop.py",
+        "return not work.volumes or self.is_home(*slot_id)",
+        "return True",
+        ("tests/node/test_executor_services.py",),
+    ),
+    _M(
         "volumes_are_lost_without_a_word",
         _CLAIMS,
         "    if not waits <= copied(deal, name):\n",
