@@ -12,7 +12,6 @@ import ledger.organisation
 import ledger.people
 import ledger.transition.agreement
 import ledger.transition.approvals
-import ledger.transition.claims
 import ledger.transition.organisations
 import ledger.transition.reports
 import ledger.transition.results
@@ -171,7 +170,6 @@ CHANGE_MUTANTS: Final = (
     _mutant("who_is_wrong_pays_nothing", ("Agreements",), wrapped(_t.agreement, "_blame", nothing), start=35),
     _mutant("who_is_wrong_pays_twice", ("Agreements", "Penalties"), wrapped(_t.agreement, "_blame", again)),
     _mutant("the_first_result_wins", ("Agreements",), (_t.agreement, "agreeing", _any_result)),
-    _mutant("a_volume_stays_behind", ("Volumes",), wrapped(_t.claims, "_check_home", nothing), start=7),
     _mutant(
         "what_a_lost_key_signed_counts",
         ("Approved",),
