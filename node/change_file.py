@@ -13,8 +13,7 @@ from ledger.epochs import CHANGE_DOMAIN, change_message, sign_change
 from ledger.errors import Refused
 from ledger.keys import Key, public_key_from_hex, verify
 from ledger.limits import VALIDATORS_BYTES_MAX, VALIDATORS_MAX
-from node.errors import ConfigError
-from node.home import write_atomic
+from node.signed_file import read_signed
 
 FORMAT: Final = "gridpact-validators/2"
 CHANGE_FILE_BYTES_MAX: Final = 4 * VALIDATORS_BYTES_MAX + 512 * VALIDATORS_MAX
@@ -73,31 +72,18 @@ class ChangeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 def read_change(file: Path) -> ChangeFile:
     """The change in a file. Raises ConfigError naming what is wrong, Refused for a malformed key or set."""
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(CHANGE_FILE_BYTES_MAX + 1)
-        if len(data) > CHANGE_FILE_BYTES_MAX:
-            raise ConfigError(f"{file}: longer than {CHANGE_FILE_BYTES_MAX} bytes")
-        change = msgspec.json.decode(data, type=ChangeFile)
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise ConfigError(f"{file}: no change of the validators: {error}") from None
-    if change.format != FORMAT:
-        raise ConfigError(f"{file}: format {change.format[:40]!r}, this program reads {FORMAT!r}")
-    if len(change.signatures) > VALIDATORS_MAX:
-        raise ConfigError(f"{file}: more than {VALIDATORS_MAX} signatures")
+    change = read_signed(
+        file,
+        ChangeFile,
+        "change of the validators",
+        format_=FORMAT,
+        bytes_max=CHANGE_FILE_BYTES_MAX,
+        signatures_max=VALIDATORS_MAX,
+    )
     for number, member in enumerate(change.members):
         public_key_from_hex(member.key, f"members[{number}].key")
     change.next_set.check()
     return change
-
-
-def write_change(file: Path, change: ChangeFile, *, fresh: bool = False) -> None:
-    """Replace the file whole. Raises ConfigError; with `fresh`, also when it exists."""
-    if fresh and file.exists():
-        raise ConfigError(f"{file}: exists already")
-    write_atomic(file, msgspec.json.format(msgspec.json.encode(change)) + b"\n", 0o644)
 
 
 def signed(change: ChangeFile, key: Key) -> ChangeFile:

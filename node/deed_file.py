@@ -11,8 +11,7 @@ from ledger.errors import Refused
 from ledger.keys import public_key_from_hex
 from ledger.limits import ORGANISATION_BYTES_MAX, ORGANISATION_MEMBERS_MAX
 from ledger.organisation import Deed, Signatures, decode_deed, is_deed_signed
-from node.errors import ConfigError
-from node.home import write_atomic
+from node.signed_file import read_signed
 
 FORMAT: Final = "gridpact-deed/1"
 _SIGNERS_MAX: Final = 2 * ORGANISATION_MEMBERS_MAX  # those before and those after
@@ -36,29 +35,16 @@ class DeedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 def read_deed(file: Path) -> DeedFile:
     """The deed in a file. Raises ConfigError naming what is wrong, Refused for a deed that makes no sense."""
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(DEED_FILE_BYTES_MAX + 1)
-        if len(data) > DEED_FILE_BYTES_MAX:
-            raise ConfigError(f"{file}: longer than {DEED_FILE_BYTES_MAX} bytes")
-        found = msgspec.json.decode(data, type=DeedFile)
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise ConfigError(f"{file}: no deed of an organisation: {error}") from None
-    if found.format != FORMAT:
-        raise ConfigError(f"{file}: format {found.format[:40]!r}, this program reads {FORMAT!r}")
-    if len(found.signatures) > _SIGNERS_MAX:
-        raise ConfigError(f"{file}: more than {_SIGNERS_MAX} signatures")
+    found = read_signed(
+        file,
+        DeedFile,
+        "deed of an organisation",
+        format_=FORMAT,
+        bytes_max=DEED_FILE_BYTES_MAX,
+        signatures_max=_SIGNERS_MAX,
+    )
     decode_deed(found.deed.encode())
     return found
-
-
-def write_deed(file: Path, found: DeedFile, *, fresh: bool = False) -> None:
-    """Replace the file whole. Raises ConfigError; with `fresh`, also when it exists."""
-    if fresh and file.exists():
-        raise ConfigError(f"{file}: exists already")
-    write_atomic(file, msgspec.json.format(msgspec.json.encode(found)) + b"\n", 0o644)
 
 
 def with_signature(found: DeedFile, public: bytes, signature: bytes) -> DeedFile:

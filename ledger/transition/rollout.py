@@ -7,10 +7,10 @@
 [U6] A slot that changed over and fails or is quarantined, or no step forward within the deadline (missed time
      is not counted), ends the update: it is reverted, or held for as long as an approval counts, for the
      consumer to cancel it or to go on; then it is reverted.
-[U9] When every slot is healthy, the new manifest is in force: slots that it does not have are released, the
-     author is paid what the new fee is more than the former, and what the escrow does not need for the rest
-     of the term goes back to the consumer. Approvals of the update are those of the new manifest; a sign-off
-     is asked for anew.
+[U9] When every slot that changed over is healthy, the new manifest is in force: slots that it does not have
+     are released, the author is paid what the new fee is more than the former, and what the escrow does not
+     need for the rest of the term goes back to the consumer. Approvals of the update are those of the new
+     manifest; a sign-off is asked for anew.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ from node.cli.context import EXIT_REJECTED, Failure, current
 from node.cli.organisation_state import organisation_of
 from node.cli.output import clean, confirm, emit_facts, say
 from node.cli.tx import Wait, print_result
-from node.deed_file import FORMAT, DeedFile, collected, read_deed, with_signature, write_deed
+from node.deed_file import FORMAT, DeedFile, collected, read_deed, with_signature
+from node.signed_file import write_signed
 
 
 def sign(file: Path, /, *, key: KeyName = "", ssh: Ssh = "", yes: Yes = False) -> int:
@@ -49,7 +50,7 @@ def sign(file: Path, /, *, key: KeyName = "", ssh: Ssh = "", yes: Yes = False) -
 
         signature = sign_by_ssh(signer.ssh, signer.public, deed_message(payload))
     signed = with_signature(read, signer.public, signature)
-    write_deed(file, signed)
+    write_signed(file, signed)
     return show_file(signed)
 
 
@@ -80,7 +81,7 @@ def write_unsigned(file: Path, now: Organisation | None, deed: Deed) -> int:
     decode_deed(deed.encode())
     _check_unsigned(now, deed)
     written = DeedFile(format=FORMAT, deed=deed)
-    write_deed(file, written, fresh=True)
+    write_signed(file, written, fresh=True)
     say(f"wrote {file}; members sign it: gridpact org sign {file} --key NAME")
     return show_file(written)
 

@@ -20,7 +20,7 @@ from ledger.quantities import parse_duration
 from ledger.transactions import ChangeValidators
 from node.amounts import time_text
 from node.api import models as m
-from node.change_file import ChangeFile, collected, read_change, signed, write_change
+from node.change_file import ChangeFile, collected, read_change, signed
 from node.change_words import words_of
 from node.cli.context import EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.output import confirm, emit, emit_facts, say
@@ -29,6 +29,7 @@ from node.cli.tx import Wait, print_result
 from node.errors import ConfigError
 from node.home import load_key
 from node.sdk import Client
+from node.signed_file import write_signed
 
 ChangePath = Annotated[Path, Parameter(name=["--file", "-f"], help="Where to.")]
 
@@ -91,7 +92,7 @@ def propose(
     next_ = encode(ValidatorSet(now.epoch + 1, tuple(members)))
     check_next(now, next_, suspended.__contains__)
     change = ChangeFile.of(status.chain_id, next_, until_ms)
-    write_change(file, change, fresh=True)
+    write_signed(file, change, fresh=True)
     say(f"wrote {file}; validators sign it: gridpact validators sign {file}")
     return _show(change, now)
 
@@ -141,7 +142,7 @@ def sign(
     say("\n".join(words_of(now, change.next_set)))
     confirm("Sign this?", yes)
     change = signed(change, signer)
-    write_change(file, change)
+    write_signed(file, change)
     return _show(change, now)
 
 

@@ -677,7 +677,7 @@ MUTANTS: Final = (
     _M(
         "agreement_begins_one_by_one",
         "ledger/transition/rollout.py",
-        "    return bool(workload.agree or former.agree) and not deal.record.lost_ms",
+        "    return bool(workload.agree or _former(deal, workload).agree) and not deal.record.lost_ms",
         "    return False",
         AGREEMENT,
     ),
@@ -2641,6 +2641,13 @@ MUTANTS: Final = (
         'elif hold == "result" and (not held.kept or held.result_at is not None):',
         'elif hold == "result":',
         ARTIFACTS,
+    ),
+    _M(
+        "what_is_written_to_volumes_is_nowhere",
+        "node/executor/workshop.py",
+        "return not work.volumes or self.is_home(*slot_id)",
+        "return True",
+        ("tests/node/test_executor_services.py",),
     ),
     _M(
         "volumes_are_lost_without_a_word",

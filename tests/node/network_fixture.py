@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
+import trio.testing
 
 from ledger import transactions as t
 from ledger.genesis import ConsensusParameters, Genesis, GenesisValidator
@@ -23,6 +25,7 @@ from p2p.switchboard import Policy
 CHAIN_ID = "test"
 RICH = Key(b"r" * 32)
 POOR = Key(b"p" * 32)
+STEP_S_MAX = 0.1  # of a paced clock: as far as it goes at once, however long the machine was busy elsewhere
 
 
 def key(name: str) -> Key:
@@ -102,6 +105,27 @@ async def world(names: list[str], seed: int = 1, **options: float) -> AsyncItera
         for name in names:
             await made.start(name)
         yield made
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def paced(clock: trio.testing.MockClock, rate: float) -> AsyncIterator[None]:
+    """Inside, a mock clock goes `rate` times as fast as ours at the most, and never before everybody has done
+    what was due, threads too: on a busy machine a test takes longer, and nothing in it comes late."""
+    threads = trio.to_thread.current_default_thread_limiter()
+
+    async def go_on() -> None:
+        before_s = time.monotonic()
+        while True:
+            await trio.testing.wait_all_tasks_blocked(0.001)
+            if not threads.borrowed_tokens:
+                now_s = time.monotonic()
+                clock.jump(min(STEP_S_MAX, (now_s - before_s) * rate))
+                before_s = now_s
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(go_on)
+        yield
         nursery.cancel_scope.cancel()
 
 

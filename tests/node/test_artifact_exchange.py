@@ -17,7 +17,7 @@ from node.exchange import Progress, Wanted
 from node.limits import ARTIFACT_SOURCE_WINDOW
 from p2p.errors import Refused as RequestRefused
 from tests.node.artifact_fixture import answering, hosts, says, wanted_of
-from tests.node.network_fixture import until
+from tests.node.network_fixture import paced, until
 from tests.node.test_artifacts import data_of, name_of
 
 
@@ -139,9 +139,8 @@ async def test_a_result_is_fetched_by_digest_alone_and_a_false_one_is_refused(tm
 async def test_a_source_that_gets_it_later_joins_a_fetch_under_way(
     tmp_path: Path, mock_clock: trio.testing.MockClock
 ) -> None:
-    mock_clock.rate = 20.0
     data = data_of(30 * CHUNK_BYTES)
-    async with hosts(tmp_path, 3) as (me, slow, late):
+    async with paced(mock_clock, 20.0), hosts(tmp_path, 3) as (me, slow, late):
         slow.exchange.store.add_bytes(data)
         honest = slow.methods[CHUNK]
 

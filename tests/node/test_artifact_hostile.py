@@ -30,7 +30,7 @@ from node.rates import FileRates
 from p2p.errors import Refused as RequestRefused
 from p2p.errors import RequestError
 from tests.node.artifact_fixture import Host, answering, hosts, says, wanted_of
-from tests.node.network_fixture import until
+from tests.node.network_fixture import paced, until
 from tests.node.test_artifacts import data_of, name_of
 
 DATA = data_of(24 * CHUNK_BYTES + 5)
@@ -193,9 +193,8 @@ async def test_an_unsigned_list_whose_source_stalls_gives_way_to_another(
     tmp_path: Path, mock_clock: trio.testing.MockClock
 ) -> None:
     """Its list comes first and is false, its chunks never: the honest list has its turn all the same."""
-    mock_clock.rate = 10.0
     other = data_of(len(DATA), 9)
-    async with hosts(tmp_path, 3) as (me, honest, staller):
+    async with paced(mock_clock, 20.0), hosts(tmp_path, 3) as (me, honest, staller):
         false = wanted_digests(other)
 
         async def stall(peer_id: str, body: bytes) -> bytes:
@@ -338,10 +337,9 @@ async def test_a_flood_of_requests_is_bounded_and_starves_nobody(tmp_path: Path)
 async def test_rates_hold_for_each_peer_and_in_all(
     tmp_path: Path, mock_clock: trio.testing.MockClock
 ) -> None:
-    mock_clock.rate = 4.0
     data = data_of(32 * CHUNK_BYTES)
     rates = FileRates(upload_bytes_s=6 * CHUNK_BYTES, upload_peer_bytes_s=4 * CHUNK_BYTES)
-    async with hosts(tmp_path, 3, rates) as (source, one, two):
+    async with paced(mock_clock, 8.0), hosts(tmp_path, 3, rates) as (source, one, two):
         source.exchange.store.add_bytes(data)
         begin_s = trio.current_time()
         await one.exchange.fetch(wanted_of(data))
@@ -357,9 +355,9 @@ async def test_rates_hold_for_each_peer_and_in_all(
 
 
 async def test_a_fetch_keeps_to_its_own_rate(tmp_path: Path, mock_clock: trio.testing.MockClock) -> None:
-    mock_clock.rate = 4.0
     data = data_of(32 * CHUNK_BYTES)
-    async with hosts(tmp_path, 3, FileRates(download_bytes_s=4 * CHUNK_BYTES)) as (me, one, two):
+    rates = FileRates(download_bytes_s=4 * CHUNK_BYTES)
+    async with paced(mock_clock, 8.0), hosts(tmp_path, 3, rates) as (me, one, two):
         for source in (one, two):
             source.exchange.store.add_bytes(data)
         begin_s = trio.current_time()

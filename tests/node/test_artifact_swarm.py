@@ -13,7 +13,7 @@ from node.artifact_wire import CHUNK, HELD
 from node.exchange import Progress, Wanted
 from node.rates import FileRates
 from tests.node.artifact_fixture import hosts, wanted_of
-from tests.node.network_fixture import until
+from tests.node.network_fixture import paced, until
 from tests.node.test_artifacts import data_of, name_of
 
 
@@ -24,10 +24,9 @@ async def test_eight_at_once_take_no_eight_times_as_long_as_one(
 
     So few chunks are not enough to share them well; `bench.files` measures the real thing.
     """
-    mock_clock.rate = 4.0
     data = data_of(48 * CHUNK_BYTES)
     wanted, rates = wanted_of(data), FileRates(upload_bytes_s=3 * CHUNK_BYTES)
-    async with hosts(tmp_path, 9, rates) as (source, *takers):
+    async with paced(mock_clock, 8.0), hosts(tmp_path, 9, rates) as (source, *takers):
         source.exchange.store.add_bytes(data)
         begin_s = trio.current_time()
         await takers[0].exchange.fetch(wanted)

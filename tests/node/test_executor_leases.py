@@ -12,16 +12,15 @@ import trio.testing
 from ledger.contract_types import WorkloadTemplate
 from ledger.limits import KILL_MS, LEASE_GUARD_MS, LEASE_MS
 from tests.node.executor_fixture import Fleet, fleet, service
-from tests.node.network_fixture import until
+from tests.node.network_fixture import paced, until
 
 GENESIS_MS = 1_700_000_000_000
-RATE = 10.0  # seconds of the network in a second of ours: faster, and a stall of a busy machine ends leases
+RATE = 20.0  # seconds of the network in a second of ours, at the most
 
 
 @pytest.fixture
 def fast(mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch) -> trio.testing.MockClock:
-    """One clock for engines, blocks, leases and sleeps, faster than ours."""
-    mock_clock.rate = RATE
+    """One clock for engines, blocks, leases and sleeps; `paced`, it is faster than ours."""
 
     def now() -> int:
         return int(trio.current_time() * 1000)
@@ -44,7 +43,8 @@ async def two_running(net: Fleet, work: WorkloadTemplate | None = None) -> tuple
 async def test_what_a_killed_node_held_is_claimed_again_with_a_higher_term(
     tmp_path: Path, fast: trio.testing.MockClock
 ) -> None:
-    async with fleet(tmp_path, "node1", "node2", "node3", timeout_ms=4_000, idle_ms=1_000) as net:
+    names, slow = ("node1", "node2", "node3"), {"timeout_ms": 4_000, "idle_ms": 1_000}
+    async with paced(fast, RATE), fleet(tmp_path, *names, **slow) as net:
         deployment, slot, holder, spare = await two_running(net)
         await net.crash(holder)
         crashed_s = trio.current_time()
@@ -60,7 +60,8 @@ async def test_what_a_killed_node_held_is_claimed_again_with_a_higher_term(
 async def test_a_node_that_is_cut_off_stops_before_its_slot_runs_elsewhere(
     tmp_path: Path, fast: trio.testing.MockClock
 ) -> None:
-    async with fleet(tmp_path, "node1", "node2", "node3", timeout_ms=4_000, idle_ms=1_000) as net:
+    names, slow = ("node1", "node2", "node3"), {"timeout_ms": 4_000, "idle_ms": 1_000}
+    async with paced(fast, RATE), fleet(tmp_path, *names, **slow) as net:
         deployment, slot, holder, spare = await two_running(net)
         old = net.drivers[holder].running[0]
         await until(lambda: trio.current_time() > old.started_s + 1.5 * LEASE_MS / 1000, 300)

@@ -19,7 +19,7 @@ from node import snapshots, state_fetch, state_sync
 from node.state_fetch import Pace
 from node.state_wire import CHUNK, EPOCHS, OFFERS, Offer, decode_chunk_request
 from tests.node.final_chain import batch_of, extend, transfer_tx
-from tests.node.network_fixture import CHAIN_ID, until
+from tests.node.network_fixture import CHAIN_ID, paced, until
 from tests.node.scripted_network import Answer
 from tests.node.state_fixture import (
     EVERY,
@@ -245,7 +245,6 @@ async def test_who_gives_crumbs_is_left_alone(
 ) -> None:
     """Regression: each true pair kept a state sync going, so a few hostile neighbours could make it endless.
     Alone they are given up for another way; beside an honest one they are passed by. No crime: no penalty."""
-    mock_clock.rate = 4.0  # they are slow, not this machine
     for module in (state_fetch, state_sync):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=trio.current_time))
     for name, value in (
@@ -258,20 +257,21 @@ async def test_who_gives_crumbs_is_left_alone(
         monkeypatch.setattr(state_fetch, f"STATE_{name}", value)
     server = server_of(35, accounts=80)
     slow = {name: crumbs(server, 1.0) for name in ("slow 1", "slow 2", "slow 3")}
-    async with client_of(slow, server, follow=False) as client:
-        client.came(35)
-        with trio.fail_after(30):
-            assert not await client.sync.attempt(0)
-        assert 3 < client.asked("slow 1", CHUNK) < 60
-        assert client.network.penalties == []
-    server = server_of(35, accounts=80)
-    slow = {name: crumbs(server, 1.0) for name in slow}
-    async with client_of(slow | {"one": server.answer}, server, follow=False) as client:
-        client.came(35)
-        with trio.fail_after(30):
-            assert await client.sync.attempt(0)
-        assert client.installed == [30]
-        assert client.network.penalties == []
+    async with paced(mock_clock, 10.0):
+        async with client_of(slow, server, follow=False) as client:
+            client.came(35)
+            with trio.fail_after(30):
+                assert not await client.sync.attempt(0)
+            assert 3 < client.asked("slow 1", CHUNK) < 60
+            assert client.network.penalties == []
+        server = server_of(35, accounts=80)
+        slow = {name: crumbs(server, 1.0) for name in slow}
+        async with client_of(slow | {"one": server.answer}, server, follow=False) as client:
+            client.came(35)
+            with trio.fail_after(30):
+                assert await client.sync.attempt(0)
+            assert client.installed == [30]
+            assert client.network.penalties == []
 
 
 def test_the_pace_of_a_source(monkeypatch: pytest.MonkeyPatch) -> None:

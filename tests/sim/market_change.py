@@ -63,8 +63,6 @@ def versions(plan: Plan) -> Plan:
     """With the other versions of its contract."""
     first = plan.contract
     web = first.workloads[0]
-    if web.kind == "job":
-        return plan
     other = msgspec.structs.replace(web, command=("/bin/sh", "-c", "other"))
     bad = msgspec.structs.replace(web, command=("/bin/sh", "-c", BAD), restart=Restart(attempts=0))
     more = msgspec.structs.replace(web, replicas=int(web.replicas) + 1)
@@ -75,6 +73,8 @@ def versions(plan: Plan) -> Plan:
         workloads = (work, *first.workloads[1:])
         return msgspec.structs.replace(first, version=f"1.{number}.0", workloads=workloads, **changes)
 
+    if web.kind == "job":  # that must be done anew; there are nodes for so many replicas, and no more
+        return replace(plan, later=(version(1, other),))
     later = [version(1, other), version(2, more, terms=dearer), version(3, bad), version(4, less)]
     return replace(plan, later=tuple(later))
 

@@ -56,7 +56,6 @@ REFUSALS: Final = (
     "approval.other_update",
     "approval.wrong_role",
     "cancel.not_approved",
-    "claim.volume",
     "copies.not_holder",
     "organisation.no_quorum",
     "report.commitment",

@@ -29,8 +29,10 @@ Key = tuple[bytes, str]
 
 @dataclass(slots=True)
 class Said:
-    """Of one job: its slots' newest terms that committed, and what was told of them, by slot."""
+    """Of one job, as one manifest has it: its slots' newest terms that committed, and what was told of them,
+    by slot."""
 
+    command: tuple[str, ...]
     committed: dict[str, int] = field(default_factory=dict)
     told: dict[str, str] = field(default_factory=dict)
 
@@ -72,10 +74,14 @@ class Agreements(MarketChecker):
         said = open_document(body.envelope, "receipt").predicate
         name = said.slot.partition("/")[0]
         deployment = bytes.fromhex(said.deployment)
-        (work,) = [w for w in self.market.followed.source(deployment).workloads if w.name == name]
+        digest = self.market.followed.terms[(deployment, said.slot), said.term][1]
+        work = self.market.followed.work(digest, said.slot)
+        assert work is not None
         if not work.agree or said.status not in ("committed", "succeeded"):
             return
-        job = self.jobs.setdefault((deployment, name), Said())
+        job = self.jobs.get((deployment, name))
+        if job is None or job.command != work.command:  # an update has the job done anew
+            job = self.jobs[deployment, name] = Said(work.command)
         if said.status == "committed":
             if job.told:
                 self.complain(f"{said.slot} commits when others have told")
@@ -146,6 +152,8 @@ class Releases(MarketChecker):
             if isinstance(body, Decide):
                 self._decided(body)
             self._told(receipt.events, block.height)
+        if not block.result.events:
+            return
         for _, data in self.market.chronicle.state.scan(b"deployment/"):
             record = decode(Deployment, data)
             results = self.held.get(record.id, "")
