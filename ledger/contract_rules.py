@@ -123,6 +123,7 @@ SUGGESTIONS: Final[dict[str, str]] = {
     "contract.source_path": "copy it into the contract's folder, and name it from there",
     "contract.health": "as in {port: http, http: /}",
     "contract.release": "give a job 'results', or write 'release: none'",
+    "contract.available": "take it out, or take the volumes out",
     "contract.role": "as in {bind: order} or {keys: [HEX]}",
     "contract.name": "as in my-site-2",
     "contract.version": "as in 1.0.0, or 1.1.0-rc.1",

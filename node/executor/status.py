@@ -25,8 +25,8 @@ class FetchStatus(msgspec.Struct, kw_only=True):
 
 
 class TenureStatus(msgspec.Struct, kw_only=True):
-    """One term of one slot on this node. `lease_left_ms` counts to the lease's end by the node's own clock, not
-    to the ledger's; below 0 what is `available` goes on, all else is being stopped."""
+    """One term of one slot on this node. `lease_left_ms` counts to the lease's end by the node's own clock,
+    not to the ledger's; below 0 what is `available` goes on, all else is being stopped."""
 
     deployment: str
     slot: str

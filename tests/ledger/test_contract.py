@@ -334,7 +334,7 @@ def test_a_random_edit_parses_or_is_told(at: int, piece: str) -> None:
 
 def test_the_examples_are_good_contracts(checkout: Path) -> None:
     names = sorted(path.parent.name for path in (checkout / "examples").glob("*/contract.yaml"))
-    assert names == ["ai-mining", "archive", "bank", "crm", "mining", "primes", "site"]
+    assert names == ["ai-mining", "archive", "bank", "crm", "mining", "primes", "site", "site-image"]
     for name in names:
         path = checkout / "examples" / name / "contract.yaml"
         assert parse_contract(path.read_text(), str(path)).contract.name == name

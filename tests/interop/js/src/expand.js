@@ -101,6 +101,7 @@ function workload (template, values) {
       size_bytes: number(volume.size_bytes, values, 'size'),
       rpo_s: number(volume.rpo_s, values, 'duration')
     })),
+    available_s: number(template.available_s, values, 'duration'),
     time_limit_s: number(template.time_limit_s, values, 'duration'),
     agree: number(template.agree, values, 'integer'),
     fuel: number(template.fuel, values, 'integer')

@@ -1,5 +1,5 @@
 // What was done, by whom, and what it cost: receipts, terms, bills, results that must agree, penalties, disputes.
-// docs/spec.md, rules C7, D1, D7, D12, E1 to E6, R1, R8, Y1 to Y4.
+// docs/spec.md, rules C7, D1, D7, D12, E1 to E6, R1, R8, R9, Y1 to Y4.
 import { agreeing } from './approvals.js'
 import { cost, workloadOf } from './expand.js'
 import { hashTagged } from './keys.js'
@@ -40,18 +40,34 @@ const placeOf = ({ slot, term }) => `${slot} ${term}`
 /** [R1] Each accepted receipt is there with its transaction, and the other way round. */
 export function checkReceipts (life) {
   const left = new Map([...life.records.receipts].map(([place, found]) => [place, [...found]]))
+  const before = new Map() // the status told last, of each term
   for (const tx of reports(life)) {
     const { predicate } = tx.document
     const record = left.get(placeOf(predicate))?.shift()
     const wanted = [life.deployment, predicate.slot, predicate.term, tx.sender, predicate.status, tx.body[0], tx.height, tx.timeMs]
     const found = record && [record.deployment, record.slot, record.term, record.node, record.status, record.envelope, record.height, record.timeMs]
     if (found?.join() !== wanted.join()) refuse('audit.receipt_record', placeOf(predicate))
-    checkReceipt(life, tx)
+    checkReceipt(life, tx, before.get(placeOf(predicate)))
+    before.set(placeOf(predicate), predicate.status)
   }
   if ([...left.values()].some((rest) => rest.length > 0)) refuse('audit.incomplete', "a receipt's transaction is missing")
 }
 
-function checkReceipt (life, { sender, document: { signer, subject, predicate } }) {
+const VERIFIED = ['verified', 'running', 'committed', 'succeeded']
+
+/** [R9] What a receipt lacks, or has other than the manifest; '' when nothing is amiss. */
+function unstated (workload, said, before) {
+  if (said.driver !== workload.runtime) return `the driver is ${said.driver}`
+  if (!said.level) return 'no isolation level'
+  const wanted = new Map(workload.artifacts.map((it) => [it.path, it.sha256]))
+  const told = Object.entries(said.artifacts)
+  for (const [path, digest] of told) if (wanted.get(path) !== digest) return `${path} is not what the manifest names`
+  if (told.length < wanted.size && [said.status, before].some((it) => VERIFIED.includes(it))) return 'not all artifacts that were verified'
+  if (['committed', 'succeeded'].includes(said.status) && said.exit_code === null) return 'no exit code'
+  return ''
+}
+
+function checkReceipt (life, { sender, document: { signer, subject, predicate } }, before) {
   const { slots, documents } = life.records
   const { slot, status } = predicate
   const generation = generationOf(life, subject, slot)
@@ -59,16 +75,14 @@ function checkReceipt (life, { sender, document: { signer, subject, predicate } 
   if (generation === undefined || predicate.chain_id !== life.chainId || predicate.deployment !== life.deployment) refuse('audit.foreign', 'of another deployment')
   const { manifest } = generation
   if (predicate.contract !== manifest.contract) refuse('audit.foreign', 'of another contract')
-  const wanted = new Map(workloadOf(manifest, slot).artifacts.map((it) => [it.path, it.sha256]))
-  for (const [path, digest] of Object.entries(predicate.artifacts)) if (wanted.get(path) !== digest) refuse('audit.artifact', path)
+  const lack = unstated(workloadOf(manifest, slot), predicate, before)
+  if (lack) refuse('audit.receipt_incomplete', `${slot}: ${lack}`)
   if (!predicate.approvals.every((id) => documents.has(id))) refuse('audit.receipt_approvals', 'never given')
   if (status !== 'succeeded') return
   const results = Object.entries(predicate.results).map(([path, { sha256 }]) => [path, sha256])
   const record = slots.get(slot)
   const isSame = record.results.size === results.length && results.every(([path, digest]) => record.results.get(path) === digest)
   if (record.term === predicate.term && !isSame) refuse('audit.results', slot)
-  const isHeld = manifest.policies.release !== null
-  if (Object.values(predicate.results).some(({ sealed = '' }) => (sealed !== '') !== isHeld)) refuse('audit.results', `${slot}: held back or not, against the policy`)
 }
 
 /** Digest of the manifest that each term is of, as far as its holder or its slot says. */
