@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup lint test demo sim market leases scenario-approvals fuzz-contracts twins mutants crash e2e soak model net interop bench bench-files bench-exec contracts attacks wan followers docs lock clean
+# Thousands of child processes import us: compiled once, not each time.
+unexport PYTHONDONTWRITEBYTECODE
 python := .venv/bin/python
 SEEDS ?= 200
 PARTITIONS ?= 1000000
@@ -23,7 +25,7 @@ lint: setup ## ruff, mypy --strict, and the layers of the house
 	@.venv/bin/lint-imports --no-logo --cache-dir .cache/imports
 
 test: lint ## lint, then every test; ARGS= goes to pytest (make test ARGS='tests/ledger -x')
-	@$(python) -m pytest -n 2 $(ARGS)
+	@$(python) -m pytest -n 3 $(ARGS)
 
 demo: setup ## a whole network on this machine, start to finish; KEEP=1 leaves it running
 	@$(python) -m node.demo $(if $(KEEP),--keep)

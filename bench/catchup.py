@@ -20,14 +20,14 @@ import trio
 from bench.common import machine, percentile, save, show
 from ledger import transactions as t
 from ledger.blocks import Batch, Header, batch_digest
-from ledger.certificate import VOTE_DOMAIN, Ed25519Scheme, Statement, VoteKind, vote_message
 from ledger.codec import decode, encode
 from ledger.genesis import Genesis, GenesisValidator
 from ledger.keys import Key
-from ledger.store import Store
-from ledger.stored import StoredBlock
-from node.follower import Follower
+from ledger.proofs.certificate import VOTE_DOMAIN, Ed25519Scheme, Statement, VoteKind, vote_message
+from ledger.storage.store import Store
+from ledger.storage.stored import StoredBlock
 from node.notary import Notary
+from node.sync.follower import Follower
 from node.wire import RangeRequest
 
 CHAIN_ID = "bench"

@@ -16,8 +16,8 @@ from typing import Any, Final
 from bench.common import machine, percentile, save, show
 from bot.planner import make_plan
 from bot.view import Template
-from ledger.contract import parse_contract
-from ledger.contract_check import decode_contract
+from ledger.contracts.check import decode_contract
+from ledger.contracts.language import parse_contract
 from ledger.limits import MIB
 from ledger.records import Node
 from ledger.transactions import Price

@@ -18,9 +18,12 @@ from typing import Any
 from msgspec.structs import replace
 
 from bench.common import machine, save, show
-from ledger import tree
 from ledger.blocks import Header
-from ledger.certificate import (
+from ledger.codec import encode, sha256
+from ledger.genesis import Genesis, GenesisValidator
+from ledger.keys import Key
+from ledger.proofs import tree
+from ledger.proofs.certificate import (
     VOTE_DOMAIN,
     Certificate,
     Ed25519Scheme,
@@ -30,11 +33,8 @@ from ledger.certificate import (
     VoteKind,
     vote_message,
 )
-from ledger.codec import encode, sha256
-from ledger.genesis import Genesis, GenesisValidator
-from ledger.keys import Key
-from ledger.light import EpochProof, FinalityProof, QueryProof
-from ledger.proof_file import make_proof_file, verify_proof_file
+from ledger.proofs.light import EpochProof, FinalityProof, QueryProof
+from ledger.proofs.proof_file import make_proof_file, verify_proof_file
 
 CHAIN = "bench"
 BEGIN_MS = 1_790_000_000_000

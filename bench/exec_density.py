@@ -15,11 +15,11 @@ from typing import Any, Final
 import trio
 
 from bench.exec_tasks import MIB, shell
-from ledger.contract import RECHECK_S_DEFAULT
-from node.executor import procs
+from ledger.contracts.language import RECHECK_S_DEFAULT
 from node.executor.drivers.base import Driver
 from node.executor.drivers.running import Running
 from node.executor.drivers.sandbox import SandboxDriver
+from node.executor.host import procs
 from node.executor.limits import TENURES_MAX
 
 GIB: Final = 1024 * MIB

@@ -16,7 +16,7 @@ import trio
 
 from bench.common import percentile
 from bench.exec_tasks import BUSYBOX, Sample
-from ledger.manifest_types import Placement
+from ledger.manifests.types import Placement
 from ledger.records import Slot
 from ledger.transactions import CancelDeployment
 from node.executor.drivers.base import Driver

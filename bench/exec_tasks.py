@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ledger.contract_types import ResourcesTemplate
+from ledger.contracts.types import ResourcesTemplate
 from ledger.limits import WASM_ENGINE_BYTES
-from ledger.manifest_types import Artifact
+from ledger.manifests.types import Artifact
 from node.executor.drivers.base import FileSpec, ImageSpec, PortSpec, Resources, TaskSpec
 from tests.executor.oci_images import busybox_layer, image
 from tests.executor.wasm_programs import start

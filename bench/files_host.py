@@ -23,8 +23,8 @@ import trio
 from libp2p.custom_types import TProtocol
 
 from node.allocator import keep_freed_memory
-from node.artifacts import ArtifactStore
-from node.exchange import Exchange, Wanted
+from node.files.artifacts import ArtifactStore
+from node.files.exchange import Exchange, Wanted
 from p2p.errors import Refused
 from p2p.host import Host, HostConfig
 from p2p.host_parts import HostStream

@@ -26,7 +26,7 @@ from bench import followers_model
 from bench.common import cpu_s, machine, save, show
 from ledger.limits import EXPIRY_BLOCKS_DEFAULT
 from ledger.transactions import Transfer, Tx, sign_tx
-from node.sdk import Client, ClientError
+from node.client.sdk import Client, ClientError
 from node.testnet import Testnet, client_of, init_testnet, key_of, start_peer, stop_peers, wait_ready
 
 READY_S: Final = 120.0

@@ -28,7 +28,7 @@ from node.home import Home, create_key, write_atomic
 from node.notary import Committed
 from node.peer import Peer
 from node.run import open_peer
-from node.sync_plan import SyncPlan
+from node.sync.sync_plan import SyncPlan
 from node.testnet import Testnet, read_testnet
 
 BOOTSTRAP = 2  # validators that a follower is told of, as a 3node is

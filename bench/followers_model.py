@@ -1,5 +1,5 @@
-"""Thousands of followers, message by message: the production plan (`node.sync_plan`) of each, on a network as
-`p2p.room` and the default settings make it: 8 neighbours each, at most 6 of them dialled it.
+"""Thousands of followers, message by message: the production plan (`node.sync.sync_plan`) of each, on a
+network as `p2p.room` and the default settings make it: 8 neighbours each, at most 6 of them dialled it.
 
 Real: whom to ask for what and when, message sizes (encoded), places for neighbours, the pace of notes and
 requests. Charged: the work for a request, a block, a note (`Work`). Lines: as in bench.wan_lines. Not
@@ -21,12 +21,12 @@ from bench.wan_lines import REGIONS, rtt_ms
 from bench.wan_model import FRAME_BYTES, TX_BYTES
 from bench.wan_plot import Lines, draw
 from ledger.blocks import Header
-from ledger.certificate import Certificate, Statement, VoteKind
 from ledger.codec import encode
-from ledger.quorum import quorum
+from ledger.proofs.certificate import Certificate, Statement, VoteKind
+from ledger.proofs.quorum import quorum
 from node.config import P2P
 from node.limits import RANGE_BYTES_MAX, TIP_EVERY_S
-from node.sync_plan import Ask, SyncPlan
+from node.sync.sync_plan import Ask, SyncPlan
 from node.wire import RangeRequest, TipNote
 from p2p import room
 
@@ -98,7 +98,7 @@ class Member:
             self.busy_s += seconds
         self.world.at(self.busy_until_s, then)
 
-    # ------------------------------------------------------------------ telling, as node.teller does
+    # ------------------------------------------------------------------ telling, as node.sync.teller does
 
     def committed(self) -> None:
         """The tip has moved."""
@@ -124,7 +124,7 @@ class Member:
         if self.plan.told(teller.name, height) and height > self.tip:
             self.look()
 
-    # ------------------------------------------------------------------ following, as node.follower does
+    # ------------------------------------------------------------------ following, as node.sync.follower does
 
     def look(self) -> None:
         """Make the requests that are due, and wake when the next ones are."""

@@ -12,8 +12,8 @@ from ledger.documents import sign_approval, sign_contract
 from ledger.predicates import ApprovalPredicate
 from ledger.transactions import Decide, PublishContract
 from node.api.bot_seam import Cancelled, CancelRequest, Deployed, DeployRequest, Plan, PlanRequest
-from node.build import build
-from node.sdk import Client
+from node.client.build import build
+from node.client.sdk import Client
 from node.testnet import Testnet, client_of, key_of
 
 ROOT = Path(__file__).resolve().parent.parent

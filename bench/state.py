@@ -18,16 +18,16 @@ import trio
 
 from bench.catchup import CHAIN_ID, VALIDATORS, genesis, next_header
 from bench.common import machine, save, show
-from ledger.certificate import VOTE_DOMAIN, Ed25519Scheme, Statement, VoteKind, vote_message
 from ledger.codec import encode
 from ledger.errors import Refused
-from ledger.store import Store
-from ledger.stored import CommitData
-from node.follower import Follower
+from ledger.proofs.certificate import VOTE_DOMAIN, Ed25519Scheme, Statement, VoteKind, vote_message
+from ledger.storage.store import Store
+from ledger.storage.stored import CommitData
 from node.notary import Notary
-from node.ranges import answer_range
-from node.snapshots import Snapshots
-from node.state_sync import StateSync
+from node.sync.follower import Follower
+from node.sync.ranges import answer_range
+from node.sync.snapshots import Snapshots
+from node.sync.state_sync import StateSync
 from p2p.errors import Refused as RequestRefused
 
 EVERY = 4  # blocks between states on offer

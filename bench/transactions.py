@@ -15,7 +15,7 @@ from bench.common import cpu_s, percentile
 from ledger.keys import Key
 from ledger.limits import EXPIRY_BLOCKS_DEFAULT
 from ledger.transactions import Transfer, Tx, sign_tx
-from node.sdk import ClientError
+from node.client.sdk import ClientError
 from node.testnet import Testnet, client_of, key_of
 
 WORKERS = 64

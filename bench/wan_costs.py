@@ -15,10 +15,17 @@ from pathlib import Path
 
 from bench.catchup import CHAIN_ID, genesis, make_chain
 from consensus.messages import Vote, decode_message, encode_message
-from ledger.certificate import VOTE_DOMAIN, Certificate, Ed25519Scheme, Statement, VoteKind, vote_message
 from ledger.codec import decode
 from ledger.keys import Key, tagged, verify_raw
-from ledger.store import KeyValue, Store
+from ledger.proofs.certificate import (
+    VOTE_DOMAIN,
+    Certificate,
+    Ed25519Scheme,
+    Statement,
+    VoteKind,
+    vote_message,
+)
+from ledger.storage.store import KeyValue, Store
 from node.notary import Notary
 
 _ROUNDS = 5

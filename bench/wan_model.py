@@ -39,12 +39,12 @@ from consensus.messages import (
 )
 from consensus.timers import Timing
 from ledger.blocks import ZERO_HASH, Header, decode_header
-from ledger.certificate import Certificate, Ed25519Scheme, Validator, ValidatorSet
 from ledger.codec import sha256
 from ledger.genesis import ConsensusParameters
 from ledger.keys import Key
+from ledger.proofs.certificate import Certificate, Ed25519Scheme, Validator, ValidatorSet
 from node.limits import BATCH_SEAL_MS
-from node.voter import timing_of
+from node.voting.voter import timing_of
 
 CHAIN: Final = "wide"
 TX_BYTES: Final = 250  # of a signed transfer

@@ -12,7 +12,7 @@ from typing import Any, Final
 from bench.common import cpu_s, percentile
 from bench.wan_lines import REGIONS, rtt_ms
 from ledger.transactions import Transfer
-from node.sdk import Client, ClientError
+from node.client.sdk import Client, ClientError
 from tests.netns.grid import API, Grid, Member
 from tests.netns.lab import Lab, why_not
 

@@ -59,8 +59,8 @@ from node.api.bot_seam import (
 )
 from node.api.update_seam import Steered, SteerRequest, Updated, UpdatePlan, UpdateRequest, UpdateWish
 from node.handlers import Serve
+from node.sealed.secret_wire import ASK
 from node.seam import Gap, NotFinal, Overloaded, PeerSeam, TxOutcome
-from node.secret_wire import ASK
 from p2p.network import Started
 
 log = structlog.get_logger("bot")

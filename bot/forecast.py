@@ -9,7 +9,7 @@ without a limit is counted to the end of the term, and what waits for it as if i
 from __future__ import annotations
 
 from ledger.limits import CLAIM_WINDOW_MS
-from ledger.manifest_types import Manifest, Workload
+from ledger.manifests.types import Manifest, Workload
 
 
 def held_ms(manifest: Manifest) -> dict[str, tuple[int, int]]:

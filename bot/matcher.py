@@ -11,8 +11,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ledger.fit import NO_FARMS, Farms, misfits, rank, term_cost
-from ledger.manifest import slot_rate, slots, workload_of
-from ledger.manifest_types import Manifest, Workload
+from ledger.manifests.expansion import slot_rate, slots, workload_of
+from ledger.manifests.types import Manifest, Workload
 from ledger.records import Node
 
 

@@ -12,7 +12,7 @@ from bot.view import Own, View, awaits_signoff
 from ledger.records import Slot
 from ledger.transition.deal import RUNS, extended, funds_under
 from ledger.warnings import shortfall
-from node.amounts import credits_text
+from node.client.amounts import credits_text
 
 _NAMES_SHOWN: Final = 3
 _STAGES: Final = (

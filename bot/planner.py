@@ -1,7 +1,7 @@
 """Plans: what an order would buy, where, at what price, who must approve, and what is in its way. Pure.
 
-Prices are computed by the functions that bill later (`ledger.manifest.slot_rate` and `cost`), for the life
-that is expected (`bot.forecast`); what cannot be exceeded, whatever happens, is the escrow.
+Prices are computed by the functions that bill later (`ledger.manifests.expansion.slot_rate` and `cost`), for
+the life that is expected (`bot.forecast`); what cannot be exceeded, whatever happens, is the escrow.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from bot.forecast import held_ms
 from bot.limits import NODES_SHOWN_MAX
 from bot.matcher import Matching, match
 from bot.view import Template
-from ledger.contract_types import Contract, Value
+from ledger.contracts.parameters import parameter_value, parameters_from_text
+from ledger.contracts.types import Contract, Value
 from ledger.errors import Refused
 from ledger.fit import NO_FARMS, Farms
-from ledger.manifest import cost, decode_manifest, expand, workload_of
-from ledger.manifest_types import Manifest, Rule, manifest_digest
-from ledger.parameters import parameter_value, parameters_from_text
-from ledger.people import names_of
-from ledger.policy import describe, excluded_signers, named_keys, rules_in
-from ledger.policy_types import ACTS, Act
+from ledger.manifests.expansion import cost, decode_manifest, expand, workload_of
+from ledger.manifests.types import Manifest, Rule, manifest_digest
+from ledger.policies.decision import describe, excluded_signers, named_keys, rules_in
+from ledger.policies.people import names_of
+from ledger.policies.types import ACTS, Act
 from ledger.records import Node
-from ledger.template import whole_reference
-from node.amounts import credits_text
+from ledger.text.template import whole_reference
 from node.api.bot_seam import Approver, Candidate, Excluded, Plan, PlanLine, PlanRequest
+from node.client.amounts import credits_text
 
 
 class Draft(msgspec.Struct, frozen=True):

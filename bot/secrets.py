@@ -31,18 +31,17 @@ from ledger.copy_records import Copies, key_copies
 from ledger.errors import LocalError, Refused
 from ledger.keys import Key
 from ledger.limits import LEASE_MS
-from ledger.manifest import decode_manifest, workload_of
-from ledger.manifest_types import Manifest
+from ledger.manifests.expansion import decode_manifest, workload_of
+from ledger.manifests.types import Manifest
 from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_slot
 from ledger.state import read
 from ledger.transition.deal import RUNS
 from node.clock import wall_ms
-from node.copy_wire import KEY_NAME, open_key
 from node.home import write_atomic
 from node.limits import SECRETS_DEPLOYMENTS_MAX
 from node.reach import request_of_node
-from node.seam import PeerSeam
-from node.secret_wire import (
+from node.sealed.copy_wire import KEY_NAME, open_key
+from node.sealed.secret_wire import (
     HERE,
     WORD_BYTES_MAX,
     Ask,
@@ -51,6 +50,7 @@ from node.secret_wire import (
     make_given,
     make_here,
 )
+from node.seam import PeerSeam
 from p2p.errors import RequestError
 from p2p.ids import peer_id_of
 

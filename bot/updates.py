@@ -12,14 +12,14 @@ from msgspec.structs import replace
 from bot.matcher import best_node
 from bot.planner import approvers_of, typed_parameters
 from bot.view import Own, Template, farms_of, market
-from ledger.contract_types import Value
-from ledger.differences import manifest_changes
+from ledger.contracts.differences import manifest_changes
+from ledger.contracts.types import Value
 from ledger.errors import Refused
-from ledger.manifest import decode_manifest, expand, slot_rate
-from ledger.manifest_types import Manifest, UpdateStrategy, manifest_digest
-from ledger.people import words_of
-from ledger.policy import describe
-from ledger.policy_records import change_sides, roll_of
+from ledger.manifests.expansion import decode_manifest, expand, slot_rate
+from ledger.manifests.types import Manifest, UpdateStrategy, manifest_digest
+from ledger.policies.decision import describe
+from ledger.policies.people import words_of
+from ledger.policies.records import change_sides, roll_of
 from ledger.records import Node
 from ledger.state import Overlay, Reader
 from ledger.transactions import UpdateDeployment
@@ -28,9 +28,9 @@ from ledger.transition.env import Env
 from ledger.transition.rollout import in_order
 from ledger.transition.switch import keeps, needed
 from ledger.transition.updates import update
-from node.amounts import credits_text
 from node.api.bot_seam import PlanRequest
 from node.api.update_seam import Changed, SlotChange, UpdateApprover, UpdatePlan, UpdateRequest
+from node.client.amounts import credits_text
 
 
 class UpdateDraft(msgspec.Struct, frozen=True):

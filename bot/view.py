@@ -14,16 +14,16 @@ import msgspec
 
 from bot.limits import MARKET_NODES_MAX
 from ledger.codec import decode
-from ledger.contract_types import Contract
+from ledger.contracts.types import Contract
 from ledger.documents import open_document
 from ledger.errors import LocalError, Refused
 from ledger.fit import NO_FARMS, Farms
 from ledger.keys import public_key_from_hex
-from ledger.manifest import decode_manifest
-from ledger.manifest_types import Manifest
-from ledger.people import Roll, organisations_of
-from ledger.policy import Decision
-from ledger.policy_records import (
+from ledger.manifests.expansion import decode_manifest
+from ledger.manifests.types import Manifest
+from ledger.policies.decision import Decision
+from ledger.policies.people import Roll, organisations_of
+from ledger.policies.records import (
     about_update,
     approval_of,
     change_sides,
@@ -31,7 +31,7 @@ from ledger.policy_records import (
     judge_records,
     roll_of,
 )
-from ledger.policy_types import Act
+from ledger.policies.types import Act
 from ledger.records import (
     Account,
     ApprovalRecord,

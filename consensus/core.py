@@ -36,9 +36,9 @@ from consensus.standstill import answer, status
 from consensus.state import Change, Config, CoreState, Signer
 from consensus.votes import ViewState
 from ledger.blocks import ZERO_HASH, Header
-from ledger.certificate import PROPOSE_DOMAIN, Certificate, VoteKind
 from ledger.codec import encode
 from ledger.limits import BLOCK_TXS_MAX, RECENT_ROOTS, TIME_AHEAD_MS_MAX
+from ledger.proofs.certificate import PROPOSE_DOMAIN, Certificate, VoteKind
 
 
 class Core(CoreState):

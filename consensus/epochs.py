@@ -10,7 +10,7 @@ stays one header long, however many views it takes.
 from __future__ import annotations
 
 from ledger.blocks import Header
-from ledger.certificate import ValidatorSet
+from ledger.proofs.certificate import ValidatorSet
 
 Steps = list[tuple[bytes, Header]]  # (hash, header), oldest first
 

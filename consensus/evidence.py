@@ -13,8 +13,8 @@ from consensus.limits import EVIDENCE_VIEWS, VIEW_WINDOW
 from consensus.messages import Propose, Vote
 from ledger import evidence
 from ledger.blocks import Header
-from ledger.certificate import Certificate, Statement, ValidatorSet, VoteKind, single_signatures
 from ledger.evidence import Evidence, SignedHeader, SignedVote, TwoProposals, TwoVotes
+from ledger.proofs.certificate import Certificate, Statement, ValidatorSet, VoteKind, single_signatures
 
 
 @dataclass(slots=True)

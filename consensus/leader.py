@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ledger.certificate import ValidatorSet
+from ledger.proofs.certificate import ValidatorSet
 
 
 def leader(validators: ValidatorSet, view: int) -> int:

@@ -11,10 +11,10 @@ import msgspec
 
 from consensus.limits import MESSAGE_BYTES_MAX
 from ledger.blocks import Header, decode_header
-from ledger.certificate import Certificate, Statement, VoteKind
 from ledger.codec import decode_exact, encode
 from ledger.errors import PeerFault, Refused
 from ledger.evidence import Evidence
+from ledger.proofs.certificate import Certificate, Statement, VoteKind
 
 
 class _Message(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from consensus.limits import RELAY_AFTER_MS, RELAYS_MAX
 from consensus.messages import Certified, Message, Propose, Send, Status, Vote
-from ledger.certificate import Certificate, VoteKind
+from ledger.proofs.certificate import Certificate, VoteKind
 
 
 @dataclass(slots=True)

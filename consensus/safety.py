@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from consensus.errors import SafetyError
 from consensus.messages import Record
 from ledger.blocks import Header, decode_header, header_hash
-from ledger.certificate import Certificate, VoteKind
 from ledger.errors import Refused
+from ledger.proofs.certificate import Certificate, VoteKind
 
 
 @dataclass(slots=True)

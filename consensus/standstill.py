@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from consensus.limits import CERTIFICATES_PER_ANSWER_MAX, STATUS_VIEWS_MAX, VOTES_PER_ANSWER_MAX
 from consensus.messages import Certified, Message, Status, Vote
 from consensus.votes import ViewState
-from ledger.certificate import Certificate, VoteKind
+from ledger.proofs.certificate import Certificate, VoteKind
 
 
 def _bitmap(views: Mapping[int, ViewState], base: int, kind: VoteKind) -> bytes:

@@ -21,7 +21,9 @@ from consensus.timers import Timing
 from consensus.votes import ViewState, count_vote
 from consensus.wants import Wants
 from ledger.blocks import ZERO_HASH, Header
-from ledger.certificate import (
+from ledger.evidence import Evidence
+from ledger.limits import BLOCK_BATCHES_MAX, BLOCK_TXS_MAX
+from ledger.proofs.certificate import (
     VOTE_DOMAIN,
     Certificate,
     Scheme,
@@ -30,8 +32,6 @@ from ledger.certificate import (
     VoteKind,
     vote_message,
 )
-from ledger.evidence import Evidence
-from ledger.limits import BLOCK_BATCHES_MAX, BLOCK_TXS_MAX
 
 Signer = Callable[[str, bytes], bytes]  # (domain, message) -> signature under the chain id
 

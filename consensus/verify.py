@@ -14,7 +14,8 @@ from consensus.limits import SKIPS_PER_PROPOSAL_MAX, STATUS_VIEWS_MAX
 from consensus.messages import Certified, Fetch, Message, Propose, Received, Reply, Status, Vote
 from ledger import keys
 from ledger.blocks import ZERO_HASH, Header, batch_digest, decode_header
-from ledger.certificate import (
+from ledger.errors import PeerFault, Refused
+from ledger.proofs.certificate import (
     PROPOSE_DOMAIN,
     VOTE_DOMAIN,
     Certificate,
@@ -24,7 +25,6 @@ from ledger.certificate import (
     VoteKind,
     vote_message,
 )
-from ledger.errors import PeerFault, Refused
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ledger.blocks import ZERO_HASH, Header
-from ledger.certificate import Certificate, Scheme, Statement, ValidatorSet, VoteKind
+from ledger.proofs.certificate import Certificate, Scheme, Statement, ValidatorSet, VoteKind
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from consensus.messages import Record
 from formal.instances import Instance
 from formal.model import Block, Model, Slot, State, Vote, block, chain
 from ledger.blocks import Header, decode_header, header_hash
-from ledger.certificate import Certificate, Statement, VoteKind
+from ledger.proofs.certificate import Certificate, Statement, VoteKind
 
 KINDS = {VoteKind.NOTAR: "notar", VoteKind.SKIP: "skip", VoteKind.FINAL: "final"}
 Complain = Callable[[str], None]

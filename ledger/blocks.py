@@ -8,9 +8,9 @@ import msgspec
 
 from ledger.codec import decode_exact, encode, sha256
 from ledger.errors import Refused
-from ledger.inclusion import txs_digest
 from ledger.keys import hash_tagged
 from ledger.limits import BATCH_BYTES_MAX, BATCH_TXS_MAX, BLOCK_BATCHES_MAX
+from ledger.proofs.inclusion import txs_digest
 
 ZERO_HASH: Final = bytes(32)
 HEADER_BYTES_MAX: Final = 1_024 + 34 * BLOCK_BATCHES_MAX
@@ -76,7 +76,7 @@ class Batch(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
 
 
 def batch_digest(data: bytes) -> bytes:
-    """The name of an encoded batch: a Merkle root over its transactions (ledger.inclusion).
+    """The name of an encoded batch: a Merkle root over its transactions (ledger.proofs.inclusion).
 
     Raises Refused unless `data` is the one encoding of a batch, so a digest names exact bytes.
     """

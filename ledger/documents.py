@@ -19,7 +19,7 @@ import msgspec
 
 from ledger import keys, sshsig
 from ledger.codec import sha256
-from ledger.contract_types import Contract
+from ledger.contracts.types import Contract
 from ledger.errors import Refused
 from ledger.limits import ENVELOPE_BYTES_MAX
 from ledger.predicates import ApprovalPredicate, ContractPredicate, ReceiptPredicate

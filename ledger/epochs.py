@@ -15,11 +15,11 @@ from typing import Final
 
 from ledger import keys
 from ledger.blocks import Header, validators_hash
-from ledger.certificate import ValidatorSet
 from ledger.codec import decode, decode_exact, encode
 from ledger.errors import LocalError, Refused
 from ledger.limits import CHANGE_VALID_MS_MAX, EVIDENCE_EPOCHS_MAX, VALIDATORS_BYTES_MAX, VALIDATORS_MAX
 from ledger.outcome import Event
+from ledger.proofs.certificate import ValidatorSet
 from ledger.records import KEY_NEXT_VALIDATORS, KEY_VALIDATORS, key_past_validators
 from ledger.state import Reader, State
 

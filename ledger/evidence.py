@@ -16,7 +16,8 @@ import msgspec
 
 from ledger import keys
 from ledger.blocks import ZERO_HASH, Header, decode_header
-from ledger.certificate import (
+from ledger.errors import Refused
+from ledger.proofs.certificate import (
     PROPOSE_DOMAIN,
     VOTE_DOMAIN,
     Statement,
@@ -24,7 +25,6 @@ from ledger.certificate import (
     VoteKind,
     vote_message,
 )
-from ledger.errors import Refused
 
 
 class _Part(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from ledger.errors import Refused
-from ledger.manifest import cost, slot_rate
-from ledger.manifest_services import features_needed
-from ledger.manifest_types import Manifest, Workload
+from ledger.manifests.expansion import cost, slot_rate
+from ledger.manifests.services import features_needed
+from ledger.manifests.types import Manifest, Workload
 from ledger.records import Node
 from ledger.transactions import Price
 

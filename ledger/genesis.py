@@ -12,10 +12,10 @@ from typing import Any, Final
 import msgspec
 
 from ledger import keys
-from ledger.certificate import Validator, ValidatorSet
 from ledger.codec import encode
 from ledger.errors import Refused
 from ledger.limits import ACCOUNTS_GENESIS_MAX, AMOUNT_MAX, GENESIS_BYTES_MAX, LIMITS_VERSION, NAME_CHARS_MAX
+from ledger.proofs.certificate import Validator, ValidatorSet
 from ledger.records import KEY_SUPPLY, KEY_VALIDATORS, Account, Supply, key_account
 
 _CHAIN_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")

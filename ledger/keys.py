@@ -75,8 +75,8 @@ def verify(public: bytes, domain: str, chain_id: str, message: bytes, signature:
 
 
 def opens_boxes(public: bytes) -> bool:
-    """True when bytes can be sealed to this key (node.sealing): it is a point of the curve's large subgroup,
-    as every key is that was made as one. One that is not may verify signatures all the same."""
+    """True when bytes can be sealed to this key (node.sealed.sealing): it is a point of the curve's large
+    subgroup, as every key is that was made as one. One that is not may verify signatures all the same."""
     try:
         bindings.crypto_sign_ed25519_pk_to_curve25519(public)
     except (CryptoError, ValueError):

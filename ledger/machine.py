@@ -6,7 +6,7 @@
      transaction overwrite the receipt of the real one; batches of two validators may overlap.)
 [T2] A transaction that counts is recorded under `seen/` until it expires, with the rule that refused it
      or "" when it was applied; so its id never counts again. (Not under the state root: see
-     ledger.chain.UNPROVED_PREFIXES.)
+     ledger.storage.chain.UNPROVED_PREFIXES.)
 [T3] A refused transaction changes nothing else. An applied one is applied whole.
 [T4] Order in a block: time missed since its parent is noted (O1); timed work due at the header's time,
      oldest first, bounded (W1); then the transactions; then ids whose window has passed are forgotten; a

@@ -8,7 +8,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ledger.contract_types import Contract
+from ledger.contracts.types import Contract
 from ledger.errors import Refused
 from ledger.limits import (
     ADDRESS_CHARS_MAX,
@@ -24,7 +24,7 @@ from ledger.limits import (
     RESULTS_MAX,
     TEXT_CHARS_MAX,
 )
-from ledger.policy_types import Act as Act
+from ledger.policies.types import Act as Act
 
 _HEX: Final = frozenset("0123456789abcdef")
 
@@ -39,7 +39,7 @@ class ContractPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     contract: Contract
 
     def check(self) -> None:
-        """Shape only; `ledger.contract_check.check_contract` holds the rules of the language."""
+        """Shape only; `ledger.contracts.check.check_contract` holds the rules of the language."""
 
 
 class ApprovalPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -80,8 +80,8 @@ class ApprovalPredicate(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
 
 class ResultFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A result (node.sealed_results): `sha256` of a salt and its content, `size_bytes` of the content alone;
-    `sealed` and `sealed_bytes` are digest and size of what the consumer alone can open."""
+    """A result (node.sealed.sealed_results): `sha256` of a salt and its content, `size_bytes` of the content
+    alone; `sealed` and `sealed_bytes` are digest and size of what the consumer alone can open."""
 
     sha256: str
     size_bytes: int

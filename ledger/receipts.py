@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ledger.manifest_types import Workload
+from ledger.manifests.types import Workload
 from ledger.predicates import ReceiptPredicate
 
 _VERIFIED: Final = ("verified", "running", "committed", "succeeded")

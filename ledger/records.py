@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from ledger.evidence import TwoProposals, TwoVotes
-from ledger.policy_types import Act
+from ledger.policies.types import Act
 from ledger.statuses import DeploymentStatus as DeploymentStatus
 from ledger.statuses import SlotStatus as SlotStatus
 from ledger.transactions import Price

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from ledger.codec import encode
 from ledger.keys import hash_tagged
-from ledger.manifest_types import Manifest, Workload
+from ledger.manifests.types import Manifest, Workload
 
 
 class Ended(Protocol):

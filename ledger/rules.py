@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ledger.contract_rules import CONTRACT_RULES
+from ledger.contracts.rule_names import CONTRACT_RULES
 
 RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     # Bytes (ledger.codec): one value has one encoding.
@@ -42,7 +42,7 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "validators.member": "a validator has a key of 32 bytes, a weight of 1 to WEIGHT_MAX and a name",
     "validators.not_canonical": "a validator set in other bytes than its one encoding",
     "validators.too_long": "a validator set is longer than VALIDATORS_BYTES_MAX",
-    # State in chunks (ledger.snapshot).
+    # State in chunks (ledger.storage.snapshot).
     "snapshot.empty": "a chunk below the root without a pair",
     "snapshot.nothing": "nothing stands below the place that was asked for",
     "snapshot.order": "pairs of a chunk out of the tree's order, or one twice",
@@ -194,7 +194,7 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "approval.unknown_deployment": "there is no such deployment",
     "approval.unknown_role": "the manifest has no such role",
     "approval.wrong_role": "the signer holds another role",
-    # Organisations (ledger.organisation).
+    # Organisations (ledger.organisations.organisation).
     "organisation.busy": "a deed of this organisation was accepted in this block already",
     "organisation.dissolved": "the organisation has been dissolved",
     "organisation.exists": "this organisation is founded already",
@@ -302,7 +302,8 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "evidence.too_old": "the statements are of an epoch whose validator set is no longer kept",
     "evidence.views": "the statements are of different views",
     "evidence.vote": "a vote has a view of at least 1 and names a block, Skip none",
-    # The store's answers, and proofs for those who hold genesis alone (ledger.chain, ledger.light).
+    # The store's answers, and proofs for those who hold genesis alone (ledger.storage.chain,
+    # ledger.proofs.light).
     "proof.not_yet": "no final header proves a state that is still held; the next blocks will",
     "proof.unproved": "replay guards are not under the state root",
     "state.future": "the height is above the tip",
@@ -324,13 +325,13 @@ RULES: Final[dict[str, str]] = CONTRACT_RULES | {
     "light.tail": "above an epoch's last block stands one that is not empty, or that names another set",
     "light.trust_expired": "a trust that does not begin at genesis rests on a block older than its period",
     "light.unknown_epoch": "nothing vouches for the validators of this epoch",
-    # Proof files (ledger.proof_file).
+    # Proof files (ledger.proofs.proof_file).
     "proof_file.foreign_chain": "the file is of another chain than genesis",
     "proof_file.format": "the file's format is not known",
     "proof_file.malformed": "the bytes are no proof file",
     "proof_file.not_canonical": "a proof file in other bytes than its one encoding",
     "proof_file.too_long": "a proof file is longer than PROOF_FILE_BYTES_MAX",
-    # Audit files (ledger.audit).
+    # Audit files (ledger.audit.audit).
     "audit.anchor": "a block is younger than the state that the records are from",
     "audit.agreement": "replicas that must agree told what they had not committed to, or the wrong were paid",
     "audit.approval_record": "a decision is missing, or differs from its record",

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from ledger.policy_types import Act
+from ledger.policies.types import Act
 from ledger.records import be
 from ledger.statuses import UpdateStatus
 

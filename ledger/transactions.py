@@ -256,8 +256,8 @@ class PutVault(_Body, frozen=True, tag="vault.put"):
 
 
 class ActOrganisation(_Body, frozen=True, tag="organisation.act"):
-    """A deed that founds or changes an organisation (ledger.organisation), and who signed it: key and
-    signature, by ascending key. Anybody may carry it in."""
+    """A deed that founds or changes an organisation (ledger.organisations.organisation), and who signed it:
+    key and signature, by ascending key. Anybody may carry it in."""
 
     payload: bytes
     signatures: tuple[tuple[bytes, bytes], ...]

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 
 from ledger.limits import NOTICE_MS_MAX, NOTICE_SHARE
-from ledger.manifest import cost
-from ledger.manifest_types import Manifest
+from ledger.manifests.expansion import cost
+from ledger.manifests.types import Manifest
 from ledger.records import ApprovalRecord, Deployment, Slot
 from ledger.transition.deal import ENDED
 

@@ -16,14 +16,14 @@ from typing import Annotated, Any, Final, Literal, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from ledger.quantities import QuantityError
+from ledger.text.quantities import QuantityError
 from ledger.transactions import Price
-from node.amounts import parse_credits
+from node.client.amounts import parse_credits
 from node.config_rules import RULES
 from node.config_rules import split_host_port as split_host_port
 from node.errors import ConfigError
+from node.files.rates import FileRates
 from node.limits import ARTIFACT_STORE_BYTES_MAX, MIB, SNAPSHOT_EVERY_BLOCKS, STATE_BEHIND_BLOCKS
-from node.rates import FileRates
 from p2p.errors import LocalError as AddressError
 
 Role = Literal["validator", "node", "bot"]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any, Final
 
-from ledger.quantities import parse_country, parse_cpu, parse_size
-from ledger.template import NAME
-from node.amounts import parse_credits
+from ledger.text.quantities import parse_country, parse_cpu, parse_size
+from ledger.text.template import NAME
+from node.client.amounts import parse_credits
 from p2p.ids import peer_of_address
 
 Texts = tuple[str, ...]

@@ -11,7 +11,7 @@ class ConfigError(LocalError):
 
 class StateDiffers(LocalError):
     """A final header names another state root than ours: nothing is executed until that is mended
-    (node.repair)."""
+    (node.sync.repair)."""
 
     def __init__(self, height: int) -> None:
         self.height = height

@@ -13,10 +13,10 @@ from typing import Final
 import trio
 
 from ledger.blocks import Header
-from ledger.chain import EVENTS_PER_BLOCK_MAX
 from ledger.codec import decode
 from ledger.errors import Refused
-from ledger.store import Store
+from ledger.storage.chain import EVENTS_PER_BLOCK_MAX
+from ledger.storage.store import Store
 from node.limits import EVENTS_PAGE
 from node.seam import Gap, NumberedEvent
 

@@ -12,24 +12,24 @@ import trio
 
 from consensus.messages import decode_message, epoch_of
 from ledger.blocks import Header, decode_header
-from ledger.certificate import VoteKind
 from ledger.codec import decode, decode_exact, encode
 from ledger.epochs import pending
 from ledger.errors import PeerFault as LedgerPeerFault
 from ledger.errors import Refused
 from ledger.keys import Key
-from ledger.light import decode_certificate
+from ledger.proofs.certificate import VoteKind
+from ledger.proofs.light import decode_certificate
 from ledger.transactions import CheckedTx, VerifiedTx
-from node.engine import Engine
-from node.follower import Follower
-from node.known import verify_many
 from node.limits import ANNOUNCE_RELAY_BLOCKS, VERIFY_THREAD_BYTES
-from node.mempool import Mempool
 from node.notary import Notary
-from node.other_epochs import OtherEpochs, is_answer
 from node.outbox import topic_kind
-from node.ranges import answer_batch, answer_order, answer_range
 from node.seam import Overloaded
+from node.sync.follower import Follower
+from node.sync.ranges import answer_batch, answer_order, answer_range
+from node.voting.engine import Engine
+from node.voting.known import verify_many
+from node.voting.mempool import Mempool
+from node.voting.other_epochs import OtherEpochs, is_answer
 from node.wire import (
     HELLO_DOMAIN,
     PROTOCOL,

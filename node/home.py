@@ -22,7 +22,7 @@ from ledger.keys import Key
 from node.errors import ConfigError
 
 if TYPE_CHECKING:
-    from node.key_files import Ask
+    from node.client.key_files import Ask
 
 _SECRET_FILE_BYTES_MAX: Final = 1024  # an encrypted key has some 310
 _RUN_FILE_BYTES_MAX: Final = 64 * 1024
@@ -111,14 +111,14 @@ def ensure_key(file: Path) -> Key:
 def load_key(file: Path, ask: Ask | None = None) -> Key:
     """The key of a key file. `ask` gives the passphrase of one that is encrypted; without it the environment
     does. Raises ConfigError for a missing, malformed, too open or wrongly opened file."""
-    from node.key_files import from_environment, seed_of
+    from node.client.key_files import from_environment, seed_of
 
     return Key(seed_of(read_secret(file).strip(), str(file), ask or from_environment))
 
 
 def read_public(file: Path) -> bytes:
     """The public half that a key file names; no passphrase is needed. Raises ConfigError."""
-    from node.key_files import public_of
+    from node.client.key_files import public_of
 
     return public_of(read_secret(file).strip(), str(file))
 

@@ -11,17 +11,17 @@ import msgspec
 
 from ledger import epochs
 from ledger.blocks import Header, batch_digest, header_hash
-from ledger.certificate import VoteKind, certificate_signers
-from ledger.chain import Chain
 from ledger.codec import decode
 from ledger.errors import LocalError, Refused
 from ledger.genesis import Genesis
-from ledger.light import FINALITY_PATH_MAX, Trust, decode_certificate
-from ledger.rollback import saved_window
-from ledger.store import FORMAT, KeyValue, Store
+from ledger.proofs.certificate import VoteKind, certificate_signers
+from ledger.proofs.light import FINALITY_PATH_MAX, Trust, decode_certificate
+from ledger.storage.chain import Chain
+from ledger.storage.rollback import saved_window
+from ledger.storage.store import FORMAT, KeyValue, Store
 from node.home import Home
 from node.notary import EPOCHS_READ
-from node.safety_store import SafetyStore
+from node.voting.safety_store import SafetyStore
 
 NAMES: Final = {
     b"b": "headers", b"h": "header index", b"B": "batches", b"c": "certificates", b"t": "transaction index",

@@ -13,17 +13,17 @@ from typing import Final, NamedTuple
 import structlog
 
 from ledger.blocks import Header, batch_digest, decode_batch, decode_header, header_hash
-from ledger.certificate import Certificate, Scheme, ValidatorSet, VoteKind
 from ledger.codec import decode, encode
 from ledger.epochs import is_ending
 from ledger.errors import Refused
 from ledger.genesis import Genesis, genesis_state
-from ledger.light import FinalityProof, Trust, decode_certificate, verify_final
 from ledger.machine import Context, execute
 from ledger.outcome import BlockResult
-from ledger.store import Store
-from ledger.stored import StoredBlock, Tip, TxEntry
-from ledger.subjects import commit_data
+from ledger.proofs.certificate import Certificate, Scheme, ValidatorSet, VoteKind
+from ledger.proofs.light import FinalityProof, Trust, decode_certificate, verify_final
+from ledger.storage.store import Store
+from ledger.storage.stored import StoredBlock, Tip, TxEntry
+from ledger.storage.subjects import commit_data
 from ledger.transactions import VerifiedTx, decode_tx, verified
 from node.errors import StateDiffers
 
@@ -71,7 +71,7 @@ class Notary:
     scheme: Scheme
     on_commit: list[Callable[[Committed], None]] = field(default_factory=list)
     wrong_roots: int = 0  # certified headers whose state root is not ours
-    differs: int = 0  # a height at which our state is known to be wrong; 0: none is (node.repair)
+    differs: int = 0  # a height at which our state is known to be wrong; 0: none is (node.sync.repair)
 
     @classmethod
     def open(cls, genesis: Genesis, store: Store, scheme: Scheme) -> Notary:

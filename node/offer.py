@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from ledger.limits import ADDRESS_CHARS_MAX, ATTRIBUTES_MAX
-from ledger.manifest_services import ASKED_FOR
-from ledger.quantities import parse_cpu, parse_size
+from ledger.manifests.services import ASKED_FOR
+from ledger.text.quantities import parse_cpu, parse_size
 from ledger.transactions import PostOffer
 from node.config import Node, node_price
 from node.executor.drivers.base import Fingerprint

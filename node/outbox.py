@@ -28,9 +28,9 @@ from node.limits import (
     OUTBOX_TXS_MAX,
     OVERLOAD_RETRY_S,
 )
-from node.mempool import OURS
-from node.pace import retry_ms
 from node.seam import Overloaded
+from node.voting.mempool import OURS
+from node.voting.pace import retry_ms
 from p2p.errors import Refused as PeerRefused
 from p2p.errors import RequestError
 from p2p.network import Network

@@ -10,35 +10,35 @@ import structlog
 import trio
 
 from ledger.blocks import Header
-from ledger.certificate import Certificate, Ed25519Scheme, ValidatorSet
 from ledger.codec import decode
 from ledger.errors import Refused
 from ledger.genesis import Genesis
 from ledger.keys import Key
+from ledger.proofs.certificate import Certificate, Ed25519Scheme, ValidatorSet
 from ledger.state import Reader
-from ledger.store import Store
+from ledger.storage.store import Store
 from ledger.transactions import VerifiedTx
 from node.clock import now_ms, wall_ms
-from node.engine import Engine
 from node.errors import StateDiffers, TwoChains
 from node.event_log import EventLog
-from node.follower import Follower
 from node.handlers import PeerHandlers
 from node.limits import OUTBOX_RESENDS_AT_ONCE
-from node.mempool import OURS, Mempool
-from node.mesh import METHOD, Mesh
 from node.notary import Committed, Notary
-from node.other_epochs import OtherEpochs
 from node.outbox import RARE_KINDS, Outbox, topic_kind
-from node.pace import Pace
 from node.peer_view import Metric, metrics_of, status_of
-from node.repair import Repair
-from node.safety_store import SafetyStore
 from node.seam import Gap, NotFinal, NumberedEvent, Overloaded, PeerStatus, TxOutcome
-from node.seat import Seat
-from node.snapshots import Snapshots
-from node.state_sync import StateSync
-from node.teller import Teller
+from node.sync.follower import Follower
+from node.sync.repair import Repair
+from node.sync.snapshots import Snapshots
+from node.sync.state_sync import StateSync
+from node.sync.teller import Teller
+from node.voting.engine import Engine
+from node.voting.mempool import OURS, Mempool
+from node.voting.mesh import METHOD, Mesh
+from node.voting.other_epochs import OtherEpochs
+from node.voting.pace import Pace
+from node.voting.safety_store import SafetyStore
+from node.voting.seat import Seat
 from node.waiters import Waiters
 from node.wire import topic
 from p2p.network import Network, Started

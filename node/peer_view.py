@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ledger.records import key_offence
 from node.limits import BEHIND_BLOCKS_MAX
-from node.repair import NO_CHANCE
 from node.seam import PeerStatus
+from node.sync.repair import NO_CHANCE
 
 if TYPE_CHECKING:
     from node.peer import Peer

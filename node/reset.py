@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ledger.errors import LocalError
-from ledger.store_files import next_path
+from ledger.storage.store_files import next_path
 from node.home import Home, read_run, sync_folder
 
 _GONE = ".gone-"

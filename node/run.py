@@ -18,20 +18,20 @@ import trio
 
 from ledger.errors import LocalError
 from ledger.genesis import Genesis
-from ledger.quantities import parse_size
-from ledger.store import Store
+from ledger.storage.store import Store
+from ledger.text.quantities import parse_size
 from node.allocator import keep_freed_memory
 from node.api.bot_seam import BotSeam
-from node.artifacts import ArtifactStore
 from node.clock import wall_ms
 from node.config import Settings
-from node.exchange import Exchange
+from node.files.artifacts import ArtifactStore
+from node.files.exchange import Exchange
 from node.home import Home, RunInfo, remove_run, start_ticks, write_run
 from node.limits import MIB, OPEN_FILES_WANTED
 from node.notary import stored_trust
 from node.peer import Identity, Peer
-from node.pruner import Pruner
-from node.safety_store import SafetyStore
+from node.sync.pruner import Pruner
+from node.voting.safety_store import SafetyStore
 from node.wire import GENESIS_PROTOCOL, TOPIC_KINDS, topic
 from p2p.host import Host, HostConfig
 from p2p.network import Started
@@ -103,7 +103,8 @@ def open_peer(home: Home, settings: Settings, resources: ExitStack) -> Peer:
 
 
 def _tell_mended(store: str, what: str) -> None:
-    """A power cut tore the end of a store's log. Nothing that was synced is gone: see ledger.store_log."""
+    """A power cut tore the end of a store's log. Nothing that was synced is gone: see
+    ledger.storage.store_log."""
     if what:
         structlog.get_logger("store").warning("torn_log_cut", store=store, what=what)
 
@@ -246,7 +247,7 @@ def _start_executor(
     from node.executor.drivers.embedded import drivers
     from node.executor.executor import Executor
     from node.executor.quarantine import Quarantine
-    from node.executor.volumes import VolumeShelf
+    from node.executor.volumes.volumes import VolumeShelf
 
     driver = drivers(home.data_dir)
     quarantine = Quarantine(home.quarantine_file)

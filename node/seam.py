@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from ledger.certificate import ValidatorSet
 from ledger.errors import Refused
 from ledger.genesis import Genesis
 from ledger.keys import Key
 from ledger.outcome import Event, Receipt
+from ledger.proofs.certificate import ValidatorSet
 from ledger.state import Reader
-from ledger.store import Store
+from ledger.storage.store import Store
 from p2p.network import Network
 
 Wait = Literal["none", "accepted", "final"]

@@ -24,7 +24,8 @@ import msgspec
 
 from ledger.genesis import Genesis, GenesisValidator
 from ledger.keys import Key
-from ledger.quantities import CREDIT
+from ledger.text.quantities import CREDIT
+from node.client.sdk import Client
 from node.config import P2P, Api, Bot, Node, Settings, template
 from node.errors import ConfigError
 from node.home import (
@@ -38,7 +39,6 @@ from node.home import (
     write_atomic,
     write_secret,
 )
-from node.sdk import Client
 from p2p.ids import peer_id_of
 
 # Below Linux' default range for outgoing connections, so that none takes a peer's port while it is down.

@@ -10,12 +10,12 @@ from ledger.consent import sign_consent
 from ledger.keys import Key
 from ledger.limits import OFFER_VALID_MS_MAX
 from ledger.transactions import Body, RegisterFarm, RegisterNode
+from node.client.sdk import Client, TxRefused
 from node.config import load_settings
 from node.errors import ConfigError
 from node.executor.drivers.base import Fingerprint
 from node.home import Home
 from node.offer import make_offer
-from node.sdk import Client, TxRefused
 from node.testnet import FARMS, Say, Testnet, TestnetPeer, client_of, key_of
 
 

@@ -11,10 +11,10 @@ from typing import Final
 import msgspec
 
 from ledger import keys
-from ledger.certificate import Validator
 from ledger.codec import decode_exact, encode
 from ledger.errors import Refused
 from ledger.limits import BATCH_BYTES_MAX
+from ledger.proofs.certificate import Validator
 from p2p.ids import public_key_of
 
 HELLO_DOMAIN: Final = "hello/1"

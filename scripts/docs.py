@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.exec_report import running
 from bench.report import comparison
-from ledger.contract_rules import CONTRACT_RULES, SUGGESTIONS
+from ledger.contracts.rule_names import CONTRACT_RULES, SUGGESTIONS
 from node.api.routes import ROUTES
 from node.config import KEYS
 from scripts import schema
@@ -30,20 +30,20 @@ STRUCTS = {
     "certification": ("ledger/certification.py", ("Certification", "FarmCertification")),
     "blocks": ("ledger/blocks.py", ("Header", "Batch")),
     "certificates": (
-        "ledger/certificate.py",
+        "ledger/proofs/certificate.py",
         ("Validator", "ValidatorSet", "Statement", "Certificate"),
     ),
     "evidence": ("ledger/evidence.py", ("+_Part",)),
-    "proofs": ("ledger/light.py", ("FinalityProof", "EpochProof", "QueryProof")),
-    "proof-file": ("ledger/proof_file.py", ("ProofFile",)),
-    "tree-proofs": ("ledger/tree.py", ("Proof",)),
-    "inclusion": ("ledger/inclusion.py", ("Inclusion",)),
+    "proofs": ("ledger/proofs/light.py", ("FinalityProof", "EpochProof", "QueryProof")),
+    "proof-file": ("ledger/proofs/proof_file.py", ("ProofFile",)),
+    "tree-proofs": ("ledger/proofs/tree.py", ("Proof",)),
+    "inclusion": ("ledger/proofs/inclusion.py", ("Inclusion",)),
     "predicates": (
         "ledger/predicates.py",
         ("ContractPredicate", "ApprovalPredicate", "ReceiptPredicate", "ResultFile", "Usage"),
     ),
     "manifest": (
-        "ledger/manifest_types.py",
+        "ledger/manifests/types.py",
         (
             "Manifest",
             "Workload",
@@ -59,22 +59,22 @@ STRUCTS = {
             "PriceCaps",
         ),
     ),
-    "organisations": ("ledger/organisation.py", ("Deed", "Charter", "Member", "Rotation")),
-    "organisation-records": ("ledger/organisation_records.py", ("+_Record",)),
-    "policies": ("ledger/policy_types.py", ("Policies", "Role", "Rule", "Weight", "Auto")),
+    "organisations": ("ledger/organisations/organisation.py", ("Deed", "Charter", "Member", "Rotation")),
+    "organisation-records": ("ledger/organisations/records.py", ("+_Record",)),
+    "policies": ("ledger/policies/types.py", ("Policies", "Role", "Rule", "Weight", "Auto")),
     "consensus-messages": ("consensus/messages.py", ("+_Message",)),
     "bulk-messages": (
         "node/wire.py",
         ("Hello", "BatchPush", "TxPush", "TipNote", "RangeRequest", "Announcement"),
     ),
-    "state-messages": ("node/state_wire.py", ("Offer", "EpochsRequest", "ChunkRequest")),
-    "state-chunks": ("ledger/snapshot.py", ("StateChunk",)),
+    "state-messages": ("node/sync/state_wire.py", ("Offer", "EpochsRequest", "ChunkRequest")),
+    "state-chunks": ("ledger/storage/snapshot.py", ("StateChunk",)),
     "artifact-messages": (
-        "node/artifact_wire.py",
+        "node/files/artifact_wire.py",
         ("HeldRequest", "HeldAnswer", "InfoRequest", "InfoAnswer", "ChunkRequest"),
     ),
-    "stored-blocks": ("ledger/stored.py", ("StoredBlock",)),
-    "audit-file": ("ledger/audit_file.py", ("AuditFile", "AuditBlock", "AuditTx", "AuditRecord")),
+    "stored-blocks": ("ledger/storage/stored.py", ("StoredBlock",)),
+    "audit-file": ("ledger/audit/file.py", ("AuditFile", "AuditBlock", "AuditTx", "AuditRecord")),
 }
 LIMITS = {
     "ledger-limits": "ledger/limits.py",

@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final
 
-from ledger import contract as language
-from ledger import quantities as q
-from ledger.contract_reader import Reader
-from ledger.template import NAME
-from ledger.yaml_tree import Node, load
+from ledger.contracts import language
+from ledger.contracts.reader import Reader
+from ledger.text import quantities as q
+from ledger.text.template import NAME
+from ledger.text.yaml_tree import Node, load
 from scripts.schema_words import describe
 
 ROOT: Final = Path(__file__).resolve().parent.parent

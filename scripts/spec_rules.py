@@ -16,11 +16,11 @@ from scripts.marked import table
 
 PACKAGES = ("ledger", "consensus", "node", "bot")
 AUDITS = (  # they check rules, and hold none
-    "ledger/audit_checks.py",
-    "ledger/audit_approvals.py",
-    "ledger/audit_disputes.py",
-    "ledger/audit_agreement.py",
-    "ledger/audit_release.py",
+    "ledger/audit/checks.py",
+    "ledger/audit/approvals.py",
+    "ledger/audit/disputes.py",
+    "ledger/audit/agreement.py",
+    "ledger/audit/release.py",
 )
 TESTS_SHOWN = 2
 _NUMBERED = re.compile(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from ledger import sshsig, tree
+from ledger import sshsig
 from ledger.blocks import ZERO_HASH, Batch, Header, batch_digest
-from ledger.certificate import VOTE_DOMAIN, Statement, Validator, ValidatorSet, VoteKind, vote_message
 from ledger.codec import encode
 from ledger.consent import sign_consent
 from ledger.documents import PAYLOAD_TYPE, pae
@@ -14,10 +13,12 @@ from ledger.epochs import sign_change
 from ledger.genesis import Genesis, GenesisValidator
 from ledger.keys import Key
 from ledger.limits import CHUNK_BYTES
-from ledger.organisation import Charter, Deed, Member, organisation_id, sign_deed
+from ledger.organisations.organisation import Charter, Deed, Member, organisation_id, sign_deed
+from ledger.proofs import tree
+from ledger.proofs.certificate import VOTE_DOMAIN, Statement, Validator, ValidatorSet, VoteKind, vote_message
 from ledger.records import Account, key_account
 from ledger.transactions import SignedTx, Transfer, Tx, decode_tx, sign_tx
-from node.chunks import chunks_root
+from node.files.chunks import chunks_root
 from node.wire import HELLO_DOMAIN, Hello, hello_message
 from p2p import frames
 from p2p.ids import peer_id_of

@@ -221,7 +221,7 @@ def test_the_readme_has_its_first_screen() -> None:
         ("see `ledger/nothing.py`", lambda t: missing_paths(t, ROOT / "README.md")),
         ("held by `ledger/test_money.py::test_nothing`", missing_tests),
         ("in `ledger/money.py:pay`", missing_places),
-        ("in `ledger/policy.py:guess`", missing_places),
+        ("in `ledger/policies/decision.py:guess`", missing_places),
         ("[x](docs/nothing.md)", lambda t: dead_links(t, ROOT / "README.md")),
         ("[x](docs/spec.md#nothing)", lambda t: dead_links(t, ROOT / "README.md")),
         ("`gridpact contract frobnicate x`", unknown_commands),
@@ -237,7 +237,7 @@ def test_a_fault_is_found(text: str, finder) -> None:  # type: ignore[no-untyped
 @pytest.mark.parametrize(
     ("text", "finder"),
     [
-        ("`ledger/policy.py:evaluate` and `README.md`", missing_places),
+        ("`ledger/policies/decision.py:evaluate` and `README.md`", missing_places),
         ("`ledger/test_money.py::test_transfer`", missing_tests),
         ("[x](docs/spec.md#7-numbered-rules)", lambda t: dead_links(t, ROOT / "README.md")),
         ("`gridpact contract validate mysite`", unknown_commands),

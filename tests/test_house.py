@@ -92,8 +92,8 @@ def test_a_wrong_import_breaks_its_contract(
 ) -> None:
     for room in (
         "ledger/blocks.py",
-        "ledger/store.py",
-        "ledger/store_files.py",
+        "ledger/storage/store.py",
+        "ledger/storage/store_files.py",
         "consensus/core.py",
         "p2p/host.py",
         "node/peer.py",
@@ -105,8 +105,8 @@ def test_a_wrong_import_breaks_its_contract(
         (tmp_path / package).mkdir(exist_ok=True)
         (tmp_path / package / "__init__.py").write_text("")
     # What the exceptions allow.
-    (tmp_path / "ledger/store.py").write_text("import os\nimport plyvel\n")
-    (tmp_path / "ledger/store_files.py").write_text("import os\n")
+    (tmp_path / "ledger/storage/store.py").write_text("import os\nimport plyvel\n")
+    (tmp_path / "ledger/storage/store_files.py").write_text("import os\n")
     config = checkout / "pyproject.toml"
 
     right = lint_imports(tmp_path, config, contract)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ledger.contract import parse_contract
-from ledger.yaml_tree import ContractError, Mapping, Node, Scalar, Sequence, load
+from ledger.contracts.language import parse_contract
+from ledger.text.yaml_tree import ContractError, Mapping, Node, Scalar, Sequence, load
 from scripts import schema as generator
 from scripts import schema_words
 from tests.ledger.contract_samples import SOURCE

@@ -18,7 +18,7 @@ from typing import Final
 
 from ledger.errors import LocalError
 from ledger.limits import REVEAL_MS, SIGNOFF_AGAIN_MS, STRAGGLER_MS_MIN
-from ledger.manifest_types import Workload
+from ledger.manifests.types import Workload
 from ledger.records import Slot
 from ledger.results import agreeing
 from ledger.trade_records import Agreement

@@ -32,11 +32,11 @@ from ledger.codec import decode
 from ledger.documents import Document, open_document
 from ledger.errors import Refused
 from ledger.limits import APPROVALS_PER_DEPLOYMENT_MAX, DETAIL_CHARS_MAX, SIGNOFF_AGAIN_MS
-from ledger.manifest_types import Manifest
-from ledger.organisation_records import key_organisation_use
-from ledger.people import Roll, organisations_of
-from ledger.policy import Decision, approval_expiry, excluded_signers, standing_since
-from ledger.policy_records import (
+from ledger.manifests.types import Manifest
+from ledger.organisations.records import key_organisation_use
+from ledger.policies.decision import Decision, approval_expiry, excluded_signers, standing_since
+from ledger.policies.people import Roll, organisations_of
+from ledger.policies.records import (
     BY_KEY,
     Side,
     about_update,
@@ -47,7 +47,7 @@ from ledger.policy_records import (
     judge_records,
     roll_of,
 )
-from ledger.policy_types import Act
+from ledger.policies.types import Act
 from ledger.predicates import ApprovalPredicate
 from ledger.records import ApprovalRecord, key_approval, key_document
 from ledger.transactions import Decide

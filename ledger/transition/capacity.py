@@ -27,7 +27,7 @@ from ledger.limits import (
     RUNTIMES_MAX,
 )
 from ledger.records import Farm, Node, key_farm, key_node
-from ledger.template import NAME
+from ledger.text.template import NAME
 from ledger.transactions import PostOffer, Price, RegisterFarm, RegisterNode, WithdrawOffer
 from ledger.transition.env import Env
 from ledger.transition.notices import end_offer, offer_key

@@ -34,7 +34,7 @@ from ledger.limits import (
     LEASE_GUARD_MS,
     LEASE_MS,
 )
-from ledger.manifest import slot_rate
+from ledger.manifests.expansion import slot_rate
 from ledger.records import (
     Candidate,
     Farm,

@@ -2,7 +2,7 @@
 
 [K1] A contract is published by its author: the document's signer is the sender.
 [K2] A name belongs to its first author; each version is newer than all before (semver.org, item 11).
-[K3] The contract itself is valid (ledger.contract_check).
+[K3] The contract itself is valid (ledger.contracts.check).
 [K4] Its author marks a version as deprecated, which warns, or as revoked, for ever: then nobody orders it any
      more. What was ordered before goes on by its own terms and approvals.
 """
@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, cast, get_args
 
-from ledger.contract_check import check_contract
-from ledger.contract_types import Contract, Value
+from ledger.contracts.check import check_contract
+from ledger.contracts.types import Contract, Value
 from ledger.documents import open_document
 from ledger.errors import Refused
 from ledger.limits import DETAIL_CHARS_MAX
-from ledger.manifest import expand
+from ledger.manifests.expansion import expand
 from ledger.records import (
     ContractMark,
     ContractOwner,
@@ -27,7 +27,7 @@ from ledger.records import (
     key_contract_name,
     key_contract_owner,
 )
-from ledger.template import unsafe_character
+from ledger.text.template import unsafe_character
 from ledger.transactions import MarkContract, PublishContract
 from ledger.transition.env import Env
 

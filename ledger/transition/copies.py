@@ -15,8 +15,8 @@ from typing import Final
 from ledger.copy_records import Copies, VolumeCopy, copy_bytes_max, key_copies, key_keeper
 from ledger.errors import Refused
 from ledger.limits import COPY_BOX_BYTES_MAX, COPY_KEEPERS_MAX
-from ledger.manifest_services import copied_volumes
-from ledger.manifest_types import Volume
+from ledger.manifests.services import copied_volumes
+from ledger.manifests.types import Volume
 from ledger.records import Node, Slot, key_node
 from ledger.transactions import RecordCopies
 from ledger.transition.deal import ENDED, Deal

@@ -7,8 +7,8 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from ledger.errors import LocalError
-from ledger.manifest import decode_manifest, extension_cost, slots, workload_of
-from ledger.manifest_types import Manifest, Terms, Workload
+from ledger.manifests.expansion import decode_manifest, extension_cost, slots, workload_of
+from ledger.manifests.types import Manifest, Terms, Workload
 from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_slot
 from ledger.trade_records import UpdateRecord, key_update
 from ledger.transition.env import Env

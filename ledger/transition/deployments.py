@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from ledger.errors import Refused
 from ledger.keys import PUBLIC_KEY_BYTES, opens_boxes
 from ledger.limits import DETAIL_CHARS_MAX
-from ledger.manifest import decode_manifest, slots
-from ledger.manifest_types import Manifest, manifest_digest
-from ledger.policy_records import about_of
+from ledger.manifests.expansion import decode_manifest, slots
+from ledger.manifests.types import Manifest, manifest_digest
+from ledger.policies.records import about_of
 from ledger.records import (
     Deployment,
     Precedent,

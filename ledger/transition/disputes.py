@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from ledger.errors import Refused
 from ledger.limits import DISPUTE_MS_MAX, DISPUTES_MAX, DISPUTES_PER_PARTY_MAX, TEXT_CHARS_MAX
-from ledger.policy_records import roll_of
+from ledger.policies.records import roll_of
 from ledger.records import Farm, Node, ReceiptRecord, key_farm, key_node, key_receipt
 from ledger.trade_records import Dispute, key_dispute
 from ledger.transactions import CloseDispute, OpenDispute

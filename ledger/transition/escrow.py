@@ -18,7 +18,7 @@
 from __future__ import annotations
 
 from ledger.limits import PENALTY_MS
-from ledger.manifest import cost
+from ledger.manifests.expansion import cost
 from ledger.records import Bill, Farm, Node, key_bill, key_farm, key_node
 from ledger.trade_records import Penalty, key_penalty
 from ledger.transition.deal import Deal

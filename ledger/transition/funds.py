@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from ledger.errors import Refused
-from ledger.manifest import extension_cost
+from ledger.manifests.expansion import extension_cost
 from ledger.transactions import ExtendDeployment, TopUp
 from ledger.transition.approvals import judge_deploy
 from ledger.transition.deal import ENDED, Deal

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from ledger.errors import LocalError
 from ledger.limits import DETAIL_CHARS_MAX
-from ledger.policy import rules_in
+from ledger.policies.decision import rules_in
 from ledger.records import DeploymentStatus, Precedent, key_due, key_precedent
 from ledger.transition.copies import forget_copies
 from ledger.transition.deal import Deal

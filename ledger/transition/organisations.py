@@ -18,9 +18,15 @@ from typing import Final
 
 from ledger.errors import Refused
 from ledger.limits import ORGANISATION_DEAL_SLOTS, ORGANISATION_DEALS_PER_STEP_MAX
-from ledger.manifest_types import Manifest
-from ledger.organisation import applied, check_deed, check_deed_time, decode_deed, organisation_id
-from ledger.organisation_records import (
+from ledger.manifests.types import Manifest
+from ledger.organisations.organisation import (
+    applied,
+    check_deed,
+    check_deed_time,
+    decode_deed,
+    organisation_id,
+)
+from ledger.organisations.records import (
     DeedRecord,
     Organisation,
     key_deed,
@@ -31,10 +37,10 @@ from ledger.organisation_records import (
     organisation_at,
     organisation_uses,
 )
-from ledger.people import organisations_of
-from ledger.policy import About, check_reachable, excluded_signers, rules_in
-from ledger.policy_records import roll_of
-from ledger.policy_types import ACTS
+from ledger.policies.decision import About, check_reachable, excluded_signers, rules_in
+from ledger.policies.people import organisations_of
+from ledger.policies.records import roll_of
+from ledger.policies.types import ACTS
 from ledger.records import key_due
 from ledger.transactions import ActOrganisation
 from ledger.transition.approvals import judge_members

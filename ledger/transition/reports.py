@@ -22,7 +22,7 @@ from ledger.commitments import commitment_of
 from ledger.documents import Document, open_document
 from ledger.errors import Refused
 from ledger.limits import ADDRESS_CHARS_MAX, DETAIL_CHARS_MAX, RECEIPTS_PER_TERM_MAX
-from ledger.manifest_types import Workload
+from ledger.manifests.types import Workload
 from ledger.predicates import ReceiptPredicate
 from ledger.receipts import unstated
 from ledger.records import ReceiptRecord, Slot, key_receipt

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from ledger.manifest_types import Manifest, UpdateStrategy, Workload
+from ledger.manifests.types import Manifest, UpdateStrategy, Workload
 from ledger.records import Slot, key_slot
 from ledger.trade_records import UpdateRecord
 from ledger.transition.deal import RUNS, Deal, funds_under, replicas

@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from ledger.manifest_types import Resources, Workload
+from ledger.manifests.types import Resources, Workload
 from ledger.records import Node, Slot, key_candidate, key_due, key_held, key_node, key_open
 from ledger.results import agreeing
 from ledger.transition.deal import RUNS, Deal, replicas

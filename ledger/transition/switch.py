@@ -20,8 +20,8 @@ from ledger.codec import decode
 from ledger.errors import LocalError
 from ledger.fit import slot_share
 from ledger.limits import DETAIL_CHARS_MAX
-from ledger.manifest import cost
-from ledger.manifest_types import Manifest, UpdateStrategy, Workload
+from ledger.manifests.expansion import cost
+from ledger.manifests.types import Manifest, UpdateStrategy, Workload
 from ledger.records import ApprovalRecord, Slot, key_approval, key_due
 from ledger.statuses import UpdateStatus
 from ledger.trade_records import UpdateRecord

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from ledger.errors import Refused
 from ledger.limits import SLOTS_MAX, UPDATES_MAX
-from ledger.manifest import decode_manifest, slots
-from ledger.manifest_types import Manifest, manifest_digest
-from ledger.policy_records import about_of, same_signers
+from ledger.manifests.expansion import decode_manifest, slots
+from ledger.manifests.types import Manifest, manifest_digest
+from ledger.policies.records import about_of, same_signers
 from ledger.records import ContractRecord, Precedent, key_contract, key_manifest, key_precedent
 from ledger.trade_records import CANCELLED, UpdateRecord, key_update
 from ledger.transactions import SteerUpdate, UpdateDeployment

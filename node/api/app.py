@@ -26,11 +26,11 @@ from node.api.problems import ApiProblem, on_error
 from node.api.routes import ROUTES
 from node.api.server import serve_connections
 from node.api.writes import not_here
-from node.artifacts import ArtifactStore
 from node.config import split_host_port
 from node.errors import ArtifactError
-from node.exchange import Exchange
 from node.executor.status import ExecutorStatus
+from node.files.artifacts import ArtifactStore
+from node.files.exchange import Exchange
 from node.seam import NotFinal, Overloaded, PeerSeam
 from node.web.pages import web_routes
 from p2p.network import Started

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ledger.blocks import Header, decode_batch, decode_header, header_hash
-from ledger.certificate import certificate_signers
 from ledger.errors import LocalError
-from ledger.light import decode_certificate
 from ledger.outcome import Event
+from ledger.proofs.certificate import certificate_signers
+from ledger.proofs.light import decode_certificate
 from ledger.transactions import decode_tx
 from node.api import models as m
 from node.api.epoch_views import validators_of

@@ -26,10 +26,10 @@ from node.api.limits import (
     STREAMS_OF_CLIENT_MAX,
 )
 from node.api.problems import ApiProblem
-from node.artifacts import ArtifactStore
-from node.cid import sha256_of
-from node.exchange import Exchange
 from node.executor.status import ExecutorStatus
+from node.files.artifacts import ArtifactStore
+from node.files.cid import sha256_of
+from node.files.exchange import Exchange
 from node.seam import PeerSeam
 
 T = TypeVar("T")

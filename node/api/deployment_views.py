@@ -8,19 +8,19 @@ from ledger import records as r
 from ledger.codec import decode
 from ledger.documents import open_document
 from ledger.errors import LocalError
-from ledger.manifest import decode_manifest
-from ledger.manifest_types import Manifest
-from ledger.policy_records import judge_records, roll_of
+from ledger.manifests.expansion import decode_manifest
+from ledger.manifests.types import Manifest
+from ledger.policies.records import judge_records, roll_of
 from ledger.predicates import Act
 from ledger.state import read
 from ledger.transition.outage import missed_ms
 from ledger.warnings import Notice, standing_notices
-from node.amounts import span_text
 from node.api import models as m
 from node.api.limits import BILLS_SHOWN_MAX, HISTORY_SHOWN_MAX, RECEIPTS_SHOWN_MAX
 from node.api.problems import not_found
 from node.api.update_views import update_views
 from node.api.views import full_id
+from node.client.amounts import span_text
 from node.seam import PeerSeam
 
 _PREFIX = b"deployment/"

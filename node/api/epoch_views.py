@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ledger.blocks import decode_header
-from ledger.certificate import ValidatorSet
 from ledger.codec import decode, encode
 from ledger.errors import LocalError
-from ledger.light import EpochProof
+from ledger.proofs.certificate import ValidatorSet
+from ledger.proofs.light import EpochProof
 from node.api import models as m
 from node.seam import PeerSeam
 

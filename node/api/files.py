@@ -15,10 +15,10 @@ from node.api import file_models as m
 from node.api.core import Api, answer, api_of, digest_of, need_token, number, paging, seconds
 from node.api.limits import WAIT_S_DEFAULT, WAIT_S_MAX
 from node.api.problems import ApiProblem, not_found
-from node.artifact_files import ArtifactInfo
-from node.cache import Entry
-from node.cid import cid_of
-from node.exchange import Exchange, Wanted
+from node.files.artifact_files import ArtifactInfo
+from node.files.cache import Entry
+from node.files.cid import cid_of
+from node.files.exchange import Exchange, Wanted
 
 _WRITE_BYTES: Final = 1024 * 1024  # of an upload for each call to a thread
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")

@@ -13,8 +13,8 @@ from ledger.state import read
 from node.api.core import api_of, body_bytes, need_type
 from node.api.problems import ApiProblem
 from node.limits import LOG_ASK_S
-from node.log_wire import ASK_BYTES_MAX, LOGS, is_signed, read_question
 from node.reach import request_of_node
+from node.sealed.log_wire import ASK_BYTES_MAX, LOGS, is_signed, read_question
 from p2p.errors import Refused as RequestRefused
 from p2p.errors import RequestError
 

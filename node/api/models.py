@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from ledger.contract_types import Contract
-from ledger.manifest_types import Manifest
+from ledger.contracts.types import Contract
+from ledger.manifests.types import Manifest
 from ledger.predicates import Act, ReceiptPredicate
 from node.api.chain_models import AccountView as AccountView
 from node.api.chain_models import BlockDetail as BlockDetail

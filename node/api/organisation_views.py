@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ledger.errors import LocalError
-from ledger.organisation import decode_deed
-from ledger.organisation_history import replay
-from ledger.organisation_records import DeedRecord, Organisation, key_deed, key_organisation
-from ledger.organisation_words import words_of_deed
+from ledger.organisations.history import replay
+from ledger.organisations.organisation import decode_deed
+from ledger.organisations.records import DeedRecord, Organisation, key_deed, key_organisation
+from ledger.organisations.words import words_of_deed
 from ledger.state import read
 from node.api import organisation_models as m
 from node.api.limits import DEEDS_SHOWN_MAX

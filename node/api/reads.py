@@ -8,9 +8,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from ledger import audit
 from ledger import records as r
-from ledger.organisation_records import Organisation
+from ledger.audit import audit
+from ledger.organisations.records import Organisation
 from node.api import block_views, deployment_views, epoch_views, organisation_views, views
 from node.api import models as m
 from node.api.core import answer, api_of, choice, digest_of, number, paging

@@ -6,12 +6,12 @@ from typing import Any, Final
 
 import msgspec
 
-from ledger import organisation_records as og
 from ledger import records as r
 from ledger import trade_records as tr
 from ledger import transactions as t
-from ledger.certificate import ValidatorSet
 from ledger.codec import decode
+from ledger.organisations import records as og
+from ledger.proofs.certificate import ValidatorSet
 
 _BYTES_SHOWN_MAX: Final = 64
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ledger import records as r
-from ledger.differences import manifest_changes
+from ledger.contracts.differences import manifest_changes
 from ledger.errors import LocalError
-from ledger.manifest import decode_manifest
-from ledger.policy import describe
-from ledger.policy_records import about_update, approval_of, change_sides, judge_change, roll_of
+from ledger.manifests.expansion import decode_manifest
+from ledger.policies.decision import describe
+from ledger.policies.records import about_update, approval_of, change_sides, judge_change, roll_of
 from ledger.state import read
 from ledger.trade_records import UpdateRecord, key_update
 from node.api.limits import UPDATES_DIFFED_MAX

@@ -11,12 +11,12 @@ import msgspec
 from ledger import epochs
 from ledger import records as r
 from ledger.blocks import decode_header
-from ledger.certificate import ValidatorSet
 from ledger.codec import decode
-from ledger.contract_types import Contract
+from ledger.contracts.types import Contract
 from ledger.documents import open_document
 from ledger.errors import Refused
 from ledger.keys import public_key_from_hex
+from ledger.proofs.certificate import ValidatorSet
 from ledger.reputation import reputation
 from ledger.state import read
 from node.api import models as m

@@ -13,15 +13,15 @@ from msgspec import UNSET
 
 from ledger.documents import PAYLOAD_TYPE, open_document, pae, payload_of, seal_payload, sign_payload
 from ledger.keys import SEED_BYTES, Key
-from ledger.policy_records import capacities
-from ledger.policy_types import Act
+from ledger.policies.records import capacities
+from ledger.policies.types import Act
 from ledger.predicates import ApprovalPredicate
-from ledger.quantities import parse_duration
+from ledger.text.quantities import parse_duration
 from ledger.transactions import Decide
-from node.amounts import time_text
 from node.cli.context import EXIT_USAGE, Failure, current
 from node.cli.deal import Deal, read_deal, what_is_signed
 from node.cli.output import confirm, emit_facts, say
+from node.client.amounts import time_text
 
 Decision = Literal["granted", "rejected", "revoked"]
 Role = Annotated[
@@ -162,7 +162,7 @@ class Signer:
         """The signed document. Raises ConfigError when the SSH key cannot sign."""
         if self.key is not None:
             return sign_payload(self.key, payload)
-        from node.ssh import sign
+        from node.client.ssh import sign
 
         return seal_payload(payload, self.public, sign(self.ssh, self.public, pae(PAYLOAD_TYPE, payload)))
 
@@ -172,7 +172,7 @@ def signer_of(key: str, ssh: str) -> Signer:
     if bool(key) == bool(ssh):
         raise Failure(EXIT_USAGE, "say who signs: either --key NAME or --ssh FILE|agent")
     if ssh:
-        from node.ssh import public_key
+        from node.client.ssh import public_key
 
         return Signer(public_key(ssh), None, ssh)
     found = current.key(key)
@@ -230,7 +230,7 @@ def _decide(ref: str, signer: Signer, wish: Wish, save: Path | None, yes: bool) 
 
 def save_statement(folder: Path, name: str, envelope: bytes, key: Key | None = None) -> None:
     """Write a document for stock tools, and say how they check it."""
-    from node.stock_formats import write_statement
+    from node.client.stock_formats import write_statement
 
     folder.mkdir(parents=True, exist_ok=True)
     commands = write_statement(folder, name, envelope, key)

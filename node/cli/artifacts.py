@@ -10,14 +10,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from node.amounts import size_text
-from node.cid import cid_of, sha256_of
 from node.cli.context import EXIT_USAGE, Failure, current
 from node.cli.output import emit, emit_facts, say
+from node.client.amounts import size_text
+from node.files.cid import cid_of, sha256_of
 
 if TYPE_CHECKING:
     from node.api.file_models import TransferView
-    from node.sdk import Client
+    from node.client.sdk import Client
 
 _LOOK_S: Final = 0.5  # between two looks at how far it is
 _TELL_S: Final = 5.0  # between two lines where nobody watches
@@ -115,7 +115,7 @@ def _named(name: str) -> str:
 def bring(client: Client, digest: str, size_bytes: int, chunks: str, wait_s: float) -> Any:
     """Have the peer fetch it, and tell how far it is meanwhile. Returns an ArtifactView. Raises
     ClientError."""
-    from node.sdk import ApiError, ClientError
+    from node.client.sdk import ApiError, ClientError
 
     until_s = time.monotonic() + wait_s
     while True:

@@ -8,10 +8,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ledger.audit_report import Facts, Row
-from node.amounts import credits_text, size_text, time_text
+from ledger.audit.report import Facts, Row
 from node.cli.context import EXIT_OK, EXIT_REJECTED, current
 from node.cli.output import emit, emit_facts, print_table, say
+from node.client.amounts import credits_text, size_text, time_text
 
 
 def export(deployment: str, /, *, file: Annotated[Path, Parameter(name=["--file", "-f"])]) -> int:
@@ -39,14 +39,14 @@ def verify(file: Path, /, *, genesis: Path | None = None, page: Path | None = No
     genesis: The chain's genesis file (default: the home's).
     page: Write what was found as one HTML page, to read, print or make a PDF of.
     """
-    from ledger.audit import verify as verify_audit
+    from ledger.audit.audit import verify as verify_audit
     from node.home import read_genesis
 
     trusted = read_genesis(genesis if genesis is not None else current.home().genesis_file)
     data = file.read_bytes()
     report = verify_audit(data, trusted)
     if page is not None:
-        from node.audit_page import audit_page
+        from node.client.audit_page import audit_page
 
         page.write_text(audit_page(report, hashlib.sha256(data).hexdigest()), "utf-8")
         say(f"page: {page}")

@@ -7,12 +7,12 @@ import time
 
 from ledger.consent import sign_consent
 from ledger.transactions import RegisterFarm, RegisterNode, WithdrawOffer
-from node.amounts import cpu_text, credits_text, size_text, time_text
 from node.api.models import NodeView
 from node.cli.context import EXIT_ERROR, EXIT_USAGE, Failure, current
 from node.cli.keys import public_key
 from node.cli.output import emit, emit_facts, say
 from node.cli.tx import print_result
+from node.client.amounts import cpu_text, credits_text, size_text, time_text
 from node.config import load_settings
 from node.home import read_run
 

@@ -10,7 +10,7 @@ import msgspec
 from cyclopts import Parameter
 
 from ledger.certification import FarmCertification, sign_farm_certification
-from ledger.quantities import parse_duration
+from ledger.text.quantities import parse_duration
 from ledger.transactions import CertifyFarm, UncertifyFarm
 from node.cli.context import EXIT_USAGE, Failure, current
 from node.cli.output import emit_facts, say

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from node.amounts import size_text, span_text, time_text
 from node.cli.context import current
 from node.cli.output import emit_facts
+from node.client.amounts import size_text, span_text, time_text
 
 if TYPE_CHECKING:
     from node.api.models import Status

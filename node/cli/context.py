@@ -12,8 +12,8 @@ from node.errors import ConfigError
 
 if TYPE_CHECKING:  # a client's imports cost time at each start
     from ledger.keys import Key
+    from node.client.sdk import Client
     from node.home import Home
-    from node.sdk import Client
 
 Format = Literal["table", "json", "jsonl"]
 
@@ -93,7 +93,7 @@ class Context:
 
     def client(self) -> Client:
         """A client of the peer to ask. Raises Failure(3) when none is named or running."""
-        from node.sdk import Client
+        from node.client.sdk import Client
 
         home = self.home()
         if self.api:
@@ -116,7 +116,7 @@ def ask_passphrase(what: str) -> bytes:
     import getpass
     import sys
 
-    from node.key_files import PASSPHRASE_VARIABLE, from_environment
+    from node.client.key_files import PASSPHRASE_VARIABLE, from_environment
 
     if os.environ.get(PASSPHRASE_VARIABLE) or not sys.stdin.isatty():
         return from_environment(what)

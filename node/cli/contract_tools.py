@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from ledger.contract_types import Contract, WorkloadTemplate
+from ledger.contracts.types import Contract, WorkloadTemplate
 from ledger.transactions import MarkContract
 from node.cli.context import EXIT_ERROR, Failure, current
 from node.cli.output import emit, emit_facts, say
@@ -51,7 +51,7 @@ def diff(before: str, after: str, /) -> int:
     before: A folder with a contract.yaml, or a published one: its id, NAME@VERSION, or NAME.
     after: The other one.
     """
-    from ledger.differences import differences
+    from ledger.contracts.differences import differences
 
     sides = _contract(before), _contract(after)
     if any(not workload.artifacts for side in sides for workload in side.workloads):
@@ -69,7 +69,7 @@ def _contract(ref: str) -> Contract:
     folder = Path(ref)
     if not (folder / "contract.yaml").is_file():
         return current.client().contract(ref).contract
-    from node.build import load_built, read_source
+    from node.client.build import load_built, read_source
 
     contract = read_source(folder).contract
     build = folder / "build"
@@ -127,7 +127,7 @@ def import_file(file: Path, /, *, out: Path | None = None, name: str | None = No
     name: The contract's name (default: as the file says, else that of its folder).
     """
     from ledger.limits import CONTRACT_BYTES_MAX
-    from node.compose import import_compose
+    from node.client.compose import import_compose
 
     try:
         with file.open("rb") as opened:

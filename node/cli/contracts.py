@@ -8,16 +8,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ledger.contract_types import Contract, ContractRole, Value
-from ledger.contract_types import Parameter as Question
+from ledger.contracts.types import Contract, ContractRole, Value
+from ledger.contracts.types import Parameter as Question
 from ledger.documents import sign_contract
-from ledger.policy import describe
-from ledger.policy_types import ACTS
+from ledger.policies.decision import describe
+from ledger.policies.types import ACTS
 from ledger.transactions import PublishContract
-from node.amounts import size_text, time_text, value_text
-from node.cid import cid_of
 from node.cli.context import EXIT_ERROR, EXIT_USAGE, Failure, current
 from node.cli.output import emit, emit_facts, say
+from node.client.amounts import size_text, time_text, value_text
+from node.files.cid import cid_of
 
 _HERE = Path()
 _BUILD_NAME = "build"
@@ -53,7 +53,7 @@ def validate(folder: Path = _HERE, /) -> int:
     ----------
     folder: Folder of the contract.yaml, or the file itself.
     """
-    from node.build import read_source
+    from node.client.build import read_source
 
     source = read_source(folder.parent if folder.is_file() else folder)
     contract = source.contract
@@ -79,7 +79,7 @@ def build(
     folder: Folder of the contract.yaml.
     out: Where the built contract and its artifacts go (default: FOLDER/build).
     """
-    from node.build import build as build_contract
+    from node.client.build import build as build_contract
 
     target = out or folder / _BUILD_NAME
     built = build_contract(folder, target)
@@ -107,8 +107,8 @@ def publish(
     key: Name of the author's key.
     built: Folder of the built contract (default: FOLDER/build).
     """
-    from node.build import build as build_contract
-    from node.build import load_built
+    from node.client.build import build as build_contract
+    from node.client.build import load_built
 
     author = current.key(key)
     client = current.client()

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ledger.differences import manifest_changes
+from ledger.contracts.differences import manifest_changes
 from ledger.documents import open_document
-from ledger.manifest import decode_manifest, expand, most_spent
-from ledger.manifest_types import Manifest, PriceCaps, Terms, manifest_digest
-from ledger.people import Roll, names_of, words_of
-from ledger.policy import describe
-from ledger.policy_records import Side, change_sides
-from ledger.policy_types import Act
-from ledger.policy_words import describe_rest
+from ledger.manifests.expansion import decode_manifest, expand, most_spent
+from ledger.manifests.types import Manifest, PriceCaps, Terms, manifest_digest
+from ledger.policies.decision import describe
+from ledger.policies.people import Roll, names_of, words_of
+from ledger.policies.records import Side, change_sides
+from ledger.policies.types import Act
+from ledger.policies.words import describe_rest
 from ledger.predicates import ApprovalPredicate
 from ledger.records import Deployment, key_deployment
 from ledger.results import accepted, results_digest, results_of
-from node.amounts import credits_text, span_text, time_text, value_text
 from node.api.models import DeploymentDetail
 from node.cli.context import EXIT_REJECTED, Failure
 from node.cli.organisation_state import organisation_of
 from node.cli.output import clean
 from node.cli.query import read_proved
 from node.cli.workload_words import workload_lines
-from node.sdk import Client
+from node.client.amounts import credits_text, span_text, time_text, value_text
+from node.client.sdk import Client
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ledger.errors import Refused
 from ledger.keys import SEED_BYTES, Key
-from ledger.organisation import (
+from ledger.organisations.organisation import (
     Deed,
     check_deed,
     check_deed_time,
@@ -15,17 +15,17 @@ from ledger.organisation import (
     deed_message,
     organisation_id,
 )
-from ledger.organisation_records import Organisation
-from ledger.organisation_words import words_of_deed
+from ledger.organisations.records import Organisation
+from ledger.organisations.words import words_of_deed
 from ledger.transactions import ActOrganisation
-from node.amounts import time_text
 from node.cli.approvals import KeyName, Ssh, Yes, signer_of
 from node.cli.context import EXIT_REJECTED, Failure, current
 from node.cli.organisation_state import organisation_of
 from node.cli.output import clean, confirm, emit_facts, say
 from node.cli.tx import Wait, print_result
-from node.deed_file import FORMAT, DeedFile, collected, read_deed, with_signature
-from node.signed_file import write_signed
+from node.client.amounts import time_text
+from node.client.deed_file import FORMAT, DeedFile, collected, read_deed, with_signature
+from node.client.signed_file import write_signed
 
 
 def sign(file: Path, /, *, key: KeyName = "", ssh: Ssh = "", yes: Yes = False) -> int:
@@ -46,7 +46,7 @@ def sign(file: Path, /, *, key: KeyName = "", ssh: Ssh = "", yes: Yes = False) -
     if signer.key is not None:
         signature = signer.key.sign_raw(deed_message(payload))
     else:
-        from node.ssh import sign as sign_by_ssh
+        from node.client.ssh import sign as sign_by_ssh
 
         signature = sign_by_ssh(signer.ssh, signer.public, deed_message(payload))
     signed = with_signature(read, signer.public, signature)

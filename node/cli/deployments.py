@@ -7,14 +7,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ledger.parameters import parameters_from_text
+from ledger.contracts.parameters import parameters_from_text
 from ledger.transactions import CancelDeployment
-from node.amounts import credits_text, parse_credits, span_text, time_text, value_text
 from node.api.bot_seam import Cancelled, CancelRequest, Deployed, DeployRequest, Plan, PlanRequest
 from node.api.models import DeploymentDetail, PolicyView
 from node.cli.context import EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.keys import public_key
 from node.cli.output import confirm, emit, emit_facts, print_table, say
+from node.client.amounts import credits_text, parse_credits, span_text, time_text, value_text
 
 Pairs = tuple[str, ...]
 _NODES_SHOWN = 8  # in a line; the JSON has them all

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from ledger.quantities import parse_cpu, parse_size
-from node.amounts import cpu_text, size_text
+from ledger.text.quantities import parse_cpu, parse_size
 from node.cli.context import EXIT_ERROR, EXIT_OK, current
 from node.cli.output import emit
+from node.client.amounts import cpu_text, size_text
 from node.config import Node, load_settings, split_host_port
 from node.errors import ConfigError
 from node.home import read_run

@@ -7,13 +7,13 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from ledger.manifest import extension_cost
-from ledger.quantities import QuantityError, parse_duration
+from ledger.manifests.expansion import extension_cost
+from ledger.text.quantities import QuantityError, parse_duration
 from ledger.transactions import ExtendDeployment, TopUp
-from node.amounts import credits_text, parse_credits, span_text
 from node.cli.context import EXIT_USAGE, Failure, current
 from node.cli.output import confirm
 from node.cli.tx import print_result
+from node.client.amounts import credits_text, parse_credits, span_text
 
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
 

@@ -34,7 +34,7 @@ def new(name: str, /, *, encrypt: Annotated[bool, Parameter(negative="")] = Fals
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = key_path(folder, name)
     if encrypt:
-        from node.key_files import seal
+        from node.client.key_files import seal
 
         seed = secrets.token_bytes(SEED_BYTES)
         key = Key(seed)
@@ -93,7 +93,7 @@ def decrypt(name: str, /) -> int:
     ----------
     name: Name of the key.
     """
-    from node.key_files import seed_of
+    from node.client.key_files import seed_of
 
     file = key_path(current.keys_dir(), name)
     _must_be(file, True)
@@ -104,7 +104,7 @@ def decrypt(name: str, /) -> int:
 
 
 def _rewrite(name: str, *, sealed: bool, passphrase_file: Path | None) -> int:
-    from node.key_files import seal, seed_of
+    from node.client.key_files import seal, seed_of
 
     file = key_path(current.keys_dir(), name)
     _must_be(file, sealed)
@@ -115,7 +115,7 @@ def _rewrite(name: str, *, sealed: bool, passphrase_file: Path | None) -> int:
 
 
 def _must_be(file: Path, sealed: bool) -> None:
-    from node.key_files import is_sealed
+    from node.client.key_files import is_sealed
 
     if is_sealed(read_secret(file)) != sealed:
         raise ConfigError(f"{file} is {'not encrypted' if sealed else 'encrypted already: keys change'}")
@@ -123,7 +123,7 @@ def _must_be(file: Path, sealed: bool) -> None:
 
 def _new_passphrase(file: Path | None) -> bytes:
     """A new passphrase, from a file or typed twice. Raises ConfigError, Failure."""
-    from node.key_files import passphrase_file
+    from node.client.key_files import passphrase_file
 
     if file is not None:
         return passphrase_file(file)
@@ -142,7 +142,7 @@ def ssh(where: str, /) -> int:
     ----------
     where: The key's file, private or public; or 'agent', or 'agent:WORD' of a key's comment.
     """
-    from node.ssh import public_key as ssh_key
+    from node.client.ssh import public_key as ssh_key
 
     public = ssh_key(where).hex()
     emit_facts({"name": where, "public": public}, [("name", where), ("public", public)])

@@ -10,7 +10,7 @@ from node.api.models import DeploymentDetail
 from node.cli.context import EXIT_ERROR, EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.output import clean, emit, say
 from node.limits import LOG_TAIL_BYTES_MAX
-from node.log_wire import NONCE_BYTES, Question, make_question, open_answer
+from node.sealed.log_wire import NONCE_BYTES, Question, make_question, open_answer
 
 
 def logs(deployment: str, slot: str = "", /, *, key: str, last_bytes: int = 16_384) -> int:

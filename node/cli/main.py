@@ -47,9 +47,9 @@ def _run(words: list[str]) -> int:
 
 def _explain(error: Exception) -> int:
     from ledger.errors import LocalError, Refused
-    from ledger.quantities import QuantityError
-    from ledger.yaml_tree import ContractError
-    from node.sdk import ClientError
+    from ledger.text.quantities import QuantityError
+    from ledger.text.yaml_tree import ContractError
+    from node.client.sdk import ClientError
 
     if isinstance(error, ClientError):
         return _fail(str(error), error.exit_code)

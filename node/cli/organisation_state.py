@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from ledger.codec import decode
-from ledger.organisation_history import replay
-from ledger.organisation_records import DeedRecord, Organisation, key_deed
+from ledger.organisations.history import replay
+from ledger.organisations.records import DeedRecord, Organisation, key_deed
 from node.api.organisation_models import OrganisationDetail
 from node.cli.context import EXIT_REJECTED, Failure, current
-from node.sdk import Client
+from node.client.sdk import Client
 
 
 def organisation_of(ref: str) -> Organisation:

@@ -12,16 +12,16 @@ from typing import Annotated
 from cyclopts import Parameter
 from msgspec.structs import replace
 
-from ledger.organisation import Act, Charter, Deed, Member, Rotation, charter_of
-from ledger.organisation_records import Organisation
-from ledger.quantities import parse_duration
-from node.amounts import time_text
+from ledger.organisations.organisation import Act, Charter, Deed, Member, Rotation, charter_of
+from ledger.organisations.records import Organisation
+from ledger.text.quantities import parse_duration
 from node.cli.context import EXIT_USAGE, Failure, current
 from node.cli.deeds import show_file, write_unsigned
 from node.cli.keys import public_key
 from node.cli.organisation_state import checked, organisation_of
 from node.cli.output import clean, emit, emit_facts, say
-from node.deed_file import read_deed
+from node.client.amounts import time_text
+from node.client.deed_file import read_deed
 
 DeedPath = Annotated[Path, Parameter(name=["--file", "-f"], help="Where to write the deed.")]
 Valid = Annotated[str, Parameter(help="How long it may be signed and submitted, at most 30d.")]

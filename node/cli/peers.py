@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from node.amounts import size_text
 from node.cli.context import current
 from node.cli.output import emit, emit_facts, say
+from node.client.amounts import size_text
 from p2p.ids import relay_of_address
 
 if TYPE_CHECKING:

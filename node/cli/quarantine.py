@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from node.amounts import time_text
 from node.cli.context import EXIT_ERROR, EXIT_USAGE, Failure, current
 from node.cli.output import emit, say
+from node.client.amounts import time_text
 from node.executor.errors import ExecutorError
 from node.executor.quarantine import Held, Quarantine
 

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from ledger.blocks import decode_header
 from ledger.codec import decode, decode_exact
-from ledger.light import (
+from ledger.proofs.light import (
     QUERY_PROOF_BYTES_MAX,
     EpochProof,
     Fact,
@@ -21,12 +21,12 @@ from ledger.light import (
     check_query,
     decode_epoch_proof,
 )
-from ledger.proof_file import PROOF_FILE_BYTES_MAX, make_proof_file
+from ledger.proofs.proof_file import PROOF_FILE_BYTES_MAX, make_proof_file
 from node.cli.context import EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.output import clean, emit, emit_facts, say
+from node.client.sdk import ApiError, Client
 from node.errors import ConfigError
 from node.home import read_genesis
-from node.sdk import ApiError, Client
 
 R = TypeVar("R")
 _PROOF_WAIT_S: Final = 10.0

@@ -14,7 +14,7 @@ from ledger.records import ReceiptRecord, key_receipt
 from node.api.models import DeploymentDetail
 from node.cli.context import EXIT_ERROR, EXIT_REJECTED, Failure, current
 from node.cli.output import emit, say
-from node.sdk import Client
+from node.client.sdk import Client
 
 
 def receipts(deployment: str, /, *, out: Path, slot: str = "") -> int:
@@ -29,7 +29,7 @@ def receipts(deployment: str, /, *, out: Path, slot: str = "") -> int:
     out: Folder to write them to.
     slot: Of this slot alone, such as web/0.
     """
-    from node.stock_formats import write_statement
+    from node.client.stock_formats import write_statement
 
     client = current.client()
     found = client.deployment(deployment)

@@ -6,17 +6,17 @@ from pathlib import Path
 
 from ledger.errors import Refused
 from ledger.keys import Key
-from ledger.manifest_check import check_name, check_results
+from ledger.manifests.check import check_name, check_results
 from ledger.predicates import ResultFile
 from ledger.records import Slot, key_slot
 from ledger.results import accepted, results_of
-from node.amounts import size_text
 from node.api.models import DeploymentDetail
 from node.cli.artifacts import bring
 from node.cli.context import EXIT_ERROR, EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.output import clean, emit, say
 from node.cli.query import read_proved
-from node.sdk import Client
+from node.client.amounts import size_text
+from node.client.sdk import Client
 
 
 def results(deployment: str, /, *, out: Path, key: str = "") -> int:
@@ -97,7 +97,7 @@ def _reader(found: DeploymentDetail, name: str) -> Key:
 
 def _fetched(client: Client, slot: str, path: str, result: ResultFile, reader: Key) -> bytes:
     """The file, checked against the receipt. Raises Failure(4) for other bytes."""
-    from node.sealed_results import open_result
+    from node.sealed.sealed_results import open_result
 
     bring(client, result.sealed, result.sealed_bytes, "", client.timeout_s)
     try:

@@ -11,13 +11,13 @@ from cyclopts import Parameter
 
 from ledger.certification import Certification, sign_certification
 from ledger.limits import DRAIN_NOTICE_MS_MIN, OFFER_VALID_MS_MAX
-from ledger.quantities import QuantityError, parse_duration
+from ledger.text.quantities import QuantityError, parse_duration
 from ledger.transactions import CertifyNode, DrainNode, UncertifyNode
-from node.amounts import time_text
 from node.cli.context import EXIT_USAGE, Failure, current
 from node.cli.keys import public_key
 from node.cli.output import confirm, emit_facts, say
 from node.cli.tx import print_result
+from node.client.amounts import time_text
 
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from node.amounts import size_text, time_text
 from node.cli.context import EXIT_ERROR, EXIT_OK, EXIT_USAGE, Failure, current
 from node.cli.output import confirm, emit, emit_facts, say
+from node.client.amounts import size_text, time_text
 
 if TYPE_CHECKING:
     from node.home import Home
@@ -47,8 +47,8 @@ def rollback(*, blocks: int = 1) -> int:
     ----------
     blocks: How many, at most 16.
     """
-    from ledger.rollback import roll_back
-    from ledger.store import Store
+    from ledger.storage.rollback import roll_back
+    from ledger.storage.store import Store
 
     home = current.home()
     genesis = home.read_genesis()

@@ -10,8 +10,8 @@ from cyclopts import Parameter
 
 from node.cli.context import EXIT_ERROR, EXIT_UNREACHABLE, Failure, current
 from node.cli.output import clean, emit, say
+from node.client.sdk import ClientError
 from node.home import Home
-from node.sdk import ClientError
 from node.testnet import (
     Testnet,
     client_of,

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from ledger.transactions import Transfer
-from node.amounts import credits_text, parse_credits, time_text
 from node.api.models import TxResult
 from node.cli.context import current
 from node.cli.keys import public_key
 from node.cli.output import confirm, emit_facts, say
-from node.sdk import TxRefused
+from node.client.amounts import credits_text, parse_credits, time_text
+from node.client.sdk import TxRefused
 
 Wait = Literal["none", "accepted", "final"]
 

@@ -11,25 +11,25 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ledger.certificate import Validator, ValidatorSet
 from ledger.codec import encode
 from ledger.epochs import check_next, check_time
 from ledger.errors import Refused
 from ledger.keys import short
-from ledger.quantities import parse_duration
+from ledger.proofs.certificate import Validator, ValidatorSet
+from ledger.text.quantities import parse_duration
 from ledger.transactions import ChangeValidators
-from node.amounts import time_text
 from node.api import models as m
-from node.change_file import ChangeFile, collected, read_change, signed
-from node.change_words import words_of
 from node.cli.context import EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.output import confirm, emit, emit_facts, say
 from node.cli.query import follow, trust_of
 from node.cli.tx import Wait, print_result
+from node.client.amounts import time_text
+from node.client.change_file import ChangeFile, collected, read_change, signed
+from node.client.change_words import words_of
+from node.client.sdk import Client
+from node.client.signed_file import write_signed
 from node.errors import ConfigError
 from node.home import load_key
-from node.sdk import Client
-from node.signed_file import write_signed
 
 ChangePath = Annotated[Path, Parameter(name=["--file", "-f"], help="Where to.")]
 

@@ -9,10 +9,10 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from ledger.proof_file import PROOF_FILE_BYTES_MAX, verify_proof_file
-from node.amounts import time_text
+from ledger.proofs.proof_file import PROOF_FILE_BYTES_MAX, verify_proof_file
 from node.cli.context import EXIT_OK, current
 from node.cli.output import clean, emit_facts, say
+from node.client.amounts import time_text
 from node.home import read_genesis
 
 

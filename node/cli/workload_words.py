@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ledger.manifest_types import Health, Placement, Restart, UpdateStrategy, Volume, Workload
-from node.amounts import cpu_text, size_text, span_text
-from node.cid import cid_of
+from ledger.manifests.types import Health, Placement, Restart, UpdateStrategy, Volume, Workload
 from node.cli.output import clean
+from node.client.amounts import cpu_text, size_text, span_text
+from node.files.cid import cid_of
 
 _APART = {
     "none": "anywhere",

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ledger.audit import verify as verify_audit
-from node.amounts import credits_text
+from ledger.audit.audit import verify as verify_audit
+from node.client.amounts import credits_text
 from node.demo.stage import DemoFailed, Stage
 from node.home import read_genesis
 

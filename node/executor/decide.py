@@ -9,8 +9,8 @@ from typing import Final, Literal
 from msgspec.structs import replace
 
 from ledger.errors import Refused
-from ledger.manifest import decode_manifest, workload_of
-from ledger.manifest_types import Manifest, Workload
+from ledger.manifests.expansion import decode_manifest, workload_of
+from ledger.manifests.types import Manifest, Workload
 from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_slot
 from ledger.state import Overlay, Reader, read
 from ledger.transactions import Claim

@@ -19,8 +19,6 @@ from ledger.state import read
 from ledger.transactions import Claim
 from node.clock import boot_ms, wall_ms
 from node.config import Node
-from node.copy_wire import KEEP
-from node.exchange import Exchange
 from node.executor.claims import Attempt, Attempts
 from node.executor.decide import Now, Opening, SlotId, held_slots, of_term, openings, refusal
 from node.executor.drivers.base import Driver
@@ -29,7 +27,6 @@ from node.executor.errors import SpecRefused
 from node.executor.figures import Metric, figures
 from node.executor.gather import sweep_volumes
 from node.executor.held import HeldResults, release_results
-from node.executor.keeper import Keeper
 from node.executor.ledger_clock import LedgerClock
 from node.executor.limits import (
     CLAIMS_PENDING_MAX,
@@ -54,12 +51,15 @@ from node.executor.sender import Sender
 from node.executor.status import ExecutorStatus, TenureStatus
 from node.executor.task import features, task_spec
 from node.executor.tenure import Tenure
-from node.executor.volumes import VolumeShelf
+from node.executor.volumes.keeper import Keeper
+from node.executor.volumes.volumes import VolumeShelf
 from node.executor.workshop import Workshop
+from node.files.exchange import Exchange
 from node.handlers import Serve
-from node.log_wire import LOGS
+from node.sealed.copy_wire import KEEP
+from node.sealed.log_wire import LOGS
+from node.sealed.secret_wire import HERE
 from node.seam import Overloaded, PeerSeam
-from node.secret_wire import HERE
 
 log = structlog.get_logger("executor")
 

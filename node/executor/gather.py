@@ -18,21 +18,21 @@ import structlog
 import trio
 
 from ledger.copy_records import Copies, VolumeCopy, key_copies
-from ledger.manifest_services import HOSTS_PATH
-from ledger.manifest_types import Volume, Workload
+from ledger.manifests.services import HOSTS_PATH
+from ledger.manifests.types import Volume, Workload
 from ledger.records import Deployment, Node, Slot, key_deployment, key_node, key_slot
 from ledger.state import read
 from ledger.transition.deal import ENDED
 from node.errors import ArtifactError
-from node.exchange import Progress, Wanted
 from node.executor.decide import SlotId
+from node.executor.doors.egress import Ways, find_ways
 from node.executor.drivers.base import FileSpec, VolumeSpec
-from node.executor.egress import Ways, find_ways
 from node.executor.errors import VolumeRefused
 from node.executor.limits import FETCH_STALLED_S, VOLUME_SWEEP_S
 from node.executor.secrets import Secrets
 from node.executor.task import NOTHING, Given
 from node.executor.workshop import Workshop
+from node.files.exchange import Progress, Wanted
 
 log = structlog.get_logger("executor")
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from ledger.manifest import decode_manifest, workload_of
+from ledger.manifests.expansion import decode_manifest, workload_of
 from ledger.predicates import ResultFile
 from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_slot
 from ledger.state import read
@@ -30,7 +30,7 @@ from node.executor.drivers.base import Handle
 from node.executor.errors import ExecutorError, ResultRefused
 from node.executor.limits import HELD_BYTES_MAX, HELD_LOOK_S
 from node.executor.reveals import Teller
-from node.sealed_results import salt_for, seal_result
+from node.sealed.sealed_results import salt_for, seal_result
 
 if TYPE_CHECKING:
     from node.executor.workshop import Workshop

@@ -21,7 +21,7 @@ import struct
 import sys
 from typing import Any, NoReturn
 
-from node.executor import kernel, landlock
+from node.executor.host import kernel, landlock
 
 _NAMESPACES = {"cgroup": 0x02000000, "ipc": 0x08000000, "uts": 0x04000000, "net": kernel.CLONE_NEWNET}
 _PID, _USER = 0x20000000, kernel.CLONE_NEWUSER

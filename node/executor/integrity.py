@@ -15,10 +15,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from node.executor import procs
 from node.executor.drivers import image
 from node.executor.drivers.base import Attestation, Drift
 from node.executor.errors import StartFailed
+from node.executor.host import procs
 from node.executor.limits import ATTEST_DRIFTS_MAX, ATTEST_PROCESSES_MAX
 
 _CHUNK_BYTES = 1 << 20

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from ledger.blocks import decode_header
-from ledger.certificate import ValidatorSet
 from ledger.limits import LEASE_MS, VALIDATORS_MAX
-from ledger.quorum import tolerated
+from ledger.proofs.certificate import ValidatorSet
+from ledger.proofs.quorum import tolerated
 from node.executor.lease import SEEN_EVERY_MS, SEEN_MS, LedgerTime
 
 GAP_MS: Final = LEASE_MS  # without a block: every lease is over by then
@@ -34,7 +34,7 @@ SURE_MS: Final = 4 * LEASE_MS
 
 
 class Headers(Protocol):
-    """As ledger.chain.Chain."""
+    """As ledger.storage.chain.Chain."""
 
     def header(self, height: int) -> bytes | None: ...
 

@@ -17,7 +17,7 @@ from ledger.state import read
 from node.executor.decide import SlotId
 from node.executor.limits import LAST_EXITS_MAX, LOGS_EVERY_S, TENURES_MAX
 from node.limits import LOG_ASK_BLOCKS_MAX, LOG_TAIL_BYTES_MAX
-from node.log_wire import NONCE_BYTES, Tail, is_signed, make_answer, read_question
+from node.sealed.log_wire import NONCE_BYTES, Tail, is_signed, make_answer, read_question
 from node.seam import PeerSeam
 
 _REMEMBERED: Final = 2 * TENURES_MAX  # slots whose last answer's time is known

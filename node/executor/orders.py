@@ -3,8 +3,8 @@
 What is said of orders holds for the transactions that ask for updates, too. An order needs nobody's word. A
 deployment's id is the hash of what its consumer signed. That the order was executed is said by the
 deployment's record, which stands under this id in the state; and a state that was fetched is proved whole
-against a certificate (ledger.snapshot). So of an answer two things are checked: that it has this id, and
-that its sender signed it. A neighbour that answers with anything else is penalised.
+against a certificate (ledger.storage.snapshot). So of an answer two things are checked: that it has this id,
+and that its sender signed it. A neighbour that answers with anything else is penalised.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ledger.errors import Refused
 from ledger.transactions import OrderDeployment, UpdateDeployment, decode_tx, verified
 from node.executor.limits import ORDER_ASK_S, ORDERS_ASKED_AT_ONCE, ORDERS_BYTES_MAX, ORDERS_WANTED_MAX
 from node.limits import FAULT_POINTS
-from node.ranges import answer_order
 from node.seam import PeerSeam
+from node.sync.ranges import answer_order
 from p2p.errors import RequestError
 
 log = structlog.get_logger("executor")

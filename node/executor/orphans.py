@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ledger.documents import open_document
-from ledger.manifest_types import Workload
+from ledger.manifests.types import Workload
 from ledger.records import Deployment, ReceiptRecord, Slot, key_receipt, key_slot
 from ledger.state import Reader, read
 from node.executor.reporter import Reporter

@@ -17,12 +17,11 @@ from ledger.codec import decode_exact, encode
 from ledger.errors import Refused
 from ledger.records import Deployment, key_deployment
 from ledger.state import read
-from node.copy_wire import KEY_NAME
 from node.executor.decide import SlotId
 from node.executor.limits import SECRETS_ASK_S, SECRETS_WAIT_S
 from node.limits import FAULT_POINTS
-from node.seam import PeerSeam
-from node.secret_wire import (
+from node.sealed.copy_wire import KEY_NAME
+from node.sealed.secret_wire import (
     ASK,
     GIVEN_BYTES_MAX,
     WORD_BYTES_MAX,
@@ -34,6 +33,7 @@ from node.secret_wire import (
     digest_of,
     open_given,
 )
+from node.seam import PeerSeam
 from p2p.errors import RequestError
 
 log = structlog.get_logger("executor")

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from ledger.limits import ATTRIBUTES_MAX, NAME_CHARS_MAX
-from ledger.manifest_types import Artifact, Workload
-from node.exchange import Wanted
+from ledger.manifests.types import Artifact, Workload
 from node.executor.drivers.base import (
     EgressSpec,
     FileSpec,
@@ -21,6 +20,7 @@ from node.executor.drivers.base import (
     TreeSpec,
     VolumeSpec,
 )
+from node.files.exchange import Wanted
 
 _ID_CHARS: Final = 32  # of the deployment's hex id: no two deployments of one node share so many
 _WILDCARDS: Final = ("0.0.0.0", "::")

@@ -14,13 +14,10 @@ import structlog
 import trio
 
 from ledger.errors import Refused
-from ledger.manifest_types import Workload
+from ledger.manifests.types import Workload
 from ledger.predicates import Usage
 from ledger.records import Deployment
-from node.cid import cid_of
 from node.errors import ArtifactError, ArtifactFull
-from node.exchange import Progress, fetch_all
-from node.executor.copier import Copier
 from node.executor.decide import SlotId, backoff_s, standing
 from node.executor.drivers.base import Handle, TaskSpec
 from node.executor.ending import Ending
@@ -41,9 +38,12 @@ from node.executor.reveals import commit_to
 from node.executor.status import FetchStatus, Phase, TenureStatus
 from node.executor.task import best_address, endpoint, host_of_address, task_spec, wanted
 from node.executor.verify import Verdict
+from node.executor.volumes.copier import Copier
 from node.executor.watch import Watch, Watched, drift_text
 from node.executor.workshop import Workshop
-from node.log_wire import Tail
+from node.files.cid import cid_of
+from node.files.exchange import Progress, fetch_all
+from node.sealed.log_wire import Tail
 
 log = structlog.get_logger("executor")
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from ledger.codec import decode, sha256
 from ledger.documents import Document, open_document
 from ledger.errors import Refused
-from ledger.manifest import decode_manifest, expand
-from ledger.manifest_types import Manifest, manifest_digest
-from ledger.organisation_history import proved_organisation
-from ledger.people import Roll
-from ledger.policy import Approval, Decision, approval_expiry
-from ledger.policy_records import (
+from ledger.manifests.expansion import decode_manifest, expand
+from ledger.manifests.types import Manifest, manifest_digest
+from ledger.organisations.history import proved_organisation
+from ledger.policies.decision import Approval, Decision, approval_expiry
+from ledger.policies.people import Roll
+from ledger.policies.records import (
     Side,
     about_of,
     about_update,
@@ -30,7 +30,7 @@ from ledger.policy_records import (
     judge_in_force,
     same_signers,
 )
-from ledger.policy_types import Act
+from ledger.policies.types import Act
 from ledger.predicates import ApprovalPredicate, ContractPredicate
 from ledger.records import (
     ApprovalRecord,

@@ -10,9 +10,9 @@ from __future__ import annotations
 from ledger.codec import decode
 from ledger.documents import open_document
 from ledger.errors import Refused
-from ledger.manifest_types import Manifest
-from ledger.policy import Approval, approval_expiry, judge
-from ledger.policy_records import about_of, capacities
+from ledger.manifests.types import Manifest
+from ledger.policies.decision import Approval, approval_expiry, judge
+from ledger.policies.records import about_of, capacities
 from ledger.records import ApprovalRecord, Deployment, Slot, key_approval, key_slot
 from ledger.results import results_digest
 from ledger.state import read

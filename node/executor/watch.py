@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import trio
 
-from ledger.manifest_types import Workload
+from ledger.manifests.types import Workload
 from ledger.predicates import ReceiptStatus
 from node.executor.decide import report_checks
+from node.executor.doors.probe import Health, http_get, tcp_open
 from node.executor.drivers.base import Attestation, Driver, Exit, Handle, Usage
 from node.executor.errors import ExecutorError
 from node.executor.limits import FIRST_HEALTHY_S, FIRST_PROBE_EVERY_S
-from node.executor.probe import Health, http_get, tcp_open
 from node.executor.task import reachable_host
 
 

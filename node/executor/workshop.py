@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ledger.copy_records import Copies, key_copies
-from ledger.manifest import workload_of
-from ledger.manifest_services import features_needed
-from ledger.manifest_types import Workload, manifest_digest
+from ledger.manifests.expansion import workload_of
+from ledger.manifests.services import features_needed
+from ledger.manifests.types import Workload, manifest_digest
 from ledger.records import Deployment, Slot, key_deployment, key_node, key_slot
 from ledger.records import Node as LedgerNode
 from ledger.state import read
 from ledger.transition.switch import same_work
 from node.config import Node
-from node.exchange import Exchange
 from node.executor.decide import Opening, SlotId
+from node.executor.doors.egress import check_target
 from node.executor.drivers.base import Driver, Fingerprint
-from node.executor.egress import check_target
 from node.executor.errors import EgressRefused
 from node.executor.held import HeldResults
 from node.executor.limits import HINTS_MAX
@@ -29,7 +28,8 @@ from node.executor.sender import Sender
 from node.executor.task import features
 from node.executor.verify import Case, Verdict, update_of, verify
 from node.executor.verify_release import verify_release
-from node.executor.volumes import VolumeShelf
+from node.executor.volumes.volumes import VolumeShelf
+from node.files.exchange import Exchange
 from node.offer import enforced
 from node.seam import PeerSeam
 

@@ -16,17 +16,17 @@ from starlette.routing import BaseRoute, Route
 
 from ledger import records as r
 from ledger.codec import decode
-from ledger.people import names_of
-from ledger.policy import describe
-from ledger.policy_types import ACTS
-from node.amounts import cpu_text, credits_text, size_text, span_text, time_text, value_text
+from ledger.policies.decision import describe
+from ledger.policies.people import names_of
+from ledger.policies.types import ACTS
 from node.api import block_views, deployment_views, views
 from node.api import models as m
 from node.api.core import api_of, number
 from node.api.files import artifacts_view, transfers
 from node.api.limits import EXPLORER_LIST_MAX
 from node.api.problems import ApiProblem
-from node.cid import cid_of
+from node.client.amounts import cpu_text, credits_text, size_text, span_text, time_text, value_text
+from node.files.cid import cid_of
 from node.seam import PeerSeam
 from node.web.update_words import change_rows, update_sentence
 from node.web.words import STATUS_WORDS, sentence, steps, tone

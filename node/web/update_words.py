@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from node.amounts import cpu_text, credits_text, size_text, span_text, time_text
 from node.api.update_models import UpdateView
+from node.client.amounts import cpu_text, credits_text, size_text, span_text, time_text
 
 _TOP: Final = {
     "version": "Version of the contract",

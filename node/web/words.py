@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from node.amounts import span_text, time_text
 from node.api.models import DeploymentDetail
+from node.client.amounts import span_text, time_text
 
 STATUS_WORDS: Final = {
     "awaiting_approval": "waiting for approval",

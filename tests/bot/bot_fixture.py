@@ -12,12 +12,12 @@ from typing import Any
 import trio
 
 from bot.agent import Agent
-from ledger.contract_types import Contract
+from ledger.contracts.types import Contract
 from ledger.documents import sign_approval, sign_contract, sign_receipt
 from ledger.keys import Key
 from ledger.limits import MIB
-from ledger.manifest import decode_manifest, workload_of
-from ledger.manifest_types import Manifest
+from ledger.manifests.expansion import decode_manifest, workload_of
+from ledger.manifests.types import Manifest
 from ledger.outcome import Receipt
 from ledger.predicates import ApprovalPredicate, ReceiptPredicate
 from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_slot
@@ -35,7 +35,7 @@ from ledger.transactions import (
     sign_tx,
 )
 from node.api.bot_seam import Deployed, DeployRequest, PlanRequest
-from node.build import build
+from node.client.build import build
 from node.peer import Peer
 from tests.ledger.world import register_node, result_file, stated
 from tests.node.network_fixture import CHAIN_ID, RICH, World, key, until, world

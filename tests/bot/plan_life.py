@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from bot.planner import Draft, make_plan
 from bot.view import Template, market
 from ledger.commitments import commitment_of
-from ledger.contract_types import Contract
+from ledger.contracts.types import Contract
 from ledger.documents import sign_approval, sign_receipt
 from ledger.fit import waits_for
 from ledger.keys import Key
-from ledger.manifest import workload_of
-from ledger.manifest_types import Manifest
+from ledger.manifests.expansion import workload_of
+from ledger.manifests.types import Manifest
 from ledger.predicates import ApprovalPredicate, ReceiptPredicate, ReceiptStatus
 from ledger.records import Slot
 from ledger.state import read

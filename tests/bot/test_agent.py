@@ -10,10 +10,10 @@ from bot.agent import Agent
 from bot.errors import VaultError
 from bot.vault import NAME
 from bot.view import find_contract
-from ledger.contract_types import Contract
+from ledger.contracts.types import Contract
 from ledger.errors import Refused
-from ledger.manifest import expand
-from ledger.manifest_types import manifest_digest
+from ledger.manifests.expansion import expand
+from ledger.manifests.types import manifest_digest
 from ledger.records import VaultRecord, key_vault
 from ledger.state import read
 from ledger.transactions import OrderDeployment, PutVault, WithdrawOffer

@@ -13,13 +13,13 @@ import pytest
 
 from bot.planner import Draft, make_plan
 from bot.view import Template
-from ledger.contract_types import Contract
+from ledger.contracts.types import Contract
 from ledger.keys import Key
 from ledger.limits import MIB
 from ledger.records import Node
 from ledger.transactions import Price
 from node.api.bot_seam import PlanRequest
-from node.build import build
+from node.client.build import build
 from tests.executor.oci_images import site_image
 from tests.ledger.world import AUTHOR, CONSUMER, key_of
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 import ledger.transition.claims
 import ledger.transition.leases
 from bot.forecast import held_ms
-from ledger.contract_types import Contract, ResourcesTemplate, WorkloadTemplate
+from ledger.contracts.types import Contract, ResourcesTemplate, WorkloadTemplate
 from ledger.keys import Key
 from ledger.limits import CLAIM_WINDOW_MS, MIB
-from ledger.manifest import cost, decode_manifest, expand
-from ledger.manifest_types import Placement, Policies, Restart, Rule
+from ledger.manifests.expansion import cost, decode_manifest, expand
+from ledger.manifests.types import Placement, Policies, Restart, Rule
 from ledger.transactions import Price, RegisterFarm, Renew, RenewItem
 from node.api.bot_seam import PlanRequest
 from tests.bot.plan_life import Life

@@ -12,10 +12,10 @@ from msgspec.structs import replace
 from bot.matcher import match
 from bot.planner import Draft, make_plan
 from bot.view import Template, find_contract, market
-from ledger.contract_types import Contract
+from ledger.contracts.types import Contract
 from ledger.errors import Refused
-from ledger.manifest import cost
-from ledger.manifest_types import Placement
+from ledger.manifests.expansion import cost
+from ledger.manifests.types import Placement
 from ledger.transactions import Claim, OrderDeployment, Price, Renew, RenewItem
 from node.api.bot_seam import PlanRequest
 from tests.ledger import contract_samples as samples

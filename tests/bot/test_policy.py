@@ -14,8 +14,8 @@ from bot.memory import Intent, Memory, Watch
 from bot.policy import Action, Cancel, Note, Order, Remember, Warn, decide
 from bot.view import Own, View, build_view, own_deployments
 from ledger.limits import LEASE_GUARD_MS, LEASE_MS
-from ledger.manifest import cost, decode_manifest, expand
-from ledger.manifest_types import Manifest, Policies, Rule
+from ledger.manifests.expansion import cost, decode_manifest, expand
+from ledger.manifests.types import Manifest, Policies, Rule
 from ledger.records import ApprovalRecord, Deployment, DeploymentStatus, Node, Slot, SlotStatus
 from ledger.transactions import CancelDeployment, Price, Renew, RenewItem, WithdrawOffer
 from tests.ledger.world import (

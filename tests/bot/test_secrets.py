@@ -16,13 +16,13 @@ from ledger import transactions as t
 from ledger.codec import encode
 from ledger.errors import Refused
 from ledger.keys import Key
-from ledger.manifest_types import UpdateStrategy
+from ledger.manifests.types import UpdateStrategy
 from ledger.records import Deployment, Slot, key_deployment, key_slot
 from ledger.state import read
 from node.api.bot_seam import SecretsRequest
 from node.limits import SECRETS_DEPLOYMENTS_MAX
 from node.peer import Peer
-from node.secret_wire import ASK, HERE, Ask, Place, make_here
+from node.sealed.secret_wire import ASK, HERE, Ask, Place, make_here
 from p2p.errors import Refused as RequestRefused
 from tests.ledger import world as people
 from tests.node.executor_fixture import Fleet, fleet, receipts_of, service

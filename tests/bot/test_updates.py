@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.contract_types import Contract
+from ledger.contracts.types import Contract
 from ledger.documents import sign_approval
 from ledger.errors import Refused
 from ledger.predicates import ApprovalPredicate

@@ -16,19 +16,19 @@ import trio
 from bot.agent import Agent
 from ledger import transactions as t
 from ledger.codec import encode
-from ledger.contract_types import VolumeTemplate
+from ledger.contracts.types import VolumeTemplate
 from ledger.copy_records import Copies, key_copies, key_keeper
-from ledger.manifest_types import Placement
+from ledger.manifests.types import Placement
 from ledger.predicates import ReceiptPredicate
 from ledger.records import Node, key_node
 from ledger.state import read
-from node.copy_wire import KEEP, Keep
-from node.executor.copier import Copier
 from node.executor.drivers.still import data_extents
-from node.executor.filesystem import find_mkfs
-from node.executor.keeper import Keeper
-from node.executor.volumes import VolumeShelf
-from node.secret_wire import ASK, Ask
+from node.executor.host.filesystem import find_mkfs
+from node.executor.volumes.copier import Copier
+from node.executor.volumes.keeper import Keeper
+from node.executor.volumes.volumes import VolumeShelf
+from node.sealed.copy_wire import KEEP, Keep
+from node.sealed.secret_wire import ASK, Ask
 from p2p.errors import Refused as RequestRefused
 from tests.ledger import world as people
 from tests.node.executor_fixture import Fleet, fleet, receipts_of, service
@@ -67,8 +67,8 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
         self._every_s = 0.5
 
     monkeypatch.setattr(Copier, "__init__", init)
-    monkeypatch.setattr("node.executor.keeper.COPIES_LOOK_S", 0.1)
-    monkeypatch.setattr("node.executor.copier.COPY_RETRY_S", 0.2)
+    monkeypatch.setattr("node.executor.volumes.keeper.COPIES_LOOK_S", 0.1)
+    monkeypatch.setattr("node.executor.volumes.copier.COPY_RETRY_S", 0.2)
 
 
 class Farm:

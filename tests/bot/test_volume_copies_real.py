@@ -10,12 +10,12 @@ import trio
 import trio.testing
 
 from bot.agent import Agent
-from ledger.contract_types import VolumeTemplate
-from ledger.manifest_types import Placement
+from ledger.contracts.types import VolumeTemplate
+from ledger.manifests.types import Placement
 from node.executor.drivers.sandbox import SandboxDriver
 from node.executor.drivers.several import Several
 from node.executor.oci.driver import OciDriver
-from node.executor.volumes import VolumeShelf
+from node.executor.volumes.volumes import VolumeShelf
 from tests.executor.conftest import BUSYBOX, needs_sandbox
 from tests.executor.oci_images import busybox_layer, image
 from tests.ledger import world as people
@@ -44,7 +44,7 @@ def fast(mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch) ->
     def now() -> int:
         return int(trio.current_time() * 1000)
 
-    for module in ("node.engine", "node.peer"):
+    for module in ("node.voting.engine", "node.peer"):
         monkeypatch.setattr(f"{module}.now_ms", now)
         monkeypatch.setattr(f"{module}.wall_ms", lambda: GENESIS_MS + now())
     monkeypatch.setattr("bot.secrets.wall_ms", lambda: GENESIS_MS + now())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from consensus.messages import Message, Ready, Vote
 from formal.replay import Replay
-from ledger.certificate import Statement
+from ledger.proofs.certificate import Statement
 from tests.sim.checkers import Checker
 from tests.sim.disk import durable_record
 from tests.sim.epochs import PRODUCTION, EpochWorld

@@ -27,7 +27,8 @@ from consensus.timers import Timing
 from consensus.verify import Rules, check
 from ledger import keys
 from ledger.blocks import ZERO_HASH, Header
-from ledger.certificate import (
+from ledger.codec import encode, sha256
+from ledger.proofs.certificate import (
     PROPOSE_DOMAIN,
     VOTE_DOMAIN,
     Certificate,
@@ -38,7 +39,6 @@ from ledger.certificate import (
     VoteKind,
     vote_message,
 )
-from ledger.codec import encode, sha256
 
 CHAIN = "bench"
 KEYS = [keys.Key(bytes([7, i]) * 16) for i in range(4)]

@@ -28,8 +28,8 @@ from consensus.messages import (
     Vote,
 )
 from consensus.verify import Rules, check
-from ledger.certificate import Ed25519Scheme, VoteKind
 from ledger.codec import sha256
+from ledger.proofs.certificate import Ed25519Scheme, VoteKind
 from tests.consensus.support import CHAIN, GENESIS, GENESIS_HASH, KEYS, ROOT, SET, TIMING, WALL, vote
 from tests.sim.crypto import fast_signatures
 

@@ -28,7 +28,8 @@ from consensus.messages import (
 from consensus.safety import restore
 from consensus.verify import Rules
 from ledger.blocks import ZERO_HASH, Header, decode_header
-from ledger.certificate import (
+from ledger.codec import encode, sha256
+from ledger.proofs.certificate import (
     PROPOSE_DOMAIN,
     VOTE_DOMAIN,
     Certificate,
@@ -39,8 +40,7 @@ from ledger.certificate import (
     VoteKind,
     vote_message,
 )
-from ledger.codec import encode, sha256
-from ledger.light import FinalityProof, verify_final
+from ledger.proofs.light import FinalityProof, verify_final
 from tests.consensus.support import (
     CHAIN,
     FINAL,
@@ -191,7 +191,8 @@ def test_rule_12_a_tail_block_with_batches_is_refused() -> None:
 
 def test_rule_12_a_tail_never_grows() -> None:
     """300 views above the boundary are notarized, none final: the certificate of the last is one header away
-    from the boundary, so that whoever follows takes the proof (ledger.light.FINALITY_PATH_MAX is less)."""
+    from the boundary, so that whoever follows takes the proof (ledger.proofs.light.FINALITY_PATH_MAX is
+    less)."""
     bench, made = with_boundary(me=0)
     timed = {"time_ms": made.time_ms + 1}
     for view in range(3, 303):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from consensus.limits import RELAY_AFTER_MS, RELAYS_MAX
 from consensus.messages import Certified, Propose, Status
 from consensus.relay import Relay
-from ledger.certificate import VoteKind
+from ledger.proofs.certificate import VoteKind
 from tests.consensus.support import FINAL, NOTAR, SKIP, Bench, certificate, header, propose, sent, vote
 
 BLOCK = header(1).hash

@@ -34,8 +34,8 @@ from consensus.messages import (
     Vote,
 )
 from ledger.blocks import decode_header
-from ledger.certificate import Statement
 from ledger.codec import sha256
+from ledger.proofs.certificate import Statement
 from tests.consensus.support import Bench
 
 FILES = sorted((pathlib.Path(__file__).parent / "scenarios").glob("*.txt"))

@@ -8,8 +8,8 @@ from consensus.limits import SILENT_GRACE_MS
 from consensus.messages import Certified, Fetch, Message, Status
 from consensus.timers import Timing
 from ledger.blocks import ZERO_HASH, Header
-from ledger.certificate import Certificate
 from ledger.codec import sha256
+from ledger.proofs.certificate import Certificate
 from tests.consensus.support import (
     FINAL,
     NOTAR,

@@ -23,9 +23,9 @@ from consensus.messages import (
 )
 from consensus.verify import Rules, check
 from ledger.blocks import ZERO_HASH, Batch, batch_digest
-from ledger.certificate import Certificate, Ed25519Scheme, Statement
 from ledger.codec import encode, sha256
 from ledger.errors import PeerFault
+from ledger.proofs.certificate import Certificate, Ed25519Scheme, Statement
 from tests.consensus.support import (
     CHAIN,
     FINAL,

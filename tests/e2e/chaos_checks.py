@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from ledger.blocks import Header, decode_header
-from ledger.certificate import Certificate, Ed25519Scheme, VoteKind
 from ledger.codec import decode
 from ledger.errors import Refused
+from ledger.proofs.certificate import Certificate, Ed25519Scheme, VoteKind
 from ledger.records import Account, key_account, key_offence
 from ledger.state import read
-from ledger.store import Store
+from ledger.storage.store import Store
 from tests.e2e.chaos_logs import Logs
 from tests.e2e.chaos_writers import Acknowledged
 from tests.e2e.net import Net

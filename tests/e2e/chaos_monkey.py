@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from bench.common import cpu_s
-from node.sdk import ClientError
+from node.client.sdk import ClientError
 from node.testnet import start_peer, stop_peers
 from tests.e2e.chaos_logs import Line, Logs
 from tests.e2e.net import Net

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ledger.keys import Key
 from ledger.transactions import Transfer
-from node.sdk import ApiError, ClientError
+from node.client.sdk import ApiError, ClientError
 from tests.e2e.net import Net
 
 ANSWER_S = 10.0  # a validator that is killed or frozen meanwhile does not answer

@@ -29,16 +29,16 @@ from msgspec.structs import replace
 from bench.common import machine, save
 from consensus.messages import Record
 from ledger.blocks import decode_header
-from ledger.certificate import ValidatorSet
 from ledger.codec import decode, encode
 from ledger.epochs import sign_change
-from ledger.store import Store
+from ledger.proofs.certificate import ValidatorSet
+from ledger.storage.store import Store
 from ledger.transactions import ChangeValidators
+from node.client.sdk import ClientError
 from node.clock import wall_ms
 from node.home import Home, start_ticks
-from node.safety_store import SafetyStore
-from node.sdk import ClientError
 from node.testnet import init_testnet
+from node.voting.safety_store import SafetyStore
 from tests.e2e.crash_points import FIRST, INIT, LATER, Point
 from tests.e2e.net import ROOT, Net, gridpact, until
 from tests.e2e.test_kill import Load

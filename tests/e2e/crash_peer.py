@@ -17,19 +17,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import node.pruner
+import node.sync.pruner
 from consensus.messages import Propose, Send, Vote
 from ledger.blocks import header_hash
-from ledger.chain import Chain
 from ledger.epochs import is_ending
-from ledger.group import Group
-from ledger.retention import Retention
-from ledger.store import KeyValue, Store
+from ledger.storage.chain import Chain
+from ledger.storage.group import Group
+from ledger.storage.retention import Retention
+from ledger.storage.store import KeyValue, Store
 from node.cli.main import main
-from node.engine import Engine
 from node.notary import Notary
-from node.pruner import Pruner
-from node.safety_store import SafetyStore
+from node.sync.pruner import Pruner
+from node.voting.engine import Engine
+from node.voting.safety_store import SafetyStore
 
 _REPLACED = (
     (re.compile(r"/run\.json$"), "run.rename"),
@@ -130,7 +130,7 @@ def small_budget(blocks: int) -> None:
 
     Store.history_bytes = history_bytes  # type: ignore[method-assign]
     Pruner.round = round_  # type: ignore[method-assign]
-    node.pruner.PRUNE_EVERY_BLOCKS = 5  # type: ignore[misc]
+    node.sync.pruner.PRUNE_EVERY_BLOCKS = 5  # type: ignore[misc]
 
 
 def tell_votes(file: str) -> None:

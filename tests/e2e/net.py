@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from prometheus_client.parser import text_string_to_metric_families
 
 from ledger.keys import Key
+from node.client.sdk import Client, ClientError
 from node.home import Home, load_key
-from node.sdk import Client, ClientError
 from node.testnet import (
     Testnet,
     TestnetPeer,

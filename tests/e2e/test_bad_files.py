@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ledger.store import KeyValue
+from ledger.storage.store import KeyValue
+from node.client.sdk import ApiError
 from node.home import Home, read_genesis
-from node.sdk import ApiError
 from tests.e2e.conftest import SITE
 from tests.e2e.net import Net, gridpact
 

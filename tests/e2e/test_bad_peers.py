@@ -15,14 +15,14 @@ from libp2p.peer.id import ID
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
 
 from ledger.blocks import Batch, Header, header_hash
-from ledger.certificate import Certificate, Statement, VoteKind
 from ledger.codec import decode, encode
 from ledger.keys import Key
-from ledger.stored import StoredBlock
+from ledger.proofs.certificate import Certificate, Statement, VoteKind
+from ledger.storage.stored import StoredBlock
 from ledger.transactions import Transfer
 from node.api.models import BlockDetail
+from node.client.sdk import ApiError
 from node.home import read_genesis
-from node.sdk import ApiError
 from node.wire import BatchPush, RangeRequest, TxPush, topic
 from p2p import libp2p_fixes
 from p2p.errors import Refused as RequestRefused

@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from ledger.codec import decode, encode
-from node.artifact_wire import ChunkRequest, HeldAnswer, InfoAnswer, InfoRequest
-from node.sdk import ApiError
+from node.client.sdk import ApiError
+from node.files.artifact_wire import ChunkRequest, HeldAnswer, InfoAnswer, InfoRequest
 from node.wire import RangeRequest
 from p2p.errors import Refused
 from tests.e2e.intruder import Intruder, at_work, counted, soon

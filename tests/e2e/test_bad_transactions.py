@@ -16,8 +16,8 @@ from ledger.consent import sign_consent
 from ledger.documents import payload_of, sign_approval, sign_payload, sign_receipt
 from ledger.keys import Key
 from ledger.limits import EXPIRY_BLOCKS_MAX, TX_BYTES_MAX
-from ledger.manifest import expand
-from ledger.manifest_types import manifest_digest
+from ledger.manifests.expansion import expand
+from ledger.manifests.types import manifest_digest
 from ledger.predicates import ApprovalPredicate, ReceiptPredicate
 from ledger.transactions import (
     Body,
@@ -34,7 +34,7 @@ from ledger.transactions import (
     Tx,
     sign_tx,
 )
-from node.sdk import ApiError, TxRefused
+from node.client.sdk import ApiError, TxRefused
 from tests.e2e.conftest import Running
 from tests.e2e.net import Net, until
 

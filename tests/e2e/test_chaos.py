@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.store import Store
+from ledger.storage.store import Store
 from tests.e2e import chaos_checks as checks
 from tests.e2e.chaos import Asked, run
 from tests.e2e.chaos_logs import Logs

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ledger.contract_types import Contract
+from ledger.contracts.types import Contract
 from ledger.documents import sign_contract
 from ledger.keys import Key
 from ledger.limits import EXPIRY_BLOCKS_DEFAULT
 from ledger.transactions import PublishContract, Transfer, Tx, sign_tx
-from node.sdk import Client, ClientError
+from node.client.sdk import Client, ClientError
 from tests.e2e.net import Net, until
 from tests.ledger.contract_samples import contract
 

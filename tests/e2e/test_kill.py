@@ -14,7 +14,7 @@ from pathlib import Path
 from ledger.keys import Key
 from ledger.limits import LEASE_MS
 from ledger.transactions import Transfer
-from node.sdk import ClientError
+from node.client.sdk import ClientError
 from tests.e2e.conftest import SITE
 from tests.e2e.net import Net, page, until
 from tests.e2e.workloads import alive, workloads

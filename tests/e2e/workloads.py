@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from node.executor import procs
 from node.executor.drivers import records
+from node.executor.host import procs
 from tests.e2e.net import Net
 
 _MOUNT_OVER = """
 import os, sys
-from node.executor import kernel
+from node.executor.host import kernel
 pid, path, text = sys.argv[1:]
 kernel.setns(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY), kernel.CLONE_NEWNS)
 with open("/tmp/other", "w") as file:

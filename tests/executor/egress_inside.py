@@ -18,12 +18,12 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
+from node.executor.doors.egress import find_ways
+from node.executor.doors.outlet import is_own
 from node.executor.drivers.base import EgressSpec
 from node.executor.drivers.process import python_argv
 from node.executor.drivers.sandbox import SandboxDriver
-from node.executor.egress import find_ways
 from node.executor.errors import EgressRefused, StartFailed
-from node.executor.outlet import is_own
 from tests.executor.conftest import Bench
 
 ALLOWED, OTHER, OWN = "9.9.9.9", "9.9.9.10", "9.9.9.1"
@@ -117,7 +117,7 @@ async def look(folder: Path) -> None:
         assert "=allowed" not in beside, beside
     await own_addresses_stay_shut(bench)
     for door, words in (("outlet", ("9.9.9.20", "443")), ("portal", ())):
-        argv = python_argv(f"node.executor.{door}", str(os.getpid()), "-1", *words)
+        argv = python_argv(f"node.executor.doors.{door}", str(os.getpid()), "-1", *words)
         done = await trio.run_process(argv, capture_stdout=True, stdin=b"")
         assert b"no network of its own" in done.stdout, done.stdout
     assert not is_own("9.9.9.20")  # nothing that is meant for inside is done to the host

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from node.executor import cgroups, procs
 from node.executor.drivers.base import Resources
+from node.executor.host import cgroups, procs
 
 RESOURCES = Resources(cpu_millis=250, memory_bytes=64 << 20, disk_bytes=1 << 20, pids=10)
 

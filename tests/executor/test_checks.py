@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import trio
 
-from node.executor import procs
 from node.executor.drivers.running import Running
 from node.executor.errors import ExecutorError
+from node.executor.host import procs
 
 from .conftest import Bench
 

@@ -12,9 +12,9 @@ import pytest
 import trio
 
 from node.executor import limits
-from node.executor.addresses import is_address, is_allowed
+from node.executor.doors.addresses import is_address, is_allowed
+from node.executor.doors.egress import check_target, find_ways
 from node.executor.drivers.base import EgressSpec
-from node.executor.egress import check_target, find_ways
 from node.executor.errors import EgressRefused, SpecRefused
 
 from .conftest import Bench
@@ -89,7 +89,7 @@ async def test_addresses_and_time_are_bounded(
 ) -> None:
     found = await find_ways(("many.example:1",), resolver)
     assert len(found.ways) == limits.EGRESS_NAME_ADDRESSES_MAX
-    monkeypatch.setattr("node.executor.egress.EGRESS_ADDRESSES_MAX", 10)
+    monkeypatch.setattr("node.executor.doors.egress.EGRESS_ADDRESSES_MAX", 10)
     with pytest.raises(EgressRefused, match="at most 10"):
         await find_ways(("many.example:1", "many.example:2"), resolver)
 

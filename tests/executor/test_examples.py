@@ -9,10 +9,10 @@ import trio
 from wasmtime import wat2wasm
 
 from ledger.keys import Key
-from ledger.manifest import decode_manifest, expand
-from ledger.manifest_types import Workload
-from node.build import Built, build
-from node.executor import probe
+from ledger.manifests.expansion import decode_manifest, expand
+from ledger.manifests.types import Workload
+from node.client.build import Built, build
+from node.executor.doors import probe
 from node.executor.drivers.base import FileSpec, ImageSpec, PortSpec, Resources, TaskSpec, TreeSpec
 from node.executor.drivers.sandbox import SandboxDriver
 

@@ -11,11 +11,12 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from node.executor import integrity, kernel, procs
+from node.executor import integrity
 from node.executor.drivers.base import Attestation
 from node.executor.drivers.running import Running
 from node.executor.drivers.stage import ROOT
 from node.executor.errors import ExecutorError
+from node.executor.host import kernel, procs
 
 from .conftest import Bench, make_tar
 

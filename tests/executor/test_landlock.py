@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from node.executor import landlock
 from node.executor.drivers import entry, trial
+from node.executor.host import landlock
 
 from .conftest import Bench, make_tar
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from ledger import manifest_image
-from ledger.manifest_types import Volume
-from node.executor import cgroups, procs
+from ledger.manifests import image as manifest_image
+from ledger.manifests.types import Volume
 from node.executor.drivers.base import (
     EgressSpec,
     ImageSpec,
@@ -24,9 +23,10 @@ from node.executor.drivers.base import (
     VolumeSpec,
 )
 from node.executor.errors import SpecRefused, StartFailed, VerificationFailed
+from node.executor.host import cgroups, procs
 from node.executor.oci import engine
 from node.executor.oci.driver import OciDriver
-from node.executor.volumes import VolumeShelf
+from node.executor.volumes.volumes import VolumeShelf
 
 from .conftest import Bench, sha256
 from .oci_images import busybox_layer, image, layer, member

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from node.executor.host.seal import seal_bytes
 from node.executor.oci import layout
 from node.executor.oci.flatten import Plan, lay_over, stand_ins, write
 from node.executor.oci.layers import ImageRefused
 from node.executor.oci.layout import open_image, plan_of_fds
-from node.executor.seal import seal_bytes
 
 from .oci_images import Member, blobs_of, digest, folder, hard, image, layer, link, member, pack
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from node.executor import cgroups
 from node.executor.errors import ExecutorError, StartFailed
+from node.executor.host import cgroups
 from node.executor.oci import engine, profile, trial
 from node.executor.oci.driver import OciDriver
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from node.executor.outlet import _bind
-from node.executor.portal import Target
+from node.executor.doors.outlet import _bind
+from node.executor.doors.portal import Target
 
 
 class _Late:
@@ -47,5 +47,5 @@ def test_an_ipv6_address_that_is_not_usable_yet_is_waited_for() -> None:
     ids=["IPv4", "in use", "never"],
 )
 def test_what_no_waiting_helps_is_told(late: Callable[[], _Late], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.executor.outlet.EGRESS_ADDRESS_S", 0.02)
+    monkeypatch.setattr("node.executor.doors.outlet.EGRESS_ADDRESS_S", 0.02)
     assert _refused(late())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.contract_types import Contract, ResourcesTemplate
+from ledger.contracts.types import Contract, ResourcesTemplate
 from ledger.errors import Refused
 from node.executor.task import task_spec
 from tests.ledger.contract_samples import contract, expanded, workload

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from node.executor import portal
+from node.executor.doors import portal
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from node.executor import probe
+from node.executor.doors import probe
 
 
 @asynccontextmanager

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.executor import procs
 from node.executor.drivers import records
 from node.executor.drivers.base import PortSpec
 from node.executor.drivers.sandbox import SandboxDriver
+from node.executor.host import procs
 
 from .conftest import Bench
 
@@ -42,7 +42,7 @@ async def main():
     print(json.dumps(pids), flush=True)
     await trio.sleep_forever()
 
-from node.executor import procs
+from node.executor.host import procs
 trio.run(main)
 """
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.executor import probe, procs
+from node.executor.doors import probe
 from node.executor.drivers.base import PortSpec
 from node.executor.errors import ResultRefused, SpecRefused, StartFailed, VerificationFailed
+from node.executor.host import procs
 from node.executor.limits import KILL_WITHIN_S, RESULT_BYTES_MAX
 
 from .conftest import Bench, found_below, make_tar, sha256

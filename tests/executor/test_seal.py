@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from node.executor.errors import VerificationFailed
-from node.executor.seal import hash_fd, seal_bytes, seal_file
+from node.executor.host.seal import hash_fd, seal_bytes, seal_file
 
 from .conftest import sha256
 

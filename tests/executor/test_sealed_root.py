@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from node.executor import kernel
 from node.executor.drivers import image, trial
 from node.executor.drivers.stage import ROOT
 from node.executor.errors import DriverUnavailable, StartFailed
+from node.executor.host import kernel
 
 from .conftest import Bench, make_tar
 from .test_integrity import IDLE, as_host_root, inside, where

@@ -15,12 +15,12 @@ import trio
 
 from ledger.copy_records import COPY_BLOCK_BYTES, copy_bytes_max
 from ledger.limits import CHUNK_BYTES
-from ledger.manifest_types import Volume
+from ledger.manifests.types import Volume
 from node.executor.drivers import still
 from node.executor.drivers.base import TaskSpec, VolumeSpec
 from node.executor.errors import ExecutorError, VolumeRefused
-from node.executor.volume_copy import encode_copy, restore_copy
-from node.executor.volumes import VolumeShelf
+from node.executor.volumes.volume_copy import encode_copy, restore_copy
+from node.executor.volumes.volumes import VolumeShelf
 
 from .conftest import Bench
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from ledger.manifest_types import Volume
+from ledger.manifests.types import Volume
 from node.executor import limits
 from node.executor.drivers.base import TaskSpec, VolumeSpec
 from node.executor.errors import SpecRefused, StartFailed, VolumeRefused
-from node.executor.filesystem import make_filesystem
-from node.executor.volumes import VolumeShelf
+from node.executor.host.filesystem import make_filesystem
+from node.executor.volumes.volumes import VolumeShelf
 from node.limits import ARTIFACT_DISK_RESERVE_BYTES
 
 from .conftest import Bench
@@ -150,7 +150,7 @@ def test_volumes_made_at_once_do_not_exceed_the_budget_together(
         assert go_on.wait(10)
         make_filesystem(mkfs, target)
 
-    monkeypatch.setattr("node.executor.volumes.make_filesystem", slow)
+    monkeypatch.setattr("node.executor.volumes.volumes.make_filesystem", slow)
     shelf.size_bytes_max = 31 * MIB
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(shelf.ensure, ONE, "db/0", DATA)

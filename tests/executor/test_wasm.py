@@ -10,7 +10,7 @@ import pytest
 import trio
 from wasmtime import wat2wasm
 
-from ledger.manifest_wasm import engine_bytes
+from ledger.manifests.wasm import engine_bytes
 from node.clock import boot_ms
 from node.executor.drivers import wasm_trial
 from node.executor.drivers.base import TreeSpec

@@ -9,7 +9,7 @@ import pytest
 from wasmtime import wat2wasm
 
 from ledger.limits import WASM_ENGINE_BYTES
-from ledger.manifest_wasm import engine_bytes
+from ledger.manifests.wasm import engine_bytes
 from node.executor.drivers.base import EgressSpec, PortSpec, TreeSpec, VolumeSpec
 from node.executor.drivers.wasm import WasmDriver
 from node.executor.errors import DriverUnavailable, ResultRefused, SpecRefused

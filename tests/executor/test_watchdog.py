@@ -14,9 +14,9 @@ import pytest
 import trio
 
 from ledger.limits import KILL_MS, LEASE_MS
-from node.executor import procs
 from node.executor.drivers import records
 from node.executor.executor import boot_ms
+from node.executor.host import procs
 from node.executor.lease import STOP_GRACE_MS, LeaseClock
 from node.executor.limits import KILL_WITHIN_S
 
@@ -28,7 +28,7 @@ NODE = """
 import json, sys
 from pathlib import Path
 import trio
-from node.executor import procs
+from node.executor.host import procs
 from node.executor.drivers.base import FileSpec, Resources, TaskSpec
 from node.executor.drivers.sandbox import SandboxDriver
 from node.executor.executor import boot_ms

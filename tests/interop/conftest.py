@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from node.sdk import ApiError
+from node.client.sdk import ApiError
 from tests.e2e.conftest import SITE, check_logs
 from tests.e2e.net import Net, until
 from tests.interop.build import LANGUAGES, Made, NotHere, made

@@ -1,4 +1,5 @@
-"""A plugin for pytest: what `ledger.audit.verify` is given in a run of tests, and the rule that it names.
+"""A plugin for pytest: what `ledger.audit.audit.verify` is given in a run of tests, and the rule that it
+names.
 
 `-p tests.interop.recorder --record-audits FOLDER` writes each file to FOLDER, and a line for it to
 FOLDER/verdicts.jsonl. Of one test at most FILES_PER_TEST, spread over all that it makes.
@@ -12,8 +13,8 @@ from typing import Final
 
 import pytest
 
-from ledger import audit
-from ledger.audit_report import AuditReport
+from ledger.audit import audit
+from ledger.audit.report import AuditReport
 from ledger.codec import sha256
 from ledger.genesis import Genesis
 
@@ -29,7 +30,7 @@ class _Recorder:
         self.made = 0
 
     def __call__(self, data: bytes, genesis: Genesis) -> AuditReport:
-        """The report of `ledger.audit.verify`."""
+        """The report of `ledger.audit.audit.verify`."""
         report = self._verify(data, genesis)
         self.made += 1
         # All of the first ones; of many, such as one for each changed byte, fewer and fewer.

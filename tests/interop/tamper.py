@@ -11,11 +11,11 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from ledger.blocks import decode_header
-from ledger.certificate import VOTE_DOMAIN, Certificate, Statement, VoteKind, vote_message
 from ledger.codec import decode, encode
 from ledger.documents import sign_approval, sign_payload
 from ledger.keys import Key
 from ledger.predicates import ApprovalPredicate
+from ledger.proofs.certificate import VOTE_DOMAIN, Certificate, Statement, VoteKind, vote_message
 
 STRANGERS: Final = tuple(Key(bytes([n]) * 32) for n in range(1, 5))  # keys that no genesis names
 

@@ -12,8 +12,8 @@ from ledger.codec import decode, encode
 from ledger.documents import open_document
 from ledger.errors import Refused
 from ledger.keys import Key
-from ledger.light import FinalityProof, verify_final
-from ledger.stored import StoredBlock
+from ledger.proofs.light import FinalityProof, verify_final
+from ledger.storage.stored import StoredBlock
 from ledger.transactions import Decide, Tx, sign_tx
 from node.api.models import BlockDetail
 from node.home import load_key, read_genesis

@@ -1,5 +1,5 @@
 """The same verdict on the same bytes: each audit file that the tests of the ledger make, good or forged, is
-judged by `ledger.audit.verify`, and by a program in another language that shares nothing with it."""
+judged by `ledger.audit.audit.verify`, and by a program in another language that shares nothing with it."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from ledger.audit import export, verify
-from ledger.audit_file import AuditFile, decode_audit
+from ledger.audit.audit import export, verify
+from ledger.audit.file import AuditFile, decode_audit
 from ledger.codec import encode
-from ledger.manifest_types import Policies, Rule
-from ledger.policy import Decision
-from ledger.policy_types import Auto, Weight
+from ledger.manifests.types import Policies, Rule
+from ledger.policies.decision import Decision
+from ledger.policies.types import Auto, Weight
 from tests.interop.js_audit import judged
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.test_audit import site_life

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from ledger.keys import Key
-from ledger.manifest_types import Role, Rule
-from ledger.organisation import Member
-from ledger.policy import Approval, Decision, evaluate
-from ledger.policy_types import Auto, Weight
+from ledger.manifests.types import Role, Rule
+from ledger.organisations.organisation import Member
+from ledger.policies.decision import Approval, Decision, evaluate
+from ledger.policies.types import Auto, Weight
 from ledger.transactions import CancelDeployment, Claim
 from tests.ledger.organisation_fixture import ANNA, BEN, CARL, DORA, EVE, Office, held_contract, member
 from tests.ledger.release_scenario import RELEASE_CASES

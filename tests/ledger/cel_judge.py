@@ -90,7 +90,7 @@ def _ceil_div(whole: int, part: int) -> int:
 
 
 if __name__ == "__main__":
-    from ledger.expression import UNITS
+    from ledger.text.expression import UNITS
 
     rng = random.Random(5)
     rows = []

@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from ledger.blocks import Batch, Header, batch_digest, decode_header, validators_hash
-from ledger.certificate import (
+from ledger.codec import encode, sha256
+from ledger.epochs import current, is_ending, sign_change
+from ledger.genesis import GenesisValidator, genesis_state
+from ledger.keys import Key
+from ledger.machine import execute
+from ledger.outcome import BlockResult, Event, Receipt
+from ledger.proofs.certificate import (
     VOTE_DOMAIN,
     Certificate,
     Ed25519Scheme,
@@ -21,17 +27,11 @@ from ledger.certificate import (
     VoteKind,
     vote_message,
 )
-from ledger.codec import encode, sha256
-from ledger.epochs import current, is_ending, sign_change
-from ledger.genesis import GenesisValidator, genesis_state
-from ledger.keys import Key
-from ledger.light import Trust
-from ledger.machine import execute
-from ledger.outcome import BlockResult, Event, Receipt
+from ledger.proofs.light import Trust
 from ledger.records import KEY_NEXT_VALIDATORS
-from ledger.store import Store
-from ledger.stored import CommitData, TxEntry
-from ledger.subjects import commit_data
+from ledger.storage.store import Store
+from ledger.storage.stored import CommitData, TxEntry
+from ledger.storage.subjects import commit_data
 from ledger.transactions import ChangeValidators, CheckedTx, decode_tx
 from tests.ledger.world import World, key_of
 

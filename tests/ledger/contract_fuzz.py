@@ -15,14 +15,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ledger.contract import parse_contract
-from ledger.contract_check import decode_contract
-from ledger.contract_source import Container
-from ledger.contract_types import Contract, Value
+from ledger.contracts.check import decode_contract
+from ledger.contracts.language import parse_contract
+from ledger.contracts.source import Container
+from ledger.contracts.types import Contract, Value
 from ledger.errors import Refused
-from ledger.manifest import decode_manifest, expand
-from ledger.manifest_types import Artifact
-from ledger.yaml_tree import ContractError
+from ledger.manifests.expansion import decode_manifest, expand
+from ledger.manifests.types import Artifact
+from ledger.text.yaml_tree import ContractError
 from tests.ledger.contract_samples import AUTHOR, CONSUMER, DIGEST
 from tests.ledger.world import key_of
 

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from ledger.contract import parse_contract
-from ledger.contract_types import (
+from ledger.contracts.language import parse_contract
+from ledger.contracts.types import (
     Contract,
     ContractRole,
     Parameter,
@@ -17,9 +17,9 @@ from ledger.contract_types import (
     WorkloadTemplate,
 )
 from ledger.keys import Key
-from ledger.manifest import decode_manifest, expand
-from ledger.manifest_types import Artifact, Health, Manifest, Placement, Policies, Port, Restart, Rule
-from ledger.yaml_tree import ContractError, Problem
+from ledger.manifests.expansion import decode_manifest, expand
+from ledger.manifests.types import Artifact, Health, Manifest, Placement, Policies, Port, Restart, Rule
+from ledger.text.yaml_tree import ContractError, Problem
 
 DIGEST = "ab" * 32
 AUTHOR, CONSUMER, IT, LEGAL, BUDGET, STRANGER = (Key(bytes([n]) * 32) for n in range(1, 7))

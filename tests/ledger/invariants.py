@@ -7,11 +7,11 @@ from typing import Any
 
 from ledger.codec import decode
 from ledger.copy_records import Copies, key_copies, key_keeper
-from ledger.manifest import decode_manifest, most_spent, slots, workload_of
-from ledger.manifest_types import Manifest
-from ledger.organisation_records import key_organisation_turn, key_organisation_use
-from ledger.people import organisations_of
-from ledger.policy_records import judge_records, roll_of
+from ledger.manifests.expansion import decode_manifest, most_spent, slots, workload_of
+from ledger.manifests.types import Manifest
+from ledger.organisations.records import key_organisation_turn, key_organisation_use
+from ledger.policies.people import organisations_of
+from ledger.policies.records import judge_records, roll_of
 from ledger.records import (
     Account,
     ApprovalRecord,

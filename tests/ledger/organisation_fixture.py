@@ -6,10 +6,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ledger.contract_types import Contract, ContractRole
+from ledger.contracts.types import Contract, ContractRole
 from ledger.keys import Key
-from ledger.manifest_types import Policies, Rule
-from ledger.organisation import (
+from ledger.manifests.types import Policies, Rule
+from ledger.organisations.organisation import (
     Charter,
     Deed,
     Member,
@@ -18,7 +18,7 @@ from ledger.organisation import (
     deed_message,
     organisation_id,
 )
-from ledger.organisation_records import Organisation, key_organisation
+from ledger.organisations.records import Organisation, key_organisation
 from ledger.sshsig import blob_of, signed_bytes
 from ledger.state import read
 from ledger.transactions import ActOrganisation

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from ledger.documents import sign_contract
 from ledger.keys import Key
-from ledger.manifest_types import Rule
-from ledger.policy_types import Weight
+from ledger.manifests.types import Rule
+from ledger.policies.types import Weight
 from ledger.transactions import PublishContract
 from tests.ledger.invariants import check
 from tests.ledger.organisation_fixture import ANNA, founding, member, signed

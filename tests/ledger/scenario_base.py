@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from ledger.keys import Key
 from ledger.limits import LEASE_MS
-from ledger.manifest_types import Rule
+from ledger.manifests.types import Rule
 from ledger.transactions import Renew, RenewItem
 from tests.ledger.invariants import check
 from tests.ledger.world import BUDGET, EXPERT, LEGAL, NODES, POLICIES, STRANGER, World, contract

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.audit import export, verify
+from ledger.audit.audit import export, verify
 from ledger.codec import encode
 from ledger.commitments import commitment_of
-from ledger.contract_types import WorkloadTemplate
+from ledger.contracts.types import WorkloadTemplate
 from ledger.keys import Key
 from ledger.limits import PENALTY_MS, REVEAL_MS, STRAGGLER_MS_MIN
-from ledger.manifest import cost
-from ledger.manifest_types import Placement, Restart
+from ledger.manifests.expansion import cost
+from ledger.manifests.types import Placement, Restart
 from ledger.records import Bill, key_bill, key_deployment
 from ledger.trade_records import Penalty
 from ledger.transactions import CancelDeployment, Claim, Renew, RenewItem

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.keys import Key
-from ledger.manifest_types import Placement
+from ledger.manifests.types import Placement
 from ledger.records import Account
 from ledger.results import agreeing
 from ledger.transactions import Body, CancelDeployment, Claim, Renew, RenewItem

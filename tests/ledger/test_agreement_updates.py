@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.audit import export, verify
+from ledger.audit.audit import export, verify
 from ledger.codec import encode
-from ledger.contract_types import Contract
+from ledger.contracts.types import Contract
 from ledger.limits import REVEAL_MS
-from ledger.manifest_types import Placement, UpdateStrategy
+from ledger.manifests.types import Placement, UpdateStrategy
 from ledger.records import Bill, key_bill, key_deployment
 from ledger.state import MemoryState, read
 from ledger.trade_records import Penalty

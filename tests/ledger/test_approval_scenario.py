@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from ledger.audit import export, verify
-from ledger.manifest_types import Rule
-from ledger.policy import Decision
+from ledger.audit.audit import export, verify
+from ledger.manifests.types import Rule
+from ledger.policies.decision import Decision
 from ledger.transactions import CancelDeployment
 from ledger.transition import deployments, lifecycle, timed
 from tests.ledger import approval_scenario as scenario

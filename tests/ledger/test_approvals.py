@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from ledger.documents import sign_payload
 from ledger.keys import Key
 from ledger.limits import APPROVALS_PER_DEPLOYMENT_MAX, LEASE_GUARD_MS, LEASE_MS
-from ledger.manifest_types import Policies, Rule
+from ledger.manifests.types import Policies, Rule
 from ledger.records import ApprovalRecord, key_approval, key_deployment
 from ledger.state import read, write
 from ledger.transactions import CancelDeployment, Claim, Decide, Renew, RenewItem

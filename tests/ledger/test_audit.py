@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.audit import export, verify
-from ledger.audit_file import AuditBlock, AuditFile, decode_audit
-from ledger.audit_report import AuditReport
+from ledger.audit.audit import export, verify
+from ledger.audit.file import AuditBlock, AuditFile, decode_audit
+from ledger.audit.report import AuditReport
 from ledger.codec import encode, sha256
 from ledger.errors import Refused
 from ledger.genesis import GenesisValidator
-from ledger.policy import Decision
+from ledger.policies.decision import Decision
 from ledger.transactions import CancelDeployment, Renew, RenewItem
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.world import (

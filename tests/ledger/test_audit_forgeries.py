@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.audit import export, verify
-from ledger.audit_file import AuditBlock, AuditFile, AuditTx, decode_audit
+from ledger.audit.audit import export, verify
+from ledger.audit.file import AuditBlock, AuditFile, AuditTx, decode_audit
 from ledger.codec import encode, sha256
 from ledger.documents import open_document
-from ledger.inclusion import prove_inclusion
 from ledger.keys import Key
+from ledger.proofs.inclusion import prove_inclusion
 from ledger.records import ReceiptRecord, key_document, key_receipt
 from ledger.transactions import (
     Body,

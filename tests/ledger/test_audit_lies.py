@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.audit import export, verify
+from ledger.audit.audit import export, verify
 from ledger.codec import decode, encode
 from ledger.documents import open_document
-from ledger.manifest_types import Policies, Rule
+from ledger.manifests.types import Policies, Rule
 from ledger.records import (
     ApprovalRecord,
     Bill,

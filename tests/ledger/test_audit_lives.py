@@ -14,10 +14,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from ledger.audit import export, verify
-from ledger.audit_file import decode_audit
-from ledger.contract_types import Contract, Parameter
-from ledger.manifest_types import Placement, Policies, Rule
+from ledger.audit.audit import export, verify
+from ledger.audit.file import decode_audit
+from ledger.contracts.types import Contract, Parameter
+from ledger.manifests.types import Placement, Policies, Rule
 from ledger.records import Slot
 from ledger.state import MemoryState
 from ledger.transactions import Claim, Renew, decode_tx

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.audit import export, verify
-from ledger.audit_file import AuditFile, decode_audit
-from ledger.audit_report import AuditReport
+from ledger.audit.audit import export, verify
+from ledger.audit.file import AuditFile, decode_audit
+from ledger.audit.report import AuditReport
 from ledger.codec import decode, encode
 from ledger.errors import Refused
-from ledger.manifest_types import Policies, Restart, Rule
-from ledger.policy import Decision
-from ledger.policy_records import change_sides
+from ledger.manifests.types import Policies, Restart, Rule
+from ledger.policies.decision import Decision
+from ledger.policies.records import change_sides
 from ledger.records import Bill, Deployment, Slot, key_approval, key_bill, key_deployment, key_slot
 from ledger.trade_records import UpdateRecord, key_update
 from ledger.transactions import CancelDeployment, SteerUpdate, TopUp
-from node.audit_page import audit_page
+from node.client.audit_page import audit_page
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.test_updates import FAST, running, serve, site, stop, wait
 from tests.ledger.world import BUDGET, CONSUMER, EXPERT, LEGAL, NODES, POLICIES, STRANGER

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from ledger.contract import parse_contract
-from ledger.contract_types import VolumeTemplate
+from ledger.contracts.language import parse_contract
+from ledger.contracts.types import VolumeTemplate
 from ledger.errors import Refused
 from ledger.limits import AVAILABLE_S_MAX, LEASE_GUARD_MS, LEASE_MS, MIB
+from ledger.text.yaml_tree import ContractError
 from ledger.transactions import Renew, RenewItem
-from ledger.yaml_tree import ContractError
 from tests.ledger.contract_samples import SOURCE, expanded
 from tests.ledger.contract_samples import contract as sample
 from tests.ledger.contract_samples import workload as template

@@ -14,8 +14,8 @@ from ledger.limits import (
     LEASE_MS,
 )
 from ledger.machine import next_due_ms
-from ledger.manifest import cost, slot_rate
-from ledger.manifest_types import Placement
+from ledger.manifests.expansion import cost, slot_rate
+from ledger.manifests.types import Placement
 from ledger.records import Candidate, key_candidate, key_node
 from ledger.state import write
 from ledger.transactions import Claim, Price, Renew, RenewItem, WithdrawOffer

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.contract import parse_contract
-from ledger.contract_check import decode_contract
-from ledger.contract_rules import CONTRACT_RULES, SUGGESTIONS
-from ledger.contract_source import ContractSource
+from ledger.contracts.check import decode_contract
+from ledger.contracts.language import parse_contract
+from ledger.contracts.rule_names import CONTRACT_RULES, SUGGESTIONS
+from ledger.contracts.source import ContractSource
 from ledger.errors import LocalError, Refused
 from ledger.limits import CONTRACT_BYTES_MAX
-from ledger.manifest_types import Policies, Rule
-from ledger.yaml_tree import ContractError
+from ledger.manifests.types import Policies, Rule
+from ledger.text.yaml_tree import ContractError
 from tests.ledger.contract_samples import BUSYBOX, SOURCE, TWO_OF_THREE, problems
 
 ONE_ROLE = Rule(role="legal")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from ledger.contract import parse_contract
-from ledger.contract_check import check_contract
+from ledger.contracts.check import check_contract
+from ledger.contracts.language import parse_contract
 from ledger.errors import Refused
-from ledger.manifest import check_manifest, decode_manifest, expand
-from ledger.manifest_services import features_needed
-from ledger.manifest_types import Health
+from ledger.manifests.expansion import check_manifest, decode_manifest, expand
+from ledger.manifests.services import features_needed
+from ledger.manifests.types import Health
 from tests.ledger.contract_samples import SOURCE, problems
 from tests.ledger.world import AUTHOR, CONSUMER, contract, service
 

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.contract import parse_contract
-from ledger.contract_check import check_contract
-from ledger.contract_source import Container
-from ledger.contract_types import ResourcesTemplate, VolumeTemplate, WorkloadTemplate
+from ledger.contracts.check import check_contract
+from ledger.contracts.language import parse_contract
+from ledger.contracts.source import Container
+from ledger.contracts.types import ResourcesTemplate, VolumeTemplate, WorkloadTemplate
 from ledger.errors import Refused
 from ledger.limits import CONTAINER_MEMORY_BYTES_MIN, MIB
-from ledger.manifest import check_manifest, decode_manifest, expand
-from ledger.manifest_services import ASKED_FOR, features_needed
-from ledger.manifest_types import Artifact, Health, Manifest, Volume
+from ledger.manifests.expansion import check_manifest, decode_manifest, expand
+from ledger.manifests.services import ASKED_FOR, features_needed
+from ledger.manifests.types import Artifact, Health, Manifest, Volume
 from tests.ledger.contract_samples import problems
 from tests.ledger.world import AUTHOR, CONSUMER, contract, service
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.contract_check import check_contract
-from ledger.contract_types import Contract, Parameter
+from ledger.contracts.check import check_contract
+from ledger.contracts.types import Contract, Parameter
 from ledger.errors import Refused
-from ledger.manifest_types import Placement, UpdateStrategy
+from ledger.manifests.types import Placement, UpdateStrategy
 from tests.ledger.contract_samples import BUSYBOX, SOURCE, contract, problems, workload
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from ledger.contract import parse_contract
-from ledger.contract_check import check_contract
-from ledger.contract_types import VolumeTemplate
+from ledger.contracts.check import check_contract
+from ledger.contracts.language import parse_contract
+from ledger.contracts.types import VolumeTemplate
 from ledger.errors import Refused
 from ledger.limits import EGRESS_MAX, MIB, SECRETS_MAX, VOLUMES_MAX
-from ledger.manifest import check_manifest, decode_manifest, expand, slot_rate
-from ledger.manifest_services import features_needed, split_target
-from ledger.manifest_types import Manifest, Volume
+from ledger.manifests.expansion import check_manifest, decode_manifest, expand, slot_rate
+from ledger.manifests.services import features_needed, split_target
+from ledger.manifests.types import Manifest, Volume
 from ledger.transactions import Price
 from tests.ledger.contract_samples import SOURCE, problems
 from tests.ledger.world import AUTHOR, CONSUMER, contract, job, service

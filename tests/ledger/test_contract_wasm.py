@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.contract import parse_contract
-from ledger.contract_check import check_contract
-from ledger.contract_types import Parameter, ResourcesTemplate, WorkloadTemplate
+from ledger.contracts.check import check_contract
+from ledger.contracts.language import parse_contract
+from ledger.contracts.types import Parameter, ResourcesTemplate, WorkloadTemplate
 from ledger.errors import Refused
 from ledger.limits import FUEL_DEFAULT, MIB, NUMBER_MAX, WASM_ENGINE_BYTES
-from ledger.manifest import check_manifest, decode_manifest, expand
-from ledger.manifest_services import features_needed
-from ledger.manifest_types import Artifact, Manifest, Resources
-from ledger.manifest_wasm import engine_bytes
+from ledger.manifests.expansion import check_manifest, decode_manifest, expand
+from ledger.manifests.services import features_needed
+from ledger.manifests.types import Artifact, Manifest, Resources
+from ledger.manifests.wasm import engine_bytes
 from tests.ledger.contract_samples import problems
 from tests.ledger.world import AUTHOR, CONSUMER, contract, job, service
 

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.audit import export, verify
-from ledger.contract import parse_contract
-from ledger.contract_check import check_contract
-from ledger.contract_types import VolumeTemplate
+from ledger.audit.audit import export, verify
+from ledger.contracts.check import check_contract
+from ledger.contracts.language import parse_contract
+from ledger.contracts.types import VolumeTemplate
 from ledger.copy_records import Copies, VolumeCopy, copy_bytes_max, keeper_parts, key_copies
 from ledger.errors import Refused
 from ledger.keys import Key
 from ledger.limits import COPIED_VOLUME_BYTES_MAX, COPY_BOX_BYTES_MAX, COPY_KEEPERS_MAX, RPO_S_MIN
-from ledger.manifest import check_manifest, decode_manifest, expand
-from ledger.manifest_services import features_needed
-from ledger.manifest_types import Placement, Volume
+from ledger.manifests.expansion import check_manifest, decode_manifest, expand
+from ledger.manifests.services import features_needed
+from ledger.manifests.types import Placement, Volume
 from ledger.state import read
 from ledger.transactions import CancelDeployment, Claim, RecordCopies
 from tests.ledger.chain_fixture import ChainWorld

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from ledger.audit import export, verify
+from ledger.audit.audit import export, verify
 from ledger.codec import decode, encode
 from ledger.keys import Key
 from ledger.limits import DISPUTE_MS_MAX, DISPUTES_MAX, DISPUTES_PER_PARTY_MAX, TEXT_CHARS_MAX

@@ -9,11 +9,8 @@ from msgspec.structs import replace
 
 from ledger import epochs, keys
 from ledger.blocks import ZERO_HASH, Header, decode_header
-from ledger.certificate import Validator, ValidatorSet
 from ledger.codec import encode, sha256
 from ledger.errors import LocalError, Refused
-from ledger.kv import MemoryKv
-from ledger.light import Trust
 from ledger.limits import (
     CHANGE_VALID_MS_MAX,
     EVIDENCE_EPOCHS_MAX,
@@ -23,10 +20,13 @@ from ledger.limits import (
 )
 from ledger.machine import execute
 from ledger.outcome import Receipt
+from ledger.proofs.certificate import Validator, ValidatorSet
+from ledger.proofs.light import Trust
 from ledger.records import KEY_NEXT_VALIDATORS, KEY_VALIDATORS, key_past_validators
-from ledger.rollback import roll_back
-from ledger.store import Store
-from ledger.stored import CommitData
+from ledger.storage.kv import MemoryKv
+from ledger.storage.rollback import roll_back
+from ledger.storage.store import Store
+from ledger.storage.stored import CommitData
 from ledger.transactions import ChangeValidators, ReportEvidence, Transfer
 from tests.ledger.chain_fixture import MORE_KEYS, ChainWorld, above, member
 from tests.ledger.test_evidence import NOTAR, A, B, vote, votes

@@ -13,15 +13,6 @@ from msgspec.structs import replace
 
 from ledger import evidence as module
 from ledger.blocks import ZERO_HASH, Header
-from ledger.certificate import (
-    PROPOSE_DOMAIN,
-    VOTE_DOMAIN,
-    Statement,
-    Validator,
-    ValidatorSet,
-    VoteKind,
-    vote_message,
-)
 from ledger.codec import encode, sha256
 from ledger.errors import Refused
 from ledger.evidence import (
@@ -35,7 +26,16 @@ from ledger.evidence import (
     offence_name,
 )
 from ledger.keys import Key
-from ledger.light import Trust, verify_query
+from ledger.proofs.certificate import (
+    PROPOSE_DOMAIN,
+    VOTE_DOMAIN,
+    Statement,
+    Validator,
+    ValidatorSet,
+    VoteKind,
+    vote_message,
+)
+from ledger.proofs.light import Trust, verify_query
 from ledger.records import KEY_VALIDATORS, Offence, key_offence
 from ledger.state import read
 from ledger.transactions import ReportEvidence

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.contract import parse_contract
+from ledger.contracts.language import parse_contract
 from ledger.errors import Refused
-from ledger.expression import UNITS, ExpressionError, Kind, evaluate, kind_of, names_in, parse_expression
-from ledger.yaml_tree import ContractError
+from ledger.text.expression import UNITS, ExpressionError, Kind, evaluate, kind_of, names_in, parse_expression
+from ledger.text.yaml_tree import ContractError
 from tests.ledger.cel_judge import CASES, VALUES, judged, sample
 from tests.ledger.contract_samples import SOURCE, contract, expanded, workload
 

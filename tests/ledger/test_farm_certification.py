@@ -11,8 +11,8 @@ from bot.view import farms_of, market
 from ledger.certification import FarmCertification, sign_certification, sign_farm_certification
 from ledger.keys import Key
 from ledger.limits import CERTIFIED_MS_MAX, CERTIFIERS_MAX, DETAIL_CHARS_MAX
-from ledger.manifest import decode_manifest, expand
-from ledger.manifest_types import Placement
+from ledger.manifests.expansion import decode_manifest, expand
+from ledger.manifests.types import Placement
 from ledger.records import Farm, key_farm
 from ledger.state import read
 from ledger.transactions import CertifyFarm, Claim, UncertifyFarm

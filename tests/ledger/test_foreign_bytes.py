@@ -8,17 +8,24 @@ from typing import Any, NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from ledger import audit
-from ledger.audit_file import decode_audit
+from ledger.audit import audit
+from ledger.audit.file import decode_audit
 from ledger.blocks import HEADER_BYTES_MAX, Header, batch_digest, decode_batch, decode_header
-from ledger.certificate import Certificate, Ed25519Scheme, Validator, ValidatorSet, VoteKind
 from ledger.codec import encode, sha256
-from ledger.contract_check import decode_contract
+from ledger.contracts.check import decode_contract
 from ledger.epochs import decode_set
 from ledger.errors import Refused
 from ledger.genesis import decode_genesis
 from ledger.keys import Key
-from ledger.light import (
+from ledger.limits import (
+    ACCOUNTS_GENESIS_MAX,
+    BLOCK_BATCHES_MAX,
+    CONTRACT_BYTES_MAX,
+    TX_BYTES_MAX,
+    VALIDATORS_BYTES_MAX,
+)
+from ledger.proofs.certificate import Certificate, Ed25519Scheme, Validator, ValidatorSet, VoteKind
+from ledger.proofs.light import (
     CERTIFICATE_BYTES_MAX,
     EPOCH_PROOF_BYTES_MAX,
     QUERY_PROOF_BYTES_MAX,
@@ -29,15 +36,8 @@ from ledger.light import (
     verify_final,
     verify_query,
 )
-from ledger.limits import (
-    ACCOUNTS_GENESIS_MAX,
-    BLOCK_BATCHES_MAX,
-    CONTRACT_BYTES_MAX,
-    TX_BYTES_MAX,
-    VALIDATORS_BYTES_MAX,
-)
-from ledger.proof_file import make_proof_file, verify_proof_file
-from ledger.store import Store
+from ledger.proofs.proof_file import make_proof_file, verify_proof_file
+from ledger.storage.store import Store
 from ledger.transactions import CancelDeployment, Transfer, decode_tx, sign_tx
 from tests.ledger import contract_samples
 from tests.ledger.chain_fixture import (

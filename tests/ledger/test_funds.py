@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from ledger.audit import export, verify
-from ledger.contract import parse_contract
+from ledger.audit.audit import export, verify
+from ledger.contracts.language import parse_contract
 from ledger.errors import Refused
 from ledger.fit import slot_share, term_cost
 from ledger.keys import Key
-from ledger.manifest import decode_manifest, expand, extension_cost, most_spent
-from ledger.manifest_types import Placement, Policies, Rule, Terms
-from ledger.policy_types import Auto
+from ledger.manifests.expansion import decode_manifest, expand, extension_cost, most_spent
+from ledger.manifests.types import Placement, Policies, Rule, Terms
+from ledger.policies.types import Auto
 from ledger.transactions import (
     CancelDeployment,
     Claim,

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from ledger.certificate import ValidatorSet
 from ledger.codec import decode
 from ledger.errors import Refused
 from ledger.genesis import decode_genesis, genesis_hash, genesis_state
 from ledger.limits import AMOUNT_MAX, GENESIS_BYTES_MAX
+from ledger.proofs.certificate import ValidatorSet
 from ledger.records import KEY_SUPPLY, KEY_VALIDATORS, Account, Supply, key_account
 from tests.ledger.world import key_of
 

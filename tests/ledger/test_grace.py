@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.contract import parse_contract
+from ledger.contracts.language import parse_contract
 from ledger.errors import Refused
-from ledger.manifest import expand, extension_cost
-from ledger.manifest_types import Placement, Policies
+from ledger.manifests.expansion import expand, extension_cost
+from ledger.manifests.types import Placement, Policies
 from ledger.records import Account, key_account, key_deployment
 from ledger.state import write
 from ledger.transactions import CancelDeployment, Claim, ExtendDeployment, Renew, RenewItem, TopUp

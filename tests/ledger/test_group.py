@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.errors import LocalError
-from ledger.group import Group
-from ledger.kv import MemoryKv
-from ledger.store import Store
+from ledger.storage.group import Group
+from ledger.storage.kv import MemoryKv
+from ledger.storage.store import Store
 from tests.ledger.chain_fixture import CHAIN_ID, GENESIS_HASH, SmallChain
 
 keys = st.binary(min_size=1, max_size=3)

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from ledger.codec import encode
 from ledger.errors import Refused
 from ledger.genesis import Genesis
-from ledger.proof_file import make_proof_file, verify_proof_file
+from ledger.proofs.proof_file import make_proof_file, verify_proof_file
 from ledger.records import KEY_SUPPLY, key_account
 from tests.ledger.chain_fixture import ChainWorld, member
 from tests.ledger.test_light_epochs import BAD_PROOFS, SETS, key_in

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from ledger.contract import parse_contract
+from ledger.contracts.language import parse_contract
 from ledger.errors import Refused
-from ledger.manifest_services import ISOLATION, features_needed
-from ledger.manifest_types import Placement
+from ledger.manifests.services import ISOLATION, features_needed
+from ledger.manifests.types import Placement
+from ledger.text.yaml_tree import ContractError
 from ledger.transactions import Claim
-from ledger.yaml_tree import ContractError
 from tests.ledger.contract_samples import SOURCE, expanded
 from tests.ledger.contract_samples import contract as sample
 from tests.ledger.contract_samples import workload as template

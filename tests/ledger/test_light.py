@@ -9,12 +9,12 @@ import pytest
 from msgspec.structs import replace
 
 from ledger.blocks import Batch, batch_digest, decode_header
-from ledger.certificate import Validator, ValidatorSet, VoteKind
 from ledger.codec import encode, sha256
 from ledger.errors import Refused
-from ledger.inclusion import Inclusion, prove_inclusion, txs_digest, verify_inclusion
-from ledger.light import FinalityProof, QueryProof, Trust, check_query, verify_final, verify_query
-from ledger.store import Store
+from ledger.proofs.certificate import Validator, ValidatorSet, VoteKind
+from ledger.proofs.inclusion import Inclusion, prove_inclusion, txs_digest, verify_inclusion
+from ledger.proofs.light import FinalityProof, QueryProof, Trust, check_query, verify_final, verify_query
+from ledger.storage.store import Store
 from tests.ledger.chain_fixture import CHAIN_ID, START_MS, VALIDATORS, SmallChain, certify, trust
 
 

@@ -8,14 +8,14 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from ledger import audit
-from ledger.audit_file import AuditFile
+from ledger.audit import audit
+from ledger.audit.file import AuditFile
 from ledger.blocks import decode_header
-from ledger.certificate import VoteKind
 from ledger.codec import decode, encode
 from ledger.errors import LocalError, Refused
 from ledger.genesis import Genesis
-from ledger.light import (
+from ledger.proofs.certificate import VoteKind
+from ledger.proofs.light import (
     CLOCK_DRIFT_MS_MAX,
     EPOCH_PROOF_BYTES_MAX,
     TRUST_PERIOD_MS,
@@ -27,7 +27,7 @@ from ledger.light import (
     verify_query,
     walk,
 )
-from ledger.proof_file import (
+from ledger.proofs.proof_file import (
     PROOF_FILE_BYTES_MAX,
     decode_proof_file,
     make_proof_file,

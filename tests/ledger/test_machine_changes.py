@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from ledger.contract_types import VolumeTemplate
+from ledger.contracts.types import VolumeTemplate
 from ledger.copy_records import VolumeCopy
 from ledger.errors import LocalError
 from ledger.limits import MIB
-from ledger.manifest import workload_of
-from ledger.manifest_types import Placement, Policies, Restart, Rule, Workload
+from ledger.manifests.expansion import workload_of
+from ledger.manifests.types import Placement, Policies, Restart, Rule, Workload
 from ledger.records import Slot
 from ledger.transactions import Claim, RecordCopies
 from ledger.transition import agreement, approvals, claims

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from ledger.errors import LocalError
-from ledger.manifest_types import Resources
+from ledger.manifests.types import Resources
 from ledger.records import key_open
 from ledger.transition import claims, escrow, funds, grace, leases, lifecycle, slots, standing
 from ledger.transition.deal import Deal

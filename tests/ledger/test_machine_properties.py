@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RULE_MARKER, RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
-from ledger.certificate import Validator, ValidatorSet
 from ledger.certification import Certification, sign_certification
 from ledger.codec import encode
-from ledger.contract_types import Contract
+from ledger.contracts.types import Contract
 from ledger.epochs import current, pending, sign_change
 from ledger.keys import Key
 from ledger.limits import BLOCK_IDLE_MS, OUTAGE_MS
-from ledger.manifest import extension_cost
-from ledger.manifest_types import Placement, Policies, Restart, Rule, UpdateStrategy
-from ledger.organisation import charter_of
-from ledger.policy_types import Auto, Weight
+from ledger.manifests.expansion import extension_cost
+from ledger.manifests.types import Placement, Policies, Restart, Rule, UpdateStrategy
+from ledger.organisations.organisation import charter_of
+from ledger.policies.types import Auto, Weight
+from ledger.proofs.certificate import Validator, ValidatorSet
 from ledger.records import Slot, key_open
 from ledger.state import MemoryState
 from ledger.transactions import (

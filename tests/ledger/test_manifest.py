@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.contract_types import (
+from ledger.contracts.parameters import parameters_from_text
+from ledger.contracts.types import (
     Contract,
     ContractRole,
     Parameter,
@@ -17,9 +18,16 @@ from ledger.contract_types import (
 )
 from ledger.errors import Refused
 from ledger.limits import MANIFEST_BYTES_MAX
-from ledger.manifest import check_manifest, cost, decode_manifest, expand, slot_rate, slots, workload_of
-from ledger.manifest_types import Artifact, Policies, Port, Resources, Role, Rule
-from ledger.parameters import parameters_from_text
+from ledger.manifests.expansion import (
+    check_manifest,
+    cost,
+    decode_manifest,
+    expand,
+    slot_rate,
+    slots,
+    workload_of,
+)
+from ledger.manifests.types import Artifact, Policies, Port, Resources, Role, Rule
 from ledger.transactions import Price
 from tests.ledger.contract_samples import (
     AUTHOR,

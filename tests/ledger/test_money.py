@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from ledger.keys import Key
 from ledger.limits import AMOUNT_MAX
-from ledger.manifest import cost
+from ledger.manifests.expansion import cost
 from ledger.records import Account, Bill, key_account, key_deployment
 from ledger.state import write
 from ledger.transactions import CancelDeployment, Renew, RenewItem, Transfer

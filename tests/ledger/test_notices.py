@@ -5,8 +5,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from ledger.limits import ESCROW_LOOK_MS, NOTICE_MS_MAX
-from ledger.manifest import extension_cost
-from ledger.manifest_types import Placement
+from ledger.manifests.expansion import extension_cost
+from ledger.manifests.types import Placement
 from ledger.outcome import Event
 from ledger.records import Account, ApprovalRecord, key_account, key_deployment
 from ledger.state import write

@@ -12,7 +12,7 @@ from ledger.documents import sign_contract
 from ledger.errors import Refused
 from ledger.keys import Key, verify_raw
 from ledger.limits import DETAIL_CHARS_MAX
-from ledger.manifest_types import Policies
+from ledger.manifests.types import Policies
 from ledger.records import (
     ContractMark,
     ContractOwner,
@@ -26,7 +26,7 @@ from ledger.records import (
 from ledger.state import read
 from ledger.transactions import CancelDeployment, Claim, MarkContract, PublishContract, Transfer
 from ledger.transition.contracts import version_order
-from node.sealing import seal
+from node.sealed.sealing import seal
 from tests.ledger.world import (
     AUTHOR,
     BOT,

@@ -7,17 +7,17 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from ledger.contract_check import check_contract
-from ledger.contract_types import ContractRole
+from ledger.contracts.check import check_contract
+from ledger.contracts.types import ContractRole
 from ledger.errors import Refused
 from ledger.keys import Key
 from ledger.limits import ORGANISATION_DEALS_PER_STEP_MAX
-from ledger.manifest import decode_manifest, expand
-from ledger.manifest_types import Policies, Rule, manifest_digest
-from ledger.organisation import charter_of
-from ledger.organisation_records import key_organisation_turn, organisation_uses
-from ledger.people import People, Roll, role_of, words_of
-from ledger.policy_types import Role, Weight
+from ledger.manifests.expansion import decode_manifest, expand
+from ledger.manifests.types import Policies, Rule, manifest_digest
+from ledger.organisations.organisation import charter_of
+from ledger.organisations.records import key_organisation_turn, organisation_uses
+from ledger.policies.people import People, Roll, role_of, words_of
+from ledger.policies.types import Role, Weight
 from ledger.records import Deployment
 from ledger.transactions import CancelDeployment, Claim, OpenDispute, OrderDeployment
 from tests.ledger.invariants import check

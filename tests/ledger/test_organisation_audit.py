@@ -7,19 +7,19 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from ledger.audit import export, verify
-from ledger.audit_file import decode_audit
-from ledger.audit_report import AuditReport
+from ledger.audit.audit import export, verify
+from ledger.audit.file import decode_audit
+from ledger.audit.report import AuditReport
 from ledger.codec import decode, encode
 from ledger.errors import Refused
-from ledger.manifest_types import Rule
-from ledger.organisation_records import (
+from ledger.manifests.types import Rule
+from ledger.organisations.records import (
     DeedRecord,
     key_deed,
     key_organisation,
 )
 from ledger.records import ApprovalRecord, key_approval, key_deployment
-from node.audit_page import audit_page
+from node.client.audit_page import audit_page
 from node.executor.verify import Case, Verdict
 from node.executor.verify import verify as prove
 from tests.ledger.chain_fixture import ChainWorld

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ledger.keys import Key
-from ledger.manifest_types import Rule
-from ledger.organisation import Member, check_deed
+from ledger.manifests.types import Rule
+from ledger.organisations.organisation import Member, check_deed
 from ledger.state import MemoryState
 from tests.ledger.invariants import check
 from tests.ledger.organisation_fixture import Office, held_contract, member, signed

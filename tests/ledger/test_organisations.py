@@ -22,10 +22,10 @@ from ledger.limits import (
     ORGANISATION_VALID_MS_MAX,
     POLICY_WEIGHT_MAX,
 )
-from ledger.organisation import Deed, Rotation, charter_of, decode_deed, organisation_id
-from ledger.organisation_history import proved_organisation, replay
-from ledger.organisation_records import DeedRecord, key_deed, key_organisation, organisation_at
-from ledger.organisation_words import words_of_deed
+from ledger.organisations.history import proved_organisation, replay
+from ledger.organisations.organisation import Deed, Rotation, charter_of, decode_deed, organisation_id
+from ledger.organisations.records import DeedRecord, key_deed, key_organisation, organisation_at
+from ledger.organisations.words import words_of_deed
 from ledger.transactions import ActOrganisation
 from tests.ledger.organisation_fixture import (
     ANNA,
@@ -312,7 +312,7 @@ def test_dissolved_for_good() -> None:
 
 def test_it_has_so_many_deeds_and_then_it_is_only_dissolved(monkeypatch: pytest.MonkeyPatch) -> None:
     """[N5] All of them are kept, and replayed by who wants to know its members."""
-    monkeypatch.setattr("ledger.organisation.ORGANISATION_DEEDS_MAX", 2)
+    monkeypatch.setattr("ledger.organisations.organisation.ORGANISATION_DEEDS_MAX", 2)
     office = Office(World())
     assert office.rotate("Anna", ANNA, EVE) == ""
     assert office.rotate("Ben", BEN, DORA) == "organisation.too_many_deeds"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from ledger.audit import export, verify
+from ledger.audit.audit import export, verify
 from ledger.keys import Key
 from ledger.limits import BLOCK_IDLE_MS, LEASE_MS, OUTAGE_MS
-from ledger.manifest import cost
-from ledger.manifest_types import Policies
+from ledger.manifests.expansion import cost
+from ledger.manifests.types import Policies
 from ledger.records import Bill
 from ledger.state import read
 from ledger.trade_records import Missed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from ledger.manifest import cost
+from ledger.manifests.expansion import cost
 from ledger.records import Account, Node, key_account
 from ledger.reputation import reputation, terms_ended
 from ledger.state import write

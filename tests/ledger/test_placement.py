@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.audit import export, verify
-from ledger.contract import parse_contract
-from ledger.contract_types import Contract, PriceTemplate, VolumeTemplate, WorkloadTemplate
+from ledger.audit.audit import export, verify
+from ledger.contracts.language import parse_contract
+from ledger.contracts.types import Contract, PriceTemplate, VolumeTemplate, WorkloadTemplate
 from ledger.errors import Refused
 from ledger.keys import Key
 from ledger.limits import REVEAL_MS
-from ledger.manifest_types import Apart, Placement, PriceCaps, Spread
+from ledger.manifests.types import Apart, Placement, PriceCaps, Spread
+from ledger.text.yaml_tree import ContractError
 from ledger.transactions import Claim, Price, Renew, RenewItem
-from ledger.yaml_tree import ContractError
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.contract_samples import SOURCE, expanded
 from tests.ledger.contract_samples import contract as sample

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.errors import Refused
-from ledger.manifest_types import Policies, Role, Rule
-from ledger.policy import (
+from ledger.manifests.types import Policies, Role, Rule
+from ledger.policies.decision import (
     NOT_ASKED,
     Approval,
     approval_expiry,

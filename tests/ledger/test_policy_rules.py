@@ -9,11 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.errors import Refused
-from ledger.manifest_check import Report
-from ledger.manifest_types import Policies, Role, Rule
-from ledger.policy import About, Approval, check_reachable, describe, evaluate, named_keys, standing_since
-from ledger.policy_check import check_policies
-from ledger.policy_types import Auto, Weight
+from ledger.manifests.check import Report
+from ledger.manifests.types import Policies, Role, Rule
+from ledger.policies.check import check_policies
+from ledger.policies.decision import (
+    About,
+    Approval,
+    check_reachable,
+    describe,
+    evaluate,
+    named_keys,
+    standing_since,
+)
+from ledger.policies.types import Auto, Weight
 
 A, B, C, D = (bytes([n]) * 32 for n in range(1, 5))
 HOUR_MS = 3_600_000

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.pattern import PatternError, matches, parse_pattern
-from ledger.quantities import (
+from ledger.text.pattern import PatternError, matches, parse_pattern
+from ledger.text.quantities import (
     QuantityError,
     parse_country,
     parse_cpu,

@@ -1,10 +1,10 @@
-"""Quorum arithmetic (ledger.quorum): for every total weight, not for a few."""
+"""Quorum arithmetic (ledger.proofs.quorum): for every total weight, not for a few."""
 
 from __future__ import annotations
 
 import pytest
 
-from ledger.quorum import quorum, tolerated, weight_of
+from ledger.proofs.quorum import quorum, tolerated, weight_of
 
 
 @pytest.mark.parametrize("total", range(1, 400))

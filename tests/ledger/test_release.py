@@ -8,14 +8,14 @@ import pytest
 from msgspec import UNSET, to_builtins
 from msgspec.structs import replace
 
-from ledger.contract_types import Contract
+from ledger.contracts.types import Contract
 from ledger.documents import open_document, payload_of, sign_payload
 from ledger.errors import Refused
 from ledger.limits import RELEASE_MS_MAX
-from ledger.manifest_types import Placement, Policies, Rule
-from ledger.policy_types import Auto
+from ledger.manifests.types import Placement, Policies, Rule
+from ledger.policies.types import Auto
 from ledger.results import results_digest
-from ledger.retention import lives
+from ledger.storage.retention import lives
 from ledger.transactions import CancelDeployment, Report
 from tests.ledger.invariants import check
 from tests.ledger.world import (
@@ -366,7 +366,7 @@ def test_without_a_policy_nothing_is_held_and_nobody_is_asked() -> None:
     ],
 )
 def test_policies_that_are_refused(source: Contract, rule: str, field: str) -> None:
-    from ledger.contract_check import check_contract
+    from ledger.contracts.check import check_contract
 
     check_contract(mining())
     with pytest.raises(Refused) as caught:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.audit import export, verify
+from ledger.audit.audit import export, verify
 from ledger.codec import decode, encode
 from ledger.records import Deployment, Slot, key_deployment, key_slot
 from tests.ledger.chain_fixture import ChainWorld

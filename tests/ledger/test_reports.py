@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from ledger.keys import Key
 from ledger.limits import RECEIPTS_PER_TERM_MAX
-from ledger.manifest_types import Restart
+from ledger.manifests.types import Restart
 from ledger.predicates import ResultFile
 from ledger.records import ReceiptRecord, key_receipt, key_slot
 from ledger.state import read, write

@@ -15,15 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.audit import export, verify
+from ledger.audit.audit import export, verify
 from ledger.blocks import Header, decode_batch, header_hash
-from ledger.chain import EVENTS_PER_BLOCK_MAX
 from ledger.codec import decode, sha256
 from ledger.errors import LocalError, Refused
-from ledger.kv import MemoryKv
 from ledger.records import be
-from ledger.retention import HISTORY, Retention
-from ledger.store import Store
+from ledger.storage.chain import EVENTS_PER_BLOCK_MAX
+from ledger.storage.kv import MemoryKv
+from ledger.storage.retention import HISTORY, Retention
+from ledger.storage.store import Store
 from ledger.transactions import CancelDeployment, Renew, RenewItem
 from tests.ledger.chain_fixture import CHAIN_ID, GENESIS_HASH, ChainWorld, SmallChain
 from tests.ledger.test_audit import site_life
@@ -233,7 +233,7 @@ def test_what_has_ended_before_is_dropped_at_once() -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from ledger.store import Store
+from ledger.storage.store import Store
 from tests.ledger.chain_fixture import CHAIN_ID, GENESIS_HASH, SmallChain
 store = Store.open(Path(sys.argv[1]), CHAIN_ID, GENESIS_HASH)
 chain = SmallChain(store)

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.chain import UNDO_KEY
 from ledger.codec import decode, encode
 from ledger.errors import LocalError
-from ledger.kv import MemoryKv
-from ledger.retention import Retention
-from ledger.rollback import roll_back, saved_window
-from ledger.store import Store
-from ledger.views import UNDO_COMMITS_MAX, SavedUndo
+from ledger.storage.chain import UNDO_KEY
+from ledger.storage.kv import MemoryKv
+from ledger.storage.retention import Retention
+from ledger.storage.rollback import roll_back, saved_window
+from ledger.storage.store import Store
+from ledger.storage.views import UNDO_COMMITS_MAX, SavedUndo
 from tests.ledger import world as world_fixture
 from tests.ledger.chain_fixture import CHAIN_ID, START_MS, ChainWorld, SmallChain
 from tests.ledger.world import CONSUMER, NODES, contract

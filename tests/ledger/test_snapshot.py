@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from ledger import tree
 from ledger.codec import decode, encode, sha256
 from ledger.errors import Refused
-from ledger.snapshot import (
+from ledger.proofs import tree
+from ledger.storage.snapshot import (
     BUCKETS,
     ROOT,
     Bucket,

@@ -9,13 +9,13 @@ import pytest
 
 from ledger.codec import encode
 from ledger.errors import LocalError
-from ledger.kv import Freezable, MemoryKv
-from ledger.snapshot import BUCKETS, Bucket, Shelf, bucket_of, check_chunk, pair_bytes
-from ledger.staging import Staging
-from ledger.store import Store, finish_adoption
-from ledger.store_files import next_path
-from ledger.stored import Tip
-from ledger.views import FrozenState
+from ledger.storage.kv import Freezable, MemoryKv
+from ledger.storage.snapshot import BUCKETS, Bucket, Shelf, bucket_of, check_chunk, pair_bytes
+from ledger.storage.staging import Staging
+from ledger.storage.store import Store, finish_adoption
+from ledger.storage.store_files import next_path
+from ledger.storage.stored import Tip
+from ledger.storage.views import FrozenState
 from tests.ledger.chain_fixture import CHAIN_ID, GENESIS_HASH, SmallChain
 
 BLOCKS = 8

@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from ledger.certification import Certification, sign_certification
-from ledger.contract import parse_contract
-from ledger.contract_check import check_contract
+from ledger.contracts.check import check_contract
+from ledger.contracts.language import parse_contract
 from ledger.errors import Refused
 from ledger.fit import certifiers_of
 from ledger.keys import Key
@@ -20,7 +20,7 @@ from ledger.limits import (
     DRAIN_NOTICE_MS_MIN,
     OFFER_VALID_MS_MAX,
 )
-from ledger.manifest_types import Placement
+from ledger.manifests.types import Placement
 from ledger.records import Node
 from ledger.transactions import CertifyNode, Claim, DrainNode, Renew, RenewItem, UncertifyNode, WithdrawOffer
 from ledger.transition import standing

@@ -15,16 +15,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ledger import tree
 from ledger.blocks import header_hash
 from ledger.codec import decode, encode, sha256
 from ledger.errors import LocalError, Refused
-from ledger.kv import Kv, MemoryKv, ReadCache, prefix_end
 from ledger.limits import RECENT_ROOTS
 from ledger.outcome import Event
+from ledger.proofs import tree
 from ledger.records import be
-from ledger.store import CHAIN_ROOM, FORMAT, SMALL_ROOM, KeyValue, Room, Store
-from ledger.stored import CommitData
+from ledger.storage.kv import Kv, MemoryKv, ReadCache, prefix_end
+from ledger.storage.store import CHAIN_ROOM, FORMAT, SMALL_ROOM, KeyValue, Room, Store
+from ledger.storage.stored import CommitData
 from tests.ledger.chain_fixture import CHAIN_ID, GENESIS_HASH, GENESIS_STATE, SmallChain
 
 ROOT = Path(__file__).parents[2]
@@ -347,7 +347,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from ledger.codec import sha256
-from ledger.store import Store
+from ledger.storage.store import Store
 from tests.ledger.chain_fixture import CHAIN_ID, GENESIS_HASH, SmallChain
 store = Store.open(Path(sys.argv[1]), CHAIN_ID, GENESIS_HASH)
 chain = SmallChain(store)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ledger.kv import MemoryKv
-from ledger.store import Store
+from ledger.storage.kv import MemoryKv
+from ledger.storage.store import Store
 from tests.ledger.chain_fixture import CHAIN_ID, SmallChain
 
 

@@ -1,4 +1,5 @@
-"""What a power cut leaves of LevelDB's log: rules [J1] and [J2] of ledger.store_log, on real files."""
+"""What a power cut leaves of LevelDB's log: rules [J1] and [J2] of ledger.storage.store_log, on real
+files."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ import plyvel
 import pytest
 
 from ledger.errors import LocalError
-from ledger.store import KeyValue
-from ledger.store_log import BLOCK_BYTES, SECTOR_BYTES, checksum, examine
+from ledger.storage.store import KeyValue
+from ledger.storage.store_log import BLOCK_BYTES, SECTOR_BYTES, checksum, examine
 
 OWNER = "me"
 

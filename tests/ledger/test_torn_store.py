@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ledger import tree
 from ledger.blocks import header_hash
 from ledger.errors import LocalError
-from ledger.store import KeyValue, Store
+from ledger.proofs import tree
+from ledger.storage.store import KeyValue, Store
 from tests.ledger.chain_fixture import CHAIN_ID, GENESIS_HASH, SmallChain
 
 BLOCKS = 12

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger import tree
 from ledger.codec import decode_exact, encode
 from ledger.errors import LocalError, Refused
+from ledger.proofs import tree
 
 
 class Stored:

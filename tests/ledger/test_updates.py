@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.audit import export, verify
-from ledger.audit_report import AuditReport
-from ledger.contract_types import ContractRole, ResourcesTemplate, VolumeTemplate
+from ledger.audit.audit import export, verify
+from ledger.audit.report import AuditReport
+from ledger.contracts.types import ContractRole, ResourcesTemplate, VolumeTemplate
 from ledger.limits import MIB
-from ledger.manifest import cost, decode_manifest
-from ledger.manifest_types import Placement, Policies, Restart, Rule, UpdateStrategy
+from ledger.manifests.expansion import cost, decode_manifest
+from ledger.manifests.types import Placement, Policies, Restart, Rule, UpdateStrategy
 from ledger.records import Account, key_account, key_deployment
 from ledger.state import MemoryState, write
 from ledger.transactions import CancelDeployment, ExtendDeployment, Renew, RenewItem, SteerUpdate, TopUp

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from ledger.contract_types import Contract, ContractRole
+from ledger.contracts.types import Contract, ContractRole
 from ledger.keys import Key
-from ledger.manifest_types import Placement, Policies, Rule, UpdateStrategy
+from ledger.manifests.types import Placement, Policies, Rule, UpdateStrategy
 from ledger.transactions import CancelDeployment, SteerUpdate
 from tests.ledger.invariants import check
 from tests.ledger.scenario_base import HOUR_S, R_BUDGET, R_EXPERT, R_LEGAL, Case, Play

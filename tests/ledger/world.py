@@ -15,7 +15,7 @@ from ledger.blocks import Header
 from ledger.codec import sha256
 from ledger.commitments import commitment_of
 from ledger.consent import sign_consent
-from ledger.contract_types import (
+from ledger.contracts.types import (
     Contract,
     ContractRole,
     Parameter,
@@ -29,8 +29,8 @@ from ledger.genesis import Genesis, GenesisValidator, genesis_state
 from ledger.keys import Key
 from ledger.limits import MIB, RESULT_SEAL_BYTES
 from ledger.machine import execute
-from ledger.manifest import decode_manifest, expand, workload_of
-from ledger.manifest_types import (
+from ledger.manifests.expansion import decode_manifest, expand, workload_of
+from ledger.manifests.types import (
     Artifact,
     Health,
     Manifest,

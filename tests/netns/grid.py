@@ -17,13 +17,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ledger.genesis import Genesis, GenesisValidator
 from ledger.keys import Key
-from ledger.quantities import CREDIT
+from ledger.text.quantities import CREDIT
 from ledger.transactions import Transfer
 from node.api import models as m
 from node.cli.main import main
+from node.client.sdk import Client, ClientError
 from node.config import P2P, Settings, template
 from node.home import Home, create_key, write_atomic, write_secret
-from node.sdk import Client, ClientError
 from p2p.ids import peer_id_of
 from tests.e2e.net import ROOT, until
 from tests.netns.lab import Lab, Machine

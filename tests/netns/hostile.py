@@ -18,12 +18,12 @@ import trio
 
 from consensus.messages import Vote, encode_message
 from ledger.blocks import Batch
-from ledger.certificate import VOTE_DOMAIN, Statement, VoteKind, vote_message
 from ledger.codec import encode
 from ledger.documents import ApprovalPredicate, sign_approval, sign_contract
 from ledger.genesis import Genesis
 from ledger.keys import Key
 from ledger.limits import EXPIRY_BLOCKS_DEFAULT
+from ledger.proofs.certificate import VOTE_DOMAIN, Statement, VoteKind, vote_message
 from ledger.transactions import Body, Decide, PublishContract, Transfer, Tx, sign_tx
 from node.wire import PROTOCOL, TOPIC_KINDS, BatchPush, Hello, topic
 from p2p.errors import Refused, RequestError

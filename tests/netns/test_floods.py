@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from node.sdk import Client
+from node.client.sdk import Client
 from p2p.network import Lane
 from tests.e2e.net import until
 from tests.netns.conftest import IN_LONG

@@ -14,9 +14,9 @@ import trio
 
 from node.api.app import make_app, serve_api
 from node.api.bot_seam import BotSeam
-from node.artifacts import ArtifactStore
-from node.cid import cid_of
 from node.executor.status import ExecutorStatus, FetchStatus, TenureStatus
+from node.files.artifacts import ArtifactStore
+from node.files.cid import cid_of
 from tests.node.fake_peer import FakePeer
 
 TOKEN = "a token of the home"

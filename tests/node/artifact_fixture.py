@@ -14,11 +14,11 @@ import trio
 from ledger.codec import decode, encode
 from ledger.keys import Key
 from ledger.limits import CHUNK_BYTES
-from node.artifact_wire import CHUNK, ChunkRequest, HeldAnswer, HeldRequest
-from node.artifacts import ArtifactStore
-from node.chunks import chunks_root
-from node.exchange import Exchange, Wanted
-from node.rates import FileRates
+from node.files.artifact_wire import CHUNK, ChunkRequest, HeldAnswer, HeldRequest
+from node.files.artifacts import ArtifactStore
+from node.files.chunks import chunks_root
+from node.files.exchange import Exchange, Wanted
+from node.files.rates import FileRates
 from p2p.errors import Refused as RequestRefused
 from p2p.memory import MemoryHub, MemoryNetwork
 from p2p.network import Lane, Neighbour, Verdict

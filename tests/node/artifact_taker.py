@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from ledger.limits import CHUNK_BYTES
-from node.artifacts import ArtifactStore
-from node.chunks import chunk_digests
+from node.files.artifacts import ArtifactStore
+from node.files.chunks import chunk_digests
 
 
 def main(folder: Path, sha256: str, source: Path) -> None:

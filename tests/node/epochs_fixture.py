@@ -10,10 +10,10 @@ import trio
 
 from ledger import transactions as t
 from ledger.blocks import Header
-from ledger.certificate import Validator, ValidatorSet
 from ledger.codec import decode, encode
 from ledger.epochs import sign_change
-from ledger.light import Trust
+from ledger.proofs.certificate import Validator, ValidatorSet
+from ledger.proofs.light import Trust
 from node.clock import wall_ms
 from node.peer import Peer
 from node.seam import NotFinal, Overloaded

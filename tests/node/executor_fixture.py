@@ -16,21 +16,18 @@ from msgspec import UNSET
 
 from ledger import transactions as t
 from ledger.codec import decode
-from ledger.contract_types import Contract, WorkloadTemplate
+from ledger.contracts.types import Contract, WorkloadTemplate
 from ledger.documents import open_document, sign_approval, sign_contract
 from ledger.genesis import ConsensusParameters, Genesis, GenesisValidator
 from ledger.keys import Key
 from ledger.limits import CHUNK_BYTES
-from ledger.manifest import decode_manifest, expand
-from ledger.manifest_types import Artifact, Placement, manifest_digest
+from ledger.manifests.expansion import decode_manifest, expand
+from ledger.manifests.types import Artifact, Placement, manifest_digest
 from ledger.predicates import Act, ApprovalPredicate, ReceiptPredicate
 from ledger.records import Deployment, ReceiptRecord, Slot, key_deployment, key_slot
 from ledger.state import read
 from ledger.trade_records import UpdateRecord, key_update
-from node.artifacts import ArtifactStore
-from node.chunks import chunks_root
 from node.config import Node as NodeSettings
-from node.exchange import Exchange, Wanted
 from node.executor.drivers.base import (
     Attestation,
     Drift,
@@ -47,9 +44,12 @@ from node.executor.drivers.base import (
 from node.executor.drivers.still import copy_sparse
 from node.executor.errors import ExecutorError, ResultRefused, VerificationFailed
 from node.executor.executor import Executor
-from node.executor.volumes import VolumeShelf
+from node.executor.volumes.volumes import VolumeShelf
+from node.files.artifacts import ArtifactStore
+from node.files.chunks import chunks_root
+from node.files.exchange import Exchange, Wanted
 from node.peer import Peer
-from node.sealed_results import open_result
+from node.sealed.sealed_results import open_result
 from p2p.memory import MemoryHub
 from tests.ledger import world as people
 from tests.node.network_fixture import CHAIN_ID, World, key, until

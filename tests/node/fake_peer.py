@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from ledger.blocks import decode_header
-from ledger.certificate import ValidatorSet
 from ledger.errors import Refused
 from ledger.genesis import Genesis
 from ledger.keys import Key
 from ledger.machine import Context, check_window
 from ledger.outcome import BlockResult
+from ledger.proofs.certificate import ValidatorSet
 from ledger.state import Reader
-from ledger.store import Store
+from ledger.storage.store import Store
 from ledger.transactions import decode_tx, verified
 from node.event_log import EventLog
 from node.seam import Gap, NotFinal, NumberedEvent, Overloaded, PeerStatus, TxOutcome

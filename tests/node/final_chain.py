@@ -6,11 +6,18 @@ from collections.abc import Sequence
 
 from ledger import transactions as t
 from ledger.blocks import Batch, Header, batch_digest
-from ledger.certificate import VOTE_DOMAIN, Certificate, Ed25519Scheme, Statement, VoteKind, vote_message
 from ledger.codec import encode
 from ledger.keys import Key
-from ledger.kv import MemoryKv
-from ledger.store import Store
+from ledger.proofs.certificate import (
+    VOTE_DOMAIN,
+    Certificate,
+    Ed25519Scheme,
+    Statement,
+    VoteKind,
+    vote_message,
+)
+from ledger.storage.kv import MemoryKv
+from ledger.storage.store import Store
 from node.notary import Notary
 from tests.node.network_fixture import CHAIN_ID, POOR, RICH, genesis, key
 

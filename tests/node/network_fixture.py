@@ -14,10 +14,10 @@ import trio.testing
 from ledger import transactions as t
 from ledger.genesis import ConsensusParameters, Genesis, GenesisValidator
 from ledger.keys import Key
-from ledger.kv import MemoryKv
-from ledger.store import Store
+from ledger.storage.kv import MemoryKv
+from ledger.storage.store import Store
 from node.peer import Identity, Peer
-from node.safety_store import SafetyStore
+from node.voting.safety_store import SafetyStore
 from node.wire import TOPIC_KINDS, topic
 from p2p.memory import MemoryHub, MemoryNetwork
 from p2p.switchboard import Policy

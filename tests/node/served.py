@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 import trio
 
-from ledger.contract_types import WorkloadTemplate
+from ledger.contracts.types import WorkloadTemplate
 from ledger.predicates import ReceiptPredicate
 from node.executor.drivers.base import Driver
 from node.executor.status import ExecutorStatus

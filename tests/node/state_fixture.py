@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import trio
 
 from ledger.errors import Refused
-from ledger.store import Store
-from node.follower import Follower
+from ledger.storage.store import Store
 from node.notary import Notary
-from node.ranges import answer_batch, answer_range
-from node.snapshots import Snapshots
-from node.state_sync import StateSync
+from node.sync.follower import Follower
+from node.sync.ranges import answer_batch, answer_range
+from node.sync.snapshots import Snapshots
+from node.sync.state_sync import StateSync
 from p2p.errors import Refused as RequestRefused
 from p2p.errors import RequestTimeout
 from tests.node.final_chain import batch_of, extend, new_notary, transfer_tx

@@ -8,8 +8,8 @@ from ledger.machine import Context, apply
 from ledger.records import key_offence
 from ledger.state import MemoryState
 from ledger.transactions import ReportEvidence, decode_tx, verified
-from node.accuser import Accuser
 from node.limits import EVIDENCE_EXPIRY_BLOCKS
+from node.voting.accuser import Accuser
 from tests.ledger.test_evidence import BAD, KEY_VALIDATORS, NOTAR, SET, A, B, vote, votes
 from tests.ledger.world import CHAIN_ID, key_of
 

@@ -18,8 +18,6 @@ from ledger.errors import Refused
 from ledger.keys import Key
 from ledger.machine import Context
 from ledger.transactions import SignedTx, VerifiedTx, decode_tx, verified
-from node import mempool as module
-from node.fair_queue import cost_of
 from node.limits import (
     PACE_LOST_MS,
     PACE_WINDOW_BYTES_MAX,
@@ -29,9 +27,11 @@ from node.limits import (
     RETRY_MS_MAX,
     RETRY_MS_MIN,
 )
-from node.mempool import HeldBatch, Mempool, open_batch
-from node.pace import Pace
 from node.seam import Overloaded
+from node.voting import mempool as module
+from node.voting.fair_queue import cost_of
+from node.voting.mempool import HeldBatch, Mempool, open_batch
+from node.voting.pace import Pace
 from tests.node.final_chain import transfer_tx
 from tests.node.network_fixture import CHAIN_ID
 from tests.node.test_mempool import naming

@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.quantities import QuantityError
-from node.amounts import cpu_text, credits_text, parse_credits, size_text, span_text, time_text, value_text
+from ledger.text.quantities import QuantityError
+from node.client.amounts import (
+    cpu_text,
+    credits_text,
+    parse_credits,
+    size_text,
+    span_text,
+    time_text,
+    value_text,
+)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.audit import verify
+from ledger.audit.audit import verify
 from ledger.codec import sha256
-from ledger.light import Trust, verify_query
-from ledger.manifest_types import manifest_digest
+from ledger.manifests.types import manifest_digest
+from ledger.proofs.light import Trust, verify_query
 from ledger.records import key_account
 from ledger.transactions import PutVault, Transfer
 from node.api import models as m
@@ -431,7 +431,7 @@ class Listener:
 
 def make_guard(peer: FakePeer, folder: Path) -> Any:
     from node.api.app import make_app
-    from node.artifacts import ArtifactStore
+    from node.files.artifacts import ArtifactStore
 
     return make_app(peer, token="t", artifacts=ArtifactStore(folder / "artifacts"))
 

@@ -9,7 +9,7 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import fields, replace
 
-from ledger.manifest_types import (
+from ledger.manifests.types import (
     Apart,
     Artifact,
     Health,

@@ -10,10 +10,10 @@ import trio.testing
 
 from ledger.codec import decode, encode
 from ledger.limits import CHUNK_BYTES
-from node.artifact_wire import CHUNK, HELD, INFO, ChunkRequest, InfoAnswer
-from node.artifacts import ArtifactStore
 from node.errors import ArtifactFull, ArtifactWrong
-from node.exchange import Progress, Wanted
+from node.files.artifact_wire import CHUNK, HELD, INFO, ChunkRequest, InfoAnswer
+from node.files.artifacts import ArtifactStore
+from node.files.exchange import Progress, Wanted
 from node.limits import ARTIFACT_SOURCE_WINDOW
 from p2p.errors import Refused as RequestRefused
 from tests.node.artifact_fixture import answering, hosts, says, wanted_of
@@ -88,7 +88,7 @@ async def test_a_false_list_is_found_before_any_chunk_is_asked(tmp_path: Path, a
 async def test_a_fetch_waits_for_a_source_and_resumes_what_was_broken_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.sources.ARTIFACT_RUN_MAX", 1)
+    monkeypatch.setattr("node.files.sources.ARTIFACT_RUN_MAX", 1)
     data = data_of(10 * CHUNK_BYTES)
     async with hosts(tmp_path, 2) as (me, source):
         stop_after = 4

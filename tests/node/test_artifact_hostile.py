@@ -12,7 +12,8 @@ import trio.testing
 from ledger.codec import decode, encode
 from ledger.limits import CHUNK_BYTES
 from node import limits
-from node.artifact_wire import (
+from node.errors import ArtifactFull, ArtifactWrong
+from node.files.artifact_wire import (
     CHUNK,
     HELD,
     INFO,
@@ -24,9 +25,8 @@ from node.artifact_wire import (
     read_digests,
     read_held,
 )
-from node.errors import ArtifactFull, ArtifactWrong
-from node.exchange import Progress, Wanted
-from node.rates import FileRates
+from node.files.exchange import Progress, Wanted
+from node.files.rates import FileRates
 from p2p.errors import Refused as RequestRefused
 from p2p.errors import RequestError
 from tests.node.artifact_fixture import Host, answering, hosts, says, wanted_of
@@ -154,7 +154,7 @@ async def test_one_that_offers_another_size_is_left_alone_and_not_punished(tmp_p
 async def test_one_that_disappears_midway_costs_only_what_was_on_its_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.sources.ARTIFACT_RUN_MAX", 1)
+    monkeypatch.setattr("node.files.sources.ARTIFACT_RUN_MAX", 1)
     async with hosts(tmp_path, 3) as (me, honest, leaver):
         leaver.exchange.store.add_bytes(DATA)
         give = leaver.methods[CHUNK]
@@ -411,7 +411,7 @@ async def test_two_fetches_of_the_same_share_one(tmp_path: Path) -> None:
 async def test_who_waits_for_a_fetch_that_is_called_off_goes_on_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.sources.ARTIFACT_RUN_MAX", 1)
+    monkeypatch.setattr("node.files.sources.ARTIFACT_RUN_MAX", 1)
     async with hosts(tmp_path, 2) as (me, source):
         give, gate = source.methods[CHUNK], trio.Event()
 
@@ -445,17 +445,17 @@ async def test_a_full_disk_ends_the_fetch_and_gives_the_room_back(
 ) -> None:
     async with hosts(tmp_path, 2) as (me, source):
         source.exchange.store.add_bytes(DATA)
-        monkeypatch.setattr("node.cache.ARTIFACT_DISK_RESERVE_BYTES", 1 << 60)
+        monkeypatch.setattr("node.files.cache.ARTIFACT_DISK_RESERVE_BYTES", 1 << 60)
         with pytest.raises(ArtifactFull, match="the disk has"):
             await me.exchange.fetch(wanted_of(DATA))
         monkeypatch.undo()
-        monkeypatch.setattr("node.artifact_files.os.posix_fallocate", _full)
+        monkeypatch.setattr("node.files.artifact_files.os.posix_fallocate", _full)
         with pytest.raises(ArtifactFull, match="No space left"):
             await me.exchange.fetch(wanted_of(DATA))
         assert me.exchange.store.used_bytes == 0
         assert list((tmp_path / "0").iterdir()) == []
         monkeypatch.undo()
-        monkeypatch.setattr("node.artifact_files.os.pwrite", _full)
+        monkeypatch.setattr("node.files.artifact_files.os.pwrite", _full)
         with pytest.raises(ArtifactFull, match="No space left"):
             await me.exchange.fetch(wanted_of(DATA))
         assert list((tmp_path / "0").iterdir()) == []

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from ledger.limits import CHUNK_BYTES
-from node.artifacts import ArtifactStore
-from node.chunks import chunk_digests
+from node.files.artifacts import ArtifactStore
+from node.files.chunks import chunk_digests
 from tests.node.test_artifacts import data_of, name_of
 
 COUNT = 40

@@ -9,9 +9,9 @@ import trio
 
 from ledger.limits import CHUNK_BYTES
 from node import limits
-from node.artifact_wire import CHUNK
 from node.errors import ArtifactFull
-from node.exchange import Progress, Wanted, fetch_all
+from node.files.artifact_wire import CHUNK
+from node.files.exchange import Progress, Wanted, fetch_all
 from tests.node.artifact_fixture import hosts, wanted_of
 from tests.node.network_fixture import until
 from tests.node.test_artifacts import data_of, name_of
@@ -91,7 +91,7 @@ async def test_a_file_that_another_wants_too_is_no_hostage_of_the_first(tmp_path
 
 
 async def test_there_is_an_end_to_what_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.exchange.ARTIFACT_WANTED_MAX", 4)
+    monkeypatch.setattr("node.files.exchange.ARTIFACT_WANTED_MAX", 4)
     async with hosts(tmp_path, 1) as (me,), trio.open_nursery() as nursery:
         for wanted, progress in nowhere(4):
             nursery.start_soon(me.exchange.fetch, wanted, progress)

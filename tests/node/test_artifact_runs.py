@@ -10,13 +10,13 @@ import trio
 
 from ledger.codec import decode
 from ledger.limits import CHUNK_BYTES
-from node.artifact_files import chunk_count
-from node.artifact_wire import CHUNK, ChunkRequest
-from node.artifacts import ArtifactStore
 from node.errors import ArtifactMissing, ArtifactWrong
-from node.exchange import Progress
+from node.files.artifact_files import chunk_count
+from node.files.artifact_wire import CHUNK, ChunkRequest
+from node.files.artifacts import ArtifactStore
+from node.files.exchange import Progress
+from node.files.sources import Source
 from node.limits import ARTIFACT_RUN_MAX, ARTIFACT_RUN_S
-from node.sources import Source
 from tests.node.artifact_fixture import Host, hosts, wanted_of
 from tests.node.test_artifacts import data_of, name_of
 
@@ -58,7 +58,7 @@ def test_a_slow_source_is_asked_for_one_at_a_time() -> None:
 async def test_one_bad_chunk_in_a_run_is_found_and_nothing_of_it_kept(
     tmp_path: Path, spoilt: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.sources.ARTIFACT_RUN_MAX", 3)
+    monkeypatch.setattr("node.files.sources.ARTIFACT_RUN_MAX", 3)
     async with hosts(tmp_path, 3) as (me, honest, liar):
         liar.exchange.store.add_bytes(DATA)
         give = liar.methods[CHUNK]

@@ -9,9 +9,9 @@ import trio
 import trio.testing
 
 from ledger.limits import CHUNK_BYTES
-from node.artifact_wire import CHUNK, HELD
-from node.exchange import Progress, Wanted
-from node.rates import FileRates
+from node.files.artifact_wire import CHUNK, HELD
+from node.files.exchange import Progress, Wanted
+from node.files.rates import FileRates
 from tests.node.artifact_fixture import hosts, wanted_of
 from tests.node.network_fixture import paced, until
 from tests.node.test_artifacts import data_of, name_of

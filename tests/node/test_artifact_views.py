@@ -17,11 +17,11 @@ from msgspec.structs import replace
 
 from ledger.limits import CHUNK_BYTES
 from node.api.app import make_app, serve_api
-from node.artifact_files import Intake
-from node.artifact_wire import CHUNK
-from node.cid import cid_of
 from node.cli.main import main
-from node.exchange import Progress
+from node.files.artifact_files import Intake
+from node.files.artifact_wire import CHUNK
+from node.files.cid import cid_of
+from node.files.exchange import Progress
 from node.home import write_secret
 from tests.ledger.world import contract
 from tests.node.api_fixture import AUTH, TOKEN, in_thread
@@ -46,7 +46,7 @@ async def api_of(host: Host, peer: FakePeer | None = None) -> AsyncIterator[http
 @pytest.fixture(autouse=True)
 def by_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """A chunk in each answer, so that a source stops where it is told to."""
-    monkeypatch.setattr("node.sources.ARTIFACT_RUN_MAX", 1)
+    monkeypatch.setattr("node.files.sources.ARTIFACT_RUN_MAX", 1)
 
 
 def hold_back(source: Host, after: int) -> trio.Event:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ledger.limits import CHUNK_BYTES
-from node.artifacts import ArtifactStore
-from node.chunks import chunk_digests, chunks_root
 from node.errors import ArtifactFull, ArtifactMissing, ArtifactWrong
+from node.files.artifacts import ArtifactStore
+from node.files.chunks import chunk_digests, chunks_root
 from node.limits import ARTIFACT_RESULT_KEPT_S
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from ledger.audit import export, verify
-from ledger.audit_report import AuditReport
-from ledger.policy_types import Auto, Rule, Weight
-from ledger.policy_words import outline
+from ledger.audit.audit import export, verify
+from ledger.audit.report import AuditReport
+from ledger.policies.types import Auto, Rule, Weight
+from ledger.policies.words import outline
 from ledger.transactions import CancelDeployment
-from node.amounts import credits_text
-from node.audit_page import SHORT, audit_page, brief
+from node.client.amounts import credits_text
+from node.client.audit_page import SHORT, audit_page, brief
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.world import BUDGET, CONSUMER, EXPERT, FARMERS, LEGAL, NODES, contract
 from tests.node.test_web import HOSTILE, Page

@@ -13,11 +13,11 @@ from ledger.blocks import batch_digest
 from ledger.codec import encode
 from ledger.errors import Refused
 from ledger.transactions import SignedTx, decode_tx
-from node import batch_desk as module
-from node.batch_desk import BatchDesk
 from node.limits import BATCHES_OPENING_MAX, FETCH_ANSWERS_MAX, FETCH_ANSWERS_MS, VERIFY_THREAD_BYTES
-from node.mempool import Mempool
 from node.notary import Notary
+from node.voting import batch_desk as module
+from node.voting.batch_desk import BatchDesk
+from node.voting.mempool import Mempool
 from tests.node.final_chain import batch_of, extend, new_notary, transfer_tx
 from tests.node.network_fixture import CHAIN_ID, RICH
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from ledger.contract_check import decode_contract
+from ledger.contracts.check import decode_contract
 from ledger.errors import Refused
 from ledger.limits import CHUNK_BYTES
-from ledger.yaml_tree import ContractError
-from node.build import build, chunk_digests, chunks_root, load_built, read_source
-from node.chunks import read_chunks
+from ledger.text.yaml_tree import ContractError
+from node.client.build import build, chunk_digests, chunks_root, load_built, read_source
 from node.executor.tree import read_tree
+from node.files.chunks import read_chunks
 
 SOURCE = """\
 gridpact: 1

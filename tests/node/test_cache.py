@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from node.cache import Cache, Held
 from node.errors import ArtifactFull
+from node.files.cache import Cache, Held
 from node.limits import ARTIFACT_DISK_RESERVE_BYTES, ARTIFACT_RESULT_KEPT_S
 
 PLENTY = ARTIFACT_DISK_RESERVE_BYTES + 1_000_000

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from node.cid import cid_of, sha256_of
+from node.files.cid import cid_of, sha256_of
 
 # Published: the readme of Rust's cid, the documentation of Elixir's excid, and IPFS's name of nothing.
 KNOWN = {

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from ledger.codec import sha256
-from ledger.contract_types import Parameter
+from ledger.contracts.types import Parameter
 from ledger.errors import Refused
-from ledger.manifest_types import Rule
+from ledger.manifests.types import Rule
 from ledger.transactions import Transfer
 from node.api import bot_seam as b
-from node.cid import cid_of
 from node.cli.commands import COMMANDS, app
 from node.cli.main import main
 from node.executor.status import ExecutorStatus
+from node.files.cid import cid_of
 from node.home import write_secret
 from node.version import VERSION
 from p2p.ids import peer_id_of
@@ -412,7 +412,7 @@ def test_a_manifest_that_is_not_the_contracts_is_not_signed(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A peer that lies about the manifest is found out before anything is signed."""
-    from node.sdk import Client
+    from node.client.sdk import Client
 
     deployment = ordered(shell)
     real = Client.manifest

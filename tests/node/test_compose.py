@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.contract import parse_contract
+from ledger.contracts.language import parse_contract
 from ledger.errors import Refused
 from ledger.limits import PARAMETERS_MAX
-from ledger.template import substitute
-from ledger.yaml_tree import ContractError, Mapping, Node, Scalar, Sequence, load
+from ledger.text.template import substitute
+from ledger.text.yaml_tree import ContractError, Mapping, Node, Scalar, Sequence, load
 from node.cli.main import main
-from node.compose import import_compose
+from node.client.compose import import_compose
 
 COMPOSE = """\
 name: shop

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from ledger.errors import Refused
-from ledger.manifest_types import Artifact
-from node.build import Built, build, load_built
+from ledger.manifests.types import Artifact
+from node.client.build import Built, build, load_built
 from tests.executor.oci_images import blobs_of, digest, folder, layer, link, member, pack
 
 SOURCE = """

@@ -10,8 +10,8 @@ from ledger.copy_records import VolumeCopy
 from ledger.errors import Refused
 from ledger.keys import Key
 from ledger.limits import COPY_BOX_BYTES_MAX, NAME_CHARS_MAX
-from node.copy_wire import KEEP_BYTES_MAX, Keep, open_key, seal_key
-from node.sealing import seal
+from node.sealed.copy_wire import KEEP_BYTES_MAX, Keep, open_key, seal_key
+from node.sealed.sealing import seal
 
 BOT, OTHER = Key(b"b" * 32), Key(b"o" * 32)
 SECRET = b"k" * 32

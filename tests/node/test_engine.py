@@ -30,19 +30,19 @@ from consensus.messages import (
     encode_message,
 )
 from ledger.blocks import batch_digest
-from ledger.certificate import VOTE_DOMAIN, Ed25519Scheme, Statement, VoteKind, vote_message
 from ledger.codec import encode
-from ledger.kv import MemoryKv
 from ledger.machine import Context
+from ledger.proofs.certificate import VOTE_DOMAIN, Ed25519Scheme, Statement, VoteKind, vote_message
 from ledger.records import Account, key_account
 from ledger.state import read
-from ledger.store import Store
-from node.engine import Engine
+from ledger.storage.kv import MemoryKv
+from ledger.storage.store import Store
 from node.errors import StateDiffers
 from node.limits import INBOX_MEMBER_MAX
-from node.mempool import Mempool
 from node.notary import Notary
-from node.safety_store import SafetyStore
+from node.voting.engine import Engine
+from node.voting.mempool import Mempool
+from node.voting.safety_store import SafetyStore
 from p2p.network import Lane
 from tests.node.final_chain import batch_of, certificate, extend, new_notary, next_header, transfer_tx
 from tests.node.network_fixture import CHAIN_ID, POOR, genesis, key, until

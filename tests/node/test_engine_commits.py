@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from consensus.messages import Commit, Ready, Tick
-from ledger.store import Store
+from ledger.storage.store import Store
 from tests.node.final_chain import certificate, extend, new_notary
 from tests.node.network_fixture import CHAIN_ID
 from tests.node.test_engine import OneStep, Rig

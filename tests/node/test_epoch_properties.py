@@ -13,11 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ledger import epochs
 from ledger.blocks import decode_header
-from ledger.certificate import Ed25519Scheme, Validator
-from ledger.kv import MemoryKv
-from ledger.light import Trust, check_query
+from ledger.proofs.certificate import Ed25519Scheme, Validator
+from ledger.proofs.light import Trust, check_query
 from ledger.records import KEY_VALIDATORS
-from ledger.store import Store
+from ledger.storage.kv import MemoryKv
+from ledger.storage.store import Store
 from ledger.transactions import ReportEvidence
 from node.notary import Notary
 from tests.ledger.chain_fixture import KEY_OF, MORE_KEYS, ChainWorld, member

@@ -9,20 +9,20 @@ import trio
 from msgspec.structs import replace
 
 from ledger.blocks import decode_header
-from ledger.certificate import Ed25519Scheme, VoteKind
 from ledger.codec import encode
-from ledger.epoch_log import epoch_key
 from ledger.errors import LocalError, Refused
-from ledger.kv import MemoryKv
-from ledger.light import Trust
+from ledger.proofs.certificate import Ed25519Scheme, VoteKind
+from ledger.proofs.light import Trust
 from ledger.records import KEY_NEXT_VALIDATORS
-from ledger.store import Store
-from ledger.stored import StoredBlock
-from node.follower import Follower
+from ledger.storage.epoch_log import epoch_key
+from ledger.storage.kv import MemoryKv
+from ledger.storage.store import Store
+from ledger.storage.stored import StoredBlock
 from node.inspection import check_blocks, check_epochs
 from node.notary import Notary
-from node.ranges import answer_range, decode_range
-from node.sync_plan import Ask
+from node.sync.follower import Follower
+from node.sync.ranges import answer_range, decode_range
+from node.sync.sync_plan import Ask
 from node.wire import RangeRequest
 from tests.ledger.chain_fixture import ChainWorld, certify, enough, member
 from tests.ledger.world import CHAIN_ID

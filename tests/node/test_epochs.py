@@ -5,7 +5,10 @@ from __future__ import annotations
 import trio
 
 from ledger.blocks import Header
-from ledger.certificate import (
+from ledger.codec import decode
+from ledger.epochs import is_ending
+from ledger.evidence import SignedVote, TwoVotes
+from ledger.proofs.certificate import (
     VOTE_DOMAIN,
     Certificate,
     Statement,
@@ -14,9 +17,6 @@ from ledger.certificate import (
     certificate_signers,
     vote_message,
 )
-from ledger.codec import decode
-from ledger.epochs import is_ending
-from ledger.evidence import SignedVote, TwoVotes
 from ledger.records import Account, key_account
 from ledger.state import read
 from ledger.transactions import Body, ReportEvidence, Tx, sign_tx

@@ -7,9 +7,9 @@ from typing import cast
 
 import msgspec
 
-from ledger.certificate import ValidatorSet
 from ledger.evidence import check_evidence
-from ledger.light import Trust, verify_query
+from ledger.proofs.certificate import ValidatorSet
+from ledger.proofs.light import Trust, verify_query
 from ledger.records import Offence, key_offence
 from ledger.state import read
 from node.api import models as m

@@ -12,17 +12,17 @@ from ledger import transactions as t
 from ledger.codec import decode
 from ledger.documents import open_document, sign_receipt
 from ledger.limits import CHUNK_BYTES
-from ledger.manifest_types import Restart
+from ledger.manifests.types import Restart
 from ledger.predicates import ReceiptPredicate, Usage
 from ledger.records import Deployment, Node, ReceiptRecord, key_deployment, key_node, key_open
 from ledger.state import Overlay, read, write
-from node.artifact_wire import CHUNK
 from node.errors import ArtifactFull
 from node.executor.decide import backoff_s
 from node.executor.drivers.base import Usage as DriverUsage
 from node.executor.verify import Verdict
 from node.executor.watch import Watch
 from node.executor.workshop import Workshop
+from node.files.artifact_wire import CHUNK
 from node.peer import Peer
 from tests.ledger import world as people
 from tests.node.executor_fixture import PROGRAM, Fleet, artifact_of, fleet, job, read_result, service

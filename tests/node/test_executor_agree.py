@@ -8,7 +8,7 @@ import trio
 
 from ledger.codec import decode
 from ledger.commitments import commitment_of
-from ledger.manifest_types import Placement
+from ledger.manifests.types import Placement
 from ledger.predicates import ReceiptPredicate
 from ledger.trade_records import Penalty
 from node.executor.reveals import Kept, Reveals

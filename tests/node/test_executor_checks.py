@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.manifest_types import Health, Restart
+from ledger.manifests.types import Health, Restart
 from tests.node.executor_fixture import fleet, receipts_of, service
 from tests.node.network_fixture import until
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from ledger.contract_types import WorkloadTemplate
+from ledger.contracts.types import WorkloadTemplate
 from ledger.limits import KILL_MS, LEASE_GUARD_MS, LEASE_MS
 from tests.node.executor_fixture import Fleet, fleet, service
 from tests.node.network_fixture import paced, until
@@ -25,7 +25,7 @@ def fast(mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch) ->
     def now() -> int:
         return int(trio.current_time() * 1000)
 
-    for module in ("node.engine", "node.peer"):
+    for module in ("node.voting.engine", "node.peer"):
         monkeypatch.setattr(f"{module}.now_ms", now)
         monkeypatch.setattr(f"{module}.wall_ms", lambda: GENESIS_MS + now())
     return mock_clock

@@ -15,9 +15,9 @@ from ledger import transactions as t
 from ledger.errors import Refused
 from ledger.keys import Key
 from node.limits import LOG_ASK_BLOCKS_MAX, LOG_TAIL_BYTES_MAX
-from node.log_wire import LOGS, Question, Tail, make_answer, make_question, open_answer, read_question
 from node.peer import Peer
 from node.reach import request_of_node
+from node.sealed.log_wire import LOGS, Question, Tail, make_answer, make_question, open_answer, read_question
 from p2p.errors import Refused as RequestRefused
 from tests.ledger import world as people
 from tests.node.executor_fixture import Fleet, fleet, receipts_of, service

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from ledger.contract_types import ResourcesTemplate
+from ledger.contracts.types import ResourcesTemplate
 from ledger.limits import MIB
-from ledger.manifest_types import Health, Restart
+from ledger.manifests.types import Health, Restart
 from node.executor.drivers.embedded import drivers
 from node.executor.drivers.several import Several
 from tests.executor.conftest import usable

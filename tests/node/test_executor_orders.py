@@ -15,7 +15,7 @@ from ledger.transactions import SignedTx
 from node.executor import executor, orders
 from node.executor.orders import METHOD, Orders, check_order
 from node.peer import Peer
-from node.ranges import answer_order
+from node.sync.ranges import answer_order
 from tests.ledger import world as people
 from tests.node.executor_fixture import VALIDATORS, Fleet, fleet, job
 from tests.node.network_fixture import CHAIN_ID, transfer, until

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ledger.audit import export, verify
-from ledger.manifest_types import Placement, Restart
+from ledger.audit.audit import export, verify
+from ledger.manifests.types import Placement, Restart
 from ledger.predicates import ReceiptPredicate
 from ledger.transactions import CancelDeployment
 from node.executor.drivers.base import Usage

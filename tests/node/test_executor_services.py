@@ -11,7 +11,7 @@ import trio
 from msgspec.structs import replace
 
 from ledger import transactions as t
-from ledger.contract_types import VolumeTemplate
+from ledger.contracts.types import VolumeTemplate
 from ledger.records import Node, Slot, key_deployment, key_node, key_slot
 from ledger.state import read, write
 from ledger.statuses import DeploymentStatus
@@ -19,8 +19,8 @@ from node.config import Node as NodeSettings
 from node.executor import gather
 from node.executor.drivers.base import EgressSpec, Feature, Fingerprint, Isolation
 from node.executor.errors import VolumeRefused
-from node.executor.filesystem import find_mkfs
-from node.executor.volumes import VolumeShelf
+from node.executor.host.filesystem import find_mkfs
+from node.executor.volumes.volumes import VolumeShelf
 from node.offer import enforced
 from tests.ledger import world as people
 from tests.node.executor_fixture import FakeDriver, FakeTask, Fleet, fleet, receipts_of, service
@@ -40,7 +40,7 @@ def known_names(monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError("no such name")
         return ["93.184.216.34", "10.0.0.1"]
 
-    monkeypatch.setattr("node.executor.egress.resolve", resolve)
+    monkeypatch.setattr("node.executor.doors.egress.resolve", resolve)
 
 
 async def again(net: Fleet, deployment: bytes) -> None:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from ledger.codec import decode
 from ledger.documents import sign_approval
-from ledger.manifest_types import Placement, Restart, UpdateStrategy
+from ledger.manifests.types import Placement, Restart, UpdateStrategy
 from ledger.predicates import ApprovalPredicate
 from ledger.records import ApprovalRecord, key_approval
 from ledger.state import Overlay, write

@@ -11,7 +11,7 @@ from ledger import transactions as t
 from ledger.codec import encode
 from ledger.documents import sign_approval
 from ledger.keys import Key
-from ledger.manifest_types import Policies, Rule
+from ledger.manifests.types import Policies, Rule
 from ledger.predicates import ApprovalPredicate
 from ledger.records import (
     ApprovalRecord,

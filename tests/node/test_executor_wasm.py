@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ledger.contract_types import ResourcesTemplate
+from ledger.contracts.types import ResourcesTemplate
 from ledger.limits import MIB, WASM_ENGINE_BYTES
-from ledger.manifest_types import Placement, Restart
+from ledger.manifests.types import Placement, Restart
 from ledger.records import Node, key_node
 from ledger.state import read
 from node.executor.drivers.embedded import drivers

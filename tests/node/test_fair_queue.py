@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ledger.keys import Key
 from ledger.transactions import VerifiedTx, decode_tx, verified
-from node.fair_queue import FairQueue, cost_of
+from node.voting.fair_queue import FairQueue, cost_of
 from tests.node.final_chain import transfer_tx
 from tests.node.network_fixture import CHAIN_ID
 

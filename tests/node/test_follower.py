@@ -12,15 +12,15 @@ import trio
 
 from ledger.blocks import decode_header
 from ledger.codec import decode, encode
-from ledger.kv import MemoryKv
-from ledger.store import Store
-from ledger.stored import StoredBlock
-from node import follower as module
-from node import sync_plan
-from node.follower import Follower
+from ledger.storage.kv import MemoryKv
+from ledger.storage.store import Store
+from ledger.storage.stored import StoredBlock
 from node.limits import RANGE_BYTES_MAX
 from node.notary import Notary
-from node.ranges import answer_batch, answer_range
+from node.sync import follower as module
+from node.sync import sync_plan
+from node.sync.follower import Follower
+from node.sync.ranges import answer_batch, answer_range
 from node.wire import RangeRequest
 from p2p.errors import RequestTimeout
 from p2p.limits import PAYLOAD_BYTES_MAX

@@ -5,13 +5,13 @@ from __future__ import annotations
 import trio
 
 from consensus.messages import Certified, Message, Propose, Received, Start, Vote, encode_message
-from ledger.certificate import PROPOSE_DOMAIN, VOTE_DOMAIN, Statement, VoteKind, vote_message
 from ledger.codec import encode
 from ledger.machine import Context, apply
+from ledger.proofs.certificate import PROPOSE_DOMAIN, VOTE_DOMAIN, Statement, VoteKind, vote_message
 from ledger.records import key_offence
 from ledger.state import Overlay
 from ledger.transactions import ReportEvidence, Tx, decode_tx, sign_tx, verified
-from node.engine import Engine
+from node.voting.engine import Engine
 from tests.node.epochs_fixture import change_tx
 from tests.node.final_chain import batch_of, certificate, extend, next_header
 from tests.node.network_fixture import CHAIN_ID, RICH, key, until

@@ -15,8 +15,8 @@ import trio
 from ledger import transactions as t
 from ledger.documents import ApprovalPredicate, sign_approval, sign_contract
 from ledger.keys import Key
-from ledger.manifest import decode_manifest, expand
-from ledger.manifest_types import manifest_digest
+from ledger.manifests.expansion import decode_manifest, expand
+from ledger.manifests.types import manifest_digest
 from ledger.records import key_approval, key_contract_name
 from node import outbox as outbox_module
 from node.peer import Peer

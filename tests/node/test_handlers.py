@@ -11,17 +11,17 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.certificate import VOTE_DOMAIN, Ed25519Scheme, vote_message
 from ledger.codec import encode
-from ledger.kv import MemoryKv
-from ledger.store import Store
+from ledger.proofs.certificate import VOTE_DOMAIN, Ed25519Scheme, vote_message
+from ledger.storage.kv import MemoryKv
+from ledger.storage.store import Store
 from ledger.transactions import Body, Decide, PublishContract, SignedTx, Tx, decode_tx, sign_tx
-from node import mempool
 from node import waiters as waiters_module
 from node.limits import ANNOUNCE_RELAY_BLOCKS, RANGE_BYTES_MAX
 from node.peer import Identity, Peer
-from node.safety_store import SafetyStore
 from node.seam import Overloaded
+from node.voting import mempool
+from node.voting.safety_store import SafetyStore
 from node.wire import (
     HELLO_DOMAIN,
     PROTOCOL,

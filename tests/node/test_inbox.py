@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from node.inbox import Inbox
 from node.limits import INBOX_MEMBER_BYTES_MAX, INBOX_MEMBER_MAX
+from node.voting.inbox import Inbox
 
 
 def test_a_flooding_validator_fills_its_own_queue_only() -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from ledger.keys import Key
 from node.cli.main import main
+from node.client.key_files import MAGIC, PASSPHRASE_VARIABLE, public_of, seal, seed_of
 from node.errors import ConfigError
 from node.home import Home, load_key, read_public, write_secret
-from node.key_files import MAGIC, PASSPHRASE_VARIABLE, public_of, seal, seed_of
 
 SEED = b"\x05" * 32
 PUBLIC = Key(SEED).public

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ledger.certificate import Validator, ValidatorSet
 from ledger.limits import LEASE_MS
+from ledger.proofs.certificate import Validator, ValidatorSet
 from node.executor.lease import SEEN_EVERY_MS, SEEN_MS, LeaseClock, LedgerTime
 from node.executor.ledger_clock import GAP_MS, HEADERS_MAX, SURE_MS, LedgerClock
 from tests.consensus.support import header

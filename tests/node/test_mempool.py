@@ -14,12 +14,12 @@ from ledger.limits import EXPIRY_BLOCKS_MAX
 from ledger.machine import Context
 from ledger.records import key_seen
 from ledger.transactions import CheckedTx, SignedTx, VerifiedTx, decode_tx, verified
-from node import known
-from node import mempool as module
-from node.known import KnownTxs
 from node.limits import BATCH_SEAL_MS
-from node.mempool import Mempool, open_batch
 from node.seam import Overloaded
+from node.voting import known
+from node.voting import mempool as module
+from node.voting.known import KnownTxs
+from node.voting.mempool import Mempool, open_batch
 from tests.node.final_chain import batch_of, new_notary, next_header, transfer_tx
 from tests.node.network_fixture import CHAIN_ID, POOR, RICH
 

@@ -7,8 +7,8 @@ import trio
 
 from ledger.codec import decode, encode
 from ledger.errors import Refused
-from node.mesh import METHOD, MemberAt, Mesh
 from node.peer import Peer
+from node.voting.mesh import METHOD, MemberAt, Mesh
 from node.wire import PROTOCOL, Hello
 from p2p.ids import peer_id_of
 from p2p.switchboard import Policy

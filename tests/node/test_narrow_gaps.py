@@ -8,15 +8,15 @@ import pytest
 from msgspec.structs import replace
 
 from consensus.messages import Ready, Record
-from ledger.certificate import VoteKind
 from ledger.codec import encode, sha256
-from ledger.kv import MemoryKv
+from ledger.proofs.certificate import VoteKind
 from ledger.records import key_deployment, key_manifest
+from ledger.storage.kv import MemoryKv
 from ledger.transactions import OrderDeployment, decode_tx
-from node import mempool as module
-from node.mempool import Mempool
-from node.safety_store import SafetyStore
 from node.seam import Overloaded
+from node.voting import mempool as module
+from node.voting.mempool import Mempool
+from node.voting.safety_store import SafetyStore
 from tests.ledger import world as people
 from tests.ledger.world import BUDGET, CHAIN_ID, EXPERT
 from tests.node.network_fixture import CHAIN_ID as POOL_CHAIN_ID

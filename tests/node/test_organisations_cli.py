@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ledger.contract_types import ContractRole
-from ledger.manifest_types import Rule
-from ledger.organisation_records import Organisation, organisation_at
+from ledger.contracts.types import ContractRole
+from ledger.manifests.types import Rule
+from ledger.organisations.records import Organisation, organisation_at
 from node.api.organisation_models import OrganisationDetail
-from node.sdk import Client
+from node.client.sdk import Client
 from tests.ledger.organisation_fixture import ANNA, DORA, EVE, held_contract
 from tests.ledger.world import World
 from tests.node import shell_fixture

@@ -7,8 +7,8 @@ import pytest
 from consensus.limits import ANSWER_EVERY_MS
 from consensus.messages import Certified, Fetch, Message, Status, Vote, decode_message, encode_message
 from ledger.blocks import Header
-from ledger.certificate import VOTE_DOMAIN, Statement, VoteKind, vote_message
 from ledger.codec import encode
+from ledger.proofs.certificate import VOTE_DOMAIN, Statement, VoteKind, vote_message
 from node.peer import Peer
 from node.wire import Announcement, BatchPush, TipNote, decode_bulk
 from p2p.errors import PeerFault
@@ -119,7 +119,7 @@ def test_the_next_core_begins_on_the_boundary_with_nothing_final_of_its_own() ->
 def test_the_next_core_knows_when_timed_work_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
     """Regression: a core that began, at an epoch's end or after a restart, let due work wait for the idle
     block."""
-    monkeypatch.setattr("node.voter.next_due_ms", lambda state: 1_234)
+    monkeypatch.setattr("node.voting.voter.next_due_ms", lambda state: 1_234)
     peer, _ = ended()
     assert peer.engine is not None
     assert peer.engine.core.due_ms == 1_234

@@ -6,7 +6,7 @@ import pytest
 import trio.testing
 
 from ledger.errors import Refused
-from ledger.light import Trust, verify_query
+from ledger.proofs.light import Trust, verify_query
 from ledger.records import Account, key_account
 from ledger.state import read
 from node.limits import BEHIND_BLOCKS_MAX

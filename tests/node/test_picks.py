@@ -6,8 +6,8 @@ import random
 
 import pytest
 
+from node.files.picks import Picks
 from node.limits import ARTIFACT_COPIES_MAX, ARTIFACT_STEAL_S
-from node.picks import Picks
 
 
 def picks(count: int, missing: list[int] | None = None, seed: int = 1) -> Picks:

@@ -12,21 +12,21 @@ import pytest
 import trio
 
 from ledger import transactions as t
-from ledger.certificate import Ed25519Scheme
 from ledger.codec import encode
 from ledger.errors import Refused
-from ledger.store import Store
+from ledger.proofs.certificate import Ed25519Scheme
+from ledger.storage.store import Store
 from node.api.block_views import block_detail, block_summaries, tx_view
 from node.api.problems import ApiProblem, problem_of
 from node.config import load_settings
 from node.errors import ConfigError
 from node.event_log import EventLog
-from node.follower import Follower
 from node.limits import PRUNE_KEEP_BLOCKS
 from node.notary import Notary
-from node.pruner import Pruner
-from node.ranges import answer_batch, answer_range, decode_range, held_from
 from node.seam import Gap, NumberedEvent, PeerSeam
+from node.sync.follower import Follower
+from node.sync.pruner import Pruner
+from node.sync.ranges import answer_batch, answer_range, decode_range, held_from
 from node.wire import RangeRequest
 from p2p.errors import Refused as RequestRefused
 from tests.node.fake_peer import FakePeer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from node.rates import BURST_S, FileRates, Rate
+from node.files.rates import BURST_S, FileRates, Rate
 
 
 def test_no_rate_never_waits() -> None:

@@ -11,15 +11,15 @@ import trio
 
 from consensus.messages import Ready
 from ledger.errors import LocalError
-from ledger.kv import MemoryKv
-from ledger.store import Store
-from node import repair as module
-from node import state_fetch, state_sync
+from ledger.storage.kv import MemoryKv
+from ledger.storage.store import Store
 from node.api.views import not_ready
 from node.errors import StateDiffers
 from node.peer import Peer
-from node.repair import NO_CHANCE, Repair
-from node.state_sync import StateSync
+from node.sync import repair as module
+from node.sync import state_fetch, state_sync
+from node.sync.repair import NO_CHANCE, Repair
+from node.sync.state_sync import StateSync
 from tests.node.final_chain import batch_of, extend, transfer_tx
 from tests.node.network_fixture import CHAIN_ID, POOR, RICH, World, transfer, until, world
 from tests.node.state_fixture import Client, client_of, server_of, take_blocks
@@ -189,7 +189,7 @@ async def test_a_store_that_cannot_be_replaced_stops_the_peer(
     async def mends() -> None:
         async with client_of({}, source, store=disk) as client:
             take_blocks(client, source)
-            monkeypatch.setattr("ledger.store.adopt_next", fails)
+            monkeypatch.setattr("ledger.storage.store.adopt_next", fails)
             client.notary.differs = 30
             async with mending(client):
                 await trio.sleep_forever()

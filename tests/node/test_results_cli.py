@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from ledger.manifest_types import Policies
+from ledger.manifests.types import Policies
 from ledger.predicates import ResultFile
 from node.cli.results import wanted_results
-from node.sdk import Client
-from node.sealed_results import seal_result
+from node.client.sdk import Client
+from node.sealed.sealed_results import seal_result
 from tests.ledger.test_release import HELD, mining
 from tests.ledger.world import BUDGET, CONSUMER, LEGAL, NODES, World, contract, job
 from tests.node.api_fixture import api_client

@@ -15,7 +15,7 @@ from ledger.codec import decode, encode
 from ledger.documents import sign_approval
 from ledger.errors import Refused
 from ledger.keys import Key
-from ledger.manifest_types import Placement, Policies, Rule, Workload
+from ledger.manifests.types import Placement, Policies, Rule, Workload
 from ledger.predicates import ApprovalPredicate, ResultFile
 from ledger.records import (
     ApprovalRecord,
@@ -26,13 +26,13 @@ from ledger.records import (
     key_slot,
 )
 from ledger.transactions import CancelDeployment
-from node.exchange import Wanted
 from node.executor.errors import ResultRefused
 from node.executor.held import HeldResults
 from node.executor.verify import Case, Verdict
 from node.executor.verify_release import verify_release
-from node.sealed_results import SALT_BYTES, open_result, salt_for, seal_result
-from node.sealing import unseal
+from node.files.exchange import Wanted
+from node.sealed.sealed_results import SALT_BYTES, open_result, salt_for, seal_result
+from node.sealed.sealing import unseal
 from tests.executor.conftest import found_below
 from tests.ledger import world as people
 from tests.ledger.test_release import HELD, mining, work

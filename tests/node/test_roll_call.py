@@ -6,8 +6,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from consensus.messages import Certified, Vote
-from ledger.certificate import Certificate, Statement, ValidatorSet, VoteKind
-from node.roll_call import RollCall
+from ledger.proofs.certificate import Certificate, Statement, ValidatorSet, VoteKind
+from node.voting.roll_call import RollCall
 from tests.node.network_fixture import genesis
 
 SET = genesis(4).validator_set

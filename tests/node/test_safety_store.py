@@ -8,14 +8,14 @@ import pytest
 
 from consensus.messages import Ready, Record
 from ledger.blocks import Header, batch_digest
-from ledger.certificate import VoteKind
 from ledger.errors import LocalError
-from ledger.kv import MemoryKv
-from ledger.store import Store
+from ledger.proofs.certificate import VoteKind
+from ledger.storage.kv import MemoryKv
+from ledger.storage.store import Store
 from node.home import Home
 from node.limits import CERTIFICATES_RIDING_MAX
 from node.run import open_sign_state
-from node.safety_store import SafetyStore
+from node.voting.safety_store import SafetyStore
 from tests.node.final_chain import batch_of, certificate, new_notary, next_header, transfer_tx
 from tests.node.network_fixture import key
 

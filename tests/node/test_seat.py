@@ -9,17 +9,17 @@ import trio
 
 from consensus.messages import Record
 from ledger.blocks import Header
-from ledger.certificate import Ed25519Scheme, VoteKind
 from ledger.codec import decode
-from ledger.kv import MemoryKv
 from ledger.machine import Context
+from ledger.proofs.certificate import Ed25519Scheme, VoteKind
 from ledger.records import Account, key_account
 from ledger.state import read
-from ledger.store import Store
-from node.mempool import Mempool, open_batch
+from ledger.storage.kv import MemoryKv
+from ledger.storage.store import Store
 from node.notary import Notary
-from node.safety_store import SafetyStore
-from node.seat import Seat
+from node.voting.mempool import Mempool, open_batch
+from node.voting.safety_store import SafetyStore
+from node.voting.seat import Seat
 from tests.node.epochs_fixture import change_tx, set_of
 from tests.node.final_chain import batch_of, transfer_tx
 from tests.node.network_fixture import CHAIN_ID, POOR, genesis, key, until

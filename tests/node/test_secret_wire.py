@@ -9,8 +9,8 @@ from ledger.codec import encode
 from ledger.errors import Refused
 from ledger.keys import Key
 from node.limits import SECRET_BYTES_MAX, SECRETS_BYTES_MAX
-from node.sealing import seal, unseal
-from node.secret_wire import Given, Place, check_here, digest_of, make_given, make_here, open_given
+from node.sealed.sealing import seal, unseal
+from node.sealed.secret_wire import Given, Place, check_here, digest_of, make_given, make_here, open_given
 
 CONSUMER, BOT, NODE, OTHER = (Key(bytes([n]) * 32) for n in range(1, 5))
 PLACE = Place("test", b"d" * 32, "web/0", 3, NODE.public)

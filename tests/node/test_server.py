@@ -16,9 +16,9 @@ from ledger.errors import LocalError
 from ledger.transactions import Transfer
 from node.api import models as m
 from node.api.app import serve_api
-from node.artifacts import ArtifactStore
+from node.client.sdk import ApiError, Client, TimedOut, Unreachable
+from node.files.artifacts import ArtifactStore
 from node.home import write_secret
-from node.sdk import ApiError, Client, TimedOut, Unreachable
 from node.seam import Overloaded
 from tests.ledger.world import AUTHOR, CONSUMER
 from tests.node.api_fixture import TOKEN, served
@@ -130,7 +130,7 @@ def test_nobody_there_and_nobody_answering() -> None:
 
 
 def test_an_answer_of_another_kind_is_told_as_such(tmp_path: Path) -> None:
-    from node.sdk import ClientError
+    from node.client.sdk import ClientError
 
     with served(FakePeer(), tmp_path) as address, pytest.raises(ClientError, match="another version"):
         Client(address).get("/v1/status", m.Validators)

@@ -17,8 +17,8 @@ import trio
 from ledger.transactions import Transfer
 from node.api import server, tx_stream
 from node.api.app import serve_api
-from node.artifacts import ArtifactStore
-from node.sdk import Client
+from node.client.sdk import Client
+from node.files.artifacts import ArtifactStore
 from tests.e2e.net import until
 from tests.ledger.world import AUTHOR, CONSUMER
 from tests.node.api_fixture import TOKEN, served

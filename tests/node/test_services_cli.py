@@ -12,9 +12,9 @@ import trio
 from msgspec.structs import replace
 
 from ledger.keys import Key
+from node.client.sdk import ApiError, Client
 from node.limits import SECRET_BYTES_MAX
-from node.log_wire import Tail, make_answer, make_question, read_question
-from node.sdk import ApiError, Client
+from node.sealed.log_wire import Tail, make_answer, make_question, read_question
 from p2p.errors import PeerGone
 from p2p.errors import Refused as RequestRefused
 from tests.ledger.world import BOT, NODES, STRANGER, contract
@@ -167,8 +167,8 @@ def test_what_the_node_says_is_told(
 
 def test_the_peer_carries_nobody_elses_question(peer: FakePeer, shell: Shell, deployment: str) -> None:
     """It would dial nodes for whoever asks."""
-    from node.log_wire import Question, make_question
-    from node.sdk import ApiError, Client
+    from node.client.sdk import ApiError, Client
+    from node.sealed.log_wire import Question, make_question
 
     client = Client(shell.globals[1])
     key: Key = STRANGER

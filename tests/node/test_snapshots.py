@@ -10,12 +10,12 @@ import trio.testing
 
 from ledger.codec import decode, encode
 from ledger.errors import Refused
-from ledger.snapshot import StateChunk
-from ledger.store import Store
+from ledger.storage.snapshot import StateChunk
+from ledger.storage.store import Store
 from node import limits as node_limits
 from node.notary import Notary
-from node.snapshots import Snapshots
-from node.state_wire import ChunkRequest
+from node.sync.snapshots import Snapshots
+from node.sync.state_wire import ChunkRequest
 from tests.node.final_chain import new_notary
 from tests.node.network_fixture import CHAIN_ID, until
 from tests.node.state_fixture import EVERY, Server, grow, server_of

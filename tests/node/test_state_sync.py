@@ -11,13 +11,13 @@ import trio
 import trio.testing
 
 from ledger.codec import decode, encode
-from ledger.snapshot import StateChunk, place_of
-from ledger.staging import Staging
-from ledger.store import Store
+from ledger.storage.snapshot import StateChunk, place_of
+from ledger.storage.staging import Staging
+from ledger.storage.store import Store
 from node import limits as node_limits
-from node import snapshots, state_fetch, state_sync
-from node.state_fetch import Pace
-from node.state_wire import CHUNK, EPOCHS, OFFERS, Offer, decode_chunk_request
+from node.sync import snapshots, state_fetch, state_sync
+from node.sync.state_fetch import Pace
+from node.sync.state_wire import CHUNK, EPOCHS, OFFERS, Offer, decode_chunk_request
 from tests.node.final_chain import batch_of, extend, transfer_tx
 from tests.node.network_fixture import CHAIN_ID, paced, until
 from tests.node.scripted_network import Answer

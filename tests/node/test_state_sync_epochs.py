@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from node import repair, state_fetch, state_sync
 from node.limits import SNAPSHOT_EVERY_BLOCKS
+from node.sync import repair, state_fetch, state_sync
 from tests.node.epochs_fixture import change, name, network, set_of
 from tests.node.network_fixture import World, transfer, until
 

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from ledger.codec import decode, encode
-from ledger.staging import Staging
+from ledger.storage.staging import Staging
 from node import limits as node_limits
-from node import state_fetch
+from node.sync import state_fetch
 from node.wire import RangeRequest
 from p2p.errors import RequestTimeout
 from tests.node.state_fixture import client_of, server_of

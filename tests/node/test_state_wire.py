@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from ledger.codec import decode, encode
 from ledger.errors import Refused
-from ledger.light import FinalityProof
-from ledger.snapshot import ROOT, StateChunk
-from ledger.tree import path_of
+from ledger.proofs.light import FinalityProof
+from ledger.proofs.tree import path_of
+from ledger.storage.snapshot import ROOT, StateChunk
 from node.limits import SNAPSHOT_ASKS_MAX
-from node.snapshots import named_state
-from node.spool import Spool
-from node.state_wire import (
+from node.sync.snapshots import named_state
+from node.sync.spool import Spool
+from node.sync.state_wire import (
     CHUNK,
     EPOCHS,
     OFFERS,

@@ -25,9 +25,9 @@ from ledger.predicates import ApprovalPredicate
 from ledger.records import ApprovalRecord, key_approval
 from ledger.state import read
 from ledger.transactions import Decide
-from node import ssh
+from node.client import ssh
+from node.client.stock_formats import write_statement
 from node.errors import ConfigError
-from node.stock_formats import write_statement
 from tests.ledger.world import BUDGET, STRANGER, World, contract
 
 PREDICATE = ApprovalPredicate(

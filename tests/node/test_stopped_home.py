@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ledger.blocks import Batch, Header, batch_digest
-from ledger.certificate import (
+from ledger.codec import encode
+from ledger.proofs.certificate import (
     VOTE_DOMAIN,
     Ed25519Scheme,
     Scheme,
@@ -19,16 +20,15 @@ from ledger.certificate import (
     VoteKind,
     vote_message,
 )
-from ledger.codec import encode
 from ledger.records import be
-from ledger.store import Store
-from ledger.store_files import next_path
-from ledger.stored import Tip
+from ledger.storage.store import Store
+from ledger.storage.store_files import next_path
+from ledger.storage.stored import Tip
 from node.cli.main import main
 from node.home import Home, RunInfo, start_ticks, write_run
 from node.notary import Notary
 from node.peer import Peer
-from node.safety_store import SafetyStore
+from node.voting.safety_store import SafetyStore
 from tests.node.network_fixture import transfer, until, world
 
 
@@ -210,7 +210,7 @@ def test_a_reset_that_a_kill_cuts_short_brings_no_fetched_state_into_its_place(
 
 
 def test_inspect_counts_logs_that_a_power_cut_tore(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
-    """[J1] of ledger.store_log, of the sign state: cut, counted, and nothing to repair by hand."""
+    """[J1] of ledger.storage.store_log, of the sign state: cut, counted, and nothing to repair by hand."""
     path = home.data_dir / "sign_state"
     safety = SafetyStore.open(path, "alone", home.validator_key().public, create=False)
     safety.kv.write({b"v/": bytes(2_000)})

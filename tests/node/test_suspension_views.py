@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from ledger.blocks import ZERO_HASH
-from ledger.certificate import VOTE_DOMAIN, Statement, VoteKind, vote_message
 from ledger.codec import sha256
 from ledger.evidence import SignedVote, TwoVotes
+from ledger.proofs.certificate import VOTE_DOMAIN, Statement, VoteKind, vote_message
 from ledger.transactions import ReportEvidence
 from node.api import models as m
 from node.cli.main import main

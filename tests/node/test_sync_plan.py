@@ -7,7 +7,7 @@ import random
 import pytest
 
 from node.limits import FOLLOW_HEDGE_S, FOLLOW_LIED_REST_S, FOLLOW_PACE_S, PIECES_MAX, PIECES_PER_SOURCE
-from node.sync_plan import Ask, SyncPlan
+from node.sync.sync_plan import Ask, SyncPlan
 
 
 def plan_of(height: int, *names: str) -> SyncPlan:

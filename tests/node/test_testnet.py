@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ledger.quantities import CREDIT
+from ledger.text.quantities import CREDIT
 from node import testnet as t
 from node.cli.main import main
 from node.config import load_settings

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from node.turns import Turns
+from node.files.turns import Turns
 
 
 def holders(turns: Turns, everybody: list[str], now_s: float) -> list[str]:

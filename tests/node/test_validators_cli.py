@@ -13,7 +13,7 @@ import trio
 from msgspec.structs import replace
 
 from ledger.epochs import current
-from ledger.light import Trust, decode_epoch_proof
+from ledger.proofs.light import Trust, decode_epoch_proof
 from ledger.transactions import ReportEvidence
 from node.cli.main import main
 from tests.ledger.chain_fixture import MORE_KEYS, member

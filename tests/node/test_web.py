@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.manifest_types import Rule
+from ledger.manifests.types import Rule
 from ledger.transactions import SteerUpdate
 from node.web.pages import service_link
 from tests.ledger.world import (

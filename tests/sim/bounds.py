@@ -8,7 +8,7 @@ from consensus.limits import HEADERS_MAX, RECENT_HEADERS, RELAYS_MAX, WANTS_MAX
 from consensus.messages import Message
 from ledger.transactions import decode_tx
 from node.limits import VERIFIED_MAX
-from node.mempool import Usage
+from node.voting.mempool import Usage
 from tests.sim.checkers import Checker, Report
 from tests.sim.clients import SMALL_POOL
 

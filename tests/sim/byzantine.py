@@ -10,8 +10,8 @@ import msgspec
 from consensus.core import Core
 from consensus.messages import Propose
 from ledger.blocks import Header
-from ledger.certificate import VoteKind
 from ledger.codec import sha256
+from ledger.proofs.certificate import VoteKind
 
 
 class RootLiar(Core):

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from consensus.messages import Message, Propose, Received, Vote
-from ledger import tree
 from ledger.blocks import ZERO_HASH, Header, decode_header
-from ledger.certificate import Statement, VoteKind
 from ledger.codec import decode
 from ledger.limits import TIME_AHEAD_MS_MAX
+from ledger.proofs import tree
+from ledger.proofs.certificate import Statement, VoteKind
 from ledger.records import KEY_SUPPLY, Account, Deployment, Supply
-from ledger.store import Store
+from ledger.storage.store import Store
 from tests.sim.disk import durable_record, holds_batch
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import node.mempool
+import node.voting.mempool
 from ledger import keys
 from ledger.blocks import Batch
 from ledger.codec import encode
@@ -40,14 +40,14 @@ SMALL_POOL: Final = {
 @contextmanager
 def small_pool() -> Iterator[None]:
     """Within the block, mempools have the bounds of SMALL_POOL."""
-    real = {name: getattr(node.mempool, name) for name in SMALL_POOL}
+    real = {name: getattr(node.voting.mempool, name) for name in SMALL_POOL}
     for name, value in SMALL_POOL.items():
-        setattr(node.mempool, name, value)
+        setattr(node.voting.mempool, name, value)
     try:
         yield
     finally:
         for name, value in real.items():
-            setattr(node.mempool, name, value)
+            setattr(node.voting.mempool, name, value)
 
 
 @dataclass(slots=True)

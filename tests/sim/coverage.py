@@ -12,7 +12,7 @@ from consensus.leader import leader
 from consensus.limits import VIEW_WINDOW
 from consensus.messages import Certified, Event, Fetch, Propose, Ready, Received, Reply, Status, Vote
 from ledger.blocks import decode_header
-from ledger.certificate import VoteKind
+from ledger.proofs.certificate import VoteKind
 
 # What each numbered rule of docs/spec.md looks like from outside.
 RULES: Final = {

@@ -1,10 +1,11 @@
-"""The disk of a simulated validator: the seam `ledger.kv.Kv` as LevelDB keeps it, with all that befalls one.
+"""The disk of a simulated validator: the seam `ledger.storage.kv.Kv` as LevelDB keeps it, with all that
+befalls one.
 
-Where the model sits: above it runs the production code (`ledger.chain`, `node.safety_store`), unchanged.
-Below it would be LevelDB, whose log is modelled in bytes (`tests.sim.journal`), and whose tables are taken as
-whole. Checksums of tables are not computed but known: a pair that was harmed cannot be read, as
-`ledger.store.KeyValue` reads with `verify_checksums`. `tests/sim/test_disk.py` holds the model against the
-real thing.
+Where the model sits: above it runs the production code (`ledger.storage.chain`, `node.voting.safety_store`),
+unchanged. Below it would be LevelDB, whose log is modelled in bytes (`tests.sim.journal`), and whose tables
+are taken as whole. Checksums of tables are not computed but known: a pair that was harmed cannot be read, as
+`ledger.storage.store.KeyValue` reads with `verify_checksums`. `tests/sim/test_disk.py` holds the model
+against the real thing.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from random import Random
 from typing import Final
 
 from consensus.messages import Record
-from ledger.certificate import Statement
 from ledger.codec import decode
 from ledger.errors import LocalError
-from ledger.kv import MemoryKv, prefix_end
+from ledger.proofs.certificate import Statement
+from ledger.storage.kv import MemoryKv, prefix_end
 from tests.sim.journal import SECTOR_BYTES, DamagedLog, lay_out, whole
 
-_RECORD, _BATCH = b"v/", b"b/"  # as in node.safety_store
+_RECORD, _BATCH = b"v/", b"b/"  # as in node.voting.safety_store
 _HARMED_PAIRS: Final = 3  # a checksum covers a block of neighbours
 
 LOSSES: Final = ("lost", "torn", "reordered")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from consensus.limits import EVIDENCE_VIEWS, VIEW_WINDOW
 from consensus.messages import Message, Propose, Received, Vote
 from ledger.blocks import Header, decode_header, validators_hash
-from ledger.certificate import Statement, ValidatorSet, VoteKind
 from ledger.codec import decode
-from ledger.light import Trust
+from ledger.proofs.certificate import Statement, ValidatorSet, VoteKind
+from ledger.proofs.light import Trust
 from ledger.records import KEY_NEXT_VALIDATORS, KEY_VALIDATORS
 from tests.sim.bounds import Memory
 from tests.sim.checkers import Checker, Progress, Promises, Report

@@ -12,10 +12,10 @@ from consensus.messages import Event, Executed, Ready
 from consensus.safety import SafetyState
 from consensus.state import Change
 from ledger.blocks import Header
-from ledger.certificate import Certificate, ValidatorSet
 from ledger.codec import decode
 from ledger.errors import PeerFault
-from node.safety_store import SafetyStore
+from ledger.proofs.certificate import Certificate, ValidatorSet
+from node.voting.safety_store import SafetyStore
 from tests.sim.epoch_node import EpochNode
 from tests.sim.epochs import make_epochs
 from tests.sim.scenario import Fault, Scenario

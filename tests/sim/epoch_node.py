@@ -9,8 +9,8 @@ from consensus.messages import BatchHeld, Ready, decode_message, epoch_of
 from ledger import epochs
 from ledger.codec import encode
 from ledger.errors import PeerFault
-from node.other_epochs import OtherEpochs, is_answer
-from node.voter import core_at
+from node.voting.other_epochs import OtherEpochs, is_answer
+from node.voting.voter import core_at
 from node.wire import RangeRequest
 from p2p.network import Lane
 from tests.sim.node import SimNode
@@ -22,7 +22,7 @@ ASK_EVERY_MS: Final = 300
 
 
 class _Wire:
-    """What `node.other_epochs` sends by: messages as they are, hints as hints. Peers are numbers."""
+    """What `node.voting.other_epochs` sends by: messages as they are, hints as hints. Peers are numbers."""
 
     def __init__(self, node: EpochNode) -> None:
         self.node = node
@@ -52,7 +52,7 @@ class EpochNode(SimNode):
         return self.clock.now(self.world.now_us)[0]
 
     def make_core(self) -> Core:
-        """As `node.voter`; one that is never started where the key has no place."""
+        """As `node.voting.voter`; one that is never started where the key has no place."""
         world, me = self.world, self.notary.validators.index(self.key.public)
         self.is_following = me is None
         config = Config(
@@ -80,7 +80,7 @@ class EpochNode(SimNode):
             self.turn()
 
     def turn(self) -> None:
-        """Another core, with what waited for it (`node.seat`, `node.engine`)."""
+        """Another core, with what waited for it (`node.voting.seat`, `node.voting.engine`)."""
         was_following = self.is_following
         self.world.result.faults["epoch.turned"] += 1
         self.queue, self.core = [], self.make_core()
@@ -117,7 +117,7 @@ class EpochNode(SimNode):
                 super().post(member, data)
 
     def receive(self, sender: int, data: bytes) -> None:
-        """As `node.handlers` and `node.engine`: what another epoch's message means comes first."""
+        """As `node.handlers` and `node.voting.engine`: what another epoch's message means comes first."""
         tag = data[:1]
         if tag == b"R":
             self.ranges.receive(sender, data[1:])

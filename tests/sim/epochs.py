@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from consensus.core import Core
 from ledger import epochs, keys
-from ledger.certificate import Validator, ValidatorSet
 from ledger.codec import encode
 from ledger.limits import EXPIRY_BLOCKS_DEFAULT
-from ledger.quorum import tolerated, weight_of
+from ledger.proofs.certificate import Validator, ValidatorSet
+from ledger.proofs.quorum import tolerated, weight_of
 from ledger.records import key_offence
 from ledger.transactions import ChangeValidators, Tx, decode_tx, sign_tx
 from tests.sim.bounds import Memory

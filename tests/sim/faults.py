@@ -6,7 +6,7 @@ from collections.abc import Callable
 from heapq import heappush
 from typing import TYPE_CHECKING, Final
 
-from ledger.quorum import tolerated, weight_of
+from ledger.proofs.quorum import tolerated, weight_of
 from tests.sim.node import SimNode
 from tests.sim.scenario import Fault
 

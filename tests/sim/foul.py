@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from consensus.messages import Certified, Propose, decode_message, encode_message
-from ledger.certificate import Certificate, Statement, VoteKind
+from ledger.proofs.certificate import Certificate, Statement, VoteKind
 
 if TYPE_CHECKING:
     from tests.sim.node import SimNode

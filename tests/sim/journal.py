@@ -2,8 +2,8 @@
 
 The layout is LevelDB's (`doc/log_format.md`: blocks of 32 KiB, records with a header of checksum, length and
 type) but for the checksum's polynomial; the rules of reading are those of `paranoid_checks`, which
-`ledger.store` sets, and the rules [J1] and [J2] of `ledger.store_log`. `tests/sim/test_disk.py` harms this
-model and the real thing alike and compares.
+`ledger.storage.store` sets, and the rules [J1] and [J2] of `ledger.storage.store_log`.
+`tests/sim/test_disk.py` harms this model and the real thing alike and compares.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Writes = Mapping[bytes, bytes | None]
 BLOCK_BYTES: Final = 32 * 1024
 HEADER_BYTES: Final = 7
 SECTOR_BYTES: Final = 512
-_END: Final = b"m/\xff"  # deleted by each write of ledger.store, so that its last byte is not 0
+_END: Final = b"m/\xff"  # deleted by each write of ledger.storage.store, so that its last byte is not 0
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 

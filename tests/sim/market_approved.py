@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from ledger.codec import decode
 from ledger.documents import open_document
-from ledger.organisation import decode_deed, organisation_id
-from ledger.organisation_records import key_organisation_turn
+from ledger.organisations.organisation import decode_deed, organisation_id
+from ledger.organisations.records import key_organisation_turn
 from ledger.records import Deployment
 from ledger.transactions import ActOrganisation, Decide
 from tests.sim.market_board import BOARD, HELD, PART

@@ -9,10 +9,10 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from ledger.codec import sha256
-from ledger.contract_types import ContractRole
+from ledger.contracts.types import ContractRole
 from ledger.keys import Key
-from ledger.organisation import Charter, Deed, Rotation, charter_of, organisation_id
-from ledger.organisation_records import Organisation, key_organisation
+from ledger.organisations.organisation import Charter, Deed, Rotation, charter_of, organisation_id
+from ledger.organisations.records import Organisation, key_organisation
 from ledger.state import Reader, read
 from ledger.transactions import ActOrganisation
 from tests.ledger.organisation_fixture import ANNA, BEN, CARL, DORA, THREE, member, signed

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from ledger import epochs
 from ledger.blocks import Header, decode_batch
-from ledger.certificate import ValidatorSet
 from ledger.errors import Refused
 from ledger.genesis import Genesis, genesis_state
 from ledger.machine import execute
 from ledger.outcome import BlockResult, Receipt
+from ledger.proofs.certificate import ValidatorSet
 from ledger.state import MemoryState
 from ledger.transactions import CheckedTx, decode_tx, verified
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from ledger.contract_types import Contract, VolumeTemplate, WorkloadTemplate
+from ledger.contracts.types import Contract, VolumeTemplate, WorkloadTemplate
 from ledger.copy_records import VolumeCopy
 from ledger.keys import Key
 from ledger.limits import MIB
-from ledger.manifest_types import Placement, Restart, Rule, UpdateStrategy
+from ledger.manifests.types import Placement, Restart, Rule, UpdateStrategy
 from ledger.records import Deployment, Slot, key_contract_name, key_deployment, key_slot
 from ledger.state import read
 from ledger.trade_records import UpdateRecord, key_update

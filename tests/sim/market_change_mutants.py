@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-import ledger.organisation
-import ledger.people
+import ledger.organisations.organisation
+import ledger.policies.people
 import ledger.transition.agreement
 import ledger.transition.approvals
 import ledger.transition.organisations
@@ -18,8 +18,8 @@ import ledger.transition.results
 import ledger.transition.rollout
 import ledger.transition.switch
 import ledger.transition.updates
-from ledger.manifest_types import Workload
-from ledger.policy import Decision
+from ledger.manifests.types import Workload
+from ledger.policies.decision import Decision
 from ledger.transition.deal import Deal
 from ledger.transition.results import release
 from ledger.transition.withheld import pay_out
@@ -173,9 +173,9 @@ CHANGE_MUTANTS: Final = (
     _mutant(
         "what_a_lost_key_signed_counts",
         ("Approved",),
-        (ledger.people.Roll, "counts", _true),
-        (ledger.people.Roll, "belongs", _true),
-        wrapped(ledger.organisation, "_new_seat", _keeps),
+        (ledger.policies.people.Roll, "counts", _true),
+        (ledger.policies.people.Roll, "belongs", _true),
+        wrapped(ledger.organisations.organisation, "_new_seat", _keeps),
         start=1,
     ),
     _mutant(

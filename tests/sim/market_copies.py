@@ -1,4 +1,5 @@
-"""Copies of volumes on a simulated 3node, with the timing and rules of `node.executor.copier` and `gather`.
+"""Copies of volumes on a simulated 3node, with the timing and rules of `node.executor.volumes.copier` and
+`gather`.
 
 What is in a volume is when it was last written, in true time: so a copy that is older than it should be
 shows. A copy's digest says it, too.
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ledger.copy_records import Copies, VolumeCopy, key_copies
-from ledger.manifest_services import copied_volumes
+from ledger.manifests.services import copied_volumes
 from ledger.records import Node, Slot, key_node, key_slot
 from ledger.state import read
 from ledger.transactions import RecordCopies

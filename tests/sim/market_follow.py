@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from ledger.contract_types import Contract, WorkloadTemplate
-from ledger.manifest import decode_manifest
+from ledger.contracts.types import Contract, WorkloadTemplate
+from ledger.manifests.expansion import decode_manifest
 from ledger.outcome import Event
 from ledger.records import Slot, key_manifest, key_slot
 from ledger.state import read

@@ -17,8 +17,8 @@ import ledger.transition.leases
 import ledger.transition.lifecycle
 import ledger.transition.reports
 from ledger.limits import LEASE_MS
-from ledger.manifest_types import Workload
-from ledger.policy import Decision
+from ledger.manifests.types import Workload
+from ledger.policies.decision import Decision
 from ledger.records import Node, Slot, key_document
 from ledger.transition.deal import Deal
 from ledger.transition.money import credit

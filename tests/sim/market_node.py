@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from ledger.keys import Key
 from ledger.limits import LEASE_MS, MIB
-from ledger.manifest import workload_of
-from ledger.manifest_types import Workload
+from ledger.manifests.expansion import workload_of
+from ledger.manifests.types import Workload
 from ledger.records import Node as LedgerNode
 from ledger.records import Slot, key_node, key_slot
 from ledger.state import read

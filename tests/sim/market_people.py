@@ -13,13 +13,13 @@ from bot.policy import Cancel, Order, Remember, decide
 from bot.view import build_view, own_deployments
 from ledger.codec import decode, encode
 from ledger.consent import sign_consent
-from ledger.contract_types import Contract
+from ledger.contracts.types import Contract
 from ledger.documents import sign_approval, sign_contract
 from ledger.errors import Refused
 from ledger.keys import Key
-from ledger.manifest import decode_manifest, expand
-from ledger.manifest_types import manifest_digest
-from ledger.organisation_records import Organisation, key_organisation
+from ledger.manifests.expansion import decode_manifest, expand
+from ledger.manifests.types import manifest_digest
+from ledger.organisations.records import Organisation, key_organisation
 from ledger.predicates import ApprovalPredicate
 from ledger.records import Deployment, key_contract_name, key_deployment
 from ledger.state import read

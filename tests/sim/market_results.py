@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from ledger.codec import sha256
 from ledger.commitments import commitment_of
 from ledger.documents import sign_receipt
-from ledger.manifest import decode_manifest
+from ledger.manifests.expansion import decode_manifest
 from ledger.predicates import ReceiptPredicate, ResultFile
 from ledger.records import Deployment, Slot, key_deployment, key_manifest, key_slot
 from ledger.state import read

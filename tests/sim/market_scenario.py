@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
-from ledger.contract_types import Contract
-from ledger.manifest_types import Placement, Restart
+from ledger.contracts.types import Contract
+from ledger.manifests.types import Placement, Restart
 from tests.ledger.world import contract, job, service
 from tests.sim.market_change import change, versions
 from tests.sim.market_people import Plan, Word

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger.documents import sign_receipt
-from ledger.manifest_types import Workload
+from ledger.manifests.types import Workload
 from ledger.predicates import ReceiptPredicate, ReceiptStatus
 from ledger.records import Deployment
 from ledger.transactions import Report

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from ledger.certification import Certification, sign_certification
-from ledger.contract_types import Contract
-from ledger.manifest import decode_manifest, extension_cost
-from ledger.manifest_types import Rule
+from ledger.contracts.types import Contract
+from ledger.manifests.expansion import decode_manifest, extension_cost
+from ledger.manifests.types import Rule
 from ledger.records import Deployment, Node, Slot, key_deployment, key_manifest, key_node, key_slot
 from ledger.state import read
 from ledger.trade_records import Dispute, key_dispute

@@ -15,7 +15,7 @@ import ledger.transition.funds
 import ledger.transition.leases
 import ledger.transition.standing
 import tests.sim.market_trade
-from ledger.policy import Decision
+from ledger.policies.decision import Decision
 from ledger.records import Node
 from ledger.trade_records import Dispute
 from ledger.transition.deal import Deal

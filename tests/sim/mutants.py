@@ -16,8 +16,8 @@ from consensus.relay import Relay
 from consensus.safety import SafetyState
 from consensus.votes import ViewState
 from ledger.blocks import ZERO_HASH, Header
-from ledger.certificate import Certificate, ValidatorSet, VoteKind
 from ledger.codec import encode
+from ledger.proofs.certificate import Certificate, ValidatorSet, VoteKind
 from ledger.records import Account, key_account
 from node.notary import Notary
 from tests.sim.node import SimNode
@@ -264,7 +264,7 @@ class StateDrifts(SimNode):
 class PoolWithoutBound(SimNode):
     def take(self, raw: bytes, source: str = "clients") -> str:
         more = {"MEMPOOL_TXS_MAX": 10**9, "MEMPOOL_SENDER_TXS_MAX": 10**9}
-        with patch.multiple("node.mempool", **more):
+        with patch.multiple("node.voting.mempool", **more):
             return super().take(raw, source)
 
 
@@ -273,7 +273,7 @@ class PoolForOne(SimNode):
 
     def take(self, raw: bytes, source: str = "clients") -> str:
         less = {"MEMPOOL_TXS_MAX": 40, "MEMPOOL_SENDER_TXS_MAX": 10**9}
-        with patch.multiple("node.mempool", **less):
+        with patch.multiple("node.voting.mempool", **less):
             return super().take(raw, source)
 
 

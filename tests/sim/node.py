@@ -1,8 +1,9 @@
 """The simulated shell of one validator: production Core, sign state, mempool and ledger (`node.notary` over
-`ledger.store`) on a simulated disk and clock.
+`ledger.storage.store`) on a simulated disk and clock.
 
-It carries a Ready out in the stated order (persist, send, commit), as `node.engine` does. Every step on the
-way is a named crash point. Blocks are executed some time after the core committed them, as a real shell may.
+It carries a Ready out in the stated order (persist, send, commit), as `node.voting.engine` does. Every step
+on the way is a named crash point. Blocks are executed some time after the core committed them, as a real
+shell may.
 """
 
 from __future__ import annotations
@@ -29,22 +30,22 @@ from consensus.messages import (
 )
 from ledger import keys
 from ledger.blocks import Header, decode_batch
-from ledger.certificate import VOTE_DOMAIN, Certificate, Statement
 from ledger.codec import decode
 from ledger.epochs import pending_hash
 from ledger.errors import PeerFault, Refused
 from ledger.limits import RECENT_ROOTS
 from ledger.machine import next_due_ms
 from ledger.outcome import Receipt
-from ledger.store import Store
-from ledger.stored import Tip
-from node.accuser import Accuser
-from node.batch_desk import BatchDesk
+from ledger.proofs.certificate import VOTE_DOMAIN, Certificate, Statement
+from ledger.storage.store import Store
+from ledger.storage.stored import Tip
 from node.limits import PRUNE_EVERY_VIEWS
-from node.mempool import HeldBatch, Mempool, open_batch
 from node.notary import Notary
-from node.safety_store import SafetyStore
 from node.seam import Overloaded
+from node.voting.accuser import Accuser
+from node.voting.batch_desk import BatchDesk
+from node.voting.mempool import HeldBatch, Mempool, open_batch
+from node.voting.safety_store import SafetyStore
 from tests.sim.disk import Disk
 from tests.sim.ranges import Ranges
 
@@ -185,7 +186,7 @@ class SimNode:
             self.begin()
 
     def make_core(self) -> Core:
-        """The core at the store's tip, as `node.voter` makes it."""
+        """The core at the store's tip, as `node.voting.voter` makes it."""
         world, store = self.world, self.store
         config = Config(
             world.chain_id, self.notary.validators, self.member, world.timing, world.scheme, self.sign
@@ -209,7 +210,8 @@ class SimNode:
         self.step(Start())
 
     def promises_reached(self) -> None:
-        """Range sync went on: votes follow once the chain is where votes were forgotten (`node.engine`)."""
+        """Range sync went on: votes follow once the chain is where votes were forgotten
+        (`node.voting.engine`)."""
         if self.is_waiting and self.tip.view >= self.safety.floor:
             self.begin()
 
@@ -351,7 +353,7 @@ class SimNode:
         self.prune(header.view)
 
     def prune(self, view: int) -> None:
-        """After the commit is durable, what it settles may go; now and then, as in `node.engine`."""
+        """After the commit is durable, what it settles may go; now and then, as in `node.voting.engine`."""
         if view >= self.pruned_view + PRUNE_EVERY_VIEWS:
             self.pruned_view = view
             self.safety.prune(view)
@@ -399,7 +401,8 @@ class SimNode:
         self.world.fault(self, sender, PeerFault(str(sender), error.rule, error.detail))
 
     def hold_batch(self, sender: int, data: bytes) -> None:
-        """A batch from a peer, judged as `node.batch_desk` judges it, and held as `node.engine` holds it."""
+        """A batch from a peer, judged as `node.voting.batch_desk` judges it, and held as `node.voting.engine`
+        holds it."""
         try:
             batch = self.world.opened(data)
         except Refused as error:

@@ -13,9 +13,9 @@ from consensus.limits import EVIDENCE_VIEWS, VIEW_WINDOW
 from consensus.messages import Propose, Ready, Received, Vote
 from ledger import evidence
 from ledger.blocks import Batch
-from ledger.certificate import Statement, VoteKind
 from ledger.codec import encode
 from ledger.evidence import SignedVote, TwoVotes
+from ledger.proofs.certificate import Statement, VoteKind
 from ledger.transactions import ReportEvidence, Tx, sign_tx
 from tests.sim.checkers import Checker, Report
 from tests.sim.node import Block, SimNode

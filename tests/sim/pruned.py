@@ -17,20 +17,20 @@ from typing import Any, Final
 import msgspec
 
 import ledger.machine
-import node.accuser
-import node.snapshots
-import node.state_fetch
+import node.sync.snapshots
+import node.sync.state_fetch
+import node.voting.accuser
 import tests.sim.clients
 from consensus.messages import BatchHeld
 from ledger.blocks import Header
-from ledger.certificate import Certificate
 from ledger.codec import decode, encode, sha256
 from ledger.errors import Refused
-from ledger.retention import FIRST_KEY
-from ledger.snapshot import Proved, StateChunk, check_chunk
+from ledger.proofs.certificate import Certificate
+from ledger.storage.retention import FIRST_KEY
+from ledger.storage.snapshot import Proved, StateChunk, check_chunk
 from node.notary import stored_trust
-from node.ranges import HELD_FROM, answer_batch, answer_range, held_from
-from node.snapshots import Snapshots
+from node.sync.ranges import HELD_FROM, answer_batch, answer_range, held_from
+from node.sync.snapshots import Snapshots
 from tests.sim.checkers import Agreement, Checker, Durability, Progress, Report
 from tests.sim.command import run_seeds
 from tests.sim.disk import Disk
@@ -51,9 +51,9 @@ IDLE_ACCOUNTS: Final = 150
 LIES: Final = ("nothing", "value", "left_out", "bytes", "silent")
 _SMALL: Final = (
     (ledger.machine, "EXPIRY_BLOCKS_MAX", WINDOW),
-    (node.snapshots, "EXPIRY_BLOCKS_MAX", WINDOW),
-    (node.state_fetch, "EXPIRY_BLOCKS_MAX", WINDOW),
-    (node.accuser, "EVIDENCE_EXPIRY_BLOCKS", WINDOW - 4),
+    (node.sync.snapshots, "EXPIRY_BLOCKS_MAX", WINDOW),
+    (node.sync.state_fetch, "EXPIRY_BLOCKS_MAX", WINDOW),
+    (node.voting.accuser, "EVIDENCE_EXPIRY_BLOCKS", WINDOW - 4),
     (tests.sim.clients, "EXPIRY_BLOCKS_DEFAULT", WINDOW - 4),
 )
 
@@ -140,7 +140,7 @@ class PrunedNode(SimNode):
         certificate: Certificate,
         path: tuple[bytes, ...] = (),
     ) -> None:
-        """See SimNode; then as `node.snapshots` and `node.pruner`."""
+        """See SimNode; then as `node.sync.snapshots` and `node.sync.pruner`."""
         super().apply(header, batches, certificate, path)
         self.snapshots.take(header)
         if header.height % PRUNE_EVERY == 0:

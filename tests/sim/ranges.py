@@ -1,4 +1,4 @@
-"""Range sync of a simulated node: the production's questions and answers (`node.ranges`), its proof
+"""Range sync of a simulated node: the production's questions and answers (`node.sync.ranges`), its proof
 (`Notary.check_range`), at the sim's own pace."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from consensus.messages import Synced
 from ledger.blocks import batch_digest, decode_header
 from ledger.codec import encode
 from ledger.errors import PeerFault, Refused
-from node.ranges import answer_batch, answer_range, decode_range
+from node.sync.ranges import answer_batch, answer_range, decode_range
 from node.wire import RangeRequest
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from random import Random
 from typing import Final
 
 from consensus.timers import Timing
-from ledger.quorum import tolerated
+from ledger.proofs.quorum import tolerated
 from tests.sim.disk import LOSSES
 from tests.sim.node import CRASH_POINTS
 
@@ -118,7 +118,9 @@ def with_quiet(scenario: Scenario, seed: int) -> Scenario:
     rng = Random(f"quiet/{seed}")
     timing = scenario.timing
     idle_ms = rng.choice(QUIET_IDLE_MS)
-    standstill_ms = max(timing.standstill_ms, idle_ms + timing.view_timeout_ms)  # as node.voter sets it
+    standstill_ms = max(
+        timing.standstill_ms, idle_ms + timing.view_timeout_ms
+    )  # as node.voting.voter sets it
     scenario.timing = replace(timing, idle_ms=idle_ms, standstill_ms=standstill_ms)
     scenario.quiet_ms = QUIET_VIEWS * idle_ms
     scenario.quiet_every_ms = scenario.quiet_ms // 6

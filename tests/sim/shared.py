@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from consensus.messages import Received, decode_message
 from consensus.verify import Rules, check
-from ledger.certificate import Scheme, Statement
 from ledger.errors import PeerFault
+from ledger.proofs.certificate import Scheme, Statement
 from ledger.transactions import verified
-from node.mempool import HeldBatch, open_batch
+from node.voting.mempool import HeldBatch, open_batch
 
 if TYPE_CHECKING:
     from tests.sim.node import SimNode

@@ -1,5 +1,5 @@
-"""State sync of a simulated node (`node.state_sync`): the production's offers, chunks, proofs and staging;
-when to ask whom is the simulator's own, as that half of the production needs an event loop.
+"""State sync of a simulated node (`node.sync.state_sync`): the production's offers, chunks, proofs and
+staging; when to ask whom is the simulator's own, as that half of the production needs an event loop.
 
 What runs as it is: `Snapshots.take`, `Spool`, `Shelf.cut`, `check_chunk`, `Staging`, `Trust.final`,
 `Notary.check_range`, `StateFetch._seen` and `_keep`, `Store.adopt`.
@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 from ledger.blocks import Header, decode_header
 from ledger.codec import decode, encode
 from ledger.errors import Refused
-from ledger.light import FinalityProof
-from ledger.snapshot import is_within, place_of
-from ledger.staging import Staging
-from ledger.stored import Tip
-from ledger.tree import path_of
+from ledger.proofs.light import FinalityProof
+from ledger.proofs.tree import path_of
+from ledger.storage.snapshot import is_within, place_of
+from ledger.storage.staging import Staging
+from ledger.storage.stored import Tip
 from node.limits import RANGE_BYTES_MAX
-from node.ranges import answer_range, decode_range
-from node.snapshots import named_state
-from node.spool import Spool
-from node.state_fetch import StateFetch
-from node.state_wire import ChunkRequest, Offer, decode_chunk_request, decode_offers
+from node.sync.ranges import answer_range, decode_range
+from node.sync.snapshots import named_state
+from node.sync.spool import Spool
+from node.sync.state_fetch import StateFetch
+from node.sync.state_wire import ChunkRequest, Offer, decode_chunk_request, decode_offers
 from node.wire import RangeRequest
 
 if TYPE_CHECKING:

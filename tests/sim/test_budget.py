@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from ledger.certificate import Validator, ValidatorSet
-from ledger.quorum import tolerated
+from ledger.proofs.certificate import Validator, ValidatorSet
+from ledger.proofs.quorum import tolerated
 from tests.sim.clients import small_pool
 from tests.sim.crypto import fast_signatures
 from tests.sim.epochs import EpochFaults, EpochWorld, make_epochs

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from ledger.errors import LocalError
-from ledger.store import KeyValue
+from ledger.storage.store import KeyValue
 from tests.sim.disk import Disk, DiskDamaged
 from tests.sim.journal import SECTOR_BYTES, DamagedLog, lay_out, whole
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from ledger import tree
 from ledger.codec import decode
-from ledger.snapshot import Proved, StateChunk, check_chunk, place_of
+from ledger.proofs import tree
+from ledger.storage.snapshot import Proved, StateChunk, check_chunk, place_of
 from tests.sim.pruned import KEEP, PrunedNode, PrunedWorld, run
 from tests.sim.run import world
 from tests.sim.world import Variant

@@ -14,7 +14,7 @@ from bench.wan_costs import Costs
 from bench.wan_lines import REGIONS, rtt_ms
 from bench.wan_model import Shape, Wide
 from bench.wan_plot import Bars, Lines, draw, ticks
-from ledger.quorum import quorum
+from ledger.proofs.quorum import quorum
 from p2p.room import inbound_max
 
 STEP_US = {"Vote": 25.0, "Propose": 80.0}

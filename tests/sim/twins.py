@@ -25,7 +25,7 @@ import consensus.core
 import consensus.state
 from bench.common import machine, save
 from consensus.core import Core
-from ledger.certificate import ValidatorSet
+from ledger.proofs.certificate import ValidatorSet
 from tests.sim.twins_net import TIMING, TOGETHER, Groups, Net, Violation, validators
 
 VIOLATIONS_MAX: Final = 5

@@ -9,7 +9,7 @@ from consensus.core import Core
 from consensus.messages import Send, Status
 from consensus.votes import ViewState
 from ledger.blocks import ZERO_HASH, Header
-from ledger.certificate import Certificate, VoteKind
+from ledger.proofs.certificate import Certificate, VoteKind
 from tests.sim.byzantine import ParentLiar
 from tests.sim.mutants import (
     CommitsNotarized,

@@ -33,9 +33,9 @@ from consensus.messages import (
 )
 from consensus.timers import Timing
 from ledger.blocks import ZERO_HASH, Header, decode_header
-from ledger.certificate import Certificate, Statement, Validator, ValidatorSet, VoteKind
 from ledger.codec import sha256
 from ledger.evidence import accused
+from ledger.proofs.certificate import Certificate, Statement, Validator, ValidatorSet, VoteKind
 
 CHAIN: Final = "twins"
 WALL_MS: Final = 1_700_000_000_000

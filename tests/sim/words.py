@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from consensus.messages import Certified, Fetch, Message, Propose, Reply, Status, Vote, decode_message
 from ledger.blocks import decode_batch, decode_header
-from ledger.certificate import Certificate, Statement
 from ledger.errors import PeerFault, Refused
+from ledger.proofs.certificate import Certificate, Statement
 
 
 def words(data: bytes) -> str:

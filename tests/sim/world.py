@@ -13,10 +13,10 @@ from zlib import crc32
 from consensus.core import Core
 from consensus.messages import Message, Received
 from ledger import keys
-from ledger.certificate import Ed25519Scheme, Scheme, Statement, ValidatorSet
 from ledger.errors import PeerFault
 from ledger.genesis import Genesis, GenesisValidator
-from node.mempool import HeldBatch
+from ledger.proofs.certificate import Ed25519Scheme, Scheme, Statement, ValidatorSet
+from node.voting.mempool import HeldBatch
 from tests.sim.bounds import Bounded, Egress, Memory
 from tests.sim.byzantine import LIARS
 from tests.sim.checkers import ALL, Checker, Progress

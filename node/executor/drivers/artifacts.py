@@ -7,12 +7,12 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from node.executor import elf
 from node.executor.drivers.base import TaskSpec
 from node.executor.drivers.bwrap import pages
 from node.executor.errors import VerificationFailed
+from node.executor.host import elf
+from node.executor.host.seal import Sealed, seal_file
 from node.executor.integrity import Expected
-from node.executor.seal import Sealed, seal_file
 from node.executor.tree import TreeRefused, chunks, read_tree
 
 

@@ -6,11 +6,11 @@ import os
 import shutil
 from collections.abc import Mapping
 
-from node.executor import landlock
 from node.executor.drivers.base import FileSpec, Resources, TaskSpec, TreeSpec
 from node.executor.drivers.mounts import SECRETS, VOLUME
 from node.executor.drivers.stage import ROOT, SCRATCH
 from node.executor.errors import DriverUnavailable
+from node.executor.host import landlock
 from node.executor.limits import SCRATCH_INODES_PER_MIB
 
 INSIDE_UID = 65_534

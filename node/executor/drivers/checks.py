@@ -12,8 +12,8 @@ from node.executor.drivers import seccomp
 from node.executor.drivers.process import python_argv, start_helper
 from node.executor.drivers.running import Running
 from node.executor.errors import ExecutorError
+from node.executor.host.seal import seal_bytes
 from node.executor.limits import ENTER_WITHIN_S, KILL_WITHIN_S
-from node.executor.seal import seal_bytes
 
 _LATE = b"late"
 

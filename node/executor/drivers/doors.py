@@ -24,7 +24,7 @@ async def open_outlet(init_pid: int, uid: int | None, ways: Iterable[EgressSpec]
 
 
 async def _open(name: str, init_pid: int, uid: int | None, words: list[str], fds: list[int]) -> Helper:
-    argv = python_argv(f"node.executor.{name}", str(init_pid), str(-1 if uid is None else uid), *words)
+    argv = python_argv(f"node.executor.doors.{name}", str(init_pid), str(-1 if uid is None else uid), *words)
     errors = os.memfd_create("errors", os.MFD_CLOEXEC)
     try:
         helper = await start_helper(argv, fds, errors)

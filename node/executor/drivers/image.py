@@ -16,7 +16,7 @@ import os
 import struct
 import subprocess
 
-from node.executor import kernel
+from node.executor.host import kernel
 from node.executor.limits import IMAGE_TIMEOUT_S, LOOP_ATTEMPTS_MAX
 
 _GET_FREE, _CONFIGURE, _GET_STATUS64 = 0x4C82, 0x4C0A, 0x4C05

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import trio
 
-from node.executor import cgroups, integrity, limits, procs
+from node.executor import integrity, limits
 from node.executor.drivers import records, stage, trial
 from node.executor.drivers.artifacts import SealedTask
 from node.executor.drivers.base import (
@@ -34,6 +34,7 @@ from node.executor.drivers.running import Running
 from node.executor.drivers.start import Way, start_task
 from node.executor.drivers.still import copy_still
 from node.executor.errors import DriverUnavailable, ExecutorError, StartFailed
+from node.executor.host import cgroups, procs
 
 _POLL_S = 0.002
 

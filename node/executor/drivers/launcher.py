@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
-from node.executor import kernel, landlock
 from node.executor.drivers import entry, mounts, stage
 from node.executor.drivers.launching import READ_BYTES, Launcher, launch
 from node.executor.drivers.stage import ROOT
+from node.executor.host import kernel, landlock
 from node.executor.tree import chunks, read_tree
 
 _POLL_S = 0.001

@@ -24,8 +24,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from node.executor import kernel
 from node.executor.drivers.ring import LogRing
+from node.executor.host import kernel
 
 READ_BYTES = 64 * 1024
 

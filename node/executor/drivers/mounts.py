@@ -10,9 +10,9 @@ import os
 import time
 from typing import Any
 
-from node.executor import kernel
 from node.executor.drivers import image
 from node.executor.drivers.stage import CLOSED, STAGE
+from node.executor.host import kernel
 
 SECRETS = f"{STAGE}/secrets"
 VOLUME = f"{STAGE}/volume"

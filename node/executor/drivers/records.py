@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.executor import procs
+from node.executor.host import procs
 
 _SUFFIX = ".task.json"
 _RECORD_BYTES_MAX = 64 * 1024

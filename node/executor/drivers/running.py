@@ -12,11 +12,12 @@ from typing import Any
 
 import trio
 
-from node.executor import limits, procs
-from node.executor.cgroups import TaskGroup
+from node.executor import limits
 from node.executor.drivers.base import Exit, Liveness, TaskSpec, Usage
 from node.executor.drivers.process import Helper
 from node.executor.errors import ExecutorError, StartFailed
+from node.executor.host import procs
+from node.executor.host.cgroups import TaskGroup
 from node.executor.integrity import Baseline
 
 _LOG_HEAD_BYTES = 8

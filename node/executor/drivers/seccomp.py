@@ -4,8 +4,8 @@ The first is an allow-list: everything else fails with ENOSYS, as on a kernel th
 library falls back (glibc does so from clone3 to clone). The second refuses with EPERM some uses of allowed
 calls: new namespaces; executable memory that is writable, anonymous or shared; terminal injection. The kernel
 applies the stricter of the two. Together with a scratch mounted noexec, and programs whose headers ask for no
-such memory (`node.executor.elf`), the second means that all code that a workload runs comes from its verified
-files: no just-in-time compilers.
+such memory (`node.executor.host.elf`), the second means that all code that a workload runs comes from its
+verified files: no just-in-time compilers.
 
 Needs libseccomp (Debian: libseccomp2) through pyseccomp, which is imported late: without it, the driver's
 fingerprint says so and nothing starts.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from node.executor import limits
-from node.executor.addresses import is_allowed
+from node.executor.doors.addresses import is_allowed
 from node.executor.drivers.base import EgressSpec, FileSpec, PortSpec, Resources, TaskSpec, TreeSpec
 from node.executor.errors import SpecRefused
 from node.executor.tree import check_relative

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from node.executor import kernel
 from node.executor.drivers import image
+from node.executor.host import kernel
 
 STAGE = "/mnt"
 """Where the private mounts go, in the launcher's own mount namespace only; FHS has it on every host."""

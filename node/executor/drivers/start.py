@@ -27,7 +27,7 @@ from node.executor.drivers.doors import open_outlet, open_portal
 from node.executor.drivers.process import Helper, python_argv, start_helper
 from node.executor.drivers.running import Running
 from node.executor.errors import StartFailed
-from node.executor.seal import seal_bytes
+from node.executor.host.seal import seal_bytes
 
 _POLL_S = 0.002
 _VOLUME_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from node.executor import kernel
-from node.executor.cgroups import TaskGroup
 from node.executor.drivers.base import VolumeSpec
 from node.executor.errors import ExecutorError
+from node.executor.host import kernel
+from node.executor.host.cgroups import TaskGroup
 from node.executor.limits import FREEZE_WITHIN_S, STILL_S_MAX
 
 _POLL_S = 0.001

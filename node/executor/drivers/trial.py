@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from node.executor import cgroups, landlock, limits, procs
+from node.executor import limits
 from node.executor.drivers import bwrap, entry, seccomp
 from node.executor.drivers.base import Feature, Fingerprint, Isolation, Resources
 from node.executor.drivers.process import python_argv
 from node.executor.drivers.still import sync_volume
 from node.executor.errors import DriverUnavailable, VolumeRefused
-from node.executor.filesystem import find_mkfs, make_filesystem
-from node.executor.seal import seal_bytes
+from node.executor.host import cgroups, landlock, procs
+from node.executor.host.filesystem import find_mkfs, make_filesystem
+from node.executor.host.seal import seal_bytes
 
 _NAMESPACES = ("user", "pid", "net", "mnt", "ipc", "uts", "cgroup")
 _SCRIPT = """
@@ -233,7 +234,7 @@ def _run(argv: list[str], fds: list[int], has_volume: bool) -> dict[str, str]:
 def _try_outlet(init_pid: int) -> str:
     """Return `ready` when a way out of the held sandbox can be opened, else why not. It ends at once."""
     uid = launcher_uid()
-    argv = python_argv("node.executor.outlet", str(init_pid), str(-1 if uid is None else uid), *_FAR)
+    argv = python_argv("node.executor.doors.outlet", str(init_pid), str(-1 if uid is None else uid), *_FAR)
     try:
         done = subprocess.run(
             argv, input=b"", capture_output=True, timeout=limits.TRIAL_TIMEOUT_S, env={}, cwd="/", check=False

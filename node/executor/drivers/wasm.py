@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 
-from ledger.manifest_wasm import engine_bytes
+from ledger.manifests.wasm import engine_bytes
 from node.executor.drivers import wasm_trial
 from node.executor.drivers.artifacts import SealedTask
 from node.executor.drivers.base import (

@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from ledger.manifest_wasm import engine_bytes
+from ledger.manifests.wasm import engine_bytes
 from node.executor.drivers.base import Exit, FileSpec, Resources, TaskSpec
 from node.executor.errors import DriverUnavailable, ExecutorError
 from node.executor.limits import TRIAL_TIMEOUT_S

@@ -14,7 +14,7 @@ from pathlib import Path
 import trio
 
 from ledger.limits import CONTAINER_MEMORY_BYTES_MIN
-from node.executor import cgroups, integrity, limits, procs
+from node.executor import integrity, limits
 from node.executor.drivers import trial
 from node.executor.drivers.artifacts import SealedTask
 from node.executor.drivers.base import Isolation, Prepared, Resources, TaskSpec
@@ -25,6 +25,7 @@ from node.executor.drivers.spec import check_spec
 from node.executor.drivers.stage import ROOT, SCRATCH
 from node.executor.drivers.start import Asked, Keep, Way, rlimits
 from node.executor.errors import SpecRefused, StartFailed
+from node.executor.host import cgroups, procs
 from node.executor.oci import engine, profile
 from node.executor.oci.running import RunningContainer
 from node.executor.oci.sealing import SealedContainer, seal_container

@@ -25,7 +25,7 @@ RUNTIMES = ("runc", "crun")
 
 MADE = ("/etc/hostname", "/etc/passwd", "/etc/group", "/run/.containerenv")
 """Files that podman mounts over the root's own, or in their place: the root must have some. The same as
-ledger.manifest_image.MADE, where no artifact may stand."""
+ledger.manifests.image.MADE, where no artifact may stand."""
 
 _ENGINE = """[containers]
 log_driver = "passthrough"

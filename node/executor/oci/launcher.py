@@ -18,10 +18,10 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from node.executor import kernel
 from node.executor.drivers import mounts, stage
 from node.executor.drivers.launching import READ_BYTES, Launcher, launch
 from node.executor.drivers.stage import ROOT
+from node.executor.host import kernel
 from node.executor.limits import ENGINE_BYTES, ENGINE_TIMEOUT_S
 from node.executor.oci import engine, flatten
 from node.executor.oci.layers import ImageRefused

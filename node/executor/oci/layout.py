@@ -22,10 +22,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from node.executor.host.seal import Sealed
 from node.executor.limits import IMAGE_BYTES_MAX, IMAGE_JSON_BYTES_MAX, IMAGE_LAYERS_MAX
 from node.executor.oci.flatten import Plan, flatten
 from node.executor.oci.layers import ImageRefused
-from node.executor.seal import Sealed
 from node.executor.tree import Member, TreeRefused, chunks, read_tree
 
 INDEX, LAYOUT, BLOBS = "index.json", "oci-layout", "blobs/sha256/"

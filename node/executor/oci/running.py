@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from node.executor import cgroups
 from node.executor.drivers.running import Running
+from node.executor.host import cgroups
 
 
 class RunningContainer(Running):

@@ -11,12 +11,12 @@ from node.executor.drivers.artifacts import SealedTask
 from node.executor.drivers.base import TaskSpec
 from node.executor.drivers.bwrap import pages
 from node.executor.errors import VerificationFailed
+from node.executor.host.seal import seal_file
 from node.executor.integrity import Expected
 from node.executor.oci import launcher
 from node.executor.oci.flatten import HIDDEN, Piece, Plan, data_of
 from node.executor.oci.layers import ImageRefused
 from node.executor.oci.layout import MACHINES, OpenImage, open_image
-from node.executor.seal import seal_file
 from node.executor.tree import TreeRefused
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-from node.executor import cgroups, limits
+from node.executor import limits
 from node.executor.drivers import trial
 from node.executor.drivers.base import (
     EgressSpec,
@@ -32,9 +32,10 @@ from node.executor.drivers.base import (
 )
 from node.executor.drivers.launched import LaunchedDriver
 from node.executor.errors import ExecutorError
-from node.executor.filesystem import find_mkfs, make_filesystem
+from node.executor.host import cgroups
+from node.executor.host.filesystem import find_mkfs, make_filesystem
+from node.executor.host.seal import hash_fd
 from node.executor.oci import engine
-from node.executor.seal import hash_fd
 
 NAME = "oci"
 _MIB = 1 << 20

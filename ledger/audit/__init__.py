@@ -1,0 +1,1 @@
+"""A deployment's whole life in one file, checked with nothing but the genesis."""

@@ -1,0 +1,1 @@
+"""Organisations: members, roles, and the deeds by which they change."""

@@ -1,0 +1,1 @@
+"""Approval policies: whose signatures are enough, on what, until when; and why not."""

@@ -1,0 +1,2 @@
+"""The small languages inside a contract, each a bounded part of a known one: YAML, CEL, patterns,
+quantities."""

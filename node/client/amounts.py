@@ -1,0 +1,73 @@
+"""Amounts as people read and write them: credits, sizes, durations, times. Whole numbers inside."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+from ledger.text.quantities import QuantityError, parse_money
+from ledger.text.quantities import credits_text as credits_text
+
+_SIZES: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+_SPANS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"))
+
+
+def parse_credits(text: str) -> int:
+    """Micro-credits of "1.5", "1.5 credits" or "3". Raises QuantityError."""
+    stripped = text.strip()
+    if not stripped:
+        raise QuantityError("an amount of credits wanted, such as 1.5")
+    return parse_money(stripped if "credit" in stripped else f"{stripped} credits")
+
+
+def size_text(size_bytes: int) -> str:
+    """ "64 MiB", "1.5 GiB", "12 B": rounded down to one decimal."""
+    for unit, name in _SIZES:
+        if size_bytes >= unit:
+            tenths = size_bytes * 10 // unit
+            return f"{tenths // 10}.{tenths % 10} {name}" if tenths % 10 else f"{tenths // 10} {name}"
+    return f"{size_bytes} B"
+
+
+def cpu_text(cpu_millis: int) -> str:
+    """ "2 cores", "0.25 cores"."""
+    whole, rest = divmod(cpu_millis, 1000)
+    text = f"{whole}.{rest:03d}".rstrip("0").rstrip(".")
+    return f"{text} core" if cpu_millis == 1000 else f"{text} cores"
+
+
+def span_text(milliseconds: int) -> str:
+    """A length of time: "340 ms", "1.4 s", "3 min", "2 h 5 min", "3 d"."""
+    if milliseconds < 1_000:
+        return f"{milliseconds} ms"
+    seconds = milliseconds // 1_000
+    if seconds < 60:
+        tenths = milliseconds // 100 % 10
+        return f"{seconds}.{tenths} s" if seconds < 20 and tenths else f"{seconds} s"
+    parts = []
+    for unit, name in _SPANS:
+        count, seconds = divmod(seconds, unit)
+        if count:
+            parts.append(f"{count} {name}")
+    return " ".join(parts[:2])
+
+
+def value_text(kind: str, value: str | int | bool) -> str:
+    """A contract parameter's value by its type: "5 credits", "1 d", "64 MiB"; others as they are."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        if kind == "money":
+            return f"{credits_text(value)} credits"
+        if kind == "duration":
+            return span_text(value * 1000)
+        if kind == "size":
+            return size_text(value)
+    return str(value)
+
+
+def time_text(time_ms: int) -> str:
+    """UTC to the second, "2026-01-31 12:00:05"; "-" for 0 (not yet)."""
+    if time_ms <= 0:
+        return "-"
+    return datetime.fromtimestamp(time_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S")

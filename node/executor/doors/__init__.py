@@ -1,0 +1,1 @@
+"""How workloads are reached and what they may reach."""

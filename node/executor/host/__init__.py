@@ -1,0 +1,1 @@
+"""What Linux offers for isolation, each part by itself."""

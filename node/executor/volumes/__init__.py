@@ -1,0 +1,1 @@
+"""Volumes: made, mounted, copied to other nodes, restored."""

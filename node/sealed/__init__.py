@@ -1,0 +1,1 @@
+"""What peers say to each other that one reader alone may open."""

@@ -1,0 +1,1 @@
+"""A validator at work: from transactions to batches, votes and final blocks."""
