@@ -35,11 +35,11 @@ def market() -> list[Node]:
     nodes = []
     for country in ("BE", "CH", "DE", "LU", "NL", "FR"):
         for n in range(4):
-            price = Price(36_000 + 2_000 * n, 8_000 + 500 * n, 900)
-            capacity = (16_000, 65_536 * MIB, 512 * 1024 * MIB)
+            price = Price(36_000 + 2_000 * n, 8_000 + 500 * n, 900, 200)
+            capacity = (16_000, 65_536 * MIB, 512 * 1024 * MIB, 4096 * 1024 * MIB)
             nodes.append(
                 Node(
-                    key_of(f"{country} {n}").public, f"{country.lower()}-{n}", country, *capacity, 0, 0, 0,
+                    key_of(f"{country} {n}").public, f"{country.lower()}-{n}", country, *capacity, 0, 0, 0, 0,
                     price, ("sandbox", "oci"), OF_CONTAINERS, "/ip4/127.0.0.1/tcp/1", 1 << 52, 0, 0,
                 )
             )  # fmt: skip

@@ -49,7 +49,7 @@ def market_of(prices: list[int], cpu_millis: int = 64_000) -> World:
             world.offer(
                 cpu_millis=cpu_millis,
                 memory_bytes=65_536 * MIB,
-                price=Price(price, price // 3 + 1, price // 17),
+                price=Price(price, price // 3 + 1, price // 17, price // 60),
             ),
         )
     return world
@@ -198,11 +198,9 @@ def open_market() -> tuple[World, dict[bytes, Key]]:
             farmer, node = key_of(f"farmer {country} {n}"), key_of(f"{country} {n}")
             world.ok(farmer, RegisterFarm(farm, country), step_ms=1)
             world.ok(farmer, register_node(node, farmer, farm, country), step_ms=1)
-            price = Price(36_000 + 2_000 * n, 8_000 + 500 * n, 900)
-            offer = world.offer(
-                cpu_millis=16_000, memory_bytes=65_536 * MIB, disk_bytes=512 * 1024 * MIB, price=price
-            )
-            world.ok(node, offer, step_ms=1)
+            price = Price(36_000 + 2_000 * n, 8_000 + 500 * n, 900, 200)
+            size = {"memory_bytes": 65_536 * MIB, "ssd_bytes": 512 << 30, "hdd_bytes": 4096 << 30}
+            world.ok(node, world.offer(cpu_millis=16_000, price=price, **size), step_ms=1)
             nodes[node.public] = node
     return world, nodes
 

@@ -41,7 +41,7 @@ def opened(prices: tuple[int, ...] = (40_000, 40_010, 40_020, 40_030)) -> World:
     world = World()
     world.add_nodes()
     for node, price in zip(NODES, prices, strict=True):
-        world.ok(node, world.offer(price=Price(price, 10_000, 1_000)))
+        world.ok(node, world.offer(price=Price(price, 10_000, 1_000, 250)))
     return world
 
 

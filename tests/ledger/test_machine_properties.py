@@ -383,7 +383,7 @@ class Lives(RuleBasedStateMachine):
         rate=st.sampled_from([40, 40, 1, 0, 10**6]),
     )
     def offer(self, node: int, cpu: int, rate: int) -> None:
-        price = Price(rate * 1_000, rate * 250, rate * 25)
+        price = Price(rate * 1_000, rate * 250, rate * 25, rate * 6)
         said = dict(self.ATTRIBUTES)
         self.send(NODES[node], self.world.offer(cpu_millis=cpu, price=price, attributes=said))
 
