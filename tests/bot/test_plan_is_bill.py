@@ -209,7 +209,8 @@ def open_market() -> tuple[World, dict[bytes, Key]]:
             world.ok(farmer, register_node(node, farmer, farm, country), step_ms=1)
             price = Price(36_000 + 2_000 * n, 8_000 + 500 * n, 900, 200)
             size = {"memory_bytes": 65_536 * MIB, "ssd_bytes": 512 << 30, "hdd_bytes": 4096 << 30}
-            world.ok(node, world.offer(cpu_millis=16_000, price=price, **size), step_ms=1)
+            said = {"volumes": "enforced"}
+            world.ok(node, world.offer(cpu_millis=16_000, price=price, attributes=said, **size), step_ms=1)
             nodes[node.public] = node
     return world, nodes
 
