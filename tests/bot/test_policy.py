@@ -75,7 +75,7 @@ def own(draw: Any) -> Own:
     manifest = draw(st.sampled_from(manifests()))
     id_ = draw(st.sampled_from(IDS))
     names = draw(st.lists(st.sampled_from(["web/0", "web/1", "mine/0", "gone/7", "odd"]), max_size=4))
-    times = [draw(TIMES) for _ in range(6)]
+    times = [draw(TIMES) for _ in range(8)]
     record = Deployment(
         id_, bytes(32), bytes(32), draw(st.sampled_from([CONSUMER.public, STRANGER.public])), BOT.public,
         draw(st.sampled_from(STATUSES)), draw(st.sampled_from(["run", "stop"])), draw(AMOUNTS),
@@ -105,7 +105,7 @@ def own(draw: Any) -> Own:
 @st.composite
 def node(draw: Any) -> Node:
     key = draw(st.sampled_from(NODES)).public
-    sizes = [draw(st.sampled_from([0, 500, 10**10])) for _ in range(6)]
+    sizes = [draw(st.sampled_from([0, 500, 10**10])) for _ in range(8)]
     price = Price(*(draw(st.sampled_from([0, 40_000, 2**40])) for _ in range(4)))
     runtimes = draw(st.sampled_from([(), ("sandbox",)]))
     return Node(key, "farm-a", "BE", *sizes, price, runtimes, {}, "", draw(TIMES), 0, 0)

@@ -257,6 +257,10 @@ def test_rooms_are_where_the_settings_say(tmp_path: Path) -> None:
         rooms_of(settings, tmp_path, key)
     assert not disk.exists()
     disk.mkdir()
+    disk.chmod(0o777)
+    with pytest.raises(ConfigError, match="written to by anybody"):
+        rooms_of(settings, tmp_path, key)
+    disk.chmod(0o755)
     rooms = rooms_of(settings, tmp_path, key)
     assert rooms["ssd"] == Room(tmp_path / "volumes" / "ssd", 3 << 30)
     assert rooms["hdd"].size_bytes_max == 2 << 40 and rooms["hdd"].folder.parent == disk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def rooms_of(settings: Node, data_dir: Path, node_key: bytes) -> dict[Disk, Room
         if name:
             if not Path(name).is_dir():
                 raise ConfigError(f"node.{disk}_folder: {name} is no folder: mount its disk, or make it")
+            if Path(name).stat().st_mode & stat.S_IWOTH:
+                raise ConfigError(f"node.{disk}_folder: {name} can be written to by anybody")
             folder = Path(name) / f"gridpact-{node_key.hex()[:_KEY_CHARS]}-{disk}"
         found[disk] = Room(folder, parse_size(getattr(settings, disk)))
     return found
