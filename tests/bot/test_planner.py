@@ -133,7 +133,8 @@ def test_each_kind_of_disk_is_counted_down_for_itself() -> None:
     """Hard disk for one replica on each of two nodes; no SSD makes up for what is missing."""
     world, gib = opened(), 1 << 30
     for node, hdd_bytes in zip(NODES, (gib, gib, gib - 1, 0), strict=True):
-        world.ok(node, world.offer(attributes={"volumes": "enforced"}, ssd_bytes=99 * gib, hdd_bytes=hdd_bytes))
+        said = {"volumes": "enforced"}
+        world.ok(node, world.offer(attributes=said, ssd_bytes=99 * gib, hdd_bytes=hdd_bytes))
     data = VolumeTemplate(name="data", path="/data", size_bytes=gib, storage="hdd")
     source = contract(service(replicas=3, volumes=(data,), placement=Placement(distinct="none")))
     draft = planned(world, source)

@@ -24,7 +24,7 @@ def both() -> tuple[VolumeTemplate, ...]:
 
 
 def world_with(*offering: dict[str, int], replicas: int = 1) -> tuple[World, bytes]:
-    """An approved service with a volume of each kind; the first nodes offer disks as said, the others none."""
+    """An approved service with a volume of each kind; the first nodes offer disks as said, others none."""
     world = World()
     world.add_nodes()
     place = Placement(distinct="none")
