@@ -184,8 +184,8 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def needs(self) -> Needs:
-        """What one slot takes of a node: its scratch (`resources.disk_bytes`) of SSD, its volumes of the kinds
-        of disk that they are on."""
+        """What one slot takes of a node: its scratch (`resources.disk_bytes`) of SSD, its volumes of the kind
+        of disk that each is on."""
         kept = {kind: sum(v.size_bytes for v in self.volumes if v.storage == kind) for kind in DISKS}
         return Needs(
             cpu_millis=self.resources.cpu_millis,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
-from ledger.contracts.types import VolumeTemplate
+from ledger.audit.audit import export, verify
+from ledger.contracts.types import PriceTemplate, VolumeTemplate
 from ledger.fit import bound, left_over
 from ledger.limits import CAPACITY_MAX, MIB
 from ledger.manifests.expansion import cost, slot_rate
 from ledger.manifests.types import CAPACITY, DISKS, Disk, Needs, Placement
-from ledger.transactions import Claim, Price
+from ledger.transactions import CancelDeployment, Claim, Price
+from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.invariants import check
-from tests.ledger.world import NODES, World, contract, service
+from tests.ledger.world import CONSUMER, NODES, World, contract, service
 
 A0, A1, B0, _ = NODES
 SCRATCH = 16 * MIB  # of `service()`
@@ -125,3 +128,23 @@ def test_what_is_bound_comes_back_whole() -> None:
     assert bound(taken, needs, -1) == node
     free = left_over(node, needs)
     assert [getattr(node, name) - getattr(free, name) for name in CAPACITY] == [1, 2, 3, 4]
+
+
+def test_a_life_on_both_kinds_passes_the_audit() -> None:
+    """Other peers expand volumes and caps of both kinds to the same bytes, and find the same bills."""
+    world = ChainWorld()
+    world.add_nodes()
+    source = contract(service(replicas=1, placement=Placement(distinct="none"), volumes=both()))
+    caps = PriceTemplate(ssd_gib_hour=1_000, hdd_gib_hour=250)
+    deployment = world.ordered(replace(source, terms=replace(source.terms, price=caps)))
+    world.approve(deployment)
+    world.ok(A0, world.offer(attributes={"volumes": "enforced"}))
+    world.claimed(deployment, "web/0", [A0])
+    world.report(deployment, "web/0", A0, "fetching", "verified", "running")
+    world.wait(20_000, 5_000)
+    world.ok(A0, world.receipt(deployment, "web/0", A0, "released"))
+    world.ok(CONSUMER, CancelDeployment(deployment, "enough"))
+    world.run()
+    world.run()
+    report = verify(export(world.store, deployment), world.genesis)
+    assert report.ok, (report.rule, report.detail)
