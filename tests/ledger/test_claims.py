@@ -91,7 +91,7 @@ def test_bad_claims(key: Key, slot: str, term: int, rule: str) -> None:
         ({}, {"runtimes": ("wasm",)}, "claim.runtime"),
         ({}, {"cpu_millis": 499}, "claim.capacity"),
         ({}, {"memory_bytes": 64 * 2**20 - 1}, "claim.capacity"),
-        ({}, {"disk_bytes": 16 * 2**20 - 1}, "claim.capacity"),
+        ({}, {"ssd_bytes": 16 * 2**20 - 1}, "claim.capacity"),
         ({}, {"price": Price(10**9, 0, 0, 0)}, "claim.price"),
         ({"placement": Placement(countries=("NL",))}, {}, "claim.country"),
         ({"placement": Placement(farms=("farm-b",))}, {}, "claim.farm"),
