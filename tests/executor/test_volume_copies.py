@@ -19,8 +19,8 @@ from ledger.manifests.types import Volume
 from node.executor.drivers import still
 from node.executor.drivers.base import TaskSpec, VolumeSpec
 from node.executor.errors import ExecutorError, VolumeRefused
-from node.executor.volumes.volume_copy import encode_copy, restore_copy
 from node.executor.volumes.rooms import Room
+from node.executor.volumes.volume_copy import encode_copy, restore_copy
 from node.executor.volumes.volumes import VolumeShelf
 
 from .conftest import Bench

@@ -112,7 +112,7 @@ def test_each_kind_is_paid_at_its_own_price() -> None:
     # 48 MiB of a GiB at 4096, and 64 MiB at 1024.
     assert slot.rate_hour == 192 + 64 == slot_rate(world.workload(slot.manifest, "web/0"), price)
     world.report(deployment, "web/0", A0, "fetching", "verified", "running")
-    world.wait(60_000, 5_000)
+    world.wait(20_000, 5_000)
     world.ok(A0, world.receipt(deployment, "web/0", A0, "released"))
     paid = [bill for bill in world.bills(deployment) if bill.slot == "web/0"]
     assert paid and sum(b.amount for b in paid) == cost(256, paid[0].from_ms, paid[-1].to_ms)

@@ -178,7 +178,6 @@ class VolumeShelf:
         found = os.statvfs(existing(folder))
         return found.f_bavail * found.f_frsize
 
-
     def used_bytes(self) -> int:
         """Set aside by all volumes here."""
         return sum(map(_used, self.rooms.values()))
