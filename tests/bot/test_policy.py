@@ -75,7 +75,7 @@ def own(draw: Any) -> Own:
     manifest = draw(st.sampled_from(manifests()))
     id_ = draw(st.sampled_from(IDS))
     names = draw(st.lists(st.sampled_from(["web/0", "web/1", "mine/0", "gone/7", "odd"]), max_size=4))
-    times = [draw(TIMES) for _ in range(8)]
+    times = [draw(TIMES) for _ in range(6)]
     record = Deployment(
         id_, bytes(32), bytes(32), draw(st.sampled_from([CONSUMER.public, STRANGER.public])), BOT.public,
         draw(st.sampled_from(STATUSES)), draw(st.sampled_from(["run", "stop"])), draw(AMOUNTS),
