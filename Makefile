@@ -25,7 +25,7 @@ lint: setup ## ruff, mypy --strict, and the layers of the house
 	@.venv/bin/lint-imports --no-logo --cache-dir .cache/imports
 
 test: lint ## lint, then every test; ARGS= goes to pytest (make test ARGS='tests/ledger -x')
-	@$(python) -m pytest -n 3 $(ARGS)
+	@$(python) -m pytest -n 2 $(ARGS)
 
 demo: setup ## a whole network on this machine, start to finish; KEEP=1 leaves it running
 	@$(python) -m node.demo $(if $(KEEP),--keep)

@@ -46,7 +46,7 @@ def verify(file: Path, /, *, genesis: Path | None = None, page: Path | None = No
     data = file.read_bytes()
     report = verify_audit(data, trusted)
     if page is not None:
-        from node.client.audit_page import audit_page
+        from node.web.audit_page import audit_page
 
         page.write_text(audit_page(report, hashlib.sha256(data).hexdigest()), "utf-8")
         say(f"page: {page}")

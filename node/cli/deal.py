@@ -120,9 +120,13 @@ def _is_bound(roles: object, name: str) -> bool:
 def _check_record(client: Client, deployment: str, digest: bytes, number: int, act: Act) -> Deployment | None:
     """The record, proved from genesis and about this manifest; None where there is no genesis to prove it."""
     key = key_deployment(bytes.fromhex(deployment))
-    record = read_proved(
-        client, Deployment, key, "the deployment's record", lambda it: act != "release" or bool(it.results)
-    )
+
+    def is_here(record: Deployment) -> bool:
+        """Whether what this is about has been proved yet."""
+        told = record.updates if act == "update" else record.generation
+        return told >= number and (act != "release" or bool(record.results))
+
+    record = read_proved(client, Deployment, key, "the deployment's record", is_here)
     if record is None:
         return None
     in_force, under_way = (record.manifest, record.generation), (record.updating, record.updates)

@@ -19,7 +19,7 @@ from ledger.policies.records import change_sides
 from ledger.records import Bill, Deployment, Slot, key_approval, key_bill, key_deployment, key_slot
 from ledger.trade_records import UpdateRecord, key_update
 from ledger.transactions import CancelDeployment, SteerUpdate, TopUp
-from node.client.audit_page import audit_page
+from node.web.audit_page import audit_page
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.test_updates import FAST, running, serve, site, stop, wait
 from tests.ledger.world import BUDGET, CONSUMER, EXPERT, LEGAL, NODES, POLICIES, STRANGER

@@ -19,9 +19,9 @@ from ledger.organisations.records import (
     key_organisation,
 )
 from ledger.records import ApprovalRecord, key_approval, key_deployment
-from node.client.audit_page import audit_page
 from node.executor.verify import Case, Verdict
 from node.executor.verify import verify as prove
+from node.web.audit_page import audit_page
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.organisation_fixture import (
     ANNA,

@@ -18,7 +18,7 @@ from ledger.policies.types import Auto, Rule, Weight
 from ledger.policies.words import outline
 from ledger.transactions import CancelDeployment
 from node.client.amounts import credits_text
-from node.client.audit_page import SHORT, audit_page, brief
+from node.web.audit_page import SHORT, audit_page, brief
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.world import BUDGET, CONSUMER, EXPERT, FARMERS, LEGAL, NODES, contract
 from tests.node.test_web import HOSTILE, Page

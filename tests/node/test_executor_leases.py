@@ -16,6 +16,7 @@ from tests.node.network_fixture import paced, until
 
 GENESIS_MS = 1_700_000_000_000
 RATE = 20.0  # seconds of the network in a second of ours, at the most
+SLOW = {"timeout_ms": 4_000, "idle_ms": 1_000}
 
 
 @pytest.fixture
@@ -43,8 +44,8 @@ async def two_running(net: Fleet, work: WorkloadTemplate | None = None) -> tuple
 async def test_what_a_killed_node_held_is_claimed_again_with_a_higher_term(
     tmp_path: Path, fast: trio.testing.MockClock
 ) -> None:
-    names, slow = ("node1", "node2", "node3"), {"timeout_ms": 4_000, "idle_ms": 1_000}
-    async with paced(fast, RATE), fleet(tmp_path, *names, **slow) as net:
+    names = ("node1", "node2", "node3")
+    async with paced(fast, RATE), fleet(tmp_path, *names, **SLOW) as net:
         deployment, slot, holder, spare = await two_running(net)
         await net.crash(holder)
         crashed_s = trio.current_time()
@@ -60,8 +61,8 @@ async def test_what_a_killed_node_held_is_claimed_again_with_a_higher_term(
 async def test_a_node_that_is_cut_off_stops_before_its_slot_runs_elsewhere(
     tmp_path: Path, fast: trio.testing.MockClock
 ) -> None:
-    names, slow = ("node1", "node2", "node3"), {"timeout_ms": 4_000, "idle_ms": 1_000}
-    async with paced(fast, RATE), fleet(tmp_path, *names, **slow) as net:
+    names = ("node1", "node2", "node3")
+    async with paced(fast, RATE), fleet(tmp_path, *names, **SLOW) as net:
         deployment, slot, holder, spare = await two_running(net)
         old = net.drivers[holder].running[0]
         await until(lambda: trio.current_time() > old.started_s + 1.5 * LEASE_MS / 1000, 300)
@@ -86,7 +87,7 @@ async def test_a_service_that_is_available_runs_on_where_it_is_cut_off_until_it_
 ) -> None:
     """[8] Also when it ends meanwhile, it is started again. The other side has given its slot to another."""
     work = service(recheck_s=5, available_s=600)
-    async with fleet(tmp_path, "node1", "node2", "node3", timeout_ms=4_000, idle_ms=1_000) as net:
+    async with paced(fast, RATE), fleet(tmp_path, "node1", "node2", "node3", **SLOW) as net:
         deployment, slot, holder, spare = await two_running(net, work)
         driver = net.drivers[holder]
         net.net.hub.partition([net.net.peers[holder].network.peer_id])
@@ -108,7 +109,7 @@ async def test_what_is_available_stops_when_its_time_is_over(
     tmp_path: Path, fast: trio.testing.MockClock
 ) -> None:
     work = service(recheck_s=5, available_s=40)
-    async with fleet(tmp_path, "node1", "node2", "node3", timeout_ms=4_000, idle_ms=1_000) as net:
+    async with paced(fast, RATE), fleet(tmp_path, "node1", "node2", "node3", **SLOW) as net:
         _, _, holder, _ = await two_running(net, work)
         (old,) = net.drivers[holder].running
         net.net.hub.partition([net.net.peers[holder].network.peer_id])
@@ -125,7 +126,7 @@ async def test_without_a_quorum_of_the_notary_what_is_available_is_not_even_move
     """[8] [L4] All else stops. What was sent meanwhile does not pile up."""
     strict = service(name="strict", replicas=1, recheck_s=5)
     work = service(replicas=1, recheck_s=5, available_s=600)
-    async with fleet(tmp_path, "node1", timeout_ms=4_000, idle_ms=1_000) as net:
+    async with paced(fast, RATE), fleet(tmp_path, "node1", **SLOW) as net:
         deployment = await net.approved(work, strict)
         await net.until_statuses(deployment, "running", "running", timeout_s=300)
         tasks = {task.task_id.split(".")[1]: task for task in net.drivers["node1"].running}

@@ -326,7 +326,8 @@ async def test_long_writes_and_windows(nursery):
     nursery.cancel_scope.cancel()
 
 
-async def test_all_of_the_credit_fits_what_is_left_of_the_window(nursery):
+@pytest.mark.parametrize("first", [CREDIT_BYTES // 2 - WRITE_BYTES_MAX, CREDIT_BYTES - WRITE_BYTES_MAX])
+async def test_all_of_the_credit_fits_what_is_left_of_the_window(nursery, first):
     """As much was read as is not given back yet: still no write meets a full window, where the library would
     look for room every 10 ms only, and end the stream after 5 s."""
     _, out, into = await pair(nursery)
@@ -339,13 +340,14 @@ async def test_all_of_the_credit_fits_what_is_left_of_the_window(nursery):
     async def read(total: int) -> None:
         while total:
             total -= len(await reader.read())
+        await reader.write(b"c")  # the credit: it comes after the window, on the same line
+        assert await host_stream(out).read() == b"c"
 
     with trio.fail_after(20):
         async with trio.open_nursery() as both:
             both.start_soon(read, 1)
             await trio.testing.wait_all_tasks_blocked()  # who reads has given its window
             await send(1)
-        first = CREDIT_BYTES - WRITE_BYTES_MAX
         await send(first)
         await read(first)
         for _ in range(10):

@@ -59,7 +59,7 @@ class MarketNode(MarketPeer):
         self.cpu_millis = cpu_millis
         self.tenures: dict[SlotId, MarketTenure] = {}
         self.givers: dict[tuple[SlotId, int], GiveBack] = {}
-        self.is_away = False  # it told that it leaves, and offers nothing
+        self.is_away = False  # its owner told that it leaves: once withdrawn, its offer stays so
         self.volumes: dict[SlotId, int] = {}  # on its disk: when each was last written, in true time
         self.desk = self.desk_kind(self)
 
@@ -156,7 +156,9 @@ class MarketNode(MarketPeer):
             self.offer = None
         worn = node.valid_until_ms < self.replica.time_ms + OFFER_MS // 2
         waits = self.offer is not None and self.offer[0] in self.pending
-        wanted = (worn or self.ledger_time.wants_own) and not self.is_away
+        # As Offering.due: withdrawn is what the ledger says is, not what was asked of it and perhaps refused.
+        withdrawn = self.is_away and node.valid_until_ms == 0 and bool(node.runtimes)
+        wanted = (worn or self.ledger_time.wants_own) and not withdrawn
         if wanted and not waits and now_ms >= self.offered_ms + 5_000:
             self.offered_ms = now_ms
             self.market.count("offer sent")

@@ -21,7 +21,7 @@ from ledger.manifests.expansion import decode_manifest, expand
 from ledger.manifests.types import manifest_digest
 from ledger.organisations.records import Organisation, key_organisation
 from ledger.predicates import ApprovalPredicate
-from ledger.records import Deployment, key_contract_name, key_deployment
+from ledger.records import Deployment, key_contract_name, key_deployment, key_farm
 from ledger.state import read
 from ledger.transactions import (
     CancelDeployment,
@@ -97,8 +97,8 @@ class Office(MarketPeer):
         self.later(2_000, self._register)
 
     def _register(self) -> None:
-        if self.replica.state.get(b"farm/" + FARMS[-1][0].encode()) is None:
-            self.later(1_000, self._register)
+        if not all(self.replica.state.get(key_farm(farm)) for farm, _ in FARMS):
+            self.later(1_000, self._register)  # what is refused is not tried again
             return
         for number, node in enumerate(self.market.nodes):
             farmer, (farm, country) = FARMERS[number % 2], FARMS[number % 2]

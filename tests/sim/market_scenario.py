@@ -140,6 +140,17 @@ def leaving_market(seed: int) -> MarketScenario:
     return scenario
 
 
+def refused_market(seed: int) -> MarketScenario:
+    """A holder's notice to leave comes too late to count, since nothing is committed for a while; later both
+    nodes start again, and each is needed."""
+    scenario = _plain(seed)
+    scenario.rates_ppm, scenario.cpu_millis = (990_000, 1_000_000), (2_000, 2_000)
+    scenario.deeds = (Deed(25_500, "drain", seed),)
+    scenario.network.faults = [Fault(25_000, "outage", 12_000)]
+    scenario.troubles = [Trouble(60_000, "crash", node, 500) for node in range(2)]
+    return scenario
+
+
 def stalled_market(seed: int) -> MarketScenario:
     """Nothing is committed for a while; a Byzantine leader may date the first block after it, and renewals
     in it, from before. Then the holders are cut off."""

@@ -10,15 +10,21 @@ from pathlib import Path
 import pytest
 
 import ledger.transition
+from ledger.keys import Key
+from ledger.records import key_node
 from ledger.rules import RULES as REFUSED
+from ledger.transactions import Body, RegisterFarm
+from tests.ledger.world import FARMS
 from tests.sim.market import MarketWorld, main, run
 from tests.sim.market_coverage import COUNTED, EVENTS, REFUSALS, RULES
+from tests.sim.market_people import Office
 from tests.sim.market_scenario import (
     MarketScenario,
     cut_market,
     late_market,
     leaving_market,
     make_market,
+    refused_market,
     stalled_market,
     withdrawn_market,
 )
@@ -117,6 +123,29 @@ def test_hard_markets(make: Callable[[int], MarketScenario]) -> None:
     world = MarketWorld(2, scenario=make(2))
     assert world.run().violations == []
     assert world.market.counts["started"] >= 2
+
+
+def test_who_may_not_leave_offers_on() -> None:
+    """A notice that the ledger refused withdraws nothing: the node's offer stands, so it claims again."""
+    world = MarketWorld(2, scenario=refused_market(2))
+    assert world.run().violations == []
+    assert world.market.counts["refusal drain.notice"] == 1
+    assert world.market.counts["started"] >= 4
+
+
+def test_nodes_are_registered_when_all_their_farms_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever farm comes last, no node is left out of the market."""
+    send_as = Office.send_as
+
+    def late(office: Office, key: Key, body: Body) -> None:
+        is_first = isinstance(body, RegisterFarm) and body.name == FARMS[0][0]
+        office.later(4_000 if is_first else 0, send_as, office, key, body)
+
+    monkeypatch.setattr(Office, "send_as", late)
+    world = MarketWorld(2, scenario=leaving_market(2))
+    assert world.run().violations == []
+    keys = [key_node(node.key.public) for node in world.market.nodes]
+    assert all(world.market.chronicle.state.get(key) for key in keys)
 
 
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,7 @@ SHORT: Final = 8  # of 64 digits: enough to find one at the page's end
 def audit_page(report: AuditReport, digest: str) -> str:
     """HTML of a report. `digest`: sha256 of the audit file in hex. A browser makes a PDF of it."""
     pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "web" / "templates"),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
