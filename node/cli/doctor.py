@@ -53,6 +53,7 @@ _ADVICE = {
 }
 """What to do about a feature that is not enforced, where something can be done."""
 
+_A_DISK = {"ssd": "an SSD", "hdd": "a hard disk"}
 _CLOCK_EARLIEST_S = 1_735_689_600  # 2025-01-01: an unset clock is before it
 _DISK_FREE_BYTES = 1 << 30
 
@@ -185,8 +186,10 @@ def _disks(node: Node, home: Home) -> Iterator[Finding]:
         beside = [r for other, r in rooms.items() if r.size_bytes_max and at[other].stat().st_dev == here]
         there = shutil.disk_usage(at[disk]).total
         state: State = "ok" if sum(other.size_bytes_max for other in beside) <= there else "warning"
-        shared = " for both kinds" if len(beside) > 1 else ""
-        text = f"{size_text(room.size_bytes_max)} offered, {at[disk]} has {size_text(there)}{shared}"
+        text = f"{size_text(room.size_bytes_max)} offered, {at[disk]} has {size_text(there)}"
+        if len(beside) > 1:
+            state = "warning"  # one of them is not what it is sold as
+            text += f" for both kinds: let node.{disk}_folder be on {_A_DISK[disk]}, or offer one kind"
         yield Finding(f"node.{disk}", state, text)
 
 
