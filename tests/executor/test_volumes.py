@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -142,6 +145,16 @@ def test_a_volume_takes_its_bytes_when_it_is_made(shelf: VolumeShelf) -> None:
     file = shelf.ensure(ONE, "db/0", DATA)
     assert file.stat().st_blocks * 512 >= 16 * MIB
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_volume_that_is_mounted_keeps_its_bytes(shelf: VolumeShelf) -> None:
+    dumpe2fs = shutil.which("dumpe2fs", path=f"{os.defpath}:/usr/sbin:/sbin")
+    assert dumpe2fs is not None, "it comes with mkfs.ext4"
+    file = shelf.ensure(ONE, "db/0", DATA)
+    said = subprocess.run([dumpe2fs, file], capture_output=True, text=True, check=True).stdout
+    groups = [line for line in said.splitlines() if line.startswith("Group ") and "(Blocks" in line]
+    # What is not zeroed the kernel zeroes after the mount: by holes in the file, which other files then fill.
+    assert groups and all("ITABLE_ZEROED" in line for line in groups), groups
 
 
 def test_volumes_made_at_once_do_not_exceed_the_budget_together(

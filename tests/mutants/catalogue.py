@@ -3289,6 +3289,13 @@ MUTANTS: Final = (
         "p",
         ("tests/ledger/test_contract.py",),
     ),
+    _M(
+        "a_mounted_volume_gives_bytes_back",
+        "node/executor/host/filesystem.py",
+        ",nodiscard,lazy_itable_init=0",
+        ",nodiscard",
+        VOLUMES,
+    ),
     # ---- two kinds of disk
     _M(
         "a_hard_disk_is_not_counted",
