@@ -46,11 +46,11 @@ def market(count: int) -> list[Node]:
     nodes = []
     for n in range(count):
         country, farm = COUNTRIES[n % len(COUNTRIES)], f"farm-{n // 4}"
-        price = Price(36_000 + 100 * (n % 97), 8_000 + 10 * (n % 89), 900)
-        capacity = (16_000, 65_536 * MIB, 512 * 1024 * MIB)
+        price = Price(36_000 + 100 * (n % 97), 8_000 + 10 * (n % 89), 900, 200)
+        capacity = (16_000, 65_536 * MIB, 512 * 1024 * MIB, 4096 * 1024 * MIB)
         key = key_of(f"bench {n}").public
         address = "/ip4/127.0.0.1/tcp/1"
-        used, runs = (0, 0, 0), ("sandbox",)
+        used, runs = (0, 0, 0, 0), ("sandbox",)
         nodes.append(Node(key, farm, country, *capacity, *used, price, runs, {}, address, 1 << 52, 0, 0))
     return nodes
 

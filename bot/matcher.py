@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from ledger.fit import NO_FARMS, Farms, misfits, rank, term_cost
+from ledger.fit import NO_FARMS, Farms, bound, misfits, rank, term_cost
 from ledger.manifests.expansion import slot_rate, slots, workload_of
 from ledger.manifests.types import Manifest, Workload
 from ledger.records import Node
@@ -88,7 +87,7 @@ def match(manifest: Manifest, nodes: Iterable[Node], now_ms: int, farms: Farms =
             continue
         rate = slot_rate(workload, best.price)
         matches.append(Match(slot, best, rate, term_cost(manifest, rate)))
-        market[best.key] = _used(best, workload)
+        market[best.key] = bound(best, workload.needs)
         held.append((slot, best))
     return Matching(tuple(matches), tuple(unplaced), tuple(unfit), tuple(able))
 
@@ -122,13 +121,3 @@ def why_none(
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     told = tuple(f"{count} node{'s' if count > 1 else ''}: {rule}" for rule, count in ordered)
     return told or ("no node offers capacity",)
-
-
-def _used(node: Node, workload: Workload) -> Node:
-    needs = workload.needs
-    return replace(
-        node,
-        used_cpu_millis=node.used_cpu_millis + needs.cpu_millis,
-        used_memory_bytes=node.used_memory_bytes + needs.memory_bytes,
-        used_disk_bytes=node.used_disk_bytes + needs.disk_bytes,
-    )

@@ -15,6 +15,7 @@ from bot.view import Own, Template, farms_of, market
 from ledger.contracts.differences import manifest_changes
 from ledger.contracts.types import Value
 from ledger.errors import Refused
+from ledger.fit import bound
 from ledger.manifests.expansion import decode_manifest, expand, slot_rate
 from ledger.manifests.types import Manifest, UpdateStrategy, manifest_digest
 from ledger.policies.decision import describe
@@ -180,12 +181,7 @@ def _without(node: Node, own: Own, name: str) -> Node:
     need = {w.name: w.needs for w in own.manifest.workloads}.get(name.partition("/")[0])
     if need is None:
         return node
-    return replace(
-        node,
-        used_cpu_millis=node.used_cpu_millis - need.cpu_millis,
-        used_memory_bytes=node.used_memory_bytes - need.memory_bytes,
-        used_disk_bytes=node.used_disk_bytes - need.disk_bytes,
-    )
+    return bound(node, need, -1)
 
 
 def _returns(own: Own, manifest: Manifest, changes: list[SlotChange], now_ms: int, more: int) -> int:

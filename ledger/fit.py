@@ -7,15 +7,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from ledger.errors import Refused
 from ledger.manifests.expansion import cost, slot_rate
 from ledger.manifests.services import features_needed
-from ledger.manifests.types import Manifest, Workload
+from ledger.manifests.types import CAPACITY, Manifest, Needs, Workload
 from ledger.records import Node
 from ledger.transactions import Price
 
-# Weighs needs against each other, about as the market prices them: a core, a GiB of memory, a GiB of disk.
-REFERENCE_PRICE: Final = Price(40_000, 10_000, 1_000)
+# Weighs needs against each other, about as the market prices them: a core, a GiB of memory, SSD, hard disk.
+REFERENCE_PRICE: Final = Price(40_000, 10_000, 1_000, 250)
 
 Held = Sequence[tuple[str, Node]]  # slot name and holder, for each held slot of a deployment
 Farms = Mapping[str, Mapping[str, int]]  # by farm, who stands for it until when (`Farm.certified`)
@@ -29,19 +31,27 @@ def misfits(
     at least the node's own, where a workload asks who stands for it."""
     yield from _offer_misfits(workload, node, now_ms)
     yield from _farm_misfits(workload, node, now_ms, farms)
-    needs = workload.needs
-    if (
-        needs.cpu_millis > node.cpu_millis - node.used_cpu_millis
-        or needs.memory_bytes > node.memory_bytes - node.used_memory_bytes
-        or needs.disk_bytes > node.disk_bytes - node.used_disk_bytes
-    ):
-        yield Refused("claim.capacity", "the node has not enough free for this slot")
+    left = left_over(node, workload.needs)
+    if short := [name for name in CAPACITY if getattr(left, name) < 0]:
+        yield Refused("claim.capacity", f"the node has not enough free for this slot: {', '.join(short)}")
     yield from _place_misfits(manifest, workload, node, held)
     yield from _price_misfits(manifest, node)
     share = slot_share(manifest, workload)
     wanted = term_cost(manifest, slot_rate(workload, node.price))
     if wanted > share:
         yield Refused("claim.price", f"{wanted} for the whole term, the slot's share is {share}")
+
+
+def bound(node: Node, needs: Needs, sign: int = 1) -> Node:
+    """The node with so much more of its capacity bound by a slot (`sign` -1: given back)."""
+    used = {f"used_{name}": getattr(node, f"used_{name}") + sign * getattr(needs, name) for name in CAPACITY}
+    return msgspec.structs.replace(node, **used)
+
+
+def left_over(node: Node, needs: Needs) -> Needs:
+    """What the node would have free beside a slot with these needs; below 0 where they do not fit."""
+    left = (getattr(node, name) - getattr(node, f"used_{name}") - getattr(needs, name) for name in CAPACITY)
+    return Needs(**dict(zip(CAPACITY, left, strict=True)))
 
 
 def neighbours(manifest: Manifest, workload: Workload) -> frozenset[str]:
@@ -169,13 +179,10 @@ def slot_share(manifest: Manifest, workload: Workload) -> int:
 
 def rank(workload: Workload, node: Node, held: Held, tie: bytes) -> tuple[int | bytes, ...]:
     """[C6] Smallest first. `tie`, different for each node, makes it a total order."""
-    needs = workload.needs
     return (
         sum(1 for _, holder in held if holder.farm == node.farm),
         sum(1 for _, holder in held if holder.key == node.key),
         slot_rate(workload, node.price),
-        node.cpu_millis - node.used_cpu_millis - needs.cpu_millis,
-        node.memory_bytes - node.used_memory_bytes - needs.memory_bytes,
-        node.disk_bytes - node.used_disk_bytes - needs.disk_bytes,
+        *msgspec.structs.astuple(left_over(node, workload.needs)),
         tie,
     )

@@ -8,7 +8,7 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 DOMAIN_PREFIX: Final = b"gridpact/"
-LIMITS_VERSION: Final = 4  # a chain's genesis names it: whoever changes a protocol limit below adds one
+LIMITS_VERSION: Final = 5  # a chain's genesis names it: whoever changes a protocol limit below adds one
 
 # Sizes of what travels. A transaction must fit one gossip message (1 MiB) many times over.
 TX_BYTES_MAX: Final = 128 * KIB  # a contract envelope is the largest body

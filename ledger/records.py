@@ -70,10 +70,12 @@ class Node(_Record, frozen=True):
     country: str
     cpu_millis: int
     memory_bytes: int
-    disk_bytes: int
+    ssd_bytes: int
+    hdd_bytes: int
     used_cpu_millis: int
     used_memory_bytes: int
-    used_disk_bytes: int
+    used_ssd_bytes: int
+    used_hdd_bytes: int
     price: Price
     runtimes: tuple[str, ...]
     attributes: dict[str, str]

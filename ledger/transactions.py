@@ -65,11 +65,12 @@ class RegisterNode(_Body, frozen=True, tag="node.register"):
 
 
 class Price(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """Micro-credits per hour: per core, per GiB of memory, per GiB of disk."""
+    """Micro-credits per hour: per core, per GiB of memory, per GiB of SSD, per GiB of hard disk."""
 
     cpu_core_hour: int
     memory_gib_hour: int
-    disk_gib_hour: int
+    ssd_gib_hour: int
+    hdd_gib_hour: int
 
 
 class PostOffer(_Body, frozen=True, tag="offer.post"):
@@ -77,7 +78,8 @@ class PostOffer(_Body, frozen=True, tag="offer.post"):
 
     cpu_millis: int
     memory_bytes: int
-    disk_bytes: int
+    ssd_bytes: int
+    hdd_bytes: int
     price: Price
     runtimes: tuple[str, ...]
     attributes: dict[str, str]  # e.g. isolation features found by fingerprint

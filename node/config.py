@@ -79,16 +79,23 @@ class Node(_Section, frozen=True):
     country: Annotated[str, Meta(description="Where it stands: ISO 3166-1 alpha-2, such as BE.")] = ""
     cpu: Annotated[str, Meta(description='Cores offered, such as "2" or "500m".')] = "1"
     memory: Annotated[str, Meta(description='Memory offered, such as "1GiB".')] = "512MiB"
-    disk: Annotated[str, Meta(description='Disk offered, such as "10GiB".')] = "1GiB"
+    ssd: Annotated[str, Meta(description='SSD offered, such as "10GiB": for scratch and volumes of it.')] = (
+        "1GiB"
+    )
+    hdd: Annotated[str, Meta(description='Hard disk offered, such as "2TiB": for volumes of it.')] = "0GiB"
+    ssd_folder: Annotated[
+        str, Meta(description="Folder on an SSD for volumes, an absolute path. Empty: data/volumes/ssd.")
+    ] = ""
+    hdd_folder: Annotated[
+        str, Meta(description="Folder on a hard disk for volumes, an absolute path. Empty: data/volumes/hdd.")
+    ] = ""
     price_cpu: Annotated[str, Meta(description="Credits per core and hour.")] = "0.01"
     price_memory: Annotated[str, Meta(description="Credits per GiB of memory and hour.")] = "0.005"
-    price_disk: Annotated[str, Meta(description="Credits per GiB of disk and hour.")] = "0.0001"
+    price_ssd: Annotated[str, Meta(description="Credits per GiB of SSD and hour.")] = "0.0001"
+    price_hdd: Annotated[str, Meta(description="Credits per GiB of hard disk and hour.")] = "0.000025"
     egress: Annotated[
         bool, Meta(description="Let workloads connect to what their contracts name, in the wide world alone.")
     ] = False
-    volume_classes: Annotated[
-        Texts, Meta(description="Classes of disk behind volumes, such as ssd: contracts ask for them.")
-    ] = ()
     listen_host: Annotated[str, Meta(description="Host address on which services' ports are opened.")] = (
         "127.0.0.1"
     )
@@ -338,7 +345,7 @@ def _check_together(settings: Settings, sources: Mapping[str, str]) -> None:
 
 def node_price(node: Node) -> Price:
     """The offer's price, micro-credits per hour."""
-    return Price(*map(parse_credits, (node.price_cpu, node.price_memory, node.price_disk)))
+    return Price(*map(parse_credits, (node.price_cpu, node.price_memory, node.price_ssd, node.price_hdd)))
 
 
 def template(settings: Settings) -> str:

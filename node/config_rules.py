@@ -8,7 +8,6 @@ from ipaddress import ip_address
 from typing import Any, Final
 
 from ledger.text.quantities import parse_country, parse_cpu, parse_size
-from ledger.text.template import NAME
 from node.client.amounts import parse_credits
 from p2p.ids import peer_of_address
 
@@ -93,12 +92,9 @@ def _check_host(text: str) -> None:
         raise ValueError("an IP address of this machine wanted, such as 127.0.0.1 or 0.0.0.0") from None
 
 
-def _check_classes(names: Texts) -> None:
-    for name in names:
-        if not NAME.fullmatch(name) or len(name) > 32:
-            raise ValueError(f"{name[:40]!r}: lower-case letters, digits, - and _ wanted, at most 32")
-    if len(names) > 4:
-        raise ValueError("at most 4 wanted")
+def _check_folder(text: str) -> None:
+    if text and not (text.startswith("/") and text.isprintable() and ".." not in text.split("/")):
+        raise ValueError("an absolute path wanted, such as /srv/disk, or nothing")
 
 
 RULES: Final[dict[str, Callable[[Any], object]]] = {
@@ -113,12 +109,15 @@ RULES: Final[dict[str, Callable[[Any], object]]] = {
     "node.country": _check_country,
     "node.cpu": parse_cpu,
     "node.memory": parse_size,
-    "node.disk": parse_size,
-    "node.volume_classes": _check_classes,
+    "node.ssd": parse_size,
+    "node.hdd": parse_size,
+    "node.ssd_folder": _check_folder,
+    "node.hdd_folder": _check_folder,
     "node.listen_host": _check_host,
     "node.price_cpu": parse_credits,
     "node.price_memory": parse_credits,
-    "node.price_disk": parse_credits,
+    "node.price_ssd": parse_credits,
+    "node.price_hdd": parse_credits,
     "bot.account": _check_name,
     "store.size_mib_max": _check_history,
     "files.size_mib_max": _check_files,

@@ -32,9 +32,6 @@ def enforced(settings: Node, fingerprint: Fingerprint) -> dict[str, str]:
             if feature.name in ASKED_FOR and feature.enforced:
                 shut = feature.name == "egress" and not settings.egress
                 features[f"{each.driver}.{feature.name}"] = _SWITCHED_OFF if shut else "enforced"
-        if each.enforces("volumes"):
-            prefix = "" if each is fingerprint else f"{each.driver}."
-            features |= {f"{prefix}volumes.{storage}": "enforced" for storage in settings.volume_classes}
     return dict(sorted(features.items()))
 
 
@@ -43,7 +40,8 @@ def make_offer(settings: Node, fingerprint: Fingerprint, address: str, now_ms: i
     return PostOffer(
         cpu_millis=parse_cpu(settings.cpu),
         memory_bytes=parse_size(settings.memory),
-        disk_bytes=parse_size(settings.disk),
+        ssd_bytes=parse_size(settings.ssd),
+        hdd_bytes=parse_size(settings.hdd),
         price=node_price(settings),
         runtimes=fingerprint.runtimes,
         attributes=enforced(settings, fingerprint),

@@ -19,7 +19,6 @@ import trio
 from ledger.errors import LocalError
 from ledger.genesis import Genesis
 from ledger.storage.store import Store
-from ledger.text.quantities import parse_size
 from node.allocator import keep_freed_memory
 from node.api.bot_seam import BotSeam
 from node.clock import wall_ms
@@ -247,11 +246,12 @@ def _start_executor(
     from node.executor.drivers.embedded import drivers
     from node.executor.executor import Executor
     from node.executor.quarantine import Quarantine
+    from node.executor.volumes.rooms import rooms_of
     from node.executor.volumes.volumes import VolumeShelf
 
     driver = drivers(home.data_dir)
     quarantine = Quarantine(home.quarantine_file)
-    volumes = VolumeShelf(home.data_dir / "volumes", parse_size(settings.node.disk))
+    volumes = VolumeShelf(rooms_of(settings.node, home.data_dir, peer.node_key.public))
     executor = Executor(peer, settings.node, driver, exchange, quarantine=quarantine, volumes=volumes)
     peer.handlers.methods.update(executor.methods())
     peer.sources.append(executor.metrics)

@@ -218,7 +218,7 @@ def _settings(peer: TestnetPeer, peers: list[TestnetPeer]) -> Settings:
             persistent_peers=others if is_validator else (),
         ),
         api=Api(listen=peer.api),
-        node=Node(farm=peer.farm, country=peer.country, cpu="4", memory="2GiB", disk="10GiB"),
+        node=Node(farm=peer.farm, country=peer.country, cpu="4", memory="2GiB", ssd="10GiB", hdd="20GiB"),
         bot=Bot(account="consumer" if peer.kind == "bot" else ""),
     )
 

@@ -57,6 +57,8 @@ STRUCTS = {
             "Apart",
             "Terms",
             "PriceCaps",
+            "Volume",
+            "Needs",
         ),
     ),
     "organisations": ("ledger/organisations/organisation.py", ("Deed", "Charter", "Member", "Rotation")),

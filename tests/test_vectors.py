@@ -96,7 +96,7 @@ def computed() -> list[str]:
                 "view_timeout_max_ms": 15000,
                 "view_timeout_ms": 1500,
             },
-            "limits": 4,
+            "limits": 5,
             "time_ms": 1_700_000_000_000,
             "validators": [{"key": A_KEY.hex(), "moniker": "v1", "weight": 1}],
         },

@@ -29,8 +29,10 @@ from ledger.contracts.update import read_update
 from ledger.limits import CPU_MILLIS_MIN, FUEL_DEFAULT, MEMORY_BYTES_MIN, PATH_CHARS_MAX, VOLUME_BYTES_MIN
 from ledger.manifests.services import ISOLATION
 from ledger.manifests.types import (
+    DISKS,
     Apart,
     ArtifactKind,
+    Disk,
     Level,
     Placement,
     Port,
@@ -138,7 +140,7 @@ def _read(reader: Reader, root: Node) -> ContractSource:
         for name, node in reader.mapping(top.get("workloads"), "workloads").items()
     )
     terms = reader.mapping(top.get("terms"), "terms", ("duration", "budget"), _TERMS_MORE)
-    price = reader.mapping(terms.get("price"), "terms.price", (), ("cpu", "memory", "disk"))
+    price = reader.mapping(terms.get("price"), "terms.price", (), ("cpu", "memory", *DISKS))
     contract = Contract(
         gridpact=1,
         name=reader.text(top.get("name"), "name", "unnamed"),
@@ -161,7 +163,8 @@ def _read(reader: Reader, root: Node) -> ContractSource:
             price=PriceTemplate(
                 cpu_core_hour=_cap(reader, price.get("cpu"), "terms.price.cpu"),
                 memory_gib_hour=_cap(reader, price.get("memory"), "terms.price.memory"),
-                disk_gib_hour=_cap(reader, price.get("disk"), "terms.price.disk"),
+                ssd_gib_hour=_cap(reader, price.get("ssd"), "terms.price.ssd"),
+                hdd_gib_hour=_cap(reader, price.get("hdd"), "terms.price.hdd"),
             ),
         ),
     )
@@ -294,7 +297,7 @@ def _volumes(reader: Reader, node: Node | None, field: str) -> tuple[VolumeTempl
                 name=name,
                 path=reader.text(entries.get("path"), f"{where}.path", "/missing"),
                 size_bytes=reader.number(entries.get("size"), f"{where}.size", parse_size, VOLUME_BYTES_MIN),
-                storage=reader.text(entries.get("class"), f"{where}.class"),
+                storage=cast(Disk, reader.choice(entries.get("class"), f"{where}.class", DISKS, "ssd")),
                 if_lost="empty" if if_lost == "empty" else "wait",
                 rpo_s=reader.number(entries.get("rpo"), f"{where}.rpo", parse_duration, 0),
             )

@@ -12,6 +12,7 @@ import msgspec
 
 from ledger.manifests.types import (
     Artifact,
+    Disk,
     Health,
     Placement,
     Policies,
@@ -68,7 +69,7 @@ class VolumeTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     name: str
     path: str
     size_bytes: int | str
-    storage: str = ""
+    storage: Disk = "ssd"
     if_lost: Literal["wait", "empty"] = "wait"
     rpo_s: int | str = 0
 
@@ -109,12 +110,18 @@ class PriceTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     cpu_core_hour: int | str | None = None
     memory_gib_hour: int | str | None = None
-    disk_gib_hour: int | str | None = None
+    ssd_gib_hour: int | str | None = None
+    hdd_gib_hour: int | str | None = None
 
 
 def caps(price: PriceTemplate) -> tuple[tuple[str, int | str | None], ...]:
     """Each cap with its name in the source."""
-    return ("cpu", price.cpu_core_hour), ("memory", price.memory_gib_hour), ("disk", price.disk_gib_hour)
+    return (
+        ("cpu", price.cpu_core_hour),
+        ("memory", price.memory_gib_hour),
+        ("ssd", price.ssd_gib_hour),
+        ("hdd", price.hdd_gib_hour),
+    )
 
 
 class TermsTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -185,7 +185,8 @@ def workload_of(manifest: Manifest, slot: str) -> Workload:
 def slot_rate(workload: Workload, price: Price) -> int:
     """Micro-credits per hour for one slot at this price, rounded up."""
     need = workload.needs
-    per_gib = need.memory_bytes * price.memory_gib_hour + need.disk_bytes * price.disk_gib_hour
+    disks = need.ssd_bytes * price.ssd_gib_hour + need.hdd_bytes * price.hdd_gib_hour
+    per_gib = need.memory_bytes * price.memory_gib_hour + disks
     return -(-(need.cpu_millis * price.cpu_core_hour * GIB + per_gib * 1000) // (1000 * GIB))
 
 
@@ -287,11 +288,11 @@ def _expand_volume(template: VolumeTemplate, values: Mapping[str, Value], field:
 
 
 def _expand_price(price: PriceTemplate, values: Mapping[str, Value]) -> PriceCaps:
-    cpu, memory, disk = (
+    cpu, memory, ssd, hdd = (
         None if cap is None else _number(cap, values, parse_money, f"terms.price.{name}")
         for name, cap in caps(price)
     )
-    return PriceCaps(cpu_core_hour=cpu, memory_gib_hour=memory, disk_gib_hour=disk)
+    return PriceCaps(cpu_core_hour=cpu, memory_gib_hour=memory, ssd_gib_hour=ssd, hdd_gib_hour=hdd)
 
 
 def _number(given: int | str, values: Mapping[str, Value], parse: Callable[[object], int], field: str) -> int:

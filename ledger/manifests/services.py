@@ -124,8 +124,6 @@ def check_volumes(
     for volume in volumes:
         where = f"{field}.{volume.name}"
         check_name(volume.name, where, report)
-        if volume.storage:
-            check_name(volume.storage, f"{where}.class", report)
         if not check_path(volume.path, f"{where}.path", report):
             continue
         for reserved in (*RESERVED_PATHS, HOSTS_PATH):
@@ -163,10 +161,9 @@ def features_needed(workload: Workload) -> tuple[str, ...]:
     secrets = ("secrets",) if workload.secrets else ()
     egress = ("egress",) if workload.egress else ()
     volumes = ("volumes",) if workload.volumes else ()
-    classes = sorted({f"volumes.{volume.storage}" for volume in workload.volumes if volume.storage})
     copies = ("volume-copies",) if copied_volumes(workload) else ()
     health = ("health-exec",) if workload.health is not None and workload.health.command else ()
-    names = (*workload.isolation, *secrets, *egress, *volumes, *classes, *copies, *health)
+    names = (*workload.isolation, *secrets, *egress, *volumes, *copies, *health)
     # Those of the embedded driver stand alone, others' under the driver's name.
     prefix = "" if workload.runtime == "sandbox" else f"{workload.runtime}."
     return tuple(prefix + name for name in names)

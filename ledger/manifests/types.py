@@ -7,7 +7,7 @@ unless the name says seconds.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
@@ -109,12 +109,30 @@ class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class PriceCaps(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The most that an offer may ask in micro-credits per hour and core, GiB of memory, GiB of disk.
+    """The most that an offer may ask in micro-credits per hour and core, GiB of memory, of SSD, of hard disk.
     None: no cap."""
 
     cpu_core_hour: int | None = None
     memory_gib_hour: int | None = None
-    disk_gib_hour: int | None = None
+    ssd_gib_hour: int | None = None
+    hdd_gib_hour: int | None = None
+
+
+Disk = Literal["ssd", "hdd"]
+"""SSD and hard disk: an offer counts and prices each for itself."""
+DISKS: Final[tuple[Disk, ...]] = get_args(Disk)
+
+
+class Needs(msgspec.Struct, frozen=True, kw_only=True):
+    """What one slot takes of a node's offer."""
+
+    cpu_millis: int
+    memory_bytes: int
+    ssd_bytes: int
+    hdd_bytes: int
+
+
+CAPACITY: Final = Needs.__struct_fields__
 
 
 class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -125,7 +143,7 @@ class Volume(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     name: str
     path: str
     size_bytes: int
-    storage: str = ""  # class of disk, as nodes name theirs; "": any
+    storage: Disk = "ssd"
     if_lost: Literal["wait", "empty"] = "wait"
     rpo_s: int = 0
 
@@ -165,10 +183,16 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     available_s: int = 0  # without the notary it runs on so long past its lease; 0: it stops when that ends
 
     @property
-    def needs(self) -> Resources:
-        """What one slot takes of a node, its volumes among it."""
-        disk_bytes = self.resources.disk_bytes + sum(volume.size_bytes for volume in self.volumes)
-        return msgspec.structs.replace(self.resources, disk_bytes=disk_bytes)
+    def needs(self) -> Needs:
+        """What one slot takes of a node: its scratch (`resources.disk_bytes`) of SSD, its volumes of the kind
+        of disk that each is on."""
+        kept = {kind: sum(v.size_bytes for v in self.volumes if v.storage == kind) for kind in DISKS}
+        return Needs(
+            cpu_millis=self.resources.cpu_millis,
+            memory_bytes=self.resources.memory_bytes,
+            ssd_bytes=self.resources.disk_bytes + kept["ssd"],
+            hdd_bytes=kept["hdd"],
+        )
 
 
 class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -26,6 +26,7 @@ from ledger.limits import (
     PRICE_MAX,
     RUNTIMES_MAX,
 )
+from ledger.manifests.types import CAPACITY
 from ledger.records import Farm, Node, key_farm, key_node
 from ledger.text.template import NAME
 from ledger.transactions import PostOffer, Price, RegisterFarm, RegisterNode, WithdrawOffer
@@ -35,7 +36,7 @@ from ledger.transition.standing import stay
 
 _RUNTIME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _COUNTRY: Final = re.compile(r"[A-Z]{2}")
-_NO_PRICE: Final = Price(0, 0, 0)
+_NO_PRICE: Final = Price(0, 0, 0, 0)
 
 
 def _check_country(country: str) -> None:
@@ -67,7 +68,7 @@ def register_node(env: Env, body: RegisterNode) -> None:
     wanted = NodeConsent(body.farm, farm.owner, body.country)
     if not consents(body.node, env.chain_id, wanted, body.consent):
         raise Refused("node.consent", "not the node key's signature over farm, owner and country", "consent")
-    node = Node(body.node, body.farm, body.country, 0, 0, 0, 0, 0, 0, _NO_PRICE, (), {}, "", 0, 0, 0)
+    node = Node(body.node, body.farm, body.country, 0, 0, 0, 0, 0, 0, 0, 0, _NO_PRICE, (), {}, "", 0, 0, 0)
     env.write(key_node(body.node), node)
     env.emit("node.registered", body.node, farm=body.farm, country=body.country)
 
@@ -79,7 +80,7 @@ def post_offer(env: Env, body: PostOffer) -> None:
     _check_offer(body)
     if not env.time_ms < body.valid_until_ms <= env.time_ms + OFFER_VALID_MS_MAX:
         raise Refused("offer.valid_until", f"within the next {OFFER_VALID_MS_MAX} ms", "valid_until_ms")
-    for name in ("cpu_millis", "memory_bytes", "disk_bytes"):
+    for name in CAPACITY:
         used = getattr(node, f"used_{name}")
         if getattr(body, name) < used:
             raise Refused("offer.below_used", f"slots of this node use {used}", name)
@@ -88,7 +89,8 @@ def post_offer(env: Env, body: PostOffer) -> None:
         stay(env, node),
         cpu_millis=body.cpu_millis,
         memory_bytes=body.memory_bytes,
-        disk_bytes=body.disk_bytes,
+        ssd_bytes=body.ssd_bytes,
+        hdd_bytes=body.hdd_bytes,
         price=body.price,
         runtimes=body.runtimes,
         attributes=body.attributes,
@@ -101,7 +103,7 @@ def post_offer(env: Env, body: PostOffer) -> None:
 
 
 def _check_offer(body: PostOffer) -> None:
-    for name in ("cpu_millis", "memory_bytes", "disk_bytes"):
+    for name in CAPACITY:
         if not 0 <= getattr(body, name) <= CAPACITY_MAX:
             raise Refused("offer.capacity", f"0 to {CAPACITY_MAX}", name)
     for name in body.price.__struct_fields__:

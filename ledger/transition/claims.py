@@ -3,7 +3,8 @@
 [C1] A node claims an open slot for its next term. The first claim opens a window of CLAIM_WINDOW_MS, in
      which others may claim, too; when it closes, the state machine selects.
 [C2] Who claims has a valid offer with the runtime, at a place that the workload allows.
-[C3] It has the capacity free.
+[C3] It has the capacity free: cores, memory, SSD (the scratch, and volumes on it) and hard disk, each for
+     itself.
 [C4] Replicas of a workload never share a node, farm or country that must be distinct, nor more of them than
      its spread allows; slots of workloads that stay apart never share one; a claim that would leave too few
      replicas to reach min_farms is refused.
@@ -17,7 +18,7 @@
      have succeeded. What runs goes on when one of those stops later.
 [C9] No price of the offer is above the cap that the terms name.
 [C10] The offer says `enforced` of all that the workload asks for beside its runtime: isolation by name,
-      secrets, egress, volumes and their class.
+      secrets, egress and volumes.
 [C11] A slot whose volumes are on a node goes to that node alone, unless of each of them a copy is recorded
       ([C13]), or it may begin empty elsewhere (`if_lost: empty`). They are there from its holder's `verified`
       on, and nothing of it starts before that is final.

@@ -13,7 +13,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from ledger.manifests.types import Resources, Workload
+from ledger.fit import bound
+from ledger.manifests.types import Needs, Workload
 from ledger.records import Node, Slot, key_candidate, key_due, key_held, key_node, key_open
 from ledger.results import agreeing
 from ledger.transition.deal import RUNS, Deal, replicas
@@ -90,18 +91,11 @@ def reopen_slot(deal: Deal, name: str) -> None:
         open_slot(deal, name)
 
 
-def use_capacity(env: Env, node_key: bytes, resources: Resources, sign: int) -> None:
+def use_capacity(env: Env, node_key: bytes, needs: Needs, sign: int) -> None:
     """Bind (+1) or give back (-1) what one slot needs on a node."""
     key = key_node(node_key)
     node = env.must(Node, key)
-    changed = replace(
-        node,
-        used_cpu_millis=node.used_cpu_millis + sign * resources.cpu_millis,
-        used_memory_bytes=node.used_memory_bytes + sign * resources.memory_bytes,
-        used_disk_bytes=node.used_disk_bytes + sign * resources.disk_bytes,
-        slots_held=node.slots_held + sign,
-    )
-    env.write(key, changed)
+    env.write(key, replace(bound(node, needs, sign), slots_held=node.slots_held + sign))
 
 
 def count_term(deal: Deal, node_key: bytes, field: str) -> None:

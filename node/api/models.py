@@ -314,7 +314,8 @@ class DeploymentDetail(msgspec.Struct, kw_only=True):
 class PriceView(msgspec.Struct, kw_only=True):
     cpu_core_hour: int
     memory_gib_hour: int
-    disk_gib_hour: int
+    ssd_gib_hour: int
+    hdd_gib_hour: int
 
 
 class NodeView(msgspec.Struct, kw_only=True):
@@ -326,10 +327,12 @@ class NodeView(msgspec.Struct, kw_only=True):
     country: str
     cpu_millis: int
     memory_bytes: int
-    disk_bytes: int
+    ssd_bytes: int
+    hdd_bytes: int
     used_cpu_millis: int
     used_memory_bytes: int
-    used_disk_bytes: int
+    used_ssd_bytes: int
+    used_hdd_bytes: int
     price: PriceView
     runtimes: list[str]
     attributes: dict[str, str]

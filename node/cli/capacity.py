@@ -155,6 +155,12 @@ def _offer_text(node: NodeView) -> str:
     return f"until {time_text(node.valid_until_ms)}" if node.offering else "no offer"
 
 
+def _disk_text(used_bytes: int, size_bytes: int, price: int) -> str:
+    if not size_bytes:
+        return "-"
+    return f"{size_text(used_bytes)} of {size_text(size_bytes)}, {credits_text(price)}/GiB h"
+
+
 def node_list() -> int:
     """List the nodes and their offers."""
     found = list(current.client().nodes())
@@ -165,6 +171,8 @@ def node_list() -> int:
             node.country,
             f"{cpu_text(node.used_cpu_millis)} of {cpu_text(node.cpu_millis)}",
             f"{size_text(node.used_memory_bytes)} of {size_text(node.memory_bytes)}",
+            _disk_text(node.used_ssd_bytes, node.ssd_bytes, node.price.ssd_gib_hour),
+            _disk_text(node.used_hdd_bytes, node.hdd_bytes, node.price.hdd_gib_hour),
             f"{credits_text(node.price.cpu_core_hour)}/core h",
             node.slots_held,
             f"{node.reputation / 10:.1f} %",
@@ -180,6 +188,8 @@ def node_list() -> int:
         "country",
         "cpu",
         "memory",
+        "ssd",
+        "hdd",
         "price",
         "slots",
         "reputation",

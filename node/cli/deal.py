@@ -203,5 +203,6 @@ def _capped(price: PriceCaps) -> tuple[tuple[int | None, str], ...]:
     return (
         (price.cpu_core_hour, "a core"),
         (price.memory_gib_hour, "a GiB of memory"),
-        (price.disk_gib_hour, "a GiB of disk"),
+        (price.ssd_gib_hour, "a GiB of SSD"),
+        (price.hdd_gib_hour, "a GiB of hard disk"),
     )

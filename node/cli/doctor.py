@@ -22,7 +22,7 @@ from node.cli.output import emit
 from node.client.amounts import cpu_text, size_text
 from node.config import Node, load_settings, split_host_port
 from node.errors import ConfigError
-from node.home import read_run
+from node.home import Home, read_run
 
 if TYPE_CHECKING:
     from node.executor.drivers.base import Feature
@@ -53,6 +53,7 @@ _ADVICE = {
 }
 """What to do about a feature that is not enforced, where something can be done."""
 
+_A_DISK = {"ssd": "an SSD", "hdd": "a hard disk"}
 _CLOCK_EARLIEST_S = 1_735_689_600  # 2025-01-01: an unset clock is before it
 _DISK_FREE_BYTES = 1 << 30
 
@@ -138,7 +139,7 @@ def _home() -> Iterator[Finding]:
     free = shutil.disk_usage(home.root).free
     yield Finding("disk", "ok" if free > _DISK_FREE_BYTES else "warning", f"{free >> 20} MiB free")
     if "node" in settings.roles:
-        yield from _offered(settings.node, home.root)
+        yield from _offered(settings.node, home)
     running = read_run(home)
     if running is not None:
         yield Finding("peer", "ok", f"runs as process {running.pid}, API at {running.api}")
@@ -153,19 +154,43 @@ def _home() -> Iterator[Finding]:
         yield _port(name, found)
 
 
-def _offered(node: Node, root: Path) -> Iterator[Finding]:
+def _offered(node: Node, home: Home) -> Iterator[Finding]:
     """What a 3node offers beside what there is, and whether its services can be reached."""
     pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     for name, text, offered, there, shown in (
         ("node.cpu", node.cpu, parse_cpu(node.cpu), (os.cpu_count() or 1) * 1000, cpu_text),
         ("node.memory", node.memory, parse_size(node.memory), pages * page_bytes, size_text),
-        ("node.disk", node.disk, parse_size(node.disk), shutil.disk_usage(root).total, size_text),
     ):
         state: State = "ok" if offered <= there else "warning"
         yield Finding(name, state, f"{text} offered, this machine has {shown(there)}")
+    yield from _disks(node, home)
     found = _port(node.listen_host, 0)
     detail = f"services are reached at {node.listen_host}" if found.state == "ok" else found.detail
     yield Finding("node.listen_host", found.state, detail)
+
+
+def _disks(node: Node, home: Home) -> Iterator[Finding]:
+    """Both kinds beside their file systems, which may be one."""
+    from node.executor.volumes.rooms import existing, rooms_of
+
+    try:
+        rooms = rooms_of(node, home.data_dir, home.node_key().public)
+    except ConfigError as error:
+        yield Finding("disks", "fault", str(error))
+        return
+    at = {disk: existing(room.folder) for disk, room in rooms.items()}
+    for disk, room in rooms.items():
+        if not room.size_bytes_max:
+            continue  # not offered
+        here = at[disk].stat().st_dev
+        beside = [r for other, r in rooms.items() if r.size_bytes_max and at[other].stat().st_dev == here]
+        there = shutil.disk_usage(at[disk]).total
+        state: State = "ok" if sum(other.size_bytes_max for other in beside) <= there else "warning"
+        text = f"{size_text(room.size_bytes_max)} offered, {at[disk]} has {size_text(there)}"
+        if len(beside) > 1:
+            state = "warning"  # one of them is not what it is sold as
+            text += f" for both kinds: let node.{disk}_folder be on {_A_DISK[disk]}, or offer one kind"
+        yield Finding(f"node.{disk}", state, text)
 
 
 def _port(host: str, port: int) -> Finding:

@@ -16,6 +16,7 @@ _APART = {
     "country": "each in another country",
 }
 _KINDS = {"file": "", "tree": "folder ", "image": "image "}
+_DISKS = {"ssd": "SSD", "hdd": "hard disk"}
 _RECHECK_S = 15  # as the language has it where nothing is written
 
 
@@ -111,8 +112,8 @@ def _health(health: Health) -> str:
 
 
 def _volume(volume: Volume) -> str:
-    kind = f" of {volume.storage}" if volume.storage else ""
-    text = f"keeps {volume.path} ({volume.name}, {size_text(volume.size_bytes)}{kind}) from term to term"
+    kept = f"{size_text(volume.size_bytes)} of {_DISKS[volume.storage]}"
+    text = f"keeps {volume.path} ({volume.name}, {kept}) from term to term"
     if volume.rpo_s:
         lost = span_text(volume.rpo_s * 1000)
         text += f", with encrypted copies on other nodes: with its node, the last {lost} may be lost"

@@ -88,7 +88,7 @@ class Executor:
         self._sender = Sender(peer, peer.node_key)
         self._me = peer.node_key.public
         self._quarantine = quarantine or Quarantine(None)
-        self._volumes = volumes or VolumeShelf(peer.home / "volumes", 0)
+        self._volumes = volumes or VolumeShelf({})
         self.orders = Orders(peer)
         self.secrets = SecretsDesk(peer)
         self.keeper = Keeper(peer, exchange)

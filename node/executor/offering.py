@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+from ledger.manifests.types import CAPACITY
 from ledger.records import Node as LedgerNode
 from ledger.transactions import PostOffer
 from node.config import Node
@@ -20,7 +21,7 @@ from node.seam import PeerSeam
 
 log = structlog.get_logger("executor")
 
-_SAME: Final = ("cpu_millis", "memory_bytes", "disk_bytes", "price", "runtimes", "attributes", "address")
+_SAME: Final = (*CAPACITY, "price", "runtimes", "attributes", "address")
 
 
 class Offering:

@@ -97,8 +97,9 @@ class Market:
         fields: dict[str, Any] = {
             "cpu_millis": 2_000,
             "memory_bytes": 2_048 * MIB,
-            "disk_bytes": 4_096 * MIB,
-            "price": Price(40_000 + int(name[1:]), 10_000, 1_000),
+            "ssd_bytes": 4_096 * MIB,
+            "hdd_bytes": 8_192 * MIB,
+            "price": Price(40_000 + int(name[1:]), 10_000, 1_000, 250),
             "runtimes": ("sandbox",),
             "attributes": {},
             "address": "/memory/0",

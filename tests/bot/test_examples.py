@@ -26,7 +26,7 @@ from tests.ledger.world import AUTHOR, CONSUMER, key_of
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 BUSYBOX = Path("/bin/busybox")
 CREDIT = 1_000_000
-OF_CONTAINERS = {"oci.sealed-image": "enforced", "oci.health-exec": "enforced"}
+OF_CONTAINERS = dict.fromkeys(("volumes", "oci.sealed-image", "oci.health-exec"), "enforced")
 pytestmark = pytest.mark.skipif(not BUSYBOX.is_file(), reason="the examples are made of /bin/busybox")
 
 
@@ -35,11 +35,11 @@ def market() -> list[Node]:
     nodes = []
     for country in ("BE", "CH", "DE", "LU", "NL", "FR"):
         for n in range(4):
-            price = Price(36_000 + 2_000 * n, 8_000 + 500 * n, 900)
-            capacity = (16_000, 65_536 * MIB, 512 * 1024 * MIB)
+            price = Price(36_000 + 2_000 * n, 8_000 + 500 * n, 900, 200)
+            capacity = (16_000, 65_536 * MIB, 512 * 1024 * MIB, 4096 * 1024 * MIB)
             nodes.append(
                 Node(
-                    key_of(f"{country} {n}").public, f"{country.lower()}-{n}", country, *capacity, 0, 0, 0,
+                    key_of(f"{country} {n}").public, f"{country.lower()}-{n}", country, *capacity, 0, 0, 0, 0,
                     price, ("sandbox", "oci"), OF_CONTAINERS, "/ip4/127.0.0.1/tcp/1", 1 << 52, 0, 0,
                 )
             )  # fmt: skip
@@ -96,6 +96,7 @@ def test_an_archive_in_switzerland() -> None:
     assert len(copies) == len(set(copies)) == 3
     assert bill("archive") < bill("archive", years=2) < bill("archive", years=2, copies=4)
     assert 30 * CREDIT < bill("archive") < 360 * CREDIT
+    assert bill("archive") < bill("archive", room="100GiB") < 2_000 * CREDIT
     assert planned("archive", copies=5).plan.missing  # CH has four farms
 
 
@@ -152,6 +153,21 @@ def test_the_inventory_names_each_document(tmp_path: Path) -> None:
     assert run("archive", "inspect.sh", tmp_path, DOCUMENTS="./documents").returncode == 0
     rows = [line.split("\t") for line in (tmp_path / "inventory.tsv").read_text().splitlines()]
     assert [row[2] for row in rows] == sorted(p.name for p in (EXAMPLES / "archive/documents").iterdir())
+
+
+def test_an_archives_hard_disk_is_mended(tmp_path: Path) -> None:
+    """What is kept there is what was approved, also when the disk changed it."""
+    (tmp_path / "d" / "deep").mkdir(parents=True)
+    (tmp_path / "d" / "one").write_text("one\n")
+    (tmp_path / "d" / "deep" / "a b").write_text("two\n")
+    (tmp_path / "kept").mkdir()
+    where = {"DOCUMENTS": str(tmp_path / "d"), "ARCHIVE": str(tmp_path / "kept")}
+    assert run("archive", "keep.sh", tmp_path, **where).stdout == ""
+    (tmp_path / "kept" / "deep" / "a b").write_text("twx\n")
+    ended = run("archive", "keep.sh", tmp_path, **where)
+    assert (ended.returncode, ended.stdout) == (0, "mended deep/a b\n")
+    kept = {p.name: p.read_text() for p in tmp_path.glob("kept/**/*") if p.is_file()}
+    assert kept == {"one": "one\n", "a b": "two\n"}
 
 
 def test_broken_customer_data_is_found(tmp_path: Path) -> None:

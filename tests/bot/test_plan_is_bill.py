@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 import ledger.transition.claims
 import ledger.transition.leases
 from bot.forecast import held_ms
-from ledger.contracts.types import Contract, ResourcesTemplate, WorkloadTemplate
+from ledger.contracts.types import Contract, ResourcesTemplate, VolumeTemplate, WorkloadTemplate
 from ledger.keys import Key
 from ledger.limits import CLAIM_WINDOW_MS, MIB
 from ledger.manifests.expansion import cost, decode_manifest, expand
-from ledger.manifests.types import Placement, Policies, Restart, Rule
+from ledger.manifests.types import DISKS, Disk, Placement, Policies, Restart, Rule
 from ledger.transactions import Price, RegisterFarm, Renew, RenewItem
 from node.api.bot_seam import PlanRequest
 from tests.bot.plan_life import Life
@@ -49,7 +49,8 @@ def market_of(prices: list[int], cpu_millis: int = 64_000) -> World:
             world.offer(
                 cpu_millis=cpu_millis,
                 memory_bytes=65_536 * MIB,
-                price=Price(price, price // 3 + 1, price // 17),
+                attributes={"volumes": "enforced"},
+                price=Price(price, price // 3 + 1, price // 17, price // 60),
             ),
         )
     return world
@@ -77,6 +78,14 @@ def contracts(draw: st.DrawFn) -> Contract:
             "placement": Placement(distinct=draw(st.sampled_from(("none", "node")))),
             "depends_on": after,
         }
+        kinds: list[Disk] = [] if is_job else draw(st.lists(st.sampled_from(DISKS), max_size=2))
+        changes["volumes"] = tuple(
+            VolumeTemplate(
+                name=f"v{i}", path=f"/v{i}", size_bytes=draw(st.integers(16, 300)) * MIB, storage=kind,
+                if_lost="empty",
+            )
+            for i, kind in enumerate(kinds)
+        )  # fmt: skip
         if is_job:
             changes["time_limit_s"] = draw(st.just(0) | st.integers(1, duration_s + 30))
         workloads.append((job if is_job else service)(**changes))
@@ -198,11 +207,10 @@ def open_market() -> tuple[World, dict[bytes, Key]]:
             farmer, node = key_of(f"farmer {country} {n}"), key_of(f"{country} {n}")
             world.ok(farmer, RegisterFarm(farm, country), step_ms=1)
             world.ok(farmer, register_node(node, farmer, farm, country), step_ms=1)
-            price = Price(36_000 + 2_000 * n, 8_000 + 500 * n, 900)
-            offer = world.offer(
-                cpu_millis=16_000, memory_bytes=65_536 * MIB, disk_bytes=512 * 1024 * MIB, price=price
-            )
-            world.ok(node, offer, step_ms=1)
+            price = Price(36_000 + 2_000 * n, 8_000 + 500 * n, 900, 200)
+            size = {"memory_bytes": 65_536 * MIB, "ssd_bytes": 512 << 30, "hdd_bytes": 4096 << 30}
+            said = {"volumes": "enforced"}
+            world.ok(node, world.offer(cpu_millis=16_000, price=price, attributes=said, **size), step_ms=1)
             nodes[node.public] = node
     return world, nodes
 

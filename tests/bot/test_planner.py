@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from bot.matcher import match
 from bot.planner import Draft, make_plan
 from bot.view import Template, find_contract, market
-from ledger.contracts.types import Contract
+from ledger.contracts.types import Contract, VolumeTemplate
 from ledger.errors import Refused
 from ledger.manifests.expansion import cost
 from ledger.manifests.types import Placement
@@ -41,7 +41,7 @@ def opened(prices: tuple[int, ...] = (40_000, 40_010, 40_020, 40_030)) -> World:
     world = World()
     world.add_nodes()
     for node, price in zip(NODES, prices, strict=True):
-        world.ok(node, world.offer(price=Price(price, 10_000, 1_000)))
+        world.ok(node, world.offer(price=Price(price, 10_000, 1_000, 250)))
     return world
 
 
@@ -127,6 +127,19 @@ def test_replicas_and_capacity_are_counted_down() -> None:
     draft = planned(world, contract(job(replicas=5), budget=50_000_000))
     assert len({line.node for line in draft.plan.lines}) == 4
     assert draft.plan.missing == ["capacity: no node for mine/4 (4 nodes: claim.capacity)"]
+
+
+def test_each_kind_of_disk_is_counted_down_for_itself() -> None:
+    """Hard disk for one replica on each of two nodes; no SSD makes up for what is missing."""
+    world, gib = opened(), 1 << 30
+    for node, hdd_bytes in zip(NODES, (gib, gib, gib - 1, 0), strict=True):
+        said = {"volumes": "enforced"}
+        world.ok(node, world.offer(attributes=said, ssd_bytes=99 * gib, hdd_bytes=hdd_bytes))
+    data = VolumeTemplate(name="data", path="/data", size_bytes=gib, storage="hdd")
+    source = contract(service(replicas=3, volumes=(data,), placement=Placement(distinct="none")))
+    draft = planned(world, source)
+    assert {line.node for line in draft.plan.lines} == {node.public.hex() for node in NODES[:2]}
+    assert draft.plan.missing == ["capacity: no node for web/2 (4 nodes: claim.capacity)"]
 
 
 def test_an_empty_market_and_an_empty_account_are_missing() -> None:

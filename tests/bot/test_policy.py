@@ -105,8 +105,8 @@ def own(draw: Any) -> Own:
 @st.composite
 def node(draw: Any) -> Node:
     key = draw(st.sampled_from(NODES)).public
-    sizes = [draw(st.sampled_from([0, 500, 10**10])) for _ in range(6)]
-    price = Price(*(draw(st.sampled_from([0, 40_000, 2**40])) for _ in range(3)))
+    sizes = [draw(st.sampled_from([0, 500, 10**10])) for _ in range(8)]
+    price = Price(*(draw(st.sampled_from([0, 40_000, 2**40])) for _ in range(4)))
     runtimes = draw(st.sampled_from([(), ("sandbox",)]))
     return Node(key, "farm-a", "BE", *sizes, price, runtimes, {}, "", draw(TIMES), 0, 0)
 

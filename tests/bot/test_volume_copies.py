@@ -26,6 +26,7 @@ from node.executor.drivers.still import data_extents
 from node.executor.host.filesystem import find_mkfs
 from node.executor.volumes.copier import Copier
 from node.executor.volumes.keeper import Keeper
+from node.executor.volumes.rooms import Room
 from node.executor.volumes.volumes import VolumeShelf
 from node.sealed.copy_wire import KEEP, Keep
 from node.sealed.secret_wire import ASK, Ask
@@ -80,7 +81,7 @@ class Farm:
         self.folder = folder
 
     def start(self, name: str) -> None:
-        shelf = VolumeShelf(self.folder / f"volumes-{name}", 64 * MIB)
+        shelf = VolumeShelf({"ssd": Room(self.folder / f"volumes-{name}", 64 * MIB)})
         self.net.execute(name, enforces=ENFORCES, volumes=shelf)
 
     def holder(self, deployment: bytes) -> str:

@@ -15,6 +15,7 @@ from ledger.manifests.types import Placement
 from node.executor.drivers.sandbox import SandboxDriver
 from node.executor.drivers.several import Several
 from node.executor.oci.driver import OciDriver
+from node.executor.volumes.rooms import Room
 from node.executor.volumes.volumes import VolumeShelf
 from tests.executor.conftest import BUSYBOX, needs_sandbox
 from tests.executor.oci_images import busybox_layer, image
@@ -128,7 +129,8 @@ async def test_what_is_lost_with_a_node_and_nothing_in_a_move(
         await net.net.nursery.start(agent.run)
         net.share("validator0", made)
         for name in NODES:
-            net.execute(name, drivers[name], volumes=VolumeShelf(tmp_path / f"volumes-{name}", 64 * MIB))
+            shelf = VolumeShelf({"ssd": Room(tmp_path / f"volumes-{name}", 64 * MIB)})
+            net.execute(name, drivers[name], volumes=shelf)
         lines = Lines(net, await net.approved(writer))
         first = await lines.running()
         copier = net.executors[first]._tenures[lines.deployment, SLOT].copier

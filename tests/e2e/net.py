@@ -84,6 +84,9 @@ class Net:
     def up(cls, folder: Path, *, validators: int, nodes: int, bots: int) -> Net:
         """Homes, processes, ready, capacity on offer."""
         made = cls(folder, init_testnet(folder, "e2e", validators=validators, nodes=nodes, bots=bots))
+        for peer in made.net.peers:
+            if peer.kind == "node":
+                made.give_hard_disk(peer.name)
         try:
             made.start(*(peer.name for peer in made.net.peers))
             open_market(made.net, READY_S, lambda text: None)
@@ -95,6 +98,18 @@ class Net:
     def down(self) -> None:
         """Stop all, by pid; what does not end in time is killed."""
         stop_peers(self.net, [peer.name for peer in self.net.peers])
+
+    def hard_disk(self, name: str) -> Path:
+        """The folder that a 3node has for volumes on its hard disk."""
+        return self.folder / "disks" / name
+
+    def give_hard_disk(self, name: str) -> None:
+        """Make it, and name it in the settings of a 3node that is down."""
+        self.hard_disk(name).mkdir(parents=True)
+        config = self.home(name).config_file
+        old = config.read_text()
+        assert 'hdd_folder = ""' in old
+        config.write_text(old.replace('hdd_folder = ""', f'hdd_folder = "{self.hard_disk(name)}"'))
 
     # ------------------------------------------------------------------ peers
 

@@ -26,6 +26,7 @@ from node.executor.errors import SpecRefused, StartFailed, VerificationFailed
 from node.executor.host import cgroups, procs
 from node.executor.oci import engine
 from node.executor.oci.driver import OciDriver
+from node.executor.volumes.rooms import Room
 from node.executor.volumes.volumes import VolumeShelf
 
 from .conftest import Bench, sha256
@@ -284,7 +285,7 @@ async def test_an_images_own_mounts_and_hooks_lead_nowhere(oci: Bench) -> None:
 async def test_volumes_belong_to_its_user_are_kept_and_can_be_copied(oci: Bench, tmp_path: Path) -> None:
     if not oci.driver.fingerprint().enforces("volumes"):
         pytest.skip("volumes are not enforced here")
-    shelf = VolumeShelf(tmp_path / "volumes", 64 << 20)
+    shelf = VolumeShelf({"ssd": Room(tmp_path / "volumes", 64 << 20)})
     data = Volume(name="data", path="/srv/data", size_bytes=16 << 20)
     volumes = (VolumeSpec("/srv/data", shelf.ensure(b"1" * 32, "db/0", data), data.size_bytes),)
     script = "id -u > /srv/data/who; echo up; while true; do echo x >> /srv/data/log; sleep 0.01; done"

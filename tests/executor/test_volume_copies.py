@@ -19,6 +19,7 @@ from ledger.manifests.types import Volume
 from node.executor.drivers import still
 from node.executor.drivers.base import TaskSpec, VolumeSpec
 from node.executor.errors import ExecutorError, VolumeRefused
+from node.executor.volumes.rooms import Room
 from node.executor.volumes.volume_copy import encode_copy, restore_copy
 from node.executor.volumes.volumes import VolumeShelf
 
@@ -35,7 +36,7 @@ MORE = Volume(name="more", path="/more", size_bytes=16 * MIB, rpo_s=10)
 def shelf(either: Bench, tmp_path: Path) -> VolumeShelf:
     if not either.driver.fingerprint().enforces("volume-copies"):
         pytest.skip("the driver cannot copy volumes here")
-    return VolumeShelf(tmp_path / "volumes", 128 * MIB)
+    return VolumeShelf({"ssd": Room(tmp_path / "volumes", 128 * MIB)})
 
 
 def with_volumes(either: Bench, shelf: VolumeShelf, script: str, *volumes: Volume) -> TaskSpec:

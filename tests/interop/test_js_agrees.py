@@ -25,6 +25,7 @@ TESTS: Final = (
     "test_audit_lives.py",
     "test_audit_updates.py",
     "test_copies.py",
+    "test_disks.py",
     "test_disputes.py",
     "test_funds.py",
     "test_light_epochs.py",

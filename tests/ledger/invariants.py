@@ -8,7 +8,7 @@ from typing import Any
 from ledger.codec import decode
 from ledger.copy_records import Copies, key_copies, key_keeper
 from ledger.manifests.expansion import decode_manifest, most_spent, slots, workload_of
-from ledger.manifests.types import Manifest
+from ledger.manifests.types import CAPACITY, Manifest
 from ledger.organisations.records import key_organisation_turn, key_organisation_use
 from ledger.policies.people import organisations_of
 from ledger.policies.records import judge_records, roll_of
@@ -114,12 +114,11 @@ def check_capacity(view: View) -> None:
     for (_, name), slot in view.slots.items():
         if slot.holder:
             needs = workload_of(view.manifest(slot.manifest), name).needs
-            used[slot.holder, "cpu_millis"] += needs.cpu_millis
-            used[slot.holder, "memory_bytes"] += needs.memory_bytes
-            used[slot.holder, "disk_bytes"] += needs.disk_bytes
+            for field in CAPACITY:
+                used[slot.holder, field] += getattr(needs, field)
             used[slot.holder, "slots"] += 1
     for key, node in view.nodes.items():
-        for field in ("cpu_millis", "memory_bytes", "disk_bytes"):
+        for field in CAPACITY:
             found = getattr(node, f"used_{field}")
             assert found == used[key, field], f"{field} used is not what its slots need"
             assert 0 <= found <= getattr(node, field), f"more {field} used than offered"

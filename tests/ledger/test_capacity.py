@@ -86,9 +86,9 @@ def test_nobody_takes_a_node_without_its_word(lie: dict[str, Any]) -> None:
 def test_offer_replaces_and_withdraws() -> None:
     world = World()
     world.add_nodes()
-    world.ok(NODES[0], world.offer(cpu_millis=1_000, price=Price(1, 2, 3)))
+    world.ok(NODES[0], world.offer(cpu_millis=1_000, price=Price(1, 2, 3, 4)))
     node = world.node(NODES[0])
-    assert (node.cpu_millis, node.price, node.farm) == (1_000, Price(1, 2, 3), "farm-a")
+    assert (node.cpu_millis, node.price, node.farm) == (1_000, Price(1, 2, 3, 4), "farm-a")
     world.ok(NODES[0], WithdrawOffer())
     assert world.node(NODES[0]).valid_until_ms == 0
     assert world.refused(NODES[0], WithdrawOffer()) == "offer.none"
@@ -99,8 +99,8 @@ def test_offer_replaces_and_withdraws() -> None:
     [
         ({"cpu_millis": -1}, "offer.capacity"),
         ({"memory_bytes": CAPACITY_MAX + 1}, "offer.capacity"),
-        ({"price": Price(0, -1, 0)}, "offer.price"),
-        ({"price": Price(0, 0, PRICE_MAX + 1)}, "offer.price"),
+        ({"price": Price(0, -1, 0, 0)}, "offer.price"),
+        ({"price": Price(0, 0, 0, PRICE_MAX + 1)}, "offer.price"),
         ({"runtimes": ()}, "offer.runtimes"),
         ({"runtimes": ("sandbox", "sandbox")}, "offer.runtimes"),
         ({"runtimes": ("San box",)}, "offer.runtimes"),

@@ -91,8 +91,8 @@ def test_bad_claims(key: Key, slot: str, term: int, rule: str) -> None:
         ({}, {"runtimes": ("wasm",)}, "claim.runtime"),
         ({}, {"cpu_millis": 499}, "claim.capacity"),
         ({}, {"memory_bytes": 64 * 2**20 - 1}, "claim.capacity"),
-        ({}, {"disk_bytes": 16 * 2**20 - 1}, "claim.capacity"),
-        ({}, {"price": Price(10**9, 0, 0)}, "claim.price"),
+        ({}, {"ssd_bytes": 16 * 2**20 - 1}, "claim.capacity"),
+        ({}, {"price": Price(10**9, 0, 0, 0)}, "claim.price"),
         ({"placement": Placement(countries=("NL",))}, {}, "claim.country"),
         ({"placement": Placement(farms=("farm-b",))}, {}, "claim.farm"),
     ],
@@ -134,7 +134,7 @@ def test_replicas_stay_apart() -> None:
 def test_the_cheapest_wins() -> None:
     """[C6]"""
     world, deployment = approved()
-    world.ok(NODES[2], world.offer(price=Price(39_000, 10_000, 1_000)))
+    world.ok(NODES[2], world.offer(price=Price(39_000, 10_000, 1_000, 250)))
     assert world.claimed(deployment, "web/0", NODES) is NODES[2]
 
 
@@ -142,8 +142,8 @@ def test_other_farm_before_other_node_before_price() -> None:
     """[C6] Anti-affinity comes before the price."""
     world, deployment = approved(contract(service(replicas=3, placement=FREE)))
     assert world.claimed(deployment, "web/0", [NODES[0]]) is NODES[0]
-    world.ok(NODES[0], world.offer(price=Price(0, 0, 0)))
-    world.ok(NODES[1], world.offer(price=Price(1, 0, 0)))
+    world.ok(NODES[0], world.offer(price=Price(0, 0, 0, 0)))
+    world.ok(NODES[1], world.offer(price=Price(1, 0, 0, 0)))
     assert world.claimed(deployment, "web/1", [NODES[0], NODES[1], NODES[2]]) is NODES[2]
     world.ok(NODES[3], WithdrawOffer())
     assert world.claimed(deployment, "web/2", [NODES[0], NODES[1]]) is NODES[1]
@@ -200,11 +200,11 @@ def test_the_price_cap_is_exact() -> None:
     (workload,) = world.manifest(deployment).workloads
     share, day_ms = slot_share(world.manifest(deployment), workload), 24 * 3_600_000
     assert share == 240_000
-    dear = Price(20_002, 0, 0)
+    dear = Price(20_002, 0, 0, 0)
     assert cost(slot_rate(workload, dear), 0, day_ms) > share
     world.ok(NODES[0], world.offer(price=dear))
     assert world.refused(NODES[0], Claim(deployment, "mine/0", 1)) == "claim.price"
-    fitting = Price(20_000, 0, 0)
+    fitting = Price(20_000, 0, 0, 0)
     assert cost(slot_rate(workload, fitting), 0, day_ms) == share
     world.ok(NODES[0], world.offer(price=fitting))
     assert world.claimed(deployment, "mine/0", [NODES[0]]) is NODES[0]
@@ -323,6 +323,6 @@ def test_claim_prices_hold_for_the_whole_term() -> None:
     world.claimed(deployment, "web/0", [NODES[0]])
     rate = world.slot(deployment, "web/0").rate_hour
     assert rate == slot_rate(world.manifest(deployment).workloads[0], PRICE)
-    world.ok(NODES[0], world.offer(price=Price(10**6, 0, 0)))
+    world.ok(NODES[0], world.offer(price=Price(10**6, 0, 0, 0)))
     world.ok(NODES[0], Renew((RenewItem(deployment, "web/0", 1),)))
     assert world.slot(deployment, "web/0").rate_hour == rate

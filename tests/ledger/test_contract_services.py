@@ -12,7 +12,7 @@ from ledger.errors import Refused
 from ledger.limits import EGRESS_MAX, MIB, SECRETS_MAX, VOLUMES_MAX
 from ledger.manifests.expansion import check_manifest, decode_manifest, expand, slot_rate
 from ledger.manifests.services import features_needed, split_target
-from ledger.manifests.types import Manifest, Volume
+from ledger.manifests.types import Disk, Manifest, Volume
 from ledger.transactions import Price
 from tests.ledger.contract_samples import SOURCE, problems
 from tests.ledger.world import AUTHOR, CONSUMER, contract, job, service
@@ -128,7 +128,6 @@ def volume(**changes: object) -> VolumeTemplate:
     ("changes", "rule", "where"),
     [
         ({"name": "Data"}, "contract.name", "Data"),
-        ({"storage": "S S D"}, "contract.name", "data.class"),
         ({"path": "data"}, "contract.path", "data.path"),
         ({"path": "/${name}"}, "contract.parameter_in_path", "data.path"),
         ({"path": "/tmp/data"}, "contract.path_reserved", "data.path"),
@@ -158,23 +157,26 @@ def test_volumes_are_bounded_apart_and_of_services_alone() -> None:
         assert caught.value.rule == rule
 
 
-def test_a_volume_counts_as_disk_and_costs_as_much() -> None:
+@pytest.mark.parametrize(("kind", "price"), [("ssd", 1_000), ("hdd", 250)])
+def test_a_volume_counts_and_costs_as_its_kind_of_disk(kind: Disk, price: int) -> None:
     plain = manifest().workloads[0]
-    kept = manifest(volumes=(volume(storage="ssd", size_bytes=2**30),)).workloads[0]
-    assert kept.volumes == (Volume(name="data", path="/data", size_bytes=2**30, storage="ssd"),)
-    assert kept.needs.disk_bytes == plain.resources.disk_bytes + 2**30
-    assert plain.needs == plain.resources
-    price = Price(0, 0, 1_000)
-    assert slot_rate(kept, price) - slot_rate(plain, price) == 1_000
-    assert features_needed(kept) == ("volumes", "volumes.ssd")
+    kept = manifest(volumes=(volume(storage=kind, size_bytes=2**30),)).workloads[0]
+    assert kept.volumes == (Volume(name="data", path="/data", size_bytes=2**30, storage=kind),)
+    scratch = plain.resources.disk_bytes
+    assert (plain.needs.ssd_bytes, plain.needs.hdd_bytes) == (scratch, 0)
+    found = {"ssd": kept.needs.ssd_bytes - scratch, "hdd": kept.needs.hdd_bytes}
+    assert found == dict.fromkeys(found, 0) | {kind: 2**30}
+    offer = Price(0, 0, 1_000, 250)
+    assert slot_rate(kept, offer) - slot_rate(plain, offer) == price
+    assert features_needed(kept) == ("volumes",)
 
 
 def test_a_source_says_volumes_by_name() -> None:
-    lines = "volumes: {data: {path: /data, size: 1GiB, class: ssd, if_lost: empty}, "
+    lines = "volumes: {data: {path: /data, size: 1GiB, class: hdd, if_lost: empty}, "
     lines += "more: {path: /m, size: 32MiB}}"
     source = parse_contract(SOURCE.replace("recheck: 10s", f"recheck: 10s\n    {lines}"), "contract.yaml")
     assert source.contract.workloads[0].volumes == (
-        VolumeTemplate(name="data", path="/data", size_bytes=2**30, storage="ssd", if_lost="empty"),
+        VolumeTemplate(name="data", path="/data", size_bytes=2**30, storage="hdd", if_lost="empty"),
         VolumeTemplate(name="more", path="/m", size_bytes=32 * MIB),
     )
     assert source_rule("volumes: {data: {path: /data}}") == (
@@ -182,3 +184,5 @@ def test_a_source_says_volumes_by_name() -> None:
         "workloads.web.volumes.data.size",
     )
     assert source_rule("volumes: {data: {path: /data, size: 1GiB, if_lost: cry}}")[0] == "contract.choice"
+    wrong = source_rule("volumes: {data: {path: /data, size: 1GiB, class: nvme}}")
+    assert wrong == ("contract.choice", "workloads.web.volumes.data.class")

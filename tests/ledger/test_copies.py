@@ -96,7 +96,7 @@ def test_a_copy_lets_another_node_go_on() -> None:
     assert (record.term, record.node, record.copies) == (2, A0.public, (copy(),))
     lost(world, deployment)
     assert may_claim(world, deployment, B0) == ""
-    cheap = replace(world.offer().price, cpu_core_hour=1, memory_gib_hour=0, disk_gib_hour=0)
+    cheap = replace(world.offer().price, cpu_core_hour=1, memory_gib_hour=0, ssd_gib_hour=0, hdd_gib_hour=0)
     said = {"volumes": "enforced", "volume-copies": "enforced"}
     world.ok(B0, world.offer(attributes=said, price=cheap))
     assert world.claimed(deployment, "web/0", [A0, B0]) is A0  # [C6] it has what was written last

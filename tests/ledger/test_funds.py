@@ -109,7 +109,7 @@ def test_what_has_ended_takes_no_money() -> None:
 def test_a_top_up_lets_slots_cost_more() -> None:
     """[C5]"""
     world = World()
-    world.add_nodes(NODES[:1], price=Price(200_000, 0, 0))
+    world.add_nodes(NODES[:1], price=Price(200_000, 0, 0, 0))
     deployment = world.ordered(alone())
     world.approve(deployment)
     assert world.refused(NODES[0], Claim(deployment, "web/0", 1)) == "claim.price"  # 1,000,000 of 900,000
@@ -136,14 +136,14 @@ def test_an_extension_moves_the_end_and_pays_for_it(payer: Key) -> None:
 def test_extended_it_runs_to_its_new_end_and_the_escrow_lasts() -> None:
     """[C5] [D11] At the highest price that fits."""
     world = World()
-    world.add_nodes(NODES[:1], price=Price(1, 1, 1))
+    world.add_nodes(NODES[:1], price=Price(1, 1, 1, 1))
     deployment = world.ordered(alone(duration_s=120, extension_s=60))
     manifest = world.manifest(deployment)
     (workload,) = manifest.workloads
     share = slot_share(manifest, workload)
     rate = share * 30  # of two minutes: exactly the share
     assert term_cost(manifest, rate) == share
-    world.ok(NODES[0], world.offer(price=Price(rate * 2, 0, 0)))
+    world.ok(NODES[0], world.offer(price=Price(rate * 2, 0, 0, 0)))
     world.approve(deployment)
     world.claimed(deployment, "web/0", [NODES[0]])
     world.report(deployment, "web/0", NODES[0], "fetching", "verified", "running")

@@ -29,7 +29,7 @@ from tests.ledger.world import BUDGET, DEPLOY, LEGAL, NODES, SIGNOFF, STRANGER, 
 
 RELEASE = Rule(all=(Rule(role="legal"), Rule(role="budget")))
 HELD = Policies(deploy=DEPLOY, signoff=SIGNOFF, release=RELEASE)
-DATA = VolumeTemplate(name="data", path="/data", size_bytes=16 * MIB, rpo_s=60)
+DATA = VolumeTemplate(name="data", path="/data", size_bytes=16 * MIB, storage="hdd", rpo_s=60)
 MINE = job(replicas=3, agree=2, restart=Restart(attempts=1), placement=Placement())
 CHANGING = (
     contract(MINE, name="agreed", budget=50_000_000, duration_s=3_600),

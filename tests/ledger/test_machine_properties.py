@@ -15,7 +15,7 @@ from ledger.codec import encode
 from ledger.contracts.types import Contract
 from ledger.epochs import current, pending, sign_change
 from ledger.keys import Key
-from ledger.limits import BLOCK_IDLE_MS, OUTAGE_MS
+from ledger.limits import BLOCK_IDLE_MS, MIB, OUTAGE_MS
 from ledger.manifests.expansion import extension_cost
 from ledger.manifests.types import Placement, Policies, Restart, Rule, UpdateStrategy
 from ledger.organisations.organisation import charter_of
@@ -381,11 +381,13 @@ class Lives(RuleBasedStateMachine):
         node=st.integers(0, 3),
         cpu=st.sampled_from([4_000, 4_000, 4_000, 600, 0]),
         rate=st.sampled_from([40, 40, 1, 0, 10**6]),
+        hdd=st.sampled_from([20_480, 20_480, 16, 0]),
     )
-    def offer(self, node: int, cpu: int, rate: int) -> None:
-        price = Price(rate * 1_000, rate * 250, rate * 25)
+    def offer(self, node: int, cpu: int, rate: int, hdd: int) -> None:
+        price = Price(rate * 1_000, rate * 250, rate * 25, rate * 6)
         said = dict(self.ATTRIBUTES)
-        self.send(NODES[node], self.world.offer(cpu_millis=cpu, price=price, attributes=said))
+        offer = self.world.offer(cpu_millis=cpu, hdd_bytes=hdd * MIB, price=price, attributes=said)
+        self.send(NODES[node], offer)
 
     @rule(node=st.integers(0, 3), pick=PICK)
     def withdraw(self, node: int, pick: int) -> None:

@@ -304,9 +304,9 @@ def test_rates_round_up_and_never_lose_a_slot() -> None:
         expanded().workloads[0],
         resources=Resources(cpu_millis=1500, memory_bytes=2 * gib, disk_bytes=gib // 2, pids=1),
     )
-    assert slot_rate(web, Price(cpu_core_hour=100, memory_gib_hour=10, disk_gib_hour=2)) == 150 + 20 + 1
-    assert slot_rate(web, Price(cpu_core_hour=1, memory_gib_hour=0, disk_gib_hour=0)) == 2
-    assert slot_rate(web, Price(cpu_core_hour=0, memory_gib_hour=0, disk_gib_hour=0)) == 0
+    assert slot_rate(web, Price(100, 10, 2, 0)) == 150 + 20 + 1
+    assert slot_rate(web, Price(1, 0, 0, 0)) == 2
+    assert slot_rate(web, Price(0, 0, 0, 0)) == 0
     assert cost(3_600_000, 0, 1) == 1
     assert cost(1, 0, 1) == 1
     assert cost(100, 0, 3_600_000) == 100
@@ -401,7 +401,7 @@ def test_every_number_of_the_terms_takes_a_parameter() -> None:
     terms = TermsTemplate(
         duration_s="${time}", budget="${money}", fee="${money}", extension_s="${time}", top_up="${money}",
         grace_s="${time}",
-        price=PriceTemplate(cpu_core_hour="${money}", memory_gib_hour="${money}", disk_gib_hour="${money}"),
+        price=PriceTemplate(**dict.fromkeys(PriceTemplate.__struct_fields__, "${money}")),
     )  # fmt: skip
     made = expanded(contract(parameters=asked, terms=terms)).terms
     assert {made.duration_s, made.extension_s, made.grace_s} == {60}

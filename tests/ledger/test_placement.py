@@ -144,12 +144,14 @@ def test_start_order() -> None:
 
 def test_price_caps() -> None:
     """[C9]"""
-    caps = PriceTemplate(cpu_core_hour=40_000, disk_gib_hour=1_000)
+    caps = PriceTemplate(cpu_core_hour=40_000, ssd_gib_hour=1_000, hdd_gib_hour=250)
     world, deployment = approved(service(), terms=lambda c: replace(c, terms=replace(c.terms, price=caps)))
-    assert world.manifest(deployment).terms.price == PriceCaps(cpu_core_hour=40_000, disk_gib_hour=1_000)
-    world.ok(A0, world.offer(price=Price(40_001, 0, 0)))
-    world.ok(B0, world.offer(price=Price(0, 20_000, 1_001)))
-    assert refusals(world, deployment, "web/0") == dict.fromkeys((A0, B0), "claim.price_cap")
+    found = world.manifest(deployment).terms.price
+    assert found == PriceCaps(cpu_core_hour=40_000, ssd_gib_hour=1_000, hdd_gib_hour=250)
+    world.ok(A0, world.offer(price=Price(40_001, 0, 0, 0)))
+    world.ok(B0, world.offer(price=Price(0, 20_000, 1_001, 0)))
+    world.ok(B1, world.offer(price=Price(0, 0, 0, 251)))
+    assert refusals(world, deployment, "web/0") == dict.fromkeys((A0, B0, B1), "claim.price_cap")
 
 
 def mining(replicas: int, agree: int) -> WorkloadTemplate:
@@ -310,7 +312,7 @@ def test_a_source_says_all_of_it() -> None:
         'placement: {country: "${country}", distinct: farm}\n    recheck: 10s\napproval:', PLACED
     )
     text = text.replace(
-        '"${budget}", fee: 1000}', '"${budget}", fee: 1000, price: {cpu: 0.04 credits, disk: 5}}'
+        '"${budget}", fee: 1000}', '"${budget}", fee: 1000, price: {cpu: 0.04 credits, ssd: 5, hdd: 2}}'
     )
     made = parse_contract(text, "c.yaml").contract
     assert made.workloads[0].placement == Placement(
@@ -318,7 +320,7 @@ def test_a_source_says_all_of_it() -> None:
         spread=Spread(by="farm", most=2), apart=Apart(by="node", workloads=("db",)),
     )  # fmt: skip
     assert made.workloads[0].depends_on == ("db",)
-    assert made.terms.price == PriceTemplate(cpu_core_hour=40_000, disk_gib_hour=5)
+    assert made.terms.price == PriceTemplate(cpu_core_hour=40_000, ssd_gib_hour=5, hdd_gib_hour=2)
     with pytest.raises(ContractError) as caught:
         parse_contract(text.replace("from: [db]", "from: [dbb]").replace("by: farm", "by: form"), "c.yaml")
     told = str(caught.value)
@@ -346,9 +348,9 @@ def test_a_slot_goes_back_to_the_node_that_has_its_volumes(if_lost: str) -> None
     world, deployment = approved(web)
     for node in (A0, A1):
         world.ok(node, world.offer(attributes={"volumes": "enforced"}))
-    used = world.node(A0).used_disk_bytes
+    used = world.node(A0).used_ssd_bytes
     world.claimed(deployment, "web/0", [A0])
-    assert world.node(A0).used_disk_bytes == used + web.resources.disk_bytes + (16 << 20)
+    assert world.node(A0).used_ssd_bytes == used + web.resources.disk_bytes + (16 << 20)
     world.report(deployment, "web/0", A0, "fetching")
     assert world.slot(deployment, "web/0").home == b""
     world.ok(A0, world.receipt(deployment, "web/0", A0, "released"))
@@ -357,7 +359,7 @@ def test_a_slot_goes_back_to_the_node_that_has_its_volumes(if_lost: str) -> None
     world.report(deployment, "web/0", A0, "fetching", "verified", "running")
     assert world.slot(deployment, "web/0").home == A0.public
     world.ok(A0, world.receipt(deployment, "web/0", A0, "released"))
-    assert world.node(A0).used_disk_bytes == used
+    assert world.node(A0).used_ssd_bytes == used
     found = {node: rule for node, rule in refusals(world, deployment, "web/0").items() if node in (A0, A1)}
     assert found == ({A1: "claim.volume"} if if_lost == "wait" else {})
     world.claimed(deployment, "web/0", [A0])

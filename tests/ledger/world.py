@@ -80,7 +80,7 @@ CHAIN_ID = "machine-test"
 START_MS = 1_800_000_000_000
 HOUR_MS = 3_600_000
 RICH = 10_000_000_000
-PRICE = Price(40_000, 10_000, 1_000)
+PRICE = Price(40_000, 10_000, 1_000, 250)
 
 
 def key_of(name: str) -> Key:
@@ -323,7 +323,7 @@ class World:
     # What people do.
 
     def add_nodes(self, nodes: Sequence[Key] = NODES, price: Price = PRICE) -> None:
-        """Two farms; offers of 4 cores, 4 GiB, 10 GiB, valid for a week."""
+        """Two farms; offers of 4 cores, 4 GiB, 10 GiB of SSD, 20 of hard disk, valid for a week."""
         for farmer, (farm, country) in zip(FARMERS, FARMS, strict=True):
             self.ok(farmer, RegisterFarm(farm, country))
         for node in nodes:
@@ -335,7 +335,8 @@ class World:
         fields: dict[str, Any] = {
             "cpu_millis": 4_000,
             "memory_bytes": 4096 * MIB,
-            "disk_bytes": 10240 * MIB,
+            "ssd_bytes": 10240 * MIB,
+            "hdd_bytes": 20480 * MIB,
             "price": PRICE,
             "runtimes": ("sandbox",),
             "attributes": {"userns": "yes"},

@@ -89,6 +89,7 @@ LOGS: Final = ("tests/node/test_executor_logs.py",)
 INSIDE: Final = ("tests/executor/test_sandbox_isolation.py",)
 EGRESS: Final = ("tests/executor/test_egress.py",)
 VOLUMES: Final = ("tests/executor/test_volumes.py",)
+TWO_KINDS: Final = ("tests/ledger/test_disks.py",)
 COPIES: Final = ("tests/ledger/test_copies.py",)
 CHECKS: Final = ("tests/executor/test_checks.py",)
 CONTRACT_HEALTH: Final = ("tests/ledger/test_contract_health.py",)
@@ -490,8 +491,8 @@ MUTANTS: Final = (
     _M(
         "capacity_is_not_checked",
         "ledger/fit.py",
-        "needs.cpu_millis > node.cpu_millis",
-        "0 > node.cpu_millis",
+        "if getattr(left, name) < 0]:",
+        "if getattr(left, name) < -(1 << 80)]:",
         CLAIMS,
     ),
     _M("replicas_share_a_node", "ledger/fit.py", 'if place.distinct != "none":', "if False:", CLAIMS),
@@ -2603,8 +2604,8 @@ MUTANTS: Final = (
     _M(
         "volumes_made_at_once_count_as_one",
         "node/executor/volumes/volumes.py",
-        "if missing and self.used_bytes() + making + missing > self.size_bytes_max:",
-        "if missing and self.used_bytes() + missing > self.size_bytes_max:",
+        "if _used(room) + making[disk] + size_bytes > room.size_bytes_max:",
+        "if _used(room) + size_bytes > room.size_bytes_max:",
         VOLUMES,
     ),
     _M(
@@ -2617,7 +2618,7 @@ MUTANTS: Final = (
     _M(
         "volumes_take_the_ledgers_disk",
         "node/executor/volumes/volumes.py",
-        "if missing and self._disk_free_bytes() - making - missing < ARTIFACT_DISK_RESERVE_BYTES:",
+        "if self._disk_free_bytes(room.folder) - wanted < ARTIFACT_DISK_RESERVE_BYTES:",
         "if False:",
         VOLUMES,
     ),
@@ -3287,5 +3288,62 @@ MUTANTS: Final = (
         "replace(p, suggestion=suggestion(p.rule, p.field))",
         "p",
         ("tests/ledger/test_contract.py",),
+    ),
+    _M(
+        "a_mounted_volume_gives_bytes_back",
+        "node/executor/host/filesystem.py",
+        ",nodiscard,lazy_itable_init=0",
+        ",nodiscard",
+        VOLUMES,
+    ),
+    # ---- two kinds of disk
+    _M(
+        "a_hard_disk_is_not_counted",
+        "ledger/manifests/types.py",
+        'hdd_bytes=kept["hdd"],',
+        "hdd_bytes=0,",
+        TWO_KINDS,
+    ),
+    _M(
+        "scratch_is_not_counted",
+        "ledger/manifests/types.py",
+        'ssd_bytes=self.resources.disk_bytes + kept["ssd"],',
+        'ssd_bytes=kept["ssd"],',
+        TWO_KINDS,
+    ),
+    _M(
+        "a_hard_disk_costs_nothing",
+        "ledger/manifests/expansion.py",
+        " + need.hdd_bytes * price.hdd_gib_hour",
+        "",
+        TWO_KINDS,
+    ),
+    _M(
+        "a_hard_disk_is_sold_again",
+        "ledger/fit.py",
+        "+ sign * getattr(needs, name) for name in CAPACITY}",
+        "+ sign * getattr(needs, name) for name in CAPACITY[:3]}",
+        TWO_KINDS,
+    ),
+    _M(
+        "a_volume_on_the_other_disk_begins_anew",
+        "node/executor/volumes/volumes.py",
+        "if disk != volume.storage and",
+        "if False and",
+        VOLUMES,
+    ),
+    _M(
+        "two_kinds_on_one_file_system_take_the_reserve",
+        "node/executor/volumes/volumes.py",
+        "wanted = sum(making[other] + missing[other] for other in beside)",
+        "wanted = making[disk] + missing[disk]",
+        VOLUMES,
+    ),
+    _M(
+        "a_disk_that_is_not_mounted_is_made",
+        "node/executor/volumes/rooms.py",
+        "if not Path(name).is_dir():",
+        "if False:",
+        VOLUMES,
     ),
 )

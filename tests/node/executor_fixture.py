@@ -233,7 +233,7 @@ class FakeDriver:
 
 def node_settings(**changes: Any) -> NodeSettings:
     """What a node of the fleet offers."""
-    fields = {"farm": "x", "country": "BE", "cpu": "4", "memory": "4GiB", "disk": "10GiB"}
+    fields = {"farm": "x", "country": "BE", "cpu": "4", "memory": "4GiB", "ssd": "10GiB", "hdd": "20GiB"}
     return NodeSettings(**(fields | changes))
 
 

@@ -104,14 +104,24 @@ def test_what_a_3node_offers_is_held_beside_what_there_is(
     words = ("--chain-id", "x", "--role", "node", "--farm", "alpha", "--country", "BE", "--home", home)
     assert main(["init", *words]) == 0
     capsys.readouterr()
-    names = ("node.cpu", "node.memory", "node.disk", "node.listen_host")
+    names = ("node.cpu", "node.memory", "node.ssd", "node.hdd", "node.listen_host")
     found = doctor(tmp_path, capsys, monkeypatch, NO_SANDBOX)
-    assert [found.get(name, found["home"])["state"] for name in names] == ["ok"] * 4, found["home"]
-    for variable, value in (("CPU", "4096"), ("MEMORY", "900TiB"), ("DISK", "8000TiB")):
+    assert [found[name]["state"] for name in names if name in found] == ["ok"] * 4, found["home"]
+    assert "node.hdd" not in found  # a machine without hard disks offers none
+    for variable, value in (("CPU", "4096"), ("MEMORY", "900TiB"), ("HDD", "8000TiB")):
         monkeypatch.setenv(f"GRIDPACT_NODE_{variable}", value)
     monkeypatch.setenv("GRIDPACT_NODE_LISTEN_HOST", "192.0.2.1")  # nobody's: RFC 5737
     found = doctor(tmp_path, capsys, monkeypatch, NO_SANDBOX)
-    assert [found.get(name, found["home"])["state"] for name in names] == ["warning"] * 3 + ["fault"], found[
+    assert [found.get(name, found["home"])["state"] for name in names] == ["warning"] * 4 + ["fault"], found[
         "home"
     ]
     assert "900TiB offered, this machine has" in found["node.memory"]["detail"]
+    assert "for both kinds" in found["node.ssd"]["detail"]  # in one file system here
+    monkeypatch.setenv("GRIDPACT_NODE_HDD", "1MiB")
+    found = doctor(tmp_path, capsys, monkeypatch, NO_SANDBOX)
+    assert found["node.hdd"]["state"] == "warning"  # room for both, but one is not what it is sold as
+    assert "let node.hdd_folder be on a hard disk" in found["node.hdd"]["detail"]
+    monkeypatch.setenv("GRIDPACT_NODE_HDD", "0GiB")
+    monkeypatch.setenv("GRIDPACT_NODE_SSD_FOLDER", str(tmp_path / "unmounted"))
+    found = doctor(tmp_path, capsys, monkeypatch, NO_SANDBOX)
+    assert found["disks"]["state"] == "fault" and "node.ssd_folder" in found["disks"]["detail"]

@@ -17,11 +17,12 @@ from ledger.state import read, write
 from ledger.statuses import DeploymentStatus
 from node.config import Node as NodeSettings
 from node.executor import gather
-from node.executor.drivers.base import EgressSpec, Feature, Fingerprint, Isolation
+from node.executor.drivers.base import EgressSpec, Fingerprint, Isolation
 from node.executor.errors import VolumeRefused
 from node.executor.host.filesystem import find_mkfs
+from node.executor.volumes.rooms import Room
 from node.executor.volumes.volumes import VolumeShelf
-from node.offer import enforced
+from node.offer import make_offer
 from tests.ledger import world as people
 from tests.node.executor_fixture import FakeDriver, FakeTask, Fleet, fleet, receipts_of, service
 from tests.node.network_fixture import until
@@ -57,7 +58,7 @@ async def test_a_volume_is_the_same_in_each_term_and_goes_with_its_deployment(
     if find_mkfs() is None:
         pytest.skip("mkfs.ext4 is not installed")
     monkeypatch.setattr("node.executor.gather.VOLUME_SWEEP_S", 0.05)
-    shelf = VolumeShelf(tmp_path / "volumes", 64 * MIB)
+    shelf = VolumeShelf({"ssd": Room(tmp_path / "volumes", 64 * MIB)})
     async with fleet(tmp_path, "node1", executors=False) as net:
         net.execute("node1", enforces=("volumes",), volumes=shelf)
         deployment = await net.approved(service(replicas=1, volumes=(DATA,)))
@@ -69,7 +70,7 @@ async def test_a_volume_is_the_same_in_each_term_and_goes_with_its_deployment(
         assert shelf.deployments() == {deployment}
         assert net.slot(deployment, "web/0").home == net.net.peers["node1"].node_key.public
         node = read(net.first.state, Node, key_node(net.net.peers["node1"].node_key.public))
-        assert node is not None and node.used_disk_bytes >= 16 * MIB
+        assert node is not None and node.used_ssd_bytes >= 16 * MIB
         await net.do(people.CONSUMER, t.CancelDeployment(deployment, "enough"))
         await until(lambda: not shelf.deployments())
         assert not net.drivers["node1"].running
@@ -91,7 +92,8 @@ async def test_nothing_is_written_to_a_volume_before_the_ledger_knows_where_it_i
             return await start(driver, prepared, kill_at_ms)
 
         monkeypatch.setattr(FakeDriver, "start", starts)
-        net.execute("node1", enforces=("volumes",), volumes=VolumeShelf(tmp_path / "volumes", 64 * MIB))
+        shelf = VolumeShelf({"ssd": Room(tmp_path / "volumes", 64 * MIB)})
+        net.execute("node1", enforces=("volumes",), volumes=shelf)
         deployment = await net.approved(service(replicas=1, volumes=(DATA,)))
         await net.until_statuses(deployment, "running")
         assert homes == [peer.node_key.public]
@@ -104,7 +106,7 @@ async def test_a_lost_volume_begins_anew_only_where_the_contract_says_so(
     """A disk that was changed must not look like a database that was always empty."""
     if find_mkfs() is None:
         pytest.skip("mkfs.ext4 is not installed")
-    shelf = VolumeShelf(tmp_path / "volumes", 64 * MIB)
+    shelf = VolumeShelf({"ssd": Room(tmp_path / "volumes", 64 * MIB)})
     async with fleet(tmp_path, "node1", executors=False) as net:
         net.execute("node1", enforces=("volumes",), volumes=shelf)
         deployment = await net.approved(service(replicas=1, volumes=(replace(DATA, if_lost=if_lost),)))
@@ -128,7 +130,8 @@ async def test_a_lost_volume_begins_anew_only_where_the_contract_says_so(
 
 async def test_a_node_without_room_for_a_volume_does_not_claim(tmp_path: Path) -> None:
     async with fleet(tmp_path, "node1", executors=False) as net:
-        net.execute("node1", enforces=("volumes",), volumes=VolumeShelf(tmp_path / "volumes", 15 * MIB))
+        shelf = VolumeShelf({"ssd": Room(tmp_path / "volumes", 15 * MIB)})
+        net.execute("node1", enforces=("volumes",), volumes=shelf)
         deployment = await net.approved(service(replicas=1, volumes=(DATA,)))
         slot = f"{deployment.hex()}/web/0"
         refused = net.executors["node1"].status
@@ -190,13 +193,11 @@ async def test_egress_is_offered_only_when_the_nodes_owner_says_so(tmp_path: Pat
         await until(lambda: refused().refused.get(slot, "").startswith("claim.feature"))
 
 
-def test_classes_of_volumes_are_offered_where_volumes_are() -> None:
-    def offered(*features: Feature) -> dict[str, str]:
-        settings = NodeSettings(volume_classes=("ssd",))
-        return enforced(settings, Fingerprint("sandbox", Isolation.SANDBOX, True, "", features))
-
-    assert offered(Feature("volumes", True, "x")) == {"volumes": "enforced", "volumes.ssd": "enforced"}
-    assert offered(Feature("volumes", False, "only root")) == {"volumes": "only root"}
+def test_an_offer_has_both_kinds_of_disk_and_their_prices() -> None:
+    settings = NodeSettings(ssd="3GiB", hdd="2TiB", price_ssd="0.002", price_hdd="0.0005")
+    offer = make_offer(settings, Fingerprint("sandbox", Isolation.SANDBOX, True, "", ()), "/a", 0)
+    assert (offer.ssd_bytes, offer.hdd_bytes) == (3 << 30, 2 << 40)
+    assert (offer.price.ssd_gib_hour, offer.price.hdd_gib_hour) == (2_000, 500)
 
 
 @pytest.mark.parametrize("status", get_args(DeploymentStatus))

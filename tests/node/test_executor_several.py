@@ -69,12 +69,12 @@ def test_an_offer_names_each_driver_and_what_it_enforces() -> None:
     one, two = FakeDriver(), OtherDriver()
     one.enforces = ("egress",)
     two.enforces = ("sealed-image", "egress", "volumes", "health-exec", "volume-copies")
-    settings = node_settings(egress=True, volume_classes=("ssd",))
+    settings = node_settings(egress=True)
     found = make_offer(settings, Several([one, two]).fingerprint(), "", 0)
     assert found.runtimes == ("sandbox", "oci")
     others = {name: value for name, value in found.attributes.items() if name.startswith("oci.")}
     # What nobody may ask for, or is not enforced, takes no room in an offer.
-    names = ("egress", "health-exec", "sealed-image", "volume-copies", "volumes", "volumes.ssd")
+    names = ("egress", "health-exec", "sealed-image", "volume-copies", "volumes")
     assert others == dict.fromkeys((f"oci.{name}" for name in names), "enforced")
     assert "sealed-image" not in found.attributes
     shut = make_offer(node_settings(egress=False), Several([one, two]).fingerprint(), "", 0)

@@ -13,7 +13,7 @@ from ledger.contracts.types import Contract, VolumeTemplate, WorkloadTemplate
 from ledger.copy_records import VolumeCopy
 from ledger.keys import Key
 from ledger.limits import MIB
-from ledger.manifests.types import Placement, Restart, Rule, UpdateStrategy
+from ledger.manifests.types import DISKS, Placement, Restart, Rule, UpdateStrategy
 from ledger.records import Deployment, Slot, key_contract_name, key_deployment, key_slot
 from ledger.state import read
 from ledger.trade_records import UpdateRecord, key_update
@@ -115,7 +115,14 @@ def _compared(rng: Random, plan: Plan, number: int) -> Plan:
 
 def _kept(rng: Random, plan: Plan, number: int) -> Plan:
     if_lost = rng.choice(("wait", "wait", "empty"))
-    data = VolumeTemplate(name="data", path="/data", size_bytes=16 * MIB, rpo_s=RPO_S, if_lost=if_lost)
+    data = VolumeTemplate(
+        name="data",
+        path="/data",
+        size_bytes=16 * MIB,
+        storage=DISKS[number % 2],
+        rpo_s=RPO_S,
+        if_lost=if_lost,
+    )
     anywhere = Placement(distinct="none")
     web = service(replicas=1, volumes=(data,), placement=anywhere, update=_strategy(rng))
     return _planned(rng, plan, number, web)

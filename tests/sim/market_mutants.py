@@ -185,7 +185,7 @@ def _twice(real: Any) -> Any:
     def free(deal: Deal, name: str) -> Slot:
         holder = deal.slot(name).holder
         slot: Slot = real(deal, name)
-        use_capacity(deal.env, holder, deal.workload(name).resources, -1)
+        use_capacity(deal.env, holder, deal.workload(name).needs, -1)
         return slot
 
     return free

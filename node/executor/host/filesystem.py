@@ -23,8 +23,10 @@ def find_mkfs() -> str | None:
 
 def make_filesystem(mkfs: str, target: str, pass_fds: Iterable[int] = ()) -> None:
     """An empty ext4 that fills `target`, whose top folder belongs to a workload. Raises VolumeRefused."""
-    # No blocks are kept for root; nothing is discarded, since the bytes are set aside.
-    options = ["-q", "-F", "-m", "0", "-E", f"root_owner={_OWNER}:{_OWNER},nodiscard"]
+    # No blocks are kept for root; nothing is discarded, since the bytes are set aside. Nor is anything left
+    # for the kernel to zero once it is mounted: of a file it would give those bytes back to the disk.
+    extended = f"root_owner={_OWNER}:{_OWNER},nodiscard,lazy_itable_init=0"
+    options = ["-q", "-F", "-m", "0", "-E", extended]
     _run([mkfs, *options, target], pass_fds)
 
 

@@ -145,10 +145,10 @@ class Copier:
             files: dict[str, Path] = {}
             if handle is None:
                 for volume in self.volumes:
-                    resting = shelf.resting(*self._id, volume.name)
+                    resting = shelf.resting(*self._id, volume)
                     files[volume.name] = await trio.to_thread.run_sync(stack.enter_context, resting)
             else:
-                files = {v.name: stack.enter_context(shelf.spare(*self._id, v.name)) for v in self.volumes}
+                files = {v.name: stack.enter_context(shelf.spare(*self._id, v)) for v in self.volumes}
                 into = {volume.path: files[volume.name] for volume in self.volumes}
                 still_s = await self._shop.driver.copy_volumes(handle, into)
                 self._log.info("volumes_taken", still_ms=round(still_s * 1000))

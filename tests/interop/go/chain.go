@@ -63,7 +63,7 @@ func readGenesis(file string) (*genesis, error) {
 		return nil, err
 	}
 	given := value.(dict)
-	whole := dict{"limits": 4}
+	whole := dict{"limits": 5}
 	for name, it := range given {
 		whole[name] = it
 	}

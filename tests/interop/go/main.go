@@ -76,7 +76,7 @@ func run(file string, signing pubsub.MessageSignaturePolicy) error {
 	reply(0, dict{"genesis": fmt.Sprintf("%x", known.hash), "peer": node.host.ID().String()}, nil)
 	commands := map[string]func(command) (dict, error){
 		"join": node.join, "follow": node.follow, "final": node.final, "check_certificate": node.checkCertificate,
-		"check_approval": node.checkApproval, "approve": node.approve, "transfer": node.files.transfer,
+		"check_approval": node.checkApproval, "approve": node.approve, "transfer": node.transfer,
 		"gossip": node.gossip, "request": node.request, "artifact": node.artifact, "stop": node.stop,
 	}
 	lines := bufio.NewScanner(os.Stdin)
