@@ -1652,6 +1652,13 @@ MUTANTS: Final = (
         ("tests/node/test_results_cli.py",),
     ),
     _M(
+        "one_bad_box_fails_them_all",
+        "node/cli/results.py",
+        "        owner = workload if workload in agree else told.slot\n",
+        "        owner = told.slot\n",
+        ("tests/node/test_results_cli.py",),
+    ),
+    _M(
         "what_is_available_stops_with_its_lease",
         "node/executor/tenure.py",
         "replace(lease, beyond_ms=workload.available_s * 1000)",
