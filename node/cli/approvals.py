@@ -81,9 +81,8 @@ def approve(
 
     The manifest is fetched, hashed and compared here; the signature binds exactly those bytes.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
     """
     wish = Wish("granted", _act(signoff, delete, update, release), role, expires, comment)
     return _decide(deployment, signer_of(key, ssh), wish, save, yes)
@@ -106,9 +105,8 @@ def reject(
 ) -> int:
     """Sign a rejection of a deployment.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
     """
     wish = Wish("rejected", _act(signoff, delete, update, release), role, "", comment)
     return _decide(deployment, signer_of(key, ssh), wish, save, yes)
@@ -131,9 +129,8 @@ def revoke(
 ) -> int:
     """Withdraw an approval; what runs by it stops.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
     """
     wish = Wish("revoked", _act(signoff, delete, update, release), role, "", comment)
     return _decide(deployment, signer_of(key, ssh), wish, save, yes)

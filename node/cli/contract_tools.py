@@ -17,12 +17,11 @@ def search(
 ) -> int:
     """Find published contracts.
 
-    Parameters
-    ----------
-    text: Words that name, title, summary or tags must hold, all of them.
-    tag: One of its tags.
-    author: The author's key in hex, or how it begins.
-    runtime: A runtime that one of its workloads wants.
+    Args:
+        text: Words that name, title, summary or tags must hold, all of them.
+        tag: One of its tags.
+        author: The author's key in hex, or how it begins.
+        runtime: A runtime that one of its workloads wants.
     """
     words = text.lower().split()
     found = []
@@ -46,10 +45,9 @@ def search(
 def diff(before: str, after: str, /) -> int:
     """Show what differs between two contracts.
 
-    Parameters
-    ----------
-    before: A folder with a contract.yaml, or a published one: its id, NAME@VERSION, or NAME.
-    after: The other one.
+    Args:
+        before: A folder with a contract.yaml, or a published one: its id, NAME@VERSION, or NAME.
+        after: The other one.
     """
     from ledger.contracts.differences import differences
 
@@ -120,11 +118,10 @@ def _short(value: object) -> str:
 def import_file(file: Path, /, *, out: Path | None = None, name: str | None = None) -> int:
     """Write a draft of a contract from a compose file, and say what is not taken over, and why.
 
-    Parameters
-    ----------
-    file: The compose.yaml.
-    out: Folder of the new contract.yaml (default: a folder here with the contract's name).
-    name: The contract's name (default: as the file says, else that of its folder).
+    Args:
+        file: The compose.yaml.
+        out: Folder of the new contract.yaml (default: a folder here with the contract's name).
+        name: The contract's name (default: as the file says, else that of its folder).
     """
     from ledger.limits import CONTRACT_BYTES_MAX
     from node.client.compose import import_compose
@@ -153,11 +150,10 @@ def import_file(file: Path, /, *, out: Path | None = None, name: str | None = No
 def deprecate(ref: str, /, *, key: str, reason: str) -> int:
     """Warn of a published version; it can still be ordered.
 
-    Parameters
-    ----------
-    ref: Its id, NAME@VERSION, or NAME for the newest version.
-    key: Name of the author's key.
-    reason: What those who read it should know, such as which version to take.
+    Args:
+        ref: Its id, NAME@VERSION, or NAME for the newest version.
+        key: Name of the author's key.
+        reason: What those who read it should know, such as which version to take.
     """
     return _mark(ref, key, "deprecated", reason)
 
@@ -165,11 +161,10 @@ def deprecate(ref: str, /, *, key: str, reason: str) -> int:
 def revoke(ref: str, /, *, key: str, reason: str) -> int:
     """Take a published version back for ever: nobody orders it any more. What was ordered goes on.
 
-    Parameters
-    ----------
-    ref: Its id, NAME@VERSION, or NAME for the newest version.
-    key: Name of the author's key.
-    reason: Why; consumers see it.
+    Args:
+        ref: Its id, NAME@VERSION, or NAME for the newest version.
+        key: Name of the author's key.
+        reason: Why; consumers see it.
     """
     return _mark(ref, key, "revoked", reason)
 

@@ -30,10 +30,9 @@ def _examples() -> Path:
 def init(folder: Path = _HERE, /, *, template: str = "site") -> int:
     """Write a contract to start from.
 
-    Parameters
-    ----------
-    folder: Where; made when missing.
-    template: site, crm, archive, bank (services), mining, ai-mining or primes (jobs).
+    Args:
+        folder: Where; made when missing.
+        template: site, site-image, crm, archive, bank (services), mining, ai-mining or primes (jobs).
     """
     source = _examples() / template
     if not (source / "contract.yaml").is_file():
@@ -49,9 +48,8 @@ def init(folder: Path = _HERE, /, *, template: str = "site") -> int:
 def validate(folder: Path = _HERE, /) -> int:
     """Check a contract and say what is wrong, and where.
 
-    Parameters
-    ----------
-    folder: Folder of the contract.yaml, or the file itself.
+    Args:
+        folder: Folder of the contract.yaml, or the file itself.
     """
     from node.client.build import read_source
 
@@ -74,10 +72,9 @@ def build(
 ) -> int:
     """Hash a contract's artifacts and pin them.
 
-    Parameters
-    ----------
-    folder: Folder of the contract.yaml.
-    out: Where the built contract and its artifacts go (default: FOLDER/build).
+    Args:
+        folder: Folder of the contract.yaml.
+        out: Where the built contract and its artifacts go (default: FOLDER/build).
     """
     from node.client.build import build as build_contract
 
@@ -101,11 +98,10 @@ def publish(
 ) -> int:
     """Sign a built contract and publish it; the peer gets its artifacts.
 
-    Parameters
-    ----------
-    folder: Folder of the contract.yaml; it is built when there is no build yet.
-    key: Name of the author's key.
-    built: Folder of the built contract (default: FOLDER/build).
+    Args:
+        folder: Folder of the contract.yaml; it is built when there is no build yet.
+        key: Name of the author's key.
+        built: Folder of the built contract (default: FOLDER/build).
     """
     from node.client.build import build as build_contract
     from node.client.build import load_built
@@ -149,9 +145,8 @@ def list_contracts() -> int:
 def show(ref: str, /) -> int:
     """Show a published contract.
 
-    Parameters
-    ----------
-    ref: Its id, NAME@VERSION, or NAME for the newest version.
+    Args:
+        ref: Its id, NAME@VERSION, or NAME for the newest version.
     """
     found = current.client().contract(ref)
     contract = found.contract

@@ -33,13 +33,12 @@ def deploy(
 ) -> int:
     """Plan a deployment with the 3bot, then order it.
 
-    Parameters
-    ----------
-    contract: Id, NAME@VERSION, or NAME of a published contract.
-    param: NAME=VALUE, an answer to one of the contract's parameters; may be repeated.
-    role: NAME=KEY[,KEY…], who holds a role that the contract leaves to the order; may be repeated.
-    budget: The most credits to put into escrow; also the contract's parameter "budget", when it has one.
-    plan_only: Show the plan and order nothing.
+    Args:
+        contract: Id, NAME@VERSION, or NAME of a published contract.
+        param: NAME=VALUE, an answer to one of the contract's parameters; may be repeated.
+        role: NAME=KEY[,KEY…], who holds a role that the contract leaves to the order; may be repeated.
+        budget: The most credits to put into escrow; also the contract's parameter "budget", when it has one.
+        plan_only: Show the plan and order nothing.
     """
     client = current.client()
     detail = client.contract(contract)
@@ -197,9 +196,8 @@ def list_deployments() -> int:
 def show(deployment: str, /) -> int:
     """Show a deployment with its approvals, slots and receipts.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
     """
     found = current.client().deployment(deployment)
     if current.output != "table":
@@ -339,11 +337,10 @@ def _policy_text(policy: PolicyView) -> str:
 def cancel(deployment: str, /, *, reason: str = "", key: str = "", yes: Yes = False) -> int:
     """Stop a deployment, settle and refund.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
-    reason: Why, for the record.
-    key: Name of the consumer's key, to cancel without the 3bot.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
+        reason: Why, for the record.
+        key: Name of the consumer's key, to cancel without the 3bot.
     """
     client = current.client()
     found = client.deployment(deployment)

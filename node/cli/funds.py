@@ -21,11 +21,10 @@ Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not 
 def top_up(deployment: str, amount: str, /, *, key: str, yes: Yes = False) -> int:
     """Put credits into a deployment's escrow, on top of its budget, as far as its terms let you.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
-    amount: Credits, such as 2.5.
-    key: Name of the key that pays; anybody may.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
+        amount: Credits, such as 2.5.
+        key: Name of the key that pays; anybody may.
     """
     client = current.client()
     found, micro = client.deployment(deployment), parse_credits(amount)
@@ -36,11 +35,10 @@ def top_up(deployment: str, amount: str, /, *, key: str, yes: Yes = False) -> in
 def extend(deployment: str, /, *, by: str, key: str, yes: Yes = False) -> int:
     """Extend a deployment's term, as far as its terms let you, and pay for it.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
-    by: By how much, such as 30d.
-    key: Name of the consumer's key.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
+        by: By how much, such as 30d.
+        key: Name of the consumer's key.
     """
     client = current.client()
     found = client.deployment(deployment)

@@ -34,11 +34,10 @@ def results(deployment: str, /, *, out: Path, key: str = "") -> int:
     """Fetch the result files of a deployment's jobs, open them and check them against what the ledger proves.
     Of replicas that agree one is enough: the next is asked where one's box is bad or nobody has it.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
-    out: Folder to write them to; one folder a slot when there are several.
-    key: Name of the consumer's key, which alone opens them (default: found among the account keys).
+    Args:
+        deployment: Its id, or the first 6 or more digits.
+        out: Folder to write them to; one folder a slot when there are several.
+        key: Name of the consumer's key, which alone opens them (default: found among the account keys).
     """
     client = current.client()
     found = client.deployment(deployment)

@@ -34,13 +34,12 @@ def update(
 
     What would change is shown first. Stakeholders approve it with `gridpact approve --update`.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
-    contract: Id, NAME@VERSION, or NAME (default: the one that it is of).
-    param: NAME=VALUE, another answer; what is not given stays as it is. May be repeated.
-    role: NAME=KEY[,KEY…], who holds a role from then on; may be repeated.
-    plan_only: Show the plan and ask for nothing.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
+        contract: Id, NAME@VERSION, or NAME (default: the one that it is of).
+        param: NAME=VALUE, another answer; what is not given stays as it is. May be repeated.
+        role: NAME=KEY[,KEY…], who holds a role from then on; may be repeated.
+        plan_only: Show the plan and ask for nothing.
     """
     client = current.client()
     found = client.deployment(deployment)
@@ -116,9 +115,8 @@ def print_update_plan(plan: UpdatePlan) -> None:
 def update_cancel(deployment: str, /, *, key: KeyName = "", yes: Yes = False) -> int:
     """Stop the update of a deployment that is under way; what it changed is reverted.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
     """
     return _steer(deployment, "cancel", key, yes)
 
@@ -126,9 +124,8 @@ def update_cancel(deployment: str, /, *, key: KeyName = "", yes: Yes = False) ->
 def update_resume(deployment: str, /, *, key: KeyName = "", yes: Yes = False) -> int:
     """Go on with an update that is held because a slot failed.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
     """
     return _steer(deployment, "go_on", key, yes)
 

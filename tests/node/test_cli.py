@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -627,6 +628,14 @@ def test_the_written_reference_is_current(checkout: Path) -> None:
         [sys.executable, "scripts/cli_docs.py", "--check"], cwd=checkout, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_help_says_what_each_parameter_is(checkout: Path) -> None:
+    """A docstring that the library reads otherwise loses its words in silence, there and in docs/cli.md."""
+    told = (checkout / "docs" / "cli.md").read_text().partition("\n## Settings")[2]
+    entries = re.findall(r"^\* `[^`]+`:(.*)$", told, re.MULTILINE)
+    assert len(entries) > 250
+    assert not [line for line in entries if not re.sub(r"\*+\[.*?\]\*+", "", line).strip()]
 
 
 def test_a_home_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
