@@ -280,7 +280,7 @@ def _check_workload(workload: WorkloadTemplate, types: dict[str, str], report: R
     check.check_time_limit(workload.kind, workload.time_limit_s, f"{field}.time_limit", report)
     _check_number("available", workload.available_s, types, f"{field}.available", report)
     check.check_available(workload.kind, len(workload.volumes), workload.available_s, field, report)
-    check_isolation(workload.isolation, f"{field}.isolation", report)
+    check_isolation(workload.isolation, workload.runtime, f"{field}.isolation", report)
     check_secrets(workload.secrets, f"{field}.secrets", report)
     for volume in workload.volumes:
         where = f"{field}.volumes.{volume.name}"

@@ -357,7 +357,7 @@ def _check_workload(workload: Workload, field: str) -> None:
     check.check_time_limit(workload.kind, workload.time_limit_s, f"{field}.time_limit", _refuse)
     check.check_number("available", workload.available_s, f"{field}.available", _refuse)
     check.check_available(workload.kind, len(workload.volumes), workload.available_s, field, _refuse)
-    check_isolation(workload.isolation, f"{field}.isolation", _refuse)
+    check_isolation(workload.isolation, workload.runtime, f"{field}.isolation", _refuse)
     check_secrets(workload.secrets, f"{field}.secrets", _refuse)
     names = [path for path, _ in paths]
     check_egress(workload.egress, workload.ports, names, f"{field}.egress", _refuse)

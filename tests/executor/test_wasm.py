@@ -10,6 +10,7 @@ import pytest
 import trio
 from wasmtime import wat2wasm
 
+from ledger.manifests.services import ISOLATION
 from ledger.manifests.wasm import engine_bytes
 from node.clock import boot_ms
 from node.executor.drivers import wasm_trial
@@ -33,6 +34,7 @@ def test_the_fingerprint_names_the_engine_and_only_what_it_enforces(wasm: Wasm) 
     assert found.driver == "wasm"
     for name in ("fuel", "deterministic", "program-memory", "seccomp", "no-capabilities"):
         assert found.enforces(name), name
+    assert set(ISOLATION) <= {feature.name for feature in found.features}
     for name in ("egress", "secrets", "volumes", "volume-copies", "health-exec"):
         assert not found.enforces(name), name
 

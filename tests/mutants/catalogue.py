@@ -1652,6 +1652,13 @@ MUTANTS: Final = (
         ("tests/node/test_results_cli.py",),
     ),
     _M(
+        "a_container_may_insist_on_landlock",
+        "ledger/manifests/services.py",
+        "        if name in never:\n",
+        "        if False:\n",
+        ("tests/ledger/test_isolation.py",),
+    ),
+    _M(
         "one_bad_box_fails_them_all",
         "node/cli/results.py",
         "        owner = workload if workload in agree else told.slot\n",

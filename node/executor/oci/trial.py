@@ -16,6 +16,7 @@ from pathlib import Path
 
 import trio
 
+from ledger.manifests.services import NEVER_ENFORCED
 from node.executor import limits
 from node.executor.drivers import trial
 from node.executor.drivers.base import (
@@ -86,7 +87,7 @@ def examine(scope: str) -> tuple[trial.Host, tuple[str, str]]:
                 reasons.append(f"podman with {Path(runtime).name}: {error}")
                 continue
             features = [*_features(seen, runtime), Feature("sealed-image", mkfs is not None, image_how)]
-            features += [Feature("landlock", False, "podman does not take it on")]
+            features += [Feature(name, False, why) for name, why in NEVER_ENFORCED[NAME].items()]
             features += trial.limit_features(groups, told)
             missing = [f.name for f in features if not f.enforced and f.name in _MUST]
             if not missing:
