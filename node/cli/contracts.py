@@ -14,7 +14,7 @@ from ledger.documents import sign_contract
 from ledger.policies.decision import describe
 from ledger.policies.types import ACTS
 from ledger.transactions import PublishContract
-from node.cli.context import EXIT_ERROR, EXIT_USAGE, Failure, current
+from node.cli.context import EXIT_ERROR, EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.output import emit, emit_facts, say
 from node.client.amounts import size_text, time_text, value_text
 from node.files.cid import cid_of
@@ -103,15 +103,18 @@ def publish(
         key: Name of the author's key.
         built: Folder of the built contract (default: FOLDER/build).
     """
+    from node.client.build import BUILT_NAME, SOURCE_NAME, is_built_from, load_built, read_source
     from node.client.build import build as build_contract
-    from node.client.build import load_built
 
     author = current.key(key)
     client = current.client()
     target = built or folder / _BUILD_NAME
-    if not (target / "contract.json").exists():
+    if not (target / BUILT_NAME).exists():
         build_contract(folder, target)
     found = load_built(target)
+    if (folder / SOURCE_NAME).is_file() and not is_built_from(found.contract, read_source(folder)):
+        again = f"gridpact contract build {folder}" + (f" --out {built}" if built else "")
+        raise Failure(EXIT_REJECTED, f"{target} is of another {SOURCE_NAME} than {folder} has now: {again}")
     label = f"{found.contract.name}@{found.contract.version}"
     for artifact in {item.artifact.sha256: item for item in found.artifacts}.values():
         say(f"giving {artifact.artifact.path} ({size_text(artifact.artifact.size_bytes)}) to the peer")

@@ -253,8 +253,13 @@ def test_a_contract_from_template_to_notary(shell: Shell, tmp_path: Path) -> Non
     assert "deploy asks for" in shell.ok("contract", "show", "mining")
     code, _, err = shell.run("contract", "publish", str(folder), "--key", "author")
     assert code == 4
-    assert "contract." in err
+    assert "contract.exists" in err
     text = (folder / "contract.yaml").read_text()
+    for before, after in (("version: 1.0.0", "version: 1.1.0"), ("path: /app/mine.awk", "path: /app/my.awk")):
+        assert before in text
+        (folder / "contract.yaml").write_text(text.replace(before, after))
+        code, _, err = shell.run("contract", "publish", str(folder), "--key", "author")
+        assert (code, f"gridpact contract build {folder}" in err) == (4, True), err
     (folder / "contract.yaml").write_text(text.replace("version:", "versoin:", 1))
     code, _, err = shell.run("contract", "validate", str(folder))
     assert code == 4
