@@ -91,8 +91,8 @@ def test_it_finds_updates_that_nobody_approved(tmp_path: Path, monkeypatch: pyte
 
 
 def test_it_works_out_how_long_a_service_runs_on(tmp_path: Path) -> None:
-    """[E9] `available` as a number, by reference to a parameter that is given or left out, and worked out: each
-    is in the manifest whose digest was signed."""
+    """[E9] `available` as a number, by reference to a parameter that is given or left out, and worked out:
+    each is in the manifest whose digest was signed."""
     world = ChainWorld()
     world.add_nodes()
     asked = {
