@@ -20,6 +20,7 @@ from tests.sim.market_coverage import COUNTED, EVENTS, REFUSALS, RULES
 from tests.sim.market_people import Office
 from tests.sim.market_scenario import (
     MarketScenario,
+    changing_market,
     cut_market,
     late_market,
     leaving_market,
@@ -131,6 +132,13 @@ def test_who_may_not_leave_offers_on() -> None:
     assert world.run().violations == []
     assert world.market.counts["refusal drain.notice"] == 1
     assert world.market.counts["started"] >= 4
+
+
+def test_an_update_is_done_without_replicas_that_were_left_behind() -> None:
+    """[R8] Enough agree, so that nobody waits for the others: no checker takes that for a fault."""
+    world = MarketWorld(65, scenario=changing_market(65))
+    assert world.run().violations == []
+    assert world.market.counts["U9 done"] and world.market.counts["R8 agreed"]
 
 
 def test_nodes_are_registered_when_all_their_farms_are(monkeypatch: pytest.MonkeyPatch) -> None:
