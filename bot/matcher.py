@@ -88,7 +88,7 @@ def match(manifest: Manifest, nodes: Iterable[Node], now_ms: int, farms: Farms =
             continue
         rate = slot_rate(workload, best.price)
         matches.append(Match(slot, best, rate, term_cost(manifest, rate)))
-        market[best.key] = _used(best, workload)
+        market[best.key] = used(best, workload)
         held.append((slot, best))
     return Matching(tuple(matches), tuple(unplaced), tuple(unfit), tuple(able))
 
@@ -124,7 +124,8 @@ def why_none(
     return told or ("no node offers capacity",)
 
 
-def _used(node: Node, workload: Workload) -> Node:
+def used(node: Node, workload: Workload) -> Node:
+    """The node when it holds one more slot of a workload."""
     needs = workload.needs
     return replace(
         node,

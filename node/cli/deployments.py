@@ -147,6 +147,8 @@ def print_plan(plan: Plan) -> None:
         )
     for missing in plan.missing:
         print(f"missing: {missing}")
+    if not plan.manifest:
+        print("answer by --param NAME=VALUE, and say who holds a role by --role NAME=KEY")
 
 
 def _excluded(plan: Plan) -> Iterator[str]:
@@ -268,11 +270,11 @@ def _print_head(found: DeploymentDetail, types: dict[str, str]) -> None:
             ),
             ("until", _end_text(found)),
             *(("warning", warning.text) for warning in found.warnings),
-            ("deploy approval", _policy_text(found.policies.deploy)),
-            ("sign-off", _policy_text(found.policies.signoff)),
-            ("delete", _policy_text(found.policies.delete)),
+            ("deploy approval", policy_text(found.policies.deploy)),
+            ("sign-off", policy_text(found.policies.signoff)),
+            ("delete", policy_text(found.policies.delete)),
             *(_release_facts(found)),
-            *_update_facts(found),
+            *update_facts(found),
             ("money", _money_text(found)),
             ("ordered", f"{time_text(times.ordered_ms)} UTC"),
             ("then", ", ".join(steps) or "nothing yet"),
@@ -298,7 +300,7 @@ def _release_facts(found: DeploymentDetail) -> list[tuple[str, str]]:
         state = f"{found.results} released {time_text(released_ms)} UTC"
     else:
         state = f"{found.results} held back" + (f" until {time_text(until_ms)} UTC" if until_ms else "")
-    return [("release", _policy_text(found.policies.release)), ("results", state)]
+    return [("release", policy_text(found.policies.release)), ("results", state)]
 
 
 def _end_text(found: DeploymentDetail) -> str:
@@ -313,7 +315,7 @@ def _end_text(found: DeploymentDetail) -> str:
     return f"{time_text(found.ends_ms)} UTC, then it {how}"
 
 
-def _update_facts(found: DeploymentDetail) -> list[tuple[str, str]]:
+def update_facts(found: DeploymentDetail) -> list[tuple[str, str]]:
     """The last update, and what it waits for."""
     if not found.updates:
         return []
@@ -326,7 +328,8 @@ def _update_facts(found: DeploymentDetail) -> list[tuple[str, str]]:
     return [("update", text)]
 
 
-def _policy_text(policy: PolicyView) -> str:
+def policy_text(policy: PolicyView) -> str:
+    """How a policy stands, and what it lacks."""
     if not policy.asked:
         return "not asked by the contract"
     if policy.satisfied:

@@ -92,12 +92,12 @@ def print_update_plan(plan: UpdatePlan) -> None:
         (
             c.slot,
             c.what,
-            f"{credits_text(c.rate_now)} an hour" if c.rate_now else "-",
-            f"{credits_text(c.rate_then)} an hour" if c.rate_then > 0 else "-",
+            credits_text(c.rate_now) if c.rate_now else "-",
+            credits_text(c.rate_then) if c.rate_then > 0 else "-",
         )
         for c in plan.slots
     ]
-    print_table(("slot", "what", "price now", "then"), rows)
+    print_table(("slot", "what", "credits an hour now", "then"), rows)
     for step in plan.steps:
         print(f"steps {step}")
     for words in plan.approvals:
@@ -105,8 +105,9 @@ def print_update_plan(plan: UpdatePlan) -> None:
     for approver in plan.approvers:
         print(f"  {approver.role}: {', '.join(key[:10] for key in approver.keys)} ({approver.act})")
     print(
-        f"locked {credits_text(plan.locked)}, back if it were done now {credits_text(plan.returns)}, "
-        f"more to the author {credits_text(plan.fee)} credits; balance {credits_text(plan.balance)}"
+        f"{credits_text(plan.locked)} credits more go into escrow, of a balance of "
+        f"{credits_text(plan.balance)}; {credits_text(plan.fee)} more to the author; "
+        f"{credits_text(plan.returns)} come back when it is done, if that were now"
     )
     for missing in plan.missing:
         print(f"missing: {missing}")

@@ -24,6 +24,7 @@ FUNDS: Final = ("tests/ledger/test_funds.py",)
 STANDING: Final = ("tests/ledger/test_standing.py",)
 PENALTIES: Final = ("tests/ledger/test_penalties.py",)
 PLAN_IS_BILL: Final = ("tests/bot/test_plan_is_bill.py",)
+UPDATE_PLAN: Final = ("tests/bot/test_update_plan.py",)
 NOTICES: Final = ("tests/ledger/test_notices.py",)
 APPROVALS: Final = ("tests/ledger/test_approvals.py",)
 MEMBERS: Final = ("tests/ledger/test_organisation_approvals.py",)
@@ -993,6 +994,20 @@ MUTANTS: Final = (
         "min(ready + CLAIM_WINDOW_MS, term_ms)",
         "min(ready, term_ms)",
         PLAN_IS_BILL,
+    ),
+    _M(
+        "an_update_plans_one_place_twice",
+        "bot/updates.py",
+        "            held[name] = best\n",
+        "",
+        UPDATE_PLAN,
+    ),
+    _M(
+        "an_update_plans_with_room_that_is_used",
+        "bot/updates.py",
+        " | {best.key: used(best, workload)}",
+        "",
+        UPDATE_PLAN,
     ),
     _M(
         "what_waits_is_planned_from_the_start",

@@ -362,16 +362,18 @@ def test_stakeholders_approve_and_strangers_do_not(shell: Shell) -> None:
     assert "approval.not_a_stakeholder" in err
     code, _, err = shell.run("approve", short, "--as", "legal", "--key", "budget", "--yes")
     assert "approval.wrong_role" in err
-    code, _, err = shell.run(
+    code, out, err = shell.run(
         "approve", short, "--as", "budget", "--key", "budget", "--comment", "fine", "--yes"
     )
     assert code == 0
+    assert re.search(r"^policy +open: needs 1 of .*role legal", out, re.MULTILINE), out
     assert "You APPROVE the deployment of site 1.0.0 as budget" in err
     assert shell.peer.world.deployment(bytes.fromhex(deployment)).manifest.hex() in err
     file = contract().workloads[0].artifacts[0]
     assert f"{file.path} (" in err and f"sha256 {file.sha256} cid {cid_of(file.sha256)}" in err
     assert shell.peer.world.deployment(bytes.fromhex(deployment)).status == "awaiting_approval"
-    shell.ok("approve", short, "--as", "legal", "--key", "legal", "--expires", "1000d", "--yes")
+    told = shell.ok("approve", short, "--as", "legal", "--key", "legal", "--expires", "1000d", "--yes")
+    assert re.search(r"^policy +satisfied\nstatus +approved$", told, re.MULTILINE), told
     assert shell.peer.world.deployment(bytes.fromhex(deployment)).status == "approved"
     assert shell.run("approve", short, "--as", "legal", "--key", "legal")[0] == 2  # nobody to ask
     shell.ok("revoke", short, "--as", "legal", "--key", "legal", "--yes")
