@@ -14,7 +14,14 @@ from node.api.models import DeploymentDetail, PolicyView
 from node.cli.context import EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.keys import public_key
 from node.cli.output import confirm, emit, emit_facts, print_table, say
-from node.client.amounts import credits_text, parse_credits, span_text, time_text, value_text
+from node.client.amounts import (
+    credits_text,
+    duration_text,
+    parse_credits,
+    span_text,
+    time_text,
+    value_text,
+)
 
 Pairs = tuple[str, ...]
 _NODES_SHOWN = 8  # in a line; the JSON has them all
@@ -114,7 +121,7 @@ def roles_from(items: Pairs) -> dict[str, tuple[str, ...]]:
 def print_plan(plan: Plan) -> None:
     """The plan, for people. Without answers and roles there is none yet, but what is missing."""
     if plan.manifest:
-        print(f"Plan for {plan.name} {plan.version}, for {span_text(plan.duration_s * 1000)}")
+        print(f"Plan for {plan.name} {plan.version}, for {duration_text(plan.duration_s)}")
         rows = [
             (
                 line.slot,

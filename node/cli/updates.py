@@ -3,6 +3,7 @@ manifest."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -13,7 +14,7 @@ from node.api.update_seam import Steered, SteerRequest, Updated, UpdatePlan, Upd
 from node.cli.context import EXIT_REJECTED, Failure, current
 from node.cli.deployments import pair, roles_from
 from node.cli.output import confirm, emit, emit_facts, print_table, say
-from node.client.amounts import credits_text, time_text
+from node.client.amounts import credits_text, term_text, time_text
 
 Pairs = tuple[str, ...]
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
@@ -54,7 +55,7 @@ def update(
     )
     plan = client.post("/v1/bot/plan-update", request, UpdatePlan)
     if current.output == "table":
-        print_update_plan(plan)
+        print_update_plan(plan, {asked.name: asked.type for asked in detail.contract.parameters})
     if plan_only:
         if current.output != "table":
             emit(plan)
@@ -84,10 +85,14 @@ def update(
     return 0
 
 
-def print_update_plan(plan: UpdatePlan) -> None:
-    """The plan, for people."""
+def print_update_plan(plan: UpdatePlan, kinds: Mapping[str, str]) -> None:
+    """The plan, for people. `kinds`: the type of each parameter."""
     print(f"Update of {plan.name} {plan.version_before} to {plan.version}, deployment {plan.deployment[:12]}")
-    print_table(("field", "before", "after"), [(c.field, c.before, c.after) for c in plan.changes])
+    changes = [
+        (c.field, term_text(c.field, c.before, kinds), term_text(c.field, c.after, kinds))
+        for c in plan.changes
+    ]
+    print_table(("field", "before", "after"), changes)
     rows = [
         (
             c.slot,

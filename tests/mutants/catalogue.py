@@ -996,6 +996,13 @@ MUTANTS: Final = (
         PLAN_IS_BILL,
     ),
     _M(
+        "renewals_fill_the_history",
+        "ledger/storage/subjects.py",
+        " or isinstance(tx.tx.body, Renew)",
+        "",
+        ("tests/ledger/test_audit.py",),
+    ),
+    _M(
         "an_update_plans_one_place_twice",
         "bot/updates.py",
         "            held[name] = best\n",
