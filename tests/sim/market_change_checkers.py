@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 class Versions(MarketChecker):
     """What starts is of the manifest in force, or of the update that rolls, as its node knows; an update is
-    done when all that changed over runs, but for those without whom enough replicas agree, and what did not is
-    the same in both."""
+    done when all that changed over runs, but for those without whom enough replicas agree, and what did not
+    is the same in both."""
 
     def __init__(self, market: Market) -> None:
         super().__init__(market)
@@ -75,19 +75,19 @@ class Versions(MarketChecker):
 
 
 class Told(MarketChecker):
-    """Who knew HEARD_MS ago that the ledger had taken a term off it runs it no more."""
+    """Who knew HEARD_MS ago that the ledger had taken a term off it runs it no more, be it `available`."""
 
     def __init__(self, market: Market) -> None:
         super().__init__(market)
-        self.released: dict[tuple[SlotId, int], int] = {}  # heights
+        self.taken: dict[tuple[SlotId, int], int] = {}  # heights
         self.running: dict[tuple[SlotId, int], MarketNode] = {}
 
     def final(self, block: FinalBlock) -> None:
         for event in block.result.events:
-            if event.kind == "slot.released":
-                self.released.setdefault(slot_of(event), block.height)
+            if event.kind in ("slot.released", "slot.lost"):
+                self.taken.setdefault(slot_of(event), block.height)
         for key, node in self.running.items():
-            if 0 < self.released.get(key, 0) <= node.known_height(HEARD_MS):
+            if 0 < self.taken.get(key, 0) <= node.known_height(HEARD_MS):
                 self.complain(f"{key[0][1]} term {key[1]} still runs on {node.name}, which knows better")
 
     def started(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
