@@ -173,6 +173,13 @@ def test_an_update_is_done_without_replicas_that_were_left_behind() -> None:
     assert world.market.counts["U9 done"] and world.market.counts["R8 agreed"]
 
 
+def test_a_job_whose_update_is_reverted_is_done_anew() -> None:
+    """[Y10] Before its replicas had committed to anything: no checker counts what they told before."""
+    result, counts = once(64)
+    assert result.violations == []
+    assert counts["U8 reverted"] and counts["R8 none agree"]
+
+
 def test_nodes_are_registered_when_all_their_farms_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever farm comes last, no node is left out of the market."""
     send_as = Office.send_as
