@@ -237,7 +237,7 @@ def _check_quorums(now: Organisation | None, deed: Deed, given: Sequence[bytes])
         lists.append(("before it", {seat.key: seat.weight for seat in now.seats}, now.quorum))
     if deed.charter is not None:
         after = {bytes.fromhex(member.key): member.weight for member in deed.charter.members}
-        lists.append(("after it" if now is not None else "of it", after, deed.charter.quorum))
+        lists.append(("after it" if now is not None else "that it names", after, deed.charter.quorum))
     if any(all(public not in weights for _, weights, _ in lists) for public in given):
         raise Refused("organisation.signers", "only members sign", "signatures")
     for which, weights, quorum in lists:
