@@ -100,7 +100,7 @@ async def test_two_at_once_never_have_one_volume(
         with pytest.raises(StartFailed, match=r"still mounted|not started within"):
             await bench.driver.start(await bench.driver.prepare(with_volume(bench, shelf, "true")))
         monkeypatch.undo()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         assert await bench.output(with_volume(bench, shelf, "echo mine")) == "mine\n"
 
 
