@@ -62,7 +62,9 @@ class Said:
         return json.loads(self.out)
 
 
-def gridpact(*words: str, home: str = "", extra: dict[str, str] | None = None, timeout_s: float = 120) -> Said:
+def gridpact(
+    *words: str, home: str = "", extra: dict[str, str] | None = None, timeout_s: float = 120
+) -> Said:
     """Run one command as a process of its own."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("GRIDPACT_")} | {"PYTHONPATH": str(ROOT)}
     env |= {"GRIDPACT_HOME": home} if home else {}
