@@ -3,13 +3,12 @@ the ledger's own rules are tried on a copy of the state, and dropped."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from bot.matcher import best_node
+from bot.matcher import best_node, why_none
 from bot.planner import approvers_of, typed_parameters
 from bot.view import Own, Template, farms_of, market
 from ledger.contracts.differences import manifest_changes
@@ -99,8 +98,7 @@ def _plan(
     here: Here, own: Own, manifest: Manifest, body: UpdateDeployment, data: bytes, missing: list[str]
 ) -> UpdatePlan:
     record, former = own.record, own.manifest
-    changes = list(_slot_changes(here, own, manifest, body.manifest, data))
-    missing = [*missing, *(f"capacity: no node for {c.slot}" for c in changes if _unplaced(c))]
+    changes, unplaced = _slot_changes(here, own, manifest, body.manifest, data)
     fee = max(0, manifest.terms.fee - former.terms.fee) if record.fee_paid else 0
     sides = change_sides(former, manifest, lambda one: roll_of(here.state, one))
     return UpdatePlan(
@@ -132,45 +130,50 @@ def _plan(
         locked=body.amount,
         returns=_returns(own, manifest, changes, here.time_ms, body.amount - fee),
         balance=here.balance,
-        missing=missing,
+        missing=[*missing, *unplaced],
     )
-
-
-def _unplaced(change: SlotChange) -> bool:
-    return change.what in ("changes", "new") and change.rate_then < 0
 
 
 def _slot_changes(
     here: Here, own: Own, manifest: Manifest, digest: bytes, data: bytes
-) -> Iterator[SlotChange]:
-    """Kept or not by the ledger's own rule; a slot that changes is priced as if it moved now."""
+) -> tuple[list[SlotChange], list[str]]:
+    """Kept or not by the ledger's own rule; a slot that changes is priced as if it moved now, each in the
+    room that those before it leave. With it, what keeps nodes from slots that find none."""
     env = _env(here)
     env.state.put(b"manifest/" + digest, data)
     deal = Deal(env, own.record)
     wanted = deal.side(digest)[1]
-    nodes = market(here.state)
-    farms = farms_of(here.state, nodes)
-    held_by = {node.key: node for node in nodes}
-    held = [(s.name, held_by[s.holder]) for s in own.slots if s.holder in held_by]
+    nodes = {node.key: node for node in market(here.state)}
+    farms = farms_of(here.state, nodes.values())
+    held = {s.name: nodes[s.holder] for s in own.slots if s.holder in nodes}
     funded = deal.extended(digest)
     known = {slot.name: slot for slot in own.slots}
+    changes: list[SlotChange] = []
+    missing: list[str] = []
     for name in (*known, *(name for name in wanted if name not in known)):
         slot = known.get(name)
         rate = slot.rate_hour if slot is not None and slot.holder and slot.status != "released" else 0
         if name not in wanted:
             if slot is not None and slot.next:
-                yield SlotChange(slot=name, what="goes", rate_now=rate, rate_then=0)
+                changes.append(SlotChange(slot=name, what="goes", rate_now=rate, rate_then=0))
             continue
         if slot is not None and keeps(deal, slot, digest):
-            yield SlotChange(slot=name, what="kept", rate_now=rate, rate_then=rate)
+            changes.append(SlotChange(slot=name, what="kept", rate_now=rate, rate_then=rate))
             continue
-        others = [(n, _without(node, own, name)) for n, node in held if n != name]
         workload = wanted[name]
-        market_then = [_without(node, own, name) for node in nodes]
-        best = best_node(funded, workload, market_then, others, here.time_ms, farms)
+        others = [(other, node) for other, node in held.items() if other != name]
+        room = [_without(node, own, name) for node in nodes.values()]
+        best = best_node(funded, workload, room, others, here.time_ms, farms)
+        if best is None:
+            why = "; ".join(why_none(funded, workload, room, others, here.time_ms, farms))
+            missing.append(f"capacity: no node for {name} ({why})")
+        else:
+            nodes = {node.key: node for node in room} | {best.key: bound(best, workload.needs)}
+            held[name] = best
         rate_then = -1 if best is None else slot_rate(workload, best.price)
         what: Any = "changes" if slot is not None and slot.next else "new"
-        yield SlotChange(slot=name, what=what, rate_now=rate, rate_then=rate_then)
+        changes.append(SlotChange(slot=name, what=what, rate_now=rate, rate_then=rate_then))
+    return changes, missing
 
 
 def _without(node: Node, own: Own, name: str) -> Node:

@@ -1,4 +1,4 @@
-"""Wire encoding: msgspec msgpack, and the refusal of anything that is not the one encoding of a value."""
+"""Encodings, msgpack and canonical JSON, and the refusal of all that is not the one encoding of a value."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 _decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
+_json_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 
 
 def sha256(data: bytes) -> bytes:
@@ -48,3 +49,25 @@ def decode_exact(kind: type[T], data: bytes, rule: str, limit: int) -> T:
     if _encoder.encode(value) != data:
         raise Refused(f"{rule}.not_canonical", "bytes are not the canonical encoding of their value")
     return value
+
+
+def encode_json(value: Any) -> bytes:
+    """Canonical JSON of a struct: sorted keys, no spaces, UTF-8."""
+    return msgspec.json.encode(value, order="sorted")
+
+
+def decode_exact_json(kind: type[T], data: bytes, rule: str, limit: int, field: str = "") -> T:
+    """As `decode_exact`, of canonical JSON."""
+    if len(data) > limit:
+        raise Refused(f"{rule}.too_long", f"{len(data)} bytes, at most {limit}", field)
+    decoder = _json_decoders.get(kind)
+    if decoder is None:
+        decoder = _json_decoders[kind] = msgspec.json.Decoder(kind)
+    try:
+        value = decoder.decode(data)
+        again = encode_json(value)
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+        raise Refused(f"{rule}.malformed", str(error), field) from None
+    if again != data:
+        raise Refused(f"{rule}.not_canonical", "bytes are not the canonical JSON of their value", field)
+    return value  # type: ignore[no-any-return]

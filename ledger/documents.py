@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, Literal, TypeVar, overload
 import msgspec
 
 from ledger import keys, sshsig
-from ledger.codec import sha256
+from ledger.codec import decode_exact_json, encode_json, sha256
 from ledger.contracts.types import Contract
 from ledger.errors import Refused
 from ledger.limits import ENVELOPE_BYTES_MAX
@@ -88,8 +88,6 @@ _STATEMENTS: Final[dict[str, Any]] = {
     "approval": Statement[ApprovalPredicate],
     "receipt": Statement[ReceiptPredicate],
 }
-_decoders: Final = {kind: msgspec.json.Decoder(type_) for kind, type_ in _STATEMENTS.items()}
-_envelope_decoder: Final = msgspec.json.Decoder(Envelope)
 
 
 def document_id(payload: bytes) -> bytes:
@@ -111,7 +109,7 @@ def sign_payload(key: keys.Key, payload: bytes) -> bytes:
 def seal_payload(payload: bytes, signer: bytes, signature: bytes) -> bytes:
     """An envelope around a signature that was made elsewhere: plain, or an SSHSIG ([X1]). Not checked."""
     encoded = base64.b64encode(signature).decode()
-    return _canonical(
+    return encode_json(
         Envelope(base64.b64encode(payload).decode(), PAYLOAD_TYPE, (Signature(signer.hex(), encoded),))
     )
 
@@ -146,7 +144,7 @@ def payload_of(kind: Kind, subject_name: str, subject: bytes, predicate: Any) ->
     statement: Statement[Any] = Statement(
         STATEMENT_TYPE, (Subject(subject_name, Digest(subject.hex())),), PREDICATE_TYPES[kind], predicate
     )
-    return _canonical(statement)
+    return encode_json(statement)
 
 
 def sign_contract(key: keys.Key, contract: Contract) -> bytes:
@@ -197,7 +195,7 @@ def open_document(data: bytes, kind: Kind) -> Document[Any]:
         raise Refused(
             "document.kind", f"{predicate_type[:80]!r}, wanted {PREDICATE_TYPES[kind]!r}", "predicateType"
         )
-    statement = _decode(_decoders[kind], payload, "payload")
+    statement = decode_exact_json(_STATEMENTS[kind], payload, "document", ENVELOPE_BYTES_MAX, "payload")
     if statement.type_ != STATEMENT_TYPE:
         raise Refused("document.kind", f"an in-toto Statement v1 wanted ({STATEMENT_TYPE})", "_type")
     if len(statement.subject) != 1:
@@ -246,9 +244,7 @@ def _peek_kind(payload: bytes) -> str:
 
 def _open_envelope(data: bytes) -> tuple[bytes, bytes, bytes]:
     """Payload, signer and signature (not verified)."""
-    if len(data) > ENVELOPE_BYTES_MAX:
-        raise Refused("document.too_long", f"{len(data)} bytes, at most {ENVELOPE_BYTES_MAX}")
-    envelope = _decode(_envelope_decoder, data, "envelope")
+    envelope = decode_exact_json(Envelope, data, "document", ENVELOPE_BYTES_MAX, "envelope")
     if envelope.payloadType != PAYLOAD_TYPE:
         raise Refused("document.kind", f"payload type {PAYLOAD_TYPE!r} wanted", "payloadType")
     if len(envelope.signatures) != 1:
@@ -279,19 +275,3 @@ def _subject_bytes(digest: str) -> bytes:
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
         raise Refused("document.subject", "64 lower-case hex digits wanted", "subject[0].digest.sha256")
     return bytes.fromhex(digest)
-
-
-def _canonical(value: Any) -> bytes:
-    return msgspec.json.encode(value, order="sorted")
-
-
-def _decode(decoder: msgspec.json.Decoder[Any], data: bytes, field: str) -> Any:
-    """A value whose canonical JSON is exactly `data`."""
-    try:
-        value = decoder.decode(data)
-        again = _canonical(value)
-    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
-        raise Refused("document.malformed", str(error), field) from None
-    if again != data:
-        raise Refused("document.not_canonical", "bytes are not the canonical JSON of their value", field)
-    return value

@@ -28,6 +28,7 @@ _NUMBERED = re.compile(
 )
 _MENTION = re.compile(r"\[([A-Z])([0-9]+)\](?:[–-]\[\1([0-9]+)\])?")
 _FAMILIES = ("too_long", "malformed", "not_canonical")
+_LISTS = ("rules.py", "rule_names.py", "suggestions.py")  # they name rules, and refuse nothing
 _ALSO_A_FILE = "contract.yaml"  # in tests nearly always the file's name, not the rule
 
 # Tests that do not name their rule: they hold it all the same.
@@ -214,17 +215,16 @@ def numbered_table(root: Path) -> str:
 
 def refusals_table(root: Path) -> str:
     """Return the table of the names by which the ledger refuses."""
-    code = [
-        piece for package in ("ledger",) for piece in pieces(root, package) if "rules.py" not in piece.file
-    ]
+    code = [piece for piece in pieces(root, "ledger") if not piece.file.endswith(_LISTS)]
     words = [(piece, strings(piece.node)) for piece in code]
     tests = _tests_by_rule(root)
     rows = []
     for rule, text in RULES.items():
         places = [p for p, found in words if rule in found]
         family, _, suffix = rule.partition(".")
-        if not places and suffix in _FAMILIES:
-            places = [p for p, found in words if re.search(rf'decode_exact\([^)]*"{family}"', p.text)]
+        if suffix in _FAMILIES:
+            call = rf'decode_exact(?:_json)?\([^)]*"{family}"'
+            places += [p for p, found in words if re.search(call, p.text)]
         shown = list(dict.fromkeys(f"{p.file}:{p.name}" if p.name else p.file for p in places))
         held = list(dict.fromkeys([*HELD_BY.get(rule, ()), *tests.get(rule, [])]))
         rows.append((f"`{rule}`", text, ", ".join(f"`{place}`" for place in shown[:2]), _tests(held)))

@@ -175,6 +175,14 @@ def test_every_refusal_has_a_test() -> None:
     assert not [rule for rule, held in rows if not held.strip()]
 
 
+def test_every_refusal_is_found_where_it_is_made() -> None:
+    """A function that refuses, not a list of the names of rules."""
+    rows = re.findall(r"^\| `([a-z_.]+)` \| .* \| ([^|]*) \| [^|]* \|$", made()["refusals"], re.MULTILINE)
+    assert [rule for rule, _ in rows] == list(RULES)
+    assert not [rule for rule, where in rows if not re.match(r"`ledger/[a-z_/]+\.py(:[\w.]+)?`", where)]
+    assert not [rule for rule, where in rows if "rule_names.py" in where or "/rules.py" in where]
+
+
 def test_every_setting_is_told() -> None:
     text = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
     assert not [key.name for key in KEYS if f"| `{key.name}` | `{key.env}` |" not in text]

@@ -3,8 +3,9 @@ the site example. No registry and no container engine is needed, and the same fi
 
     python3 examples/site-image/make_image.py [FOLDER]
 
-FOLDER is where to put it; `image` beside this program without it. It needs Debian's busybox-static. The form
-is that of the OCI image specification, version 1.0: https://github.com/opencontainers/image-spec
+FOLDER is where to put it; `image` beside this program without it. Pages in a folder `www` beside this program
+are taken before those of the site example. It needs Debian's busybox-static. The form is that of the OCI
+image specification, version 1.0: https://github.com/opencontainers/image-spec
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-PAGES = HERE.parent / "site" / "www"
+PAGES = (HERE / "www", HERE.parent / "site" / "www")  # the first that is there
 BUSYBOX = Path("/bin/busybox")
 KIND = "application/vnd.oci.image"
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -77,12 +78,15 @@ def encode(value: dict[str, Any]) -> bytes:
 
 def make(folder: Path) -> str:
     """Write the image into `folder`; return its digest."""
+    found = next((pages for pages in PAGES if pages.is_dir()), None)
+    if found is None:
+        raise SystemExit(f"no pages: put them into {PAGES[0]}")
     system = {
         "bin/busybox": (BUSYBOX.read_bytes(), 0o755),
         "etc/passwd": (b"root:x:0:0::/:/bin/false\nweb:x:1000:1000::/www:/bin/false\n", 0o644),
         "etc/group": (b"root:x:0:\nweb:x:1000:\n", 0o644),
     }
-    pages = {f"www/{page.name}": (page.read_bytes(), 0o644) for page in sorted(PAGES.iterdir())}
+    pages = {f"www/{page.name}": (page.read_bytes(), 0o644) for page in sorted(found.iterdir())}
     layers = [layer(system), layer(pages)]
     layout = Layout(folder)
     config = {

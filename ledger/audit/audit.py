@@ -4,8 +4,8 @@ Proved by the file: that each transaction was signed by its sender and is in a f
 records (status, slots, approvals, receipts, bills, nodes, farms) are those of the state at one final
 header, and that none was left out; that contracts, order, updates and manifests belong together; and that
 approvals, runs, terms and money follow from each other (ledger.audit.checks).
-Not proved: that a claim or renewal was accepted (a claim shows what a node asked for; who held a term
-shows in its receipts and bill), and that claims and renewals are complete.
+Not proved: that a claim was accepted (it shows what a node asked for; who held a term shows in its receipts
+and bill), and that claims are complete. Renewals of leases are in nobody's history, and in no file.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from ledger.policies.decision import describe
 from ledger.policies.people import names_of
 from ledger.policies.types import ACTS
 from ledger.policies.words import outline
-from ledger.predicates import ReceiptPredicate
+from ledger.predicates import ContractPredicate, ReceiptPredicate
 from ledger.receipts import unstated
 from ledger.records import Bill, ReceiptRecord
 from ledger.transactions import (
@@ -68,12 +68,14 @@ def _order(case: Case, facts: Facts) -> str:
     facts.manifest, facts.author = record.manifest.hex(), manifest.author
     facts.consumer = manifest.consumer
     _ordered(manifest, facts)
+    document = case.in_force.published.document
+    if document is not None and isinstance(document.predicate, ContractPredicate):
+        facts.kinds = {asked.name: asked.type for asked in document.predicate.contract.parameters}
     in_force = manifest.policies.of(record.ground)  # an update may have brought it by the update policy
     facts.policies["deploy"], facts.outlines["deploy"] = describe(in_force), outline(in_force)
     facts.status, facts.state_height = record.status, case.anchor.state_height
     facts.state_time_ms, facts.escrow = case.anchor.time_ms, record.paid_in
     facts.extended_s = record.extended_s
-    facts.renewals = sum(isinstance(tx.body, Renew) for tx in case.life)
     facts.timeline = timeline(case.placed)
     _cancels(case)
     return f"{_short(case.deployment)} by {_short(record.consumer)}, status {record.status}"

@@ -55,7 +55,9 @@ from ledger.trade_records import (
 from ledger.transactions import Body, CheckedTx
 
 FORMAT: Final = "gridpact-audit/4"
-AUDIT_BYTES_MAX: Final = 256 * MIB  # renewals are most of a long life: about 9 MB a day and held slot
+AUDIT_BYTES_MAX: Final = (
+    256 * MIB
+)  # receipts are most of a long life: about 1.5 MB a slot that runs for a month
 
 # Where decisions stand; those on an update under "deploy".
 PLACES: Final[tuple[Act, ...]] = ("deploy", "signoff", "delete", "release")

@@ -168,6 +168,7 @@ class Facts(msgspec.Struct):
     author: str = ""
     consumer: str = ""
     parameters: dict[str, str | int | bool] = msgspec.field(default_factory=dict)
+    kinds: dict[str, str] = msgspec.field(default_factory=dict)  # the type of each parameter: its units
     workloads: dict[str, str] = msgspec.field(default_factory=dict)  # name: what it is, in words
     artifacts: dict[str, str] = msgspec.field(default_factory=dict)  # "workload path": sha256
     roles: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)  # keys in hex, or an organisation
@@ -188,7 +189,6 @@ class Facts(msgspec.Struct):
     spent: int = 0
     refunded: int = 0
     left: int = 0
-    renewals: int = 0
     decisions: dict[str, Decision] = msgspec.field(default_factory=dict)  # by act, as at its last change
     generations: list[GenerationRow] = msgspec.field(default_factory=list)
     deeds: list[DeedRow] = msgspec.field(default_factory=list)
@@ -230,7 +230,7 @@ class AuditReport(msgspec.Struct):
 
 
 def timeline(placed: Sequence[Placed]) -> list[Row]:
-    """A row per transaction, in the order of the chain; renewals are only counted elsewhere."""
+    """A row per transaction, in the order of the chain."""
     return [
         Row(tx.height, tx.time_ms, *row, tx.id.hex(), _amount(tx))
         for tx in placed

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-import msgspec
-
+from ledger.codec import decode_exact_json
 from ledger.contracts.health import check_exec
 from ledger.contracts.parameters import parameter_value
 from ledger.contracts.types import Contract, Parameter, TermsTemplate, Value, WorkloadTemplate, caps
@@ -43,7 +42,6 @@ _INTERPRETERS: Final = frozenset(
     ("sh", "ash", "bash", "dash", "hush", "ksh", "zsh", "perl", "python", "python3")
 )
 
-_decoder: Final = msgspec.json.Decoder(Contract)
 
 # Which types of parameter may stand where a number is wanted.
 _TYPES: Final = {
@@ -89,15 +87,7 @@ def check_contract(contract: Contract) -> None:
 def decode_contract(data: bytes) -> Contract:
     """Foreign bytes (canonical JSON) to a checked contract. Raises Refused: contract.too_long,
     contract.malformed, contract.not_canonical, and the rules of `check_contract`."""
-    if len(data) > CONTRACT_BYTES_MAX:
-        raise Refused("contract.too_long", f"{len(data)} bytes, at most {CONTRACT_BYTES_MAX}")
-    try:
-        contract = _decoder.decode(data)
-        again = contract.encode()
-    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
-        raise Refused("contract.malformed", str(error)) from None
-    if again != data:
-        raise Refused("contract.not_canonical", "bytes are not the canonical JSON of their value")
+    contract = decode_exact_json(Contract, data, "contract", CONTRACT_BYTES_MAX)
     check_contract(contract)
     return contract
 
@@ -280,7 +270,7 @@ def _check_workload(workload: WorkloadTemplate, types: dict[str, str], report: R
     check.check_time_limit(workload.kind, workload.time_limit_s, f"{field}.time_limit", report)
     _check_number("available", workload.available_s, types, f"{field}.available", report)
     check.check_available(workload.kind, len(workload.volumes), workload.available_s, field, report)
-    check_isolation(workload.isolation, f"{field}.isolation", report)
+    check_isolation(workload.isolation, workload.runtime, f"{field}.isolation", report)
     check_secrets(workload.secrets, f"{field}.secrets", report)
     for volume in workload.volumes:
         where = f"{field}.volumes.{volume.name}"

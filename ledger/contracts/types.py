@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from ledger.codec import encode_json
 from ledger.manifests.types import (
     Artifact,
     Disk,
@@ -154,4 +155,4 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def encode(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, UTF-8."""
-        return msgspec.json.encode(self, order="sorted")
+        return encode_json(self)

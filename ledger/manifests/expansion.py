@@ -10,6 +10,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
+from ledger.codec import decode_exact_json
 from ledger.contracts.check import check_contract
 from ledger.contracts.health import check_exec
 from ledger.contracts.parameters import resolve_parameters
@@ -58,8 +59,6 @@ from ledger.transactions import Price
 
 HOUR_MS: Final = 3_600_000
 GIB: Final = 2**30
-
-_decoder: Final = msgspec.json.Decoder(Manifest)
 
 
 def expand(
@@ -116,15 +115,7 @@ def expand(
 def decode_manifest(data: bytes) -> Manifest:
     """Foreign bytes to a manifest within all limits. Raises Refused: manifest.too_long,
     manifest.malformed, manifest.not_canonical, and the rules of `check_manifest`."""
-    if len(data) > MANIFEST_BYTES_MAX:
-        raise Refused("manifest.too_long", f"{len(data)} bytes, at most {MANIFEST_BYTES_MAX}")
-    try:
-        manifest = _decoder.decode(data)
-        again = manifest.encode()
-    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
-        raise Refused("manifest.malformed", str(error)) from None
-    if again != data:
-        raise Refused("manifest.not_canonical", "bytes are not the canonical JSON of their value")
+    manifest = decode_exact_json(Manifest, data, "manifest", MANIFEST_BYTES_MAX)
     check_manifest(manifest)
     return manifest
 
@@ -358,7 +349,7 @@ def _check_workload(workload: Workload, field: str) -> None:
     check.check_time_limit(workload.kind, workload.time_limit_s, f"{field}.time_limit", _refuse)
     check.check_number("available", workload.available_s, f"{field}.available", _refuse)
     check.check_available(workload.kind, len(workload.volumes), workload.available_s, field, _refuse)
-    check_isolation(workload.isolation, f"{field}.isolation", _refuse)
+    check_isolation(workload.isolation, workload.runtime, f"{field}.isolation", _refuse)
     check_secrets(workload.secrets, f"{field}.secrets", _refuse)
     names = [path for path, _ in paths]
     check_egress(workload.egress, workload.ports, names, f"{field}.egress", _refuse)

@@ -29,6 +29,11 @@ ISOLATION: Final = ("landlock", "sealed-image", "limit-memory", "limit-cpu", "li
 namespaces, filters, no capabilities, every 3node enforces or offers nothing."""
 
 
+NEVER_ENFORCED: Final = {"oci": {"landlock": "podman does not take it on"}}
+"""By runtime: of ISOLATION, what its driver enforces on no node, and why. A slot that insists on it would
+wait for ever."""
+
+
 ASKED_FOR: Final = (*ISOLATION, "secrets", "egress", "volumes", "volume-copies", "health-exec")
 """What a driver enforces, each for itself, and a workload may need."""
 
@@ -44,12 +49,18 @@ def check_secrets(secrets: Sequence[str], field: str, report: Report) -> None:
             report(f"{field}[{index}]", "contract.duplicate", f"{name} is there twice")
 
 
-def check_isolation(features: Sequence[str], field: str, report: Report) -> None:
-    """[C10] Names of features, each one that nodes tell of, and once."""
+def check_isolation(features: Sequence[str], runtime: str, field: str, report: Report) -> None:
+    """[C10] Names of features, each one that nodes tell of, that some node enforces for this runtime, and
+    once."""
+    never = NEVER_ENFORCED.get(runtime, {})
     for index, name in enumerate(features):
         if name not in ISOLATION:
             detail = f"{name[:NAME_CHARS_MAX]!r}; there are: {', '.join(ISOLATION)}"
             report(f"{field}[{index}]", "contract.isolation", detail, nearest(name, ISOLATION))
+            return
+        if name in never:
+            detail = f"no node enforces {name} for runtime {runtime}: {never[name]}"
+            report(f"{field}[{index}]", "contract.isolation_runtime", detail)
             return
         if name in features[:index]:
             report(f"{field}[{index}]", "contract.duplicate", f"{name} is there twice")

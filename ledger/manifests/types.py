@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-from ledger.codec import sha256
+from ledger.codec import encode_json, sha256
 from ledger.policies.types import Policies as Policies
 from ledger.policies.types import Role as Role
 from ledger.policies.types import Rule as Rule
@@ -224,7 +224,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def encode(self) -> bytes:
         """Canonical JSON."""
-        return msgspec.json.encode(self, order="sorted")
+        return encode_json(self)
 
 
 def manifest_digest(data: bytes) -> bytes:

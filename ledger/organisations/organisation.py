@@ -26,7 +26,7 @@ from typing import Final, Literal
 import msgspec
 
 from ledger import keys
-from ledger.codec import sha256
+from ledger.codec import decode_exact_json, encode_json, sha256
 from ledger.documents import pae, signs
 from ledger.errors import Refused
 from ledger.limits import (
@@ -89,10 +89,7 @@ class Deed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def encode(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, UTF-8."""
-        return msgspec.json.encode(self, order="sorted")
-
-
-_decoder: Final = msgspec.json.Decoder(Deed)
+        return encode_json(self)
 
 
 def deed_message(payload: bytes) -> bytes:
@@ -112,15 +109,7 @@ def is_deed_signed(public: bytes, payload: bytes, signature: bytes) -> bool:
 
 def decode_deed(payload: bytes) -> Deed:
     """Foreign bytes to a deed whose form and charter make sense. Raises Refused("organisation.…")."""
-    if len(payload) > ORGANISATION_BYTES_MAX:
-        raise Refused("organisation.too_long", f"{len(payload)} bytes, at most {ORGANISATION_BYTES_MAX}")
-    try:
-        deed = _decoder.decode(payload)
-        again = deed.encode()
-    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
-        raise Refused("organisation.malformed", str(error)[:DETAIL_CHARS_MAX]) from None
-    if again != payload:
-        raise Refused("organisation.not_canonical", "bytes are not the canonical JSON of their value")
+    deed = decode_exact_json(Deed, payload, "organisation", ORGANISATION_BYTES_MAX)
     _check_shape(deed)
     return deed
 
@@ -248,7 +237,7 @@ def _check_quorums(now: Organisation | None, deed: Deed, given: Sequence[bytes])
         lists.append(("before it", {seat.key: seat.weight for seat in now.seats}, now.quorum))
     if deed.charter is not None:
         after = {bytes.fromhex(member.key): member.weight for member in deed.charter.members}
-        lists.append(("after it" if now is not None else "of it", after, deed.charter.quorum))
+        lists.append(("after it" if now is not None else "that it names", after, deed.charter.quorum))
     if any(all(public not in weights for _, weights, _ in lists) for public in given):
         raise Refused("organisation.signers", "only members sign", "signatures")
     for which, weights, quorum in lists:

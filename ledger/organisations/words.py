@@ -71,7 +71,7 @@ def _quorum(charter: Charter) -> list[str]:
     """What it takes to change it, and whose loss it would not survive."""
     weights = sorted((member.weight for member in charter.members), reverse=True)
     total = sum(weights)
-    lines = [f"then weight {charter.quorum} of {total} changes the organisation"]
+    lines = [f"weight {charter.quorum} of {total} changes the organisation from then on"]
     if total - weights[0] < charter.quorum:
         lines.append("warning: when the heaviest member's key is lost, nothing can be changed any more")
     return lines

@@ -143,10 +143,9 @@ class Retention:
     def _is_wanted(self, receipt: Receipt) -> bool:
         if not receipt.ok:
             return False
-        kinds = {event.kind for event in receipt.events}
-        if "contract.published" in kinds:
+        if any(event.kind == "contract.published" for event in receipt.events):
             return True
-        return "lease.renewed" not in kinds and any(map(self._lives, receipt.deployments))
+        return not _is_renewal(receipt) and any(map(self._lives, receipt.deployments))
 
     def _lives(self, deployment: bytes) -> bool:
         data = self._kv.get(b"s" + key_deployment(deployment))
@@ -180,7 +179,11 @@ def lives(record: Deployment) -> bool:
 
 def _subjects(receipt: Receipt) -> tuple[bytes, ...]:
     """As ledger.storage.subjects.about, from the receipt alone."""
-    if not receipt.ok:
+    if not receipt.ok or _is_renewal(receipt):
         return ()
     published = [bytes.fromhex(e.subject) for e in receipt.events if e.kind == "contract.published"]
     return (*published, *receipt.deployments)
+
+
+def _is_renewal(receipt: Receipt) -> bool:
+    return any(event.kind == "lease.renewed" for event in receipt.events)

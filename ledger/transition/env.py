@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from ledger.errors import LocalError, Refused
 from ledger.outcome import Event
+from ledger.records import key_due
 from ledger.state import Overlay, read, write
 from ledger.transition.outage import missed_ms
 
@@ -64,6 +65,13 @@ class Env:
     def missed_ms(self) -> int:
         """[O1] All missed time up to this block."""
         return missed_ms(self.state)
+
+    def move_due(self, kind: str, rest: bytes, before_ms: int, time_ms: int) -> None:
+        """Move timed work from one block time to another; 0: none."""
+        if before_ms:
+            self.state.delete(key_due(before_ms, kind, rest))
+        if time_ms:
+            self.state.put(key_due(time_ms, kind, rest), b"")
 
     def write(self, key: bytes, record: Any) -> None:
         """Put a record."""

@@ -75,14 +75,10 @@ def set_judge(deal: Deal, act: str, time_ms: int) -> None:
         (set_update_judge if act == "update" else set_release_judge)(deal, time_ms)
         return
     field = "judge_ms" if act == "deploy" else "signoff_judge_ms"
-    before_ms, rest = getattr(deal.record, field), deal.id + b"/" + act.encode()
-    if before_ms == time_ms:
-        return
-    if before_ms:
-        deal.env.state.delete(key_due(before_ms, "judge", rest))
-    if time_ms:
-        deal.env.state.put(key_due(time_ms, "judge", rest), b"")
-    deal.set(**{field: time_ms})
+    before_ms = getattr(deal.record, field)
+    if before_ms != time_ms:
+        deal.env.move_due("judge", deal.id + b"/" + act.encode(), before_ms, time_ms)
+        deal.set(**{field: time_ms})
 
 
 def _run_on_key(deal: Deal) -> bytes:

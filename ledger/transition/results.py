@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 from ledger.limits import RELEASE_MS_MAX
-from ledger.records import key_due
 from ledger.results import results_digest
 from ledger.transition.deal import Deal
 from ledger.transition.withheld import agreement_of
@@ -21,14 +20,10 @@ from ledger.transition.withheld import agreement_of
 
 def set_release_judge(deal: Deal, time_ms: int) -> None:
     """Move the `judge` timed work of the release; 0 removes it."""
-    before_ms, rest = deal.record.release_judge_ms, deal.id + b"/release"
-    if before_ms == time_ms:
-        return
-    if before_ms:
-        deal.env.state.delete(key_due(before_ms, "judge", rest))
-    if time_ms:
-        deal.env.state.put(key_due(time_ms, "judge", rest), b"")
-    deal.set(release_judge_ms=time_ms)
+    before_ms = deal.record.release_judge_ms
+    if before_ms != time_ms:
+        deal.env.move_due("judge", deal.id + b"/release", before_ms, time_ms)
+        deal.set(release_judge_ms=time_ms)
 
 
 def note_results(deal: Deal) -> None:
@@ -79,10 +74,6 @@ def release_over(deal: Deal) -> None:
 
 def _set_until(deal: Deal, time_ms: int) -> None:
     before_ms = deal.record.release_until_ms
-    if before_ms == time_ms:
-        return
-    if before_ms:
-        deal.env.state.delete(key_due(before_ms, "release", deal.id))
-    if time_ms:
-        deal.env.state.put(key_due(time_ms, "release", deal.id), b"")
-    deal.set(release_until_ms=time_ms)
+    if before_ms != time_ms:
+        deal.env.move_due("release", deal.id, before_ms, time_ms)
+        deal.set(release_until_ms=time_ms)

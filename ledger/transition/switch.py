@@ -94,26 +94,17 @@ def switch_all(deal: Deal, names: Mapping[str, bytes], number: int = 0) -> None:
 def set_update_due(deal: Deal, time_ms: int) -> None:
     """Move the `update` timed work; 0 removes it."""
     update = under_way(deal)
-    if update.due_ms == time_ms:
-        return
-    if update.due_ms:
-        deal.env.state.delete(key_due(update.due_ms, "update", deal.id))
-    if time_ms:
-        deal.env.state.put(key_due(time_ms, "update", deal.id), b"")
-    deal.set_update(due_ms=time_ms)
+    if update.due_ms != time_ms:
+        deal.env.move_due("update", deal.id, update.due_ms, time_ms)
+        deal.set_update(due_ms=time_ms)
 
 
 def set_update_judge(deal: Deal, time_ms: int) -> None:
     """Move the `judge` timed work of an update; 0 removes it."""
     update = under_way(deal)
-    if update.judge_ms == time_ms:
-        return
-    rest = deal.id + b"/update"
-    if update.judge_ms:
-        deal.env.state.delete(key_due(update.judge_ms, "judge", rest))
-    if time_ms:
-        deal.env.state.put(key_due(time_ms, "judge", rest), b"")
-    deal.set_update(judge_ms=time_ms)
+    if update.judge_ms != time_ms:
+        deal.env.move_due("judge", deal.id + b"/update", update.judge_ms, time_ms)
+        deal.set_update(judge_ms=time_ms)
 
 
 def approval_due_key(deployment: bytes, approval: ApprovalRecord) -> bytes:

@@ -18,8 +18,10 @@ from ledger.policies.types import Act
 from ledger.predicates import ApprovalPredicate
 from ledger.text.quantities import parse_duration
 from ledger.transactions import Decide
+from node.api.models import DeploymentDetail
 from node.cli.context import EXIT_USAGE, Failure, current
 from node.cli.deal import Deal, read_deal, what_is_signed
+from node.cli.deployments import policy_text, update_facts
 from node.cli.output import confirm, emit_facts, say
 from node.client.amounts import time_text
 
@@ -81,9 +83,8 @@ def approve(
 
     The manifest is fetched, hashed and compared here; the signature binds exactly those bytes.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
     """
     wish = Wish("granted", _act(signoff, delete, update, release), role, expires, comment)
     return _decide(deployment, signer_of(key, ssh), wish, save, yes)
@@ -106,9 +107,8 @@ def reject(
 ) -> int:
     """Sign a rejection of a deployment.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
     """
     wish = Wish("rejected", _act(signoff, delete, update, release), role, "", comment)
     return _decide(deployment, signer_of(key, ssh), wish, save, yes)
@@ -131,9 +131,8 @@ def revoke(
 ) -> int:
     """Withdraw an approval; what runs by it stops.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
     """
     wish = Wish("revoked", _act(signoff, delete, update, release), role, "", comment)
     return _decide(deployment, signer_of(key, ssh), wish, save, yes)
@@ -223,9 +222,17 @@ def _decide(ref: str, signer: Signer, wish: Wish, save: Path | None, yes: bool) 
             ("signer", signer.public.hex()),
             ("transaction", result.id),
             ("final", f"{time_text(result.time_ms)} UTC, height {result.height}"),
+            *(_where_it_stands(client.deployment(deployment), act) if current.output == "table" else ()),
         ),
     )
     return 0
+
+
+def _where_it_stands(found: DeploymentDetail, act: Act) -> list[tuple[str, str]]:
+    """Whether others are still needed: who has signed wants to know."""
+    if act == "update":
+        return update_facts(found)
+    return [("policy", policy_text(getattr(found.policies, act))), ("status", found.status)]
 
 
 def save_statement(folder: Path, name: str, envelope: bytes, key: Key | None = None) -> None:

@@ -54,9 +54,8 @@ def _state(kept: bool, in_use: bool, whole: bool) -> str:
 def add(file: Path, /) -> int:
     """Give the peer a file. It is kept until it is dropped by order.
 
-    Parameters
-    ----------
-    file: The file.
+    Args:
+        file: The file.
     """
     try:
         digest = _digest(file)
@@ -80,12 +79,11 @@ def _digest(file: Path) -> str:
 def fetch(name: str, /, *, size: int, chunks: str = "", wait: float = 600.0) -> int:
     """Have the peer fetch an artifact from others, checked against its digest.
 
-    Parameters
-    ----------
-    name: Its sha256, or its CIDv1.
-    size: Its size in bytes.
-    chunks: The root of its chunk list, as its contract signs it: then each part is checked as it comes.
-    wait: Seconds to wait in all.
+    Args:
+        name: Its sha256, or its CIDv1.
+        size: Its size in bytes.
+        chunks: The root of its chunk list, as its contract signs it: then each part is checked as it comes.
+        wait: Seconds to wait in all.
     """
     digest = _named(name)
     got = bring(current.client(), digest, size, chunks, wait)
@@ -96,9 +94,8 @@ def fetch(name: str, /, *, size: int, chunks: str = "", wait: float = 600.0) -> 
 def drop(name: str, /) -> int:
     """Have the peer drop an artifact; none that a task uses or that is being fetched.
 
-    Parameters
-    ----------
-    name: Its sha256, or its CIDv1.
+    Args:
+        name: Its sha256, or its CIDv1.
     """
     done = current.client().drop_artifact(_named(name))
     emit_facts(done, [("sha256", done.sha256), ("freed", size_text(done.bytes_freed))])

@@ -17,10 +17,9 @@ from node.client.amounts import credits_text, size_text, time_text
 def export(deployment: str, /, *, file: Annotated[Path, Parameter(name=["--file", "-f"])]) -> int:
     """Write a deployment's whole life to one file.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
-    file: Where to.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
+        file: Where to.
     """
     data = current.client().audit(deployment)
     file.write_bytes(data)
@@ -33,11 +32,10 @@ def export(deployment: str, /, *, file: Annotated[Path, Parameter(name=["--file"
 def verify(file: Path, /, *, genesis: Path | None = None, page: Path | None = None) -> int:
     """Check an audit file with nothing but the genesis. No network is used.
 
-    Parameters
-    ----------
-    file: The audit file.
-    genesis: The chain's genesis file (default: the home's).
-    page: Write what was found as one HTML page, to read, print or make a PDF of.
+    Args:
+        file: The audit file.
+        genesis: The chain's genesis file (default: the home's).
+        page: Write what was found as one HTML page, to read, print or make a PDF of.
     """
     from ledger.audit.audit import verify as verify_audit
     from node.home import read_genesis

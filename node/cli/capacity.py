@@ -20,11 +20,10 @@ from node.home import read_run
 def farm_register(name: str, /, *, country: str, key: str) -> int:
     """Register a farm.
 
-    Parameters
-    ----------
-    name: A new name; it belongs to you from then on.
-    country: ISO 3166-1 alpha-2, such as BE.
-    key: Name of the farmer's key.
+    Args:
+        name: A new name; it belongs to you from then on.
+        country: ISO 3166-1 alpha-2, such as BE.
+        key: Name of the farmer's key.
     """
     return print_result(current.client().send(current.key(key), RegisterFarm(name, country)))
 
@@ -32,13 +31,12 @@ def farm_register(name: str, /, *, country: str, key: str) -> int:
 def farm_add_node(farm: str, node: str, /, *, country: str, consent: str, key: str) -> int:
     """Name a node key as one of a farm's nodes, with that node's consent.
 
-    Parameters
-    ----------
-    farm: Your farm.
-    node: The node's public key, 64 hex digits.
-    country: Where the node stands, as in its consent.
-    consent: What `gridpact node consent` says in the node's home, 128 hex digits.
-    key: Name of the farmer's key.
+    Args:
+        farm: Your farm.
+        node: The node's public key, 64 hex digits.
+        country: Where the node stands, as in its consent.
+        consent: What `gridpact node consent` says in the node's home, 128 hex digits.
+        key: Name of the farmer's key.
     """
     try:
         signature = bytes.fromhex(consent)
@@ -59,11 +57,10 @@ def farm_list() -> int:
 def node_consent(*, farm: str, owner: str, country: str = "") -> int:
     """Sign, in the node's home, that this node joins a farm; its owner needs that to add it.
 
-    Parameters
-    ----------
-    farm: The farm's name.
-    owner: The farmer's public key, 64 hex digits, or the name of a key here.
-    country: Where the node stands (default: the home's node.country).
+    Args:
+        farm: The farm's name.
+        owner: The farmer's public key, 64 hex digits, or the name of a key here.
+        country: Where the node stands (default: the home's node.country).
     """
     home = current.home()
     where = country or load_settings(home.config_file, os.environ).node.country

@@ -39,13 +39,12 @@ def certify(
 ) -> int:
     """Sign that you stand for a farm; its owner carries the file in.
 
-    Parameters
-    ----------
-    farm: The farm's name.
-    key: Name of the certifier's key.
-    file: Where to write your word.
-    valid: For how long, such as 365d.
-    says: What you looked at, for people.
+    Args:
+        farm: The farm's name.
+        key: Name of the certifier's key.
+        file: Where to write your word.
+        valid: For how long, such as 365d.
+        says: What you looked at, for people.
     """
     valid_ms = parse_duration(valid) * 1000
     certifier, status = current.key(key), current.client().status()
@@ -62,10 +61,9 @@ def certify(
 def certified(file: Path, /, *, key: str) -> int:
     """Carry a certifier's word about your farm in.
 
-    Parameters
-    ----------
-    file: What the certifier wrote.
-    key: Name of the farmer's key.
+    Args:
+        file: What the certifier wrote.
+        key: Name of the farmer's key.
     """
     try:
         said = msgspec.json.decode(file.read_bytes(), type=FarmCertificationFile)
@@ -80,9 +78,8 @@ def certified(file: Path, /, *, key: str) -> int:
 def uncertify(farm: str, /, *, key: str) -> int:
     """Take your word about a farm back; what you signed up to now counts no more.
 
-    Parameters
-    ----------
-    farm: The farm's name.
-    key: Name of the certifier's key.
+    Args:
+        farm: The farm's name.
+        key: Name of the certifier's key.
     """
     return print_result(current.client().send(current.key(key), UncertifyFarm(farm)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from node.cli.context import GLOBAL_FLAGS
 from node.version import VERSION
@@ -15,12 +15,19 @@ _EPILOGUE: Final = "Global options, before or after the command: " + " ".join(
     f"{flag} ({variable}): {text}" for flag, (variable, text) in GLOBAL_FLAGS.items()
 )
 
+
+def _told_default(value: object) -> Any:
+    return None if value is None or value is False or value in ("", ()) else str(value)
+
+
 app: Final = App(
     name="gridpact",
     version=VERSION,
     help="Peer-to-peer deployment of approved IT systems.",
     help_epilogue=_EPILOGUE,
     help_format="plaintext",
+    # No --empty-… beside what may be repeated, and no word of a default that is nothing.
+    default_parameter=Parameter(negative_iterable=(), show_default=_told_default),
 )
 
 # (words, "module:function", what it does)

@@ -10,9 +10,8 @@ from node.cli.commands import app
 def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
     """Print a shell's completion script.
 
-    Parameters
-    ----------
-    shell: bash, zsh or fish. Bash reads ~/.local/share/bash-completion/completions/gridpact.
+    Args:
+        shell: bash, zsh or fish. Bash reads ~/.local/share/bash-completion/completions/gridpact.
     """
     print(app.generate_completion(shell=shell))
     return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from ledger.contracts.types import Contract, WorkloadTemplate
+from ledger.contracts.types import Contract
 from ledger.transactions import MarkContract
 from node.cli.context import EXIT_ERROR, Failure, current
 from node.cli.output import emit, emit_facts, say
@@ -17,12 +17,11 @@ def search(
 ) -> int:
     """Find published contracts.
 
-    Parameters
-    ----------
-    text: Words that name, title, summary or tags must hold, all of them.
-    tag: One of its tags.
-    author: The author's key in hex, or how it begins.
-    runtime: A runtime that one of its workloads wants.
+    Args:
+        text: Words that name, title, summary or tags must hold, all of them.
+        tag: One of its tags.
+        author: The author's key in hex, or how it begins.
+        runtime: A runtime that one of its workloads wants.
     """
     words = text.lower().split()
     found = []
@@ -46,16 +45,16 @@ def search(
 def diff(before: str, after: str, /) -> int:
     """Show what differs between two contracts.
 
-    Parameters
-    ----------
-    before: A folder with a contract.yaml, or a published one: its id, NAME@VERSION, or NAME.
-    after: The other one.
+    Args:
+        before: A folder with a contract.yaml, or a published one: its id, NAME@VERSION, or NAME.
+        after: The other one.
     """
     from ledger.contracts.differences import differences
+    from node.client.build import bare
 
     sides = _contract(before), _contract(after)
     if any(not workload.artifacts for side in sides for workload in side.workloads):
-        sides = _bare(sides[0]), _bare(sides[1])
+        sides = bare(sides[0]), bare(sides[1])
     found = differences(*sides)
     if not found:
         say("no difference")
@@ -69,45 +68,16 @@ def _contract(ref: str) -> Contract:
     folder = Path(ref)
     if not (folder / "contract.yaml").is_file():
         return current.client().contract(ref).contract
-    from node.client.build import load_built, read_source
+    from node.client.build import BUILT_NAME, is_built_from, load_built, read_source
 
-    contract = read_source(folder).contract
+    source = read_source(folder)
     build = folder / "build"
-    if (build / "contract.json").is_file():
+    if (build / BUILT_NAME).is_file():
         built = load_built(build).contract
-        if _is_of(built, contract):
+        if is_built_from(built, source):
             return built
     say(f"{folder} was not built as it stands: artifacts are left out")
-    return contract
-
-
-def _is_of(built: Contract, source: Contract) -> bool:
-    """Whether it may have been built from this source: of a container, what the source leaves out is the
-    image's."""
-    by_name = {workload.name: workload for workload in source.workloads}
-    workloads = tuple(_unsettled(w, by_name.get(w.name, w)) for w in built.workloads)
-    return _bare(msgspec.structs.replace(built, workloads=workloads)) == _bare(source)
-
-
-def _unsettled(built: WorkloadTemplate, source: WorkloadTemplate) -> WorkloadTemplate:
-    if built.runtime != "oci":
-        return built
-    names = source.environment
-    return msgspec.structs.replace(
-        built,
-        command=built.command if source.command else (),
-        environment={name: value for name, value in built.environment.items() if name in names},
-        working_dir=source.working_dir and built.working_dir,
-        user=source.user and built.user,
-    )
-
-
-def _bare(contract: Contract) -> Contract:
-    workloads = tuple(
-        msgspec.structs.replace(w, artifacts=(), working_dir=w.working_dir if w.runtime == "oci" else "/")
-        for w in contract.workloads
-    )
-    return msgspec.structs.replace(contract, workloads=workloads)
+    return source.contract
 
 
 def _short(value: object) -> str:
@@ -120,11 +90,10 @@ def _short(value: object) -> str:
 def import_file(file: Path, /, *, out: Path | None = None, name: str | None = None) -> int:
     """Write a draft of a contract from a compose file, and say what is not taken over, and why.
 
-    Parameters
-    ----------
-    file: The compose.yaml.
-    out: Folder of the new contract.yaml (default: a folder here with the contract's name).
-    name: The contract's name (default: as the file says, else that of its folder).
+    Args:
+        file: The compose.yaml.
+        out: Folder of the new contract.yaml (default: a folder here with the contract's name).
+        name: The contract's name (default: as the file says, else that of its folder).
     """
     from ledger.limits import CONTRACT_BYTES_MAX
     from node.client.compose import import_compose
@@ -153,11 +122,10 @@ def import_file(file: Path, /, *, out: Path | None = None, name: str | None = No
 def deprecate(ref: str, /, *, key: str, reason: str) -> int:
     """Warn of a published version; it can still be ordered.
 
-    Parameters
-    ----------
-    ref: Its id, NAME@VERSION, or NAME for the newest version.
-    key: Name of the author's key.
-    reason: What those who read it should know, such as which version to take.
+    Args:
+        ref: Its id, NAME@VERSION, or NAME for the newest version.
+        key: Name of the author's key.
+        reason: What those who read it should know, such as which version to take.
     """
     return _mark(ref, key, "deprecated", reason)
 
@@ -165,11 +133,10 @@ def deprecate(ref: str, /, *, key: str, reason: str) -> int:
 def revoke(ref: str, /, *, key: str, reason: str) -> int:
     """Take a published version back for ever: nobody orders it any more. What was ordered goes on.
 
-    Parameters
-    ----------
-    ref: Its id, NAME@VERSION, or NAME for the newest version.
-    key: Name of the author's key.
-    reason: Why; consumers see it.
+    Args:
+        ref: Its id, NAME@VERSION, or NAME for the newest version.
+        key: Name of the author's key.
+        reason: Why; consumers see it.
     """
     return _mark(ref, key, "revoked", reason)
 

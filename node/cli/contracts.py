@@ -14,7 +14,7 @@ from ledger.documents import sign_contract
 from ledger.policies.decision import describe
 from ledger.policies.types import ACTS
 from ledger.transactions import PublishContract
-from node.cli.context import EXIT_ERROR, EXIT_USAGE, Failure, current
+from node.cli.context import EXIT_ERROR, EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.output import emit, emit_facts, say
 from node.client.amounts import size_text, time_text, value_text
 from node.files.cid import cid_of
@@ -30,10 +30,9 @@ def _examples() -> Path:
 def init(folder: Path = _HERE, /, *, template: str = "site") -> int:
     """Write a contract to start from.
 
-    Parameters
-    ----------
-    folder: Where; made when missing.
-    template: site, crm, archive, bank (services), mining, ai-mining or primes (jobs).
+    Args:
+        folder: Where; made when missing.
+        template: site, site-image, crm, archive, bank (services), mining, ai-mining or primes (jobs).
     """
     source = _examples() / template
     if not (source / "contract.yaml").is_file():
@@ -49,9 +48,8 @@ def init(folder: Path = _HERE, /, *, template: str = "site") -> int:
 def validate(folder: Path = _HERE, /) -> int:
     """Check a contract and say what is wrong, and where.
 
-    Parameters
-    ----------
-    folder: Folder of the contract.yaml, or the file itself.
+    Args:
+        folder: Folder of the contract.yaml, or the file itself.
     """
     from node.client.build import read_source
 
@@ -74,10 +72,9 @@ def build(
 ) -> int:
     """Hash a contract's artifacts and pin them.
 
-    Parameters
-    ----------
-    folder: Folder of the contract.yaml.
-    out: Where the built contract and its artifacts go (default: FOLDER/build).
+    Args:
+        folder: Folder of the contract.yaml.
+        out: Where the built contract and its artifacts go (default: FOLDER/build).
     """
     from node.client.build import build as build_contract
 
@@ -101,21 +98,23 @@ def publish(
 ) -> int:
     """Sign a built contract and publish it; the peer gets its artifacts.
 
-    Parameters
-    ----------
-    folder: Folder of the contract.yaml; it is built when there is no build yet.
-    key: Name of the author's key.
-    built: Folder of the built contract (default: FOLDER/build).
+    Args:
+        folder: Folder of the contract.yaml; it is built when there is no build yet.
+        key: Name of the author's key.
+        built: Folder of the built contract (default: FOLDER/build).
     """
+    from node.client.build import BUILT_NAME, SOURCE_NAME, is_built_from, load_built, read_source
     from node.client.build import build as build_contract
-    from node.client.build import load_built
 
     author = current.key(key)
     client = current.client()
     target = built or folder / _BUILD_NAME
-    if not (target / "contract.json").exists():
+    if not (target / BUILT_NAME).exists():
         build_contract(folder, target)
     found = load_built(target)
+    if (folder / SOURCE_NAME).is_file() and not is_built_from(found.contract, read_source(folder)):
+        again = f"gridpact contract build {folder}" + (f" --out {built}" if built else "")
+        raise Failure(EXIT_REJECTED, f"{target} is of another {SOURCE_NAME} than {folder} has now: {again}")
     label = f"{found.contract.name}@{found.contract.version}"
     for artifact in {item.artifact.sha256: item for item in found.artifacts}.values():
         say(f"giving {artifact.artifact.path} ({size_text(artifact.artifact.size_bytes)}) to the peer")
@@ -149,9 +148,8 @@ def list_contracts() -> int:
 def show(ref: str, /) -> int:
     """Show a published contract.
 
-    Parameters
-    ----------
-    ref: Its id, NAME@VERSION, or NAME for the newest version.
+    Args:
+        ref: Its id, NAME@VERSION, or NAME for the newest version.
     """
     found = current.client().contract(ref)
     contract = found.contract

@@ -22,7 +22,7 @@ from node.cli.organisation_state import organisation_of
 from node.cli.output import clean
 from node.cli.query import read_proved
 from node.cli.workload_words import workload_lines
-from node.client.amounts import credits_text, span_text, time_text, value_text
+from node.client.amounts import credits_text, duration_text, term_text, time_text, value_text
 from node.client.sdk import Client
 
 
@@ -173,8 +173,12 @@ def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> s
         lines += [f"              {slot} {clean(path)} sha256 {sha256}" for slot, path, sha256 in deal.files]
     if deal.former is not None:
         for difference in manifest_changes(deal.former, manifest):
-            before, after = clean(difference.before_text), clean(difference.after_text)
-            lines.append(f"  changes     {difference.field}: {before or 'nothing'} -> {after or 'nothing'}")
+            field = difference.field
+            before, after = (
+                clean(term_text(field, text, deal.types)) or "nothing"
+                for text in (difference.before_text, difference.after_text)
+            )
+            lines.append(f"  changes     {field}: {before} -> {after}")
     if predicate.expires_ms:
         lines.append(f"  counts until {time_text(predicate.expires_ms)} UTC")
     if predicate.comment:
@@ -185,16 +189,14 @@ def what_is_signed(deal: Deal, predicate: ApprovalPredicate, signer: bytes) -> s
 def cost_text(terms: Terms) -> str:
     """What a deployment may cost in its term, and topped up and extended as far as its terms go."""
     budget, fee = credits_text(terms.budget), credits_text(terms.fee)
-    text = f"at most {budget} credits in {span_text(terms.duration_s * 1000)}, {fee} to the author"
+    text = f"at most {budget} credits in {duration_text(terms.duration_s)}, {fee} to the author"
     text += (
-        f"; {span_text(terms.grace_s * 1000)} of grace when its money or time is over"
-        if terms.grace_s
-        else ""
+        f"; {duration_text(terms.grace_s)} of grace when its money or time is over" if terms.grace_s else ""
     )
     caps = [f"{credits_text(cap)} for {what}" for cap, what in _capped(terms.price) if cap is not None]
     text += f"; no dearer in an hour than {', '.join(caps)}" if caps else ""
     if terms.extension_s or terms.top_up:
-        longest = span_text((terms.duration_s + terms.extension_s) * 1000)
+        longest = duration_text(terms.duration_s + terms.extension_s)
         text += f"; topped up and extended, {credits_text(most_spent(terms))} in {longest}"
     return text
 

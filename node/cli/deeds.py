@@ -31,9 +31,8 @@ from node.client.signed_file import write_signed
 def sign(file: Path, /, *, key: KeyName = "", ssh: Ssh = "", yes: Yes = False) -> int:
     """Sign a deed as a member, or as one who becomes a member by it.
 
-    Parameters
-    ----------
-    file: The deed's file; the signature is added to it.
+    Args:
+        file: The deed's file; the signature is added to it.
     """
     read = read_deed(file)
     before, signer = _before(read.deed), signer_of(key, ssh)
@@ -57,10 +56,9 @@ def sign(file: Path, /, *, key: KeyName = "", ssh: Ssh = "", yes: Yes = False) -
 def submit(file: Path, /, *, key: KeyName = "", wait: Wait = "final") -> int:
     """Send a deed that enough members have signed. It holds from the block after the one that takes it.
 
-    Parameters
-    ----------
-    file: The deed's file.
-    wait: none, accepted or final.
+    Args:
+        file: The deed's file.
+        wait: none, accepted or final.
     """
     read = read_deed(file)
     before, payload = _before(read.deed), read.deed.encode()

@@ -14,7 +14,14 @@ from node.api.models import DeploymentDetail, PolicyView
 from node.cli.context import EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.keys import public_key
 from node.cli.output import confirm, emit, emit_facts, print_table, say
-from node.client.amounts import credits_text, parse_credits, span_text, time_text, value_text
+from node.client.amounts import (
+    credits_text,
+    duration_text,
+    parse_credits,
+    span_text,
+    time_text,
+    value_text,
+)
 
 Pairs = tuple[str, ...]
 _NODES_SHOWN = 8  # in a line; the JSON has them all
@@ -33,13 +40,12 @@ def deploy(
 ) -> int:
     """Plan a deployment with the 3bot, then order it.
 
-    Parameters
-    ----------
-    contract: Id, NAME@VERSION, or NAME of a published contract.
-    param: NAME=VALUE, an answer to one of the contract's parameters; may be repeated.
-    role: NAME=KEY[,KEY…], who holds a role that the contract leaves to the order; may be repeated.
-    budget: The most credits to put into escrow; also the contract's parameter "budget", when it has one.
-    plan_only: Show the plan and order nothing.
+    Args:
+        contract: Id, NAME@VERSION, or NAME of a published contract.
+        param: NAME=VALUE, an answer to one of the contract's parameters; may be repeated.
+        role: NAME=KEY[,KEY…], who holds a role that the contract leaves to the order; may be repeated.
+        budget: The most credits to put into escrow; also the contract's parameter "budget", when it has one.
+        plan_only: Show the plan and order nothing.
     """
     client = current.client()
     detail = client.contract(contract)
@@ -115,7 +121,7 @@ def roles_from(items: Pairs) -> dict[str, tuple[str, ...]]:
 def print_plan(plan: Plan) -> None:
     """The plan, for people. Without answers and roles there is none yet, but what is missing."""
     if plan.manifest:
-        print(f"Plan for {plan.name} {plan.version}, for {span_text(plan.duration_s * 1000)}")
+        print(f"Plan for {plan.name} {plan.version}, for {duration_text(plan.duration_s)}")
         rows = [
             (
                 line.slot,
@@ -148,6 +154,8 @@ def print_plan(plan: Plan) -> None:
         )
     for missing in plan.missing:
         print(f"missing: {missing}")
+    if not plan.manifest:
+        print("answer by --param NAME=VALUE, and say who holds a role by --role NAME=KEY")
 
 
 def _excluded(plan: Plan) -> Iterator[str]:
@@ -197,9 +205,8 @@ def list_deployments() -> int:
 def show(deployment: str, /) -> int:
     """Show a deployment with its approvals, slots and receipts.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
     """
     found = current.client().deployment(deployment)
     if current.output != "table":
@@ -270,11 +277,11 @@ def _print_head(found: DeploymentDetail, types: dict[str, str]) -> None:
             ),
             ("until", _end_text(found)),
             *(("warning", warning.text) for warning in found.warnings),
-            ("deploy approval", _policy_text(found.policies.deploy)),
-            ("sign-off", _policy_text(found.policies.signoff)),
-            ("delete", _policy_text(found.policies.delete)),
+            ("deploy approval", policy_text(found.policies.deploy)),
+            ("sign-off", policy_text(found.policies.signoff)),
+            ("delete", policy_text(found.policies.delete)),
             *(_release_facts(found)),
-            *_update_facts(found),
+            *update_facts(found),
             ("money", _money_text(found)),
             ("ordered", f"{time_text(times.ordered_ms)} UTC"),
             ("then", ", ".join(steps) or "nothing yet"),
@@ -300,7 +307,7 @@ def _release_facts(found: DeploymentDetail) -> list[tuple[str, str]]:
         state = f"{found.results} released {time_text(released_ms)} UTC"
     else:
         state = f"{found.results} held back" + (f" until {time_text(until_ms)} UTC" if until_ms else "")
-    return [("release", _policy_text(found.policies.release)), ("results", state)]
+    return [("release", policy_text(found.policies.release)), ("results", state)]
 
 
 def _end_text(found: DeploymentDetail) -> str:
@@ -315,7 +322,7 @@ def _end_text(found: DeploymentDetail) -> str:
     return f"{time_text(found.ends_ms)} UTC, then it {how}"
 
 
-def _update_facts(found: DeploymentDetail) -> list[tuple[str, str]]:
+def update_facts(found: DeploymentDetail) -> list[tuple[str, str]]:
     """The last update, and what it waits for."""
     if not found.updates:
         return []
@@ -328,7 +335,8 @@ def _update_facts(found: DeploymentDetail) -> list[tuple[str, str]]:
     return [("update", text)]
 
 
-def _policy_text(policy: PolicyView) -> str:
+def policy_text(policy: PolicyView) -> str:
+    """How a policy stands, and what it lacks."""
     if not policy.asked:
         return "not asked by the contract"
     if policy.satisfied:
@@ -339,11 +347,10 @@ def _policy_text(policy: PolicyView) -> str:
 def cancel(deployment: str, /, *, reason: str = "", key: str = "", yes: Yes = False) -> int:
     """Stop a deployment, settle and refund.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
-    reason: Why, for the record.
-    key: Name of the consumer's key, to cancel without the 3bot.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
+        reason: Why, for the record.
+        key: Name of the consumer's key, to cancel without the 3bot.
     """
     client = current.client()
     found = client.deployment(deployment)

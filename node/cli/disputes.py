@@ -10,13 +10,12 @@ from node.cli.tx import print_result
 def dispute(deployment: str, /, *, says: str, key: str, slot: str = "", term: int = 0) -> int:
     """Put a complaint about a deployment, or about a term of one of its slots, on record.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
-    says: Your complaint. Everybody can read it, for good.
-    key: Name of your key.
-    slot: The slot that it is about, such as web/0.
-    term: The term of that slot (default: its last).
+    Args:
+        deployment: Its id, or the first 6 or more digits.
+        says: Your complaint. Everybody can read it, for good.
+        key: Name of your key.
+        slot: The slot that it is about, such as web/0.
+        term: The term of that slot (default: its last).
     """
     client = current.client()
     found = client.deployment(deployment)
@@ -28,12 +27,11 @@ def dispute(deployment: str, /, *, says: str, key: str, slot: str = "", term: in
 def close_dispute(deployment: str, number: int, /, *, key: str, says: str = "") -> int:
     """Close a dispute that you opened; it stays on record.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
-    number: Which one, as `deployment dispute` said, from 0.
-    key: Name of your key.
-    says: How it was settled.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
+        number: Which one, as `deployment dispute` said, from 0.
+        key: Name of your key.
+        says: How it was settled.
     """
     client = current.client()
     found = client.deployment(deployment)

@@ -13,7 +13,7 @@ from ledger.transactions import ExtendDeployment, TopUp
 from node.cli.context import EXIT_USAGE, Failure, current
 from node.cli.output import confirm
 from node.cli.tx import print_result
-from node.client.amounts import credits_text, parse_credits, span_text
+from node.client.amounts import credits_text, duration_text, parse_credits
 
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
 
@@ -21,11 +21,10 @@ Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not 
 def top_up(deployment: str, amount: str, /, *, key: str, yes: Yes = False) -> int:
     """Put credits into a deployment's escrow, on top of its budget, as far as its terms let you.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
-    amount: Credits, such as 2.5.
-    key: Name of the key that pays; anybody may.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
+        amount: Credits, such as 2.5.
+        key: Name of the key that pays; anybody may.
     """
     client = current.client()
     found, micro = client.deployment(deployment), parse_credits(amount)
@@ -36,11 +35,10 @@ def top_up(deployment: str, amount: str, /, *, key: str, yes: Yes = False) -> in
 def extend(deployment: str, /, *, by: str, key: str, yes: Yes = False) -> int:
     """Extend a deployment's term, as far as its terms let you, and pay for it.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
-    by: By how much, such as 30d.
-    key: Name of the consumer's key.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
+        by: By how much, such as 30d.
+        key: Name of the consumer's key.
     """
     client = current.client()
     found = client.deployment(deployment)
@@ -53,6 +51,6 @@ def extend(deployment: str, /, *, by: str, key: str, yes: Yes = False) -> int:
         terms, budget=found.funded, duration_s=terms.duration_s + found.extended_s
     )
     cost = extension_cost(so_far, extra_s)
-    confirm(f"Extend it by {span_text(extra_s * 1000)} for {credits_text(cost)} credits?", yes)
+    confirm(f"Extend it by {duration_text(extra_s)} for {credits_text(cost)} credits?", yes)
     body = ExtendDeployment(bytes.fromhex(found.id), found.extended_s, extra_s, cost)
     return print_result(client.send(current.key(key), body))

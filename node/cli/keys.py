@@ -25,10 +25,9 @@ NewPassphrase = Annotated[
 def new(name: str, /, *, encrypt: Annotated[bool, Parameter(negative="")] = False) -> int:
     """Make an account key.
 
-    Parameters
-    ----------
-    name: What you call it.
-    encrypt: Ask for a passphrase, and keep the key encrypted under it.
+    Args:
+        name: What you call it.
+        encrypt: Ask for a passphrase, and keep the key encrypted under it.
     """
     folder = current.keys_dir()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -57,9 +56,8 @@ def list_keys() -> int:
 def show(name: str, /) -> int:
     """Show a key's public half.
 
-    Parameters
-    ----------
-    name: Name of the key, or the path of a key file.
+    Args:
+        name: Name of the key, or the path of a key file.
     """
     public = (read_public(Path(name)) if "/" in name else current.public(name)).hex()
     emit_facts({"name": name, "public": public}, [("name", name), ("public", public)])
@@ -69,9 +67,8 @@ def show(name: str, /) -> int:
 def encrypt(name: str, /, *, passphrase_file: NewPassphrase = None) -> int:
     """Encrypt a key's file under a passphrase.
 
-    Parameters
-    ----------
-    name: Name of the key.
+    Args:
+        name: Name of the key.
     """
     return _rewrite(name, sealed=False, passphrase_file=passphrase_file)
 
@@ -79,9 +76,8 @@ def encrypt(name: str, /, *, passphrase_file: NewPassphrase = None) -> int:
 def change(name: str, /, *, passphrase_file: NewPassphrase = None) -> int:
     """Give an encrypted key another passphrase.
 
-    Parameters
-    ----------
-    name: Name of the key.
+    Args:
+        name: Name of the key.
     """
     return _rewrite(name, sealed=True, passphrase_file=passphrase_file)
 
@@ -89,9 +85,8 @@ def change(name: str, /, *, passphrase_file: NewPassphrase = None) -> int:
 def decrypt(name: str, /) -> int:
     """Write an encrypted key's file in the clear again.
 
-    Parameters
-    ----------
-    name: Name of the key.
+    Args:
+        name: Name of the key.
     """
     from node.client.key_files import seed_of
 
@@ -138,9 +133,8 @@ def _new_passphrase(file: Path | None) -> bytes:
 def ssh(where: str, /) -> int:
     """Show an Ed25519 SSH key's public half as contracts and orders name it.
 
-    Parameters
-    ----------
-    where: The key's file, private or public; or 'agent', or 'agent:WORD' of a key's comment.
+    Args:
+        where: The key's file, private or public; or 'agent', or 'agent:WORD' of a key's comment.
     """
     from node.client.ssh import public_key as ssh_key
 
@@ -152,10 +146,9 @@ def ssh(where: str, /) -> int:
 def import_key(name: str, /, *, file: Annotated[Path, Parameter(name=["--file", "-f"])]) -> int:
     """Take over a key from a file.
 
-    Parameters
-    ----------
-    name: What you call it here.
-    file: A key file, encrypted or a seed of 64 hex digits, readable by its owner only.
+    Args:
+        name: What you call it here.
+        file: A key file, encrypted or a seed of 64 hex digits, readable by its owner only.
     """
     public = read_public(file).hex()
     folder = current.keys_dir()

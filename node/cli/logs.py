@@ -16,12 +16,11 @@ from node.sealed.log_wire import NONCE_BYTES, Question, make_question, open_answ
 def logs(deployment: str, slot: str = "", /, *, key: str, last_bytes: int = 16_384) -> int:
     """Show the newest of what a slot's workload wrote, also of one that has ended. Only its consumer can.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
-    slot: WORKLOAD/INDEX; may be left out where there is one slot alone.
-    key: Name of the consumer's key.
-    last_bytes: How many bytes at most.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
+        slot: WORKLOAD/INDEX; may be left out where there is one slot alone.
+        key: Name of the consumer's key.
+        last_bytes: How many bytes at most.
     """
     if not 1 <= last_bytes <= LOG_TAIL_BYTES_MAX:
         raise Failure(EXIT_USAGE, f"--last-bytes: 1 to {LOG_TAIL_BYTES_MAX} wanted")

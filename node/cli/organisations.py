@@ -56,9 +56,8 @@ def _state(dissolved: bool, time_ms: int) -> str:
 def show(ref: str, /) -> int:
     """Show an organisation and its deeds, or what a deed in a file would do and who has signed it.
 
-    Parameters
-    ----------
-    ref: The organisation's id, or the first 6 or more digits; or a file.
+    Args:
+        ref: The organisation's id, or the first 6 or more digits; or a file.
     """
     if Path(ref).is_file():
         return show_file(read_deed(Path(ref)))
@@ -98,9 +97,8 @@ def found(
 ) -> int:
     """Write the founding deed of an organisation to a file, to be signed by its first members.
 
-    Parameters
-    ----------
-    name: What it is called; others tell it by its id.
+    Args:
+        name: What it is called; others tell it by its id.
     """
     charter = Charter(name=name, members=tuple(_newcomer(text) for text in add), quorum=quorum)
     return write_unsigned(file, None, _deed(None, "found", valid, says, charter))
@@ -123,11 +121,10 @@ def change(
 ) -> int:
     """Write a change of members, weights or roles to a file, to be signed by the members.
 
-    Parameters
-    ----------
-    organisation: Its id, or the first 6 or more digits.
-    quorum: So much weight changes it from then on.
-    name: What it is called from then on.
+    Args:
+        organisation: Its id, or the first 6 or more digits.
+        quorum: So much weight changes it from then on.
+        name: What it is called from then on.
     """
     now = organisation_of(organisation)
     charter = charter_of(now)
@@ -157,11 +154,10 @@ def rotate(
 ) -> int:
     """Write the change of your own key to a file: the old key and the new one sign it, nobody else.
 
-    Parameters
-    ----------
-    organisation: Its id, or the first 6 or more digits.
-    member: Your name in it.
-    to: The new public key, 64 hex digits, or the name of a key here.
+    Args:
+        organisation: Its id, or the first 6 or more digits.
+        member: Your name in it.
+        to: The new public key, 64 hex digits, or the name of a key here.
     """
     now = organisation_of(organisation)
     rotation = Rotation(member=member, key=public_key(to).hex())
@@ -171,9 +167,8 @@ def rotate(
 def dissolve(organisation: str, /, *, file: DeedPath, valid: Valid = "7d", says: Says = "") -> int:
     """Write the end of an organisation to a file, to be signed by its members.
 
-    Parameters
-    ----------
-    organisation: Its id, or the first 6 or more digits.
+    Args:
+        organisation: Its id, or the first 6 or more digits.
     """
     now = organisation_of(organisation)
     return write_unsigned(file, now, _deed(now, "dissolve", valid, says))

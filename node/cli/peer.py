@@ -47,18 +47,17 @@ def init(
     with --genesis it joins the chain of that file. Without both, --chain-id founds a new chain whose only
     validator is this peer.
 
-    Parameters
-    ----------
-    chain_id: Name of the chain to found, or that the genesis must have.
-    moniker: A name for people.
-    role: validator, node or bot; may be repeated. Every peer also follows and verifies.
-    genesis: Genesis file of the chain to join.
-    join: Multiaddr with /p2p/ID of the peer to join by; one is enough.
-    genesis_hash: What the genesis must hash to, in hex: from people whom you trust.
-    bootstrap: Multiaddr with /p2p/ID of a peer to join by; may be repeated.
-    farm: The node's farm, with role node.
-    country: Where the node stands, with role node.
-    account: Name of the bot's account key, with role bot.
+    Args:
+        chain_id: Name of the chain to found, or that the genesis must have.
+        moniker: A name for people.
+        role: validator, node or bot; may be repeated. Every peer also follows and verifies.
+        genesis: Genesis file of the chain to join.
+        join: Multiaddr with /p2p/ID of the peer to join by; one is enough.
+        genesis_hash: What the genesis must hash to, in hex: from people whom you trust.
+        bootstrap: Multiaddr with /p2p/ID of a peer to join by; may be repeated.
+        farm: The node's farm, with role node.
+        country: Where the node stands, with role node.
+        account: Name of the bot's account key, with role bot.
     """
     home = current.home()
     _refuse_made(home)

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 def list_peers(*, known: Annotated[bool, Parameter(negative="")] = False) -> int:
     """Show the peer's neighbours and bans, with scores and reasons.
 
-    Parameters
-    ----------
-    known: Show the peer book instead: whom it could dial.
+    Args:
+        known: Show the peer book instead: whom it could dial.
     """
     found = current.client().peers()
     if known:
@@ -63,9 +62,8 @@ def _ban_text(ban: Banned) -> str:
 def add(address: str, /) -> int:
     """Hold a connection to a peer for ever, also after a restart.
 
-    Parameters
-    ----------
-    address: Multiaddr with /p2p/ID.
+    Args:
+        address: Multiaddr with /p2p/ID.
     """
     return _order("add", "it was kept already", address=address)
 
@@ -73,9 +71,8 @@ def add(address: str, /) -> int:
 def remove(peer_id: str, /) -> int:
     """Forget a peer and end its connection. It may come again; ban it to keep it away.
 
-    Parameters
-    ----------
-    peer_id: Its id, as `peers list` shows it.
+    Args:
+        peer_id: Its id, as `peers list` shows it.
     """
     return _order("remove", "it was not known", peer_id=peer_id)
 
@@ -83,10 +80,9 @@ def remove(peer_id: str, /) -> int:
 def ban(peer_id: str, /, *, reason: str = "") -> int:
     """Refuse a peer until it is unbanned, also after a restart.
 
-    Parameters
-    ----------
-    peer_id: Its id, as `peers list` shows it.
-    reason: Why, for those who look later.
+    Args:
+        peer_id: Its id, as `peers list` shows it.
+        reason: Why, for those who look later.
     """
     return _order("ban", "it was banned already; the reason is replaced", peer_id=peer_id, reason=reason)
 
@@ -94,9 +90,8 @@ def ban(peer_id: str, /, *, reason: str = "") -> int:
 def unban(peer_id: str, /) -> int:
     """Lift a peer's ban, yours or one that it earned, and forgive its faults.
 
-    Parameters
-    ----------
-    peer_id: Its id, as `peers list` shows it.
+    Args:
+        peer_id: Its id, as `peers list` shows it.
     """
     return _order("unban", "it was not banned", peer_id=peer_id)
 

@@ -20,9 +20,8 @@ def quarantine() -> int:
 def release(manifest: str, /) -> int:
     """Let the home's node run a quarantined manifest again. Find out first who changed what.
 
-    Parameters
-    ----------
-    manifest: Its digest in hex, or the beginning of it.
+    Args:
+        manifest: Its digest in hex, or the beginning of it.
     """
     found = [one.manifest for one in _all() if manifest and one.manifest.startswith(manifest.lower())]
     if len(found) != 1:

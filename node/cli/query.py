@@ -63,13 +63,12 @@ def query(
 ) -> int:
     """Read a record of the state, with its proof.
 
-    Parameters
-    ----------
-    path: A state path such as account/HEX, slot/HEX/web/0 or farm/NAME; or 0x and a raw key in hex.
-    prove: Ask for a proof of presence or absence.
-    verify: Check the proof here, against nothing but the genesis file; implies --prove.
-    genesis: Genesis file to verify against (default: the home's).
-    out: Write a proof file, which proves the answer to anybody who has the genesis: see gridpact verify.
+    Args:
+        path: A state path such as account/HEX, slot/HEX/web/0 or farm/NAME; or 0x and a raw key in hex.
+        prove: Ask for a proof of presence or absence.
+        verify: Check the proof here, against nothing but the genesis file; implies --prove.
+        genesis: Genesis file to verify against (default: the home's).
+        out: Write a proof file, which proves the answer to anybody who has the genesis: see gridpact verify.
     """
     from node.api.show import show_record, state_key
 

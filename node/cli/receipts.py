@@ -23,11 +23,10 @@ def receipts(deployment: str, /, *, out: Path, slot: str = "") -> int:
     Each is an in-toto statement in a DSSE envelope, signed by the key of the node that held the slot:
     contract, manifest, slot, term, driver and isolation, files, re-checks, exit code and usage.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
-    out: Folder to write them to.
-    slot: Of this slot alone, such as web/0.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
+        out: Folder to write them to.
+        slot: Of this slot alone, such as web/0.
     """
     from node.client.stock_formats import write_statement
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ledger.errors import Refused
 from ledger.keys import Key
@@ -16,17 +18,26 @@ from node.cli.context import EXIT_ERROR, EXIT_REJECTED, EXIT_USAGE, Failure, cur
 from node.cli.output import clean, emit, say
 from node.cli.query import read_proved
 from node.client.amounts import size_text
-from node.client.sdk import Client
+from node.client.sdk import ApiError, Client
+
+
+class Told(NamedTuple):
+    """One result, as the receipt of a term that succeeded tells of it."""
+
+    slot: str
+    term: int
+    path: str
+    result: ResultFile
 
 
 def results(deployment: str, /, *, out: Path, key: str = "") -> int:
     """Fetch the result files of a deployment's jobs, open them and check them against what the ledger proves.
+    Of replicas that agree one is enough: the next is asked where one's box is bad or nobody has it.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
-    out: Folder to write them to; one folder a slot when there are several.
-    key: Name of the consumer's key, which alone opens them (default: found among the account keys).
+    Args:
+        deployment: Its id, or the first 6 or more digits.
+        out: Folder to write them to; one folder a slot when there are several.
+        key: Name of the consumer's key, which alone opens them (default: found among the account keys).
     """
     client = current.client()
     found = client.deployment(deployment)
@@ -35,18 +46,26 @@ def results(deployment: str, /, *, out: Path, key: str = "") -> int:
         raise Failure(EXIT_ERROR, f"no job of {found.id[:12]} has ended with results yet")
     _check_released(found)
     reader = _reader(found, key)
-    several = len({slot for slot, _, _ in wanted}) > 1
-    rows = []
-    files = [_place(out, slot, path, several) for slot, path, _ in wanted]
+    groups = _same(found, wanted)
+    several = len({group[0].slot for group in groups}) > 1
+    places = [[_place(out, told.slot, told.path, several) for told in group] for group in groups]
     _check_recorded(client, found.id, wanted)
-    for (slot, path, result), file in zip(wanted, files, strict=True):
-        say(f"fetching {path} of {slot} ({size_text(result.size_bytes)})")
-        data = _fetched(client, slot, path, result, reader)
+    rows: list[tuple[object, ...]] = []
+    lost: list[Failure] = []
+    for group, (file, *_) in zip(groups, places, strict=True):
+        try:
+            told, data = _first_good(client, group, reader)
+        except Failure as error:
+            lost.append(error)
+            continue
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
-        rows.append((slot, path, result.size_bytes, result.sha256, str(file)))
+        rows.append((told.slot, told.path, told.result.size_bytes, told.result.sha256, str(file)))
     columns = ("slot", "path", "size_bytes", "sha256", "file")
-    emit([dict(zip(columns, row, strict=True)) for row in rows], columns, rows)
+    if rows:
+        emit([dict(zip(columns, row, strict=True)) for row in rows], columns, rows)
+    if lost:
+        raise Failure(lost[0].code, "; ".join(map(str, lost)))
     return 0
 
 
@@ -74,13 +93,13 @@ def _check_released(found: DeploymentDetail) -> None:
     raise Failure(EXIT_REJECTED, f"the results of {found.id[:12]} are held back: {why}")
 
 
-def _check_recorded(client: Client, deployment: str, wanted: list[tuple[str, str, ResultFile]]) -> None:
+def _check_recorded(client: Client, deployment: str, wanted: Sequence[Told]) -> None:
     """Anybody can seal something to the consumer: raises Failure(4) unless the ledger proves that the nodes
     told these digests, and no others."""
-    for name in sorted({slot for slot, _, _ in wanted}):
+    for name in sorted({told.slot for told in wanted}):
         key = key_slot(bytes.fromhex(deployment), name)
         record = read_proved(client, Slot, key, f"slot {name}", lambda slot: bool(slot.results))
-        shown = {path: result.sha256 for slot, path, result in wanted if slot == name}
+        shown = {told.path: told.result.sha256 for told in wanted if told.slot == name}
         if record is not None and record.results != shown:
             raise Failure(EXIT_REJECTED, f"the ledger proves other results of {name} than the peer shows")
 
@@ -95,20 +114,45 @@ def _reader(found: DeploymentDetail, name: str) -> Key:
     return current.key(name)
 
 
-def _fetched(client: Client, slot: str, path: str, result: ResultFile, reader: Key) -> bytes:
-    """The file, checked against the receipt. Raises Failure(4) for other bytes."""
+def _same(found: DeploymentDetail, wanted: Sequence[Told]) -> list[list[Told]]:
+    """Those that are one and the same file together, so that one of them is enough: what replicas that agree
+    told of it."""
+    agree = {workload.name for workload in found.manifest.workloads if workload.agree}
+    groups: dict[tuple[str, str, str], list[Told]] = {}
+    for told in wanted:
+        workload = told.slot.partition("/")[0]
+        owner = workload if workload in agree else told.slot
+        groups.setdefault((owner, told.path, told.result.sha256), []).append(told)
+    return list(groups.values())
+
+
+def _first_good(client: Client, group: Sequence[Told], reader: Key) -> tuple[Told, bytes]:
+    """The file from the first whose box holds it, and who that was; the others' faults are told. Raises
+    Failure when there is none."""
+    for told in group:
+        say(f"fetching {told.path} of {told.slot} ({size_text(told.result.size_bytes)})")
+        try:
+            return told, _opened(client, told.result, reader)
+        except (ApiError, Refused) as error:
+            code = error.exit_code if isinstance(error, ApiError) else EXIT_REJECTED
+            fault = f"{told.path} by the receipt of {told.slot}, term {told.term}: {error}"
+            if len(group) > 1:
+                say(f"not good: {fault}")
+    if len(group) > 1:
+        fault = f"none of {len(group)} receipts leads to {group[0].path}; the last: {fault}"
+    raise Failure(code, fault)
+
+
+def _opened(client: Client, result: ResultFile, reader: Key) -> bytes:
+    """The file, checked against the receipt. Raises Refused for other bytes, ApiError where nobody has it."""
     from node.sealed.sealed_results import open_result
 
     bring(client, result.sealed, result.sealed_bytes, "", client.timeout_s)
-    try:
-        return open_result(reader, result, client.read_artifact(result.sealed))
-    except Refused as error:
-        raise Failure(EXIT_REJECTED, f"{path} of {slot}: {error}") from None
+    return open_result(reader, result, client.read_artifact(result.sealed))
 
 
-def wanted_results(found: DeploymentDetail) -> list[tuple[str, str, ResultFile]]:
-    """Slot, path and file of each result in the receipts of the terms that succeeded; of replicas that agree,
-    of these alone."""
+def wanted_results(found: DeploymentDetail) -> list[Told]:
+    """Each result in the receipts of the terms that succeeded; of replicas that agree, of these alone."""
     odd: set[str] = set()
     slots = {slot.name: slot for slot in found.slots}
     for workload in found.manifest.workloads:
@@ -117,7 +161,7 @@ def wanted_results(found: DeploymentDetail) -> list[tuple[str, str, ResultFile]]
             names = {name for name in slots if name.partition("/")[0] == workload.name}
             odd |= {name for name in names if results_of(slots[name]) != results_of(mine[0])}
     return [
-        (receipt.slot, path, result)
+        Told(receipt.slot, receipt.term, path, result)
         for receipt in found.receipts
         if receipt.status == "succeeded" and receipt.slot not in odd
         for path, result in sorted(receipt.receipt.results.items())

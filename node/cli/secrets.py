@@ -14,10 +14,9 @@ from node.limits import SECRET_BYTES_MAX
 def set_values(deployment: str, /, *values: str) -> int:
     """Give the 3bot secrets of a deployment. Terms that begin later are given them; what runs keeps its own.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
-    values: NAME=FILE, where a file's whole content is the value; NAME=- reads it from standard input.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
+        values: NAME=FILE, where a file's whole content is the value; NAME=- reads it from standard input.
     """
     if not values:
         raise Failure(EXIT_USAGE, "NAME=FILE wanted, or NAME=- for standard input")
@@ -32,9 +31,8 @@ def set_values(deployment: str, /, *values: str) -> int:
 def list_secrets(deployment: str, /) -> int:
     """Show which secrets of a deployment the 3bot has. Values are never shown.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
     """
     client = current.client()
     found = client.deployment(deployment)

@@ -15,10 +15,9 @@ from node.cli.output import emit
 def signatures(deployment: str, /, *, out: Path) -> int:
     """Write every standing decision on a deployment to files, with the commands that check them without us.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
-    out: Folder to write them to.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
+        out: Folder to write them to.
     """
     client = current.client()
     found = client.deployment(deployment)

@@ -46,9 +46,9 @@ def _span_ms(text: str, flag: str) -> int:
 def drain(*, notice: str, yes: Yes = False) -> int:
     """Tell that the home's node leaves: no new slot from now on, and what it holds moves at that time.
 
-    Parameters
-    ----------
-    notice: How long it stays, such as 2h; at least 70s, at most 31d. A new offer before then takes it back.
+    Args:
+        notice: How long it stays, such as 2h; at least 70s, at most 31d. A new offer before then takes
+            it back.
     """
     client, notice_ms = current.client(), _span_ms(notice, "--notice")
     if not _NOTICE_MS_MIN <= notice_ms <= OFFER_VALID_MS_MAX:
@@ -69,13 +69,12 @@ def certify(
 ) -> int:
     """Sign that you stand for a node; its farm's owner carries the file in.
 
-    Parameters
-    ----------
-    node: The node's public key, 64 hex digits.
-    key: Name of the certifier's key.
-    file: Where to write your word.
-    valid: For how long, such as 365d.
-    says: What you looked at, for people.
+    Args:
+        node: The node's public key, 64 hex digits.
+        key: Name of the certifier's key.
+        file: Where to write your word.
+        valid: For how long, such as 365d.
+        says: What you looked at, for people.
     """
     certifier, status = current.key(key), current.client().status()
     made_ms = time.time_ns() // 1_000_000
@@ -97,10 +96,9 @@ def certify(
 def certified(file: Path, /, *, key: str) -> int:
     """Carry a certifier's word about one of your nodes in.
 
-    Parameters
-    ----------
-    file: What the certifier wrote.
-    key: Name of the farmer's key.
+    Args:
+        file: What the certifier wrote.
+        key: Name of the farmer's key.
     """
     try:
         said = msgspec.json.decode(file.read_bytes(), type=CertificationFile)
@@ -115,9 +113,8 @@ def certified(file: Path, /, *, key: str) -> int:
 def uncertify(node: str, /, *, key: str) -> int:
     """Take your word about a node back; what you signed up to now counts no more.
 
-    Parameters
-    ----------
-    node: The node's public key, 64 hex digits.
-    key: Name of the certifier's key.
+    Args:
+        node: The node's public key, 64 hex digits.
+        key: Name of the certifier's key.
     """
     return print_result(current.client().send(current.key(key), UncertifyNode(public_key(node))))

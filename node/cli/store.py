@@ -21,9 +21,8 @@ def inspect(*, blocks: int = 100) -> int:
 
     Exit code 1 when something is damaged.
 
-    Parameters
-    ----------
-    blocks: How many of the newest blocks are checked: hashes, batches, receipts, roots, certificates.
+    Args:
+        blocks: How many of the newest blocks are checked: hashes, batches, receipts, roots, certificates.
     """
     from node.inspection import inspect_home
 
@@ -43,9 +42,8 @@ def rollback(*, blocks: int = 1) -> int:
 
     The peer must be stopped, and must have stopped cleanly. The sign state stays as it is.
 
-    Parameters
-    ----------
-    blocks: How many, at most 16.
+    Args:
+        blocks: How many, at most 16.
     """
     from ledger.storage.rollback import roll_back
     from ledger.storage.store import Store
@@ -66,10 +64,9 @@ def rollback(*, blocks: int = 1) -> int:
 def reset(*, artifacts: bool = False, yes: bool = False) -> int:
     """Remove the chain of a stopped peer; it fetches it anew. Keys, settings and sign state stay.
 
-    Parameters
-    ----------
-    artifacts: Remove the artifacts, too.
-    yes: Do not ask.
+    Args:
+        artifacts: Remove the artifacts, too.
+        yes: Do not ask.
     """
     from node.config import load_settings
     from node.reset import check_memory, reset_home, stopped

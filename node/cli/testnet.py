@@ -37,12 +37,11 @@ def init(
 ) -> int:
     """Write homes, keys and genesis of a local network.
 
-    Parameters
-    ----------
-    v: Validators.
-    nodes: 3nodes, in two farms and two countries.
-    bots: 3bots; each orders for the account "consumer".
-    chain_id: Name of the chain.
+    Args:
+        v: Validators.
+        nodes: 3nodes, in two farms and two countries.
+        bots: 3bots; each orders for the account "consumer".
+        chain_id: Name of the chain.
     """
     net = init_testnet(folder, chain_id, validators=v, nodes=nodes, bots=bots)
     say(f"made {net.folder} with {len(net.peers)} peers; account keys are in {net.keys}")
@@ -56,12 +55,11 @@ def up(
 
     A directory that holds a network already is started as it is.
 
-    Parameters
-    ----------
-    v: Validators.
-    nodes: 3nodes, in two farms and two countries.
-    bots: 3bots; each orders for the account "consumer".
-    chain_id: Name of the chain.
+    Args:
+        v: Validators.
+        nodes: 3nodes, in two farms and two countries.
+        bots: 3bots; each orders for the account "consumer".
+        chain_id: Name of the chain.
     """
     from node.testnet_market import open_market
 
@@ -82,9 +80,8 @@ def up(
 def start(*names: str, folder: Folder = _HERE) -> int:
     """Start peers of the network that are down.
 
-    Parameters
-    ----------
-    names: Which; all when none is named.
+    Args:
+        names: Which; all when none is named.
     """
     net = read_testnet(folder)
     wanted = list(names) or [peer.name for peer in net.peers]
@@ -97,10 +94,9 @@ def start(*names: str, folder: Folder = _HERE) -> int:
 def stop(*names: str, kill: bool = False, folder: Folder = _HERE) -> int:
     """Stop some peers of the network.
 
-    Parameters
-    ----------
-    names: Which.
-    kill: SIGKILL at once, as a power cut would.
+    Args:
+        names: Which.
+        kill: SIGKILL at once, as a power cut would.
     """
     net = read_testnet(folder)
     killed = stop_peers(net, names, kill=kill)
@@ -164,11 +160,10 @@ def logs(
 ) -> int:
     """Show a peer's log.
 
-    Parameters
-    ----------
-    name: Which peer.
-    follow: Go on as it grows, until Ctrl-C or the peer ends.
-    lines: How many of the last lines.
+    Args:
+        name: Which peer.
+        follow: Go on as it grows, until Ctrl-C or the peer ends.
+        lines: How many of the last lines.
     """
     net = read_testnet(folder)
     peer = net.peer(name)

@@ -33,9 +33,8 @@ def print_result(result: TxResult) -> int:
 def show(transaction: str, /) -> int:
     """Show a final transaction.
 
-    Parameters
-    ----------
-    transaction: Its id.
+    Args:
+        transaction: Its id.
     """
     found = current.client().tx(transaction)
     facts: list[tuple[str, object]] = [
@@ -55,10 +54,9 @@ def show(transaction: str, /) -> int:
 def send(file: Path, /, *, wait: Wait = "final") -> int:
     """Send a signed transaction from a file.
 
-    Parameters
-    ----------
-    file: Raw bytes of a signed transaction.
-    wait: none, accepted or final.
+    Args:
+        file: Raw bytes of a signed transaction.
+        wait: none, accepted or final.
     """
     return print_result(current.client().submit(file.read_bytes(), wait))
 
@@ -75,14 +73,13 @@ def transfer(
 ) -> int:
     """Move credits to another account.
 
-    Parameters
-    ----------
-    to: The recipient: a public key, or the name of a key here.
-    amount: Credits, such as 1.5.
-    key: Name of the key that pays.
-    wait: none, accepted or final.
-    out: Write the signed transaction to this file instead of sending it.
-    yes: Do not ask.
+    Args:
+        to: The recipient: a public key, or the name of a key here.
+        amount: Credits, such as 1.5.
+        key: Name of the key that pays.
+        wait: none, accepted or final.
+        out: Write the signed transaction to this file instead of sending it.
+        yes: Do not ask.
     """
     recipient, micro, sender = public_key(to), parse_credits(amount), current.key(key)
     client = current.client()

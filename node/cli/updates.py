@@ -3,6 +3,7 @@ manifest."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -13,7 +14,7 @@ from node.api.update_seam import Steered, SteerRequest, Updated, UpdatePlan, Upd
 from node.cli.context import EXIT_REJECTED, Failure, current
 from node.cli.deployments import pair, roles_from
 from node.cli.output import confirm, emit, emit_facts, print_table, say
-from node.client.amounts import credits_text, time_text
+from node.client.amounts import credits_text, term_text, time_text
 
 Pairs = tuple[str, ...]
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
@@ -34,13 +35,12 @@ def update(
 
     What would change is shown first. Stakeholders approve it with `gridpact approve --update`.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
-    contract: Id, NAME@VERSION, or NAME (default: the one that it is of).
-    param: NAME=VALUE, another answer; what is not given stays as it is. May be repeated.
-    role: NAME=KEY[,KEY…], who holds a role from then on; may be repeated.
-    plan_only: Show the plan and ask for nothing.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
+        contract: Id, NAME@VERSION, or NAME (default: the one that it is of).
+        param: NAME=VALUE, another answer; what is not given stays as it is. May be repeated.
+        role: NAME=KEY[,KEY…], who holds a role from then on; may be repeated.
+        plan_only: Show the plan and ask for nothing.
     """
     client = current.client()
     found = client.deployment(deployment)
@@ -55,7 +55,7 @@ def update(
     )
     plan = client.post("/v1/bot/plan-update", request, UpdatePlan)
     if current.output == "table":
-        print_update_plan(plan)
+        print_update_plan(plan, {asked.name: asked.type for asked in detail.contract.parameters})
     if plan_only:
         if current.output != "table":
             emit(plan)
@@ -85,20 +85,24 @@ def update(
     return 0
 
 
-def print_update_plan(plan: UpdatePlan) -> None:
-    """The plan, for people."""
+def print_update_plan(plan: UpdatePlan, kinds: Mapping[str, str]) -> None:
+    """The plan, for people. `kinds`: the type of each parameter."""
     print(f"Update of {plan.name} {plan.version_before} to {plan.version}, deployment {plan.deployment[:12]}")
-    print_table(("field", "before", "after"), [(c.field, c.before, c.after) for c in plan.changes])
+    changes = [
+        (c.field, term_text(c.field, c.before, kinds), term_text(c.field, c.after, kinds))
+        for c in plan.changes
+    ]
+    print_table(("field", "before", "after"), changes)
     rows = [
         (
             c.slot,
             c.what,
-            f"{credits_text(c.rate_now)} an hour" if c.rate_now else "-",
-            f"{credits_text(c.rate_then)} an hour" if c.rate_then > 0 else "-",
+            credits_text(c.rate_now) if c.rate_now else "-",
+            credits_text(c.rate_then) if c.rate_then > 0 else "-",
         )
         for c in plan.slots
     ]
-    print_table(("slot", "what", "price now", "then"), rows)
+    print_table(("slot", "what", "credits an hour now", "then"), rows)
     for step in plan.steps:
         print(f"steps {step}")
     for words in plan.approvals:
@@ -106,8 +110,9 @@ def print_update_plan(plan: UpdatePlan) -> None:
     for approver in plan.approvers:
         print(f"  {approver.role}: {', '.join(key[:10] for key in approver.keys)} ({approver.act})")
     print(
-        f"locked {credits_text(plan.locked)}, back if it were done now {credits_text(plan.returns)}, "
-        f"more to the author {credits_text(plan.fee)} credits; balance {credits_text(plan.balance)}"
+        f"{credits_text(plan.locked)} credits more go into escrow, of a balance of "
+        f"{credits_text(plan.balance)}; {credits_text(plan.fee)} more to the author; "
+        f"{credits_text(plan.returns)} come back when it is done, if that were now"
     )
     for missing in plan.missing:
         print(f"missing: {missing}")
@@ -116,9 +121,8 @@ def print_update_plan(plan: UpdatePlan) -> None:
 def update_cancel(deployment: str, /, *, key: KeyName = "", yes: Yes = False) -> int:
     """Stop the update of a deployment that is under way; what it changed is reverted.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
     """
     return _steer(deployment, "cancel", key, yes)
 
@@ -126,9 +130,8 @@ def update_cancel(deployment: str, /, *, key: KeyName = "", yes: Yes = False) ->
 def update_resume(deployment: str, /, *, key: KeyName = "", yes: Yes = False) -> int:
     """Go on with an update that is held because a slot failed.
 
-    Parameters
-    ----------
-    deployment: Its id, or the first 6 or more digits.
+    Args:
+        deployment: Its id, or the first 6 or more digits.
     """
     return _steer(deployment, "go_on", key, yes)
 

@@ -127,11 +127,10 @@ def sign(
 ) -> int:
     """Sign a change as a validator in force.
 
-    Parameters
-    ----------
-    file: The change's file; the signature is added to it.
-    key: Name or file of the validator key (default: the home's).
-    yes: Do not ask.
+    Args:
+        file: The change's file; the signature is added to it.
+        key: Name or file of the validator key (default: the home's).
+        yes: Do not ask.
     """
     signer = (
         current.home().validator_key() if not key else load_key(Path(key)) if "/" in key else current.key(key)
@@ -149,9 +148,8 @@ def sign(
 def show(file: Path, /) -> int:
     """Say what a change would do, who has signed it, and what is missing.
 
-    Parameters
-    ----------
-    file: The change's file.
+    Args:
+        file: The change's file.
     """
     return _show(*_of_now(file))
 
@@ -161,11 +159,10 @@ def submit(
 ) -> int:
     """Send a change that a BFT quorum has signed. It comes into force some blocks later.
 
-    Parameters
-    ----------
-    file: The change's file.
-    key: Name of any account key: whoever carries it in.
-    wait: none, accepted or final.
+    Args:
+        file: The change's file.
+        key: Name of any account key: whoever carries it in.
+        wait: none, accepted or final.
     """
     change, now = _of_now(file)
     signatures, _ = collected(change, now)

@@ -37,11 +37,11 @@ def verify(
 ) -> int:
     """Check a proof file with nothing but the genesis. No network is used.
 
-    Parameters
-    ----------
-    file: A file of gridpact query --out.
-    genesis: The chain's genesis file (default: the home's).
-    any_age: Also when the proving block is older than the trusting period of 14 days: it says what was so.
+    Args:
+        file: A file of gridpact query --out.
+        genesis: The chain's genesis file (default: the home's).
+        any_age: Also when the proving block is older than the trusting period of 14 days: it says what
+            was so.
     """
     from node.api.show import show_record
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ledger.manifests.types import Health, Placement, Restart, UpdateStrategy, Volume, Workload
 from node.cli.output import clean
-from node.client.amounts import cpu_text, size_text, span_text
+from node.client.amounts import cpu_text, duration_text, room_text, size_text
 from node.files.cid import cid_of
 
 _APART = {
@@ -25,7 +25,7 @@ def workload_lines(workload: Workload) -> list[str]:
     need, place = workload.resources, workload.placement
     heading = (
         f"{workload.name}: {workload.replicas} x {workload.kind}, {cpu_text(need.cpu_millis)}, "
-        f"{size_text(need.memory_bytes)}, in {', '.join(place.countries) or 'any country'}, "
+        f"{room_text(need.memory_bytes)}, in {', '.join(place.countries) or 'any country'}, "
         f"{_APART[place.distinct]}"
     )
     lines = [heading, " ".join(workload.command), *_runtime(workload), *_where(place), *_course(workload)]
@@ -49,11 +49,11 @@ def _runtime(workload: Workload) -> Iterator[str]:
         yield f"in a container, as user {workload.user}, in {workload.working_dir}"
     if workload.runtime == "wasm":
         yield f"as a program of WebAssembly, {workload.fuel} instructions at most"
-    yield f"has {size_text(need.disk_bytes)} to write to, and {need.pids} processes at most"
+    yield f"has {room_text(need.disk_bytes)} to write to, and {need.pids} processes at most"
     if workload.isolation:
         yield f"only on nodes that enforce {', '.join(workload.isolation)}"
     if workload.recheck_s != _RECHECK_S:
-        yield f"its files are verified again each {span_text(workload.recheck_s * 1000)}"
+        yield f"its files are verified again each {duration_text(workload.recheck_s)}"
 
 
 def _where(place: Placement) -> Iterator[str]:
@@ -84,9 +84,9 @@ def _course(workload: Workload) -> Iterator[str]:
     if workload.restart != Restart():
         yield f"is restarted {workload.restart.attempts} times before it has failed"
     if workload.available_s:
-        yield f"runs on without the notary for at most {span_text(workload.available_s * 1000)}, unasked"
+        yield f"runs on without the notary for at most {duration_text(workload.available_s)}, unasked"
     if workload.time_limit_s:
-        yield f"is stopped after {span_text(workload.time_limit_s * 1000)}"
+        yield f"is stopped after {duration_text(workload.time_limit_s)}"
     if workload.agree:
         yield f"{workload.agree} of {workload.replicas} must find the same results, and are paid"
     if workload.results:
@@ -95,7 +95,7 @@ def _course(workload: Workload) -> Iterator[str]:
     if update != UpdateStrategy():
         yield (
             f"is updated {update.canary} first, then {update.max_parallel} at a time, each healthy for "
-            f"{span_text(update.min_healthy_s * 1000)}, within {span_text(update.deadline_s * 1000)}, else "
+            f"{duration_text(update.min_healthy_s)}, within {duration_text(update.deadline_s)}, else "
             + ("all goes back" if update.on_failure == "revert" else "it waits for the consumer")
         )
 
@@ -106,16 +106,16 @@ def _health(health: Health) -> str:
     else:
         how = f"port {health.port} answers {health.http_path or 'a connection'}"
     return (
-        f"is healthy while {how}, asked each {span_text(health.interval_s * 1000)}, within "
-        f"{span_text(health.timeout_s * 1000)}, {health.failures} failures in a row are too many"
+        f"is healthy while {how}, asked each {duration_text(health.interval_s)}, within "
+        f"{duration_text(health.timeout_s)}, {health.failures} failures in a row are too many"
     )
 
 
 def _volume(volume: Volume) -> str:
-    kept = f"{size_text(volume.size_bytes)} of {_DISKS[volume.storage]}"
+    kept = f"{room_text(volume.size_bytes)} of {_DISKS[volume.storage]}"
     text = f"keeps {volume.path} ({volume.name}, {kept}) from term to term"
     if volume.rpo_s:
-        lost = span_text(volume.rpo_s * 1000)
+        lost = duration_text(volume.rpo_s)
         text += f", with encrypted copies on other nodes: with its node, the last {lost} may be lost"
     elif volume.if_lost == "wait":
         text += ", on its node alone"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Final
 
 from ledger.text.quantities import QuantityError, parse_money
@@ -52,6 +54,41 @@ def span_text(milliseconds: int) -> str:
     return " ".join(parts[:2])
 
 
+def duration_text(seconds: int) -> str:
+    """A time that is agreed on, to the second: "1 d", "1 min 30 s"; `span_text` rounds."""
+    parts = []
+    for unit, name in (*_SPANS, (1, "s")):
+        count, seconds = divmod(seconds, unit)
+        if count:
+            parts.append(f"{count} {name}")
+    return " ".join(parts) or "0 s"
+
+
+def room_text(size_bytes: int) -> str:
+    """A size that is agreed on, to the byte: "64 MiB", "95.3 MiB (100,000,000 B)"."""
+    unit = next((unit for unit, _ in _SIZES if size_bytes >= unit), 1)
+    text = size_text(size_bytes)
+    return f"{text} ({size_bytes:,} B)" if size_bytes * 10 % unit else text
+
+
+def term_text(field: str, text: str, kinds: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A manifest's field in its units, exactly: nobody signs for a number of micro-credits. `kinds`: the type
+    of each parameter."""
+    if not text.isdecimal():
+        return text
+    number = int(text)
+    if field.startswith("parameters."):
+        kind = kinds.get(field.removeprefix("parameters."), "string")
+        return text if kind == "string" else value_text(kind, number)
+    if field in ("terms.budget", "terms.fee", "terms.top_up") or field.startswith("terms.price."):
+        return value_text("money", number)
+    if field.endswith("cpu_millis"):
+        return cpu_text(number)
+    if field.endswith("_bytes"):
+        return value_text("size", number)
+    return value_text("duration", number) if field.endswith("_s") else text
+
+
 def value_text(kind: str, value: str | int | bool) -> str:
     """A contract parameter's value by its type: "5 credits", "1 d", "64 MiB"; others as they are."""
     if isinstance(value, bool):
@@ -60,9 +97,9 @@ def value_text(kind: str, value: str | int | bool) -> str:
         if kind == "money":
             return f"{credits_text(value)} credits"
         if kind == "duration":
-            return span_text(value * 1000)
+            return duration_text(value)
         if kind == "size":
-            return size_text(value)
+            return room_text(value)
     return str(value)
 
 

@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from msgspec.structs import replace
+
 from ledger.contracts.check import decode_contract
 from ledger.contracts.language import parse_contract
 from ledger.contracts.source import ContractSource, SourceArtifact
-from ledger.contracts.types import Contract
+from ledger.contracts.types import Contract, WorkloadTemplate
 from ledger.errors import Refused
 from ledger.limits import ARTIFACT_BYTES_MAX, CONTRACT_BYTES_MAX
 from ledger.manifests.types import Artifact, ArtifactKind
@@ -127,6 +129,38 @@ def load_built(out_dir: Path) -> Built:
                 raise Refused("build.tampered", f"{path} does not hold the bytes of the contract", field)
             built.append(BuiltFile(workload.name, artifact, path))
     return Built(contract, tuple(built))
+
+
+def is_built_from(built: Contract, source: ContractSource) -> bool:
+    """Whether a built contract may have come of this source. The files themselves are not looked at; of a
+    container, what the source leaves out is its image's."""
+    named = {(a.workload, a.path, a.kind, a.executable) for a in source.artifacts}
+    found = {(w.name, a.path, a.kind, a.executable) for w in built.workloads for a in w.artifacts}
+    by_name = {workload.name: workload for workload in source.contract.workloads}
+    workloads = tuple(_unsettled(w, by_name.get(w.name, w)) for w in built.workloads)
+    return named == found and bare(replace(built, workloads=workloads)) == bare(source.contract)
+
+
+def bare(contract: Contract) -> Contract:
+    """The contract without its artifacts."""
+    workloads = tuple(
+        replace(w, artifacts=(), working_dir=w.working_dir if w.runtime == "oci" else "/")
+        for w in contract.workloads
+    )
+    return replace(contract, workloads=workloads)
+
+
+def _unsettled(built: WorkloadTemplate, source: WorkloadTemplate) -> WorkloadTemplate:
+    if built.runtime != "oci":
+        return built
+    names = source.environment
+    return replace(
+        built,
+        command=built.command if source.command else (),
+        environment={name: value for name, value in built.environment.items() if name in names},
+        working_dir=source.working_dir and built.working_dir,
+        user=source.user and built.user,
+    )
 
 
 def describe(file: Path, path: str, kind: ArtifactKind, executable: bool) -> Artifact:

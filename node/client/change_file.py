@@ -9,11 +9,10 @@ import msgspec
 
 from ledger.codec import decode, encode
 from ledger.epochs import CHANGE_DOMAIN, change_message, sign_change
-from ledger.errors import Refused
 from ledger.keys import Key, public_key_from_hex, verify
 from ledger.limits import VALIDATORS_BYTES_MAX, VALIDATORS_MAX
 from ledger.proofs.certificate import Validator, ValidatorSet
-from node.client.signed_file import read_signed
+from node.client.signed_file import Signature, judged, read_signed, with_word
 
 FORMAT: Final = "gridpact-validators/2"
 CHANGE_FILE_BYTES_MAX: Final = 4 * VALIDATORS_BYTES_MAX + 512 * VALIDATORS_MAX
@@ -25,13 +24,6 @@ class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     key: str
     weight: int
     moniker: str
-
-
-class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A validator's word for it, in hex."""
-
-    key: str
-    signature: str
 
 
 class ChangeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -88,27 +80,17 @@ def read_change(file: Path) -> ChangeFile:
 
 def signed(change: ChangeFile, key: Key) -> ChangeFile:
     """The change with this key's signature in place of any former one."""
-    word = sign_change(key, change.chain_id, change.encoded, change.valid_until_ms).hex()
-    kept = tuple(s for s in change.signatures if s.key != key.public.hex())
-    return msgspec.structs.replace(
-        change, signatures=(*kept, Signature(key=key.public.hex(), signature=word))
-    )
+    word = sign_change(key, change.chain_id, change.encoded, change.valid_until_ms)
+    return msgspec.structs.replace(change, signatures=with_word(change.signatures, key.public, word))
 
 
 def collected(change: ChangeFile, now: ValidatorSet) -> tuple[dict[int, bytes], list[str]]:
     """The valid signatures by member of the set in force, ascending, and the keys of those that are not."""
-    found: dict[int, bytes] = {}
-    foreign: list[str] = []
     message = change_message(change.encoded, change.valid_until_ms)
-    for item in change.signatures:
-        try:
-            public, word = public_key_from_hex(item.key, "signatures"), bytes.fromhex(item.signature)
-        except (Refused, ValueError):
-            foreign.append(item.key[:64])
-            continue
-        index = now.index(public)
-        if index is None or not verify(public, CHANGE_DOMAIN, change.chain_id, message, word):
-            foreign.append(item.key)
-        else:
-            found[index] = word
-    return dict(sorted(found.items())), foreign
+    members = {member.key: index for index, member in enumerate(now.members)}
+
+    def holds(public: bytes, word: bytes) -> bool:
+        return public in members and verify(public, CHANGE_DOMAIN, change.chain_id, message, word)
+
+    good, foreign = judged(change.signatures, holds)
+    return dict(sorted((members[public], word) for public, word in good.items())), foreign

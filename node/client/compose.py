@@ -20,7 +20,7 @@ from ledger.text.quantities import QuantityError, parse_cpu, parse_size
 from ledger.text.yaml_tree import Mapping, Mark, Node, Scalar, Sequence, load
 from node.client.compose_mounts import Mounts
 from node.client.compose_variables import Kind, Remark, Variables, name_of
-from node.client.compose_words import DROPPED, REFUSED, TOP, WAITS
+from node.client.compose_words import DROPPED, REFUSED, TOP, WAITS, why_not_public
 
 _PORT: Final = re.compile(r"(?P<outside>(?:.*:)?)(?P<inside>[0-9]{1,5})(?:/tcp)?")
 _COMPOSE_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([bkmgt]?)i?b?", re.IGNORECASE)
@@ -233,6 +233,8 @@ class _Importer:
                 continue
             at = f"{where}.{key}"
             found[key] = self._variables.filled("${" + key + "}" if text is None else text, mark, at)
+            if why := why_not_public(key, found[key]):
+                self._remark(mark, at, "to do", why)
         return found
 
     def _replicas(self, entries: dict[str, Node], where: str) -> int:

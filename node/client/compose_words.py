@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
+# What a value is meant for, by its variable's name or by its own look. `…_FILE` names a file, not a value.
+_SECRET_NAME: Final = re.compile(
+    r"(PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|CREDENTIALS?|(API|ACCESS|PRIVATE|ENCRYPTION|SIGNING|SECRET)_?KEY)"
+    r"(_BASE)?\d*$",
+    re.IGNORECASE,
+)
+_SECRET_VALUE: Final = re.compile(r"://[^/\s:@]*:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY")
 DROPPED: Final = {
     "container_name": "slots have names of their own",
     "hostname": "a slot has no host name",
@@ -29,7 +37,7 @@ REFUSED: Final = {
     "pid": "no workload sees other processes",
     "ipc": "no workload shares memory with others",
     "secrets": "their values are given to the 3bot: gridpact secrets set",
-    "env_file": "its variables belong into environment",
+    "env_file": "its variables belong into environment; what not everybody may read, into secrets",
     "healthcheck": "a health check asks a port, or is a program of the artifacts: write health",
     "extends": "one file says all",
     "profiles": "a contract runs all that it names",
@@ -43,3 +51,12 @@ WAITS: Final = {
     "service_healthy": "it waits until the other runs, not until it is healthy: try again until it answers",
     "service_completed_successfully": "",
 }
+
+
+def why_not_public(name: str, value: str) -> str:
+    """What to do with a variable of this name and value where everybody reads both; "" if nothing."""
+    if "/run/secrets/" in value:
+        return "secrets are files below /secrets here"
+    if value and (_SECRET_NAME.search(name) or _SECRET_VALUE.search(value)):
+        return "everybody reads contracts and parameters: name it under secrets, and read /secrets/NAME"
+    return ""

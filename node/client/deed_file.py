@@ -7,26 +7,17 @@ from typing import Final
 
 import msgspec
 
-from ledger.errors import Refused
-from ledger.keys import public_key_from_hex
 from ledger.limits import ORGANISATION_BYTES_MAX, ORGANISATION_MEMBERS_MAX
 from ledger.organisations.organisation import Deed, Signatures, decode_deed, is_deed_signed
-from node.client.signed_file import read_signed
+from node.client.signed_file import Signature, judged, read_signed, with_word
 
 FORMAT: Final = "gridpact-deed/1"
 _SIGNERS_MAX: Final = 2 * ORGANISATION_MEMBERS_MAX  # those before and those after
 DEED_FILE_BYTES_MAX: Final = 4 * ORGANISATION_BYTES_MAX + 1_024 * _SIGNERS_MAX
 
 
-class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A member's word for it, in hex: 64 bytes, or an SSHSIG."""
-
-    key: str
-    signature: str
-
-
 class DeedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The file. What is signed is the canonical JSON of `deed`."""
+    """The file. What is signed is the canonical JSON of `deed`; a signature has 64 bytes, or is an SSHSIG."""
 
     format: str
     deed: Deed
@@ -49,24 +40,11 @@ def read_deed(file: Path) -> DeedFile:
 
 def with_signature(found: DeedFile, public: bytes, signature: bytes) -> DeedFile:
     """The file with this key's signature in place of any former one."""
-    kept = tuple(s for s in found.signatures if s.key != public.hex())
-    word = Signature(key=public.hex(), signature=signature.hex())
-    return msgspec.structs.replace(found, signatures=(*kept, word))
+    return msgspec.structs.replace(found, signatures=with_word(found.signatures, public, signature))
 
 
 def collected(found: DeedFile) -> tuple[Signatures, list[str]]:
     """The signatures that hold, by ascending key, and the keys of those that do not."""
-    good: dict[bytes, bytes] = {}
-    bad: list[str] = []
     payload = found.deed.encode()
-    for item in found.signatures:
-        try:
-            public, signature = public_key_from_hex(item.key, "signatures"), bytes.fromhex(item.signature)
-        except (Refused, ValueError):
-            bad.append(item.key[:64])
-            continue
-        if is_deed_signed(public, payload, signature):
-            good[public] = signature
-        else:
-            bad.append(item.key)
+    good, bad = judged(found.signatures, lambda public, word: is_deed_signed(public, payload, word))
     return tuple(sorted(good.items())), bad

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import msgspec
 
+from ledger.errors import Refused
+from ledger.keys import public_key_from_hex
 from node.errors import ConfigError
 from node.home import write_atomic
+
+
+class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One person's word for it, in hex."""
+
+    key: str
+    signature: str
 
 
 class Signed(Protocol):
@@ -17,10 +27,35 @@ class Signed(Protocol):
     @property
     def format(self) -> str: ...
     @property
-    def signatures(self) -> tuple[object, ...]: ...
+    def signatures(self) -> tuple[Signature, ...]: ...
 
 
 T = TypeVar("T", bound=Signed)
+
+
+def with_word(signatures: tuple[Signature, ...], public: bytes, word: bytes) -> tuple[Signature, ...]:
+    """The signatures with this key's in place of any former one."""
+    kept = (found for found in signatures if found.key != public.hex())
+    return (*kept, Signature(key=public.hex(), signature=word.hex()))
+
+
+def judged(
+    signatures: tuple[Signature, ...], holds: Callable[[bytes, bytes], bool]
+) -> tuple[dict[bytes, bytes], list[str]]:
+    """By key what holds, and the keys of what does not, or is none."""
+    good: dict[bytes, bytes] = {}
+    bad: list[str] = []
+    for found in signatures:
+        try:
+            public, word = public_key_from_hex(found.key, "signatures"), bytes.fromhex(found.signature)
+        except (Refused, ValueError):
+            bad.append(found.key[:64])
+            continue
+        if holds(public, word):
+            good[public] = word
+        else:
+            bad.append(found.key)
+    return good, bad
 
 
 def read_signed(

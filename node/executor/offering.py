@@ -10,10 +10,12 @@ import structlog
 
 from ledger.manifests.types import CAPACITY
 from ledger.records import Node as LedgerNode
+from ledger.records import key_node
+from ledger.state import read
 from ledger.transactions import PostOffer
 from node.config import Node
 from node.executor.drivers.base import Fingerprint
-from node.executor.limits import OFFER_RETRY_S
+from node.executor.limits import OFFER_RETRY_S, TX_BLOCKS
 from node.executor.sender import Sender
 from node.executor.task import best_address
 from node.offer import OFFER_VALID_MS, make_offer
@@ -51,8 +53,8 @@ class Offering:
         self.valid = node.valid_until_ms > now_ms
         if not self.usable or self._busy or self._boot_ms() < self._not_before_ms:
             return False
-        if node.valid_until_ms == 0 and node.runtimes:
-            return False  # there was one, and its owner withdrew it: no restart undoes that
+        if _is_withdrawn(node):
+            return False  # no restart undoes that
         offer = self._offer()
         if not offer.address:
             return False
@@ -61,19 +63,33 @@ class Offering:
 
     async def post(self) -> int:
         """Send the offer once; what is refused is tried again later. Returns the height at which it is final,
-        0 when it is not."""
-        self._busy = True
+        0 when it is not. What has expired is not signed anew: whether it is still due is seen then, since the
+        owner may have withdrawn it in blocks that this node did not have."""
+        self._busy, last = True, self._peer.height + TX_BLOCKS
         try:
-            sent = await self._sender.deliver(self._offer(), lambda: True)
+            sent = await self._sender.deliver(self._offer(), lambda: self._stands(last))
         finally:
             self._busy = False
-        if sent is not None and sent.rule:
+        if sent is None:
+            log.info("offer_not_final")
+            return 0
+        if sent.rule:
             log.warning("offer_refused", rule=sent.rule, detail=sent.detail)
             self._not_before_ms = self._boot_ms() + int(OFFER_RETRY_S * 1000)
         else:
             log.info("offer_posted")
-        return sent.outcome.height if sent is not None and sent.outcome is not None else 0
+        return sent.outcome.height if sent.outcome is not None else 0
+
+    def _stands(self, last: int) -> bool:
+        """May the offer still be sent, up to that height?"""
+        node = read(self._peer.state, LedgerNode, key_node(self._sender.key.public))
+        return self._peer.height <= last and node is not None and not _is_withdrawn(node)
 
     def _offer(self) -> PostOffer:
         address = best_address(self._peer.network.addresses())
         return make_offer(self._settings, self._fingerprint, address, self._peer.time_ms)
+
+
+def _is_withdrawn(node: LedgerNode) -> bool:
+    """There was an offer, and its owner withdrew it."""
+    return node.valid_until_ms == 0 and bool(node.runtimes)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ledger.audit.report import AuditReport, Facts, VoteRow
-from node.client.amounts import credits_text, span_text, time_text
+from node.client.amounts import credits_text, duration_text, term_text, time_text
 
 ACTS: Final = {
     "deploy": "Approval before work begins",
@@ -41,7 +42,6 @@ _STATUS: Final = {
     "paused": "It is paused: its funds or its term are used up",
     "failed": "It has failed",
 }
-_MONEY: Final = ("terms.budget", "terms.fee", "terms.top_up")
 _DIGEST: Final = re.compile(r"\b[0-9a-f]{64}\b")
 SHORT: Final = 8  # of 64 digits: enough to find one at the page's end
 
@@ -55,7 +55,8 @@ def audit_page(report: AuditReport, digest: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"credits": credits_text, "time": _utc, "span": span_text, "brief": brief, "term": _term}
+    pages.filters |= {"credits": credits_text, "time": _utc, "duration": duration_text}
+    pages.filters |= {"brief": brief, "term": _term}
     facts = report.facts
     names = _names(facts)
     return pages.get_template("audit.html").render(
@@ -82,10 +83,8 @@ def brief(text: str) -> str:
     return _DIGEST.sub(lambda found: f"{found[0][:SHORT]}…", text)
 
 
-def _term(text: str, field: str) -> str:
-    """A value of a manifest's field: money in credits, as everywhere on the page."""
-    is_money = field in _MONEY or field.startswith("terms.price.")
-    return f"{credits_text(int(text))} credits" if is_money and text.isdigit() else brief(text)
+def _term(text: str, field: str, kinds: Mapping[str, str]) -> str:
+    return brief(term_text(field, text, kinds))
 
 
 def _utc(time_ms: int) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from node.api.update_models import UpdateView
-from node.client.amounts import cpu_text, credits_text, size_text, span_text, time_text
+from node.client.amounts import term_text, time_text
 
 _TOP: Final = {
     "version": "Version of the contract",
@@ -112,17 +112,4 @@ def _artifact_words(workload: str, rest: str) -> str:
 
 
 def _value(field: str, text: str) -> str:
-    if text == "":
-        return _NOTHING
-    if not text.isdecimal():
-        return text
-    number = int(text)
-    if field in ("terms.budget", "terms.fee", "terms.top_up"):
-        return f"{credits_text(number)} credits"
-    if field.endswith("cpu_millis"):
-        return cpu_text(number)
-    if field.endswith("_bytes"):
-        return size_text(number)
-    if field.endswith("_s"):
-        return span_text(number * 1000)
-    return text
+    return term_text(field, text) if text else _NOTHING

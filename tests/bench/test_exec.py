@@ -42,11 +42,12 @@ def test_what_runs_out_first_is_the_bound(
     assert bound_by in found["bound_by"]
 
 
+@pytest.mark.timeout(400)
 async def test_idle_services_are_started_measured_and_stopped(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exec_density, "IDLE_S", 0.2)
-    with trio.fail_after(60):
+    with trio.fail_after(300):
         found = await density(tmp_path, (1, 3))
     one, three = found["measured"]
     assert (one["slots"], three["slots"]) == (1, 3)
@@ -57,10 +58,11 @@ async def test_idle_services_are_started_measured_and_stopped(
     assert said["slots of one node, and what bounds it"].startswith(str(found["bounds"]["slots"]))
 
 
+@pytest.mark.timeout(400)
 async def test_a_start_is_measured_for_each_runtime_that_is_enforced(tmp_path: Path) -> None:
     needs_sandbox()
     await trio.Path(tmp_path).chmod(0o755)
-    with trio.fail_after(100):
+    with trio.fail_after(300):
         found = await starts(tmp_path, SHORT._replace(starts=1, claims=1))
     sandbox = found["sandbox"]
     if "skipped" not in sandbox:

@@ -31,7 +31,7 @@ from tests.e2e.net import Net, until
 
 GOAL_VOTES_AFTER_S: Final = 2.0
 GAP_MAX_S: Final = 20.0  # without a final block, while no more than f are down: a fault
-EQUAL_S: Final = 40.0
+EQUAL_S: Final = 90.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

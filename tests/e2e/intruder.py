@@ -90,7 +90,7 @@ class Intruder:
         """Become a neighbour of a peer; its id."""
         peer = self.net.peer(name)
         self.host.add_peer(peer.p2p, keep=False)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while peer.peer_id not in self.ups:
                 await trio.sleep(0.02)
         return peer.peer_id
@@ -115,7 +115,7 @@ async def at_work(intruder: Intruder) -> AsyncIterator[Intruder]:
             nursery.cancel_scope.cancel()
 
 
-async def soon(what: str, holds: Callable[[], object], timeout_s: float = 20.0) -> None:
+async def soon(what: str, holds: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Like `until`, while hosts of this process go on."""
     await trio.to_thread.run_sync(partial(until, what, holds, timeout_s))
 

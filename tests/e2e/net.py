@@ -35,11 +35,11 @@ from node.testnet_market import open_market
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STAKEHOLDERS = ("it-expert", "legal", "budget")
-READY_S = 40.0
+READY_S = 90.0
 T = TypeVar("T")
 
 
-def until(what: str, holds: Callable[[], T], timeout_s: float = 20.0) -> T:
+def until(what: str, holds: Callable[[], T], timeout_s: float = 60.0) -> T:
     """The first true value of `holds`; fails with `what` after the deadline."""
     deadline = time.monotonic() + timeout_s
     while not (value := holds()):
@@ -62,7 +62,9 @@ class Said:
         return json.loads(self.out)
 
 
-def gridpact(*words: str, home: str = "", extra: dict[str, str] | None = None, timeout_s: float = 60) -> Said:
+def gridpact(
+    *words: str, home: str = "", extra: dict[str, str] | None = None, timeout_s: float = 120
+) -> Said:
     """Run one command as a process of its own."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("GRIDPACT_")} | {"PYTHONPATH": str(ROOT)}
     env |= {"GRIDPACT_HOME": home} if home else {}
@@ -184,7 +186,7 @@ class Net:
         found = {name: self.api(name).status() for name in names}
         return {name: (status.height, status.state_root) for name, status in found.items()}
 
-    def until_equal(self, *names: str, timeout_s: float = 30.0) -> tuple[int, str]:
+    def until_equal(self, *names: str, timeout_s: float = 60.0) -> tuple[int, str]:
         """One height and one root on all these peers. They are asked one by one, so it may take tries."""
 
         def equal() -> tuple[int, str] | None:
@@ -245,7 +247,7 @@ class Net:
             self.decide("approve", deployment, role)
 
     def until_running(
-        self, deployment: str, term: int = 0, at: str = "bot1", timeout_s: float = 40
+        self, deployment: str, term: int = 0, at: str = "bot1", timeout_s: float = 90
     ) -> dict[str, Any]:
         """Its slot web/0, running under a term above `term`."""
 

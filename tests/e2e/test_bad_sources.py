@@ -38,7 +38,7 @@ async def test_a_source_whose_disk_was_tampered_with_gives_nothing(net: Net) -> 
         net.api("bot1").call("GET", f"/v1/artifacts/{digest}")
     assert refused.value.status == 404
     put(net, "v2", data)  # an honest source: what came so far is used, and the whole is right
-    fetch(net, "bot1", digest, len(data), 20)
+    fetch(net, "bot1", digest, len(data), 60)
     assert net.api("bot1").call("GET", f"/v1/artifacts/{digest}") == data
 
 
@@ -65,13 +65,13 @@ async def test_a_source_that_lies_is_dropped_and_an_honest_one_used(net: Net) ->
     )
     async with at_work(liar):
         await liar.meet("node1")
-        fetching = threading.Thread(target=fetch, args=(net, "node1", digest, len(data), 30))
+        fetching = threading.Thread(target=fetch, args=(net, "node1", digest, len(data), 60))
         async with counted(net, "node1", "artifacts_liars_total", ""):
             fetching.start()
             await soon("the liar is asked", lambda: "artifact/chunk" in liar.asked)
         assert net.figure("node1", EVENTS, "fault.artifact.chunk") >= 1
         put(net, "v1", data)
-        await trio.to_thread.run_sync(fetching.join, 30)
+        await trio.to_thread.run_sync(fetching.join, 90)
     assert net.api("node1").call("GET", f"/v1/artifacts/{digest}") == data
 
 

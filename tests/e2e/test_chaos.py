@@ -18,7 +18,7 @@ from tests.e2e.chaos_writers import Acknowledged, Writers
 from tests.e2e.net import Net, until
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_chaos_for_a_while(tmp_path: Path) -> None:
     outcome = run(tmp_path / "net", Asked(seconds=9, seed=7, storm_every_s=8))
     assert outcome.faults == []

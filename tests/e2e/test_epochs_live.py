@@ -14,7 +14,7 @@ from tests.e2e.net import Net, gridpact, until
 OLD = ("v1", "v2", "v3", "v4")
 NEW = ("v5", "v6", "v7")
 ALL = OLD + NEW
-GOES_ON_S = 20.0
+GOES_ON_S = 60.0
 
 
 def join(net: Net, *names: str) -> None:

@@ -142,7 +142,7 @@ def test_by_canary_while_requests_flow(net: Net, site: dict[str, Any], tmp_path:
         assert net.show(deployment)["updates"][-1]["missing"], "budget has not agreed"
         net.decide("approve", deployment, "budget", "--update")
         over(net, deployment, asked["number"], "done")
-        until("both serve the new page", lambda: both(net, deployment, NEW), 20)
+        until("both serve the new page", lambda: both(net, deployment, NEW))
     assert visitors.seen[0] == f"<p>{OLD}</p>" and visitors.seen[-1] == f"<p>{NEW}</p>"
     assert "" not in visitors.seen, "at every moment one of them answered"
     after = net.show(deployment)

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.net import Net, page, until
 from tests.e2e.workloads import alive, tamper, workloads
 
-STOPPED_S = 15.0  # from the command to the last process: one block, then the driver's grace
+STOPPED_S = 60.0  # from the command to the last process: one block, then the driver's grace
 
 
 @pytest.fixture

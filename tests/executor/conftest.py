@@ -21,6 +21,7 @@ from node.executor.drivers.base import Driver, FileSpec, PortSpec, Resources, Ta
 from node.executor.drivers.launched import LaunchedDriver
 from node.executor.drivers.running import Running
 from node.executor.drivers.sandbox import SandboxDriver
+from node.executor.drivers.trial import Host
 from node.executor.oci.driver import OciDriver
 
 BUSYBOX = Path("/bin/busybox")
@@ -104,13 +105,13 @@ class Bench:
     async def output(self, spec: TaskSpec) -> str:
         """Run to the end; return what it wrote."""
         async with self.running(spec) as handle:
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 await self.driver.wait(handle)
             return self.driver.logs(handle, 1 << 20).decode()
 
     async def until_logged(self, handle: Running, word: str) -> str:
         """Wait until the log holds `word`; return the log."""
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while word not in (text := self.driver.logs(handle, 1 << 20).decode(errors="replace")):
                 assert handle.exit is None, f"ended early: {text}"
                 await trio.sleep(0.01)
@@ -133,9 +134,34 @@ def needs_sandbox() -> None:
 D = TypeVar("D", bound=Driver)
 
 
+# What the first driver of a kind found out by a trial, which takes up to a second: the host stays as it is.
+_HOSTS: dict[type, Host] = {}
+_TOOLS: dict[type, tuple[str, str]] = {}
+
+
+def _examine_once(driver: LaunchedDriver) -> None:
+    """Examine the host, or tell the driver what another of its kind has found; its groups are its own."""
+    kind = type(driver)
+    if kind not in _HOSTS:
+        driver.fingerprint()
+        assert driver._host is not None
+        _HOSTS[kind] = driver._host
+        if isinstance(driver, OciDriver):
+            _TOOLS[kind] = driver._tools
+    host = _HOSTS[kind]
+    if host.groups is not None:
+        host = dataclasses.replace(host, groups=dataclasses.replace(host.groups, scope=driver._scope))
+    if isinstance(driver, OciDriver):
+        driver.trust(host, _TOOLS[kind])
+    else:
+        driver._host = host
+
+
 def usable(driver: D, runtime: str = "") -> D:
     """The driver; on a host where it cannot run tasks (of `runtime`, of several) a skip, with the reason."""
     needs_sandbox()
+    if isinstance(driver, LaunchedDriver):
+        _examine_once(driver)
     found = driver.fingerprint().of(runtime)
     if not found.usable:
         pytest.skip(f"the {found.driver} driver is not usable here: {found.reason}")

@@ -91,7 +91,7 @@ async def main(folder: Path, runtime: str) -> None:
     async with bench.running(shell(listen, ports=(PortSpec("http", 8080),))) as neighbour:
         host, port = neighbour.ports["http"]
         ask = f"nc -w 2 {host} {port} </dev/null; nc -w 2 127.0.0.1 8080 </dev/null; echo tried"
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while "reached" not in await plainly(ask):
                 await trio.sleep(0.05)
         text = await bench.output(shell(ask))

@@ -126,6 +126,6 @@ def test_in_a_namespace_of_its_own(bench: Bench, tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root makes a network namespace with addresses of its own")
     command = [unshare, "--net", sys.executable, "-B", str(HERE / "egress_inside.py"), str(tmp_path / "own")]
-    done = subprocess.run(command, cwd=HERE.parent.parent, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, cwd=HERE.parent.parent, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "all as it should be"

@@ -131,7 +131,7 @@ def test_outside_it_succeeds(name: str, program: bytes, tmp_path: Path) -> None:
             command = [*apart, "sh", "-c", tmpfs, "-", inside, name, aim]
             if name == "file":  # its target must not be hidden by the /tmp of its own
                 command = [str(file), name, aim]
-            done = subprocess.run(command, pass_fds=(held,), capture_output=True, text=True, timeout=30)
+            done = subprocess.run(command, pass_fds=(held,), capture_output=True, text=True, timeout=120)
         finally:
             os.close(held)
     if done.stdout.startswith("refused "):

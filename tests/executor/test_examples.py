@@ -72,7 +72,7 @@ async def test_site_becomes_healthy(driver: SandboxDriver, checkout: Path, tmp_p
     try:
         assert workload.health is not None
         path = workload.health.http_path or "/"
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not (await probe.http_get(*handle.ports[workload.health.port], path, 2.0)).healthy:
                 await trio.sleep(0.05)
         assert (await driver.attest(handle)).ok
@@ -91,7 +91,7 @@ async def test_the_site_in_an_image_is_well_and_serves_its_pages(
     assert workload.health.command[:2] == ("/bin/busybox", "wget")
     async with oci.running(task(built, workload)) as handle:
         command, timeout_s = workload.health.command, float(workload.health.timeout_s)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while await oci.driver.check(handle, command, timeout_s) != 0:
                 await trio.sleep(0.05)
         for page in ("/index.html", "/about.html", "/robots.txt"):

@@ -34,7 +34,7 @@ async def forked(bench: Bench, resources: Resources) -> int:
     """How many of 40 processes that rest could be started."""
     script = "i=0; while [ $i -lt 40 ]; do sleep 30 & i=$((i+1)); echo n$i; done; echo over; sleep 30"
     async with bench.running(bench.shell(script, resources=resources)) as handle:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while handle.exit is None and b"over" not in bench.driver.logs(handle, 10_000):
                 await trio.sleep(0.02)
                 if b"can't fork" in bench.driver.logs(handle, 10_000):

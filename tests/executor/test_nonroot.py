@@ -24,7 +24,9 @@ MODULES = (
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the tests run without root already")
-def test_as_nobody(checkout: Path) -> None:
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("module", MODULES)
+def test_as_nobody(checkout: Path, module: str) -> None:
     needs_sandbox()
     setpriv = shutil.which("setpriv")
     if setpriv is None:
@@ -35,9 +37,16 @@ def test_as_nobody(checkout: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chown(folder, NOBODY, NOBODY)
         options = ["-q", "-rs", "-o", f"cache_dir={folder}/cache", f"--basetemp={folder}/t"]
-        tests = [str(Path(__file__).parent / module) for module in MODULES]
-        command = [*become, sys.executable, "-B", "-m", "pytest", *options, *tests]
-        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=110)
+        command = [
+            *become,
+            sys.executable,
+            "-B",
+            "-m",
+            "pytest",
+            *options,
+            str(Path(__file__).parent / module),
+        ]
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=390)
     print(done.stdout[-3000:])
     if "is not usable here" in done.stdout:
         pytest.skip("this host closes user namespaces to users")

@@ -21,7 +21,7 @@ def reached(runtime: str, folder: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root makes a network namespace with addresses of its own")
     command = [unshare, "--net", sys.executable, "-B", str(HERE / "reach_inside.py"), str(folder), runtime]
-    done = subprocess.run(command, cwd=HERE.parent.parent, capture_output=True, text=True, timeout=150)
+    done = subprocess.run(command, cwd=HERE.parent.parent, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "all as it should be"
 

@@ -46,7 +46,7 @@ async def test_memory_hog_is_killed(bench: Bench, compile_c: Callable[[str], byt
     hog = bench.file("/hog", compile_c(HOG), 0o555)
     spec = bench.spec(("/hog",), files=(hog,), resources=replace(RESOURCES, memory_bytes=64 << 20))
     async with bench.running(spec) as handle:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             ended = await bench.driver.wait(handle)
         assert not ended.ok
         if bench.driver.fingerprint().enforces("limit-memory"):
@@ -71,7 +71,7 @@ async def test_fork_bomb_is_stopped(bench: Bench) -> None:
         await bench.until_logged(handle, "can't fork")
         live = await bench.driver.probe(handle)
         assert live.processes <= 16
-        with trio.fail_after(3):
+        with trio.fail_after(60):
             await bench.driver.stop(handle, 0)
 
 
@@ -107,7 +107,7 @@ async def test_cpu_is_bounded(bench: Bench) -> None:
         group = handle.group
         assert group is not None
         stat = group.paths["cpu"] / "cpu.stat"
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while not _throttled(stat):
                 await trio.sleep(0.05)
 
@@ -121,7 +121,7 @@ async def test_usage_of_a_busy_loop_and_of_memory_is_told(
         await bench.until_logged(handle, "held")
         before = await bench.driver.usage(handle)
         assert 48 << 20 <= before.memory_bytes_max < 80 << 20, before
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while (now := await bench.driver.usage(handle)).cpu_ms < before.cpu_ms + 300:
                 await trio.sleep(0.05)
         assert now.cpu_ms < 20_000
@@ -134,7 +134,7 @@ async def test_usage_counts_processes_that_have_ended(bench: Bench) -> None:
     """Also when all have, the first among them, as with a job that is over."""
     script = "(i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done); echo done"
     async with bench.running(bench.shell(script)) as handle:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await bench.driver.wait(handle)
         used = await bench.driver.usage(handle)
         assert used.cpu_ms >= 50, used

@@ -26,7 +26,7 @@ PAGE = b"<h1>verified</h1>" * 5000
 async def fetch(address: tuple[str, int], path: str) -> bytes:
     """Return the whole answer to a GET."""
     data = b""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with await trio.open_tcp_stream(*address) as stream:
             await stream.send_all(f"GET {path} HTTP/1.0\r\n\r\n".encode())
             while chunk := await stream.receive_some(65536):
@@ -35,7 +35,7 @@ async def fetch(address: tuple[str, int], path: str) -> bytes:
 
 
 async def healthy(address: tuple[str, int], path: str = "/") -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not (await probe.http_get(*address, path, 2.0)).healthy:
             await trio.sleep(0.02)
 
@@ -177,7 +177,7 @@ async def test_endless_flood_does_not_eat_the_host(bench: Bench) -> None:
         await bench.until_logged(handle, "y")
         assert handle.launcher is not None
         started = time.monotonic()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while time.monotonic() - started < 2:
                 await trio.sleep(0.05)
         assert _cpu_s(handle.launcher.pid) < 0.5

@@ -107,7 +107,7 @@ async def test_two_at_once_never_have_one_volume(
         with pytest.raises(StartFailed, match=r"still mounted|not started within"):
             await bench.driver.start(await bench.driver.prepare(with_volume(bench, shelf, "true")))
         monkeypatch.undo()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         assert await bench.output(with_volume(bench, shelf, "echo mine")) == "mine\n"
 
 
@@ -164,14 +164,14 @@ def test_volumes_made_at_once_do_not_exceed_the_budget_together(
 
     def slow(mkfs: str, target: str) -> None:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         make_filesystem(mkfs, target)
 
     monkeypatch.setattr("node.executor.volumes.volumes.make_filesystem", slow)
     shelf.rooms["ssd"].size_bytes_max = 31 * MIB
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(shelf.ensure, ONE, "db/0", DATA)
-        assert begun.wait(10)
+        assert begun.wait(60)
         assert "do not fit" in shelf.problem(TWO, "db/0", (DATA,))
         with pytest.raises(VolumeRefused, match="do not fit"):
             shelf.ensure(TWO, "db/0", DATA)

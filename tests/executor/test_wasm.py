@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import time
 
 import pytest
 import trio
 from wasmtime import wat2wasm
 
+from ledger.manifests.services import ISOLATION
 from ledger.manifests.wasm import engine_bytes
 from node.clock import boot_ms
 from node.executor.drivers import wasm_trial
@@ -33,6 +33,7 @@ def test_the_fingerprint_names_the_engine_and_only_what_it_enforces(wasm: Wasm) 
     assert found.driver == "wasm"
     for name in ("fuel", "deterministic", "program-memory", "seccomp", "no-capabilities"):
         assert found.enforces(name), name
+    assert set(ISOLATION) <= {feature.name for feature in found.features}
     for name in ("egress", "secrets", "volumes", "volume-copies", "health-exec"):
         assert not found.enforces(name), name
 
@@ -130,9 +131,8 @@ async def test_an_ended_program_is_attested_too(wasm: Wasm) -> None:
 
 async def test_stop_ends_it_at_once(wasm: Wasm) -> None:
     async with wasm.running(wasm.spec(LOOP, fuel=1 << 50)) as handle:
-        began = time.monotonic()
-        found = await wasm.driver.stop(handle, 5)
-        assert time.monotonic() - began < 5
+        with trio.fail_after(60):
+            found = await wasm.driver.stop(handle, 600)
         assert not found.ok
         assert (await wasm.driver.wait(handle)).code is None
 
@@ -142,7 +142,7 @@ async def test_its_launcher_kills_it_at_its_deadline(wasm: Wasm) -> None:
         await wasm.driver.prepare(wasm.spec(LOOP, fuel=1 << 50)), boot_ms() + 1500
     )
     try:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             found = await wasm.driver.wait(handle)
         assert found.signal == signal.SIGKILL
         assert "did not answer in time" in found.reason
@@ -153,7 +153,7 @@ async def test_its_launcher_kills_it_at_its_deadline(wasm: Wasm) -> None:
 async def test_how_it_ended_is_known_after_stop(wasm: Wasm) -> None:
     handle = await wasm.driver.start(await wasm.driver.prepare(wasm.spec(HELLO)))
     inner = handle.inner
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await inner.wait()
     assert (await wasm.driver.stop(handle, 0)).code == 7
     assert (await wasm.driver.wait(handle)).code == 7

@@ -64,7 +64,7 @@ class Wasm:
     async def run(self, spec: TaskSpec) -> tuple[Exit, bytes, tuple[ResultFile, ...]]:
         """Run to the end: how it ended, what it said, and its results when it ended well."""
         async with self.running(spec) as handle:
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 found = await self.driver.wait(handle)
             results = await self.driver.collect(handle) if found.ok else ()
             return found, self.driver.logs(handle, 1 << 20), results

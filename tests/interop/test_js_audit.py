@@ -11,16 +11,19 @@ from msgspec.structs import replace
 from ledger.audit.audit import export, verify
 from ledger.audit.file import AuditFile, decode_audit
 from ledger.codec import encode
-from ledger.manifests.types import Policies, Rule
+from ledger.contracts.types import Parameter
+from ledger.manifests.expansion import decode_manifest, expand
+from ledger.manifests.types import Policies, Rule, manifest_digest
 from ledger.policies.decision import Decision
 from ledger.policies.types import Auto, Weight
+from ledger.transactions import OrderDeployment
 from tests.interop.js_audit import judged
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.test_audit import site_life
 from tests.ledger.test_audit_updates import updated_life
 from tests.ledger.test_updates import running
 from tests.ledger.test_updates import site as updated_site
-from tests.ledger.world import BUDGET, EXPERT, LEGAL, STRANGER, contract
+from tests.ledger.world import AUTHOR, BOT, BUDGET, CONSUMER, EXPERT, LEGAL, STRANGER, contract, service
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,37 @@ def test_it_finds_updates_that_nobody_approved(tmp_path: Path, monkeypatch: pyte
     world.run()
     (report,) = judged(tmp_path, world.genesis, [export(world.store, deployment)])
     assert report.get("rule") == "audit.update_approval"
+
+
+def test_it_works_out_how_long_a_service_runs_on(tmp_path: Path) -> None:
+    """[E9] `available` as a number, by reference to a parameter that is given or left out, and worked out:
+    each is in the manifest whose digest was signed."""
+    world = ChainWorld()
+    world.add_nodes()
+    asked = {
+        "plain": 90,
+        "given": "${given}",
+        "left-out": "${left_out}",
+        "worked-out": "${= given * 2 + MINUTE}",
+    }
+    source = contract(
+        *(service(name=name, replicas=1, available_s=value) for name, value in asked.items()),
+        parameters=tuple(
+            Parameter(name=name, type="duration", default=3_600) for name in ("given", "left_out")
+        ),
+        budget=50_000_000,
+    )
+    contract_id, parameters = world.publish(source), {"given": "5m"}
+    made = expand(source, contract_id, AUTHOR.public, CONSUMER.public, parameters, {})
+    budget = decode_manifest(made).terms.budget
+    wish = OrderDeployment(contract_id, parameters, {}, manifest_digest(made), budget, BOT.public)
+    deployment = world.ok(CONSUMER, wish).id
+    world.approve(deployment)
+    world.run()
+    found = [workload.available_s for workload in decode_manifest(made).workloads]
+    assert found == [90, 300, 3_600, 660]
+    (report,) = judged(tmp_path, world.genesis, [export(world.store, deployment)])
+    assert report["ok"] and report["manifest"] == manifest_digest(made).hex(), report
 
 
 def test_it_refuses_any_changed_byte(tmp_path: Path, site: tuple[ChainWorld, bytes, bytes]) -> None:

@@ -27,6 +27,7 @@ from tests.ledger.world import (
     STRANGER,
     contract,
     job,
+    service,
 )
 
 
@@ -83,7 +84,6 @@ def test_a_whole_life_verifies(site: tuple[ChainWorld, bytes, bytes]) -> None:
     assert facts.spent == record.spent > 100_000
     assert facts.spent + facts.refunded == facts.escrow == 2_000_000
     assert facts.left == 0
-    assert facts.renewals == 8
     held = [(h.slot, h.term, h.node, h.farm, h.status) for h in facts.holdings]
     assert held == [
         ("web/0", 1, NODES[0].public.hex(), "farm-a", "running"),
@@ -125,6 +125,22 @@ def test_any_changed_byte_of_a_short_life_fails() -> None:
     data = export(world.store, deployment)
     assert len(data) < 12_000
     flip(world, data, set(range(0, len(data), 3)))
+
+
+def test_renewals_make_no_file_longer() -> None:
+    """One each ten seconds: within a month no file would hold them, and no page show anything else."""
+    world = ChainWorld()
+    world.add_nodes()
+    deployment = world.running(contract(service(replicas=1)))
+    for _ in range(3):
+        world.run()  # a file is of the state that a later header names
+    life, before = world.store.history(deployment), export(world.store, deployment)
+    for _ in range(20):
+        world.ok(NODES[0], Renew((RenewItem(deployment, "web/0", 1),)), step_ms=10_000)
+    assert world.store.history(deployment) == life
+    after = export(world.store, deployment)
+    assert verify(after, world.genesis).ok
+    assert len(decode_audit(after).blocks) == len(decode_audit(before).blocks)
 
 
 def flip(world: ChainWorld, data: bytes, positions: set[int]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,8 +10,7 @@ from msgspec.structs import replace
 from ledger.audit.audit import export, verify
 from ledger.audit.file import AuditFile, decode_audit
 from ledger.audit.report import AuditReport
-from ledger.codec import decode, encode
-from ledger.errors import Refused
+from ledger.codec import encode
 from ledger.manifests.types import Policies, Restart, Rule
 from ledger.policies.decision import Decision
 from ledger.policies.records import change_sides
@@ -21,10 +19,10 @@ from ledger.trade_records import UpdateRecord, key_update
 from ledger.transactions import CancelDeployment, SteerUpdate, TopUp
 from node.web.audit_page import audit_page
 from tests.ledger.chain_fixture import ChainWorld
+from tests.ledger.test_audit_lies import Lie, edit, rule_after
 from tests.ledger.test_updates import FAST, running, serve, site, stop, wait
 from tests.ledger.world import BUDGET, CONSUMER, EXPERT, LEGAL, NODES, POLICIES, STRANGER
 
-Lie = Callable[[ChainWorld, bytes], dict[bytes, bytes | None]]
 FEE = 150_000
 
 
@@ -131,17 +129,6 @@ def test_nothing_of_an_update_can_be_left_out(life: tuple[ChainWorld, bytes]) ->
         assert verify(encode(lie), world.genesis).rule == rule, name
 
 
-def edit(kind: type[Any], key: Callable[[bytes], bytes], **changes: Any) -> Lie:
-    def lie(world: ChainWorld, deployment: bytes) -> dict[bytes, bytes | None]:
-        found = world.state.get(key(deployment))
-        assert found is not None
-        record = decode(kind, found)
-        assert replace(record, **changes) != record
-        return {key(deployment): encode(replace(record, **changes))}
-
-    return lie
-
-
 def update(number: int, **changes: Any) -> Lie:
     return edit(UpdateRecord, lambda deployment: key_update(deployment, number), **changes)
 
@@ -216,14 +203,7 @@ LIES: dict[str, tuple[str, Lie]] = {
 def test_a_certified_lie_about_an_update_is_found(name: str) -> None:
     rule, lie = LIES[name]
     world, deployment = updated_life()
-    world.chain.grow(lie(world, deployment))
-    for _ in range(3):
-        world.chain.grow({})
-    try:
-        found = verify(export(world.store, deployment), world.genesis).rule
-    except Refused as error:
-        found = error.rule
-    assert found == rule
+    assert rule_after(world, deployment, lie) == rule
 
 
 def _yes(*_: object) -> Decision:

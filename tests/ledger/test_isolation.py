@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from ledger.contracts.check import check_contract
 from ledger.contracts.language import parse_contract
 from ledger.errors import Refused
 from ledger.manifests.services import ISOLATION, features_needed
 from ledger.manifests.types import Placement
 from ledger.text.yaml_tree import ContractError
 from ledger.transactions import Claim
-from tests.ledger.contract_samples import SOURCE, expanded
+from tests.ledger.contract_samples import SOURCE, expanded, problems
 from tests.ledger.contract_samples import contract as sample
 from tests.ledger.contract_samples import workload as template
+from tests.ledger.test_contract_image import SOURCE as OCI
+from tests.ledger.test_contract_image import container
+from tests.ledger.test_contract_wasm import program
 from tests.ledger.test_placement import A0, B0, approved, refusals
 from tests.ledger.world import NODES, service
 
@@ -54,6 +58,32 @@ def test_what_is_refused(isolation: tuple[str, ...], rule: str, field: str) -> N
         expanded(sample(workloads=(template(isolation=isolation),)))
     assert (caught.value.rule, caught.value.field) == (rule, field)
     assert len(str(caught.value)) < 500
+
+
+MADE = {"sandbox": template, "oci": container, "wasm": program}
+
+
+@pytest.mark.parametrize("level", ISOLATION)
+@pytest.mark.parametrize("runtime", MADE)
+def test_what_no_node_enforces_for_a_runtime_is_refused(runtime: str, level: str) -> None:
+    """[C10] All else a node of that runtime may take: its offer says so under its driver's name."""
+    made = sample(workloads=(MADE[runtime](isolation=(level,)),))
+    if (runtime, level) != ("oci", "landlock"):
+        prefix = "" if runtime == "sandbox" else f"{runtime}."
+        assert features_needed(expanded(made).workloads[0]) == (f"{prefix}{level}",)
+        return
+    for check in (check_contract, expanded):
+        with pytest.raises(Refused) as caught:
+            check(made)
+        assert caught.value.rule == "contract.isolation_runtime"
+        assert caught.value.field == f"workloads.{made.workloads[0].name}.isolation[0]"
+
+
+def test_a_source_is_told_what_to_write_instead() -> None:
+    text = OCI.replace("    runtime: oci", "    runtime: oci\n    isolation: [sealed-image, landlock]")
+    [found] = problems(text)
+    assert (found.rule, found.field) == ("contract.isolation_runtime", "workloads.web.isolation[1]")
+    assert "runtime: sandbox" in found.suggestion
 
 
 def test_a_source_says_it_and_the_manifest_carries_it() -> None:

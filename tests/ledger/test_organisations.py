@@ -406,7 +406,7 @@ def test_a_deed_in_words() -> None:
         "Benjamin does not hold board any more",
         f"Eve ({EVE.public.hex()}) joins of weight 1",
         f"Carl ({CARL.public.hex()}) leaves; what they signed as a member counts no more",
-        "then weight 3 of 4 changes the organisation",
+        "weight 3 of 4 changes the organisation from then on",
         "warning: when the heaviest member's key is lost, nothing can be changed any more",
     ]
     assert words_of_deed(office.now, office.rotation("Anna", EVE)) == [

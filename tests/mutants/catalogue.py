@@ -24,6 +24,7 @@ FUNDS: Final = ("tests/ledger/test_funds.py",)
 STANDING: Final = ("tests/ledger/test_standing.py",)
 PENALTIES: Final = ("tests/ledger/test_penalties.py",)
 PLAN_IS_BILL: Final = ("tests/bot/test_plan_is_bill.py",)
+UPDATE_PLAN: Final = ("tests/bot/test_update_plan.py",)
 NOTICES: Final = ("tests/ledger/test_notices.py",)
 APPROVALS: Final = ("tests/ledger/test_approvals.py",)
 MEMBERS: Final = ("tests/ledger/test_organisation_approvals.py",)
@@ -996,6 +997,27 @@ MUTANTS: Final = (
         PLAN_IS_BILL,
     ),
     _M(
+        "renewals_fill_the_history",
+        "ledger/storage/subjects.py",
+        " or isinstance(tx.tx.body, Renew)",
+        "",
+        ("tests/ledger/test_audit.py",),
+    ),
+    _M(
+        "an_update_plans_one_place_twice",
+        "bot/updates.py",
+        "            held[name] = best\n",
+        "",
+        UPDATE_PLAN,
+    ),
+    _M(
+        "an_update_plans_with_room_that_is_used",
+        "bot/updates.py",
+        " | {best.key: used(best, workload)}",
+        "",
+        UPDATE_PLAN,
+    ),
+    _M(
         "what_waits_is_planned_from_the_start",
         "bot/forecast.py",
         "for name in workload.depends_on)",
@@ -1650,6 +1672,20 @@ MUTANTS: Final = (
         "node/cli/results.py",
         '    check_results("job", (path,), "results", refuse)\n',
         "",
+        ("tests/node/test_results_cli.py",),
+    ),
+    _M(
+        "a_container_may_insist_on_landlock",
+        "ledger/manifests/services.py",
+        "        if name in never:\n",
+        "        if False:\n",
+        ("tests/ledger/test_isolation.py",),
+    ),
+    _M(
+        "one_bad_box_fails_them_all",
+        "node/cli/results.py",
+        "        owner = workload if workload in agree else told.slot\n",
+        "        owner = told.slot\n",
         ("tests/node/test_results_cli.py",),
     ),
     _M(

@@ -30,7 +30,7 @@ from tests.netns.lab import Lab, Machine
 
 API = "127.0.0.1:27657"  # each machine has its own loopback
 PORT = 27_656
-STOP_S = 15.0
+STOP_S = 60.0
 
 
 @dataclass(slots=True)
@@ -177,7 +177,7 @@ class Grid:
 
     # ------------------------------------------------------------------ looking
 
-    def ask(self, name: str, question: Callable[[Client], object], timeout_s: float = 10.0) -> object:
+    def ask(self, name: str, question: Callable[[Client], object], timeout_s: float = 30.0) -> object:
         """What a peer's API answers; None when it does not."""
         member = self.members[name]
         with member.machine.inside():
@@ -219,7 +219,7 @@ class Grid:
         """One counter of the network layer."""
         return self.figures(name).get(("p2p_events_total", kind), 0.0)
 
-    def transfer(self, at: str, timeout_s: float = 30.0) -> float:
+    def transfer(self, at: str, timeout_s: float = 60.0) -> float:
         """Move one micro-credit by a peer's API. Returns the seconds until it was final there."""
         member = self.members[at]
         with member.machine.inside():

@@ -59,7 +59,7 @@ def peer(machine: Machine, number: int, **options: object) -> Iterator[Seen]:
     finally:
         if process.poll() is None:
             process.stdin.close()
-        code = process.wait(30)
-        thread.join(10)
+        code = process.wait(60)
+        thread.join(60)
         lines.close()
     assert code == 0

@@ -17,8 +17,8 @@ def test_peers_of_one_local_network_find_each_other(lab: Lab, figures: dict[str,
             running.enter_context(peer(lab.machine(name, site, host), 41 + i, mdns=mdns))
             for i, (name, site, host, mdns) in enumerate((*places, ("m4", "b", "7.4", True)))
         )
-        until("m1 and m2 are neighbours", lambda: two.peer_id in one.neighbours, 60)
-        until("both know it", lambda: one.peer_id in two.neighbours, 20)
+        until("m1 and m2 are neighbours", lambda: two.peer_id in one.neighbours)
+        until("both know it", lambda: one.peer_id in two.neighbours)
         address = one.neighbours[two.peer_id] + two.neighbours[one.peer_id]
         assert "/ip4/10.1.7." in address  # one dialled what mDNS told
         assert set(one.neighbours) == {two.peer_id}

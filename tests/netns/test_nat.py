@@ -43,7 +43,7 @@ def test_it_holds_connections_and_is_known_by_the_nats_address(grid: Grid, figur
             )
         )
 
-    until("bot1 holds three connections, all its own", holds, 60)
+    until("bot1 holds three connections, all its own", holds)
     figures["gave_way"] = {name: int(grid.events(name, "link.gave_way")) for name in grid.members}
 
 
@@ -67,7 +67,7 @@ def test_it_is_reached(grid: Grid, tmp_path: Path) -> None:
 
     assert grid.ask("bot1", give)
     asker = next(name for name in grid.neighbours("bot1") if name in grid.members)
-    assert grid.ask(asker, lambda client: client.fetch_artifact(digest, len(data)), 30.0) == data
+    assert grid.ask(asker, lambda client: client.fetch_artifact(digest, len(data)), 60.0) == data
 
 
 def circuits_of(grid: Grid, name: str, at: str) -> dict[str, str]:
@@ -96,9 +96,9 @@ def test_it_has_places_at_relays_and_others_hear_of_it(grid: Grid, figures: dict
 
     if not any(name.startswith("obs") for name in grid.neighbours("bot1")):
         grid.command("bot1", "peers", "add", grid.members["obs1"].address)
-    until("bot1 has a place at a relay", reserved, 60)
+    until("bot1 has a place at a relay", reserved)
     asker = next(name for name in grid.neighbours("bot1") if name in grid.members)
-    until("its neighbour knows the way", lambda: circuits_of(grid, "bot1", asker), 60)
+    until("its neighbour knows the way", lambda: circuits_of(grid, "bot1", asker))
     figures["relayed"] = {"places": int(grid.events("bot1", "relayed.reserved"))}
 
 
@@ -113,10 +113,10 @@ def test_two_machines_behind_nats_meet_by_a_relay_and_by_another_when_it_dies(
     grid.join("bot2", grid.lab.behind_nat("bot2", "b", "0.31"), via)
     grid.start("bot2")
 
-    until("bot1 says two ways", lambda: len(ways_to_bot1(grid)) >= 2, 60)
+    until("bot1 says two ways", lambda: len(ways_to_bot1(grid)) >= 2)
     begun = time.monotonic()
     grid.command("bot2", "peers", "add", next(iter(ways_to_bot1(grid).values())))
-    until("they are linked", lambda: relay_at(grid) is not None, 60)
+    until("they are linked", lambda: relay_at(grid) is not None)
     figures["relayed"] = {**figures.get("relayed", {}), "linked_s": round(time.monotonic() - begun, 1)}
     link = grid.neighbours("bot1")["bot2"]
     assert link.inbound
@@ -126,7 +126,7 @@ def test_two_machines_behind_nats_meet_by_a_relay_and_by_another_when_it_dies(
     file = grid.folder / "relayed-artifact"
     file.write_bytes(data)
     assert grid.ask("bot1", lambda client: client.put_artifact(digest, file) or True)
-    assert grid.ask("bot2", lambda client: client.fetch_artifact(digest, len(data)), 30.0) == data
+    assert grid.ask("bot2", lambda client: client.fetch_artifact(digest, len(data)), 60.0) == data
     first = relay_at(grid)
     assert first is not None
     begun = time.monotonic()
@@ -151,7 +151,7 @@ def test_who_is_in_the_open_gets_a_direct_link_through_the_relayed_one(
 ) -> None:
     """obs4 cannot dial bot1; it calls through a relay, and bot1 dials back."""
     if "bot1" not in grid.neighbours("obs4"):
-        until("bot1 says a way", lambda: ways_to_bot1(grid), 60)
+        until("bot1 says a way", lambda: ways_to_bot1(grid))
         grid.command("obs4", "peers", "add", next(iter(ways_to_bot1(grid).values())))
 
     def is_direct() -> bool:
@@ -159,7 +159,7 @@ def test_who_is_in_the_open_gets_a_direct_link_through_the_relayed_one(
         return link is not None and relay_of_address(link.address) is None
 
     begun = time.monotonic()
-    until("a direct link", is_direct, 60)
+    until("a direct link", is_direct)
     figures["relayed"] = {**figures.get("relayed", {}), "direct_s": round(time.monotonic() - begun, 1)}
     assert grid.neighbours("obs4")["bot1"].inbound
 

@@ -10,9 +10,12 @@ from ledger.text.quantities import QuantityError
 from node.client.amounts import (
     cpu_text,
     credits_text,
+    duration_text,
     parse_credits,
+    room_text,
     size_text,
     span_text,
+    term_text,
     time_text,
     value_text,
 )
@@ -45,6 +48,34 @@ def test_shown_for_people() -> None:
     assert [span_text(ms) for ms in spans] == ["340 ms", "1.4 s", "20 s", "3 min", "2 h 5 min", "3 d"]
     assert time_text(0) == "-"
     assert time_text(1_700_000_000_000) == "2023-11-14 22:13:20"
+
+
+def test_what_is_agreed_on_is_told_exactly() -> None:
+    """Who signs for "1 min" has not signed for 119 s."""
+    spans = (0, 59, 60, 119, 3_600, 90_061)
+    told = ["0 s", "59 s", "1 min", "1 min 59 s", "1 h", "1 d 1 h 1 min 1 s"]
+    assert [duration_text(s) for s in spans] == told
+    sizes = (0, 999, 64 << 20, 3 << 19, 100_000_000)
+    assert [room_text(n) for n in sizes] == ["0 B", "999 B", "64 MiB", "1.5 MiB", "95.3 MiB (100,000,000 B)"]
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "told"),
+    [
+        ("terms.budget", "2500000", "2.5 credits"),
+        ("terms.price.cpu_core_hour", "10000", "0.01 credits"),
+        ("terms.grace_s", "119", "1 min 59 s"),
+        ("workloads.web.resources.memory_bytes", "100000000", "95.3 MiB (100,000,000 B)"),
+        ("workloads.web.resources.cpu_millis", "250", "0.25 cores"),
+        ("workloads.web.replicas", "3", "3"),
+        ("workloads.web.command", "3_s", "3_s"),
+        ("parameters.most", "2500000", "2.5 credits"),
+        ("parameters.code_s", "007", "007"),
+        ("parameters.unknown_s", "007", "007"),
+    ],
+)
+def test_a_field_stands_in_its_units(field: str, text: str, told: str) -> None:
+    assert term_text(field, text, {"most": "money", "code_s": "string"}) == told
 
 
 def test_parameters_are_shown_by_their_type() -> None:

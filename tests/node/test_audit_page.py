@@ -14,13 +14,14 @@ from msgspec.structs import replace
 
 from ledger.audit.audit import export, verify
 from ledger.audit.report import AuditReport
+from ledger.contracts.types import Parameter
 from ledger.policies.types import Auto, Rule, Weight
 from ledger.policies.words import outline
 from ledger.transactions import CancelDeployment
 from node.client.amounts import credits_text
 from node.web.audit_page import SHORT, audit_page, brief
 from tests.ledger.chain_fixture import ChainWorld
-from tests.ledger.world import BUDGET, CONSUMER, EXPERT, FARMERS, LEGAL, NODES, contract
+from tests.ledger.world import BUDGET, CONSUMER, EXPERT, FARMERS, LEGAL, NODES, contract, service
 from tests.node.test_web import HOSTILE, Page
 
 DIGEST = "ab" * 32
@@ -74,6 +75,34 @@ def test_all_facts_are_on_the_page(report: AuditReport) -> None:
 def words_of(report: AuditReport) -> str:
     """What a reader sees of the page, cell by cell."""
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", audit_page(report, DIGEST))).split())
+
+
+def test_answers_and_changes_stand_in_their_units() -> None:
+    """A lawyer knows no micro-credits. What only looks like a number stays as it was written."""
+    asked = (
+        Parameter(name="most", type="money", default=2_500_000),
+        Parameter(name="longest", type="duration", default=7_200),
+        Parameter(name="room", type="size", default=64 << 20),
+        Parameter(name="code_s", type="string", default="007"),
+    )
+    world = ChainWorld()
+    world.add_nodes()
+    deployment = world.running(contract(service(replicas=1), parameters=asked))
+    then = contract(service(replicas=1, recheck_s=90), parameters=asked, version="1.1.0")
+    world.updated(deployment, then)
+    world.run()
+    world.run()
+    found = verify(export(world.store, deployment), world.genesis)
+    found.require()
+    text = words_of(found)
+    for words in (
+        "parameter most 2.5 credits",
+        "parameter longest 2 h",
+        "parameter room 64 MiB",
+        "parameter code_s 007",
+        "workloads.web.recheck_s 30 s 1 min 30 s",
+    ):
+        assert words in text, words
 
 
 def test_who_decided_what_is_said_in_words(report: AuditReport) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -252,8 +253,13 @@ def test_a_contract_from_template_to_notary(shell: Shell, tmp_path: Path) -> Non
     assert "deploy asks for" in shell.ok("contract", "show", "mining")
     code, _, err = shell.run("contract", "publish", str(folder), "--key", "author")
     assert code == 4
-    assert "contract." in err
+    assert "contract.exists" in err
     text = (folder / "contract.yaml").read_text()
+    for before, after in (("version: 1.0.0", "version: 1.1.0"), ("path: /app/mine.awk", "path: /app/my.awk")):
+        assert before in text
+        (folder / "contract.yaml").write_text(text.replace(before, after))
+        code, _, err = shell.run("contract", "publish", str(folder), "--key", "author")
+        assert (code, f"gridpact contract build {folder}" in err) == (4, True), err
     (folder / "contract.yaml").write_text(text.replace("version:", "versoin:", 1))
     code, _, err = shell.run("contract", "validate", str(folder))
     assert code == 4
@@ -356,16 +362,18 @@ def test_stakeholders_approve_and_strangers_do_not(shell: Shell) -> None:
     assert "approval.not_a_stakeholder" in err
     code, _, err = shell.run("approve", short, "--as", "legal", "--key", "budget", "--yes")
     assert "approval.wrong_role" in err
-    code, _, err = shell.run(
+    code, out, err = shell.run(
         "approve", short, "--as", "budget", "--key", "budget", "--comment", "fine", "--yes"
     )
     assert code == 0
+    assert re.search(r"^policy +open: needs 1 of .*role legal", out, re.MULTILINE), out
     assert "You APPROVE the deployment of site 1.0.0 as budget" in err
     assert shell.peer.world.deployment(bytes.fromhex(deployment)).manifest.hex() in err
     file = contract().workloads[0].artifacts[0]
     assert f"{file.path} (" in err and f"sha256 {file.sha256} cid {cid_of(file.sha256)}" in err
     assert shell.peer.world.deployment(bytes.fromhex(deployment)).status == "awaiting_approval"
-    shell.ok("approve", short, "--as", "legal", "--key", "legal", "--expires", "1000d", "--yes")
+    told = shell.ok("approve", short, "--as", "legal", "--key", "legal", "--expires", "1000d", "--yes")
+    assert re.search(r"^policy +satisfied\nstatus +approved$", told, re.MULTILINE), told
     assert shell.peer.world.deployment(bytes.fromhex(deployment)).status == "approved"
     assert shell.run("approve", short, "--as", "legal", "--key", "legal")[0] == 2  # nobody to ask
     shell.ok("revoke", short, "--as", "legal", "--key", "legal", "--yes")
@@ -627,6 +635,14 @@ def test_the_written_reference_is_current(checkout: Path) -> None:
         [sys.executable, "scripts/cli_docs.py", "--check"], cwd=checkout, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_help_says_what_each_parameter_is(checkout: Path) -> None:
+    """A docstring that the library reads otherwise loses its words in silence, there and in docs/cli.md."""
+    told = (checkout / "docs" / "cli.md").read_text().partition("\n## Settings")[2]
+    entries = re.findall(r"^\* `[^`]+`:(.*)$", told, re.MULTILINE)
+    assert len(entries) > 250
+    assert not [line for line in entries if not re.sub(r"\*+\[.*?\]\*+", "", line).strip()]
 
 
 def test_a_home_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -251,6 +251,28 @@ def test_what_is_lost_of_it_is_told() -> None:
     } <= told
 
 
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("POSTGRES_PASSWORD: hunter2", True),
+        ("POSTGRES_PASSWORD: '${DB_PASSWORD}'", True),
+        ("API_TOKEN: ", True),
+        ("SECRET_KEY_BASE: 0123abcd", True),
+        ("DATABASE_URL: 'postgres://app:hunter2@db/app'", True),
+        ("DB_PASSWORD_FILE: /run/secrets/db", True),
+        ("DB_PASSWORD_FILE: /secrets/db", False),
+        ("POSTGRES_PASSWORD: ''", False),
+        ("HOME_URL: 'https://example.org:8080/a@b'", False),
+        ("TOKENS_MAX: 5", False),
+    ],
+)
+def test_what_everybody_would_read_is_told(variable: str, told: bool) -> None:
+    """A contract is published: a password in its environment would stand on the ledger for good."""
+    draft = import_compose(f"services:\n  a:\n    image: x\n    environment: {{{variable}}}\n", "c", "")
+    name = variable.partition(":")[0]
+    assert ((f"services.a.environment.{name}", "to do") in {(r.field, r.kind) for r in draft.remarks}) is told
+
+
 def test_a_dollar_stays_a_dollar() -> None:
     """`$$` is a plain `$` there, `$${` a plain `${` here: none becomes a reference, or stops being one."""
     draft = import_compose(SHARED, "c", "")

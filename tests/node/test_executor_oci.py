@@ -10,6 +10,7 @@ import trio
 
 from ledger.contracts.types import ResourcesTemplate
 from ledger.limits import MIB
+from ledger.manifests.services import ISOLATION, NEVER_ENFORCED
 from ledger.manifests.types import Health, Restart
 from node.executor.drivers.embedded import drivers
 from node.executor.drivers.several import Several
@@ -39,7 +40,8 @@ async def test_an_image_serves_and_a_job_in_it_gives_its_result(tmp_path: Path, 
     count = job(command=(*SHELL, "busybox wc -c < /www/index.html > /result/words.tsv"), **both)
     last, _ = await serve_and_count(tmp_path, driver, site, count, ROOT, PAGE)
     assert (last.driver, last.level, last.exit_code) == ("oci", "container", 0)
-    assert last.isolation["sealed-image"] == "enforced" and last.isolation["landlock"] != "enforced"
+    assert last.isolation["sealed-image"] == "enforced" and set(ISOLATION) <= set(last.isolation)
+    assert {name: last.isolation[name] for name in NEVER_ENFORCED["oci"]} == NEVER_ENFORCED["oci"]
 
 
 async def test_a_container_whose_own_check_fails_is_started_anew(tmp_path: Path, driver: Several) -> None:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from ledger import transactions as t
+from ledger.keys import Key
 from ledger.records import Node, key_node
-from ledger.state import read
+from ledger.state import MemoryState, read, write
+from node.executor.limits import TX_BLOCKS
+from node.executor.offering import Offering
+from node.executor.sender import Sender
 from node.executor.task import best_address
 from node.offer import OFFER_VALID_MS, make_offer
 from node.peer import Peer
-from node.seam import PeerStatus
+from node.seam import NotFinal, Overloaded, PeerStatus
 from tests.node.executor_fixture import FakeDriver, Fleet, fleet, node_settings
 from tests.node.network_fixture import until
 
@@ -130,3 +137,46 @@ async def test_a_withdrawal_holds_whoever_posted_and_after_a_restart(tmp_path: P
         assert node(net).valid_until_ms == 0
         await post(net, price_cpu="0.03")  # by hand: the owner wants it again, and the settings count
         await until(lambda: node(net).price.cpu_core_hour == 20_000)
+
+
+class CutOff:
+    """A peer whose offer nobody hears of, and what happens to it meanwhile."""
+
+    chain_id, height, time_ms = "cut-off", 10, 1_000
+    network = SimpleNamespace(addresses=lambda: ("/ip4/127.0.0.1/tcp/1/p2p/x",))
+
+    def __init__(self, meanwhile: Callable[[CutOff], None]) -> None:
+        self.key, self.state, self.submitted = Key(b"\1" * 32), MemoryState(), 0
+        self.meanwhile = meanwhile
+        self.record(OFFER_VALID_MS)
+
+    def record(self, valid_until_ms: int) -> None:
+        """An offer, or a withdrawn one."""
+        price, offers = t.Price(1, 1, 1), ("sandbox",)
+        fields = (1, 1, 1, 0, 0, 0, price, offers, {}, "", valid_until_ms, 0, 0)
+        write(self.state, key_node(self.key.public), Node(self.key.public, "x", "BE", *fields))
+
+    async def submit(self, raw: bytes) -> None:
+        self.submitted += 1
+        assert self.submitted == 1, "signed anew"
+        self.meanwhile(self)
+
+    async def wait_final(self, tx_id: bytes, wait_s: float) -> None:
+        self.height += TX_BLOCKS + 1
+        raise NotFinal
+
+
+def _is_busy(peer: CutOff) -> None:
+    peer.record(0)
+    raise Overloaded(0.001)
+
+
+@pytest.mark.parametrize("meanwhile", [lambda peer: None, _is_busy], ids=["expires", "withdrawn"])
+async def test_an_offer_on_its_way_undoes_no_withdrawal(meanwhile: Callable[[CutOff], None]) -> None:
+    """What nobody heard of before it expired is not sent again by itself: a withdrawal may be in blocks that
+    are still missing. Nor is what has been withdrawn while the peer was busy."""
+    peer: Any = CutOff(meanwhile)
+    made = FakeDriver().fingerprint()
+    offering = Offering(peer, Sender(peer, peer.key), node_settings(), made, lambda: 0)
+    assert await offering.post() == 0
+    assert peer.submitted == 1

@@ -85,8 +85,8 @@ def test_an_organisation_is_founded_by_a_file(shell: Shell) -> None:
     file = shell.file()
     out = shell.ok("org", *FOUND, "-f", file)
     assert f"Anna ({ANNA.public.hex()}) is a member of weight 1, holds board" in out
-    assert "then weight 2 of 3 changes the organisation" in out
-    assert "nobody yet" in out and "weight 0 of 2 of the members of it" in out
+    assert "weight 2 of 3 changes the organisation from then on" in out
+    assert "nobody yet" in out and "weight 0 of 2 of the members that it names" in out
     assert shell.run("org", *FOUND, "-f", file)[0] == 1, "it exists"
     assert shell.run("org", "submit", file)[0] == 4
     assert shell.run("org", "sign", file, "--key", "eve", "-y")[0] == 4, "no member"
@@ -165,7 +165,7 @@ def test_tampered_and_stale_files_get_no_signature(shell: Shell) -> None:
     text = Path(file).read_text()
     Path(file).write_text(text.replace('"quorum": 3', '"quorum": 1'))
     out = shell.ok("org", "show", file)
-    assert "does not hold" in out and "then weight 1 of 3" in out
+    assert "does not hold" in out and "weight 1 of 3 changes" in out
     for broken, code in (
         (text.replace("gridpact-deed/1", "gridpact-deed/2"), 1),
         (text.replace('"quorum": 3', '"quorum": 0'), 4),

@@ -19,10 +19,11 @@ from p2p.network import Lane, Neighbour, Network, Verdict
 from p2p.switchboard import Policy
 
 FAST = Pace(heartbeat_s=0.2, handshake_s=4.0, backoff_scale=0.2)
+CALM = Pace(heartbeat_s=2.0, backoff_scale=0.2)  # who answers no pings is there for a while
 TOPICS = ("approvals", "transactions")
 
 
-async def until(condition: Callable[[], object], deadline_s: float = 15.0) -> None:
+async def until(condition: Callable[[], object], deadline_s: float = 60.0) -> None:
     """Returns when the condition holds; fails after the deadline."""
     with trio.fail_after(deadline_s):
         while not condition():
@@ -135,10 +136,10 @@ class World:
         finally:
             peer.stopped.set()
 
-    async def pair(self) -> tuple[Peer, Peer]:
-        """Two connected peers; the second dialled the first."""
-        one = await self.start(1)
-        other = await self.start(2, bootstrap=(one.address,))
+    async def pair(self, **options: Any) -> tuple[Peer, Peer]:
+        """Two connected peers with these options; the second dialled the first."""
+        one = await self.start(1, **options)
+        other = await self.start(2, bootstrap=(one.address,), **options)
         await until(lambda: one.knows(other) and other.knows(one))
         return one, other
 

@@ -30,7 +30,9 @@ from p2p.errors import ConnectFailed, LocalError
 from p2p.frames import BULK_PROTOCOL, CONSENSUS_PROTOCOL, Kind
 from p2p.host import Host, HostConfig
 from p2p.ids import peer_id_of, public_key_of
+from p2p.link import Pace
 from p2p.network import Lane
+from tests.p2p.conftest import CALM
 
 SEED = hashlib.sha256(b"stranger").digest()
 HELLO = frames.encode(Kind.HELLO, frames.hello_body(bytes(16), b"chain-1"))
@@ -114,7 +116,7 @@ async def test_garbage_on_the_port_is_counted_and_harmless(hosts, wait_until, ga
 
 
 async def test_a_too_long_frame_over_libp2p_ends_that_link_only(hosts, wait_until):
-    one, other = await hosts.pair()
+    one, other = await hosts.pair(pace=CALM)
     stranger = noise_host(create_new_key_pair(SEED))
     async with running(stranger):
         await dial(stranger, one.address)
@@ -131,7 +133,7 @@ async def test_a_too_long_frame_over_libp2p_ends_that_link_only(hosts, wait_unti
 
 
 async def test_a_second_stream_of_a_kind_is_refused(hosts, wait_until):
-    one = await hosts.start(1)
+    one = await hosts.start(1, pace=CALM)
     stranger = noise_host(create_new_key_pair(SEED))
     async with running(stranger):
         await dial(stranger, one.address)
@@ -153,7 +155,7 @@ async def test_a_connection_that_never_says_hello_is_closed(hosts, wait_until, w
 
 
 async def test_a_key_of_another_kind_is_refused(hosts, wait_until):
-    one = await hosts.start(1)
+    one = await hosts.start(1, pace=CALM)
     stranger = noise_host(create_rsa_key_pair(2048))
     async with running(stranger):
         await dial(stranger, one.address)
@@ -178,7 +180,7 @@ async def test_gossip_starts_again_with_a_reconnected_peer(hosts, wait_until):
     other.net.add_peer(one.address, keep=True)
     for round_number in range(3):
         await wait_until(lambda one=one: one.knows(other) and other.knows(one))
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             count = 0
             while not one.seen.gossip:
                 other.net.publish("approvals", b"round %d, %d" % (round_number, count))
@@ -222,7 +224,7 @@ def gossip_message(**fields) -> rpc_pb2.Message:
     ],
 )
 async def test_garbage_in_gossip_never_ends_the_host(hosts, wait_until, wire):
-    one, other = await hosts.pair()
+    one, other = await hosts.pair(pace=CALM)
     stranger = noise_host(create_new_key_pair(SEED))
     async with running(stranger):
         await dial(stranger, one.address)
@@ -249,7 +251,7 @@ async def test_a_gossip_stream_that_is_faster_than_the_notification_waits_for_th
     async def never(watch, network, connection) -> None: ...
 
     monkeypatch.setattr("p2p.host._Watch.connected", never)
-    one = await hosts.start(1)
+    one = await hosts.start(1, pace=CALM)
     stranger = noise_host(create_new_key_pair(SEED))
     async with running(stranger):
         await dial(stranger, one.address)
@@ -263,7 +265,7 @@ async def test_a_gossip_stream_that_is_faster_than_the_notification_waits_for_th
 
 
 async def test_garbage_on_the_library_s_own_protocols_never_ends_the_host(hosts, wait_until):
-    one, other = await hosts.pair()
+    one, other = await hosts.pair(pace=CALM)
     stranger = noise_host(create_new_key_pair(SEED))
     async with running(stranger):
         await dial(stranger, one.address)
@@ -291,12 +293,12 @@ trio.run(Host(HostConfig(seed=b"f" * 32, bootstrap=(sys.argv[1],))).run, Quiet()
 
 
 async def test_a_frozen_process_is_dropped_even_with_full_queues(hosts, wait_until):
-    one = await hosts.start(1)
+    one = await hosts.start(1, pace=Pace(heartbeat_s=1.0, backoff_scale=0.2))
     root = pathlib.Path(__file__).parents[2]
     command = [sys.executable, "-c", FROZEN_CHILD, one.address]
     child = await trio.lowlevel.open_process(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
     try:
-        await wait_until(lambda: one.seen.ups, 20)
+        await wait_until(lambda: one.seen.ups)
         child.send_signal(signal.SIGSTOP)
         while one.net.send(one.seen.ups[0].peer_id, Lane.BULK, bytes(1_000_000)):
             await trio.lowlevel.checkpoint()

@@ -6,7 +6,7 @@ import trio.testing
 
 from p2p.errors import LocalError, PeerGone, Refused, RequestTimeout, TooManyRequests
 from p2p.ids import peer_id_of
-from p2p.limits import CREDIT_BYTES, PAYLOAD_BYTES_MAX, REQUESTS_OUT_MAX
+from p2p.limits import BULK_QUEUE_BYTES, CREDIT_BYTES, PAYLOAD_BYTES_MAX, REQUESTS_OUT_MAX
 from p2p.network import Lane, Verdict
 
 
@@ -75,17 +75,17 @@ async def test_a_full_queue_sheds_and_shows_it(world):
 
 async def test_requests_are_answered_refused_timed_out(world):
     one, other = await world.pair()
-    assert await one.net.request(other.id, "echo", b"hi", 5.0) == b"hi"
+    assert await one.net.request(other.id, "echo", b"hi", 30.0) == b"hi"
     big = bytes(range(256)) * 4_096
-    assert await other.net.request(one.id, "echo", big, 10.0) == big
+    assert await other.net.request(one.id, "echo", big, 30.0) == big
     with pytest.raises(Refused, match="no such method: sing"):
-        await one.net.request(other.id, "sing", b"", 5.0)
+        await one.net.request(other.id, "sing", b"", 30.0)
     with pytest.raises(RequestTimeout):
         await one.net.request(other.id, "wait", b"", 0.05)
     other.seen.release.set()
-    assert await one.net.request(other.id, "wait", b"", 5.0) == b"released"
+    assert await one.net.request(other.id, "wait", b"", 30.0) == b"released"
     with pytest.raises(PeerGone):
-        await one.net.request(one.id, "echo", b"", 5.0)
+        await one.net.request(one.id, "echo", b"", 30.0)
     assert one.net.stats()["request.Refused"] == 1
     assert one.net.stats()["request.RequestTimeout"] == 1
 
@@ -94,17 +94,17 @@ async def test_outstanding_requests_are_bounded(world, wait_until):
     one, other = await world.pair()
     answers = []
     # At the start our address exchange holds one place; it is answered before this one.
-    await one.net.request(other.id, "echo", b"", 5.0)
+    await one.net.request(other.id, "echo", b"", 30.0)
 
     async def ask() -> None:
-        answers.append(await one.net.request(other.id, "wait", b"", 20.0))
+        answers.append(await one.net.request(other.id, "wait", b"", 30.0))
 
     async with trio.open_nursery() as nursery:
         for _ in range(REQUESTS_OUT_MAX):
             nursery.start_soon(ask)
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(TooManyRequests):
-            await one.net.request(other.id, "echo", b"", 5.0)
+            await one.net.request(other.id, "echo", b"", 30.0)
         other.seen.release.set()
     assert answers == [b"released"] * REQUESTS_OUT_MAX
 
@@ -166,7 +166,7 @@ async def test_crossed_dials_leave_one_link(world, wait_until):
         for other in peers:
             if other is not peer:
                 peer.net.add_peer(other.address, keep=True)
-    await wait_until(lambda: all(p.knows(*(o for o in peers if o is not p)) for p in peers), 30)
+    await wait_until(lambda: all(p.knows(*(o for o in peers if o is not p)) for p in peers))
 
     def is_settled() -> bool:
         for one in peers:
@@ -199,7 +199,7 @@ async def test_one_bootstrap_address_finds_the_others(world, wait_until):
     first = await world.start(1)
     others = [await world.start(number, bootstrap=(first.address,)) for number in (2, 3, 4)]
     everyone = [first, *others]
-    await wait_until(lambda: all(p.knows(*(o for o in everyone if o is not p)) for p in everyone), 30)
+    await wait_until(lambda: all(p.knows(*(o for o in everyone if o is not p)) for p in everyone))
 
 
 async def test_neighbours_are_bounded_but_not_kept_ones(world, wait_until):
@@ -265,17 +265,17 @@ async def test_credit_bounds_what_is_under_way(world, wait_until):
 async def test_votes_stay_quick_beside_fifty_megabytes(world, wait_until):
     one, other = await world.pair()
     received = 0
-    arrived: list[float] = []
+    arrived: list[int] = []  # of each vote: how much of the bulk was there before it
 
     def take(peer_id: str, lane: Lane, payload: bytes) -> None:
         nonlocal received
         if lane is Lane.BULK:
             received += len(payload)
         else:
-            arrived.append(trio.current_time())
+            arrived.append(received)
 
     other.seen.on_data = take
-    delays: list[float] = []
+    overtaken_by: list[int] = []
     chunk, total = bytes(250_000), 200
 
     async def feed() -> None:
@@ -289,23 +289,23 @@ async def test_votes_stay_quick_beside_fifty_megabytes(world, wait_until):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(feed)
         while received < len(chunk) * total:
-            start, count = trio.current_time(), len(arrived)
+            before, count = received, len(arrived)
             assert one.net.send(other.id, Lane.CONSENSUS, b"vote")
-            await wait_until(lambda count=count: len(arrived) > count, 5)
-            delays.append(arrived[-1] - start)
-    delays.sort()
+            await wait_until(lambda count=count: len(arrived) > count)
+            overtaken_by.append(arrived[-1] - before)
+    overtaken_by.sort()
     assert received == 50_000_000
-    # Both ends share this one thread with the bulk; behind the bulk queue a vote would wait seconds.
-    assert delays[len(delays) // 2] < 0.15
+    # Behind the bulk queue, which is full, a vote would come after all that is in it.
+    assert overtaken_by[len(overtaken_by) // 2] < BULK_QUEUE_BYTES / 4
 
 
 async def test_gossip_reaches_everyone_once(world, wait_until):
     first = await world.start(1)
     peers = [first, *[await world.start(number, bootstrap=(first.address,)) for number in (2, 3, 4)]]
-    await wait_until(lambda: all(p.knows(*(o for o in peers if o is not p)) for p in peers), 30)
+    await wait_until(lambda: all(p.knows(*(o for o in peers if o is not p)) for p in peers))
     sent = []
     # The library learns topics a moment after the link is up: publish until each has heard each.
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not all({topic for topic, _, _ in p.seen.gossip} for p in peers[1:]):
             sent.append(b"first %d" % len(sent))
             assert first.net.publish("approvals", sent[-1])
@@ -316,7 +316,7 @@ async def test_gossip_reaches_everyone_once(world, wait_until):
     for payload in burst:
         assert first.net.publish("transactions", payload)
     for peer in peers[1:]:
-        await wait_until(lambda peer=peer: {data for _, _, data in peer.seen.gossip}.issuperset(burst), 30)
+        await wait_until(lambda peer=peer: {data for _, _, data in peer.seen.gossip}.issuperset(burst))
     for peer in peers:
         heard = [data for topic, _, data in peer.seen.gossip if topic == "transactions"]
         assert len(heard) == len(set(heard)), "one content is judged once"
@@ -327,7 +327,7 @@ async def test_rejected_gossip_costs_the_sender(world, wait_until):
     one, other = await world.pair()
     one.seen.verdict = Verdict.REJECT
     count = 0
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while one.net.neighbours() and one.net.neighbours()[0].score == 0:
             other.net.publish("approvals", b"forged %d" % count)
             count += 1

@@ -9,17 +9,10 @@ from p2p.circuit import HOP_PROTOCOL
 from p2p.errors import ConnectFailed
 from p2p.ids import relay_of_address
 from p2p.limits import READ_BYTES, RELAY_CIRCUITS_OF_PEER_MAX
-from p2p.link import Pace
 from p2p.network import Lane
-from tests.p2p.conftest import Peer, World
-from tests.p2p.conftest import until as until_within
+from tests.p2p.conftest import CALM, Peer, World, until
 
 NOWHERE: tuple[str, ...] = ()
-CALM = Pace(heartbeat_s=2.0, backoff_scale=0.2)  # a loaded machine is silent for a while, too
-
-
-async def until(condition) -> None:
-    await until_within(condition, 45.0)
 
 
 async def start(world: World, number: int, **options) -> Peer:
@@ -54,8 +47,8 @@ async def test_a_hidden_peer_is_reached_and_both_know_whom_they_talk_to(hosts):
     assert link(target, source).inbound
     # Ours over it, both ways: requests, messages, gossip; more than one window of yamux.
     body = bytes(range(256)) * 4_000
-    assert await source.net.request(target.id, "echo", body, 20.0) == body
-    assert await target.net.request(source.id, "echo", body, 20.0) == body
+    assert await source.net.request(target.id, "echo", body, 30.0) == body
+    assert await target.net.request(source.id, "echo", body, 30.0) == body
     assert source.net.send(target.id, Lane.CONSENSUS, b"vote")
     assert target.net.send(source.id, Lane.BULK, b"bytes")
     await until(lambda: (source.id, Lane.CONSENSUS, b"vote") in target.seen.messages)
@@ -256,7 +249,7 @@ async def test_a_relay_that_changes_or_leaves_out_bytes_breaks_the_circuit_alone
     armed.set()
     sent = bytes(range(250)) * 400
     before = len(source.seen.ups)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not harmed.is_set():  # of two links made at once one is given up, with what was sent on it
             source.net.send(target.id, Lane.BULK, sent)
             with trio.move_on_after(1):
@@ -273,9 +266,12 @@ async def test_a_circuit_ends_with_its_bytes(hosts, monkeypatch):
     target = await hidden(hosts, 2, relay)
     source = await start(hosts, 3, listen=NOWHERE, bootstrap=target.net.addresses())
     await until(lambda: is_relayed(source, target))
-    for _ in range(8):
+
+    def is_spent() -> bool:  # of two links made at once one is given up, with what was sent on it
         source.net.send(target.id, Lane.BULK, bytes(100_000))
-    await until(lambda: relay.net.stats().get("relay.spent", 0) >= 1)
+        return relay.net.stats().get("relay.spent", 0) >= 1
+
+    await until(is_spent)
     await until(lambda: source.seen.downs)
     await until(lambda: len(source.seen.ups) >= 2)  # and they meet anew
 
@@ -286,7 +282,7 @@ async def test_nonsense_to_a_relay_is_the_streams_end_alone(hosts):
     for words in (b"\xff" * 40, b"\x03\x08\x63\x01", b"\x02\x08\x02", b"\x80\x80\x04"):
         stream = await target.net.open_on_link(relay.id, HOP_PROTOCOL)
         await stream.write(words)
-        with trio.fail_after(15):
+        with trio.fail_after(60):
             try:
                 while await stream.read(1_000):
                     pass

@@ -152,6 +152,12 @@ class Market:
         for checker in self.checkers:
             checker.stopped(node, slot_id, term)
 
+    def lease_over(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
+        """Its holder's guard stops a term by the clock."""
+        self.count("lease ended here")
+        for checker in self.checkers:
+            checker.lease_over(node, slot_id, term)
+
     def resumed(self, node: MarketNode) -> None:
         for checker in self.checkers:
             checker.resumed(node)
@@ -205,6 +211,10 @@ class Market:
         for peer in self.peers():
             if peer.is_paused:
                 return f"{peer.name} is paused"
+        for node in self.nodes:
+            late = [t.id[1] for t in node.tenures.values() if t.is_stopping and t.lease.beyond_ms]
+            if late:  # it has just heard that it holds them no more
+                return f"{node.name} stops {', '.join(late)}"
         for deployment in self.ordered:
             record = read(state, Deployment, b"deployment/" + deployment)
             if record is None:

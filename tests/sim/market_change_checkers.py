@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 class Versions(MarketChecker):
     """What starts is of the manifest in force, or of the update that rolls, as its node knows; an update is
-    done when all that changed over runs, and what did not is the same in both."""
+    done when all that changed over runs, but for those without whom enough replicas agree, and what did not
+    is the same in both."""
 
     def __init__(self, market: Market) -> None:
         super().__init__(market)
@@ -43,16 +44,21 @@ class Versions(MarketChecker):
     def _done(self, deployment: bytes, manifest: bytes) -> None:
         state, known = self.market.chronicle.state, self.market.followed
         for workload in known.source_of(manifest).workloads:
+            slots: dict[str, Slot] = {}
             for index in range(int(workload.replicas)):
                 name = f"{workload.name}/{index}"
                 slot = read(state, Slot, key_slot(deployment, name))
                 assert slot is not None
+                slots[name] = slot
+            well = [
+                s for s in slots.values() if s.manifest == manifest and s.status in ("running", "succeeded")
+            ]
+            done = sum(slot.status == "succeeded" for slot in well)
+            enough = 0 < int(workload.agree) <= done  # the others are left behind
+            for name, slot in slots.items():
                 of = known.work(slot.manifest, name) if slot.manifest else None
                 switched = name in self.switched[deployment]
-                if switched and (slot.manifest, slot.status) not in (
-                    (manifest, "running"),
-                    (manifest, "succeeded"),
-                ):
+                if switched and slot not in well and not enough:
                     self.complain(f"an update is done, and {name} is {slot.status}")
                 elif slot.term and (of is None or of.command != workload.command):
                     self.complain(f"an update is done, and {name} runs something else")
@@ -69,19 +75,19 @@ class Versions(MarketChecker):
 
 
 class Told(MarketChecker):
-    """Who knew HEARD_MS ago that the ledger had taken a term off it runs it no more."""
+    """Who knew HEARD_MS ago that the ledger had taken a term off it runs it no more, be it `available`."""
 
     def __init__(self, market: Market) -> None:
         super().__init__(market)
-        self.released: dict[tuple[SlotId, int], int] = {}  # heights
+        self.taken: dict[tuple[SlotId, int], int] = {}  # heights
         self.running: dict[tuple[SlotId, int], MarketNode] = {}
 
     def final(self, block: FinalBlock) -> None:
         for event in block.result.events:
-            if event.kind == "slot.released":
-                self.released.setdefault(slot_of(event), block.height)
+            if event.kind in ("slot.released", "slot.lost"):
+                self.taken.setdefault(slot_of(event), block.height)
         for key, node in self.running.items():
-            if 0 < self.released.get(key, 0) <= node.known_height(HEARD_MS):
+            if 0 < self.taken.get(key, 0) <= node.known_height(HEARD_MS):
                 self.complain(f"{key[0][1]} term {key[1]} still runs on {node.name}, which knows better")
 
     def started(self, node: MarketNode, slot_id: SlotId, term: int) -> None:

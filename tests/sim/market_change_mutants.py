@@ -167,7 +167,7 @@ CHANGE_MUTANTS: Final = (
     ),
     _mutant("one_signs_for_a_release", ("Releases",), (_t.approvals, "_judge_release", _releases)),
     _mutant("who_is_wrong_is_paid", ("Agreements",), (_t.agreement, "take_back", pay_out)),
-    _mutant("who_is_wrong_pays_nothing", ("Agreements",), wrapped(_t.agreement, "_blame", nothing), start=35),
+    _mutant("who_is_wrong_pays_nothing", ("Agreements",), wrapped(_t.agreement, "_blame", nothing), start=64),
     _mutant("who_is_wrong_pays_twice", ("Agreements", "Penalties"), wrapped(_t.agreement, "_blame", again)),
     _mutant("the_first_result_wins", ("Agreements",), (_t.agreement, "agreeing", _any_result)),
     _mutant(

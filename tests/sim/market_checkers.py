@@ -15,6 +15,7 @@ from ledger.state import read
 from ledger.transactions import Claim, Renew, decode_tx
 from tests.ledger import invariants
 from tests.sim.market_chain import Final as FinalBlock
+from tests.sim.market_follow import slot_of
 
 if TYPE_CHECKING:
     from node.executor.decide import SlotId
@@ -52,6 +53,9 @@ class MarketChecker:
     def stopped(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
         """It does not any more."""
 
+    def lease_over(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
+        """Its holder stops a term by the clock."""
+
     def resumed(self, node: MarketNode) -> None:
         """A machine that slept goes on."""
 
@@ -66,7 +70,8 @@ class OneHolder(MarketChecker):
     """No slot is executed by two nodes at the same true time, no term by two nodes ever.
 
     A machine that slept through its deadline can't stop anything meanwhile: what it then still runs until
-    its guard has killed it is counted, and must end within TAIL_MS. (Receivers refuse its lower term.)
+    its guard has killed it is counted, and must end within TAIL_MS. (Receivers refuse its lower term.) What
+    is `available` may go on beside its next holder: for how long is minded by Leases, and by Told.
     """
 
     def __init__(self, market: Market) -> None:
@@ -80,6 +85,9 @@ class OneHolder(MarketChecker):
             self.complain(f"{slot_id[1]} term {term} ran on {self.of_term[slot_id, term]} and {node.name}")
         runs = self.runs.setdefault(slot_id, {})
         for (name, other_term), other in runs.items():
+            if self.market.followed.available_ms(slot_id, other_term):
+                self.market.count("E9 ran beside its next holder")
+                continue
             woke_us = other.woke_us(self.now_us - TAIL_MS * 1_000)
             if woke_us and not other.is_paused:  # just now: its guard has not killed it yet
                 self.market.count("slept through its deadline")
@@ -94,6 +102,8 @@ class OneHolder(MarketChecker):
         for slot_id, runs in self.runs.items():
             others = [n for n in runs.values() if n is not node and not n.is_paused]
             for name, term in runs:
+                if self.market.followed.available_ms(slot_id, term):
+                    continue
                 if name == node.name and others:
                     self.market.count("slept through its deadline")
                     self.tails[name, slot_id, term] = self.now_us
@@ -115,29 +125,34 @@ class OneHolder(MarketChecker):
 
 
 class Leases(MarketChecker):
-    """Nothing runs for longer than a lease and its kill time after the last claim or renewal that became
-    final was *sent*; it starts with half a lease left; the ledger keeps no slot longer than L + G."""
+    """Nothing runs for longer than a lease, what it may go on for (`available`), and its kill time after the
+    last claim or renewal that became final was *sent*; it starts with half a lease left, but for what is
+    available and had run before in its term; the ledger keeps no slot longer than L + G. What is available is
+    not stopped by the clock before its time, by the renewals that its holder has heard of."""
 
     def __init__(self, market: Market) -> None:
         super().__init__(market)
-        self.left: dict[bytes, tuple[int, dict[SlotId, int]]] = {}  # when, for which terms
+        self.left: dict[bytes, tuple[str, int, dict[SlotId, int]]] = {}  # whose, when, for which terms
+        self.heard: dict[tuple[str, SlotId, int], list[tuple[int, int]]] = {}  # height, own true sending
+        self.ran: set[tuple[str, SlotId, int]] = set()
         self.counted: dict[tuple[SlotId, int], int] = {}  # last true sending that became final
         self.running: dict[tuple[str, SlotId, int], int] = {}
 
     def sent(self, peer: MarketPeer, tx_id: bytes, raw: bytes) -> None:
         body = decode_tx(raw, self.market.world.chain_id).tx.body
         if isinstance(body, Claim):
-            self.left[tx_id] = self.now_us, {(body.deployment, body.slot): body.term}
+            self.left[tx_id] = peer.name, self.now_us, {(body.deployment, body.slot): body.term}
         elif isinstance(body, Renew):
-            self.left[tx_id] = self.now_us, {(i.deployment, i.slot): i.term for i in body.items}
+            self.left[tx_id] = peer.name, self.now_us, {(i.deployment, i.slot): i.term for i in body.items}
 
     def final(self, block: FinalBlock) -> None:
         for receipt in block.result.receipts:
-            at_us, terms = self.left.get(receipt.id, (0, {}))
+            name, at_us, terms = self.left.get(receipt.id, ("", 0, {}))
             for slot_id, term in terms.items() if receipt.ok else ():
                 key = (slot_id, term)
                 # A claim counts for whoever wins the term; the latest is the most that anybody may count on.
                 self.counted[key] = max(self.counted.get(key, 0), at_us)
+                self.heard.setdefault((name, *key), []).append((block.height, at_us))
         for _, data in self.market.chronicle.state.scan(b"slot/"):
             slot = decode(Slot, data)
             if slot.holder and slot.lease_until_ms > block.time_ms + LEASE_MS + LEASE_GUARD_MS:
@@ -149,15 +164,28 @@ class Leases(MarketChecker):
             self.complain(f"{slot_id[1]} term {term} starts on {node.name} without a claim that was final")
             return
         used_ms = (self.now_us - counted_us) / 1_000
-        if used_ms * (2 - RATE) > LEASE_MS / 2 + 1:
+        key, beyond_ms = (node.name, slot_id, term), self.market.followed.available_ms(slot_id, term)
+        may_ms = LEASE_MS + beyond_ms if beyond_ms and key in self.ran else LEASE_MS / 2
+        if used_ms * (2 - RATE) > may_ms + 1:
             self.complain(f"{slot_id[1]} term {term} starts on {node.name} {used_ms:.0f} ms into its lease")
-        self.running[node.name, slot_id, term] = counted_us
+        self.ran.add(key)
+        self.running[key] = counted_us
+
+    def lease_over(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
+        beyond_ms = self.market.followed.available_ms(slot_id, term)
+        heard = self.heard.get((node.name, slot_id, term), [])
+        known_us = [at_us for height, at_us in heard if height <= node.replica.height]
+        ran_ms = (self.now_us - max(known_us, default=0)) / 1_000
+        # A renewal that a leader dated back counts for less, but for no half lease here.
+        if beyond_ms and ran_ms < beyond_ms + LEASE_MS / 2:
+            self.complain(f"{slot_id[1]} term {term} is stopped on {node.name} after {ran_ms:.0f} ms")
 
     def stopped(self, node: MarketNode, slot_id: SlotId, term: int) -> None:
         if self.running.pop((node.name, slot_id, term), None) is None:
             return
         counted_us = self.counted[slot_id, term]
-        allowed_us = counted_us + (LEASE_MS + KILL_MS) * 1_000 * RATE
+        beyond_ms = self.market.followed.available_ms(slot_id, term)
+        allowed_us = counted_us + (LEASE_MS + beyond_ms + KILL_MS) * 1_000 * RATE
         if self.now_us > max(allowed_us, node.woke_us(counted_us) + TAIL_MS * 1_000):
             ran_ms = (self.now_us - counted_us) // 1_000
             self.complain(f"{slot_id[1]} term {term} ran on {node.name} {ran_ms} ms after it was asked for")
@@ -165,6 +193,26 @@ class Leases(MarketChecker):
     def end(self) -> None:
         for name, slot_id, term in list(self.running):
             self.stopped(next(n for n in self.market.nodes if n.name == name), slot_id, term)
+
+
+class Outages(MarketChecker):
+    """[L4] What may still run, by the clock that its holder has, is not moved for an outage of the notary."""
+
+    def __init__(self, market: Market) -> None:
+        super().__init__(market)
+        self.slots: dict[SlotId, Slot] = {}  # before the block
+
+    def final(self, block: FinalBlock) -> None:
+        for event in block.result.events:
+            if event.kind == "slot.lost" and int(event.fields["missed_ms"]):
+                slot_id, term = slot_of(event)
+                slot, beyond_ms = self.slots[slot_id], self.market.followed.available_ms(slot_id, term)
+                runs = slot.status == "running" and block.time_ms <= slot.renewed_ms + LEASE_MS + beyond_ms
+                if runs and beyond_ms:
+                    self.complain(f"{slot_id[1]} term {term} is moved for an outage that it outlasts")
+        for _, data in self.market.chronicle.state.scan(b"slot/") if block.result.events else ():
+            slot = decode(Slot, data)
+            self.slots[slot.deployment, slot.name] = slot
 
 
 class Terms(MarketChecker):
@@ -232,4 +280,4 @@ class Ended(MarketChecker):
                 self.complain(f"{name} runs {slot_id[1]} term {term}, which it does not hold")
 
 
-MARKET_CHECKERS: Final = (OneHolder, Leases, Terms, Books, Ended)
+MARKET_CHECKERS: Final = (OneHolder, Leases, Outages, Terms, Books, Ended)

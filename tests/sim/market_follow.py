@@ -126,6 +126,12 @@ class Followed:
             self.made_of[digest] = self.sources[manifest.name, manifest.version]
         return self.made_of[digest]
 
+    def available_ms(self, slot_id: SlotId, term: int) -> int:
+        """For how long a term may run past its lease."""
+        digest = self.terms.get((slot_id, term), NONE)[1]
+        work = self.work(digest, slot_id[1]) if digest else None
+        return 0 if work is None else int(work.available_s) * 1000
+
     def is_bad(self, digest: bytes, slot: str) -> bool:
         """Does what this manifest wants of a slot fail at once, wherever it runs?"""
         work = self.work(digest, slot)

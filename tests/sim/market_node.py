@@ -45,6 +45,7 @@ class Renewal:
 
     sent_ms: int
     ledger_ms: int  # ledger time then, as far as the node could tell
+    expires: int  # the last height at which it may be final
     held: list[MarketTenure]
 
 
@@ -249,12 +250,14 @@ class MarketNode(MarketPeer):
 
     def _renew_due(self) -> None:
         held = [t for t in self.tenures.values() if t.holds]
-        if any(t.lease.renew_due(self.lease_ms()) for t in held):
-            sent_ms = self.lease_ms()
+        sent_ms, expires = self.lease_ms(), self.replica.height + TX_BLOCKS
+        due = [t.lease for t in held if t.lease.renew_due(sent_ms)]
+        # As Renewals._due: what is past its lease and goes on waits for what was sent before.
+        if any(lease.left_ms(sent_ms) > 0 for lease in due) or (due and not self.renewals):
             for tenure in held:
                 tenure.lease = tenure.lease.asked(sent_ms)
             tx_id = self.send(Renew(tuple(RenewItem(*t.id, t.term) for t in held)))
-            self.renewals[tx_id] = Renewal(sent_ms, self.ledger_time.at(self.boot_ms()), held)
+            self.renewals[tx_id] = Renewal(sent_ms, self.ledger_time.at(self.boot_ms()), expires, held)
             self.renewal_sent(held, sent_ms)
 
     def renewal_sent(self, held: list[MarketTenure], sent_ms: int) -> None:
@@ -264,7 +267,8 @@ class MarketNode(MarketPeer):
         for tx_id, renewal in list(self.renewals.items()):
             place = self.place(tx_id)
             if place is None:
-                if self.lease_ms() > renewal.sent_ms + LEASE_MS:
+                waits_ms = LEASE_MS + max(t.lease.beyond_ms for t in renewal.held)
+                if self.replica.height > renewal.expires or self.lease_ms() > renewal.sent_ms + waits_ms:
                     del self.renewals[tx_id]
                 continue
             del self.renewals[tx_id]

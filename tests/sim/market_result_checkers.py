@@ -16,7 +16,7 @@ from ledger.transactions import Decide, Report
 from tests.ledger.world import BUDGET, LEGAL
 from tests.sim.market_chain import Final as FinalBlock
 from tests.sim.market_checkers import MarketChecker
-from tests.sim.market_follow import applied, slot_of, timed
+from tests.sim.market_follow import OVER, applied, slot_of, timed
 
 if TYPE_CHECKING:
     from node.executor.decide import SlotId
@@ -29,10 +29,9 @@ Key = tuple[bytes, str]
 
 @dataclass(slots=True)
 class Said:
-    """Of one job, as one manifest has it: its slots' newest terms that committed, and what was told of them,
-    by slot."""
+    """Of one job, since it was begun or an update had it done anew: its slots' newest terms that committed,
+    and what was told of them, by slot."""
 
-    command: tuple[str, ...]
     committed: dict[str, int] = field(default_factory=dict)
     told: dict[str, str] = field(default_factory=dict)
 
@@ -48,27 +47,46 @@ class Agreements(MarketChecker):
         self.blamed: Counter[tuple[SlotId, int]] = Counter()
         self.agreed: set[Key] = set()
         self.lost: set[tuple[SlotId, int]] = set()
+        self.switched: set[Key] = set()  # by the update that rolls
 
     def final(self, block: FinalBlock) -> None:
-        for _, _, body in applied(block):
+        self._happened(timed(block))
+        bodies = {tx_id: body for _, tx_id, body in applied(block)}
+        for receipt in block.result.receipts:
+            body = bodies.get(receipt.id)
             if isinstance(body, Report):
                 self._reported(body)
-        penalties: list[tuple[SlotId, int]] = []
+            self._happened(receipt.events)
         for event in block.result.events:
+            if event.kind == "lease.penalty":
+                slot_id, term = slot_of(event)
+                if (slot_id, term) not in self.lost and not self.blamed[slot_id, term]:
+                    self.complain(f"{slot_id[1]} term {term} pays, and has done nothing")
+
+    def _happened(self, events: Sequence[Event]) -> None:
+        for event in events:
             match event.kind:
                 case "slot.lost":
                     self.lost.add(slot_of(event))
                 case "slot.disagrees" | "slot.silent":
                     self._blamed(event)
-                case "lease.penalty":
-                    penalties.append(slot_of(event))
                 case "job.agreed":
                     self._agreed(event)
                 case "deployment.failed" if "agree" in str(event.fields["reason"]):
                     self._none_agree(bytes.fromhex(event.subject))
-        for key in penalties:
-            if key not in self.lost and not self.blamed[key]:
-                self.complain(f"{key[0][1]} term {key[1]} pays, and has done nothing")
+                case "slot.switched":
+                    key = bytes.fromhex(event.subject), str(event.fields["slot"]).partition("/")[0]
+                    self.switched.add(key)
+                    self.jobs.pop(key, None)
+                case kind if kind in OVER:
+                    self._update_over(bytes.fromhex(event.subject), kind == "update.done")
+
+    def _update_over(self, deployment: bytes, is_done: bool) -> None:
+        """[Y10] Jobs that had changed over are done anew, as they were before, unless it is done."""
+        for key in [key for key in self.switched if key[0] == deployment]:
+            self.switched.remove(key)
+            if not is_done:
+                self.jobs.pop(key, None)
 
     def _reported(self, body: Report) -> None:
         said = open_document(body.envelope, "receipt").predicate
@@ -79,9 +97,7 @@ class Agreements(MarketChecker):
         assert work is not None
         if not work.agree or said.status not in ("committed", "succeeded"):
             return
-        job = self.jobs.get((deployment, name))
-        if job is None or job.command != work.command:  # an update has the job done anew
-            job = self.jobs[deployment, name] = Said(work.command)
+        job = self.jobs.setdefault((deployment, name), Said())
         if said.status == "committed":
             if job.told:
                 self.complain(f"{said.slot} commits when others have told")

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
+import msgspec
+
 from ledger.contracts.types import Contract
 from ledger.manifests.types import Placement, Restart
 from tests.ledger.world import contract, job, service
@@ -160,6 +162,48 @@ def stalled_market(seed: int) -> MarketScenario:
     scenario.network.faults = [Fault(begin_ms, "split", length_ms, (0, 1))]
     end_ms = begin_ms + length_ms
     scenario.troubles = _cut(rng, rng.sample(range(4), 2), (end_ms + 1_300, end_ms + 2_500), 60_000)
+    return scenario
+
+
+def running_on(scenario: MarketScenario, available_s: int) -> MarketScenario:
+    """Its services without volumes may go on past their leases for so long."""
+
+    def freed(source: Contract) -> Contract:
+        work = (
+            msgspec.structs.replace(one, available_s=available_s)
+            if one.kind == "service" and not one.volumes
+            else one
+            for one in source.workloads
+        )
+        return msgspec.structs.replace(source, workloads=tuple(work))
+
+    scenario.plans = tuple(
+        replace(plan, contract=freed(plan.contract), later=tuple(map(freed, plan.later)))
+        for plan in scenario.plans
+    )
+    return scenario
+
+
+def available_market(seed: int) -> MarketScenario:
+    """Any market, whose services go on for a while when they are cut off."""
+    return running_on(make_market(seed), Random(f"available/{seed}").choice((10, 30, 60)))
+
+
+def away_market(seed: int) -> MarketScenario:
+    """What goes on for 30 s past its lease is cut off on two nodes, on one for less, on one for longer."""
+    scenario, rng = running_on(_plain(seed), 30), Random(f"away/{seed}")
+    short, long = rng.sample(range(4), 2)
+    scenario.troubles = [
+        *_cut(rng, [short], (30_000, 45_000), rng.randint(40_000, 48_000)),
+        *_cut(rng, [long], (30_000, 40_000), 100_000),
+    ]
+    return scenario
+
+
+def dark_market(seed: int) -> MarketScenario:
+    """Nothing is committed for a minute, for longer than leases and their guard last; services go on."""
+    scenario, rng = running_on(_plain(seed), 90), Random(f"dark/{seed}")
+    scenario.network.faults = [Fault(rng.randint(30_000, 45_000), "outage", 60_000)]
     return scenario
 
 

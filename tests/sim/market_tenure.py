@@ -8,7 +8,7 @@ deadline whatever else goes on.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger.documents import sign_receipt
@@ -130,10 +130,11 @@ class MarketTenure(Receipts):
         lease: LeaseClock,
     ) -> None:
         super().__init__(node, record, workload, slot, term)
-        self.lease = lease
+        self.lease = replace(lease, beyond_ms=workload.available_s * 1000)
         self.ending: Ending | None = None
         self.is_running = False
         self.is_stopping = False
+        self.is_beyond = False  # it has run past its lease once
         self.run = 0  # counts runs: what an earlier one scheduled is void
         self.restarts = 0
         self.rng = node.market.rng
@@ -147,10 +148,16 @@ class MarketTenure(Receipts):
     # ------------------------------------------------------------------ stopping
 
     def guard(self) -> None:
-        """Rule 4, at each tick."""
-        if self.ending is None and self.lease.must_stop(self.node.lease_ms()):
-            self.node.market.count("lease ended here")
+        """Rules 4 and 8, at each tick."""
+        now_ms = self.node.lease_ms()
+        if self.ending is None and self.lease.must_stop(now_ms):
+            self.node.market.lease_over(self.node, self.id, self.term)
             self.stop(Ending("released"))
+        elif (
+            self.is_running and not self.is_beyond and self.lease.left_ms(now_ms) <= 0 < self.lease.beyond_ms
+        ):
+            self.is_beyond = True
+            self.node.market.count("E9 ran on past its lease")
 
     def look(self) -> None:
         """Rule 6, at each new height."""
@@ -252,8 +259,8 @@ class MarketTenure(Receipts):
             self._started(run)
 
     def may_start(self) -> bool:
-        """Rule 3."""
-        return self.lease.may_start(self.node.lease_ms())
+        """Rule 3; rule 8 for what ran in this term already."""
+        return self.lease.may_start(self.node.lease_ms(), self.restarts > 0)
 
     def _started(self, run: int) -> None:
         self.is_running = True

@@ -20,7 +20,11 @@ from tests.sim.market_coverage import COUNTED, EVENTS, REFUSALS, RULES
 from tests.sim.market_people import Office
 from tests.sim.market_scenario import (
     MarketScenario,
+    available_market,
+    away_market,
+    changing_market,
     cut_market,
+    dark_market,
     late_market,
     leaving_market,
     make_market,
@@ -116,7 +120,10 @@ def test_scenarios_hold_every_trouble() -> None:
     assert any(plan.cancel_ms for s in scenarios for plan in s.plans)
 
 
-@pytest.mark.parametrize("make", [cut_market, late_market, withdrawn_market, stalled_market, leaving_market])
+@pytest.mark.parametrize(
+    "make",
+    [cut_market, late_market, withdrawn_market, stalled_market, leaving_market, available_market],
+)
 def test_hard_markets(make: Callable[[int], MarketScenario]) -> None:
     """Where mutants are caught, production is not: holders that are cut off, claims that are late, approvals
     that come back, a leader that dates renewals from before they were sent."""
@@ -125,12 +132,52 @@ def test_hard_markets(make: Callable[[int], MarketScenario]) -> None:
     assert world.market.counts["started"] >= 2
 
 
+def test_what_is_available_runs_on_where_it_is_cut_off() -> None:
+    """[E9] For as long as it may, beside its next holder if need be: who is cut off for less stops nothing by
+    the clock, who is cut off for longer does."""
+    short: Counter[str] = Counter()
+    long: Counter[str] = Counter()
+    for seed in (0, 3):
+        for counts, is_long in ((short, False), (long, True)):
+            scenario = away_market(seed)
+            scenario.troubles = [cut for cut in scenario.troubles if (cut.for_ms > 60_000) == is_long]
+            world = MarketWorld(seed, scenario=scenario)
+            assert world.run().violations == []
+            counts += world.market.counts
+    assert short["E9 ran on past its lease"] and not short["lease ended here"]
+    assert long["E9 ran on past its lease"] and long["lease ended here"]
+    assert short["E9 ran beside its next holder"]
+
+
+def test_what_is_available_is_not_moved_for_an_outage() -> None:
+    """[L4] Leases end while nothing is committed, and all goes on where it was."""
+    world = MarketWorld(2, scenario=dark_market(2))
+    assert world.run().violations == []
+    counts = world.market.counts
+    assert counts["E9 ran on past its lease"] == 2
+    assert not counts["L3 lost"] and not counts["lease ended here"]
+
+
 def test_who_may_not_leave_offers_on() -> None:
     """A notice that the ledger refused withdraws nothing: the node's offer stands, so it claims again."""
     world = MarketWorld(2, scenario=refused_market(2))
     assert world.run().violations == []
     assert world.market.counts["refusal drain.notice"] == 1
     assert world.market.counts["started"] >= 4
+
+
+def test_an_update_is_done_without_replicas_that_were_left_behind() -> None:
+    """[R8] Enough agree, so that nobody waits for the others: no checker takes that for a fault."""
+    world = MarketWorld(65, scenario=changing_market(65))
+    assert world.run().violations == []
+    assert world.market.counts["U9 done"] and world.market.counts["R8 agreed"]
+
+
+def test_a_job_whose_update_is_reverted_is_done_anew() -> None:
+    """[Y10] Before its replicas had committed to anything: no checker counts what they told before."""
+    result, counts = once(64)
+    assert result.violations == []
+    assert counts["U8 reverted"] and counts["R8 none agree"]
 
 
 def test_nodes_are_registered_when_all_their_farms_are(monkeypatch: pytest.MonkeyPatch) -> None:

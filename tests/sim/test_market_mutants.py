@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.sim.market import MarketWorld
+from tests.sim.market_available_mutants import AVAILABLE_MUTANTS
 from tests.sim.market_change_mutants import CHANGE_MUTANTS
 from tests.sim.market_mutants import MARKET_MUTANTS, MarketMutant
 from tests.sim.market_trade_mutants import TRADE_MUTANTS
 
-ALL = (*MARKET_MUTANTS, *TRADE_MUTANTS, *CHANGE_MUTANTS)
+ALL = (*MARKET_MUTANTS, *TRADE_MUTANTS, *CHANGE_MUTANTS, *AVAILABLE_MUTANTS)
 
 
 @pytest.mark.parametrize("mutant", ALL, ids=lambda m: m.variant.name)

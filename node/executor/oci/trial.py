@@ -16,6 +16,7 @@ from pathlib import Path
 
 import trio
 
+from ledger.manifests.services import NEVER_ENFORCED
 from node.executor import limits
 from node.executor.drivers import trial
 from node.executor.drivers.base import (
@@ -43,7 +44,7 @@ _RESOURCES = Resources(cpu_millis=1000, memory_bytes=256 * _MIB, disk_bytes=_MIB
 _VOLUME_BYTES = 16 * _MIB
 _PT_INTERP = 3
 _POLL_S = 0.01
-_CHECK_S = 3.0  # the check's command takes some 10 ms; a hanging one must leave time to say so
+_CHECK_S = 10.0  # the check's command takes some 10 ms, seconds on a busy machine that starts
 _VOLUME = "/volume"
 _WRITTEN, _WAITS = b"gridpact trial: written", b"waits: "
 _NO_VOLUMES = "there are no volumes"
@@ -86,7 +87,7 @@ def examine(scope: str) -> tuple[trial.Host, tuple[str, str]]:
                 reasons.append(f"podman with {Path(runtime).name}: {error}")
                 continue
             features = [*_features(seen, runtime), Feature("sealed-image", mkfs is not None, image_how)]
-            features += [Feature("landlock", False, "podman does not take it on")]
+            features += [Feature(name, False, why) for name, why in NEVER_ENFORCED[NAME].items()]
             features += trial.limit_features(groups, told)
             missing = [f.name for f in features if not f.enforced and f.name in _MUST]
             if not missing:
