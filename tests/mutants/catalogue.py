@@ -1013,7 +1013,7 @@ MUTANTS: Final = (
     _M(
         "an_update_plans_with_room_that_is_used",
         "bot/updates.py",
-        " | {best.key: used(best, workload)}",
+        " | {best.key: bound(best, workload.needs)}",
         "",
         UPDATE_PLAN,
     ),
