@@ -118,7 +118,7 @@ def test_it_never_contradicts_the_validator(checkout: Path) -> None:
     assert min(counts.values()) > 30 and len(counts) == 3, counts
 
 
-@pytest.mark.skipif(importlib.util.find_spec("jsonschema") is None, reason="jsonschema is not here: make setup brings it")
+@pytest.mark.skipif(importlib.util.find_spec("jsonschema") is None, reason="jsonschema: make setup brings it")
 def test_a_library_judges_alike(checkout: Path) -> None:
     import jsonschema
 

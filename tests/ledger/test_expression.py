@@ -41,7 +41,7 @@ def test_means_what_the_library_said() -> None:
         assert (found, type(found)) == (verdict, type(verdict)), text
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cel") is None, reason="common-expression-language is not here: make setup brings it")
+@pytest.mark.skipif(importlib.util.find_spec("cel") is None, reason="a CEL library: make setup brings it")
 def test_means_what_the_library_says() -> None:
     rng = random.Random()
     for _ in range(2_000):
