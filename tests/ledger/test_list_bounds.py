@@ -24,6 +24,7 @@ from ledger.limits import (
     ROLES_MAX,
     SECRETS_MAX,
     TAGS_MAX,
+    WORKLOADS_MAX,
 )
 from ledger.manifests.expansion import check_manifest
 from ledger.manifests.types import Manifest, Placement, Port, Role
@@ -68,6 +69,29 @@ def test_one_more_than_the_bound_is_refused(field: str, most: int, made: Callabl
     with pytest.raises(Refused) as caught:
         check_contract(made(most + 1))
     assert (caught.value.rule, caught.value.field) == ("contract.too_many", field)
+
+
+def named(names: list[str]) -> Contract:
+    return contract(workloads=tuple(workload(name=name) for name in names))
+
+
+@pytest.mark.parametrize(
+    ("names", "rule"),
+    [
+        ([], "contract.workloads"),
+        (["web", "web"], "contract.duplicate"),
+        ([f"w{n}" for n in range(WORKLOADS_MAX + 1)], "contract.too_many"),
+    ],
+)
+def test_workloads_are_some_and_have_names_of_their_own(names: list[str], rule: str) -> None:
+    check_contract(named([f"w{n}" for n in range(WORKLOADS_MAX)]))
+    with pytest.raises(Refused) as caught:
+        check_contract(named(names))
+    assert caught.value.rule == rule
+    (web,) = expanded().workloads
+    with pytest.raises(Refused) as caught:
+        check_manifest(replace(expanded(), workloads=tuple(replace(web, name=name) for name in names)))
+    assert caught.value.rule == "contract.workloads"
 
 
 def placed(manifest: Manifest, **place: Any) -> Manifest:
