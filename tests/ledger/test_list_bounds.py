@@ -26,9 +26,18 @@ from ledger.limits import (
     TAGS_MAX,
     WORKLOADS_MAX,
 )
-from ledger.manifests.expansion import check_manifest
+from ledger.manifests.expansion import check_manifest, expand
 from ledger.manifests.types import Manifest, Placement, Port, Role
-from tests.ledger.contract_samples import BUSYBOX, DIGEST, contract, expanded, workload
+from tests.ledger.contract_samples import (
+    AUTHOR,
+    BUSYBOX,
+    CONSUMER,
+    DIGEST,
+    ROLES,
+    contract,
+    expanded,
+    workload,
+)
 
 
 def of(**changes: Any) -> Contract:
@@ -129,6 +138,8 @@ def test_a_contract_within_its_bounds_may_make_too_long_a_manifest() -> None:
     asked = Parameter(name="text", type="string", default="x" * 1_000)
     web = workload(environment={f"E{n}": "${text}" for n in range(ENVIRONMENT_MAX)})
     many = tuple(replace(web, name=f"w{n}") for n in range(2))
+    source = contract(parameters=(*contract().parameters, asked), workloads=many)
+    check_contract(source)
     with pytest.raises(Refused) as caught:
-        expanded(contract(parameters=(*contract().parameters, asked), workloads=many))
+        expand(source, bytes(32), AUTHOR.public, CONSUMER.public, {}, ROLES)
     assert caught.value.rule == "manifest.too_long"
