@@ -125,7 +125,7 @@ class Market:
             with scope:
                 await agent.run(task_status=task_status)
 
-        with trio.fail_after(15):
+        with trio.fail_after(60):
             await self.net.nursery.start(run)
         return agent
 

@@ -146,7 +146,7 @@ def run(name: str, script: str, result: Path, **variables: str) -> subprocess.Co
         for key, value in variables.items()
     }
     command = [str(BUSYBOX), "sh", str(EXAMPLES / name / script)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_inventory_names_each_document(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ async def with_bot(folder: Path, *nodes: str) -> AsyncIterator[tuple[Fleet, Agen
             net.execute(name, enforces=("secrets",))
         agent = Agent(peer, people.BOT, folder / "secrets")
         peer.handlers.methods.update(agent.methods())
-        with trio.fail_after(15):
+        with trio.fail_after(60):
             await net.net.nursery.start(agent.run)
         yield net, agent
 

@@ -68,7 +68,7 @@ async def test_more_replicas_from_plan_to_done(site: Contract) -> None:
         await approve_update(trade, id_)
         assert trade.deployment(id_).updating
         await trade.run(id_, "web/1", NODES["n2"])
-        await until(lambda: trade.deployment(id_).generation == 2, 40)
+        await until(lambda: trade.deployment(id_).generation == 2)
         assert trade.slot(id_, "web/0").term == 1
         await says(agent, id_, "2 of 2 running")
         assert not agent.memory.intents

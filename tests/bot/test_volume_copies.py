@@ -106,7 +106,7 @@ class Farm:
         """Once what is in the volume now has been recorded, by a copy that was begun after this call."""
         tenure = self.net.executors[self.holder(deployment)]._tenures[deployment, SLOT]
         since_s = trio.current_time()
-        await until(lambda: (tenure.copier._newest_s or 0) > since_s, 30)
+        await until(lambda: (tenure.copier._newest_s or 0) > since_s)
         found = self.copies(deployment)
         assert found is not None
         return found
@@ -124,7 +124,7 @@ async def farm(folder: Path, *nodes: str) -> AsyncIterator[Farm]:
         peer = await net.net.start("bot")
         agent = Agent(peer, people.BOT, folder / "secrets")
         peer.handlers.methods.update(agent.methods())
-        with trio.fail_after(15):
+        with trio.fail_after(60):
             await net.net.nursery.start(agent.run)
         made = Farm(net, agent, folder)
         for name in nodes:
@@ -141,7 +141,7 @@ async def stopped(at: Farm, deployment: bytes) -> None:
     """Its slot is stopped by a withdrawn approval, and open again."""
     rests(at, at.holder(deployment))
     await at.net.decide(deployment, people.BUDGET, "budget", "revoked")
-    await until(lambda: at.net.slot(deployment, SLOT).holder == b"", 30)
+    await until(lambda: at.net.slot(deployment, SLOT).holder == b"")
     await at.net.decide(deployment, people.BUDGET, "budget")
 
 
@@ -303,7 +303,7 @@ async def test_of_an_ended_deployment_no_last_copy_is_made(
         deployment = await at.running()
         await at.copied_anew(deployment)
         await at.net.do(people.CONSUMER, t.CancelDeployment(deployment, "enough"))
-        await until(lambda: at.net.slot(deployment, SLOT).holder == b"", 30)
+        await until(lambda: at.net.slot(deployment, SLOT).holder == b"")
     assert tried == []
 
 
@@ -372,7 +372,7 @@ async def test_a_copy_that_was_made_up_is_not_mounted(tmp_path: Path) -> None:
         def told() -> list[ReceiptPredicate]:
             return [r for r in receipts_of(at.net, deployment, SLOT) if "e2fsck" in r.detail]
 
-        await until(lambda: bool(told()), 30)
+        await until(lambda: bool(told()))
         assert told()[0].status == "released"
         ran = [task for name in NODES if name != first for task in at.net.drivers[name].tasks]
         assert not ran
@@ -388,7 +388,7 @@ async def test_without_another_node_there_is_no_copy_and_people_see_it(tmp_path:
         rows = {name: value for name, _, value, _ in executor.metrics()}
         assert rows["executor_copy_age_seconds"] > 0
         await at.net.do(people.CONSUMER, t.CancelDeployment(deployment, "enough"))
-        await until(lambda: at.net.slot(deployment, SLOT).holder == b"", 30)
+        await until(lambda: at.net.slot(deployment, SLOT).holder == b"")
         assert key("node-node1").public
 
 

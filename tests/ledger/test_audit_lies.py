@@ -165,6 +165,8 @@ LIES: dict[str, tuple[str, Lie]] = {
     "a receipt removed": ("audit.receipt_record", drop(receipt_key(1, 1))),
     "a receipt invented": ("audit.incomplete", invent_receipt),
     "other results": ("audit.results", edit(Slot, slot_key, results={"/result/words.tsv": "00" * 32})),
+    "results held back, unasked": ("audit.results", edit(Deployment, key_deployment, results=bytes(32))),
+    "results released, unasked": ("audit.results", edit(Deployment, key_deployment, released_ms=5)),
     "a lower term": ("audit.receipt_record", edit(Slot, slot_key, term=1)),
     "another holder": ("audit.two_holders", edit(Slot, slot_key, holder=NODES[1].public)),
     "a stranger paid": ("audit.payee", edit(Bill, bill_key(1), payee=STRANGER.public)),

@@ -314,3 +314,20 @@ def test_a_rejected_one_verifies() -> None:
     assert report.ok, (report.rule, report.detail)
     decision = report.facts.generations[1].decision
     assert isinstance(decision, Decision) and decision.rejected
+
+
+def test_one_that_nobody_rejected_is_found() -> None:
+    """It lay until it expired; certified state that says somebody had said no."""
+    short = replace(POLICIES, validity_s=120)
+    chain = ChainWorld()
+    chain.add_nodes()
+    deployment = running(chain, policies=short)
+    for who, role in ((BUDGET, "budget"), (EXPERT, "it-expert")):  # those of the deployment stand for long
+        later_ms = chain.now_ms + 10**9
+        chain.ok(STRANGER, chain.decide(deployment, who, role, expires_ms=later_ms))
+    chain.updated(deployment, site("1.1.0", policies=short))
+    chain.wait(125_000, step_ms=5_000)
+    assert chain.update(deployment).status == "expired"
+    assert audited(chain, deployment).ok
+    lie = update(1, status="rejected")
+    assert rule_after(chain, deployment, lie) == "audit.update_approval"

@@ -72,6 +72,7 @@ def test_a_built_contract_is_refused_by_name(built: Contract, rule: str, field: 
             "contract.release",
             "approval.release",
         ),
+        ("cpu: 100m", "cpu: [100m]", "contract.type", "workloads.web.resources.cpu"),
         ("kind: ser", "runtime: vm\n    kind: ser", "contract.choice", "workloads.web.runtime"),
         ("tree: www}", "tree: www, file: www}", "contract.artifact", "workloads.web.artifacts[1]"),
         ("path: /www, tree: www", "path: /www", "contract.artifact", "workloads.web.artifacts[1]"),

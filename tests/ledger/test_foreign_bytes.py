@@ -16,7 +16,7 @@ from ledger.contracts.check import decode_contract
 from ledger.epochs import decode_set
 from ledger.errors import Refused
 from ledger.genesis import decode_genesis
-from ledger.keys import Key
+from ledger.keys import Key, public_key_from_hex
 from ledger.limits import (
     ACCOUNTS_GENESIS_MAX,
     BLOCK_BATCHES_MAX,
@@ -249,6 +249,8 @@ def test_validator_sets_hold_real_members() -> None:
 def test_seeds_senders_and_accounts() -> None:
     for size_bytes in (0, 31, 33):
         assert rule_of(lambda size=size_bytes: Key(bytes(size))) == "key.seed_length"  # type: ignore[misc]
+    for text in ("", "ab" * 31, "ab" * 33, "AB" * 32, "zz" * 32):
+        assert rule_of(lambda text=text: public_key_from_hex(text, "key")) == "key.malformed"  # type: ignore[misc]
     tx = World().tx(CONSUMER, Transfer(STRANGER.public, 5)).tx
     assert rule_of(lambda: sign_tx(STRANGER, tx)) == "tx.sender"
     payload = encode(replace(tx, sender=b"short"))

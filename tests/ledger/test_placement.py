@@ -268,6 +268,15 @@ def test_a_minority_never_agrees(replicas: int | str, agree: int) -> None:
     assert caught.value.rule == "contract.agree"
 
 
+@pytest.mark.parametrize(
+    "what", [{"kind": "job", "ports": (), "health": None, "results": ()}, {"kind": "service"}]
+)
+def test_only_results_of_jobs_agree(what: dict[str, Any]) -> None:
+    with pytest.raises(Refused) as caught:
+        expanded(sample(workloads=(template(replicas=3, agree=2, placement=Placement(), **what),)))
+    assert (caught.value.rule, caught.value.field) == ("contract.agree", "workloads.web.agree")
+
+
 def test_one_node_is_one_witness() -> None:
     mine = template(
         kind="job", ports=(), health=None, results=("/result/a",), replicas=3, agree=2,

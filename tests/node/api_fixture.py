@@ -92,13 +92,13 @@ def in_thread(open_: Callable[[], AbstractAsyncContextManager[T]]) -> Iterator[T
 
     thread = threading.Thread(target=trio.run, args=(run,), daemon=True)
     thread.start()
-    assert up.wait(20), "it did not start"
+    assert up.wait(60), "it did not start"
     made, token, scope = started
     try:
         yield made
     finally:
         token.run_sync_soon(scope.cancel)
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.node.artifact_taker FOLDER SHA256 SOURCE
 
-Chunks come in a scattered order from the file SOURCE; each is told on stdout when it is
-written.
+Chunks come in a scattered order from the file SOURCE, one for each line on stdin; each is told on stdout
+when it is written.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from node.files.chunks import chunk_digests
 
 
 def main(folder: Path, sha256: str, source: Path) -> None:
-    """Until killed, or all is written and named."""
+    """Until killed, or nothing more is asked for, or all is written and named."""
     data = source.read_bytes()
     part = ArtifactStore(folder).partial(sha256, len(data), chunk_digests(source), is_signed=True)
     print(f"missing {len(part.missing())}", flush=True)
     order = part.missing()
     random.Random(4).shuffle(order)
     for index in order:
+        if not sys.stdin.readline():
+            return
         part.write(index, data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES])
         print(f"wrote {index}", flush=True)
     part.finish()

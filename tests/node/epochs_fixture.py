@@ -102,7 +102,7 @@ class Writer:
             before = trio.current_time()
             while True:
                 try:
-                    outcome = await self.peer.wait_final(id_, 20)
+                    outcome = await self.peer.wait_final(id_, 60)
                     break
                 except NotFinal:
                     raise AssertionError(

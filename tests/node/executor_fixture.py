@@ -420,7 +420,7 @@ class Fleet:
         """The peer with this node key."""
         return next(name for name in FARM_OF if key(f"node-{name}").public == node)
 
-    async def until_statuses(self, deployment: bytes, *wanted: str, timeout_s: float = 20) -> None:
+    async def until_statuses(self, deployment: bytes, *wanted: str, timeout_s: float = 60) -> None:
         try:
             await until(lambda: self.statuses(deployment) == list(wanted), timeout_s)
         except trio.TooSlowError:

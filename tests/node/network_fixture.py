@@ -129,7 +129,7 @@ async def paced(clock: trio.testing.MockClock, rate: float) -> AsyncIterator[Non
         nursery.cancel_scope.cancel()
 
 
-async def until(holds: Callable[[], bool], timeout_s: float = 15.0) -> None:
+async def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Wait for a condition; fails after the deadline."""
     with trio.fail_after(timeout_s):
         while not holds():

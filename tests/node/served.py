@@ -47,11 +47,11 @@ async def serve_and_count(
         answer = await get(endpoint, "/index.html")
         assert answer.split(b" ")[1] == b"200" and answer.endswith(PAGE)
         executor = net.executors["node1"]
-        await until(lambda: bool(executor.status().slots) and executor.status().slots[0].checks >= 2, 30)
+        await until(lambda: bool(executor.status().slots) and executor.status().slots[0].checks >= 2)
         assert await read_result(net, deployment, "mine/0") == f"{len(PAGE)}\n".encode()
         last, said = receipts_of(net, deployment, "mine/0")[-1], executor.status()
         await net.decide(deployment, people.BUDGET, "budget", "revoked")
-        await until(lambda: net.slot(deployment, "web/0").holder == b"", 20)
+        await until(lambda: net.slot(deployment, "web/0").holder == b"")
         with pytest.raises(OSError):
             await get(endpoint, "/index.html")
         net.scopes["node1"].cancel()

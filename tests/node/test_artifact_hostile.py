@@ -76,7 +76,7 @@ async def test_many_that_stall_do_not_keep_the_honest_one_out(tmp_path: Path) ->
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(me.exchange.fetch, wanted_of(DATA), progress)
                 full = limits.ARTIFACT_SOURCES_MAX
-                await until(lambda: sum(HELD in staller.asked for staller in stallers) >= full, 30)
+                await until(lambda: sum(HELD in staller.asked for staller in stallers) >= full)
                 honest.exchange.store.add_bytes(DATA)
         assert me.exchange.store.path(name_of(DATA)).read_bytes() == DATA
 
@@ -169,7 +169,7 @@ async def test_one_that_disappears_midway_costs_only_what_was_on_its_way(
         progress = Progress(0)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(me.exchange.fetch, wanted_of(DATA), progress)
-            await until(lambda: leaver.network.peer_id not in scores(me), 30)
+            await until(lambda: leaver.network.peer_id not in scores(me))
             assert progress.bytes_done >= 3 * CHUNK_BYTES
             honest.exchange.store.add_bytes(DATA)
         assert me.exchange.store.path(name_of(DATA)).read_bytes() == DATA
@@ -270,7 +270,7 @@ async def test_a_false_contract_holds_up_no_other_that_names_the_same_file(
             await until(lambda: len(me.exchange.under_way) == 1)
             if gives:
                 await asked.wait()
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 assert (await me.exchange.fetch(wanted_of(DATA))).read_bytes() == DATA
         assert scores(me)[honest.network.peer_id] == 0
         assert me.exchange.store.used_bytes == len(DATA)
@@ -326,8 +326,8 @@ async def test_a_flood_of_requests_is_bounded_and_starves_nobody(tmp_path: Path)
         async with trio.open_nursery() as nursery:
             for number in range(60):
                 nursery.start_soon(flood, number)
-            await until(lambda: len(refused) > 100, 30)
-            with trio.fail_after(30):
+            await until(lambda: len(refused) > 100)
+            with trio.fail_after(60):
                 assert (await me.exchange.fetch(wanted_of(DATA))).read_bytes() == DATA
             nursery.cancel_scope.cancel()
         assert all(reason.startswith("artifact.busy") for reason in refused)

@@ -73,7 +73,7 @@ async def test_one_bad_chunk_in_a_run_is_found_and_nothing_of_it_kept(
 
         liar.methods[CHUNK] = lie
         progress = Progress(0)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             assert (await me.exchange.fetch(wanted_of(DATA), progress)).read_bytes() == DATA
         assert progress.dropped == {liar.network.peer_id: "artifact.chunk"}
 

@@ -17,7 +17,7 @@ async def test_what_comes_while_a_call_runs_goes_with_the_next_one() -> None:
     gate = threading.Event()
 
     def work(items: Sequence[int]) -> list[int | Exception]:
-        assert gate.wait(10)
+        assert gate.wait(60)
         return [ValueError(f"{item} is odd") if item % 2 else item * 10 for item in items]
 
     batcher = Batcher[int, int](work, trio.CapacityLimiter(1))
@@ -72,7 +72,7 @@ async def test_whoever_is_cancelled_the_others_get_theirs(seed: int) -> None:
         if scope.cancelled_caught:
             called_off.add(item)
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             for item in range(200):
                 nursery.start_soon(one, item)

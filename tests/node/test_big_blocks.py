@@ -32,5 +32,5 @@ async def test_a_block_larger_than_a_frame_becomes_final_and_reaches_a_late_obse
             sizes.append(sum(map(len, block.batches)))
         assert max(sizes) > PAYLOAD_BYTES_MAX
         late = await net.start("late")
-        await until(lambda: all(late.store.tx(id_) is not None for id_ in ids), 20)
+        await until(lambda: all(late.store.tx(id_) is not None for id_ in ids))
         assert late.follower.lies == 0

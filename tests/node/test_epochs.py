@@ -74,7 +74,7 @@ async def test_four_seven_four_while_transactions_flow() -> None:
         assert account is not None
         assert account.balance == len(submitted)
         assert walk(net, observer).latest == set_of(2, range(3, 7))
-        assert max(w.longest_s for w in writers) < 5, "neither change held anybody up"
+        assert max(w.longest_s for w in writers) < 20, "neither change held anybody up"
         assert all(not p.engine.counters.faults for p in net.peers.values() if p.engine is not None)
         refused = {rule for p in net.peers.values() for rule in p.handlers.refused}
         elsewhere = {"bulk.other_epoch", "consensus.other_epoch", "tx.not_a_validator"}

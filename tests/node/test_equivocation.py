@@ -27,7 +27,7 @@ async def test_a_key_that_runs_twice_is_suspended(tmp_path: Path) -> None:
         await honest[0].next_block(1)
         await net.start("validator3 again", votes_as="validator3")
         others = [*honest, net.peers["observer"]]
-        await until(lambda: all(p.state.get(key_offence(TWICE)) is not None for p in others), 40)
+        await until(lambda: all(p.state.get(key_offence(TWICE)) is not None for p in others))
 
         validators: ValidatorSet = net.genesis.validator_set
         offences = {p.state.get(key_offence(TWICE)) for p in others}

@@ -32,7 +32,7 @@ def more(notary: Notary, n: int) -> None:
 
 async def take(found: EventLog, after: str | None, count: int) -> list[NumberedEvent | Gap]:
     taken: list[NumberedEvent | Gap] = []
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with aclosing(cast(Any, found.follow(after))) as events:
             async for event in events:
                 taken.append(event)
@@ -63,7 +63,7 @@ async def test_a_reader_misses_nothing_that_is_committed_while_it_reads(
     monkeypatch.setattr(module, "EVENTS_PAGE", 2)
     found, notary = log_of(1)
     wanted_blocks, taken = 20, []
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with aclosing(cast(Any, found.follow("0.0"))) as events:
             height = 1
             async for event in events:

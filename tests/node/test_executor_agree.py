@@ -23,7 +23,7 @@ NAMES = ("node1", "node2", "node3")
 async def running(net: Fleet, **changes: object) -> bytes:
     """A job on three nodes, two of which must agree."""
     deployment = await net.approved(job(replicas=3, agree=2, placement=Placement(), **changes))
-    await until(lambda: all(net.drivers[name].running for name in NAMES), 30)
+    await until(lambda: all(net.drivers[name].running for name in NAMES))
     return deployment
 
 
@@ -54,7 +54,7 @@ async def test_three_run_two_agree_and_the_third_pays(tmp_path: Path) -> None:
         assert (last.status, last.exit_code, last.results, len(last.commitment)) == ("committed", 0, {}, 64)
         end(net, "node2", b"41")
         end(net, "node3", b"41")
-        await until(lambda: net.deployment(deployment).status == "completed", 30)
+        await until(lambda: net.deployment(deployment).status == "completed")
         assert net.statuses(deployment) == ["succeeded"] * 3
         told = receipts_of(net, deployment, odd)[-1]
         results = {path: file.sha256 for path, file in told.results.items()}
@@ -81,7 +81,7 @@ async def test_a_node_that_restarts_tells_what_it_committed_to(tmp_path: Path) -
             await until(lambda: net.deployment(deployment).status == "completed")
         assert net.slot(deployment, slot).status == "committed"
         net.execute("node1")
-        await until(lambda: net.deployment(deployment).status == "completed", 30)
+        await until(lambda: net.deployment(deployment).status == "completed")
         assert net.slot(deployment, slot).status == "succeeded"
 
 

@@ -17,7 +17,6 @@ async def test_a_service_runs_when_its_check_ends_with_0_and_is_restarted_when_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """[E8]"""
-    monkeypatch.setattr("node.executor.watch.FIRST_HEALTHY_S", 3.0)  # of the second run, which never answers
     async with fleet(tmp_path, "node1", executors=False) as net:
         net.execute("node1", enforces=("health-exec",))
         driver = net.drivers["node1"]
@@ -28,10 +27,11 @@ async def test_a_service_runs_when_its_check_ends_with_0_and_is_restarted_when_i
         driver.checks = 0
         await net.until_statuses(deployment, "running")
         assert len(driver.tasks) == 1
+        monkeypatch.setattr("node.executor.watch.FIRST_HEALTHY_S", 3.0)  # of the second run
         driver.checks = None
-        await until(lambda: len(driver.tasks) == 2, 30)
+        await until(lambda: len(driver.tasks) == 2)
         driver.checks = 7
-        await until(lambda: any(r.status == "failed" for r in receipts_of(net, deployment, "web/0")), 40)
+        await until(lambda: any(r.status == "failed" for r in receipts_of(net, deployment, "web/0")))
         told = next(r for r in receipts_of(net, deployment, "web/0") if r.status == "failed")
         assert "its check ended with 7" in told.detail
         assert {call for call in driver.calls if call.startswith("check")} == {"check /bin/program ok"}

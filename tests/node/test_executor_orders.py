@@ -52,7 +52,7 @@ async def joined_by_state(folder: Path) -> AsyncIterator[tuple[Fleet, bytes]]:
         net.net.stores.pop("node1")
         await until(lambda: net.net.hub.find(gone) is None)
         peer = await net.net.start("node1", prepare=takes_states)
-        await until(lambda: peer.state_sync.installed == 1 and not peer.status().catching_up, 30)
+        await until(lambda: peer.state_sync.installed == 1 and not peer.status().catching_up)
         assert peer.store.first_height > ordered and peer.store.tx(deployment) is None
         yield net, deployment
 

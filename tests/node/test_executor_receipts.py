@@ -85,7 +85,7 @@ async def test_a_term_that_ends_early_states_it_all(
 
         await until(lambda: of_first_term()[-1].checks >= 1)
         await end(net, deployment)
-        await until(lambda: of_first_term()[-1].status == status, 25)
+        await until(lambda: of_first_term()[-1].status == status)
         *before, last = of_first_term()
         if end is crashes:  # as far as its own chain had told when it looked
             states_what_runs(last)
@@ -100,13 +100,13 @@ async def test_a_replica_that_must_agree_states_it_all_twice(tmp_path: Path) -> 
     """When it commits, and when it tells."""
     async with fleet(tmp_path, "node1", "node2") as net:
         deployment = await net.approved(job(replicas=2, agree=2, placement=Placement()))
-        await until(lambda: all(net.drivers[name].running for name in ("node1", "node2")), 30)
+        await until(lambda: all(net.drivers[name].running for name in ("node1", "node2")))
         for name in ("node1", "node2"):
             (task,) = net.drivers[name].running
             task.used = Usage(700, 5 << 20)
             task.results["/result/words.tsv"] = b"42"
             task.end(0)
-        await until(lambda: net.deployment(deployment).status == "completed", 30)
+        await until(lambda: net.deployment(deployment).status == "completed")
         for slot in ("mine/0", "mine/1"):
             committed, told = receipts_of(net, deployment, slot)[-2:]
             assert (committed.status, told.status) == ("committed", "succeeded")
@@ -123,7 +123,7 @@ async def test_what_was_never_verified_is_not_called_so(tmp_path: Path) -> None:
         deployment = await net.approved(service(replicas=1, artifacts=(nowhere,)))
         await until(lambda: net.slot(deployment, "web/0").status == "fetching")
         await net.do(CONSUMER, CancelDeployment(deployment, "enough"))
-        await until(lambda: receipts_of(net, deployment, "web/0")[-1].status == "released", 25)
+        await until(lambda: receipts_of(net, deployment, "web/0")[-1].status == "released")
         last = receipts_of(net, deployment, "web/0")[-1]
         assert (last.artifacts, last.checks, last.driver) == ({}, 0, "sandbox")
         await audited(net, deployment)

@@ -88,7 +88,7 @@ async def test_requests_flow_while_a_service_is_updated(tmp_path: Path) -> None:
             source = people.contract(site(new), budget=50_000_000, version="1.1.0")
             await net.update(deployment, source)
             await until(lambda: net.last_update(deployment).status == "done", 120)
-            await until(lambda: bool(answers) and answers[-1] == new, 20)
+            await until(lambda: bool(answers) and answers[-1] == new)
             nursery.cancel_scope.cancel()
         assert net.statuses(deployment) == ["running", "running"]
         assert [slot.term for slot in net.slots(deployment)] == [2, 2]
@@ -119,10 +119,10 @@ async def test_a_failing_canary_is_reverted_and_the_node_runs_the_former_version
                 if task.spec.command[1] == "worse"
             ]
 
-        await until(lambda: bool(bad()), 30)
+        await until(lambda: bool(bad()))
         assert len(bad()) == 1
         bad()[0].end(1)  # type: ignore[attr-defined]
-        await until(lambda: net.last_update(deployment).status == "reverted", 30)
+        await until(lambda: net.last_update(deployment).status == "reverted")
         await net.until_statuses(deployment, "running", "running", timeout_s=60)
         assert not bad()
         assert net.deployment(deployment).generation == 0
@@ -151,7 +151,7 @@ async def test_what_an_update_leaves_as_it_is_runs_on(tmp_path: Path) -> None:
         assert all(task.stopped_s is None for task in tasks), checks
         # The approvals of the update are what they run by now: without one of them they stop.
         await net.decide(deployment, people.BUDGET, "budget", "revoked")
-        await until(lambda: all(task.stopped_s is not None for task in tasks), 30)
+        await until(lambda: all(task.stopped_s is not None for task in tasks))
 
 
 async def test_a_node_proves_the_update_itself(tmp_path: Path) -> None:

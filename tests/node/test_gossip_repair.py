@@ -26,7 +26,7 @@ from tests.ledger.contract_samples import BUDGET, LEGAL, ROLES, contract
 from tests.node.network_fixture import CHAIN_ID, RICH, World, until, world
 
 VALIDATORS = [f"validator{number}" for number in range(4)]
-REPAIR_S = 40.0
+REPAIR_S = 60.0
 
 
 class Author:
@@ -87,7 +87,7 @@ async def submit(peer: Peer, raw: bytes) -> bytes:
 
 async def final(peer: Peer, raw: bytes) -> str:
     """The subject of the first event of a transaction, once it is final."""
-    outcome = await peer.wait_final(await submit(peer, raw), 20)
+    outcome = await peer.wait_final(await submit(peer, raw), 60)
     assert outcome.receipt.ok, outcome.receipt
     return outcome.receipt.events[0].subject
 

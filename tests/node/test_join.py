@@ -39,12 +39,12 @@ class _Source:
 
     def __enter__(self) -> _Source:
         self._thread.start()
-        assert self._up.wait(20)
+        assert self._up.wait(60)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._token.run_sync_soon(self._stop.set)
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 

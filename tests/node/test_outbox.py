@@ -196,8 +196,11 @@ async def test_a_stalling_validator_does_not_hold_up_what_others_would_take(
         nursery.cancel_scope.cancel()
 
 
-async def test_who_has_no_seat_is_no_refusal_and_another_is_asked_at_once() -> None:
+async def test_who_has_no_seat_is_no_refusal_and_another_is_asked_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Around a change of validators: three left their seat, or do not know of it yet."""
+    monkeypatch.setattr(module, "OUTBOX_RESEND_S", 600.0)
     gone = refusing("tx.not_a_validator: this peer does not vote")
     for seated in FOUR:
         box, network = outbox({name: accepting if name == seated else gone for name in FOUR})
@@ -207,5 +210,5 @@ async def test_who_has_no_seat_is_no_refusal_and_another_is_asked_at_once() -> N
         async with trio.open_nursery() as nursery:
             nursery.start_soon(box.run)
             taken = (seated, "tx", tx(2).raw)
-            await until(lambda n=network, t=taken: t in n.asked, 1.5)  # type: ignore[misc]
+            await until(lambda n=network, t=taken: t in n.asked)  # type: ignore[misc]
             nursery.cancel_scope.cancel()

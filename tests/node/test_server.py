@@ -48,7 +48,7 @@ def test_events_over_the_wire_and_a_client_that_leaves(tmp_path: Path) -> None:
         assert "gridpact_api_event_clients 1.0" in client.call("GET", "/metrics").decode()
         answer.close()
         stream.close()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while "gridpact_api_event_clients 0.0" not in client.call("GET", "/metrics").decode():
             assert time.monotonic() < deadline, "the place of a client that left is still taken"
 
@@ -106,9 +106,9 @@ def test_a_peer_that_stays_overloaded_is_a_time_out(tmp_path: Path) -> None:
     tx = peer.world.tx(CONSUMER, Transfer(AUTHOR.public, 1))
     with served(peer, tmp_path) as address:
         with pytest.raises(TimedOut, match=r"peer\.overloaded.*not accepted in time"):
-            Client(address).submit(tx.raw, timeout_s=1.0)
+            Client(address).submit(tx.raw, timeout_s=3.0)
         asked = len(peer.sources)
-        assert 2 <= asked <= 4
+        assert 2 <= asked <= 8
         with pytest.raises(ApiError) as caught:
             Client(address).submit(tx.raw, wait="none")
         assert (caught.value.status, caught.value.problem.retry_after_ms) == (429, 200)

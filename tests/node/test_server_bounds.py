@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,7 +78,7 @@ def test_connections_of_one_client_are_bounded_and_others_get_in(
                     assert not is_answered(loud[7]), "the newest of the loudest made room"
                     assert is_answered(loud[0])
                     assert all(map(is_answered, more))
-        until("they have left", lambda: count(address, "connections_of_client") >= 2, 10)
+        until("they have left", lambda: count(address, "connections_of_client") >= 2)
 
 
 def ask_and_never_read(address: str, body: bytes) -> socket.socket:
@@ -118,8 +117,8 @@ def test_who_does_not_read_its_answers_fills_no_memory_and_loses_its_place(
         with closing(ask_and_never_read(address, bytes(64_000))):
             assert made
             assert len(made[0]._lines) <= tx_stream.STREAM_TXS_MAX
-            until("it is dropped", lambda: count(address, "dropped.slow_reader") >= 1, 15)
-            until("its place is free", lambda: made[0]._api.tx_streams.total == 0, 10)
+            until("it is dropped", lambda: count(address, "dropped.slow_reader") >= 1)
+            until("its place is free", lambda: made[0]._api.tx_streams.total == 0)
         assert Client(address).is_ready()
 
 
@@ -154,8 +153,9 @@ def test_a_transaction_sent_again_and_again_holds_no_more_than_others(
     assert 0 < max(owed) <= 50
 
 
-def test_a_peer_stops_while_somebody_does_not_read(tmp_path: Path) -> None:
+def test_a_peer_stops_while_somebody_does_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write under way cannot be cancelled, so its connection is closed."""
+    monkeypatch.setattr(server, "SEND_S", 600.0)
     started: list[Any] = []
     up = threading.Event()
 
@@ -167,14 +167,12 @@ def test_a_peer_stops_while_somebody_does_not_read(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=trio.run, args=(run,), daemon=True)
     thread.start()
-    assert up.wait(20)
+    assert up.wait(60)
     address, token, scope = started
     with closing(ask_and_never_read(address, bytes(64_000))):
-        begun = time.monotonic()
         token.run_sync_soon(scope.cancel)
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
-        assert time.monotonic() - begun < 5
 
 
 async def _serve(folder: Path, *, task_status: Any) -> None:

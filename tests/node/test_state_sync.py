@@ -218,7 +218,7 @@ async def test_who_stalls_does_not_hold_up_the_others() -> None:
     answers = {"staller": stalls_at(CHUNK, server), "honest": server.answer}
     async with client_of(answers, server) as client:
         client.came(35)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             assert await client.sync.attempt(0)
         assert client.asked("staller", CHUNK) <= node_limits.STATE_FAILURES_MAX + node_limits.STATE_WINDOW
         assert not client.network.penalties
@@ -260,7 +260,7 @@ async def test_who_gives_crumbs_is_left_alone(
     async with paced(mock_clock, 10.0):
         async with client_of(slow, server, follow=False) as client:
             client.came(35)
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 assert not await client.sync.attempt(0)
             assert 3 < client.asked("slow 1", CHUNK) < 60
             assert client.network.penalties == []
@@ -268,7 +268,7 @@ async def test_who_gives_crumbs_is_left_alone(
         slow = {name: crumbs(server, 1.0) for name in slow}
         async with client_of(slow | {"one": server.answer}, server, follow=False) as client:
             client.came(35)
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 assert await client.sync.attempt(0)
             assert client.installed == [30]
             assert client.network.penalties == []
@@ -342,7 +342,7 @@ async def test_who_stalls_with_offers_does_not_keep_us_from_blocks(monkeypatch: 
         client.came(35, "honest")
         client.came(2**60, "boaster")
         nursery.start_soon(client.sync.run)
-        await until(lambda: client.notary.store.tip.height == 35, 5)
+        await until(lambda: client.notary.store.tip.height == 35)
         assert client.asked("boaster", EPOCHS) >= 1
         nursery.cancel_scope.cancel()
 

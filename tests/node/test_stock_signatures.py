@@ -168,17 +168,17 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def add_to_agent(file: Path) -> None:
     """Waits for the agent, too."""
     for _ in range(200):
-        done = subprocess.run(["ssh-add", "-q", str(file)], capture_output=True, timeout=10, check=False)
+        done = subprocess.run(["ssh-add", "-q", str(file)], capture_output=True, timeout=60, check=False)
         if done.returncode == 0:
             return
         os.sched_yield()
-        subprocess.run(["ssh-add", "-l"], capture_output=True, timeout=10, check=False)
+        subprocess.run(["ssh-add", "-l"], capture_output=True, timeout=60, check=False)
     raise AssertionError(done.stderr)
 
 

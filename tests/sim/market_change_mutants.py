@@ -176,12 +176,12 @@ CHANGE_MUTANTS: Final = (
         (ledger.policies.people.Roll, "counts", _true),
         (ledger.policies.people.Roll, "belongs", _true),
         wrapped(ledger.organisations.organisation, "_new_seat", _keeps),
-        start=1,
+        start=4,
     ),
     _mutant(
         "new_members_judge_nothing",
         ("Approved", "Books"),
         wrapped(_t.organisations, "judge_members", nothing),
-        start=1,
+        start=4,
     ),
 )

@@ -268,11 +268,11 @@ MARKET_MUTANTS: Final = (
     _node("runs_on_after_its_lease", NeverStops, "OneHolder"),
     _node("lease_on_the_wall_clock", WallClock, "Leases", "OneHolder", scenario=cut_market),
     _node(
-        "renewal_counts_from_arrival", FromArrival, "Leases", "OneHolder", scenario=stalled_market, start=2
+        "renewal_counts_from_arrival", FromArrival, "Leases", "OneHolder", scenario=stalled_market, start=4
     ),
     _node("claim_counts_from_arrival", WonFromArrival, "Leases", "OneHolder", scenario=late_market),
     _node("asking_renews", AskingIsEnough, "Leases", "OneHolder"),
-    _node("believes_times_of_blocks", BelievesBlockTimes, "OneHolder", scenario=stalled_market, start=64),
+    _node("believes_times_of_blocks", BelievesBlockTimes, "OneHolder", scenario=stalled_market, start=78),
     _node("kill_takes_a_lease", SlowKill, "Leases", "OneHolder"),
     _node("leftovers_run_on", LeavesWorkloads, "OneHolder", "Leases"),
     _node("reports_before_it_stopped", ReportsFirst, "OneHolder", start=5),

@@ -75,7 +75,7 @@ TRADE_MUTANTS: Final = (
         "an_offer_that_ended_counts", ("Notice",), (ledger.fit, "_offer_misfits", _any_offer), start=2
     ),
     ledger_mutant(
-        "a_certificate_never_ends", ("Standing",), (ledger.fit, "certifiers_of", _any_time), start=9
+        "a_certificate_never_ends", ("Standing",), (ledger.fit, "certifiers_of", _any_time), start=14
     ),
     ledger_mutant("a_cancel_asks_nobody", ("Consent",), (_t.deployments, "evaluate_act", _consents), start=2),
     ledger_mutant("a_top_up_counts_twice", ("Books", "Funds"), wrapped(_t.funds, "_fund", again)),

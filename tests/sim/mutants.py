@@ -308,7 +308,7 @@ MUTANTS: Final = (
     _core("state_root_not_checked", RootNotChecked, "EqualState", "Exception", twin="root"),
     _core("height_not_checked", HeightNotChecked, "Agreement", "Exception", twin="height"),
     _core("time_not_checked", TimeNotChecked, "BlockTime", twin="time"),
-    _core("forgets_notar_at_restart", ForgetsNotarAtRestart, "Promises"),
+    _core("forgets_notar_at_restart", ForgetsNotarAtRestart, "Promises", hard="outages"),
     _core("forgets_final_at_restart", ForgetsFinalAtRestart, "Promises", hard="outages"),
     _core("timer_never_grows", TimerNeverGrows, "Progress", hard="slow"),
     _core("never_skips", NeverSkips, "Progress"),
