@@ -45,7 +45,7 @@ def rules_in(source: str) -> Iterator[str]:
         place = POSITIONS.get(name)
         if place is not None and len(node.args) > place:
             yield from constants(node.args[place])
-        if name == "decode_exact" and isinstance(node.args[2], ast.Constant):
+        if name in ("decode_exact", "decode_exact_json") and isinstance(node.args[2], ast.Constant):
             yield from (f"{node.args[2].value!s}.{suffix}" for suffix in SUFFIXES)
 
 
@@ -74,9 +74,11 @@ raise Refused("e.f", "g.h")
 report("field.path", "i.j", "")
 env.need(Kind, key, "k.l")
 decode_exact(Kind, data, "m", 1)
+decode_exact_json(Kind, data, "n", 1, "field")
 """
     assert set(rules_in(source)) == {
-        "a.b", "c.d", "e.f", "i.j", "k.l", "m.too_long", "m.malformed", "m.not_canonical"
+        "a.b", "c.d", "e.f", "i.j", "k.l",
+        "m.too_long", "m.malformed", "m.not_canonical", "n.too_long", "n.malformed", "n.not_canonical"
     }  # fmt: skip
 
 
