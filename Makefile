@@ -48,7 +48,7 @@ fuzz-contracts: setup ## changed contracts and what is answered, with counts (a 
 twins: setup ## every small scenario with a Byzantine twin; SHAPES=nnn takes three rounds (half an hour)
 	@$(python) -m tests.sim.twins --shapes $(SHAPES) $(if $(SAVE),--save)
 
-mutants: setup ## break the product in over 100 named ways; each must be noticed; ONLY= picks by name (15 minutes)
+mutants: setup ## break the product in 500 named ways; each must be noticed; ONLY= picks by name (20 minutes)
 	@$(python) -m tests.mutants.run --only "$(ONLY)" $(if $(SAVE),--save)
 
 crash: setup ## kill a validator of a real network at each point at which it persists something (3 minutes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import shutil
@@ -102,6 +103,20 @@ async def test_the_task_stands_still_only_for_the_copy(
                 await trio.sleep(0.05)
     with pytest.raises(ExecutorError, match="not running"):
         await either.driver.copy_volumes(handle, {"/data": tmp_path / "file"})
+
+
+def test_what_is_empty_takes_no_room_in_a_copy_though_somebody_read_it(tmp_path: Path) -> None:
+    """Pages of allocated, unwritten bytes that are in the cache are data to the kernel."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    with source.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 16 * MIB)
+        os.pwrite(file.fileno(), b"word", 5 * MIB + 7)
+    assert source.read_bytes()[5 * MIB + 7 :].startswith(b"word")
+    still.copy_sparse(source, target, math.inf)
+    assert target.read_bytes() == source.read_bytes()
+    assert target.stat().st_blocks * 512 <= MIB
+    with pytest.raises(OSError, match="not done"):
+        still.copy_sparse(source, target, -1.0)
 
 
 async def test_a_task_that_is_stopped_meanwhile_ends_and_leaves_no_copy(
