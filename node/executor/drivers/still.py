@@ -54,7 +54,7 @@ def sync_volume(init_pid: int, path: str) -> None:
 def copy_sparse(source: Path, target: Path, until_s: float) -> None:
     """Copy a file without what is empty of it. Raises OSError, also at `until_s`.
 
-    Also looks at the bytes: what was allocated and never written is data to SEEK_DATA once anybody has read it.
+    Looks at the bytes, too: what was allocated and never written is data to SEEK_DATA once it was read.
     """
     with source.open("rb", buffering=0) as from_file, target.open("wb", buffering=0) as to_file:
         from_fd, to_fd = from_file.fileno(), to_file.fileno()
