@@ -53,6 +53,7 @@ class Agreement(_Record, frozen=True):
 
     reveals: bool
     due_ms: int  # when the timed work `agreement` comes
+    missed_ms: int  # the ledger's missed time when that was set
 
 
 class Dispute(_Record, frozen=True):

@@ -6,7 +6,7 @@
      commit any more, and exactly what it had committed to. So none can take over what another has found.
 [Y2] Results are told when all replicas have committed; or when k have, and the others have not for as long
      again as the slowest of these took, and for at least STRAGGLER_MS_MIN: those are released, and not paid.
-     Each has REVEAL_MS to tell.
+     Each has REVEAL_MS to tell. Missed time ([O1]) counts for neither.
 [Y3] Who finds other results than those that won, or does not tell them, pays as for a broken lease (E5), and
      the term counts as failed for its node. When nothing has won, who did not tell pays all the same.
 """
@@ -42,7 +42,7 @@ def committed(deal: Deal, workload: Workload) -> None:
     elif len(bound) >= workload.agree and agreement_of(deal, workload.name) is None:
         slowest_ms = max(slot.billed_ms - slot.claimed_ms for slot in bound)
         due_ms = now_ms + max(STRAGGLER_MS_MIN, slowest_ms)
-        set_agreement(deal, workload.name, Agreement(False, due_ms))
+        set_agreement(deal, workload.name, Agreement(False, due_ms, deal.env.missed_ms))
         deal.emit("job.enough_committed", workload=workload.name, until_ms=due_ms)
 
 
@@ -58,7 +58,13 @@ def agreement_due(deal: Deal, name: str) -> None:
     if found is None:
         raise LocalError(f"nothing is compared of {name} of {deal.id.hex()}")
     if deal.record.status not in RUNS:  # suspended just now: looked at again when it may run
-        set_agreement(deal, name, Agreement(found.reveals, deal.env.time_ms + SIGNOFF_AGAIN_MS))
+        again_ms = deal.env.time_ms + SIGNOFF_AGAIN_MS
+        set_agreement(deal, name, Agreement(found.reveals, again_ms, deal.env.missed_ms))
+        return
+    if missed_ms := deal.env.missed_ms - found.missed_ms:
+        due_ms = found.due_ms + missed_ms
+        set_agreement(deal, name, Agreement(found.reveals, due_ms, deal.env.missed_ms))
+        deal.emit("job.delayed", workload=name, missed_ms=missed_ms, until_ms=due_ms)
         return
     workload = deal.workload(f"{name}/0")
     if found.reveals:
@@ -70,7 +76,7 @@ def agreement_due(deal: Deal, name: str) -> None:
 def _open_reveals(deal: Deal, workload: Workload) -> None:
     """[Y2]"""
     due_ms = deal.env.time_ms + REVEAL_MS
-    set_agreement(deal, workload.name, Agreement(True, due_ms))
+    set_agreement(deal, workload.name, Agreement(True, due_ms, deal.env.missed_ms))
     for slot in _slots(deal, workload):
         if slot.status not in _BOUND:
             release_slot(deal, slot.name, paid=False)

@@ -1,11 +1,11 @@
 """Block time that nobody had: gaps between blocks.
 
 [O1] When a block comes more than OUTAGE_MS after its parent, what goes beyond BLOCK_IDLE_MS is missed
-     time. Held slots are not billed for it, a deployment's end and its wait for approval move by as much,
-     and a lease that ended because of it is not counted as broken. So no outage of the notary ends a
-     deployment, or costs anybody money. (Leases end all the same: their holders could not renew them, and
-     have stopped, but for what is `available` (L4). Approvals expire by the clock: that is what their
-     signers set.)
+     time. Held slots are not billed for it, a deployment's end, its wait for approval and the time that
+     replicas have to tell their results move by as much, and a lease that ended because of it is not
+     counted as broken. So no outage of the notary ends a deployment, or costs anybody money. (Leases end
+     all the same: their holders could not renew them, and have stopped, but for what is `available` (L4).
+     Approvals expire by the clock: that is what their signers set.)
 """
 
 from __future__ import annotations

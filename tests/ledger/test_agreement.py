@@ -156,6 +156,40 @@ def test_who_is_silent_pays_also_when_nothing_has_won() -> None:
     check(world.state, world.now_ms)
 
 
+def test_an_outage_is_no_silence() -> None:
+    """[Y2] [O1] Found by a random life: after a day without blocks all who had not told were charged."""
+    world, deployment = bound(GOOD, GOOD, GOOD)
+    tell(world, deployment, 0, GOOD)
+    for _ in range(2):
+        world.run(step_ms=24 * 3_600_000, outage=True)
+        assert world.deployment(deployment).status == "active"
+    world.wait(2_000, step_ms=1_000)
+    assert "job.delayed" in world.kinds() and not told_of(world, "slot.silent")
+    world.wait(REVEAL_MS - 30_000, step_ms=10_000)
+    tell(world, deployment, 1, GOOD)
+    world.wait(40_000, step_ms=10_000)
+    assert told_of(world, "slot.silent") == ["mine/2"], "its time is over all the same"
+    assert world.deployment(deployment).status == "completed"
+    check(world.state, world.now_ms)
+
+
+def test_an_outage_leaves_no_straggler_behind() -> None:
+    """[Y2] [O1]"""
+    world, deployment = approved(mining(3, 2))
+    run(world, deployment, "mine/2", B0)
+    bind(world, deployment, "mine/0", A0, GOOD)
+    bind(world, deployment, "mine/1", A1, GOOD)
+    renewal = Renew((RenewItem(deployment, "mine/2", 1),))
+    world.ok(B0, renewal)
+    world.run(step_ms=20_000, outage=True)
+    world.ok(B0, renewal, step_ms=1_000)
+    for _ in range((STRAGGLER_MS_MIN - 10_000) // 10_000):
+        world.ok(B0, renewal, step_ms=10_000)
+    assert world.slot(deployment, "mine/2").status == "running"
+    world.wait(20_000, step_ms=10_000)
+    assert world.slot(deployment, "mine/2").status == "released"
+
+
 def test_nothing_is_told_before_all_have_committed_and_nobody_commits_after_that() -> None:
     """[Y1] [Y2] So nobody can copy."""
     world, deployment = approved(mining(3, 2))

@@ -537,6 +537,13 @@ MUTANTS: Final = (
         PLACES,
     ),
     _M(
+        "an_outage_is_silence",
+        _AGREE,
+        "    if missed_ms := deal.env.missed_ms - found.missed_ms:",
+        "    if missed_ms := 0:",
+        AGREEMENT,
+    ),
+    _M(
         "any_results_agree",
         "ledger/results.py",
         "if most >= workload.agree else ()",

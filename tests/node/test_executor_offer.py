@@ -152,8 +152,8 @@ class CutOff:
 
     def record(self, valid_until_ms: int) -> None:
         """An offer, or a withdrawn one."""
-        price, offers = t.Price(1, 1, 1), ("sandbox",)
-        fields = (1, 1, 1, 0, 0, 0, price, offers, {}, "", valid_until_ms, 0, 0)
+        price, offers = t.Price(1, 1, 1, 1), ("sandbox",)
+        fields = (1, 1, 1, 1, 0, 0, 0, 0, price, offers, {}, "", valid_until_ms, 0, 0)
         write(self.state, key_node(self.key.public), Node(self.key.public, "x", "BE", *fields))
 
     async def submit(self, raw: bytes) -> None:
