@@ -4,13 +4,19 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 # Wall-clock deadlines on single examples fail for reasons of the machine, not of the code. In CI the examples
 # are the same in each run, so that a red run can be repeated.
-settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# No phase `explain`: before Python 3.12 it traces each line, and a long life is not shrunk within a test's time.
+settings.register_profile(
+    "local",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
+)
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 

@@ -61,8 +61,8 @@ def agreement_due(deal: Deal, name: str) -> None:
         again_ms = deal.env.time_ms + SIGNOFF_AGAIN_MS
         set_agreement(deal, name, Agreement(found.reveals, again_ms, deal.env.missed_ms))
         return
-    if missed_ms := deal.env.missed_ms - found.missed_ms:
-        due_ms = found.due_ms + missed_ms
+    missed_ms = deal.env.missed_ms - found.missed_ms
+    if (due_ms := found.due_ms + missed_ms) > deal.env.time_ms:
         set_agreement(deal, name, Agreement(found.reveals, due_ms, deal.env.missed_ms))
         deal.emit("job.delayed", workload=name, missed_ms=missed_ms, until_ms=due_ms)
         return

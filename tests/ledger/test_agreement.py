@@ -16,7 +16,8 @@ from ledger.limits import PENALTY_MS, REVEAL_MS, STRAGGLER_MS_MIN
 from ledger.manifests.expansion import cost
 from ledger.manifests.types import Placement, Restart
 from ledger.records import Bill, key_bill, key_deployment
-from ledger.trade_records import Penalty
+from ledger.state import read
+from ledger.trade_records import Agreement, Penalty, key_agreement
 from ledger.transactions import CancelDeployment, Claim, Renew, RenewItem
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.invariants import check
@@ -170,6 +171,18 @@ def test_an_outage_is_no_silence() -> None:
     world.wait(40_000, step_ms=10_000)
     assert told_of(world, "slot.silent") == ["mine/2"], "its time is over all the same"
     assert world.deployment(deployment).status == "completed"
+    check(world.state, world.now_ms)
+
+
+def test_an_outage_that_begins_within_a_second_of_its_end_gives_no_time_more() -> None:
+    """[Y2] [O1] Found by a random life: overdue work was left ([W1])."""
+    world, deployment = bound(GOOD, GOOD, GOOD)
+    found = read(world.state, Agreement, key_agreement(deployment, "mine"))
+    assert found is not None
+    world.wait(found.due_ms - world.now_ms - 500, step_ms=5_000)
+    assert world.deployment(deployment).status == "active"
+    world.run(step_ms=24 * 3_600_000, outage=True)
+    assert world.deployment(deployment).status == "failed"
     check(world.state, world.now_ms)
 
 

@@ -539,8 +539,8 @@ MUTANTS: Final = (
     _M(
         "an_outage_is_silence",
         _AGREE,
-        "    if missed_ms := deal.env.missed_ms - found.missed_ms:",
-        "    if missed_ms := 0:",
+        "    missed_ms = deal.env.missed_ms - found.missed_ms",
+        "    missed_ms = 0",
         AGREEMENT,
     ),
     _M(

@@ -272,7 +272,7 @@ MARKET_MUTANTS: Final = (
     ),
     _node("claim_counts_from_arrival", WonFromArrival, "Leases", "OneHolder", scenario=late_market),
     _node("asking_renews", AskingIsEnough, "Leases", "OneHolder"),
-    _node("believes_times_of_blocks", BelievesBlockTimes, "OneHolder", scenario=stalled_market, start=78),
+    _node("believes_times_of_blocks", BelievesBlockTimes, "OneHolder", scenario=stalled_market, start=134),
     _node("kill_takes_a_lease", SlowKill, "Leases", "OneHolder"),
     _node("leftovers_run_on", LeavesWorkloads, "OneHolder", "Leases"),
     _node("reports_before_it_stopped", ReportsFirst, "OneHolder", start=5),
