@@ -10,7 +10,8 @@ from xdist.scheduler import LoadFileScheduling
 
 # Wall-clock deadlines on single examples fail for reasons of the machine, not of the code. In CI the examples
 # are the same in each run, so that a red run can be repeated.
-# No phase `explain`: before Python 3.12 it traces each line, and a long life is not shrunk within a test's time.
+# No phase `explain`: before Python 3.12 it traces each line, and a long life is not shrunk within a test's
+# time.
 settings.register_profile(
     "local",
     deadline=None,
