@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from ledger.fit import NO_FARMS, Farms, bound, misfits, rank, term_cost
+from ledger.fit import NO_FARMS, Farms, bound, misfits, rank, short_of, term_cost
 from ledger.manifests.expansion import slot_rate, slots, workload_of
 from ledger.manifests.types import Manifest, Workload
 from ledger.records import Node
@@ -41,7 +41,8 @@ class Candidate(Struct, frozen=True):
 
 
 class Unplaced(Struct, frozen=True):
-    """A slot without a node; `reasons`: "3 nodes: claim.capacity" for each rule, most frequent first."""
+    """A slot without a node; `reasons`: "3 nodes: claim.country" for each rule, most frequent first; that of
+    capacity with what is short, "2 nodes: claim.capacity: hdd_bytes"."""
 
     slot: str
     reasons: tuple[str, ...]
@@ -113,11 +114,15 @@ def why_none(
     now_ms: int,
     farms: Farms = NO_FARMS,
 ) -> tuple[str, ...]:
-    """What keeps nodes from a slot, counted by rule; ("no node offers capacity",) for an empty market."""
+    """What keeps nodes from a slot, counted by rule, and by what is short; ("no node offers capacity",) for
+    an empty market."""
     counts: dict[str, int] = {}
     for node in nodes:
         for misfit in misfits(manifest, workload, node, held, now_ms, farms):
-            counts[misfit.rule] = counts.get(misfit.rule, 0) + 1
+            what = misfit.rule
+            if what == "claim.capacity":
+                what += f": {', '.join(short_of(node, workload.needs))}"
+            counts[what] = counts.get(what, 0) + 1
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    told = tuple(f"{count} node{'s' if count > 1 else ''}: {rule}" for rule, count in ordered)
+    told = tuple(f"{count} node{'s' if count > 1 else ''}: {what}" for what, count in ordered)
     return told or ("no node offers capacity",)

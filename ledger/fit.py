@@ -31,8 +31,7 @@ def misfits(
     at least the node's own, where a workload asks who stands for it."""
     yield from _offer_misfits(workload, node, now_ms)
     yield from _farm_misfits(workload, node, now_ms, farms)
-    left = left_over(node, workload.needs)
-    if short := [name for name in CAPACITY if getattr(left, name) < 0]:
+    if short := short_of(node, workload.needs):
         yield Refused("claim.capacity", f"the node has not enough free for this slot: {', '.join(short)}")
     yield from _place_misfits(manifest, workload, node, held)
     yield from _price_misfits(manifest, node)
@@ -52,6 +51,12 @@ def left_over(node: Node, needs: Needs) -> Needs:
     """What the node would have free beside a slot with these needs; below 0 where they do not fit."""
     left = (getattr(node, name) - getattr(node, f"used_{name}") - getattr(needs, name) for name in CAPACITY)
     return Needs(**dict(zip(CAPACITY, left, strict=True)))
+
+
+def short_of(node: Node, needs: Needs) -> list[str]:
+    """Names of what a node has not enough free of for a slot with these needs."""
+    left = left_over(node, needs)
+    return [name for name in CAPACITY if getattr(left, name) < 0]
 
 
 def neighbours(manifest: Manifest, workload: Workload) -> frozenset[str]:

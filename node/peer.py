@@ -18,6 +18,7 @@ from ledger.proofs.certificate import Certificate, Ed25519Scheme, ValidatorSet
 from ledger.state import Reader
 from ledger.storage.store import Store
 from ledger.transactions import VerifiedTx
+from node.audits import Audits
 from node.clock import now_ms, wall_ms
 from node.errors import StateDiffers, TwoChains
 from node.event_log import EventLog
@@ -84,12 +85,14 @@ class Peer:
     state_sync: StateSync = field(init=False)
     repair: Repair = field(init=False)
     mesh: Mesh = field(init=False)
+    audits: Audits = field(init=False)
 
     def __post_init__(self) -> None:
         self.snapshots = Snapshots(self.store, on_damaged=self._damaged)
         self.state_sync = StateSync(
             self.notary, self.network, self.follower, self.snapshots, self._other_state
         )
+        self.audits = Audits(self.store, self.state_sync.audit_use)
         self.follower.is_deferred = self.state_sync.is_due
         self.repair = Repair(self.notary, self.state_sync)
         voter = self.seat.key.public if self.seat.key is not None else b""
@@ -365,6 +368,10 @@ class Peer:
         header = self.store.header(stored.height)
         time_ms = decode(Header, header).time_ms if header else 0
         return TxOutcome(stored.height, stored.inclusion.index, time_ms, stored.receipt)
+
+    async def audit(self, deployment: bytes) -> bytes:
+        """See PeerSeam.audit."""
+        return await self.audits.export(deployment)
 
     async def next_block(self, above: int) -> int:
         """See PeerSeam.next_block."""

@@ -246,12 +246,15 @@ def _start_executor(
     from node.executor.drivers.embedded import drivers
     from node.executor.executor import Executor
     from node.executor.quarantine import Quarantine
+    from node.executor.volumes.marks import leave_marks
     from node.executor.volumes.rooms import rooms_of
     from node.executor.volumes.volumes import VolumeShelf
 
     driver = drivers(home.data_dir)
     quarantine = Quarantine(home.quarantine_file)
-    volumes = VolumeShelf(rooms_of(settings.node, home.data_dir, peer.node_key.public))
+    rooms = rooms_of(settings.node, home.data_dir, peer.node_key.public)
+    leave_marks(rooms, home.data_dir, peer.node_key.public)
+    volumes = VolumeShelf(rooms)
     executor = Executor(peer, settings.node, driver, exchange, quarantine=quarantine, volumes=volumes)
     peer.handlers.methods.update(executor.methods())
     peer.sources.append(executor.metrics)

@@ -152,6 +152,10 @@ class PeerSeam(Protocol):
     async def wait_final(self, tx: bytes, timeout_s: float) -> TxOutcome:
         """The outcome of a transaction, at once if it is final already. Raises NotFinal."""
 
+    async def audit(self, deployment: bytes) -> bytes:
+        """A deployment's audit file, as things stand when its turn comes: one is made at a time, beside all
+        else. Raises as ledger.audit.audit.export."""
+
     async def next_block(self, above: int) -> int:
         """Returns a committed height > `above`, at once if there is one."""
 

@@ -10,6 +10,8 @@ and bill), and that claims are complete. Renewals of leases are in nobody's hist
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ledger.audit.checks import check_case
 from ledger.audit.file import (
     AUDIT_BYTES_MAX,
@@ -53,8 +55,9 @@ from ledger.transactions import (
 )
 
 
-def export(store: Chain, deployment: bytes) -> bytes:
-    """The file's bytes, as of the state that the newest final header proves.
+def export(store: Chain, deployment: bytes, look: Callable[[], object] = lambda: None) -> bytes:
+    """The file's bytes, as of the state that the newest final header proves. `look` is called at each step,
+    some thousand times for a long life, and stops it by what it raises.
 
     Raises Refused("audit.unknown_deployment" | "audit.pruned" | "audit.too_long" | "proof.not_yet"),
     LocalError when the store misses a block.
@@ -70,7 +73,7 @@ def export(store: Chain, deployment: bytes) -> bytes:
     if order is None or (order.height < store.first_height and not lives(record)):
         # Parts of it may be left, where blocks hold transactions of others that live.
         raise Refused("audit.pruned", f"it has ended, and blocks below {store.first_height} are gone here")
-    life = [_stored(store, id_) for id_ in store.history(deployment)]
+    life = [_stored(store, id_, look) for id_ in store.history(deployment)]
     life = [tx for tx in life if tx.height <= view.height]
     documents, manifests, contracts = [], [], []
     for tx in life:
@@ -80,11 +83,13 @@ def export(store: Chain, deployment: bytes) -> bytes:
         elif isinstance(body, OrderDeployment | UpdateDeployment):
             manifests.append(_manifest(store, body.manifest))
             contracts.append(body.contract)
-    published = [_stored(store, id_) for one in dict.fromkeys(contracts) for id_ in store.history(one)[:1]]
+    firsts = [id_ for one in dict.fromkeys(contracts) for id_ in store.history(one)[:1]]
+    published = [_stored(store, id_, look) for id_ in firsts]
     placed = [*published, *life]
     records: list[AuditRecord] = []
 
     def get(key: bytes) -> bytes | None:
+        look()
         value = view.get(key)
         records.append(AuditRecord(value, view.prove(key)))
         return value
@@ -105,7 +110,8 @@ def _manifest(store: Chain, digest: bytes) -> Manifest:
     return decode_manifest(data)
 
 
-def _stored(store: Chain, id_: bytes) -> StoredTx:
+def _stored(store: Chain, id_: bytes, look: Callable[[], object]) -> StoredTx:
+    look()
     tx = store.tx(id_)
     if tx is None:
         raise LocalError(

@@ -12,7 +12,7 @@ from sortedcontainers import SortedDict
 _ENTRY_OVERHEAD_BYTES: Final = 150  # dict slot and two bytes objects, roughly
 
 
-class Kv(Protocol):
+class Readable(Protocol):
     """Ordered bytes to bytes."""
 
     def get(self, key: bytes) -> bytes | None: ...
@@ -25,21 +25,20 @@ class Kv(Protocol):
     def last(self, prefix: bytes) -> tuple[bytes, bytes] | None:
         """The pair with the greatest key under `prefix`."""
 
-    def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = (), sync: bool = True) -> None:
-        """All or nothing; on disk when it returns, if `sync`."""
-
     def close(self) -> None:
         """Idempotent."""
 
 
-class Frozen(Protocol):
-    """The pairs of a Kv as they were at one moment. May be read in another thread than the Kv."""
+class Kv(Readable, Protocol):
+    """Ordered bytes to bytes, to read and to write."""
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Pairs whose key has `prefix`, in byte order."""
+    def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = (), sync: bool = True) -> None:
+        """All or nothing; on disk when it returns, if `sync`."""
 
-    def close(self) -> None:
-        """Idempotent. Lets go of what only this moment held."""
+
+class Frozen(Readable, Protocol):
+    """The pairs of a Kv as they were at one moment, until it is closed. May be read in another thread than
+    the Kv."""
 
 
 @runtime_checkable

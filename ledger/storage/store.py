@@ -52,7 +52,67 @@ CHAIN_ROOM: Final = Room(8 * 1024 * 1024, 8 * 1024 * 1024)
 SMALL_ROOM: Final = Room(4 * 1024 * 1024, 256 * 1024)
 
 
-class KeyValue:
+class _Reader:
+    """Reads of a LevelDB, or of a snapshot of one."""
+
+    _fills_cache = True
+
+    def __init__(self, db: Any, path: Path) -> None:
+        self._db = db
+        self._path = path
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value, or None. Raises LocalError when the disk or the store fails."""
+        try:
+            found: bytes | None = self._db.get(key, verify_checksums=True, fill_cache=self._fills_cache)
+            return found
+        except (plyvel.Error, RuntimeError) as error:
+            raise LocalError(_explain(self._path, error)) from error
+
+    def scan(
+        self, prefix: bytes, start: bytes = b"", limit: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """As Kv.scan. Reads in pieces, so no LevelDB iterator outlives a step, even of an unfinished scan."""
+        start, end = max(prefix, start), prefix_end(prefix)
+        size = _SCAN_FIRST
+        while limit is None or limit > 0:
+            wanted = size if limit is None else min(size, limit)
+            piece = self._piece(start, end, wanted)
+            yield from piece
+            if len(piece) < wanted:
+                return
+            limit = None if limit is None else limit - len(piece)
+            start = piece[-1][0] + b"\0"
+            size = _SCAN_MORE
+
+    def _piece(self, start: bytes, end: bytes | None, count: int) -> list[tuple[bytes, bytes]]:
+        try:
+            with contextlib.closing(self._iterator(start, end)) as iterator:
+                return list(islice(iterator, count))
+        except (plyvel.Error, RuntimeError) as error:
+            raise LocalError(_explain(self._path, error)) from error
+
+    def _iterator(self, start: bytes, stop: bytes | None, reverse: bool = False) -> Any:
+        # LevelDB checks the sums of its tables only when asked: a bit that flipped at rest is an error here,
+        # never a value. Blocks that are in its cache were checked when they were read.
+        return self._db.iterator(
+            start=start,
+            stop=stop,
+            fill_cache=self._fills_cache,
+            reverse=reverse,
+            verify_checksums=True,
+        )
+
+    def last(self, prefix: bytes) -> tuple[bytes, bytes] | None:
+        """The pair with the greatest key under `prefix`."""
+        try:
+            with contextlib.closing(self._iterator(prefix, prefix_end(prefix), reverse=True)) as iterator:
+                return next(iterator, None)
+        except (plyvel.Error, RuntimeError) as error:
+            raise LocalError(_explain(self._path, error)) from error
+
+
+class KeyValue(_Reader):
     """A LevelDB directory with a format number and an owner: what it is for, and for whom.
 
     `open` refuses a directory of another owner or a newer format, so that a safety record is never
@@ -61,8 +121,7 @@ class KeyValue:
     """
 
     def __init__(self, db: plyvel.DB, path: Path, mended: str = "") -> None:
-        self._db = db
-        self._path = path
+        super().__init__(db, path)
         self.mended = mended
 
     @classmethod
@@ -118,49 +177,6 @@ class KeyValue:
         """How often in this store's life its log was found torn and cut when it was opened."""
         return int(self.get(_TORN_KEY) or b"0")
 
-    def get(self, key: bytes) -> bytes | None:
-        """The value, or None. Raises LocalError when the disk or the store fails."""
-        try:
-            return self._db.get(key, verify_checksums=True)  # type: ignore[no-any-return]
-        except (plyvel.Error, RuntimeError) as error:
-            raise LocalError(_explain(self._path, error)) from error
-
-    def scan(
-        self, prefix: bytes, start: bytes = b"", limit: int | None = None
-    ) -> Iterator[tuple[bytes, bytes]]:
-        """As Kv.scan. Reads in pieces, so no LevelDB iterator outlives a step, even of an unfinished scan."""
-        start, end = max(prefix, start), prefix_end(prefix)
-        size = _SCAN_FIRST
-        while limit is None or limit > 0:
-            wanted = size if limit is None else min(size, limit)
-            piece = self._piece(start, end, wanted)
-            yield from piece
-            if len(piece) < wanted:
-                return
-            limit = None if limit is None else limit - len(piece)
-            start = piece[-1][0] + b"\0"
-            size = _SCAN_MORE
-
-    def _piece(self, start: bytes, end: bytes | None, count: int) -> list[tuple[bytes, bytes]]:
-        try:
-            with contextlib.closing(self._iterator(start, end)) as iterator:
-                return list(islice(iterator, count))
-        except (plyvel.Error, RuntimeError) as error:
-            raise LocalError(_explain(self._path, error)) from error
-
-    def _iterator(self, start: bytes, stop: bytes | None, reverse: bool = False) -> Any:
-        # LevelDB checks the sums of its tables only when asked: a bit that flipped at rest is an error here,
-        # never a value. Blocks that are in its cache were checked when they were read.
-        return self._db.iterator(start=start, stop=stop, reverse=reverse, verify_checksums=True)
-
-    def last(self, prefix: bytes) -> tuple[bytes, bytes] | None:
-        """The pair with the greatest key under `prefix`."""
-        try:
-            with contextlib.closing(self._iterator(prefix, prefix_end(prefix), reverse=True)) as iterator:
-                return next(iterator, None)
-        except (plyvel.Error, RuntimeError) as error:
-            raise LocalError(_explain(self._path, error)) from error
-
     def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = (), sync: bool = True) -> None:
         """All or nothing; on disk when it returns, if `sync`. Raises LocalError when the disk fails."""
         try:
@@ -205,32 +221,14 @@ class KeyValue:
         self._db.close()
 
 
-class _Snapshot:
-    """See KeyValue.freeze."""
+class _Snapshot(_Reader):
+    """See KeyValue.freeze. What it reads takes no room from what the chain reads."""
 
-    def __init__(self, snapshot: Any, path: Path) -> None:
-        self._snapshot = snapshot
-        self._path = path
-
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """As Frozen.scan. Raises LocalError when the disk or the store fails, or was closed."""
-        start, end = prefix, prefix_end(prefix)
-        while True:
-            try:
-                options = {"verify_checksums": True, "fill_cache": False}
-                found = self._snapshot.iterator(start=start, stop=end, **options)
-                with contextlib.closing(found) as iterator:
-                    piece = list(islice(iterator, _SCAN_MORE))
-            except (plyvel.Error, RuntimeError) as error:
-                raise LocalError(_explain(self._path, error)) from error
-            yield from piece
-            if len(piece) < _SCAN_MORE:
-                return
-            start = piece[-1][0] + b"\0"
+    _fills_cache = False
 
     def close(self) -> None:
         """Idempotent."""
-        self._snapshot.close()
+        self._db.close()
 
 
 def _leveldb(path: Path, create: bool, room: Room) -> plyvel.DB:

@@ -89,6 +89,12 @@ class Window:
         self._node = node
         self._undo: deque[Undo] = deque(maxlen=UNDO_COMMITS_MAX)
 
+    def over(self, state: Read, node: Read) -> Window:
+        """The same commits, over the same state and tree read another way. Later ones are not in it."""
+        copy = Window(state, node)
+        copy._undo.extend(self._undo)
+        return copy
+
     def push(
         self,
         height: int,

@@ -16,6 +16,8 @@ from starlette.responses import Response
 from node.api.bot_seam import BotSeam
 from node.api.clients import Places
 from node.api.limits import (
+    AUDITS_MAX,
+    AUDITS_OF_CLIENT_MAX,
     BODY_BYTES_MAX,
     BODY_S,
     EVENT_CLIENTS_MAX,
@@ -47,6 +49,7 @@ class Api:
     exchange: Exchange | None = None
     slots: Callable[[], ExecutorStatus] | None = None
     event_clients: Places = field(default_factory=lambda: Places(EVENT_CLIENTS_MAX, EVENTS_OF_CLIENT_MAX))
+    audits: Places = field(default_factory=lambda: Places(AUDITS_MAX, AUDITS_OF_CLIENT_MAX))
     tx_streams: Places = field(default_factory=lambda: Places(STREAMS_MAX, STREAMS_OF_CLIENT_MAX))
     counts: dict[str, int] = field(default_factory=dict)
 

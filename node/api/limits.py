@@ -15,6 +15,10 @@ WAIT_S_DEFAULT: Final = 30.0
 WAIT_S_MAX: Final = 300.0  # longer than any healthy finality; frees the handler
 REQUESTS_MAX: Final = 256  # at once; each holds a task and perhaps an open wait
 REQUESTS_OF_CLIENT_MAX: Final = 192  # of one address: a quarter is left for others, whatever it does
+# Audit files that are made, wait for their turn, or are read by a client: each may have ledger.audit.file's
+# AUDIT_BYTES_MAX in memory. The next turn is worth waiting for, a row of them is not.
+AUDITS_MAX: Final = 4
+AUDITS_OF_CLIENT_MAX: Final = 3  # of one address, as above
 EVENT_CLIENTS_MAX: Final = 64  # each wakes at every block
 EVENTS_OF_CLIENT_MAX: Final = 48  # of one address, as above
 # TCP connections: twice the requests, as browsers and clients keep some open for 5 s. When all are taken, the

@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from ledger import records as r
-from ledger.audit import audit
 from ledger.organisations.records import Organisation
 from node.api import block_views, deployment_views, epoch_views, organisation_views, views
 from node.api import models as m
@@ -154,18 +153,6 @@ async def artifact(request: Request) -> Response:
     # Foreign bytes: never to be shown by a browser as a page of ours.
     headers = {"Content-Disposition": "attachment", "Content-Security-Policy": "sandbox"}
     return FileResponse(file, media_type="application/octet-stream", headers=headers)
-
-
-async def audit_file(request: Request) -> Response:
-    peer = api_of(request).peer
-    record = deployment_views.find_deployment(peer, request.path_params["deployment"])
-    data = audit.export(peer.store, record.id)
-    name = f"gridpact-{record.id.hex()[:10]}.audit"
-    return Response(
-        data,
-        headers={"Content-Disposition": f'attachment; filename="{name}"'},
-        media_type="application/octet-stream",
-    )
 
 
 async def healthz(request: Request) -> Response:

@@ -9,8 +9,8 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from node.api import audit_file, events, files, logs, metrics, peers, reads, tx_stream, writes
 from node.api import bot_seam as b
-from node.api import events, files, logs, metrics, peers, reads, tx_stream, writes
 from node.api import file_models as f
 from node.api import models as m
 from node.api import organisation_models as om
@@ -191,7 +191,7 @@ ROUTES: Final = (
         query=_PAGING,
     ),
     Route("GET", "/v1/artifacts/{sha256}", reads.artifact, "An artifact's bytes", media=BINARY),
-    Route("GET", "/v1/audit/{deployment}", reads.audit_file, "A deployment's audit file", media=BINARY),
+    Route("GET", "/v1/audit/{deployment}", audit_file.audit_file, "A deployment's audit file", media=BINARY),
     Route("GET", "/v1/vault/{owner}/{name}", reads.vault, "An owner's encrypted record", m.VaultView),
     Route(
         "GET",

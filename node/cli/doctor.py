@@ -171,10 +171,13 @@ def _offered(node: Node, home: Home) -> Iterator[Finding]:
 
 def _disks(node: Node, home: Home) -> Iterator[Finding]:
     """Both kinds beside their file systems, which may be one."""
+    from node.executor.volumes.marks import check_marks
     from node.executor.volumes.rooms import existing, rooms_of
 
     try:
-        rooms = rooms_of(node, home.data_dir, home.node_key().public)
+        key = home.node_key().public
+        rooms = rooms_of(node, home.data_dir, key)
+        check_marks(rooms, home.data_dir, key)
     except ConfigError as error:
         yield Finding("disks", "fault", str(error))
         return

@@ -77,12 +77,13 @@ class Repair:
         async with self.sync.store_use:  # nothing is pruned meanwhile
             if not await self._is_made_anew():
                 return False
-            await self.sync.snapshots.close()
-            try:
-                self.sync.adopt()
-            except LocalError as error:  # our store may be closed: nothing can go on
-                log.critical("store_not_replaced", reason=str(error), rule=NOT_REPLACED)
-                raise
+            async with self.sync.audit_use:
+                await self.sync.snapshots.close()
+                try:
+                    self.sync.adopt()
+                except LocalError as error:  # our store may be closed: nothing can go on
+                    log.critical("store_not_replaced", reason=str(error), rule=NOT_REPLACED)
+                    raise
         return True
 
     async def _is_made_anew(self) -> bool:

@@ -58,7 +58,8 @@ class Candidate:
 @dataclass(slots=True)
 class StateSync:
     """See the module. `on_installed` after another state took the place of ours; `store_use` is held by
-    whoever reads the store in a thread, `turn` by whoever fills the one that is to take its place."""
+    whoever reads the store in a thread, `audit_use` by whoever makes an audit file of it there, `turn` by
+    whoever fills the one that is to take its place."""
 
     notary: Notary
     network: Network
@@ -68,6 +69,7 @@ class StateSync:
     enabled: bool = True
     behind_blocks: int = STATE_BEHIND_BLOCKS
     store_use: trio.Lock = field(default_factory=trio.Lock)
+    audit_use: trio.Lock = field(default_factory=trio.Lock)
     turn: trio.Lock = field(default_factory=trio.Lock)
     phase: str = ""
     target: int = 0  # the height whose state is being fetched
@@ -259,7 +261,7 @@ class StateSync:
             for epoch, end in enumerate(trust.ends)
             if epoch in proofs and end.height <= candidate.height
         }
-        async with self.store_use:
+        async with self.store_use, self.audit_use:
             await self.snapshots.close()
             if candidate.height <= self.notary.store.tip.height and not self.notary.differs:
                 self.notary.store.unstage()

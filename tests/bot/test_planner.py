@@ -126,7 +126,7 @@ def test_replicas_and_capacity_are_counted_down() -> None:
         world.ok(node, world.offer(cpu_millis=600))
     draft = planned(world, contract(job(replicas=5), budget=50_000_000))
     assert len({line.node for line in draft.plan.lines}) == 4
-    assert draft.plan.missing == ["capacity: no node for mine/4 (4 nodes: claim.capacity)"]
+    assert draft.plan.missing == ["capacity: no node for mine/4 (4 nodes: claim.capacity: cpu_millis)"]
 
 
 def test_each_kind_of_disk_is_counted_down_for_itself() -> None:
@@ -139,7 +139,7 @@ def test_each_kind_of_disk_is_counted_down_for_itself() -> None:
     source = contract(service(replicas=3, volumes=(data,), placement=Placement(distinct="none")))
     draft = planned(world, source)
     assert {line.node for line in draft.plan.lines} == {node.public.hex() for node in NODES[:2]}
-    assert draft.plan.missing == ["capacity: no node for web/2 (4 nodes: claim.capacity)"]
+    assert draft.plan.missing == ["capacity: no node for web/2 (4 nodes: claim.capacity: hdd_bytes)"]
 
 
 def test_an_empty_market_and_an_empty_account_are_missing() -> None:

@@ -47,7 +47,7 @@ def test_what_one_replica_takes_the_next_has_not() -> None:
     need = one.resources.cpu_millis
     assert isinstance(need, int)
     plan = planned(opened(need), one, five)
-    assert plan.missing == ["capacity: no node for web/4 (4 nodes: claim.capacity)"]
+    assert plan.missing == ["capacity: no node for web/4 (4 nodes: claim.capacity: cpu_millis)"]
 
 
 def test_replicas_that_change_take_the_places_that_they_leave() -> None:

@@ -9,6 +9,9 @@ import pytest
 
 from ledger.storage.store import KeyValue
 from node.client.sdk import ApiError
+from node.config import load_settings
+from node.executor.volumes.marks import leave_marks
+from node.executor.volumes.rooms import rooms_of
 from node.home import Home, read_genesis
 from tests.e2e.conftest import SITE
 from tests.e2e.net import Net, gridpact
@@ -145,3 +148,21 @@ def test_a_port_that_is_taken(net: Net, home: Home) -> None:
 def test_a_key_that_others_can_read(home: Home) -> None:
     home.node_key_file.chmod(0o644)
     assert "chmod 600" in start_refused(home)
+
+
+def test_a_disk_that_is_not_mounted(tmp_path: Path) -> None:
+    """It was there at the first start; now an empty folder is in its place."""
+    home, disk = Home(tmp_path / "home"), tmp_path / "disk"
+    words = ("--chain-id", "one", "--role", "node", "--farm", "alpha", "--country", "BE")
+    assert gridpact("init", *words, home=str(home.root)).code == 0
+    text = home.config_file.read_text()
+    home.config_file.write_text(text.replace('hdd_folder = ""', f'hdd_folder = "{disk}"'))
+    disk.mkdir()
+    key = home.node_key().public
+    leave_marks(rooms_of(load_settings(home.config_file, {}).node, home.data_dir, key), home.data_dir, key)
+    disk.rename(tmp_path / "unmounted")
+    disk.mkdir()
+    err = start_refused(home)
+    assert "node.hdd_folder: this node has volumes elsewhere" in err
+    assert f"mount the disk, or remove {home.data_dir}/volumes/hdd.mark when" in err
+    assert not any(disk.iterdir())

@@ -68,7 +68,7 @@ def test_the_plan_says_which_kind_no_node_has(net: Net, contract: str) -> None:
     roles = [word for name in ("it-expert", "legal", "budget") for word in ("--role", f"{name}={name}")]
     words = ("deploy", contract, "--budget", "1", "--param", "room=21GiB", *roles, "--plan-only")
     plan: dict[str, Any] = net.data(*words)
-    assert plan["missing"] == ["capacity: no node for web/0 (3 nodes: claim.capacity)"]
+    assert plan["missing"] == ["capacity: no node for web/0 (3 nodes: claim.capacity: hdd_bytes)"]
     reasons = {node["node"]: node["reasons"] for node in plan["excluded"]}
     assert set(reasons) == {net.peer(name).node_key for name in ("node1", "node2", "node3")}
     for told in reasons.values():

@@ -90,6 +90,9 @@ LOGS: Final = ("tests/node/test_executor_logs.py",)
 INSIDE: Final = ("tests/executor/test_sandbox_isolation.py",)
 EGRESS: Final = ("tests/executor/test_egress.py",)
 VOLUMES: Final = ("tests/executor/test_volumes.py",)
+MARKS: Final = ("tests/executor/test_marks.py",)
+AUDITS: Final = "tests/node/test_audits.py"
+_AUDITS: Final = "node/audits.py"
 TWO_KINDS: Final = ("tests/ledger/test_disks.py",)
 COPIES: Final = ("tests/ledger/test_copies.py",)
 CHECKS: Final = ("tests/executor/test_checks.py",)
@@ -492,8 +495,8 @@ MUTANTS: Final = (
     _M(
         "capacity_is_not_checked",
         "ledger/fit.py",
-        "if getattr(left, name) < 0]:",
-        "if getattr(left, name) < -(1 << 80)]:",
+        "if getattr(left, name) < 0]",
+        "if getattr(left, name) < -(1 << 80)]",
         CLAIMS,
     ),
     _M("replicas_share_a_node", "ledger/fit.py", 'if place.distinct != "none":', "if False:", CLAIMS),
@@ -1327,8 +1330,8 @@ MUTANTS: Final = (
     _M(
         "sums_of_tables_are_not_checked",
         "ledger/storage/store.py",
-        "reverse=reverse, verify_checksums=True)",
-        "reverse=reverse)",
+        "            verify_checksums=True,\n",
+        "",
         ("tests/ledger/test_torn_store.py",),
     ),
     _M("torn_log_is_cut_whatever_follows", _LOG, "if border < end:", "if True:", TORN_LOG),
@@ -3388,5 +3391,54 @@ MUTANTS: Final = (
         "if not Path(name).is_dir():",
         "if False:",
         VOLUMES,
+    ),
+    _M(
+        "an_empty_folder_is_taken_for_the_disk",
+        "node/executor/volumes/marks.py",
+        "if found != known:",
+        "if found is not None and found != known:",
+        MARKS,
+    ),
+    _M(
+        "volumes_are_made_where_the_disk_was",
+        "node/executor/volumes/rooms.py",
+        "return self.is_named and not self.folder.is_dir()",
+        "return False",
+        MARKS,
+    ),
+    _M(
+        "an_audit_file_is_made_in_the_loop",
+        _AUDITS,
+        "return await trio.to_thread.run_sync(work)",
+        "return audit.export(chain, deployment, lambda: None)",
+        (f"{AUDITS}::test_the_peer_goes_on_while_one_is_made_of_the_moment_when_it_was_begun",),
+    ),
+    _M(
+        "an_audit_file_is_of_no_one_moment",
+        _AUDITS,
+        "partial(audit.export, chain, deployment,",
+        "partial(audit.export, self.store, deployment,",
+        (AUDITS,),
+    ),
+    _M(
+        "all_audit_files_at_once",
+        "node/api/audit_file.py",
+        "if not api.audits.has_room(client):",
+        "if False:",
+        (AUDITS,),
+    ),
+    _M(
+        "a_store_is_closed_below_an_audit_file",
+        "node/sync/state_sync.py",
+        "async with self.store_use, self.audit_use:",
+        "async with self.store_use:",
+        (AUDITS,),
+    ),
+    _M(
+        "a_frozen_chain_sees_later_commits",
+        "ledger/storage/frozen.py",
+        "self._window = chain._window.over(self._state.get, self._nodes.get)",
+        "self._window = chain._window",
+        ("tests/ledger/test_frozen.py",),
     ),
 )

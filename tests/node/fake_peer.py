@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import trio
+
 from ledger.blocks import decode_header
 from ledger.errors import Refused
 from ledger.genesis import Genesis
@@ -20,6 +22,7 @@ from ledger.proofs.certificate import ValidatorSet
 from ledger.state import Reader
 from ledger.storage.store import Store
 from ledger.transactions import decode_tx, verified
+from node.audits import Audits
 from node.event_log import EventLog
 from node.seam import Gap, NotFinal, NumberedEvent, Overloaded, PeerStatus, TxOutcome
 from p2p.book import PeerBook
@@ -71,6 +74,7 @@ class FakePeer:
     def __post_init__(self) -> None:
         self.network = cast(Network, FakeNetwork())
         self.event_log = EventLog(self.world.store)
+        self.audits = Audits(self.world.store, trio.Lock())
 
     @property
     def genesis(self) -> Genesis:
@@ -109,6 +113,9 @@ class FakePeer:
         result = self.world.run(*(decode_tx(item, self.chain_id) for item in raw))
         self.event_log.tick()
         return result
+
+    async def audit(self, deployment: bytes) -> bytes:
+        return await self.audits.export(deployment)
 
     async def answer(self, method: str, body: bytes) -> bytes:
         raise RequestRefused(f"request.method: {method!r} is not known here")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from node.cli.main import main
+from node.config import load_settings
 from node.executor.drivers.base import Feature, Fingerprint, Isolation
+from node.executor.volumes.marks import leave_marks
+from node.executor.volumes.rooms import rooms_of
+from node.home import Home
 
 NO_SANDBOX = Fingerprint("sandbox", Isolation.SANDBOX, False, "none here", ())
 
@@ -125,3 +130,26 @@ def test_what_a_3node_offers_is_held_beside_what_there_is(
     monkeypatch.setenv("GRIDPACT_NODE_SSD_FOLDER", str(tmp_path / "unmounted"))
     found = doctor(tmp_path, capsys, monkeypatch, NO_SANDBOX)
     assert found["disks"]["state"] == "fault" and "node.ssd_folder" in found["disks"]["detail"]
+
+
+def test_a_disk_that_is_not_mounted_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, disk = tmp_path / "home", tmp_path / "disk"
+    words = ("--chain-id", "x", "--role", "node", "--farm", "alpha", "--country", "BE", "--home", str(home))
+    assert main(["init", *words]) == 0
+    capsys.readouterr()
+    monkeypatch.setenv("GRIDPACT_NODE_HDD_FOLDER", str(disk))
+    disk.mkdir()
+    assert "disks" not in doctor(home, capsys, monkeypatch, NO_SANDBOX)
+    assert not any(disk.iterdir()), "it looks, and leaves no mark"
+    settings = load_settings(home / "config" / "config.toml", os.environ)
+    key = Home(home).node_key().public
+    leave_marks(rooms_of(settings.node, home / "data", key), home / "data", key)
+    assert "disks" not in doctor(home, capsys, monkeypatch, NO_SANDBOX)
+    disk.rename(tmp_path / "unmounted")
+    disk.mkdir()
+    found = doctor(home, capsys, monkeypatch, NO_SANDBOX)
+    assert found["disks"]["state"] == "fault"
+    assert found["disks"]["detail"].startswith("node.hdd_folder: this node has volumes elsewhere, ")
+    assert f"remove {home}/data/volumes/hdd.mark when" in found["disks"]["detail"]

@@ -16,10 +16,16 @@ _KEY_CHARS = 16  # enough to tell nodes apart that keep volumes on one disk
 
 @dataclass(slots=True)
 class Room:
-    """`size_bytes_max`: of all volumes in it together."""
+    """`size_bytes_max`: of all volumes in it together. `is_named`: it is in a folder that the settings name,
+    which may be on a disk that is not always there."""
 
     folder: Path
     size_bytes_max: int
+    is_named: bool = False
+
+    def is_gone(self) -> bool:
+        """It was there when the node started (node.executor.volumes.marks), and is not any more."""
+        return self.is_named and not self.folder.is_dir()
 
 
 def rooms_of(settings: Node, data_dir: Path, node_key: bytes) -> dict[Disk, Room]:
@@ -36,7 +42,7 @@ def rooms_of(settings: Node, data_dir: Path, node_key: bytes) -> dict[Disk, Room
             if Path(name).stat().st_mode & stat.S_IWOTH:
                 raise ConfigError(f"node.{disk}_folder: {name} can be written to by anybody")
             folder = Path(name) / f"gridpact-{node_key.hex()[:_KEY_CHARS]}-{disk}"
-        found[disk] = Room(folder, parse_size(getattr(settings, disk)))
+        found[disk] = Room(folder, parse_size(getattr(settings, disk)), bool(name))
     return found
 
 

@@ -54,6 +54,8 @@ class VolumeShelf:
         for volume in volumes:
             if volume.storage not in self.rooms:
                 return f"volume {volume.name}: no {volume.storage} is here"
+            if self.rooms[volume.storage].is_gone():
+                return f"volume {volume.name}: its disk is not mounted any more"
             for disk in self.rooms:
                 if disk != volume.storage and self._file(deployment, slot, volume.name, disk).exists():
                     return f"volume {volume.name} is here on {disk}, not on {volume.storage}"
