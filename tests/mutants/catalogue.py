@@ -86,6 +86,7 @@ SECRETS: Final = ("tests/bot/test_secrets.py",)
 SECRET_WIRE: Final = ("tests/node/test_secret_wire.py",)
 UPDATES: Final = ("tests/ledger/test_updates.py",)
 AUDITED: Final = ("tests/ledger/test_audit_updates.py",)
+FORGED: Final = ("tests/ledger/test_audit_forgeries.py",)
 LOGS: Final = ("tests/node/test_executor_logs.py",)
 INSIDE: Final = ("tests/executor/test_sandbox_isolation.py",)
 EGRESS: Final = ("tests/executor/test_egress.py",)
@@ -766,6 +767,69 @@ MUTANTS: Final = (
         "    if found != cancelled:",
         "    if False:",
         AUDITED,
+    ),
+    _M(
+        "audits_let_a_stranger_steer_an_update",
+        "ledger/audit/updates.py",
+        "        if tx.body.deployment != case.deployment or tx.sender not in (record.consumer, record.bot):",
+        "        if tx.body.deployment != case.deployment:",
+        FORGED,
+    ),
+    _M(
+        "audits_take_what_came_back_beyond_the_lock",
+        "ledger/audit/updates.py",
+        '    if update.refunded < least or (update.refunded > update.locked and update.status != "done"):',
+        "    if update.refunded < least:",
+        AUDITED,
+    ),
+    _M(
+        "audits_let_terms_be_exceeded",
+        "ledger/audit/updates.py",
+        "    if topped_up > terms.top_up or extended_s > terms.extension_s:",
+        "    if extended_s > terms.extension_s:",
+        FORGED,
+    ),
+    _M(
+        "audits_take_an_order_for_another_sum",
+        "ledger/audit/checks.py",
+        "    if body.escrow != budget:",
+        "    if False:",
+        FORGED,
+    ),
+    _M(
+        "audits_know_the_holder_of_the_newest_term_alone",
+        "ledger/audit/checks.py",
+        "            if holders.setdefault((name, term), tx.sender) != tx.sender:",
+        "            if not holders.setdefault((name, term), tx.sender):",
+        FORGED,
+    ),
+    _M(
+        "audits_take_decisions_on_another_deployment",
+        "ledger/audit/approvals.py",
+        "    if (predicate.chain_id, predicate.deployment) != (case.chain_id, case.deployment.hex()):",
+        "    if predicate.chain_id != case.chain_id:",
+        FORGED,
+    ),
+    _M(
+        "audits_let_anybody_close_a_dispute",
+        "ledger/audit/disputes.py",
+        "        if not 0 <= body.number < len(found) or found[body.number].opener != tx.sender:",
+        "        if not 0 <= body.number < len(found):",
+        ("tests/ledger/test_disputes.py",),
+    ),
+    _M(
+        "audits_take_a_job_that_is_done_for_one_that_agrees",
+        "ledger/audit/agreement.py",
+        "        if mine is None or not same_work(mine[-1].workload, workload) or not mine[-1].winners:",
+        "        if mine is None or not same_work(mine[-1].workload, workload):",
+        AGREEMENT,
+    ),
+    _M(
+        "audits_take_commitments_after_results",
+        "ledger/audit/agreement.py",
+        "        elif last.told:",
+        "        elif False:",
+        AGREEMENT,
     ),
     _M(
         "a_grant_counts_for_any_update",
