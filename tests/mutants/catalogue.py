@@ -29,6 +29,10 @@ NOTICES: Final = ("tests/ledger/test_notices.py",)
 APPROVALS: Final = ("tests/ledger/test_approvals.py",)
 MEMBERS: Final = ("tests/ledger/test_organisation_approvals.py",)
 DEEDS: Final = ("tests/ledger/test_organisations.py",)
+REFUSALS: Final = ("tests/ledger/test_contract_refusals.py",)
+MANIFESTS: Final = ("tests/ledger/test_manifest.py",)
+DOCUMENTS: Final = ("tests/ledger/test_documents.py",)
+API: Final = ("tests/node/test_api_refusals.py",)
 ESCAPES: Final = "tests/executor/test_escapes.py::test_what_leads_out_is_refused"
 REPORTS: Final = ("tests/ledger/test_reports.py",)
 RELEASE: Final = ("tests/ledger/test_release.py", "tests/ledger/test_release_audit.py")
@@ -3445,5 +3449,83 @@ MUTANTS: Final = (
         "if not Path(name).is_dir():",
         "if False:",
         VOLUMES,
+    ),
+    # ---- refusals that no test had missed
+    _M(
+        "a_change_founds_an_organisation",
+        _ORGANISATION,
+        '    elif deed.act != "found":',
+        "    elif False:",
+        DEEDS,
+    ),
+    _M(
+        "a_deed_for_another_organisation_counts",
+        _ORGANISATION,
+        'if deed.organisation not in ("", now.id.hex()):',
+        "if False:",
+        DEEDS,
+    ),
+    _M(
+        "a_policy_that_nobody_can_decide_is_ordered",
+        "ledger/policies/decision.py",
+        'raise Refused("manifest.policy_unreachable", "too many combinations to decide it", field) from None',
+        "return",
+        POLICIES,
+    ),
+    _M(
+        "a_contract_is_as_long_as_its_envelope",
+        "ledger/contracts/check.py",
+        "if size > CONTRACT_BYTES_MAX:",
+        "if False:",
+        REFUSALS,
+    ),
+    _M(
+        "a_yes_is_any_text",
+        "ledger/contracts/parameters.py",
+        "if not isinstance(given, bool):",
+        "if False:",
+        REFUSALS,
+    ),
+    _M(
+        "a_text_grows_without_bound",
+        "ledger/manifests/expansion.py",
+        "if len(out) > ARGUMENT_CHARS_MAX:",
+        "if False:",
+        MANIFESTS,
+    ),
+    _M(
+        "a_receipt_names_approvals_without_end",
+        "ledger/predicates.py",
+        "if len(self.approvals) > APPROVALS_PER_DEPLOYMENT_MAX:",
+        "if False:",
+        DOCUMENTS,
+    ),
+    _M(
+        "a_short_id_is_the_first_that_fits",
+        "node/api/views.py",
+        "if len(matches) > 1:",
+        "if False:",
+        API,
+    ),
+    _M(
+        "the_3bot_orders_for_anybody",
+        "node/api/writes.py",
+        "    need_token(request)\n    bot = _bot(api_of(request))\n    return answer(await bot.deploy(",
+        "    bot = _bot(api_of(request))\n    return answer(await bot.deploy(",
+        API,
+    ),
+    _M(
+        "a_peer_goes_by_two_names",
+        "node/api/guard.py",
+        "if len(named) != 1:",
+        "if not named:",
+        API,
+    ),
+    _M(
+        "secrets_are_opened_however_long",
+        "node/sealed/secret_wire.py",
+        "    check_sizes(inside.secrets)\n    return",
+        "    return",
+        SECRET_WIRE,
     ),
 )
