@@ -3528,4 +3528,11 @@ MUTANTS: Final = (
         "    return",
         SECRET_WIRE,
     ),
+    _M(
+        "a_source_gives_fewer_chunks_than_were_asked_for",
+        _FETCHING,
+        "if len(data) != sum(partial.length(index) for index in run):",
+        "if False:",
+        ARTIFACT_RUNS,
+    ),
 )

@@ -54,7 +54,7 @@ def test_a_slow_source_is_asked_for_one_at_a_time() -> None:
     assert source.run == 1
 
 
-@pytest.mark.parametrize("spoilt", ["last", "short", "long"])
+@pytest.mark.parametrize("spoilt", ["last", "short", "long", "fewer", "none"])
 async def test_one_bad_chunk_in_a_run_is_found_and_nothing_of_it_kept(
     tmp_path: Path, spoilt: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,7 +69,9 @@ async def test_one_bad_chunk_in_a_run_is_found_and_nothing_of_it_kept(
                 return data
             honest.exchange.store.add_bytes(DATA)
             changed = data[:-1] + bytes([data[-1] ^ 1])
-            return {"last": changed, "short": data[:-1], "long": data + b"x"}[spoilt]
+            fewer = data[:CHUNK_BYTES]
+            lies = {"last": changed, "short": data[:-1], "long": data + b"x", "fewer": fewer, "none": b""}
+            return lies[spoilt]
 
         liar.methods[CHUNK] = lie
         progress = Progress(0)
