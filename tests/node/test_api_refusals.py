@@ -9,6 +9,7 @@ from typing import Any, NoReturn, cast
 
 import pytest
 
+from ledger.limits import ARTIFACT_BYTES_MAX
 from node.api.bot_seam import BotSeam
 from node.api.guard import Guard
 from node.api.limits import BODY_BYTES_MAX
@@ -122,6 +123,19 @@ async def test_numbers_and_keys_without_end_are_refused(peer: FakePeer, tmp_path
         assert (await client.get(f"/v1/query?key={'ab' * 512}")).status_code == 200
         problem(await client.get(f"/v1/query?key={'ab' * 513}"), 400, "query.key")
         problem(await client.get("/v1/query?key="), 400, "query.key")
+
+
+async def test_a_fetch_that_cannot_be_is_refused(peer: FakePeer, tmp_path: Path) -> None:
+    path = f"/v1/artifacts/{'ab' * 32}/fetch"
+    async with api_client(peer, tmp_path) as client:
+        for chunks in ("zz", "AB" * 32, "ab" * 31):
+            answer = await client.post(f"{path}?chunks={chunks}", headers=AUTH)
+            assert problem(answer, 400, "artifact.digest").field == "chunks"
+        problem(await client.post(f"{path}?size=-1", headers=AUTH), 400, "query.number")
+        problem(await client.post(f"{path}?size={ARTIFACT_BYTES_MAX + 1}", headers=AUTH), 400, "query.number")
+        assert (
+            "cannot fetch" in problem(await client.post(path, headers=AUTH), 404, "artifact.unknown").detail
+        )
 
 
 def test_the_first_digits_of_an_id_name_one_or_none() -> None:
