@@ -123,6 +123,8 @@ async def test_numbers_and_keys_without_end_are_refused(peer: FakePeer, tmp_path
         assert (await client.get(f"/v1/query?key={'ab' * 512}")).status_code == 200
         problem(await client.get(f"/v1/query?key={'ab' * 513}"), 400, "query.key")
         problem(await client.get("/v1/query?key="), 400, "query.key")
+        for path in ("", "farm/é", "farm/%ff"):
+            problem(await client.get(f"/v1/query?path={path}"), 400, "query.key")
 
 
 async def test_a_fetch_that_cannot_be_is_refused(peer: FakePeer, tmp_path: Path) -> None:
