@@ -120,3 +120,16 @@ def test_what_was_hashed_is_hashed_again_when_its_file_changed(tmp_path: Path) -
     with pytest.raises(ArtifactWrong):
         store.read_chunks(name, 0, ARTIFACT_RUN_MAX)
     assert not store.has(name)
+
+
+def test_a_part_that_the_disk_changed_is_not_given_on(tmp_path: Path) -> None:
+    """Else who takes it from us would call us a liar."""
+    source = ArtifactStore(tmp_path / "source").add_bytes(DATA)
+    part = ArtifactStore(tmp_path).partial(source.sha256, source.size_bytes, source.chunks, is_signed=True)
+    part.write(2, DATA[2 * CHUNK_BYTES : 3 * CHUNK_BYTES])
+    assert part.read(2) == DATA[2 * CHUNK_BYTES : 3 * CHUNK_BYTES]
+    with (tmp_path / f"{source.sha256}.part").open("r+b") as file:
+        os.pwrite(file.fileno(), b"!!", 2 * CHUNK_BYTES + 5)
+    with pytest.raises(ArtifactMissing, match="changed on disk"):
+        part.read(2)
+    part.close()
