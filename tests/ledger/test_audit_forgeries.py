@@ -14,11 +14,11 @@ from ledger.audit.report import AuditReport
 from ledger.codec import encode, sha256
 from ledger.documents import open_document
 from ledger.keys import Key
-from ledger.manifests.expansion import decode_manifest
+from ledger.manifests.expansion import decode_manifest, expand
 from ledger.manifests.types import Manifest
 from ledger.proofs.inclusion import prove_inclusion
-from ledger.records import ReceiptRecord, key_deployment, key_document, key_receipt
-from ledger.trade_records import UpdateRecord
+from ledger.records import ReceiptRecord, key_deployment, key_document, key_manifest, key_receipt
+from ledger.trade_records import UpdateRecord, key_update
 from ledger.transactions import (
     Body,
     CancelDeployment,
@@ -39,7 +39,7 @@ from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.test_audit_lies import NAME, signed_off_job
 from tests.ledger.test_audit_updates import updated_life
 from tests.ledger.test_updates import running, site
-from tests.ledger.world import BUDGET, CONSUMER, NODES, STRANGER, contract, job
+from tests.ledger.world import AUTHOR, BUDGET, CONSUMER, NODES, STRANGER, contract, job
 
 ANOTHER = sha256(b"another")
 
@@ -310,3 +310,52 @@ def test_an_update_that_nobody_asked_for_so(sender: Key, changes: dict[str, byte
     world.ok(CONSUMER, body)
     report = shown_instead(world, deployment, -1, block)
     assert (report.rule, report.detail) == ("audit.foreign", f"txs: {words}")
+
+
+def test_an_update_that_was_done_before_it_was_asked_for() -> None:
+    """[U9] In one block, so that no time tells: a decision by the new manifest, then the wish for it."""
+    world = ChainWorld()
+    world.add_nodes()
+    deployment = running(world)
+    source = site("1.1.0")
+    contract_id = world.publish(source)
+    body, before = world.update_body(deployment, source, contract_id), world.deployment(deployment)
+    wish = world.tx(CONSUMER, body)
+    early = world.decide(deployment, BUDGET, "budget", update=1, manifest=body.manifest)
+    now_ms = world.store.tip.time_ms + 1_000
+    place = (body.former, body.manifest, contract_id, "done", body.amount, "update", now_ms, 0, now_ms, 0)
+    done = UpdateRecord(1, wish.id, CONSUMER.public, *place, approved_ms=now_ms, ended_ms=now_ms)
+    brought = {"updates": 1, "generation": 1, "ground": "update", "asked_ms": now_ms}
+    after = replace(before, manifest=body.manifest, contract=contract_id, **brought)
+    made = expand(source, contract_id, AUTHOR.public, CONSUMER.public, {}, {})
+    recorded = {
+        key_manifest(body.manifest): made,
+        key_update(deployment, 1): encode(done),
+        key_deployment(deployment): encode(after),
+        **taken(deployment, early),
+    }
+    world.chain.grow(recorded, (world.tx(BUDGET, early).raw, wish.raw), about=(deployment,))
+    for _ in range(3):
+        world.chain.grow({})
+    report = verify(export(world.store, deployment), world.genesis)
+    assert (report.rule, report.detail.partition(": ")[2]) == (
+        "audit.order",
+        "update 1 was done before it was asked for",
+    )
+
+
+def test_a_transaction_in_two_blocks() -> None:
+    """A claim: it is in nobody's records how often there was one."""
+    world, deployment = ordered_job()
+    world.approve(deployment)
+    claim = world.tx(NODES[0], Claim(deployment, NAME, 1))
+    world.run(claim)
+    for _ in range(3):
+        world.chain.grow({})
+    once = decode_audit(export(world.store, deployment))
+    again = certified(world, claim)
+    for _ in range(3):
+        world.chain.grow({})
+    file = replace(decode_audit(export(world.store, deployment)), blocks=(*once.blocks, again))
+    report = verify(encode(file), world.genesis)
+    assert (report.rule, report.detail) == ("audit.order", "txs: a transaction appears twice")

@@ -13,6 +13,7 @@ from ledger.codec import decode, encode
 from ledger.documents import open_document
 from ledger.errors import Refused
 from ledger.manifests.types import Policies, Rule
+from ledger.policies.decision import Decision
 from ledger.records import (
     ApprovalRecord,
     Bill,
@@ -30,7 +31,18 @@ from ledger.records import (
 from ledger.trade_records import Penalty, key_penalty
 from ledger.transactions import CancelDeployment, Claim
 from tests.ledger.chain_fixture import ChainWorld
-from tests.ledger.world import BUDGET, CONSUMER, EXPERT, LEGAL, NODES, STRANGER, contract, job, service
+from tests.ledger.world import (
+    BUDGET,
+    CONSUMER,
+    EXPERT,
+    LEGAL,
+    NODES,
+    POLICIES,
+    STRANGER,
+    contract,
+    job,
+    service,
+)
 
 Lie = Callable[[ChainWorld, bytes], dict[bytes, bytes | None]]
 NAME = "mine/0"
@@ -240,6 +252,17 @@ def test_a_cancel_that_had_no_effect_is_found() -> None:
     assert rule_after(world, other, None) == ""
     lie = edit(Deployment, key_deployment, status="completed")
     assert rule_after(world, other, lie) == "audit.cancelled"
+
+
+def test_a_cancel_without_consent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[D7] A ledger that asks nobody."""
+    world = ChainWorld()
+    deployment = world.ordered(contract(policies=replace(POLICIES, delete=Rule(role="legal"))))
+    world.approve(deployment)
+    yes = Decision(True, False, (), (), 0)
+    monkeypatch.setattr("ledger.transition.deployments.evaluate_act", lambda *_: yes)
+    world.ok(CONSUMER, CancelDeployment(deployment, "enough"))
+    assert rule_after(world, deployment, None) == "audit.cancelled"
 
 
 def test_a_sign_off_that_comes_due_while_work_is_suspended_verifies() -> None:
