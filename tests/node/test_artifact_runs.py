@@ -132,4 +132,9 @@ def test_a_part_that_the_disk_changed_is_not_given_on(tmp_path: Path) -> None:
         os.pwrite(file.fileno(), b"!!", 2 * CHUNK_BYTES + 5)
     with pytest.raises(ArtifactMissing, match="changed on disk"):
         part.read(2)
+    for index in (-1, 0, 41, 1 << 40):
+        with pytest.raises(ArtifactMissing):
+            part.read(index)
     part.close()
+    with pytest.raises(ArtifactMissing):
+        part.read(2)
