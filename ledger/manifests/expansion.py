@@ -311,7 +311,7 @@ def _evaluated(run: Callable[[], Value], text: str, field: str) -> Value:
 
 def _text(text: str, values: Mapping[str, Value], field: str) -> str:
     out = str(_evaluated(lambda: substitute(text, values), text, field))
-    if len(out) > ARGUMENT_CHARS_MAX:
+    if len(out) > ARGUMENT_CHARS_MAX:  # here, before all of them together are some 16 MiB
         raise Refused("manifest.value", f"{len(out)} characters, at most {ARGUMENT_CHARS_MAX}", field)
     return out
 

@@ -178,7 +178,8 @@ def check_deed(
     if now is not None:
         _check_follows(now, deed)
     elif deed.act != "found":
-        raise Refused("organisation.unknown", "nothing was founded before it", "organisation")
+        detail = f"no organisation {deed.organisation}: nothing was founded before this deed"
+        raise Refused("organisation.unknown", detail, "organisation")
     given = [public for public, _ in signatures]
     if given != sorted(set(given)):
         raise Refused("organisation.signers", "each key once, in ascending order", "signatures")
@@ -205,7 +206,7 @@ def check_deed_time(deed: Deed, now_ms: int) -> None:
 
 def _check_follows(now: Organisation, deed: Deed) -> None:
     """[N2] [N3] [N5]"""
-    if deed.organisation not in ("", now.id.hex()):
+    if deed.organisation not in ("", now.id.hex()):  # in a history: the same people may sign for two
         raise Refused("organisation.unknown", "the deed is about another organisation", "organisation")
     if now.dissolved:
         raise Refused("organisation.dissolved", "it has been dissolved", "organisation")

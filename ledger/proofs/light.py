@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from ledger.blocks import HEADER_BYTES_MAX, Header, decode_header, header_hash, validators_hash
+from ledger.blocks import Header, decode_header, header_hash, validators_hash
 from ledger.codec import decode_exact, encode
 from ledger.epochs import decode_set, is_ending
 from ledger.errors import LocalError, Refused
@@ -210,8 +210,6 @@ def verify_final(chain_id: str, validators: ValidatorSet, finality: FinalityProo
 
 
 def _chained_header(chain_id: str, validators: ValidatorSet, data: bytes) -> Header:
-    if len(data) > HEADER_BYTES_MAX:
-        raise Refused("header.too_long", f"at most {HEADER_BYTES_MAX} bytes")
     header = decode_header(data)
     if header.chain_id != chain_id:
         raise Refused("light.foreign_chain", f"chain {header.chain_id!r}, wanted {chain_id!r}", "chain_id")

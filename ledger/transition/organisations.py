@@ -59,8 +59,6 @@ def act(env: Env, body: ActOrganisation) -> None:
     now = env.read(Organisation, key_organisation(id_))
     if founding and now is not None:
         raise Refused("organisation.exists", "this organisation is founded already")
-    if not founding and now is None:
-        raise Refused("organisation.unknown", f"no organisation {id_.hex()}", "organisation")
     if now is not None and now.height >= env.height:
         raise Refused("organisation.busy", "a deed of it was accepted in this block already", "organisation")
     check_deed_time(deed, env.time_ms)

@@ -40,7 +40,7 @@ class KnownPeer(msgspec.Struct, kw_only=True):
     fault: str
 
 
-class PeerOrder(msgspec.Struct, kw_only=True):
+class PeerOrder(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """An order about one peer: `address` to add it, else its `peer_id`; `reason` of a ban."""
 
     address: str = ""

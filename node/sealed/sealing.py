@@ -11,14 +11,12 @@ from nacl import bindings
 from nacl.exceptions import CryptoError
 
 from ledger.errors import Refused
-from ledger.keys import PUBLIC_KEY_BYTES, Key
+from ledger.keys import Key
 
 
 def seal(public: bytes, data: bytes) -> bytes:
-    """`data` for the owner of this public key. Raises Refused("seal.key") for one that is no point of the
-    curve's large subgroup."""
-    if len(public) != PUBLIC_KEY_BYTES:
-        raise Refused("seal.key", f"a public key of {PUBLIC_KEY_BYTES} bytes wanted")
+    """`data` for the owner of this public key. Raises Refused("seal.key") for one of another length, or
+    that is no point of the curve's large subgroup."""
     try:
         reader = bindings.crypto_sign_ed25519_pk_to_curve25519(public)
         return bytes(bindings.crypto_box_seal(data, reader))

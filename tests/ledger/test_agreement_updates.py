@@ -3,6 +3,7 @@ finds, and an audit judges each comparison by the manifest of its time."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,14 +13,14 @@ from ledger.audit.audit import export, verify
 from ledger.codec import encode
 from ledger.contracts.types import Contract
 from ledger.limits import REVEAL_MS
-from ledger.manifests.types import Placement, UpdateStrategy
-from ledger.records import Bill, key_bill, key_deployment
+from ledger.manifests.types import Placement, UpdateStrategy, Workload
+from ledger.records import Bill, Slot, key_bill, key_deployment
 from ledger.state import MemoryState, read
 from ledger.trade_records import Penalty
 from ledger.transactions import Renew, RenewItem
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.invariants import check
-from tests.ledger.test_agreement import BAD, GOOD, bind, tell
+from tests.ledger.test_agreement import BAD, GOOD, WORSE, bind, bound, tell
 from tests.ledger.test_updates import ANYWHERE, FAST
 from tests.ledger.world import BUDGET, FARMERS, NODES, RICH, contract, job, service
 
@@ -263,4 +264,49 @@ def test_copied_results_are_found_after_an_update(monkeypatch: pytest.MonkeyPatc
     for index in range(3):
         tell(world, deployment, index, GOOD)
     updated(world, deployment, agree=0)
+    assert audited(world, deployment) == "audit.agreement"
+
+
+def counts_alone(workload: Workload, slots: Mapping[str, Slot]) -> tuple[Slot, ...]:
+    """What a ledger takes for agreement that does not look at what was found."""
+    done = tuple(slot for slot in slots.values() if slot.status == "succeeded")
+    return done if len(done) >= workload.agree else ()
+
+
+def pays_for_any(patch: pytest.MonkeyPatch) -> None:
+    for place in ("agreement", "slots"):
+        patch.setattr(f"ledger.transition.{place}.agreeing", counts_alone)
+
+
+def test_a_job_that_was_done_though_none_agree_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[R8] A ledger that pays all of them and says that the deployment has completed."""
+    pays_for_any(monkeypatch)
+    world, deployment = bound(GOOD, BAD, world=ChainWorld())
+    for index, results in enumerate((GOOD, BAD)):
+        tell(world, deployment, index, results)
+    assert world.deployment(deployment).status == "completed"
+    assert audited(world, deployment) == "audit.agreement"
+
+
+def test_work_that_went_on_though_none_agreed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[R8] [Y4] Also when the replicas agree in what came after it."""
+    world, deployment = started()
+    with monkeypatch.context() as patch:
+        pays_for_any(patch)
+        compared(world, deployment, GOOD, BAD, WORSE)
+    assert world.deployment(deployment).status == "active"
+    updated(world, deployment, agree=2)
+    assert audited(world, deployment) == "audit.agreement"
+
+
+def test_who_committed_after_others_had_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[Y1] A ledger that let the last replica wait for what the others found."""
+    monkeypatch.setattr("ledger.transition.reports._check_commitment", lambda *_: None)
+    world, deployment = started()
+    for index in range(2):
+        bind(world, deployment, f"mine/{index}", NODES[index], GOOD)
+    tell(world, deployment, 0, GOOD)
+    bind(world, deployment, "mine/2", NODES[2], GOOD)
+    for index in (1, 2):
+        tell(world, deployment, index, GOOD)
     assert audited(world, deployment) == "audit.agreement"

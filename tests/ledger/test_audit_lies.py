@@ -13,6 +13,7 @@ from ledger.codec import decode, encode
 from ledger.documents import open_document
 from ledger.errors import Refused
 from ledger.manifests.types import Policies, Rule
+from ledger.policies.decision import Decision
 from ledger.records import (
     ApprovalRecord,
     Bill,
@@ -30,7 +31,18 @@ from ledger.records import (
 from ledger.trade_records import Penalty, key_penalty
 from ledger.transactions import CancelDeployment, Claim
 from tests.ledger.chain_fixture import ChainWorld
-from tests.ledger.world import BUDGET, CONSUMER, EXPERT, LEGAL, NODES, STRANGER, contract, job, service
+from tests.ledger.world import (
+    BUDGET,
+    CONSUMER,
+    EXPERT,
+    LEGAL,
+    NODES,
+    POLICIES,
+    STRANGER,
+    contract,
+    job,
+    service,
+)
 
 Lie = Callable[[ChainWorld, bytes], dict[bytes, bytes | None]]
 NAME = "mine/0"
@@ -233,6 +245,32 @@ def test_work_without_approval_is_found() -> None:
     assert rule_after(world, deployment, None) == "audit.not_approved"
 
 
+def held_job(*statuses: str, **changes: Any) -> tuple[ChainWorld, bytes]:
+    """A job that a node holds, and has told so much of."""
+    world = ChainWorld()
+    world.add_nodes(NODES[:2])
+    deployment = world.ordered(contract(job(**changes), name="mining"))
+    world.approve(deployment)
+    node = world.claimed(deployment, NAME, NODES[:1])
+    world.report(deployment, NAME, node, *statuses)
+    return world, deployment
+
+
+def test_a_term_of_a_manifest_that_is_not_the_deployments_is_found() -> None:
+    """[C7] Also when its holder has told nothing yet."""
+    world, deployment = held_job()
+    assert rule_after(world, deployment, edit(Slot, slot_key, manifest=bytes(32))) == "audit.terms"
+
+
+def test_a_bill_for_longer_than_the_time_limit_is_found() -> None:
+    """[E6] Though it asks for no more than the time until then would cost."""
+    world, deployment = held_job("fetching", "verified", "running", "succeeded", time_limit_s=60)
+    assert rule_after(world, deployment, None) == ""
+    from_ms = decode(Bill, world.state.get(bill_key(1)(deployment)) or b"").from_ms
+    for to_ms, rule in ((from_ms + 60_000, ""), (from_ms + 60_001, "audit.bill_time")):
+        assert rule_after(world, deployment, edit(Bill, bill_key(1), to_ms=to_ms)) == rule
+
+
 def test_a_cancel_that_had_no_effect_is_found() -> None:
     world, deployment = signed_off_job()
     other = world.ordered(contract(job(), name="other"))
@@ -240,6 +278,17 @@ def test_a_cancel_that_had_no_effect_is_found() -> None:
     assert rule_after(world, other, None) == ""
     lie = edit(Deployment, key_deployment, status="completed")
     assert rule_after(world, other, lie) == "audit.cancelled"
+
+
+def test_a_cancel_without_consent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[D7] A ledger that asks nobody."""
+    world = ChainWorld()
+    deployment = world.ordered(contract(policies=replace(POLICIES, delete=Rule(role="legal"))))
+    world.approve(deployment)
+    yes = Decision(True, False, (), (), 0)
+    monkeypatch.setattr("ledger.transition.deployments.evaluate_act", lambda *_: yes)
+    world.ok(CONSUMER, CancelDeployment(deployment, "enough"))
+    assert rule_after(world, deployment, None) == "audit.cancelled"
 
 
 def test_a_sign_off_that_comes_due_while_work_is_suspended_verifies() -> None:

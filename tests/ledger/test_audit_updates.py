@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from ledger.audit.audit import export, verify
 from ledger.audit.file import AuditFile, decode_audit
 from ledger.audit.report import AuditReport
-from ledger.codec import encode
+from ledger.codec import decode, encode
 from ledger.manifests.types import Policies, Restart, Rule
 from ledger.policies.decision import Decision
 from ledger.policies.records import change_sides
@@ -167,6 +167,22 @@ def _back_in_force(world: ChainWorld, deployment: bytes) -> dict[bytes, bytes | 
     }
 
 
+def given_back(more: int, number: int = 0) -> Lie:
+    """So much more came back, or less; by this update, or by none. All else adds up."""
+
+    def lie(world: ChainWorld, deployment: bytes) -> dict[bytes, bytes | None]:
+        record = world.deployment(deployment)
+        sums = {"returned": record.returned + more, "escrow": record.escrow - more}
+        recorded: dict[bytes, bytes | None] = {key_deployment(deployment): encode(replace(record, **sums))}
+        if number:
+            found = decode(UpdateRecord, world.state.get(key_update(deployment, number)) or b"")
+            changed = replace(found, refunded=found.refunded + more)
+            recorded[key_update(deployment, number)] = encode(changed)
+        return recorded
+
+    return lie
+
+
 LIES: dict[str, tuple[str, Lie]] = {
     "another sender": ("audit.update_record", update(1, sender=STRANGER.public)),
     "another manifest": ("audit.update_record", update(2, manifest=bytes(32))),
@@ -190,6 +206,8 @@ LIES: dict[str, tuple[str, Lie]] = {
     "asked for at another time": ("audit.order_record", deal(asked_ms=7)),
     "more came back": ("audit.escrow", update(2, refunded=1)),
     "more came back in all": ("audit.escrow", deal(returned=12)),
+    "more came back than was locked": ("audit.escrow", given_back(1, 2)),
+    "more came back than by updates": ("audit.escrow", given_back(1)),
     "more paid in": ("audit.funds", deal(paid_in=1)),
     "other funds": ("audit.funds", deal(funded=1)),
     "a fee that is not paid": ("audit.fee", _no_fee),
@@ -204,6 +222,17 @@ def test_a_certified_lie_about_an_update_is_found(name: str) -> None:
     rule, lie = LIES[name]
     world, deployment = updated_life()
     assert rule_after(world, deployment, lie) == rule
+
+
+def test_less_that_came_back_than_was_locked_is_found() -> None:
+    """[U4] What was cancelled before anybody approved it costs nothing."""
+    world = ChainWorld()
+    world.add_nodes()
+    deployment = running(world)
+    assert world.updated(deployment, site("1.1.0", budget=3_000_000)).locked == 1_000_000
+    world.ok(CONSUMER, SteerUpdate(deployment, 1, "cancel"))
+    assert audited(world, deployment).ok
+    assert rule_after(world, deployment, given_back(-1, 1)) == "audit.escrow"
 
 
 def _yes(*_: object) -> Decision:

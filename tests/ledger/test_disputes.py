@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
@@ -14,6 +16,7 @@ from ledger.transactions import CancelDeployment, CloseDispute, OpenDispute
 from ledger.transition import disputes
 from tests.ledger.chain_fixture import ChainWorld
 from tests.ledger.invariants import check
+from tests.ledger.test_audit_forgeries import rule_with
 from tests.ledger.test_audit_lies import edit, rule_after
 from tests.ledger.world import (
     AUTHOR,
@@ -169,3 +172,20 @@ def test_a_dispute_that_nobody_signed_is_found() -> None:
         }
 
     assert rule_after(world, deployment, lie) == "audit.disputes"
+
+
+@pytest.mark.parametrize(
+    ("number", "closed", "sender"), [(1, 1, CONSUMER), (-1, 1, NODES[0]), (2, None, CONSUMER)]
+)
+def test_a_dispute_that_another_than_its_opener_closed_is_found(
+    number: int, closed: int | None, sender: Key
+) -> None:
+    """[D12] Or that is named otherwise than by its number, or never was; recorded as it was signed."""
+    world, deployment = complained()
+    raw = world.tx(sender, CloseDispute(deployment, number, "settled")).raw
+    recorded: dict[bytes, Any] = {}
+    if closed is not None:
+        key, at_ms = key_dispute(deployment, closed), world.store.tip.time_ms + 1_000
+        found = decode(Dispute, world.state.get(key) or b"")
+        recorded[key] = encode(replace(found, closed_ms=at_ms, closing="settled"))
+    assert rule_with(world, deployment, raw, recorded) == "audit.disputes"

@@ -21,6 +21,7 @@ from ledger.documents import (
     document_kind,
     open_document,
     pae,
+    payload_of,
     sign_approval,
     sign_contract,
     sign_payload,
@@ -28,7 +29,17 @@ from ledger.documents import (
 )
 from ledger.errors import Refused
 from ledger.keys import Key
-from ledger.limits import ENVELOPE_BYTES_MAX
+from ledger.limits import (
+    ARTIFACTS_MAX,
+    ATTRIBUTES_MAX,
+    EGRESS_MAX,
+    ENVELOPE_BYTES_MAX,
+    NAME_CHARS_MAX,
+    NUMBER_MAX,
+    PORTS_MAX,
+    RESULTS_MAX,
+    TEXT_CHARS_MAX,
+)
 from ledger.predicates import ApprovalPredicate, ReceiptPredicate, ResultFile, Usage
 from tests.ledger.contract_samples import contract
 
@@ -220,6 +231,60 @@ def test_a_correctly_signed_wrong_statement_is_refused() -> None:
     ]
     for change, rule in cases:
         assert refused(statement(**change)).rule == rule, change
+
+
+def numbered(count: int) -> dict[str, str]:
+    return {f"n{number}": "" for number in range(count)}
+
+
+def files(count: int) -> dict[str, str]:
+    return dict.fromkeys(numbered(count), "22" * 32)
+
+
+def results(count: int) -> dict[str, ResultFile]:
+    return dict.fromkeys(numbered(count), RECEIPT.results["/result/a"])
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ("chain_id", "x" * NAME_CHARS_MAX, "x" * (NAME_CHARS_MAX + 1)),
+        ("contract", "ab" * 32, "AB" * 32),
+        ("slot", "x" * 72, "x" * 73),
+        ("term", NUMBER_MAX, NUMBER_MAX + 1),
+        ("checks", 0, -1),
+        ("usage.cpu_ms", Usage(), Usage(cpu_ms=-1)),
+        ("usage.memory_bytes_max", Usage(), Usage(memory_bytes_max=-1)),
+        ("exit_code", 1_024, 1_025),
+        ("exit_code", -1_024, -1_025),
+        ("driver", "x" * NAME_CHARS_MAX, "x" * (NAME_CHARS_MAX + 1)),
+        ("level", "x" * NAME_CHARS_MAX, "x" * (NAME_CHARS_MAX + 1)),
+        ("detail", "x" * TEXT_CHARS_MAX, "x" * (TEXT_CHARS_MAX + 1)),
+        ("secrets", "", "ab"),
+        ("commitment", "", "ab"),
+        ("nonce", "", "ab"),
+        ("isolation", numbered(ATTRIBUTES_MAX), numbered(ATTRIBUTES_MAX + 1)),
+        ("isolation", {"x" * NAME_CHARS_MAX: ""}, {"x" * (NAME_CHARS_MAX + 1): ""}),
+        ("isolation", {"x": "y" * TEXT_CHARS_MAX}, {"x": "y" * (TEXT_CHARS_MAX + 1)}),
+        ("endpoints", numbered(PORTS_MAX), numbered(PORTS_MAX + 1)),
+        ("egress", numbered(EGRESS_MAX), numbered(EGRESS_MAX + 1)),
+        ("artifacts", files(ARTIFACTS_MAX), files(ARTIFACTS_MAX + 1)),
+        ("artifacts", files(1), {"/bin/busybox": "22"}),
+        ("results", results(RESULTS_MAX), results(RESULTS_MAX + 1)),
+        ("approvals", ("33" * 32,) * 512, ("33" * 32,) * 513),
+        ("approvals", ("33" * 32,), ("33",)),
+    ],
+)
+def test_each_value_of_a_receipt_is_bounded(field: str, good: Any, bad: Any) -> None:
+    name = field.partition(".")[0]
+    for value in (good, bad):
+        receipt = msgspec.structs.replace(RECEIPT, **{name: value})
+        signed = resigned(payload_of("receipt", "manifest", MANIFEST, receipt))
+        if value is good:
+            assert open_document(signed, "receipt").predicate == receipt
+        else:
+            error = refused(signed, "receipt")
+            assert (error.rule, error.field) == ("document.field", field)
 
 
 def test_a_payload_has_one_encoding() -> None:

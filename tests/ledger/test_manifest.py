@@ -413,6 +413,30 @@ def test_every_number_of_the_terms_takes_a_parameter() -> None:
             assert error.rule == "contract.type", field
 
 
+def test_a_role_stands_in_a_manifest_once() -> None:
+    manifest = expanded()
+    twice = msgspec.structs.replace(manifest, roles=(*manifest.roles, manifest.roles[0]))
+    with pytest.raises(Refused, match=r"contract\.duplicate at roles: "):
+        decode_manifest(twice.encode())
+
+
+def test_a_value_is_read_as_what_its_place_wants() -> None:
+    asked = (*contract().parameters, Parameter(name="cores", type="string"))
+    need = msgspec.structs.replace(workload().resources, cpu_millis="${cores}")
+    template = contract(parameters=asked, workloads=(workload(resources=need),))
+    assert expanded(template, {"cores": "1.5"}).workloads[0].resources.cpu_millis == 1_500
+    error = refused(template, parameters={"cores": "many"})
+    assert (error.rule, error.field) == ("manifest.value", "workloads.web.resources.cpu")
+
+
+def test_a_text_does_not_grow_without_bound() -> None:
+    asked = (*contract().parameters, Parameter(name="long", type="string", default="x" * 1_000))
+    four, five = (workload(environment={"A": "${long}" * count}) for count in (4, 5))
+    assert len(expanded(contract(parameters=asked, workloads=(four,))).workloads[0].environment["A"]) == 4_000
+    error = refused(contract(parameters=asked, workloads=(five,)))
+    assert (error.rule, error.field) == ("manifest.value", "workloads.web.environment.A")
+
+
 def test_the_order_of_keys_changes_nothing() -> None:
     two = ["22" * 32, "11" * 32]
     assert expanded(roles={**ROLES, "legal": two}) == expanded(roles={**ROLES, "legal": two[::-1]})

@@ -370,6 +370,19 @@ def test_whoever_follows_the_deeds_comes_to_the_record() -> None:
         replay(CHAIN_ID, [deeds[0], replace(deeds[1], height=deeds[0].height)])
 
 
+def test_a_deed_of_another_organisation_stands_in_no_history() -> None:
+    """The same three have founded two, and what they sign for the one changes nothing in the other."""
+    world = World()
+    mine, other = Office(world), Office(world)
+    assert other.change(*THREE, member("Eve", EVE), by=(ANNA, BEN)) == ""
+    founded, changed = history(mine)[0], history(other)[1]
+    assert replay(CHAIN_ID, history(other))[-1] == other.now
+    with pytest.raises(Refused, match=r"organisation\.unknown at organisation: .* another organisation"):
+        replay(CHAIN_ID, [founded, changed])
+    with pytest.raises(Refused, match=r"organisation\.unknown at organisation: .* founded before"):
+        replay(CHAIN_ID, [changed])
+
+
 def test_a_record_that_no_deed_made_is_not_believed() -> None:
     office = Office(World())
     state, found = office.world.state, office.now

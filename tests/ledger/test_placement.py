@@ -11,7 +11,7 @@ from ledger.contracts.language import parse_contract
 from ledger.contracts.types import Contract, PriceTemplate, VolumeTemplate, WorkloadTemplate
 from ledger.errors import Refused
 from ledger.keys import Key
-from ledger.limits import REVEAL_MS
+from ledger.limits import REVEAL_MS, WORKLOADS_MAX
 from ledger.manifests.types import Apart, Placement, PriceCaps, Spread
 from ledger.text.yaml_tree import ContractError
 from ledger.transactions import Claim, Price, Renew, RenewItem
@@ -219,7 +219,6 @@ def test_a_life_with_replicas_that_agree_passes_the_audit() -> None:
     [
         ({"depends_on": ("web",)}, "contract.depends_on", "workloads.web.depends_on[0]"),
         ({"depends_on": ("wbe",)}, "contract.depends_on", "workloads.web.depends_on[0]"),
-        ({"depends_on": ("db", "db")}, "contract.depends_on", "workloads.web.depends_on"),
         ({"depends_on": ("db",)}, "contract.depends_on", "workloads.web.depends_on"),  # db waits for web
         ({"placement": Placement(min_farms=5)}, "contract.range", "workloads.web.placement.min_farms"),
         (
@@ -255,6 +254,15 @@ def test_what_is_refused(changes: dict[str, Any], rule: str, field: str) -> None
     with pytest.raises(Refused) as caught:
         expanded(sample(workloads=(template(**{"replicas": 4} | changes), db)))
     assert (caught.value.rule, caught.value.field) == (rule, field)
+
+
+def test_who_is_waited_for_is_named_once() -> None:
+    db = template(name="db")
+    expanded(sample(workloads=(template(depends_on=("db",)), db)))
+    for names in (("db", "db"), tuple(f"n{n}" for n in range(WORKLOADS_MAX + 1))):
+        with pytest.raises(Refused) as caught:
+            expanded(sample(workloads=(template(depends_on=names), db)))
+        assert (caught.value.rule, caught.value.field) == ("contract.depends_on", "workloads.web.depends_on")
 
 
 @pytest.mark.parametrize(("replicas", "agree"), [(4, 2), (3, 1), (2, 3), ("${replicas}", 1)])

@@ -270,6 +270,16 @@ def test_unreachable_for_weights_exclusions_and_auto() -> None:
     check_reachable(Rule(all=(IT, BUDGET), ordered=True, wait_s=60), ROLES, frozenset(), "approval.deploy")
 
 
+def test_a_policy_that_is_too_much_to_decide_is_never_ordered() -> None:
+    """It would count as not satisfied for ever (POLICY_STEPS_MAX), whoever signs."""
+    everybody = [bytes([9, n]) * 16 for n in range(12)]
+    roles = [role(f"r{n}", *everybody) for n in range(4)]
+    entries = tuple(Weight(role=f"r{n}", weight=5 - n) for n in range(4))
+    check_reachable(Rule(all=(Rule(weigh=entries, count=15),) * 4), roles, frozenset(), "approval.deploy")
+    with pytest.raises(Refused, match=r"policy_unreachable at approval\.deploy: too many combinations"):
+        check_reachable(Rule(all=(Rule(weigh=entries, count=16),) * 4), roles, frozenset(), "approval.deploy")
+
+
 def test_words() -> None:
     rule = Rule(
         all=(LEGAL, Rule(role="it", expires_s=86_400)),

@@ -29,6 +29,10 @@ NOTICES: Final = ("tests/ledger/test_notices.py",)
 APPROVALS: Final = ("tests/ledger/test_approvals.py",)
 MEMBERS: Final = ("tests/ledger/test_organisation_approvals.py",)
 DEEDS: Final = ("tests/ledger/test_organisations.py",)
+REFUSALS: Final = ("tests/ledger/test_contract_refusals.py",)
+MANIFESTS: Final = ("tests/ledger/test_manifest.py",)
+DOCUMENTS: Final = ("tests/ledger/test_documents.py",)
+API: Final = ("tests/node/test_api_refusals.py",)
 ESCAPES: Final = "tests/executor/test_escapes.py::test_what_leads_out_is_refused"
 REPORTS: Final = ("tests/ledger/test_reports.py",)
 RELEASE: Final = ("tests/ledger/test_release.py", "tests/ledger/test_release_audit.py")
@@ -86,6 +90,7 @@ SECRETS: Final = ("tests/bot/test_secrets.py",)
 SECRET_WIRE: Final = ("tests/node/test_secret_wire.py",)
 UPDATES: Final = ("tests/ledger/test_updates.py",)
 AUDITED: Final = ("tests/ledger/test_audit_updates.py",)
+FORGED: Final = ("tests/ledger/test_audit_forgeries.py",)
 LOGS: Final = ("tests/node/test_executor_logs.py",)
 INSIDE: Final = ("tests/executor/test_sandbox_isolation.py",)
 EGRESS: Final = ("tests/executor/test_egress.py",)
@@ -776,6 +781,69 @@ MUTANTS: Final = (
         "    if found != cancelled:",
         "    if False:",
         AUDITED,
+    ),
+    _M(
+        "audits_let_a_stranger_steer_an_update",
+        "ledger/audit/updates.py",
+        "        if tx.body.deployment != case.deployment or tx.sender not in (record.consumer, record.bot):",
+        "        if tx.body.deployment != case.deployment:",
+        FORGED,
+    ),
+    _M(
+        "audits_take_what_came_back_beyond_the_lock",
+        "ledger/audit/updates.py",
+        '    if update.refunded < least or (update.refunded > update.locked and update.status != "done"):',
+        "    if update.refunded < least:",
+        AUDITED,
+    ),
+    _M(
+        "audits_let_terms_be_exceeded",
+        "ledger/audit/updates.py",
+        "    if topped_up > terms.top_up or extended_s > terms.extension_s:",
+        "    if extended_s > terms.extension_s:",
+        FORGED,
+    ),
+    _M(
+        "audits_take_an_order_for_another_sum",
+        "ledger/audit/checks.py",
+        "    if body.escrow != budget:",
+        "    if False:",
+        FORGED,
+    ),
+    _M(
+        "audits_know_the_holder_of_the_newest_term_alone",
+        "ledger/audit/checks.py",
+        "            if holders.setdefault((name, term), tx.sender) != tx.sender:",
+        "            if not holders.setdefault((name, term), tx.sender):",
+        FORGED,
+    ),
+    _M(
+        "audits_take_decisions_on_another_deployment",
+        "ledger/audit/approvals.py",
+        "    if (predicate.chain_id, predicate.deployment) != (case.chain_id, case.deployment.hex()):",
+        "    if predicate.chain_id != case.chain_id:",
+        FORGED,
+    ),
+    _M(
+        "audits_let_anybody_close_a_dispute",
+        "ledger/audit/disputes.py",
+        "        if not 0 <= body.number < len(found) or found[body.number].opener != tx.sender:",
+        "        if not 0 <= body.number < len(found):",
+        ("tests/ledger/test_disputes.py",),
+    ),
+    _M(
+        "audits_take_a_job_that_is_done_for_one_that_agrees",
+        "ledger/audit/agreement.py",
+        "        if mine is None or not same_work(mine[-1].workload, workload) or not mine[-1].winners:",
+        "        if mine is None or not same_work(mine[-1].workload, workload):",
+        AGREEMENT,
+    ),
+    _M(
+        "audits_take_commitments_after_results",
+        "ledger/audit/agreement.py",
+        "        elif last.told:",
+        "        elif False:",
+        AGREEMENT,
     ),
     _M(
         "a_grant_counts_for_any_update",
@@ -3440,5 +3508,90 @@ MUTANTS: Final = (
         "self._window = chain._window.over(self._state.get, self._nodes.get)",
         "self._window = chain._window",
         ("tests/ledger/test_frozen.py",),
+    ),
+    # ---- refusals that no test had missed
+    _M(
+        "a_change_founds_an_organisation",
+        _ORGANISATION,
+        '    elif deed.act != "found":',
+        "    elif False:",
+        DEEDS,
+    ),
+    _M(
+        "a_deed_for_another_organisation_counts",
+        _ORGANISATION,
+        'if deed.organisation not in ("", now.id.hex()):',
+        "if False:",
+        DEEDS,
+    ),
+    _M(
+        "a_policy_that_nobody_can_decide_is_ordered",
+        "ledger/policies/decision.py",
+        'raise Refused("manifest.policy_unreachable", "too many combinations to decide it", field) from None',
+        "return",
+        POLICIES,
+    ),
+    _M(
+        "a_contract_is_as_long_as_its_envelope",
+        "ledger/contracts/check.py",
+        "if size > CONTRACT_BYTES_MAX:",
+        "if False:",
+        REFUSALS,
+    ),
+    _M(
+        "a_yes_is_any_text",
+        "ledger/contracts/parameters.py",
+        "if not isinstance(given, bool):",
+        "if False:",
+        REFUSALS,
+    ),
+    _M(
+        "a_text_grows_without_bound",
+        "ledger/manifests/expansion.py",
+        "if len(out) > ARGUMENT_CHARS_MAX:",
+        "if False:",
+        MANIFESTS,
+    ),
+    _M(
+        "a_receipt_names_approvals_without_end",
+        "ledger/predicates.py",
+        "if len(self.approvals) > APPROVALS_PER_DEPLOYMENT_MAX:",
+        "if False:",
+        DOCUMENTS,
+    ),
+    _M(
+        "a_short_id_is_the_first_that_fits",
+        "node/api/views.py",
+        "if len(matches) > 1:",
+        "if False:",
+        API,
+    ),
+    _M(
+        "the_3bot_orders_for_anybody",
+        "node/api/writes.py",
+        "    need_token(request)\n    bot = _bot(api_of(request))\n    return answer(await bot.deploy(",
+        "    bot = _bot(api_of(request))\n    return answer(await bot.deploy(",
+        API,
+    ),
+    _M(
+        "a_peer_goes_by_two_names",
+        "node/api/guard.py",
+        "if len(named) != 1:",
+        "if not named:",
+        API,
+    ),
+    _M(
+        "secrets_are_opened_however_long",
+        "node/sealed/secret_wire.py",
+        "    check_sizes(inside.secrets)\n    return",
+        "    return",
+        SECRET_WIRE,
+    ),
+    _M(
+        "a_source_gives_fewer_chunks_than_were_asked_for",
+        _FETCHING,
+        "if len(data) != sum(partial.length(index) for index in run):",
+        "if False:",
+        ARTIFACT_RUNS,
     ),
 )

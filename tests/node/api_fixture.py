@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
+import msgspec
 import trio
 
+from node.api import models as m
 from node.api.app import make_app, serve_api
 from node.api.bot_seam import BotSeam
 from node.executor.status import ExecutorStatus, FetchStatus, TenureStatus
@@ -64,6 +66,17 @@ def slots_status() -> ExecutorStatus:
         refused={f"{'ef' * 32}/web/1": "claim.country: elsewhere"},
         artifacts_bytes=1024,
     )
+
+
+def problem(answer: Any, status: int, rule: str) -> m.Problem:
+    """The problem that an answer tells of: this one."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    found = msgspec.json.decode(answer.content, type=m.Problem)
+    assert found.rule == rule
+    assert found.status == status
+    assert found.title
+    return found
 
 
 @asynccontextmanager

@@ -27,7 +27,7 @@ from node.api.openapi import make_openapi
 from node.api.routes import ROUTES, Route
 from node.seam import Gap
 from tests.ledger.world import AUTHOR, BUDGET, CONSUMER, EXPERT, NODES, RICH, STRANGER, contract
-from tests.node.api_fixture import AUTH, BINARY, api_client, slots_status
+from tests.node.api_fixture import AUTH, BINARY, api_client, problem, slots_status
 from tests.node.fake_peer import FakePeer
 
 # The test client does not close a body that the application refused to read; ours is not at fault.
@@ -37,16 +37,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Async generator 'httpx2:Resource
 @pytest.fixture
 def peer() -> FakePeer:
     return FakePeer()
-
-
-def problem(answer: Any, status: int, rule: str) -> m.Problem:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    found = msgspec.json.decode(answer.content, type=m.Problem)
-    assert found.rule == rule
-    assert found.status == status
-    assert found.title
-    return found
 
 
 async def test_status_says_who_where_and_whether_ready(peer: FakePeer, tmp_path: Path) -> None:

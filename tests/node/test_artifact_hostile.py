@@ -108,6 +108,7 @@ async def test_crumbs_of_a_list_are_a_lie(tmp_path: Path) -> None:
         (encode(HeldAnswer(-1, bytes(32), b"", 0)), "artifact.held"),
         (encode(HeldAnswer(1 << 60, bytes(32), b"", 0)), "artifact.held"),
         (encode(HeldAnswer(len(DATA), b"short", b"", 0)), "artifact.held"),
+        (encode(HeldAnswer(len(DATA), bytes(32), b"", -1)), "artifact.held"),
         (encode(HeldAnswer(len(DATA), bytes(32), bytes(3), 0)), "artifact.held"),
         (encode(HeldAnswer(len(DATA), bytes(32), bytes(3) + b"\x02", 0)), "artifact.held"),
         (encode(HeldAnswer(len(DATA), bytes(32), bytes(1_000), 0)), "artifact.held"),

@@ -54,7 +54,7 @@ def test_a_slow_source_is_asked_for_one_at_a_time() -> None:
     assert source.run == 1
 
 
-@pytest.mark.parametrize("spoilt", ["last", "short", "long"])
+@pytest.mark.parametrize("spoilt", ["last", "short", "long", "fewer", "none"])
 async def test_one_bad_chunk_in_a_run_is_found_and_nothing_of_it_kept(
     tmp_path: Path, spoilt: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,7 +69,9 @@ async def test_one_bad_chunk_in_a_run_is_found_and_nothing_of_it_kept(
                 return data
             honest.exchange.store.add_bytes(DATA)
             changed = data[:-1] + bytes([data[-1] ^ 1])
-            return {"last": changed, "short": data[:-1], "long": data + b"x"}[spoilt]
+            fewer = data[:CHUNK_BYTES]
+            lies = {"last": changed, "short": data[:-1], "long": data + b"x", "fewer": fewer, "none": b""}
+            return lies[spoilt]
 
         liar.methods[CHUNK] = lie
         progress = Progress(0)
@@ -118,3 +120,21 @@ def test_what_was_hashed_is_hashed_again_when_its_file_changed(tmp_path: Path) -
     with pytest.raises(ArtifactWrong):
         store.read_chunks(name, 0, ARTIFACT_RUN_MAX)
     assert not store.has(name)
+
+
+def test_a_part_that_the_disk_changed_is_not_given_on(tmp_path: Path) -> None:
+    """Else who takes it from us would call us a liar."""
+    source = ArtifactStore(tmp_path / "source").add_bytes(DATA)
+    part = ArtifactStore(tmp_path).partial(source.sha256, source.size_bytes, source.chunks, is_signed=True)
+    part.write(2, DATA[2 * CHUNK_BYTES : 3 * CHUNK_BYTES])
+    assert part.read(2) == DATA[2 * CHUNK_BYTES : 3 * CHUNK_BYTES]
+    with (tmp_path / f"{source.sha256}.part").open("r+b") as file:
+        os.pwrite(file.fileno(), b"!!", 2 * CHUNK_BYTES + 5)
+    with pytest.raises(ArtifactMissing, match="changed on disk"):
+        part.read(2)
+    for index in (-1, 0, 41, 1 << 40):
+        with pytest.raises(ArtifactMissing):
+            part.read(index)
+    part.close()
+    with pytest.raises(ArtifactMissing):
+        part.read(2)

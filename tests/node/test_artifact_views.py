@@ -24,7 +24,7 @@ from node.files.cid import cid_of
 from node.files.exchange import Progress
 from node.home import write_secret
 from tests.ledger.world import contract
-from tests.node.api_fixture import AUTH, TOKEN, in_thread
+from tests.node.api_fixture import AUTH, TOKEN, in_thread, problem
 from tests.node.artifact_fixture import Host, hosts, wanted_of
 from tests.node.fake_peer import FakePeer
 from tests.node.network_fixture import until
@@ -129,6 +129,13 @@ async def test_a_cid_names_an_artifact_wherever_a_digest_does(tmp_path: Path) ->
         for bad in (f"{order}&chunks=../x", f"/v1/artifacts/{cid_of(NAME).upper()}/fetch"):
             assert (await client.post(bad, headers=AUTH)).json()["rule"] == "artifact.digest"
         assert (await client.get("/v1/artifacts?cursor=zz")).json()["rule"] == "query.cursor"
+
+
+async def test_what_nobody_gives_in_time_is_told(tmp_path: Path) -> None:
+    async with hosts(tmp_path, 2) as (me, _), api_of(me) as client:
+        path = f"/v1/artifacts/{NAME}/fetch?size={len(DATA)}"
+        answer = await client.post(f"{path}&timeout=0.2", headers=AUTH)
+        assert problem(answer, 504, "artifact.not_found").field == "sha256"
 
 
 async def test_what_is_held_comes_in_pages(tmp_path: Path) -> None:

@@ -12,12 +12,23 @@ import pytest
 from msgspec.structs import replace
 
 from ledger import transactions as t
+from ledger.codec import encode
 from ledger.errors import Refused
 from ledger.keys import Key
 from node.limits import LOG_ASK_BLOCKS_MAX, LOG_TAIL_BYTES_MAX
 from node.peer import Peer
 from node.reach import request_of_node
-from node.sealed.log_wire import LOGS, Question, Tail, make_answer, make_question, open_answer, read_question
+from node.sealed.log_wire import (
+    ANSWER_BYTES_MAX,
+    LOGS,
+    Question,
+    Tail,
+    make_answer,
+    make_question,
+    open_answer,
+    read_question,
+)
+from node.sealed.sealing import seal
 from p2p.errors import Refused as RequestRefused
 from tests.ledger import world as people
 from tests.node.executor_fixture import Fleet, fleet, receipts_of, service
@@ -159,6 +170,20 @@ async def test_a_log_is_kept_when_its_term_is_over_and_never_stands_in_a_receipt
         assert (tail.term, tail.runs, tail.data) == (1, False, 2 * SPOKEN)
         for told in receipts_of(net, made.deployment, "web/0"):
             assert SPOKEN.decode() not in told.detail
+
+
+def test_what_is_sealed_and_signed_but_no_log_is_refused() -> None:
+    node = people.NODES[0]
+    question = Question(CHAIN_ID, bytes(32), "web/0", node.public, CONSUMER.public, 1, 1, bytes(16))
+    answer = make_answer(node, question, Tail(1, True, SPOKEN))
+    assert open_answer(CONSUMER, question, answer) == Tail(1, True, SPOKEN)
+    for inside in (b"", b"garbage", encode((1, True))):
+        sealed = seal(CONSUMER.public, inside)
+        word = node.sign("logs-answer/1", CHAIN_ID, encode(question) + sealed)
+        with pytest.raises(Refused, match=r"logs\.malformed"):
+            open_answer(CONSUMER, question, encode((sealed, word)))
+    with pytest.raises(Refused, match=r"logs\.too_long"):
+        open_answer(CONSUMER, question, bytes(ANSWER_BYTES_MAX + 1))
 
 
 def test_a_question_says_who_asks_what() -> None:

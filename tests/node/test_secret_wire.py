@@ -86,13 +86,20 @@ def test_sizes_are_bounded() -> None:
         with pytest.raises(Refused) as caught:
             make_given(BOT, PLACE, values)
         assert caught.value.rule == "secrets.too_long"
+        # A giver that seals them all the same: only the one who opens the box can tell.
+        box = seal(NODE.public, encode((PLACE, values)))
+        given = Given(BOT.public, box, BOT.sign("secrets-given/1", "test", encode(PLACE) + box))
+        with pytest.raises(Refused) as caught:
+            open_given(given, NODE, PLACE, SENDERS, tuple(values))
+        assert caught.value.rule == "secrets.too_long"
 
 
 def test_only_consumer_and_bot_say_where_secrets_are() -> None:
     check_here(make_here(BOT, PLACE), "test", SENDERS)
     forged = replace(make_here(OTHER, PLACE), sender=BOT.public)
     moved = replace(make_here(BOT, PLACE), place=replace(PLACE, term=4))
-    for here in (make_here(OTHER, PLACE), forged, moved):
+    elsewhere = make_here(BOT, replace(PLACE, chain_id="other"))
+    for here in (make_here(OTHER, PLACE), forged, moved, elsewhere):
         with pytest.raises(Refused) as caught:
             check_here(here, "test", SENDERS)
         assert caught.value.rule == "secrets.sender"
