@@ -136,7 +136,7 @@ def bounds(row: dict[str, Any], descriptors: int, cores: int) -> dict[str, Any]:
         f"open files of the node ({descriptors})": math.floor(
             (descriptors - 128) / max(0.1, row["descriptors_per_slot"])
         ),
-        "terms of one renewal (TENURES_MAX)": TENURES_MAX,
+        "slots that a node claims (TENURES_MAX)": TENURES_MAX,
     }
     first = min(allowed, key=lambda name: allowed[name])
     return {"allowed": allowed, "slots": allowed[first], "bound_by": first}

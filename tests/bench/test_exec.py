@@ -18,7 +18,7 @@ from tests.executor.conftest import Bench, bench, needs_sandbox
 __all__ = ("Bench", "bench")  # fixtures
 ROW = {
     "slots": 100,
-    "memory_per_slot_mib": 24.576,
+    "memory_per_slot_mib": 12.288,
     "idle_cpu_percent_of_a_core": 1.0,
     "recheck_all_cpu_s": 0.15,
     "descriptors_per_slot": 9.0,
@@ -28,7 +28,7 @@ ROW = {
 @pytest.mark.parametrize(
     ("changes", "descriptors", "slots", "bound_by"),
     [
-        ({}, 20_000, 256, "TENURES_MAX"),
+        ({}, 20_000, 1_024, "TENURES_MAX"),
         ({"memory_per_slot_mib": 245.76}, 20_000, 90, "memory"),
         ({}, 1_024, 99, "open files"),
         ({"idle_cpu_percent_of_a_core": 100.0}, 20_000, 99, "cores"),
