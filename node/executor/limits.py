@@ -101,6 +101,9 @@ PORTAL_IDLE_S = 60.0
 ATTEST_PROCESSES_MAX = 4_096
 """Equal to PIDS_MAX; more processes than that cannot be ours."""
 
+WALK_REST = 9
+"""As LOOK_REST, for walks over /proc, which take some 40 ms each on a full node."""
+
 ATTEST_DRIFTS_MAX = 32
 """Differences listed in one attestation; one is enough to stop, some help to explain."""
 

@@ -2964,10 +2964,44 @@ MUTANTS: Final = (
     _M(
         "re_checks_see_what_enters",
         "node/executor/drivers/launched.py",
-        "        async with running.entering:\n"
-        "            return await trio.to_thread.run_sync(integrity.check, running.baseline)\n",
-        "        return await trio.to_thread.run_sync(integrity.check, running.baseline)\n",
+        "        async with running.entering:\n            pids =",
+        "        if True:\n            pids =",
         CHECKS,
+    ),
+    _M(
+        "a_walk_that_began_before_is_enough",
+        "node/executor/host/census.py",
+        "if self._done <= asked:",
+        "if not self._done:",
+        ("tests/executor/test_census.py",),
+    ),
+    _M(
+        "each_asks_for_a_walk_of_its_own",
+        "node/executor/host/census.py",
+        "if self._done <= asked:",
+        "if True:",
+        ("tests/executor/test_census.py",),
+    ),
+    _M(
+        "walks_leave_no_time_for_anything_else",
+        "node/executor/host/census.py",
+        "now_s + WALK_REST * (now_s - began_s)",
+        "now_s",
+        ("tests/executor/test_census.py",),
+    ),
+    _M(
+        "a_number_that_is_another_s_by_now_is_drift",
+        "node/executor/integrity.py",
+        " or procs.pid_namespace(pid) != baseline.namespace:",
+        ":",
+        ("tests/executor/test_census.py",),
+    ),
+    _M(
+        "a_stop_walks_over_all_that_runs",
+        "node/executor/drivers/running.py",
+        "procs.members(namespace) if group is None else group.pids()",
+        "procs.members(namespace)",
+        ("tests/executor/test_census.py",),
     ),
     _M(
         "any_program_is_a_check",
