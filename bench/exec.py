@@ -43,7 +43,7 @@ class Lengths(NamedTuple):
     lines: bool
 
 
-FULL: Final = Lengths(50, 20, (50, 100, 200), 200, True)
+FULL: Final = Lengths(50, 20, (50, 200, 800), 200, True)
 SHORT: Final = Lengths(5, 3, (4, 8), 16, False)
 
 

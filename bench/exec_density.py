@@ -16,16 +16,19 @@ import trio
 
 from bench.exec_tasks import MIB, shell
 from ledger.contracts.language import RECHECK_S_DEFAULT
+from ledger.limits import KILL_MS
 from node.executor.drivers.base import Driver
 from node.executor.drivers.running import Running
 from node.executor.drivers.sandbox import SandboxDriver
 from node.executor.host import procs
+from node.executor.lease import STOP_GRACE_MS
 from node.executor.limits import TENURES_MAX
 
 GIB: Final = 1024 * MIB
 NODE_BYTES: Final = 24 * GIB
 IDLE_S: Final = 10.0
-STARTS_AT_ONCE: Final = 2
+STARTS_AT_ONCE: Final = 8
+POLL_S: Final = 0.02
 # What the kernel holds for tasks beside the pages of processes: sealed images, groups, mounts, stacks. What
 # others on this machine begin or end meanwhile counts as well, so it is measured while nothing else runs.
 _KERNEL: Final = ("Shmem", "Slab", "PageTables", "KernelStack")
@@ -48,16 +51,14 @@ async def density(folder: Path, steps: Sequence[int]) -> dict[str, Any]:
             await _fill(driver, tasks, wanted, share, folder)
             took = time.perf_counter() - begin
             rows.append(await _look(driver, tasks, share, at_first, took))
-        begin = time.perf_counter()
-        await _stop(driver, tasks)
-        stopped_s = time.perf_counter() - begin
+        stopped_s = await _stop_together(driver, tasks)
     finally:
         await _stop(driver, tasks)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return {
         "measured": rows,
         "stop_all_s": round(stopped_s, 1),
-        "bounds": bounds(rows[-1], soft, os.cpu_count() or 1),
+        "bounds": bounds(rows[-1], soft, os.cpu_count() or 1, stopped_s),
         "features": {
             f.name: f.enforced for f in driver.fingerprint().features if f.name.startswith("limit-")
         },
@@ -89,7 +90,7 @@ async def _fill(driver: Driver, tasks: list[Running], wanted: int, share: int, f
 async def _look(
     driver: Driver, tasks: list[Running], share: int, at_first: tuple[dict[str, int], int], took_s: float
 ) -> dict[str, Any]:
-    """What so many cost while they do nothing, and while each is re-checked once."""
+    """What so many cost while they do nothing, while each is re-checked at its time, and all at once."""
     empty, files = at_first
     await trio.sleep(1)
     held = [_helpers(task) for task in tasks]
@@ -98,11 +99,12 @@ async def _look(
     await trio.sleep(IDLE_S)
     idle_s = (_cpu_ms(held) - before) / 1000 + time.process_time() - own
     idle_share = idle_s / (time.perf_counter() - begin)
-    own, begin = time.process_time(), time.perf_counter()
-    for task in tasks:
-        found = await driver.attest(task)
-        assert found.ok, found.drifts
-    recheck_cpu_s = time.process_time() - own
+    recheck_cpu_s = await _recheck(driver, tasks)
+    begin = time.perf_counter()
+    async with trio.open_nursery() as nursery:
+        for task in tasks:
+            nursery.start_soon(_attest, driver, task)
+    together_s = time.perf_counter() - begin
     count = len(tasks)
     usages = [await driver.usage(task) for task in tasks]
     now = _meminfo()
@@ -121,12 +123,28 @@ async def _look(
         "descriptors_per_slot": round((_descriptors() - files) / count, 1),
         "idle_cpu_percent_of_a_core": round(100 * idle_share, 2),
         "recheck_all_cpu_s": round(recheck_cpu_s, 2),
-        "recheck_all_s": round(time.perf_counter() - begin, 2),
+        "recheck_all_s": round(together_s, 2),
     }
 
 
-def bounds(row: dict[str, Any], descriptors: int, cores: int) -> dict[str, Any]:
-    """How many slots each thing allows, by the last measurement; what allows the fewest is the bound."""
+async def _recheck(driver: Driver, tasks: list[Running]) -> float:
+    """Processor seconds of this process for a re-check of each, at the pace at which so many come."""
+    own, count = time.process_time(), max(1, int(len(tasks) * IDLE_S / RECHECK_S_DEFAULT))
+    async with trio.open_nursery() as nursery:
+        for task in tasks[:count]:
+            nursery.start_soon(_attest, driver, task)
+            await trio.sleep(IDLE_S / count)
+    return (time.process_time() - own) * len(tasks) / count
+
+
+async def _attest(driver: Driver, task: Running) -> None:
+    found = await driver.attest(task)
+    assert found.ok, found.drifts
+
+
+def bounds(row: dict[str, Any], descriptors: int, cores: int, stopped_s: float) -> dict[str, Any]:
+    """How many slots each thing allows, by the last measurement; what allows the fewest is the bound.
+    `stopped_s`: until nothing ran any more, when all were stopped together."""
     memory = row["memory_per_slot_mib"] * MIB
     per_slot_cpu = row["idle_cpu_percent_of_a_core"] / 100 / row["slots"]
     per_slot_cpu += row["recheck_all_cpu_s"] / row["slots"] / RECHECK_S_DEFAULT
@@ -136,10 +154,31 @@ def bounds(row: dict[str, Any], descriptors: int, cores: int) -> dict[str, Any]:
         f"open files of the node ({descriptors})": math.floor(
             (descriptors - 128) / max(0.1, row["descriptors_per_slot"])
         ),
-        "terms of one renewal (TENURES_MAX)": TENURES_MAX,
+        "K, for those whose leases end together": math.floor(
+            row["slots"] * KILL_MS / 1000 / max(0.01, stopped_s)
+        ),
+        "slots that a node claims (TENURES_MAX)": TENURES_MAX,
     }
     first = min(allowed, key=lambda name: allowed[name])
     return {"allowed": allowed, "slots": allowed[first], "bound_by": first}
+
+
+async def _stop_together(driver: Driver, tasks: list[Running]) -> float:
+    """Stop all as when their leases end at one moment; seconds until no workload runs any more."""
+    inside = [Path(f"/proc/{task.baseline.init_pid}") for task in tasks if task.baseline is not None]
+    begin = time.perf_counter()
+
+    def until_gone() -> float:
+        while any(path.exists() for path in inside):
+            time.sleep(POLL_S)
+        return time.perf_counter() - begin
+
+    async with trio.open_nursery() as nursery:
+        for task in tasks:
+            nursery.start_soon(driver.stop, task, STOP_GRACE_MS / 1000)
+        stopped_s = await trio.to_thread.run_sync(until_gone, limiter=trio.CapacityLimiter(1))
+    tasks.clear()
+    return stopped_s
 
 
 async def _stop(driver: Driver, tasks: list[Running]) -> None:

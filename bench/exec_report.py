@@ -42,6 +42,7 @@ def density_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         said += f"idle {row['idle_cpu_percent_of_a_core']} % of a core; "
         said += f"a re-check of all {row['recheck_all_s']} s"
         rows.append((f"{row['slots']} idle services, started in {row['started_s']} s", said))
+    rows.append(("all of these stopped together: nothing runs after", f"{found['stop_all_s']} s"))
     rows += [(f"allowed by {name}", str(count)) for name, count in found["bounds"]["allowed"].items()]
     bound = found["bounds"]
     rows.append(("slots of one node, and what bounds it", f"{bound['slots']}: {bound['bound_by']}"))

@@ -50,7 +50,7 @@ OUTBOX_RESEND_S: Final = 2.0
 OUTBOX_ASK_S: Final = 3.0  # for a validator's first answer
 OUTBOX_ASKED_MAX: Final = 4  # validators asked for a first answer; one of them on each re-send
 OUTBOX_RESENDS_AT_ONCE: Final = 16  # a validator that stalls holds up these, not all
-OUTBOX_SENDER_TXS_MAX: Final = 1_024  # of one account
+OUTBOX_SENDER_TXS_MAX: Final = 1_280  # of one account: a node's TENURES_MAX receipts, claims, renewals
 OUTBOX_SOURCE_TXS_MAX: Final = 2_048  # of one client of ours
 
 # --- engine ---------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ ARTIFACT_BUSY_S: Final = 0.5  # before a source that was busy is asked again
 ARTIFACT_REST_S: Final = 1.0  # until a source that has nothing is asked again; it doubles …
 ARTIFACT_REST_S_MAX: Final = 5.0  # … up to this, and for one that failed up to …
 ARTIFACT_FAILED_REST_S_MAX: Final = 60.0
-ARTIFACT_WANTED_MAX: Final = 4_096  # fetches under way: TENURES_MAX times ARTIFACT_OF_ORDER_MAX, and copies
+ARTIFACT_WANTED_MAX: Final = 10_240  # fetches under way: TENURES_MAX times ARTIFACT_OF_ORDER_MAX, and copies
 ARTIFACT_OF_ORDER_MAX: Final = 8  # of one term
 ARTIFACT_ASKING_MAX: Final = 64  # of all these, the ones that look for sources now: each asks many …
 ARTIFACT_FETCHES_MAX: Final = 8  # … and the ones that ask for chunks: each keeps a disk and threads busy
@@ -187,7 +187,7 @@ ARTIFACT_SERVE_WAIT_S: Final = 10.0  # longer than this for its turn: busy; belo
 ARTIFACT_TAKERS_MAX: Final = 1_024  # peers whose rates are remembered: more than can be connected
 ARTIFACT_TAKING_S: Final = 30.0  # who asked for an artifact so lately is taking it
 
-OPEN_FILES_WANTED: Final = 16_384  # TENURES_MAX slots of nine files, links, stores and clients, with room
+OPEN_FILES_WANTED: Final = 32_768  # TENURES_MAX slots of nine files, their volumes, links and clients
 
 # --- secrets and logs of workloads --------------------------------------------------------------------
 SECRET_BYTES_MAX: Final = 16 * 1024  # a key or certificate chain with room to spare

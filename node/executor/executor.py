@@ -35,6 +35,7 @@ from node.executor.limits import (
     LAST_EXITS_MAX,
     LOG_KEPT_BYTES,
     LOOK_EVERY_S,
+    LOOK_REST,
     OPENINGS_LOOKED_AT_MAX,
     ORPHANS_EVERY_S,
     TENURES_MAX,
@@ -148,8 +149,9 @@ class Executor:
             while True:
                 height = await self._peer.next_block(height)
                 self._clock.look()
+                began_s = trio.current_time()
                 self._look(nursery)
-                await trio.sleep(LOOK_EVERY_S)
+                await trio.sleep(max(LOOK_EVERY_S, LOOK_REST * (trio.current_time() - began_s)))
 
     # ------------------------------------------------------------------ each block
 
@@ -299,12 +301,12 @@ class Executor:
 
     def _find_orphans(self, nursery: trio.Nursery, node: LedgerNode) -> None:
         """Rule 7: terms won by an earlier run of this node are given back at once, and claimed anew."""
-        if node.slots_held <= sum(t.is_held() for t in self._tenures.values()):
-            return
         now_ms, last_ms = self._boot_ms(), self._orphans_looked_ms
         if last_ms is not None and now_ms < last_ms + ORPHANS_EVERY_S * 1000:
             return
         self._orphans_looked_ms = now_ms
+        if node.slots_held <= sum(t.is_held() for t in self._tenures.values()):
+            return
         for slot in held_slots(self._peer.state, self._me):
             slot_id = (slot.deployment, slot.name)
             known = slot_id in self._tenures or slot_id in self._attempts

@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from node.executor.drivers import image
@@ -132,13 +132,14 @@ def first_executes(baseline: Baseline) -> bool:
     return any(one.device == baseline.device for one in mapped or ())
 
 
-def check(baseline: Baseline) -> Attestation:
-    """Return whether the task still is what `baseline` says. Blocks while hashing its files."""
+def check(baseline: Baseline, pids: Sequence[int]) -> Attestation:
+    """Return whether the task still is what `baseline` says, whose processes are `pids` or were just now.
+    Blocks while hashing its files."""
     started = time.perf_counter()
     done = _Check()
     if not _ended(baseline):
         _check_files(baseline, done, _root(baseline))
-        _check_processes(baseline, done)
+        _check_processes(baseline, pids, done)
     # A task that ends loses its mounts and mappings one by one, which must not be taken for drift.
     ended = _ended(baseline)
     took_ms = (time.perf_counter() - started) * 1000
@@ -248,18 +249,17 @@ def _walk(root: str, mounted: frozenset[str]) -> list[str]:
     return [path for path in found if path not in mounted]
 
 
-def _check_processes(baseline: Baseline, done: _Check) -> None:
+def _check_processes(baseline: Baseline, pids: Sequence[int], done: _Check) -> None:
     sealed = frozenset(baseline.inodes.values())
     if procs.mounts(baseline.init_pid) != baseline.mounts:
         done.drift("mounts", "those at the start", "changed")
-    pids = procs.members(baseline.namespace)
     if len(pids) > ATTEST_PROCESSES_MAX:
         done.drift("processes", f"at most {ATTEST_PROCESSES_MAX}", str(len(pids)))
     for pid in pids[:ATTEST_PROCESSES_MAX]:
         privileges = procs.privileges(pid)
         mappings = procs.executable_mappings(pid)
-        if privileges is None or mappings is None:
-            continue  # it ended just now
+        if privileges is None or mappings is None or procs.pid_namespace(pid) != baseline.namespace:
+            continue  # it ended meanwhile; its number may be another's by now
         done.processes += 1
         if privileges.capabilities:
             done.drift(f"process {pid}", "no capabilities", f"{privileges.capabilities:x}")

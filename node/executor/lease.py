@@ -13,10 +13,12 @@ slot that much earlier, so the holder deducts it (`behind_ms`), by what `LedgerT
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from ledger.limits import KILL_MS, LEASE_MS
+from node.executor.decide import SlotId
 from node.executor.limits import KILL_WITHIN_S
 
 RENEW_EVERY_MS: Final = LEASE_MS // 3
@@ -91,6 +93,37 @@ class LeaseClock:
     def renew_due(self, now_ms: int) -> bool:
         """Rule 3."""
         return now_ms >= self.due_ms
+
+
+class Leased(Protocol):
+    """A term that a node holds."""
+
+    id: SlotId
+    lease: LeaseClock
+
+
+T = TypeVar("T", bound=Leased)
+
+
+def next_renewal(held: Sequence[T], now_ms: int, under_way: Collection[SlotId], most: int) -> list[T]:
+    """Rule 3: the terms that a renewal sent now carries, at most `most`; none when nothing is due.
+
+    Of what is due, what ends first goes first, the rest is the next renewal's: one that is lost never costs
+    all. Room that is left over goes to what is due next, as an entry costs less than a transaction. Rule 8:
+    what is past its lease and goes on waits for what was sent before (`under_way`): while there is no notary,
+    more would pile up.
+    """
+
+    def is_due(term: T) -> bool:
+        waits = term.lease.left_ms(now_ms) <= 0 and term.id in under_way
+        return term.lease.renew_due(now_ms) and not waits
+
+    due = sorted(filter(is_due, held), key=lambda term: term.lease.deadline_ms)
+    if not due or len(due) >= most:
+        return due[:most]
+    taken = {term.id for term in due}
+    rest = sorted((term for term in held if term.id not in taken), key=lambda term: term.lease.due_ms)
+    return due + rest[: most - len(due)]
 
 
 @dataclass(slots=True)

@@ -101,6 +101,9 @@ PORTAL_IDLE_S = 60.0
 ATTEST_PROCESSES_MAX = 4_096
 """Equal to PIDS_MAX; more processes than that cannot be ours."""
 
+WALK_REST = 9
+"""As LOOK_REST, for walks over /proc, which take some 40 ms each on a full node."""
+
 ATTEST_DRIFTS_MAX = 32
 """Differences listed in one attestation; one is enough to stop, some help to explain."""
 
@@ -112,14 +115,17 @@ RENEW_IDLE_S = 1.0
 LOOK_EVERY_S = 0.05
 """Between two looks at the ledger: blocks may come faster, and slots are measured in seconds."""
 
+LOOK_REST = 9
+"""Times what a look took are there before the next one: on a full node they take a tenth of its processor."""
+
 OPENINGS_LOOKED_AT_MAX = 1_024
 """Open slots read in one look; the others come when these are taken."""
 
 CLAIMS_PENDING_MAX = 64
 """Claims under way; a node that wants more at once is better served by another farm's."""
 
-TENURES_MAX = 256
-"""Slots held at once: what one renewal may carry (RENEW_SLOTS_MAX)."""
+TENURES_MAX = 1_024
+"""Slots held at once: four renewals of RENEW_SLOTS_MAX, and as many as idle services fit 20 GiB of memory."""
 
 ORDERS_BYTES_MAX = 8 << 20
 """Fetched orders kept: 64 of the largest, some 8,000 usual ones. Running terms hold theirs apart."""

@@ -1,18 +1,21 @@
-"""Renewals of leases: one transaction for all terms that a node holds, every third of a lease (rule 3)."""
+"""Renewals of leases: each term that a node holds every third of a lease, as many in one transaction as it
+may carry (rule 3). One is sent a tick: a node that holds more than that has several under way."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import structlog
 import trio
 
 from ledger.errors import Refused
-from ledger.limits import LEASE_MS
+from ledger.limits import LEASE_MS, RENEW_SLOTS_MAX
 from ledger.records import Slot, key_slot
 from ledger.state import read
 from ledger.transactions import Renew, RenewItem
-from node.executor.lease import LedgerTime
+from node.executor.decide import SlotId
+from node.executor.lease import LedgerTime, next_renewal
 from node.executor.ledger_clock import LedgerClock
 from node.executor.limits import GUARD_TICK_S, RENEW_IDLE_S
 from node.executor.sender import Sender
@@ -38,30 +41,25 @@ class Renewals:
         self._boot_ms = boot_ms
         self._held = held
         self._count = count
-        self._under_way = 0
+        self._under_way: Counter[SlotId] = Counter()  # how many renewals under way carry it
 
     async def run(self) -> None:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
                 held = [tenure for tenure in self._held() if tenure.holds]
-                if self._due(held):
-                    sent_ms = self._boot_ms()
-                    for tenure in held:
-                        tenure.lease = tenure.lease.asked(sent_ms)
-                    self._under_way += 1
-                    nursery.start_soon(self._renew, held)
+                now_ms = self._boot_ms()
+                terms = next_renewal(held, now_ms, self._under_way, RENEW_SLOTS_MAX)
+                if terms:
+                    for tenure in terms:
+                        tenure.lease = tenure.lease.asked(now_ms)
+                    nursery.start_soon(self._renew, terms)
                 await trio.sleep(GUARD_TICK_S if held else RENEW_IDLE_S)
-
-    def _due(self, held: list[Tenure]) -> bool:
-        """Of what is past its lease and goes on (rule 8), what was sent before is waited for: while there is
-        no notary, more would pile up."""
-        now_ms = self._boot_ms()
-        due = [tenure.lease for tenure in held if tenure.lease.renew_due(now_ms)]
-        return any(lease.left_ms(now_ms) > 0 for lease in due) or (bool(due) and not self._under_way)
 
     async def _renew(self, held: list[Tenure]) -> None:
         """Send one, and count it from when it was sent once it is final, be that after the next one."""
+        carried = Counter(tenure.id for tenure in held)
+        self._under_way += carried
         try:
             beyond_ms = max(tenure.lease.beyond_ms for tenure in held)
             with trio.move_on_after((LEASE_MS + beyond_ms) / 1000) as limit:
@@ -70,7 +68,7 @@ class Renewals:
             if limit.cancelled_caught:
                 log.warning("renewal_failed", error="not final in time", slots=len(held))
         finally:
-            self._under_way -= 1
+            self._under_way -= carried  # which leaves none at 0
 
     async def _sent(self, held: Sequence[Tenure]) -> bool:
         """Send one and wait; False when it is to be tried anew with what is held then."""

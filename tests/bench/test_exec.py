@@ -18,7 +18,7 @@ from tests.executor.conftest import Bench, bench, needs_sandbox
 __all__ = ("Bench", "bench")  # fixtures
 ROW = {
     "slots": 100,
-    "memory_per_slot_mib": 24.576,
+    "memory_per_slot_mib": 12.288,
     "idle_cpu_percent_of_a_core": 1.0,
     "recheck_all_cpu_s": 0.15,
     "descriptors_per_slot": 9.0,
@@ -26,18 +26,19 @@ ROW = {
 
 
 @pytest.mark.parametrize(
-    ("changes", "descriptors", "slots", "bound_by"),
+    ("changes", "descriptors", "stopped_s", "slots", "bound_by"),
     [
-        ({}, 20_000, 256, "TENURES_MAX"),
-        ({"memory_per_slot_mib": 245.76}, 20_000, 90, "memory"),
-        ({}, 1_024, 99, "open files"),
-        ({"idle_cpu_percent_of_a_core": 100.0}, 20_000, 99, "cores"),
+        ({}, 20_000, 0.5, 1_024, "TENURES_MAX"),
+        ({"memory_per_slot_mib": 245.76}, 20_000, 0.5, 90, "memory"),
+        ({}, 1_024, 0.5, 99, "open files"),
+        ({"idle_cpu_percent_of_a_core": 100.0}, 20_000, 0.5, 99, "cores"),
+        ({}, 20_000, 4.0, 250, "K"),
     ],
 )
 def test_what_runs_out_first_is_the_bound(
-    changes: dict[str, float], descriptors: int, slots: int, bound_by: str
+    changes: dict[str, float], descriptors: int, stopped_s: float, slots: int, bound_by: str
 ) -> None:
-    found = bounds({**ROW, **changes}, descriptors, 2)
+    found = bounds({**ROW, **changes}, descriptors, 2, stopped_s)
     assert found["slots"] == slots == min(found["allowed"].values())
     assert bound_by in found["bound_by"]
 

@@ -11,6 +11,7 @@ import trio.testing
 
 from ledger.contracts.types import WorkloadTemplate
 from ledger.limits import KILL_MS, LEASE_GUARD_MS, LEASE_MS
+from ledger.manifests.types import Placement
 from tests.node.executor_fixture import Fleet, fleet, service
 from tests.node.network_fixture import paced, until
 
@@ -80,6 +81,24 @@ async def test_a_node_that_is_cut_off_stops_before_its_slot_runs_elsewhere(
         assert net.slot(deployment, slot).term == 2
         await until(lambda: not net.executors[holder].status().slots, 300)
         assert len(net.drivers[holder].tasks) == 1
+
+
+async def test_a_node_keeps_more_slots_than_one_renewal_carries(
+    tmp_path: Path, fast: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("ledger.transition.leases", "node.executor.renewals"):
+        monkeypatch.setattr(f"{module}.RENEW_SLOTS_MAX", 2)
+    work = service(replicas=5, recheck_s=5, placement=Placement(distinct="none"))
+    async with paced(fast, RATE), fleet(tmp_path, "node1", **SLOW) as net:
+        deployment = await net.approved(work)
+        await net.until_statuses(deployment, *["running"] * 5, timeout_s=300)
+        begun_s = trio.current_time()
+        await until(lambda: trio.current_time() > begun_s + 2.5 * LEASE_MS / 1000, 300)
+        assert [(slot.status, slot.term) for slot in net.slots(deployment)] == [("running", 1)] * 5
+        assert len(net.drivers["node1"].tasks) == 5
+        rows = net.executors["node1"].metrics()
+        ended = {labels["result"] for name, labels, _, _ in rows if name == "executor_renewals_total"}
+        assert ended == {"final"}
 
 
 async def test_a_service_that_is_available_runs_on_where_it_is_cut_off_until_it_hears(

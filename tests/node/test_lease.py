@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.limits import BLOCK_IDLE_MS, CLOCK_RATE_PERCENT, KILL_MS, LEASE_GUARD_MS, LEASE_MS
+from ledger.limits import (
+    BLOCK_IDLE_MS,
+    CLOCK_RATE_PERCENT,
+    KILL_MS,
+    LEASE_GUARD_MS,
+    LEASE_MS,
+    RENEW_SLOTS_MAX,
+)
+from node.executor.decide import SlotId
 from node.executor.lease import (
     RENEW_EVERY_MS,
     SEEN_EVERY_MS,
@@ -18,8 +28,9 @@ from node.executor.lease import (
     STOP_GRACE_MS,
     LeaseClock,
     LedgerTime,
+    next_renewal,
 )
-from node.executor.limits import GUARD_TICK_S, KILL_WITHIN_S
+from node.executor.limits import GUARD_TICK_S, KILL_WITHIN_S, TENURES_MAX
 
 RATES = st.integers(100 - CLOCK_RATE_PERCENT, 100 + CLOCK_RATE_PERCENT).map(lambda p: Fraction(p, 100))
 
@@ -190,3 +201,88 @@ def test_a_stop_that_is_late_gives_no_grace(late_ms: int, grace_ms: int) -> None
     """Rule 4: over within K of the deadline, or at once where that is past, as after a machine's sleep."""
     clock = LeaseClock.claimed(5_000)
     assert clock.grace_ms(clock.deadline_ms + late_ms) == grace_ms
+
+
+TICK_MS = int(GUARD_TICK_S * 1000)
+
+
+@dataclass
+class Term:
+    """A term as renewals see it."""
+
+    id: SlotId
+    lease: LeaseClock
+
+
+@dataclass
+class Holder:
+    """A node's renewals, tick by tick; each is final at once unless `lost` says so of its number."""
+
+    terms: list[Term]
+    most: int
+    lost: Callable[[int], bool] = lambda number: False
+    sent: list[tuple[int, list[Term]]] = field(default_factory=list)
+    least_left_ms: int = LEASE_MS
+
+    def run(self, for_ms: int) -> None:
+        for now_ms in range(0, for_ms, TICK_MS):
+            terms = next_renewal(self.terms, now_ms, (), self.most)
+            for term in terms:
+                lease = term.lease.asked(now_ms)
+                term.lease = lease if self.lost(len(self.sent)) else lease.renewed(now_ms)
+            if terms:
+                self.sent.append((now_ms, terms))
+            self.least_left_ms = min([self.least_left_ms, *(t.lease.left_ms(now_ms) for t in self.terms)])
+
+
+def terms_of(*claimed_ms: int) -> list[Term]:
+    return [Term((b"deployment", str(n)), LeaseClock.claimed(at)) for n, at in enumerate(claimed_ms)]
+
+
+@given(st.lists(st.integers(-9_000, 0), min_size=1, max_size=40), st.integers(1, 12))
+def test_all_that_a_node_holds_is_renewed_however_little_one_renewal_carries(
+    claimed_ms: list[int], most: int
+) -> None:
+    """Rule 3: each term every third of a lease, but for the ticks that its turn takes; and in as few
+    transactions as carry them all, and one."""
+    node = Holder(terms_of(*claimed_ms), most)
+    node.run(4 * LEASE_MS)
+    needed = -(-len(claimed_ms) // most)
+    assert node.least_left_ms >= LEASE_MS - RENEW_EVERY_MS - (needed + 1) * TICK_MS
+    for begin_ms, _ in node.sent:
+        within = [terms for at_ms, terms in node.sent if begin_ms <= at_ms < begin_ms + RENEW_EVERY_MS]
+        assert len(within) <= needed + 1
+    assert max(len(terms) for _, terms in node.sent) <= most
+    assert all(len({term.id for term in terms}) == len(terms) for _, terms in node.sent)
+
+
+def test_a_full_node_renews_within_a_lease_with_renewals_to_spare() -> None:
+    """Two thirds of a lease are left of each, to a second or two: of two in a row, one may be lost."""
+    node = Holder(terms_of(*([0] * TENURES_MAX)), RENEW_SLOTS_MAX)
+    node.run(3 * LEASE_MS)
+    assert node.least_left_ms >= LEASE_MS - RENEW_EVERY_MS - 2_000
+    flaky = Holder(terms_of(*([0] * TENURES_MAX)), RENEW_SLOTS_MAX, lambda number: number % 3 == 0)
+    flaky.run(3 * LEASE_MS)
+    assert flaky.least_left_ms > 0
+
+
+def test_of_what_is_due_what_ends_first_goes_first_and_room_goes_to_what_is_due_next() -> None:
+    now_ms = 50_000
+    first, second, third, fourth, fifth = terms_of(28_000, 34_000, 39_000, 45_000, 42_000)
+    second.lease = second.lease.asked(39_500)  # lost, as nothing came of it
+    held = [fifth, fourth, third, second, first]
+    assert next_renewal(held, now_ms, (), 2) == [first, second]
+    assert next_renewal(held, now_ms, (), 4) == [first, second, third, fifth]
+    assert next_renewal(held, now_ms, (), 9) == [first, second, third, fifth, fourth]
+    assert next_renewal([fourth, fifth], now_ms, (), 9) == []
+
+
+def test_what_is_past_its_lease_waits_for_what_is_under_way_and_no_other_term_does() -> None:
+    """Rule 8."""
+    past, other, due = terms_of(0, 0, 25_000)
+    now_ms = LEASE_MS + 10_000
+    waits = Counter([past.id])
+    assert next_renewal([past], now_ms, waits, 4) == []
+    assert next_renewal([past, other], now_ms, waits, 1) == [other]
+    assert next_renewal([due], now_ms, Counter([due.id]), 4) == [due]
+    assert next_renewal([past], now_ms, waits - Counter([past.id]), 4) == [past]

@@ -20,7 +20,7 @@ from ledger.transactions import Claim, PostOffer, Price, Renew, RenewItem
 from ledger.transition.switch import same_work
 from node.executor.claims import Attempt, Attempts
 from node.executor.decide import Now, Opening, SlotId, held_slots, of_term, openings, refusal
-from node.executor.lease import LeaseClock, LedgerTime
+from node.executor.lease import LeaseClock, LedgerTime, next_renewal
 from node.executor.ledger_clock import LedgerClock
 from node.executor.limits import COOL_FAILED_S, COOL_S, GUARD_TICK_S, KILL_WITHIN_S, ORPHANS_EVERY_S
 from node.executor.sender import Signed
@@ -251,14 +251,20 @@ class MarketNode(MarketPeer):
     def _renew_due(self) -> None:
         held = [t for t in self.tenures.values() if t.holds]
         sent_ms, expires = self.lease_ms(), self.replica.height + TX_BLOCKS
-        due = [t.lease for t in held if t.lease.renew_due(sent_ms)]
-        # As Renewals._due: what is past its lease and goes on waits for what was sent before.
-        if any(lease.left_ms(sent_ms) > 0 for lease in due) or (due and not self.renewals):
-            for tenure in held:
+        under_way = {t.id for renewal in self.renewals.values() for t in renewal.held}
+        terms = next_renewal(held, sent_ms, under_way, self.market.scenario.renewed_at_once)
+        if terms:
+            for tenure in self.asked_for(terms, held):
                 tenure.lease = tenure.lease.asked(sent_ms)
-            tx_id = self.send(Renew(tuple(RenewItem(*t.id, t.term) for t in held)))
-            self.renewals[tx_id] = Renewal(sent_ms, self.ledger_time.at(self.boot_ms()), expires, held)
-            self.renewal_sent(held, sent_ms)
+            tx_id = self.send(Renew(tuple(RenewItem(*t.id, t.term) for t in terms)))
+            self.renewals[tx_id] = Renewal(sent_ms, self.ledger_time.at(self.boot_ms()), expires, terms)
+            self.renewal_sent(terms, sent_ms)
+            if len(self.renewals) > 1:
+                self.market.count("several renewals under way")
+
+    def asked_for(self, terms: list[MarketTenure], held: list[MarketTenure]) -> list[MarketTenure]:
+        """What a renewal asks for: no more than it carries."""
+        return terms
 
     def renewal_sent(self, held: list[MarketTenure], sent_ms: int) -> None:
         """Nothing is gained by asking."""

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from ledger.contracts.types import Contract
+from ledger.limits import RENEW_SLOTS_MAX
 from ledger.manifests.types import Placement, Restart
 from tests.ledger.world import contract, job, service
 from tests.sim.market_change import change, versions
@@ -48,6 +49,7 @@ class MarketScenario:
     troubles: list[Trouble] = field(default_factory=list)
     deeds: tuple[Deed, ...] = ()
     changes: tuple[Deed, ...] = ()
+    renewed_at_once: int = RENEW_SLOTS_MAX  # terms in one renewal
 
 
 def make_market(seed: int) -> MarketScenario:
@@ -73,6 +75,8 @@ def make_market(seed: int) -> MarketScenario:
     trade(Random(f"trade/{seed}"), scenario)
     if is_changing(seed):
         scenario.plans = tuple(versions(plan) for plan in scenario.plans)
+    else:
+        scenario.renewed_at_once = 2  # so few that a node has several under way
     return scenario
 
 
@@ -106,6 +110,17 @@ def _plain(seed: int, *words: Word) -> MarketScenario:
 def _cut(rng: Random, nodes: Iterable[int], at_ms: tuple[int, int], for_ms: int) -> list[Trouble]:
     """Nodes that reach nobody."""
     return [Trouble(rng.randint(*at_ms), "cut", node, for_ms, frozenset(range(4))) for node in nodes]
+
+
+def full_market(seed: int) -> MarketScenario:
+    """One node holds three times what a renewal carries, and nothing goes wrong."""
+    scenario = _plain(seed)
+    web = service(replicas=7, placement=Placement(distinct="none"))
+    source = contract(web, name="site-0", duration_s=3600)
+    scenario.plans = tuple(replace(plan, contract=source) for plan in scenario.plans)
+    scenario.rates_ppm, scenario.cpu_millis = (990_000,), (4_000,)
+    scenario.renewed_at_once = 2
+    return scenario
 
 
 def cut_market(seed: int) -> MarketScenario:

@@ -15,8 +15,9 @@ from ledger.records import key_node
 from ledger.rules import RULES as REFUSED
 from ledger.transactions import Body, RegisterFarm
 from tests.ledger.world import FARMS
-from tests.sim.market import MarketWorld, main, run
+from tests.sim.market import MarketVariant, MarketWorld, main, run
 from tests.sim.market_coverage import COUNTED, EVENTS, REFUSALS, RULES
+from tests.sim.market_node import MarketNode
 from tests.sim.market_people import Office
 from tests.sim.market_scenario import (
     MarketScenario,
@@ -25,6 +26,7 @@ from tests.sim.market_scenario import (
     changing_market,
     cut_market,
     dark_market,
+    full_market,
     late_market,
     leaving_market,
     make_market,
@@ -32,6 +34,7 @@ from tests.sim.market_scenario import (
     stalled_market,
     withdrawn_market,
 )
+from tests.sim.market_tenure import MarketTenure
 from tests.sim.market_trade import KINDS
 
 SEEDS = range(4)
@@ -156,6 +159,24 @@ def test_what_is_available_is_not_moved_for_an_outage() -> None:
     counts = world.market.counts
     assert counts["E9 ran on past its lease"] == 2
     assert not counts["L3 lost"] and not counts["lease ended here"]
+
+
+class AsksForAll(MarketNode):
+    """Takes what it holds for asked for with the first renewal, which carries a part of it."""
+
+    def asked_for(self, terms: list[MarketTenure], held: list[MarketTenure]) -> list[MarketTenure]:
+        return held
+
+
+@pytest.mark.parametrize("kind", [MarketNode, AsksForAll])
+def test_a_node_with_more_than_one_renewal_carries_keeps_it_all(kind: type[MarketNode]) -> None:
+    """Rule 3: several renewals, none of which waits for another."""
+    world = MarketWorld(2, MarketVariant(kind.__name__, kind), full_market(2))
+    assert world.run().violations == []
+    counts = world.market.counts
+    assert counts["started"] >= 7
+    assert bool(counts["several renewals under way"]) == (kind is MarketNode)
+    assert bool(counts["L3 lost"] + counts["lease ended here"]) == (kind is AsksForAll)
 
 
 def test_who_may_not_leave_offers_on() -> None:

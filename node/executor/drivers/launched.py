@@ -35,6 +35,7 @@ from node.executor.drivers.start import Way, start_task
 from node.executor.drivers.still import copy_still
 from node.executor.errors import DriverUnavailable, ExecutorError, StartFailed
 from node.executor.host import cgroups, procs
+from node.executor.host.census import Census
 
 _POLL_S = 0.002
 
@@ -48,6 +49,7 @@ class LaunchedDriver(ABC):
         self._scope = hashlib.sha256(str(self._run_dir).encode()).hexdigest()[:16]
         self._host: trial.Host | None = None
         self._running: dict[str, Running] = {}
+        self._census = Census()
 
     @property
     @abstractmethod
@@ -179,10 +181,12 @@ class LaunchedDriver(ABC):
     async def attest(self, handle: Handle) -> Attestation:
         """See `Driver.attest`."""
         running = own(handle, Running)
-        if running.baseline is None:
+        baseline = running.baseline
+        if baseline is None:
             raise ExecutorError(f"task {running.task_id} is not running")
         async with running.entering:
-            return await trio.to_thread.run_sync(integrity.check, running.baseline)
+            pids = await self._census.members(baseline.namespace)
+            return await trio.to_thread.run_sync(integrity.check, baseline, pids)
 
     async def check(self, handle: Handle, command: tuple[str, ...], timeout_s: float) -> int | None:
         """See `Driver.check`."""

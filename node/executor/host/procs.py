@@ -6,6 +6,7 @@ See proc(5). A process may end between any two reads; then the functions return 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,9 +50,21 @@ def pid_namespace(pid: int) -> str | None:
 
 def members(namespace: str) -> tuple[int, ...]:
     """Return the living processes in the pid namespace of that name, by a walk over all of /proc."""
-    numbers = (int(name) for name in os.listdir("/proc") if name.isdigit())
-    found = (pid for pid in numbers if pid_namespace(pid) == namespace)
-    return tuple(sorted(pid for pid in found if not is_zombie(pid)))
+    return living(namespaces().get(namespace, ()))
+
+
+def namespaces() -> dict[str, tuple[int, ...]]:
+    """Return the processes of each pid namespace by its name, zombies too, by a walk over all of /proc."""
+    found: dict[str, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (namespace := pid_namespace(int(name))) is not None:
+            found.setdefault(namespace, []).append(int(name))
+    return {namespace: tuple(sorted(pids)) for namespace, pids in found.items()}
+
+
+def living(pids: Iterable[int]) -> tuple[int, ...]:
+    """Return those that are no zombies."""
+    return tuple(pid for pid in pids if not is_zombie(pid))
 
 
 def is_zombie(pid: int) -> bool:
