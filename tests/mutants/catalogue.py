@@ -2128,6 +2128,13 @@ MUTANTS: Final = (
         ARTIFACT_SERVING,
     ),
     _M(
+        "a_source_with_a_little_is_asked_for_ever",
+        _FETCHING,
+        "            if is_idle or is_other or source.peer_id in self.progress.dropped:\n",
+        "            if is_other or source.peer_id in self.progress.dropped:\n",
+        ("tests/node/test_artifact_places.py",),
+    ),
+    _M(
         "answers_that_fail_keep_their_places",
         "node/files/serving.py",
         "            taker.at_work -= 1\n            self._at_work -= 1\n",

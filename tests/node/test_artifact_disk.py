@@ -32,6 +32,11 @@ def full(*words: object) -> Any:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+async def stall(peer_id: str, body: bytes) -> bytes:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
 def failing_at(call: int, real: Callable[..., Any]) -> Callable[..., Any]:
     """As `real`, but the disk is full at that call."""
     calls = 0
@@ -174,10 +179,13 @@ async def test_of_sources_set_aside_the_last_ones_are_remembered(
 async def test_nothing_of_a_fetch_stays_when_it_is_called_off(tmp_path: Path) -> None:
     async with hosts(tmp_path, 2) as (me, source):
         made = me.exchange
+        source.exchange.store.add_bytes(DATA)
+        source.methods[CHUNK] = stall
         async with trio.open_nursery() as nursery:
             nursery.start_soon(made.fetch, wanted_of(DATA))
             await until(lambda: bool(source.asked), 60)
             nursery.start_soon(made.fetch, wanted_of(DATA))
+            await until(lambda: made.taking.held == 1, 60)
             nursery.cancel_scope.cancel()
         assert (made.under_way, made._locks, made._fetches) == ({}, {}, {})
         assert made.asking.held == made.taking.held == 0
