@@ -2135,6 +2135,13 @@ MUTANTS: Final = (
         ("tests/node/test_artifact_places.py",),
     ),
     _M(
+        "whose_list_was_given_up_is_asked_at_once",
+        _FETCHING,
+        "        self._sources.last(self._joined, trio.current_time())\n",
+        "",
+        ("tests/node/test_artifact_exchange.py",),
+    ),
+    _M(
         "answers_that_fail_keep_their_places",
         "node/files/serving.py",
         "            taker.at_work -= 1\n            self._at_work -= 1\n",
