@@ -2142,6 +2142,13 @@ MUTANTS: Final = (
         ("tests/node/test_artifact_exchange.py",),
     ),
     _M(
+        "who_owes_is_forgotten",
+        "node/files/serving.py",
+        "not self.at_work and self.bytes.is_even(now_s) and self.lists.is_even(now_s)",
+        "not self.at_work",
+        ARTIFACT_SERVING,
+    ),
+    _M(
         "answers_that_fail_keep_their_places",
         "node/files/serving.py",
         "            taker.at_work -= 1\n            self._at_work -= 1\n",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -174,6 +175,33 @@ async def test_what_is_remembered_of_takers_is_bounded(
         assert set(made._asked) == {bytes.fromhex(name) for name in names[-2:]}
         assert all(len(asked) <= 2 for asked in made._asked.values())
         assert len(made._takers) <= 2
+
+
+async def test_who_has_much_under_way_or_owes_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others come, more than are remembered: neither its places nor its rate begin anew."""
+    monkeypatch.setattr(serving, "ARTIFACT_TAKERS_MAX", 1)
+    monkeypatch.setattr(serving, "ARTIFACT_SERVED_PEER_MAX", 1)
+    async with hosts(tmp_path, 4, FileRates(upload_peer_bytes_s=6)) as (source, one, two, three):
+        source.exchange.store.add_bytes(DATA)
+        made, to, body = source.exchange.serving, source.network.peer_id, encode(ChunkRequest(NAME, 0, 1))
+        gate, pay = trio.Event(), made._pay
+
+        async def held_up(*words: Any) -> None:
+            await gate.wait()
+            await pay(*words)
+
+        with monkeypatch.context() as slowly:
+            slowly.setattr(made, "_pay", held_up)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(one.network.request, to, CHUNK, body, 60)
+                await until(lambda: made._at_work == 1, 60)
+                assert await refusal(two, source, CHUNK, encode(ChunkRequest(NAME, 0, 0))) == "artifact.range"
+                assert await refusal(one, source, CHUNK, body) == "artifact.busy"
+                gate.set()
+        assert await refusal(three, source, CHUNK, encode(ChunkRequest(NAME, 0, 0))) == "artifact.range"
+        assert await refusal(one, source, CHUNK, body) == "artifact.busy"  # it has still to pay for the first
 
 
 async def test_what_the_disk_changed_is_counted_and_given_to_nobody(tmp_path: Path) -> None:
