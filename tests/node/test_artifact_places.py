@@ -124,11 +124,13 @@ async def test_sources_that_have_a_little_for_ever_do_not_keep_another_out(
     monkeypatch.setattr("node.files.fetching.ARTIFACT_IDLE_S", 1.0)
     data = data_of(3 * CHUNK_BYTES)
     async with hosts(tmp_path, 4) as (me, honest, *misers):
+        parts = []
         for miser in misers:
             info = miser.exchange.store.add_bytes(data)
             miser.exchange.store.drop(info.sha256)
             part = miser.exchange.store.partial(info.sha256, len(data), info.chunks, is_signed=True)
             part.write(0, data[:CHUNK_BYTES])
+            parts.append(part)
         progress = Progress(0)
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
@@ -137,3 +139,5 @@ async def test_sources_that_have_a_little_for_ever_do_not_keep_another_out(
                 honest.exchange.store.add_bytes(data)
         assert me.exchange.store.path(info.sha256).read_bytes() == data
         assert me.exchange.liars == 0
+        for part in parts:
+            part.close()
