@@ -164,6 +164,7 @@ ARTIFACT_LIST_S: Final = 10.0  # for one part of a list, or for what a source ho
 ARTIFACT_UNPROVED_S: Final = 15.0  # without a chunk of an unsigned list, before another list is tried
 ARTIFACT_LIST_WAIT_S: Final = 2.0  # for the list that another source is giving, before one's own is asked for
 ARTIFACT_HELD_S: Final = 0.5  # how often a source that is still fetching is asked what it holds by now
+ARTIFACT_IDLE_S: Final = 60.0  # one that gives nothing so long leaves its place; above ARTIFACT_ASK_S
 ARTIFACT_TICK_S: Final = 0.25  # how often an idle source looks for a chunk to take over
 ARTIFACT_STEAL_S: Final = 0.5  # a chunk asked for so long, and twice the usual time, is asked of one more …
 ARTIFACT_COPIES_MAX: Final = 4  # … up to so many in all: two that stall do not keep it from a third

@@ -15,7 +15,8 @@ from node.api import file_models as m
 from node.api.core import Api, answer, api_of, digest_of, need_token, number, paging, seconds
 from node.api.limits import WAIT_S_DEFAULT, WAIT_S_MAX
 from node.api.problems import ApiProblem, not_found
-from node.files.artifact_files import ArtifactInfo
+from node.errors import ArtifactFull
+from node.files.artifact_files import ArtifactInfo, Intake
 from node.files.cache import Entry
 from node.files.cid import cid_of
 from node.files.exchange import Exchange, Wanted
@@ -87,7 +88,16 @@ async def put_artifact(request: Request) -> Response:
     held = api.artifacts.size_bytes(digest)
     if held is not None:
         return answer(_view(digest, held))
-    intake, waiting = api.artifacts.intake(), bytearray()
+    try:
+        info = await _take_in(request, api.artifacts.intake(), digest)
+    except OSError as error:
+        raise ArtifactFull(f"{digest}: {error.strerror}") from error
+    return answer(_view(digest, info.size_bytes), 201)
+
+
+async def _take_in(request: Request, intake: Intake, digest: str) -> ArtifactInfo:
+    """The body, whole and with that digest, or nothing of it. Raises ArtifactError, OSError."""
+    waiting = bytearray()
     try:
         async with aclosing(request.stream()) as stream:
             async for piece in stream:
@@ -100,11 +110,10 @@ async def put_artifact(request: Request) -> Response:
             intake.write(bytes(waiting))
             return intake.finish(digest)
 
-        info = await trio.to_thread.run_sync(finish)
+        return await trio.to_thread.run_sync(finish)
     except BaseException:
         intake.abort()
         raise
-    return answer(_view(digest, info.size_bytes), 201)
 
 
 async def fetch_artifact(request: Request) -> Response:

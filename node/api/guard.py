@@ -17,6 +17,7 @@ from node.api.limits import BODY_BYTES_MAX, REQUESTS_MAX, REQUESTS_OF_CLIENT_MAX
 from node.api.problems import ApiProblem, problem_response
 from node.api.server import Connections
 
+_LENGTH_DIGITS_MAX = 15  # more is too long in any case, and no number that Python reads at any length
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -84,15 +85,24 @@ class Guard:
         if _host_name(named[0]) not in self._hosts:
             return ApiProblem(403, "http.host", "this peer does not go by that name (see api.hosts)", "Host")
         for origin in headers.get(b"origin", []):
-            if origin != b"null" and (urlsplit(origin.decode("latin-1")).hostname or "") not in self._hosts:
+            if origin != b"null" and _origin_name(origin) not in self._hosts:
                 return ApiProblem(403, "http.origin", "no requests from other sites", "Origin")
         length = headers.get(b"content-length", [b"0"])[0]
         is_upload = scope["method"] == "PUT" and scope["path"].startswith("/v1/artifacts/")
-        if not is_upload and length.isdigit() and int(length) > BODY_BYTES_MAX:
+        is_long = length.isdigit() and (len(length) > _LENGTH_DIGITS_MAX or int(length) > BODY_BYTES_MAX)
+        if is_long and not is_upload:
             return ApiProblem(413, "http.too_long", f"at most {BODY_BYTES_MAX} bytes", "Content-Length")
         if not has_room:
             return ApiProblem(429, "http.busy", "too many requests at once", retry_s=RETRY_AFTER_S)
         return None
+
+
+def _origin_name(value: bytes) -> str:
+    """Empty for what is no origin."""
+    try:
+        return urlsplit(value.decode("latin-1")).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _host_name(value: bytes) -> str:

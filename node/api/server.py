@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, cast
 
+import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
@@ -21,6 +22,8 @@ from starlette.types import ASGIApp
 
 from node.api.clients import client_of
 from node.api.limits import CONNECTIONS_MAX, CONNECTIONS_OF_CLIENT_MAX, SEND_PIECE_BYTES, SEND_S
+
+log = structlog.get_logger("api")
 
 _UNEVEN: Final = 2  # so many more than the newcomer's client has makes room for it
 
@@ -60,6 +63,7 @@ class Connections:
     def __init__(self, count: Callable[[str], None]) -> None:
         self._count = count
         self._by_client: dict[str, list[ClientStream]] = {}
+        self._faults: set[type[Exception]] = set()  # of the server, told already
         self.total = 0
 
     def admit(self, stream: trio.SocketStream) -> ClientStream | None:
@@ -94,6 +98,17 @@ class Connections:
         if not mine:
             del self._by_client[stream.client]
 
+    def fault(self, stream: ClientStream, error: ExceptionGroup[Exception]) -> None:
+        """The server failed at what came on it: counted, told once of each kind, and the connection ended."""
+        self._count("dropped.fault")
+        stream.drop()
+        found: Exception = error
+        while isinstance(found, ExceptionGroup):
+            found = found.exceptions[0]
+        if type(found) not in self._faults:
+            self._faults.add(type(found))
+            log.warning("connection_fault", client=stream.client, error=repr(found)[:300])
+
     def drop_all(self) -> None:
         """Ends all."""
         for mine in list(self._by_client.values()):
@@ -122,6 +137,8 @@ async def serve_connections(
         try:
             state = ConnectionState(LifespanState())
             await TCPServer(wrapped, config, context, state, cast(Any, ours))
+        except* Exception as fault:  # noqa: BLE001 - whatever foreign bytes provoke in the library
+            connections.fault(ours, fault)
         finally:
             connections.leave(ours)
 

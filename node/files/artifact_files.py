@@ -161,6 +161,11 @@ class Partial:
         """Bytes held and verified."""
         return self._done_bytes
 
+    def has(self, first: int, count: int) -> bool:
+        """Whether these chunks are held, in a row; False for none."""
+        stop = first + count
+        return 0 <= first < stop <= len(self._map) and all(self._map[first:stop])
+
     def holding(self) -> Holding:
         """What of it may be given to others."""
         bits = bytes(self._map)[::-1].translate(_AS_DIGITS)
@@ -200,11 +205,12 @@ class Partial:
         return found
 
     def read(self, index: int) -> bytes:
-        """One chunk that is held, hashed again. Raises ArtifactMissing, also when the disk changed it."""
+        """One chunk that is held, hashed again. Raises ArtifactMissing, also when the disk changed it or
+        cannot read it."""
         with self._lock:
-            if self._file.closed or not 0 <= index < len(self._map) or not self._map[index]:
+            if self._file.closed or not self.has(index, 1):
                 raise ArtifactMissing(f"{self.sha256} chunk {index}")
-            data = os.pread(self._file.fileno(), self.length(index), index * CHUNK_BYTES)
+            data = _read_at(self._file.fileno(), self.length(index), index * CHUNK_BYTES, self.sha256)
         found = hashlib.sha256(data).digest()
         if found != self.chunks[index]:
             raise ArtifactMissing(f"{self.sha256} chunk {index}: changed on disk")
@@ -307,12 +313,15 @@ class Reader:
         self._changed_ns, self._sound = 0, bytearray()  # chunks that were hashed since the file changed
 
     def digests(self, first: int, most: int) -> bytes:
-        """Digests of at most so many chunks from `first` on, one after the other. Raises OSError."""
-        return os.pread(self._list_fd, most * DIGEST_BYTES, first * DIGEST_BYTES)
+        """Digests of at most so many chunks from `first` on, one after the other. Raises ArtifactMissing,
+        also for a `first` beyond the end."""
+        if not 0 <= first <= chunk_count(self.size_bytes):
+            raise ArtifactMissing(f"{self.sha256} chunk {first}")
+        return _read_at(self._list_fd, most * DIGEST_BYTES, first * DIGEST_BYTES, self.sha256)
 
     def read(self, first: int, count: int) -> bytes:
         """So many chunks, hashed again the first time, and when the file was changed since. Raises
-        ArtifactMissing, OSError, ArtifactWrong: the disk changed them."""
+        ArtifactMissing, also when the disk cannot read them; ArtifactWrong: the disk changed them."""
         every, stop = chunk_count(self.size_bytes), first + count
         if not 0 <= first < stop <= every:
             raise ArtifactMissing(f"{self.sha256} chunk {first}")
@@ -320,7 +329,7 @@ class Reader:
         if changed_ns != self._changed_ns:
             self._changed_ns, self._sound = changed_ns, bytearray(every)
         sound = self._sound
-        data = os.pread(self._bytes_fd, count * CHUNK_BYTES, first * CHUNK_BYTES)
+        data = _read_at(self._bytes_fd, count * CHUNK_BYTES, first * CHUNK_BYTES, self.sha256)
         if not all(sound[first:stop]):
             if b"".join(chunk_digests_of(data)) != self.digests(first, count):
                 raise ArtifactWrong(self.sha256, f"chunk {first} or one after it changed on disk")
@@ -331,6 +340,26 @@ class Reader:
         for fd in (self._bytes_fd, self._list_fd):
             if fd >= 0:
                 os.close(fd)
+
+
+def _read_at(fd: int, size_bytes: int, at: int, sha256: str) -> bytes:
+    try:
+        return os.pread(fd, size_bytes, at)
+    except OSError as error:
+        raise ArtifactMissing(f"{sha256}: {error.strerror}") from error
+
+
+def write_list(file: Path, chunks: Sequence[bytes]) -> None:
+    """Chunk digests in a file, synced: whole, or not at all. Raises OSError."""
+    fresh = file.with_name(f"{secrets.token_hex(8)}.tmp")
+    try:
+        with fresh.open("xb") as stream:
+            stream.write(b"".join(chunks))
+            sync(stream)
+        os.replace(fresh, file)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def chunk_count(size_bytes: int) -> int:

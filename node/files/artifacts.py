@@ -34,10 +34,11 @@ from node.files.artifact_files import (
     Reader,
     chunk_count,
     split_digests,
-    sync,
+    write_list,
 )
 from node.files.cache import Cache, Entry, Held, Hold
 from node.files.chunks import read_chunks
+from node.home import sync_folder
 from node.limits import ARTIFACT_READERS_MAX, ARTIFACT_STORE_BYTES_MAX
 
 _NAME: Final = re.compile(r"[0-9a-f]{64}")
@@ -62,6 +63,9 @@ class ArtifactStore:
                 kept = not self._mark(path.name, "cached").exists()
                 came = self._came_s(path.name) if kept else None
                 self._cache.held[path.name] = Held(found.st_size, kept, found.st_mtime, came)
+        for path in list(folder.glob("*.*")):  # of what was dropped, or not named yet, when we ended
+            if path.suffix in (".chunks", ".cached", ".result") and path.stem not in self._cache.held:
+                path.unlink(missing_ok=True)
         parts = [path for path in folder.glob("*.part") if _NAME.fullmatch(path.stem)]
         for path in sorted(parts, key=lambda path: path.stat().st_mtime):
             self._cache.parts[path.stem] = path.stat().st_size
@@ -145,14 +149,20 @@ class ArtifactStore:
         """Its size, and at most so many chunk digests from `first` on. Raises ArtifactMissing, also for a
         `first` beyond the end."""
         part = self._shared_part(sha256)
-        if part is not None:
-            size_bytes, found = part.size_bytes, b"".join(part.chunks[max(0, first) : first + most])
-        else:
+        if part is None:
             reader = self._reader(sha256)
-            size_bytes, found = reader.size_bytes, reader.digests(max(0, first), most)
-        if not 0 <= first <= chunk_count(size_bytes):
+            return reader.size_bytes, reader.digests(first, most)
+        if not 0 <= first <= len(part.chunks):
             raise ArtifactMissing(f"{sha256} chunk {first}")
-        return size_bytes, found
+        return part.size_bytes, b"".join(part.chunks[first : first + most])
+
+    def gives(self, sha256: str, first: int, count: int) -> bool:
+        """Whether others may have these chunks, as far as is known without a look at the disk."""
+        part = self._shared_part(sha256)
+        if part is not None:
+            return part.has(first, count)
+        size_bytes = self.size_bytes(sha256)
+        return size_bytes is not None and 0 <= first < first + count <= chunk_count(size_bytes)
 
     def read_chunks(self, sha256: str, first: int, count: int = 1) -> bytes:
         """Chunks in a row, hashed again. Raises ArtifactMissing; ArtifactWrong when the disk changed them:
@@ -165,8 +175,6 @@ class ArtifactStore:
         except ArtifactWrong:
             self.drop(sha256)
             raise
-        except OSError as error:
-            raise ArtifactMissing(f"{sha256}: {error.strerror}") from error
 
     def _shared_part(self, sha256: str) -> Partial | None:
         """What is on its way, when somebody signed its list: an unsigned one may be anybody's invention."""
@@ -298,7 +306,8 @@ class ArtifactStore:
         """Drop an artifact, kept or not, or what a fetch left of it. Returns its bytes. Raises
         ArtifactMissing, and ArtifactBusy while it is in use."""
         with self._lock:
-            size_bytes = self.size_bytes(sha256) or self._cache.parts.get(sha256)
+            held = self._cache.held.get(sha256)
+            size_bytes = held.size_bytes if held is not None else self._cache.parts.get(sha256)
             if size_bytes is None:
                 raise ArtifactMissing(sha256)
             if self._cache.in_use(sha256):
@@ -348,19 +357,11 @@ class ArtifactStore:
             if self._is_here(sha256, hold):
                 bytes_file.unlink(missing_ok=True)
                 return self.folder / sha256
-        list_tmp = self.folder / f"{secrets.token_hex(8)}.tmp"
-        with list_tmp.open("xb") as file:
-            file.write(b"".join(chunks))
-            sync(file)
-        os.replace(list_tmp, self._chunks_file(sha256))
+        write_list(self._chunks_file(sha256), chunks)
         if hold != "kept":
             self._mark(sha256, hold).touch()
         os.replace(bytes_file, self.folder / sha256)
-        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self.folder)
         with self._lock:
             used_at = (self.folder / sha256).stat().st_mtime
             self._cache.held.setdefault(sha256, Held(size_bytes, False, used_at))

@@ -35,6 +35,7 @@ from node.limits import (
     ARTIFACT_BUSY_S,
     ARTIFACT_FAILURES_MAX,
     ARTIFACT_HELD_S,
+    ARTIFACT_IDLE_S,
     ARTIFACT_LIST_S,
     ARTIFACT_LIST_WAIT_S,
     ARTIFACT_SOURCE_WINDOW,
@@ -356,7 +357,9 @@ class Fetch:
         while True:
             await trio.sleep(ARTIFACT_HELD_S)
             said = await self._holding(source.peer_id)
-            if source.peer_id in self.progress.dropped or (said is not None and said.root != self._root):
+            is_idle = trio.current_time() - source.heard_s > ARTIFACT_IDLE_S
+            is_other = said is not None and said.root != self._root
+            if is_idle or is_other or source.peer_id in self.progress.dropped:
                 source.scope.cancel()
                 return
             if said is not None:

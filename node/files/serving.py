@@ -14,6 +14,7 @@ from ledger.errors import Refused
 from ledger.limits import CHUNK_BYTES
 from node.batching import Batcher
 from node.errors import ArtifactError, ArtifactMissing, ArtifactWrong
+from node.files.artifact_files import chunk_count
 from node.files.artifact_wire import (
     CHUNK,
     HELD,
@@ -95,14 +96,15 @@ class Serving:
         async with self._turn(peer_id):
 
             def read() -> tuple[int, bytes]:
-                store.holding(sha256)
+                count = chunk_count(store.holding(sha256).size_bytes)
+                if not 0 <= request.first <= count:
+                    raise Refused("artifact.range", f"0 to {count} wanted", "first")
                 return store.digests(sha256, request.first, ARTIFACT_DIGESTS_MAX)
 
             try:
                 size_bytes, found = await trio.to_thread.run_sync(read, limiter=self._threads)
-            except ArtifactMissing as error:
-                rule = "artifact.range" if store.has(sha256) else "artifact.unknown"
-                raise Refused(rule, str(error)[-40:]) from None
+            except ArtifactMissing:
+                raise Refused("artifact.unknown", "not here") from None
             await self._pay(self._taker(peer_id).lists, len(found))
         return encode(InfoAnswer(size_bytes, found))
 
@@ -111,6 +113,8 @@ class Serving:
         async with self._turn(peer_id):
             if not 0 < request.count <= ARTIFACT_RUN_MAX:
                 raise Refused("artifact.range", f"1 to {ARTIFACT_RUN_MAX} chunks", "count")
+            if not self._store().gives(request.sha256.hex(), request.first, request.count):
+                raise Refused("artifact.unknown", "not here")  # and nobody waits for it: nothing is sent
             await self._pay(self._taker(peer_id).bytes, request.count * CHUNK_BYTES)
             try:
                 data = await self._reading.do((request.sha256.hex(), request.first, request.count))

@@ -105,6 +105,7 @@ CONTRACT_HEALTH: Final = ("tests/ledger/test_contract_health.py",)
 EXECUTOR_CHECKS: Final = ("tests/node/test_executor_checks.py",)
 COPY_WIRE: Final = ("tests/node/test_copy_wire.py",)
 ARTIFACT_RUNS: Final = ("tests/node/test_artifact_runs.py",)
+ARTIFACT_SERVING: Final = ("tests/node/test_artifact_serving.py",)
 FETCH_PLACES: Final = ("tests/node/test_turns.py",)
 VOLUME_COPIES: Final = ("tests/executor/test_volume_copies.py",)
 MOVED_VOLUMES: Final = ("tests/bot/test_volume_copies.py",)
@@ -2132,6 +2133,69 @@ MUTANTS: Final = (
         "if taker.at_work >= ARTIFACT_SERVED_PEER_MAX or self._at_work >= ARTIFACT_SERVED_MAX:",
         "if False:",
         HOSTILE,
+    ),
+    _M(
+        "foreign_bytes_end_the_api",
+        "node/api/server.py",
+        "        except* Exception as fault:",
+        "        except* MemoryError as fault:",
+        ("tests/node/test_server_hostile.py",),
+    ),
+    _M(
+        "what_is_not_here_costs_the_line",
+        "node/files/serving.py",
+        "            if not self._store().gives(request.sha256.hex(), request.first, request.count):\n",
+        "            if False:\n",
+        ARTIFACT_SERVING,
+    ),
+    _M(
+        "a_list_from_beyond_all_disks",
+        _FILES,
+        "        if not 0 <= first <= chunk_count(self.size_bytes):\n",
+        "        if False:\n",
+        ARTIFACT_SERVING,
+    ),
+    _M(
+        "a_source_with_a_little_is_asked_for_ever",
+        _FETCHING,
+        "            if is_idle or is_other or source.peer_id in self.progress.dropped:\n",
+        "            if is_other or source.peer_id in self.progress.dropped:\n",
+        ("tests/node/test_artifact_places.py",),
+    ),
+    _M(
+        "whose_list_was_given_up_is_asked_at_once",
+        _FETCHING,
+        "        self._sources.last(self._joined, trio.current_time())\n",
+        "",
+        ("tests/node/test_artifact_exchange.py",),
+    ),
+    _M(
+        "who_owes_is_forgotten",
+        "node/files/serving.py",
+        "not self.at_work and self.bytes.is_even(now_s) and self.lists.is_even(now_s)",
+        "not self.at_work",
+        ARTIFACT_SERVING,
+    ),
+    _M(
+        "answers_that_fail_keep_their_places",
+        "node/files/serving.py",
+        "            taker.at_work -= 1\n            self._at_work -= 1\n",
+        "            pass\n",
+        ARTIFACT_SERVING,
+    ),
+    _M(
+        "half_a_list_stays_on_a_full_disk",
+        _FILES,
+        "        fresh.unlink(missing_ok=True)\n        raise\n",
+        "        raise\n",
+        ("tests/node/test_artifact_disk.py",),
+    ),
+    _M(
+        "who_left_is_watched_for_on",
+        "node/api/tx_stream.py",
+        "            for id_ in self._places:\n                self._peer.unwatch(id_, self._told)\n",
+        "",
+        ("tests/node/test_tx_stream.py",),
     ),
     _M(
         "parts_of_unsigned_lists_are_given",

@@ -179,7 +179,9 @@ def test_the_first_digits_of_an_id_name_one_or_none() -> None:
             403,
         ),
         ([(b"host", b"localhost"), (b"origin", b"evil.example")], 403),
+        ([(b"host", b"localhost"), (b"origin", b"http://[")], 403),
         ([(b"host", b"localhost"), (b"content-length", b"%d" % (BODY_BYTES_MAX + 1))], 413),
+        ([(b"host", b"localhost"), (b"content-length", b"9" * 5_000)], 413),
     ],
 )
 async def test_one_name_and_that_ours(headers: list[tuple[bytes, bytes]], status: int) -> None:

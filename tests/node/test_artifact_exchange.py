@@ -171,3 +171,35 @@ async def test_what_cannot_be_is_refused_with_the_reason(tmp_path: Path) -> None
             await me.exchange.fetch(Wanted(name_of(data), len(data) - 1, None))
         with pytest.raises(RequestRefused, match=r"artifact\.|not here|unknown"):
             await me.network.request(source.network.peer_id, INFO, b"\x93rubbish", 5)
+
+
+async def test_a_list_that_was_given_up_leaves_nothing_and_its_source_comes_last(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    """It gives one chunk of a false list, and then no more; somebody else has another list."""
+    data, other = data_of(3 * CHUNK_BYTES), data_of(3 * CHUNK_BYTES, 2)
+    async with paced(mock_clock, 5.0), hosts(tmp_path, 3) as (me, honest, staller):
+        false = staller.exchange.store.add_bytes(other)
+
+        async def one(peer_id: str, body: bytes) -> bytes:
+            if decode(ChunkRequest, body).first:
+                await trio.sleep_forever()
+            return staller.exchange.store.read_chunks(false.sha256, 0)
+
+        staller.methods |= {
+            HELD: says(data, root=bytes.fromhex(false.root)),
+            INFO: answering(encode(InfoAnswer(len(data), b"".join(false.chunks)))),
+            CHUNK: one,
+        }
+        progress = Progress(0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(me.exchange.fetch, Wanted(name_of(data), len(data), None), progress)
+            await until(lambda: progress.bytes_done == CHUNK_BYTES, 600)
+            honest.methods[HELD] = says(data)  # and no list: the other one is given up for its word
+            await until(lambda: progress.bytes_done == 0, 600)
+            asked = staller.asked[HELD]
+            honest.methods |= honest.exchange.methods()
+            honest.exchange.store.add_bytes(data)
+        assert me.exchange.store.path(name_of(data)).read_bytes() == data
+        assert staller.asked[HELD] == asked
+        assert list((tmp_path / "0").glob("*.part")) == []

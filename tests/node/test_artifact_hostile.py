@@ -171,6 +171,7 @@ async def test_one_that_disappears_midway_costs_only_what_was_on_its_way(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(me.exchange.fetch, wanted_of(DATA), progress)
             await until(lambda: leaver.network.peer_id not in scores(me))
+            await until(lambda: leaver.network.peer_id not in progress.sources)
             assert progress.bytes_done >= 3 * CHUNK_BYTES
             honest.exchange.store.add_bytes(DATA)
         assert me.exchange.store.path(name_of(DATA)).read_bytes() == DATA

@@ -114,3 +114,30 @@ async def test_what_comes_by_a_signed_list_is_not_fetched_beside_it_by_the_same_
             nursery.start_soon(me.exchange.fetch, unsigned)
         assert source.asked[CHUNK] == 25
         assert me.exchange.store.used_bytes == len(DATA)
+
+
+async def test_sources_that_have_a_little_for_ever_do_not_keep_another_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They say that they are fetching, give a chunk, and never have another."""
+    monkeypatch.setattr("node.files.sources.ARTIFACT_ASKED_MAX", 2)
+    monkeypatch.setattr("node.files.fetching.ARTIFACT_IDLE_S", 1.0)
+    data = data_of(3 * CHUNK_BYTES)
+    async with hosts(tmp_path, 4) as (me, honest, *misers):
+        parts = []
+        for miser in misers:
+            info = miser.exchange.store.add_bytes(data)
+            miser.exchange.store.drop(info.sha256)
+            part = miser.exchange.store.partial(info.sha256, len(data), info.chunks, is_signed=True)
+            part.write(0, data[:CHUNK_BYTES])
+            parts.append(part)
+        progress = Progress(0)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(me.exchange.fetch, wanted_of(data), progress)
+                await until(lambda: len(progress.sources) == 2, 60)
+                honest.exchange.store.add_bytes(data)
+        assert me.exchange.store.path(info.sha256).read_bytes() == data
+        assert me.exchange.liars == 0
+        for part in parts:
+            part.close()

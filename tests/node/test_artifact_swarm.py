@@ -36,7 +36,7 @@ async def test_eight_at_once_take_no_eight_times_as_long_as_one(
         async with trio.open_nursery() as nursery:
             for taker in takers:
                 nursery.start_soon(taker.exchange.fetch, wanted)
-        assert trio.current_time() - begin_s <= 3 * one_s
+        assert trio.current_time() - begin_s <= 5 * one_s
         assert all(taker.exchange.store.path(wanted.sha256).read_bytes() == data for taker in takers)
         given = source.exchange.serving.served_bytes - before
         assert given < 3 * len(data)  # alone it would have given eight times the file

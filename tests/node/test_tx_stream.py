@@ -18,6 +18,7 @@ from node.api import models as m
 from node.api import tx_stream
 from node.api.tx_stream import Frames
 from node.seam import Overloaded
+from tests.e2e.net import until as wait_until
 from tests.ledger.world import AUTHOR, CONSUMER
 from tests.ledger.world import RICH as CREDITS
 from tests.node.api_fixture import BINARY, api_client, served
@@ -144,6 +145,38 @@ async def test_no_more_is_read_than_may_wait(tmp_path: Path, monkeypatch: pytest
         answer = await client.post("/v1/txs?timeout=0.05", content=body, headers=BINARY)
     assert peer.most == 4, "the bound"
     assert len(lines(answer.content)) == 10
+
+
+def test_a_client_that_leaves_is_watched_for_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it keep its place: the next one has it."""
+    monkeypatch.setattr("node.api.core.STREAMS_OF_CLIENT_MAX", 1)
+    peer = FakePeer(final=False)
+    with served(peer, tmp_path) as address:
+        host, _, port = address.rpartition(":")
+        for raw in transfers(peer, 2):
+            with socket.create_connection((host, int(port)), timeout=10) as sock:
+                head = "POST /v1/txs?timeout=300 HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+                kind = "Transfer-Encoding: chunked\r\nContent-Type: application/octet-stream\r\n"
+                sock.sendall(f"{head}{kind}\r\n".encode())
+                assert sock.recv(12) == b"HTTP/1.1 200"
+                _chunk(sock, framed(raw))
+                wait_until("it is watched", lambda: len(peer.watched) == 1)
+            wait_until("it is watched no more", lambda: not peer.watched)
+
+
+async def test_who_cannot_be_watched_is_told_that_it_was_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: FakePeer, tx: bytes, told: Any) -> None:
+        raise Overloaded(1.5)
+
+    peer = FakePeer(final=False)
+    monkeypatch.setattr(FakePeer, "watch_final", full)
+    async with api_client(peer, tmp_path) as client:
+        raws = transfers(peer, 2)
+        answer = await client.post("/v1/txs", content=framed(*raws, raws[0]), headers=BINARY)
+    found = [(line.n, line.state, line.retry_after_ms) for line in lines(answer.content)]
+    assert found == [(n, "accepted", 1_500) for n in range(3)]
 
 
 def test_frames_are_cut_alike_however_they_come() -> None:
