@@ -16,14 +16,13 @@ from ledger.keys import SEED_BYTES, Key
 from ledger.policies.records import capacities
 from ledger.policies.types import Act
 from ledger.predicates import ApprovalPredicate
-from ledger.text.quantities import parse_duration
 from ledger.transactions import Decide
 from node.api.models import DeploymentDetail
 from node.cli.context import EXIT_USAGE, Failure, current
 from node.cli.deal import Deal, read_deal, what_is_signed
 from node.cli.deployments import policy_text, update_facts
 from node.cli.output import confirm, emit_facts, say
-from node.client.amounts import time_text
+from node.client.amounts import parse_span, time_text
 
 Decision = Literal["granted", "rejected", "revoked"]
 Role = Annotated[
@@ -190,7 +189,7 @@ def _decide(ref: str, signer: Signer, wish: Wish, save: Path | None, yes: bool) 
         act=act,
         role=role,
         decision=decision,
-        expires_ms=made_ms + parse_duration(wish.expires) * 1000 if wish.expires else 0,
+        expires_ms=made_ms + parse_span(wish.expires, "--expires") * 1000 if wish.expires else 0,
         comment=wish.comment,
         made_ms=made_ms,
         update=deal.number,

@@ -246,7 +246,25 @@ def show(deployment: str, /) -> int:
             for r in found.receipts
         ]
         print_table(("receipt (UTC)", "slot", "term", "status", "node", "detail"), rows)
+    _print_disputes(found)
     return 0
+
+
+def _print_disputes(found: DeploymentDetail) -> None:
+    rows = [
+        (
+            d.number,
+            d.opener[:10],
+            f"{d.slot} term {d.term}" if d.slot else "all of it",
+            d.says,
+            time_text(d.opened_ms),
+            f"{time_text(d.closed_ms)} {d.closing}".rstrip(),
+        )
+        for d in found.disputes
+    ]
+    if rows:
+        print()
+        print_table(("dispute", "by", "about", "says", "opened (UTC)", "closed (UTC)"), rows)
 
 
 def _print_head(found: DeploymentDetail, types: dict[str, str]) -> None:

@@ -532,6 +532,25 @@ def test_a_deployment_is_topped_up_and_extended(shell: Shell) -> None:
     assert found["ends_ms"] == ends_ms + 3_600_000
 
 
+def test_a_dispute_is_shown_by_the_number_that_closes_it(shell: Shell) -> None:
+    """It stood in the audit file alone, and nothing told the number that `close-dispute` asks for."""
+    world = shell.peer.world
+    world.add_nodes()
+    id_ = world.running(contract()).hex()
+    shell.ok("deployment", "dispute", id_, "--says", "my name is missing", "--key", "author")
+    code, _, err = shell.run(
+        "deployment", "dispute", id_[:8], "--says", "it is slow", "--slot", "web/0", "--key", "consumer"
+    )
+    assert code == 0 and f"gridpact deployment close-dispute {id_[:12]} 1 --key consumer" in err
+    shown = shell.ok("deployment", "show", id_)
+    assert re.search(rf"^1 +{CONSUMER.public.hex()[:10]} +web/0 term 1 +it is slow +\S+ \S+ +-$", shown, re.M)
+    shell.ok("deployment", "close-dispute", id_, "1", "--says", "mended", "--key", "consumer")
+    first, second = shell.json("deployment", "show", id_)["disputes"]
+    assert (first["number"], first["slot"], first["closed_ms"]) == (0, "", 0)
+    assert (second["closing"], second["says"]) == ("mended", "it is slow") and second["closed_ms"]
+    assert re.search(r"^1 .* it is slow .* mended$", shell.ok("deployment", "show", id_), re.M)
+
+
 def test_a_3nodes_slots_are_shown_and_asked_of_others_it_is_an_error(
     shell: Shell, peer: FakePeer, tmp_path: Path
 ) -> None:
