@@ -131,7 +131,7 @@ def _check_act(deal: Deal, sides: Sequence[Side], predicate: ApprovalPredicate) 
     status = deal.record.status
     if status not in _DECIDABLE[predicate.act] or (predicate.act == "signoff" and deal.record.signed_off_ms):
         found = "signed off" if deal.record.signed_off_ms else status
-        raise Refused("approval.closed", f"the deployment is {found}", "act")
+        raise Refused("approval.closed", f"the deployment is {found}: no {predicate.act} now", "act")
     if predicate.expires_ms and predicate.expires_ms <= deal.env.time_ms:
         raise Refused("approval.expired", f"it expired at {predicate.expires_ms}", "expires_ms")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,7 @@ from ledger.contracts.types import Contract
 from ledger.transactions import MarkContract
 from node.cli.context import EXIT_ERROR, Failure, current
 from node.cli.output import emit, emit_facts, say
+from node.client.amounts import term_text
 
 
 def search(
@@ -58,7 +60,8 @@ def diff(before: str, after: str, /) -> int:
     found = differences(*sides)
     if not found:
         say("no difference")
-    rows = [(d.field, _short(d.before), _short(d.after)) for d in found]
+    kinds = {asked.name: asked.type for asked in sides[1].parameters}
+    rows = [(d.field, *(_short(d.field, value, kinds) for value in (d.before, d.after))) for d in found]
     emit(found, ("field", "before", "after"), rows)
     return 0
 
@@ -80,10 +83,10 @@ def _contract(ref: str) -> Contract:
     return source.contract
 
 
-def _short(value: object) -> str:
+def _short(field: str, value: object, kinds: Mapping[str, str]) -> str:
     if value is None:
         return "-"
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    text = value if isinstance(value, str) else term_text(field, msgspec.json.encode(value).decode(), kinds)
     return text if len(text) <= 60 else text[:57] + "…"
 
 
@@ -101,8 +104,8 @@ def import_file(file: Path, /, *, out: Path | None = None, name: str | None = No
     try:
         with file.open("rb") as opened:
             text = opened.read(CONTRACT_BYTES_MAX + 1).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Failure(EXIT_ERROR, f"{file}: {error}") from None
+    except UnicodeDecodeError:
+        raise Failure(EXIT_ERROR, f"{file}: no UTF-8 text") from None
     draft = import_compose(text, str(file), name or "", file.resolve().parent.name)
     target = (out or Path(draft.contract["name"])) / "contract.yaml"
     try:

@@ -45,6 +45,11 @@ def init(folder: Path = _HERE, /, *, template: str = "site") -> int:
     return 0
 
 
+def _folder(named: Path) -> Path:
+    """The contract's folder, also where its file was named."""
+    return named.parent if named.is_file() else named
+
+
 def validate(folder: Path = _HERE, /) -> int:
     """Check a contract and say what is wrong, and where.
 
@@ -53,7 +58,7 @@ def validate(folder: Path = _HERE, /) -> int:
     """
     from node.client.build import read_source
 
-    source = read_source(folder.parent if folder.is_file() else folder)
+    source = read_source(_folder(folder))
     contract = source.contract
     emit_facts(
         {"name": contract.name, "version": contract.version, "valid": True},
@@ -73,11 +78,12 @@ def build(
     """Hash a contract's artifacts and pin them.
 
     Args:
-        folder: Folder of the contract.yaml.
+        folder: Folder of the contract.yaml, or the file itself.
         out: Where the built contract and its artifacts go (default: FOLDER/build).
     """
     from node.client.build import build as build_contract
 
+    folder = _folder(folder)
     target = out or folder / _BUILD_NAME
     built = build_contract(folder, target)
     say(f"built {built.contract.name} {built.contract.version} into {target}")
@@ -99,14 +105,14 @@ def publish(
     """Sign a built contract and publish it; the peer gets its artifacts.
 
     Args:
-        folder: Folder of the contract.yaml; it is built when there is no build yet.
+        folder: Folder of the contract.yaml, or the file itself; it is built when there is no build yet.
         key: Name of the author's key.
         built: Folder of the built contract (default: FOLDER/build).
     """
     from node.client.build import BUILT_NAME, SOURCE_NAME, is_built_from, load_built, read_source
     from node.client.build import build as build_contract
 
-    author = current.key(key)
+    folder, author = _folder(folder), current.key(key)
     client = current.client()
     target = built or folder / _BUILD_NAME
     if not (target / BUILT_NAME).exists():

@@ -254,6 +254,12 @@ def test_a_contract_from_template_to_notary(shell: Shell, tmp_path: Path) -> Non
     code, _, err = shell.run("contract", "publish", str(folder), "--key", "author")
     assert code == 4
     assert "contract.exists" in err
+    for words in (("validate",), ("build",)):  # also by the file's name
+        shell.ok("contract", *words, str(folder / "contract.yaml"))
+    code, _, err = shell.run("contract", "publish", str(folder / "contract.yaml"), "--key", "author")
+    assert (code, "contract.exists" in err) == (4, True)
+    code, _, err = shell.run("contract", "import", str(folder / "none.yaml"))
+    assert (code, err) == (1, f"gridpact: {folder / 'none.yaml'}: No such file or directory\n")
     text = (folder / "contract.yaml").read_text()
     for before, after in (("version: 1.0.0", "version: 1.1.0"), ("path: /app/mine.awk", "path: /app/my.awk")):
         assert before in text
@@ -294,6 +300,9 @@ def test_contracts_are_found_compared_and_taken_back(shell: Shell, tmp_path: Pat
         "workloads.mine.resources.cpu_millis": (500, 600),
     }
     assert shell.json("contract", "diff", "mining", "site")
+    (folder / "contract.yaml").write_text(changed.replace("memory: 64MiB", "memory: 65MiB"))
+    assert "0.5 cores" in (shown := shell.ok("contract", "diff", "mining", str(folder)))
+    assert re.search(r"memory_bytes +64 MiB +65 MiB$", shown, re.M), "nobody reads bytes"
     shell.ok("contract", "deprecate", "mining@1.0.0", "--key", "author", "--reason", "use site")
     assert "use site" in shell.ok("contract", "show", "mining")
     asked = shell.ok("contract", "show", "mining")
@@ -398,7 +407,10 @@ def test_an_ssh_key_approves_and_what_was_signed_is_written(shell: Shell, tmp_pa
     assert shell.run("approve", deployment, "--key", "budget", "--ssh", str(file), "--yes")[0] == 2
     assert shell.run("approve", deployment, "--key", "budget", "--signoff", "--delete", "--yes")[0] == 2
     code, _, err = shell.run("approve", deployment, "--key", "stranger", "--yes")
-    assert (code, "no stakeholder here" in err) == (2, True)
+    assert (code, "approval.not_a_stakeholder" in err) == (4, True)
+    assert STRANGER.public.hex() in err, "what to compare with the order"
+    code, _, err = shell.run("approve", deployment, "--key", "budget", "--expires", "0s", "--yes")
+    assert (code, "--expires 0s" in err, "APPROVE" in err) == (2, True, False)
     code, _, err = shell.run("approve", deployment, "--ssh", str(file), "--save", str(out), "--yes")
     assert code == 0
     assert "APPROVE the deployment of site 1.0.0 as a named key" in err
