@@ -17,6 +17,7 @@ from ledger.transactions import PublishContract
 from node.cli.context import EXIT_ERROR, EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.output import emit, emit_facts, say
 from node.client.amounts import size_text, time_text, value_text
+from node.client.compose_words import why_not_public
 from node.files.cid import cid_of
 
 _HERE = Path()
@@ -45,6 +46,14 @@ def init(folder: Path = _HERE, /, *, template: str = "site") -> int:
     return 0
 
 
+def _warn_of_secrets(contract: Contract) -> None:
+    """What stands there for everybody to read, and looks as if it should not."""
+    for workload in contract.workloads:
+        for name, value in workload.environment.items():
+            if why := why_not_public(name, value):
+                say(f"warning: workloads.{workload.name}.environment.{name}: {why}")
+
+
 def _folder(named: Path) -> Path:
     """The contract's folder, also where its file was named."""
     return named.parent if named.is_file() else named
@@ -60,6 +69,7 @@ def validate(folder: Path = _HERE, /) -> int:
 
     source = read_source(_folder(folder))
     contract = source.contract
+    _warn_of_secrets(contract)
     emit_facts(
         {"name": contract.name, "version": contract.version, "valid": True},
         (
@@ -86,6 +96,7 @@ def build(
     folder = _folder(folder)
     target = out or folder / _BUILD_NAME
     built = build_contract(folder, target)
+    _warn_of_secrets(built.contract)
     say(f"built {built.contract.name} {built.contract.version} into {target}")
     rows = [
         (a.workload, a.artifact.path, a.artifact.kind, size_text(a.artifact.size_bytes), a.artifact.sha256)

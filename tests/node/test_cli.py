@@ -206,6 +206,8 @@ def test_a_transfer_is_made_shown_and_proved(shell: Shell) -> None:
     assert "proved: present" in err
     assert "proved: absent" in shell.run("query", "farm/none", "--verify")[2]
     assert shell.run("query", "é")[0] == 2
+    assert "did you mean 'deployment'?" in shell.run("query", "deployments/ab")[2]
+    assert "did you mean" not in shell.run("query", "farm/none")[2]
 
 
 def test_a_proof_for_another_genesis_is_refused(shell: Shell, tmp_path: Path) -> None:
@@ -266,6 +268,9 @@ def test_a_contract_from_template_to_notary(shell: Shell, tmp_path: Path) -> Non
         (folder / "contract.yaml").write_text(text.replace(before, after))
         code, _, err = shell.run("contract", "publish", str(folder), "--key", "author")
         assert (code, f"gridpact contract build {folder}" in err) == (4, True), err
+    (folder / "contract.yaml").write_text(text.replace("      TOP:", "      DB_PASSWORD: x\n      TOP:"))
+    code, _, err = shell.run("contract", "validate", str(folder))
+    assert (code, "workloads.mine.environment.DB_PASSWORD: everybody reads" in err) == (0, True), err
     (folder / "contract.yaml").write_text(text.replace("version:", "versoin:", 1))
     code, _, err = shell.run("contract", "validate", str(folder))
     assert code == 4
