@@ -673,6 +673,14 @@ def test_the_written_reference_is_current(checkout: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_reference_tells_of_no_flag_that_nobody_asked_for(checkout: Path) -> None:
+    """Those of groups had `--empty-param` and `--no-kill` beside them, and defaults that are nothing."""
+    text = (checkout / "docs" / "cli.md").read_text()
+    for word in ("--empty-", ", --no-", '[default: ""]', "[default: ()]", "[default: False]"):
+        found = [line for line in text.splitlines() if word in line]
+        assert found == [], word
+
+
 def test_help_says_what_each_parameter_is(checkout: Path) -> None:
     """A docstring that the library reads otherwise loses its words in silence, there and in docs/cli.md."""
     told = (checkout / "docs" / "cli.md").read_text().partition("\n## Settings")[2]
