@@ -14,7 +14,7 @@ from ledger.transactions import CertifyFarm, UncertifyFarm
 from node.cli.context import EXIT_USAGE, Failure, current
 from node.cli.output import emit_facts, say
 from node.cli.tx import print_result
-from node.client.amounts import parse_span
+from node.client.amounts import parse_span, time_text
 
 
 class FarmCertificationFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,7 +53,9 @@ def certify(
     signature = sign_farm_certification(certifier, status.chain_id, word).hex()
     said = FarmCertificationFile(farm, certifier.public.hex(), word.valid_until_ms, made_ms, says, signature)
     file.write_bytes(msgspec.json.format(msgspec.json.encode(said)) + b"\n")
-    emit_facts(said, list(msgspec.structs.asdict(said).items()))
+    facts = msgspec.structs.asdict(said)
+    until, made = (f"{time_text(facts.pop(name))} UTC" for name in ("valid_until_ms", "made_ms"))
+    emit_facts(said, [*facts.items(), ("valid until", until), ("made", made)])
     say(f"the farm's owner: gridpact farm certified {file} --key NAME")
     return 0
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from cyclopts import Parameter
 
 from ledger.contracts.types import Contract
 from ledger.transactions import MarkContract
 from node.cli.context import EXIT_ERROR, Failure, current
-from node.cli.output import emit, emit_facts, say
+from node.cli.output import confirm, emit, emit_facts, say
 from node.client.amounts import term_text
+
+Yes = Annotated[bool, Parameter(name=["--yes", "-y"], help="Do not ask.")]
 
 
 def search(
@@ -133,7 +137,7 @@ def deprecate(ref: str, /, *, key: str, reason: str) -> int:
     return _mark(ref, key, "deprecated", reason)
 
 
-def revoke(ref: str, /, *, key: str, reason: str) -> int:
+def revoke(ref: str, /, *, key: str, reason: str, yes: Yes = False) -> int:
     """Take a published version back for ever: nobody orders it any more. What was ordered goes on.
 
     Args:
@@ -141,7 +145,9 @@ def revoke(ref: str, /, *, key: str, reason: str) -> int:
         key: Name of the author's key.
         reason: Why; consumers see it.
     """
-    return _mark(ref, key, "revoked", reason)
+    found = current.client().contract(ref)
+    confirm(f"Take {found.name}@{found.version} back for ever, so that nobody orders it any more?", yes)
+    return _mark(found.id, key, "revoked", reason)
 
 
 def _mark(ref: str, key: str, mark: str, reason: str) -> int:

@@ -82,7 +82,9 @@ def certify(
         sign_certification(certifier, status.chain_id, word).hex(),
     )
     file.write_bytes(msgspec.json.format(msgspec.json.encode(said)) + b"\n")
-    emit_facts(said, list(msgspec.structs.asdict(said).items()))
+    facts = msgspec.structs.asdict(said)
+    until, made = (f"{time_text(facts.pop(name))} UTC" for name in ("valid_until_ms", "made_ms"))
+    emit_facts(said, [*facts.items(), ("valid until", until), ("made", made)])
     say(f"the farm's owner: gridpact node certified {file} --key NAME")
     return 0
 

@@ -313,9 +313,12 @@ def test_contracts_are_found_compared_and_taken_back(shell: Shell, tmp_path: Pat
     asked = shell.ok("contract", "show", "mining")
     assert "integer, 1 to 1000, default 40. How many" in asked
     assert "money, 0.1 credits to 50 credits, default 1 credits" in asked
-    shell.ok("contract", "revoke", "mining", "--key", "author", "--reason", "wrong")
+    words = ("contract", "revoke", "mining", "--key", "author", "--reason", "wrong")
+    code, _, err = shell.run(*words)
+    assert (code, "Take mining@1.0.0 back for ever" in err) == (2, True), "asked first: there is no way back"
+    shell.ok(*words, "-y")
     assert [c["mark"] for c in shell.json("contract", "list") if c["name"] == "mining"] == ["revoked"]
-    code, _, err = shell.run("contract", "revoke", "mining", "--key", "author", "--reason", "wrong")
+    code, _, err = shell.run(*words, "--yes")
     assert (code, "mark.done" in err) == (4, True)
 
 
@@ -490,9 +493,10 @@ def test_a_node_is_certified_and_leaves_with_notice(shell: Shell, tmp_path: Path
     world.add_nodes(NODES[:1])
     node, file = NODES[0].public.hex(), tmp_path / "word.json"
     write_secret(shell.home / "config" / "node_key", sha256(b"node 0").hex())
-    shell.ok(
+    shown = shell.ok(
         "node", "certify", node, "--key", "it-expert", "-f", str(file), "--valid", "30d", "--says", "seen"
     )
+    assert re.search(r"^valid until +\d{4}-\d\d-\d\d \S+ UTC$", shown, re.M)
     assert shell.run("node", "certified", str(file), "--key", "stranger")[0] == 4
     shell.ok("node", "certified", str(file), "--key", "farmer")
     (shown,) = shell.json("node", "list")
