@@ -24,6 +24,7 @@ from bot.memory import Intent, Memory, Watch
 from bot.planner import Draft, make_plan
 from bot.policy import Action, Cancel, Note, Order, Remember, Warn, decide
 from bot.secrets import SecretBook, SecretGiver
+from bot.trial import Here, refusal
 from bot.update_desk import UpdateDesk
 from bot.vault import Vault
 from bot.view import (
@@ -45,6 +46,7 @@ from ledger.records import Deployment, key_deployment
 from ledger.state import read
 from ledger.transactions import CancelDeployment, OrderDeployment, Tx, tx_id
 from ledger.transition.deal import ENDED
+from ledger.transition.deployments import order
 from node.api.bot_seam import (
     BotStatus,
     Cancelled,
@@ -224,9 +226,16 @@ class Agent:
         template = find_contract(state, request.contract)
         balance, nodes, now_ms = balance_of(state, self.account), market(state), self.peer.time_ms
         # In a thread: a large market must not hold up the peer.
-        return await trio.to_thread.run_sync(
+        draft = await trio.to_thread.run_sync(
             make_plan, template, request, self.account, balance, nodes, now_ms, farms_of(state, nodes)
         )
+        if draft.manifest is None or draft.plan.missing:
+            return draft
+        peer = self.peer
+        here = Here(state, peer.chain_id, peer.height + 1, peer.time_ms, self.account, balance)
+        if refused := refusal(here, order, _body(request, draft)):
+            draft.plan.missing.append(refused)
+        return draft
 
     async def deploy(self, request: DeployRequest) -> Deployed:
         """See BotSeam.deploy. Raises Refused("bot.…") before anything is sent, or the ledger's rule."""
@@ -255,15 +264,7 @@ class Agent:
         if len(self.memory.intents) >= INTENTS_MAX or live >= WATCHED_MAX:
             detail = f"at most {INTENTS_MAX} orders under way and {WATCHED_MAX} deployments at once"
             raise Refused("bot.too_many", detail)
-        body = OrderDeployment(
-            contract=bytes.fromhex(draft.plan.contract),
-            parameters=draft.parameters,
-            roles=request.roles,
-            manifest=bytes.fromhex(draft.plan.manifest),
-            escrow=draft.plan.escrow,
-            bot=b"",
-        )
-        tx = self.wallet.make(body, ORDER_EXPIRY_BLOCKS)
+        tx = self.wallet.make(_body(request, draft), ORDER_EXPIRY_BLOCKS)
         payload = encode(tx)
         intent = Intent(tx_id(payload), draft.plan.name, tx.expires, payload, sent=True)
         memory = self.memory.with_intent(intent)
@@ -356,3 +357,15 @@ class Agent:
         if record is None or self.account not in (record.consumer, record.bot):
             raise Refused("secrets.not_ours", "no deployment of this bot", "deployment")
         return record
+
+
+def _body(request: PlanRequest | DeployRequest, draft: Draft) -> OrderDeployment:
+    """The order of a plan."""
+    return OrderDeployment(
+        contract=bytes.fromhex(draft.plan.contract),
+        parameters=draft.parameters,
+        roles=request.roles,
+        manifest=bytes.fromhex(draft.plan.manifest),
+        escrow=draft.plan.escrow,
+        bot=b"",
+    )

@@ -8,7 +8,8 @@ from typing import Protocol
 from bot.keeper import Keeper
 from bot.limits import CANCEL_EXPIRY_BLOCKS, INTENTS_MAX, ORDER_EXPIRY_BLOCKS
 from bot.memory import Intent
-from bot.updates import Here, UpdateDraft, make_update_plan
+from bot.trial import Here
+from bot.updates import UpdateDraft, make_update_plan
 from bot.view import Own, balance_of, build_view, find_contract
 from bot.wallet import Wallet
 from ledger.codec import encode

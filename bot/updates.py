@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from bot.matcher import best_node, why_none
 from bot.planner import approvers_of, typed_parameters
+from bot.trial import Here, env_of, refusal
 from bot.view import Own, Template, farms_of, market
 from ledger.contracts.differences import manifest_changes
 from ledger.contracts.types import Value
-from ledger.errors import Refused
 from ledger.fit import bound
 from ledger.manifests.expansion import decode_manifest, expand, slot_rate
 from ledger.manifests.types import Manifest, UpdateStrategy, manifest_digest
@@ -21,10 +21,8 @@ from ledger.policies.decision import describe
 from ledger.policies.people import words_of
 from ledger.policies.records import change_sides, roll_of
 from ledger.records import Node
-from ledger.state import Overlay, Reader
 from ledger.transactions import UpdateDeployment
 from ledger.transition.deal import Deal, funds_under
-from ledger.transition.env import Env
 from ledger.transition.rollout import in_order
 from ledger.transition.switch import keeps, needed
 from ledger.transition.updates import update
@@ -38,17 +36,6 @@ class UpdateDraft(msgspec.Struct, frozen=True):
 
     plan: UpdatePlan
     body: UpdateDeployment
-
-
-class Here(msgspec.Struct, frozen=True):
-    """The committed state that a plan is made on, and who asks."""
-
-    state: Reader
-    chain_id: str
-    height: int
-    time_ms: int
-    account: bytes
-    balance: int
 
 
 def make_update_plan(here: Here, own: Own, template: Template, request: UpdateRequest) -> UpdateDraft:
@@ -66,32 +53,11 @@ def make_update_plan(here: Here, own: Own, template: Template, request: UpdateRe
     locked = max(0, funds_under(manifest.terms, record) - record.funded)
     body = UpdateDeployment(record.id, record.manifest, template.id, given, roles, digest, locked)
     missing = []
-    if refused := _tried(here, body):
+    if refused := refusal(here, update, body):
         missing.append(refused)
     if locked > here.balance:
         missing.append(f"funds: {credits_text(locked)} credits go into escrow")
     return UpdateDraft(_plan(here, own, manifest, body, data, missing), body)
-
-
-def _env(here: Here) -> Env:
-    return Env(
-        Overlay(here.state),
-        chain_id=here.chain_id,
-        height=here.height,
-        time_ms=here.time_ms,
-        seed=b"",
-        sender=here.account,
-        tx_id=bytes(32),
-    )
-
-
-def _tried(here: Here, body: UpdateDeployment) -> str:
-    """Why the ledger would refuse it now, or ""."""
-    try:
-        update(_env(here), body)
-    except Refused as error:
-        return f"{error.rule}: {error.detail}"
-    return ""
 
 
 def _plan(
@@ -139,7 +105,7 @@ def _slot_changes(
 ) -> tuple[list[SlotChange], list[str]]:
     """Kept or not by the ledger's own rule; a slot that changes is priced as if it moved now, each in the
     room that those before it leave. With it, what keeps nodes from slots that find none."""
-    env = _env(here)
+    env = env_of(here)
     env.state.put(b"manifest/" + digest, data)
     deal = Deal(env, own.record)
     wanted = deal.side(digest)[1]

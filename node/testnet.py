@@ -44,7 +44,7 @@ from p2p.ids import peer_id_of
 # Below Linux' default range for outgoing connections, so that none takes a peer's port while it is down.
 PORTS: Final = range(20_000, 32_000)
 PEERS_MAX: Final = 64
-STOP_GRACE_S: Final = 10.0
+STOP_GRACE_S: Final = 30.0  # longer than a 3node tries to have last copies of its volumes kept (20 s)
 _POLL_S: Final = 0.05
 
 # Account -> credits. Nobody pays to sign; a stakeholder needs no credits.

@@ -148,6 +148,7 @@ def report_problems(contract: Contract, report: Report) -> None:
     check_policies(contract.policies, [role.name for role in contract.roles], report)
     check_release(contract.policies.release, contract.workloads, report)
     _check_terms(contract.terms, types, report)
+    _check_fee(contract, report)
     check_order(contract.workloads, report)
 
 
@@ -319,9 +320,17 @@ def _check_terms(terms: TermsTemplate, types: dict[str, str], report: Report) ->
     for name, cap in caps(terms.price):
         if cap is not None:
             _check_number("price", cap, types, f"terms.price.{name}", report)
-    if isinstance(terms.fee, int) and isinstance(terms.budget, int) and terms.fee > terms.budget:
-        fee, budget = credits_text(terms.fee), credits_text(terms.budget)
-        report("terms.fee", "manifest.fee", f"{fee} credits are more than the budget of {budget}")
+
+
+def _check_fee(contract: Contract, report: Report) -> None:
+    """A fee above all that the budget can be: nobody could ever order it."""
+    fee, most = contract.terms.fee, contract.terms.budget
+    if not isinstance(most, int):
+        asked = [p.max for p in contract.parameters if most == f"${{{p.name}}}" and p.type == "money"]
+        most = next((high for high in asked if high is not None), NUMBER_MAX)
+    if isinstance(fee, int) and fee > most:
+        detail = f"{credits_text(fee)} credits are more than the budget of {credits_text(most)}"
+        report("terms.fee", "manifest.fee", detail)
 
 
 def _check_number(kind: str, given: int | str, types: dict[str, str], field: str, report: Report) -> None:

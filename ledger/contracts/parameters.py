@@ -12,6 +12,7 @@ from ledger.text.nearest import nearest
 from ledger.text.pattern import matches
 from ledger.text.quantities import (
     QuantityError,
+    credits_text,
     parse_country,
     parse_duration,
     parse_integer,
@@ -40,12 +41,14 @@ def parameter_value(parameter: Parameter, given: object, field: str) -> Value:
         least = -NUMBER_MAX if parameter.min is None else parameter.min
         most = NUMBER_MAX if parameter.max is None else parameter.max
         if not least <= value <= most:
-            raise Refused("parameter.range", f"{value} is not in {_range(parameter)}", field)
+            detail = f"{_told(parameter, value)} is not in {_range(parameter)}"
+            raise Refused("parameter.range", detail, field)
     elif parameter.type == "string":
         _check_text(parameter, str(value), field)
     if parameter.choices and value not in parameter.choices:
-        wanted = ", ".join(str(choice) for choice in parameter.choices)
-        raise Refused("parameter.choices", f"{_shown(value)} is none of {wanted}", field)
+        wanted = ", ".join(_told(parameter, choice) for choice in parameter.choices)
+        shown = _shown(value) if isinstance(value, str) else _told(parameter, value)
+        raise Refused("parameter.choices", f"{shown} is none of {wanted}", field)
     return value
 
 
@@ -126,9 +129,16 @@ def _check_text(parameter: Parameter, text: str, field: str) -> None:
 
 
 def _range(parameter: Parameter) -> str:
-    low = "any" if parameter.min is None else str(parameter.min)
-    high = "any" if parameter.max is None else str(parameter.max)
+    low, high = ("any" if n is None else _told(parameter, n) for n in (parameter.min, parameter.max))
     return f"{low} to {high}{' ' + parameter.unit if parameter.unit else ''}"
+
+
+def _told(parameter: Parameter, value: Value) -> str:
+    """A value with its unit: who answers knows no micro-credits."""
+    if parameter.type == "money" and isinstance(value, int):
+        return f"{credits_text(value)} credits"
+    unit = {"duration": " s", "size": " B"}.get(parameter.type, "")
+    return f"{value}{unit}"
 
 
 def _shown(value: object) -> str:

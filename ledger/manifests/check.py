@@ -93,7 +93,7 @@ NUMBERS: Final = {
 }
 _SECONDS: Final = (
     "duration", "time_limit", "grace", "extension", "interval", "timeout", "recheck", "validity",
-    "min_healthy", "deadline", "rpo",
+    "min_healthy", "deadline", "rpo", "available",
 )  # fmt: skip
 
 

@@ -47,6 +47,7 @@ from ledger.policies.types import ACTS
 from ledger.text.expression import ExpressionError, Part, evaluate
 from ledger.text.quantities import (
     QuantityError,
+    credits_text,
     parse_country,
     parse_cpu,
     parse_duration,
@@ -156,7 +157,8 @@ def check_manifest(manifest: Manifest) -> None:
         if cap is not None:
             check.check_number("price", cap, f"terms.price.{name}", _refuse)
     if terms.fee > terms.budget:
-        raise Refused("manifest.fee", f"{terms.fee} is more than the budget {terms.budget}", "terms.fee")
+        fee, budget = credits_text(terms.fee), credits_text(terms.budget)
+        raise Refused("manifest.fee", f"{fee} credits are more than the budget of {budget}", "terms.fee")
 
 
 def slots(manifest: Manifest) -> tuple[str, ...]:
@@ -197,7 +199,8 @@ def _bind_roles(declared: Sequence[ContractRole], given: Mapping[str, Sequence[s
         if name not in by_order:
             fixed = any(role.name == name for role in declared)
             rule = "role.fixed" if fixed else "role.unknown"
-            detail = "its keys are fixed by the contract" if fixed else "the contract has no such role"
+            asked = ", ".join(sorted(by_order)) or "none"
+            detail = "its keys are fixed by the contract" if fixed else f"the order names holders of: {asked}"
             raise Refused(rule, detail, f"roles.{name[:NAME_CHARS_MAX]}")
     bound = []
     for role in declared:

@@ -249,7 +249,8 @@ def _text(found: bytes | None) -> str:
 
 
 def _explain(path: Path, error: Exception) -> str:
-    text = str(error)
+    # plyvel gives LevelDB's words as bytes.
+    text = "; ".join(a.decode(errors="replace") if isinstance(a, bytes) else str(a) for a in error.args)
     if "LOCK" in text or "already held" in text:
         return f"{path}: in use by another process. Is this peer running already? ({text})"
     if isinstance(error, plyvel.CorruptionError) or "Corruption" in text:

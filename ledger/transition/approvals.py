@@ -131,7 +131,7 @@ def _check_act(deal: Deal, sides: Sequence[Side], predicate: ApprovalPredicate) 
     status = deal.record.status
     if status not in _DECIDABLE[predicate.act] or (predicate.act == "signoff" and deal.record.signed_off_ms):
         found = "signed off" if deal.record.signed_off_ms else status
-        raise Refused("approval.closed", f"the deployment is {found}", "act")
+        raise Refused("approval.closed", f"the deployment is {found}: no {predicate.act} now", "act")
     if predicate.expires_ms and predicate.expires_ms <= deal.env.time_ms:
         raise Refused("approval.expired", f"it expired at {predicate.expires_ms}", "expires_ms")
 
@@ -171,7 +171,8 @@ def _record(
     former = _former(deal, roll, place, document.signer, generation)
     stands = former is not None and former.results == bytes.fromhex(predicate.released)
     if predicate.decision == "revoked" and (former is None or not stands or former.decision != "granted"):
-        raise Refused("approval.nothing_to_revoke", "the signer has granted nothing", "decision")
+        way = "; an approval takes a rejection back" if former is not None and stands else ""
+        raise Refused("approval.nothing_to_revoke", f"the signer has granted nothing{way}", "decision")
     if former is not None and predicate.made_ms < former.made_ms:
         raise Refused("approval.superseded", f"the signer decided later, at {former.made_ms}", "made_ms")
     record = ApprovalRecord(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from ledger.errors import Refused
 from ledger.manifests.expansion import extension_cost
+from ledger.text.quantities import credits_text
 from ledger.transactions import ExtendDeployment, TopUp
 from ledger.transition.approvals import judge_deploy
 from ledger.transition.deal import ENDED, Deal
@@ -29,7 +30,7 @@ def top_up(env: Env, body: TopUp) -> None:
         top_ups.append(deal.side(deal.record.updating)[0].terms.top_up)
     left = min(top_ups) - deal.record.topped_up
     if not 0 < body.amount <= left:
-        raise Refused("top_up.amount", f"at most {left} more by its terms", "amount")
+        raise Refused("top_up.amount", f"more than 0, at most {credits_text(left)} by its terms", "amount")
     debit(env, env.sender, body.amount)
     _fund(deal, body.amount)
     deal.set(topped_up=deal.record.topped_up + body.amount)
@@ -51,7 +52,7 @@ def extend(env: Env, body: ExtendDeployment) -> None:
         raise Refused("extend.stale", f"it is extended by {record.extended_s} s already", "extended_s")
     left_s = terms.extension_s - record.extended_s
     if not 0 < body.duration_s <= left_s:
-        raise Refused("extend.duration", f"at most {left_s} s more by its terms", "duration_s")
+        raise Refused("extend.duration", f"1 s to {left_s} s more by its terms", "duration_s")
     wanted = extension_cost(deal.extended(record.manifest).terms, body.duration_s)
     if body.amount != wanted:
         raise Refused("extend.amount", f"it costs {wanted}", "amount")

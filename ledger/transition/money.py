@@ -10,6 +10,7 @@ from ledger.errors import LocalError, Refused
 from ledger.keys import PUBLIC_KEY_BYTES
 from ledger.limits import AMOUNT_MAX
 from ledger.records import Account, key_account
+from ledger.text.quantities import credits_text
 from ledger.transactions import Transfer
 from ledger.transition.env import Env
 
@@ -37,7 +38,7 @@ def debit(env: Env, account: bytes, amount: int) -> None:
     """[M2] Take micro-credits out of an account. Raises Refused("money.insufficient")."""
     held = balance(env, account)
     if held < amount:
-        raise Refused("money.insufficient", f"balance {held}, wanted {amount}")
+        raise Refused("money.insufficient", f"balance {credits_text(held)}, wanted {credits_text(amount)}")
     if amount:
         env.write(key_account(account), Account(held - amount))
 

@@ -13,6 +13,7 @@ from ledger.manifests.types import Manifest
 from ledger.policies.records import judge_records, roll_of
 from ledger.predicates import Act
 from ledger.state import read
+from ledger.trade_records import Dispute
 from ledger.transition.outage import missed_ms
 from ledger.warnings import Notice, standing_notices
 from node.api import models as m
@@ -101,6 +102,7 @@ def deployment_detail(peer: PeerSeam, ref: str) -> m.DeploymentDetail:
         slots=[_slot(peer, slot) for slot in slots],
         receipts=_receipts(peer, record.id),
         bills=_bills(peer, record.id),
+        disputes=_disputes(peer, record.id),
         timings=m.Timings(
             ordered_ms=record.ordered_ms,
             approved_ms=record.approved_ms,
@@ -238,4 +240,21 @@ def _bills(peer: PeerSeam, deployment: bytes) -> list[m.BillView]:
             amount=bill.amount,
         )
         for bill in found[-BILLS_SHOWN_MAX:]
+    ]
+
+
+def _disputes(peer: PeerSeam, deployment: bytes) -> list[m.DisputeView]:
+    found = [decode(Dispute, data) for _, data in peer.state.scan(b"dispute/" + deployment + b"/")]
+    return [
+        m.DisputeView(
+            number=dispute.number,
+            opener=dispute.opener.hex(),
+            slot=dispute.slot,
+            term=dispute.term,
+            says=dispute.says,
+            opened_ms=dispute.opened_ms,
+            closed_ms=dispute.closed_ms,
+            closing=dispute.closing,
+        )
+        for dispute in sorted(found, key=lambda dispute: dispute.number)
     ]

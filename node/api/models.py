@@ -278,6 +278,19 @@ class WarningView(msgspec.Struct, kw_only=True):
     text: str
 
 
+class DisputeView(msgspec.Struct, kw_only=True):
+    """What a party says against another. `slot` "": of the deployment as a whole. `closed_ms` 0: open."""
+
+    number: int
+    opener: str
+    slot: str
+    term: int
+    says: str
+    opened_ms: int
+    closed_ms: int
+    closing: str  # what its opener said when closing it
+
+
 class DeploymentDetail(msgspec.Struct, kw_only=True):
     id: str
     contract: str
@@ -301,6 +314,7 @@ class DeploymentDetail(msgspec.Struct, kw_only=True):
     slots: list[SlotView]
     receipts: list[ReceiptView]
     bills: list[BillView]
+    disputes: list[DisputeView]
     timings: Timings
     txs: list[str]
     generation: int  # number of the update that brought the manifest; 0: the order did

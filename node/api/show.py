@@ -12,6 +12,7 @@ from ledger import transactions as t
 from ledger.codec import decode
 from ledger.organisations import records as og
 from ledger.proofs.certificate import ValidatorSet
+from ledger.text.nearest import nearest
 
 _BYTES_SHOWN_MAX: Final = 64
 
@@ -88,3 +89,10 @@ def state_key(path: str) -> bytes:
         is_hex = len(part) == 64 and all(c in "0123456789abcdef" for c in part)
         parts.append(bytes.fromhex(part) if is_hex else part.encode())
     return b"/".join(parts)
+
+
+def near_kind(path: str) -> str:
+    """The kind that somebody may have meant by a path that begins with none, in words; "" for others."""
+    kind = path.partition("/")[0]
+    known = [name.decode() for name in _RECORDS]
+    return "" if kind in known else nearest(kind, known)

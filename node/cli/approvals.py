@@ -16,14 +16,13 @@ from ledger.keys import SEED_BYTES, Key
 from ledger.policies.records import capacities
 from ledger.policies.types import Act
 from ledger.predicates import ApprovalPredicate
-from ledger.text.quantities import parse_duration
 from ledger.transactions import Decide
 from node.api.models import DeploymentDetail
-from node.cli.context import EXIT_USAGE, Failure, current
+from node.cli.context import EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.deal import Deal, read_deal, what_is_signed
 from node.cli.deployments import policy_text, update_facts
 from node.cli.output import confirm, emit_facts, say
-from node.client.amounts import time_text
+from node.client.amounts import parse_span, time_text
 
 Decision = Literal["granted", "rejected", "revoked"]
 Role = Annotated[
@@ -180,6 +179,9 @@ def signer_of(key: str, ssh: str) -> Signer:
 
 def _decide(ref: str, signer: Signer, wish: Wish, save: Path | None, yes: bool) -> int:
     client = current.client()
+    counts_s = parse_span(wish.expires, "--expires") if wish.expires else None
+    if counts_s == 0:
+        raise Failure(EXIT_USAGE, f"--expires {wish.expires}: it would count for no time")
     deal = read_deal(client, ref, wish.act)
     act, decision, deployment = wish.act, wish.decision, deal.id
     role = wish.role or _only_role(deal, act, signer.public)
@@ -190,7 +192,7 @@ def _decide(ref: str, signer: Signer, wish: Wish, save: Path | None, yes: bool) 
         act=act,
         role=role,
         decision=decision,
-        expires_ms=made_ms + parse_duration(wish.expires) * 1000 if wish.expires else 0,
+        expires_ms=made_ms + counts_s * 1000 if counts_s else 0,
         comment=wish.comment,
         made_ms=made_ms,
         update=deal.number,
@@ -260,7 +262,10 @@ def _only_role(deal: Deal, act: Act, signer: bytes) -> str:
             name for side, asked, roll in deal.sides(act) for name in capacities(side, roll, asked, signer)
         )
     )
+    if not found:
+        words = f"this key holds no role here; ask who ordered whether they have it right: {signer.hex()}"
+        raise Failure(EXIT_REJECTED, f"approval.not_a_stakeholder: {words}")
     if len(found) != 1:
-        names = ", ".join(name or "by key" for name in found) or "none: it is no stakeholder here"
+        names = ", ".join(name or "by key" for name in found)
         raise Failure(EXIT_USAGE, f"say in which role, with --as; roles of this key: {names}")
     return found[0]

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from ledger.audit.report import Facts, Row
 from node.cli.context import EXIT_OK, EXIT_REJECTED, current
 from node.cli.output import emit, emit_facts, print_table, say
-from node.client.amounts import credits_text, size_text, time_text
+from node.client.amounts import credits_text, size_text, term_text, time_text
 
 
 def export(deployment: str, /, *, file: Annotated[Path, Parameter(name=["--file", "-f"])]) -> int:
@@ -131,5 +131,9 @@ def _print_generations(facts: Facts) -> None:
     ]
     print_table(columns, rows)
     print()
-    changes = [(row.number, *change) for row in facts.generations for change in row.changes]
+    changes = [
+        (row.number, field, *(term_text(field, text) for text in texts))
+        for row in facts.generations
+        for field, *texts in row.changes
+    ]
     print_table(("update", "changes", "before", "after"), changes)

@@ -10,11 +10,11 @@ import msgspec
 from cyclopts import Parameter
 
 from ledger.certification import FarmCertification, sign_farm_certification
-from ledger.text.quantities import parse_duration
 from ledger.transactions import CertifyFarm, UncertifyFarm
 from node.cli.context import EXIT_USAGE, Failure, current
 from node.cli.output import emit_facts, say
 from node.cli.tx import print_result
+from node.client.amounts import parse_span, time_text
 
 
 class FarmCertificationFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -46,14 +46,16 @@ def certify(
         valid: For how long, such as 365d.
         says: What you looked at, for people.
     """
-    valid_ms = parse_duration(valid) * 1000
+    valid_ms = parse_span(valid, "--valid") * 1000
     certifier, status = current.key(key), current.client().status()
     made_ms = time.time_ns() // 1_000_000
     word = FarmCertification(farm, status.block_time_ms + valid_ms, made_ms, says)
     signature = sign_farm_certification(certifier, status.chain_id, word).hex()
     said = FarmCertificationFile(farm, certifier.public.hex(), word.valid_until_ms, made_ms, says, signature)
     file.write_bytes(msgspec.json.format(msgspec.json.encode(said)) + b"\n")
-    emit_facts(said, list(msgspec.structs.asdict(said).items()))
+    facts = msgspec.structs.asdict(said)
+    until, made = (f"{time_text(facts.pop(name))} UTC" for name in ("valid_until_ms", "made_ms"))
+    emit_facts(said, [*facts.items(), ("valid until", until), ("made", made)])
     say(f"the farm's owner: gridpact farm certified {file} --key NAME")
     return 0
 

@@ -20,14 +20,16 @@ def _told_default(value: object) -> Any:
     return None if value is None or value is False or value in ("", ()) else str(value)
 
 
+# No --empty-… and --no-… beside what is asked for, and no word of a default that is nothing.
+_PARAMETERS: Final = Parameter(negative_iterable=(), negative_bool=(), show_default=_told_default)
+
 app: Final = App(
     name="gridpact",
     version=VERSION,
     help="Peer-to-peer deployment of approved IT systems.",
     help_epilogue=_EPILOGUE,
     help_format="plaintext",
-    # No --empty-… beside what may be repeated, and no word of a default that is nothing.
-    default_parameter=Parameter(negative_iterable=(), show_default=_told_default),
+    default_parameter=_PARAMETERS,
 )
 
 # (words, "module:function", what it does)
@@ -158,15 +160,19 @@ def _build() -> None:
         target = app
         if group:
             if group not in groups:
-                groups[group] = App(name=group, help=_GROUPS[group], help_format="plaintext")
+                groups[group] = _group(group)
                 app.command(groups[group])
             target = groups[group]
         if words in _GROUPS:  # a group that does something by itself
-            groups.setdefault(words, App(name=words, help=_GROUPS[words], help_format="plaintext"))
+            groups.setdefault(words, _group(words))
             app.command(groups[words])
             groups[words].default(_loaded(path, text))
         else:
             target.command(f"node.cli.{path}", name=name, help=text)
+
+
+def _group(name: str) -> App:
+    return App(name=name, help=_GROUPS[name], help_format="plaintext", default_parameter=_PARAMETERS)
 
 
 def _loaded(path: str, text: str) -> Callable[[], int]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from cyclopts import Parameter
 
 from ledger.contracts.types import Contract
 from ledger.transactions import MarkContract
 from node.cli.context import EXIT_ERROR, Failure, current
-from node.cli.output import emit, emit_facts, say
+from node.cli.output import confirm, emit, emit_facts, say
+from node.client.amounts import term_text
+
+Yes = Annotated[bool, Parameter(name=["--yes", "-y"], help="Do not ask.")]
 
 
 def search(
@@ -58,7 +64,8 @@ def diff(before: str, after: str, /) -> int:
     found = differences(*sides)
     if not found:
         say("no difference")
-    rows = [(d.field, _short(d.before), _short(d.after)) for d in found]
+    kinds = {asked.name: asked.type for asked in sides[1].parameters}
+    rows = [(d.field, *(_short(d.field, value, kinds) for value in (d.before, d.after))) for d in found]
     emit(found, ("field", "before", "after"), rows)
     return 0
 
@@ -80,10 +87,10 @@ def _contract(ref: str) -> Contract:
     return source.contract
 
 
-def _short(value: object) -> str:
+def _short(field: str, value: object, kinds: Mapping[str, str]) -> str:
     if value is None:
         return "-"
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    text = value if isinstance(value, str) else term_text(field, msgspec.json.encode(value).decode(), kinds)
     return text if len(text) <= 60 else text[:57] + "…"
 
 
@@ -101,8 +108,8 @@ def import_file(file: Path, /, *, out: Path | None = None, name: str | None = No
     try:
         with file.open("rb") as opened:
             text = opened.read(CONTRACT_BYTES_MAX + 1).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Failure(EXIT_ERROR, f"{file}: {error}") from None
+    except UnicodeDecodeError:
+        raise Failure(EXIT_ERROR, f"{file}: no UTF-8 text") from None
     draft = import_compose(text, str(file), name or "", file.resolve().parent.name)
     target = (out or Path(draft.contract["name"])) / "contract.yaml"
     try:
@@ -130,7 +137,7 @@ def deprecate(ref: str, /, *, key: str, reason: str) -> int:
     return _mark(ref, key, "deprecated", reason)
 
 
-def revoke(ref: str, /, *, key: str, reason: str) -> int:
+def revoke(ref: str, /, *, key: str, reason: str, yes: Yes = False) -> int:
     """Take a published version back for ever: nobody orders it any more. What was ordered goes on.
 
     Args:
@@ -138,7 +145,9 @@ def revoke(ref: str, /, *, key: str, reason: str) -> int:
         key: Name of the author's key.
         reason: Why; consumers see it.
     """
-    return _mark(ref, key, "revoked", reason)
+    found = current.client().contract(ref)
+    confirm(f"Take {found.name}@{found.version} back for ever, so that nobody orders it any more?", yes)
+    return _mark(found.id, key, "revoked", reason)
 
 
 def _mark(ref: str, key: str, mark: str, reason: str) -> int:

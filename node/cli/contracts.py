@@ -17,6 +17,7 @@ from ledger.transactions import PublishContract
 from node.cli.context import EXIT_ERROR, EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.output import emit, emit_facts, say
 from node.client.amounts import size_text, time_text, value_text
+from node.client.compose_words import why_not_public
 from node.files.cid import cid_of
 
 _HERE = Path()
@@ -45,6 +46,19 @@ def init(folder: Path = _HERE, /, *, template: str = "site") -> int:
     return 0
 
 
+def _warn_of_secrets(contract: Contract) -> None:
+    """What stands there for everybody to read, and looks as if it should not."""
+    for workload in contract.workloads:
+        for name, value in workload.environment.items():
+            if why := why_not_public(name, value):
+                say(f"warning: workloads.{workload.name}.environment.{name}: {why}")
+
+
+def _folder(named: Path) -> Path:
+    """The contract's folder, also where its file was named."""
+    return named.parent if named.is_file() else named
+
+
 def validate(folder: Path = _HERE, /) -> int:
     """Check a contract and say what is wrong, and where.
 
@@ -53,8 +67,9 @@ def validate(folder: Path = _HERE, /) -> int:
     """
     from node.client.build import read_source
 
-    source = read_source(folder.parent if folder.is_file() else folder)
+    source = read_source(_folder(folder))
     contract = source.contract
+    _warn_of_secrets(contract)
     emit_facts(
         {"name": contract.name, "version": contract.version, "valid": True},
         (
@@ -73,13 +88,15 @@ def build(
     """Hash a contract's artifacts and pin them.
 
     Args:
-        folder: Folder of the contract.yaml.
+        folder: Folder of the contract.yaml, or the file itself.
         out: Where the built contract and its artifacts go (default: FOLDER/build).
     """
     from node.client.build import build as build_contract
 
+    folder = _folder(folder)
     target = out or folder / _BUILD_NAME
     built = build_contract(folder, target)
+    _warn_of_secrets(built.contract)
     say(f"built {built.contract.name} {built.contract.version} into {target}")
     rows = [
         (a.workload, a.artifact.path, a.artifact.kind, size_text(a.artifact.size_bytes), a.artifact.sha256)
@@ -99,14 +116,14 @@ def publish(
     """Sign a built contract and publish it; the peer gets its artifacts.
 
     Args:
-        folder: Folder of the contract.yaml; it is built when there is no build yet.
+        folder: Folder of the contract.yaml, or the file itself; it is built when there is no build yet.
         key: Name of the author's key.
         built: Folder of the built contract (default: FOLDER/build).
     """
     from node.client.build import BUILT_NAME, SOURCE_NAME, is_built_from, load_built, read_source
     from node.client.build import build as build_contract
 
-    author = current.key(key)
+    folder, author = _folder(folder), current.key(key)
     client = current.client()
     target = built or folder / _BUILD_NAME
     if not (target / BUILT_NAME).exists():

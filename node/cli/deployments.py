@@ -11,8 +11,8 @@ from ledger.contracts.parameters import parameters_from_text
 from ledger.transactions import CancelDeployment
 from node.api.bot_seam import Cancelled, CancelRequest, Deployed, DeployRequest, Plan, PlanRequest
 from node.api.models import DeploymentDetail, PolicyView
-from node.cli.context import EXIT_REJECTED, EXIT_USAGE, Failure, current
-from node.cli.keys import public_key
+from node.cli.answers import Pairs, pair, roles_from
+from node.cli.context import EXIT_REJECTED, Failure, current
 from node.cli.output import confirm, emit, emit_facts, print_table, say
 from node.client.amounts import (
     credits_text,
@@ -23,7 +23,6 @@ from node.client.amounts import (
     value_text,
 )
 
-Pairs = tuple[str, ...]
 _NODES_SHOWN = 8  # in a line; the JSON has them all
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
 
@@ -95,27 +94,6 @@ def deploy(
         say(f"it waits for its secrets: gridpact secrets set {done.deployment[:12]} {values}")
     say(f"follow it: gridpact deployment show {done.deployment[:12]}")
     return 0
-
-
-def pair(text: str, flag: str) -> tuple[str, str]:
-    """NAME=VALUE in two. Raises Failure(2)."""
-    name, mark, value = text.partition("=")
-    if not mark or not name:
-        raise Failure(EXIT_USAGE, f"{flag} {text}: NAME=VALUE wanted")
-    return name, value
-
-
-def roles_from(items: Pairs) -> dict[str, tuple[str, ...]]:
-    """Keys in hex by role, from NAME=KEY[,KEY…]. Raises Failure(2)."""
-    roles: dict[str, tuple[str, ...]] = {}
-    for item in items:
-        name, value = pair(item, "--role")
-        if value.startswith("organisation:"):
-            given: tuple[str, ...] = (value,)
-        else:
-            given = tuple(public_key(part.strip()).hex() for part in value.split(",") if part.strip())
-        roles[name] = (*roles.get(name, ()), *given)
-    return roles
 
 
 def print_plan(plan: Plan) -> None:
@@ -246,7 +224,25 @@ def show(deployment: str, /) -> int:
             for r in found.receipts
         ]
         print_table(("receipt (UTC)", "slot", "term", "status", "node", "detail"), rows)
+    _print_disputes(found)
     return 0
+
+
+def _print_disputes(found: DeploymentDetail) -> None:
+    rows = [
+        (
+            d.number,
+            d.opener[:10],
+            f"{d.slot} term {d.term}" if d.slot else "all of it",
+            d.says,
+            time_text(d.opened_ms),
+            f"{time_text(d.closed_ms)} {d.closing}".rstrip(),
+        )
+        for d in found.disputes
+    ]
+    if rows:
+        print()
+        print_table(("dispute", "by", "about", "says", "opened (UTC)", "closed (UTC)"), rows)
 
 
 def _print_head(found: DeploymentDetail, types: dict[str, str]) -> None:

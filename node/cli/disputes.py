@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ledger.transactions import CloseDispute, OpenDispute
 from node.cli.context import current
+from node.cli.output import say
 from node.cli.tx import print_result
 
 
@@ -21,7 +22,13 @@ def dispute(deployment: str, /, *, says: str, key: str, slot: str = "", term: in
     found = client.deployment(deployment)
     if slot and not term:
         term = next((s.term for s in found.slots if s.name == slot), 0)
-    return print_result(client.send(current.key(key), OpenDispute(bytes.fromhex(found.id), slot, term, says)))
+    opener = current.key(key)
+    result = client.send(opener, OpenDispute(bytes.fromhex(found.id), slot, term, says))
+    mine = [d.number for d in client.deployment(found.id).disputes if d.opener == opener.public.hex()]
+    if mine:  # the last of one's own: numbers rise
+        closes = f"gridpact deployment close-dispute {found.id[:12]} {mine[-1]} --key {key}"
+        say(f"it is dispute {mine[-1]}; when it is settled: {closes}")
+    return print_result(result)
 
 
 def close_dispute(deployment: str, number: int, /, *, key: str, says: str = "") -> int:
@@ -29,7 +36,7 @@ def close_dispute(deployment: str, number: int, /, *, key: str, says: str = "") 
 
     Args:
         deployment: Its id, or the first 6 or more digits.
-        number: Which one, as `deployment dispute` said, from 0.
+        number: Which one, as `deployment show` numbers them, from 0.
         key: Name of your key.
         says: How it was settled.
     """

@@ -8,12 +8,11 @@ import msgspec
 from cyclopts import Parameter
 
 from ledger.manifests.expansion import extension_cost
-from ledger.text.quantities import QuantityError, parse_duration
 from ledger.transactions import ExtendDeployment, TopUp
-from node.cli.context import EXIT_USAGE, Failure, current
+from node.cli.context import current
 from node.cli.output import confirm
 from node.cli.tx import print_result
-from node.client.amounts import credits_text, duration_text, parse_credits
+from node.client.amounts import credits_text, duration_text, parse_credits, parse_span
 
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
 
@@ -42,10 +41,7 @@ def extend(deployment: str, /, *, by: str, key: str, yes: Yes = False) -> int:
     """
     client = current.client()
     found = client.deployment(deployment)
-    try:
-        extra_s = parse_duration(by)
-    except QuantityError as error:
-        raise Failure(EXIT_USAGE, f"--by: {error}") from None
+    extra_s = parse_span(by, "--by")
     terms = found.manifest.terms
     so_far = msgspec.structs.replace(
         terms, budget=found.funded, duration_s=terms.duration_s + found.extended_s

@@ -113,7 +113,8 @@ def _must_be(file: Path, sealed: bool) -> None:
     from node.client.key_files import is_sealed
 
     if is_sealed(read_secret(file)) != sealed:
-        raise ConfigError(f"{file} is {'not encrypted' if sealed else 'encrypted already: keys change'}")
+        change = f"encrypted already; another passphrase: gridpact keys change {file.name}"
+        raise ConfigError(f"{file} is {'not encrypted' if sealed else change}")
 
 
 def _new_passphrase(file: Path | None) -> bytes:

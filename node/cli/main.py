@@ -60,6 +60,8 @@ def _explain(error: Exception) -> int:
         return _fail(f"refused: {error}", EXIT_REJECTED)
     if isinstance(error, QuantityError):
         return _fail(str(error), EXIT_USAGE)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return _fail(f"{error.filename}: {error.strerror}", EXIT_ERROR)
     if isinstance(error, LocalError | OSError):
         return _fail(str(error), EXIT_ERROR)
     raise error

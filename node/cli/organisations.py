@@ -14,13 +14,12 @@ from msgspec.structs import replace
 
 from ledger.organisations.organisation import Act, Charter, Deed, Member, Rotation, charter_of
 from ledger.organisations.records import Organisation
-from ledger.text.quantities import parse_duration
 from node.cli.context import EXIT_USAGE, Failure, current
 from node.cli.deeds import show_file, write_unsigned
 from node.cli.keys import public_key
 from node.cli.organisation_state import checked, organisation_of
 from node.cli.output import clean, emit, emit_facts, say
-from node.client.amounts import time_text
+from node.client.amounts import parse_span, time_text
 from node.client.deed_file import read_deed
 
 DeedPath = Annotated[Path, Parameter(name=["--file", "-f"], help="Where to write the deed.")]
@@ -191,7 +190,7 @@ def _deed(
         organisation="" if now is None else now.id.hex(),
         version=1 if now is None else now.version + 1,
         act=act,
-        valid_until_ms=status.block_time_ms + parse_duration(valid) * 1000,
+        valid_until_ms=status.block_time_ms + parse_span(valid, "--valid") * 1000,
         charter=charter,
         rotation=rotation,
         says=says,

@@ -70,7 +70,7 @@ def query(
         genesis: Genesis file to verify against (default: the home's).
         out: Write a proof file, which proves the answer to anybody who has the genesis: see gridpact verify.
     """
-    from node.api.show import show_record, state_key
+    from node.api.show import near_kind, show_record, state_key
 
     try:
         key = bytes.fromhex(path[2:]) if path.startswith("0x") else state_key(path)
@@ -95,6 +95,8 @@ def query(
         return 0
     if found.value is None:
         print(f"nothing stands there at height {found.height}")
+        if meant := near_kind(path):
+            say(f"a path begins with the kind of the record: {meant}")
         return 0
     shown = found.shown if isinstance(found.shown, dict) else {"value": found.shown}
     emit_facts(found, [(name, clean(value)) for name, value in shown.items()])

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from node.api.bot_seam import SecretsRequest, SecretsView
-from node.cli.context import EXIT_USAGE, Failure, current
+from node.cli.context import EXIT_ERROR, EXIT_USAGE, Failure, current
 from node.cli.output import emit
 from node.limits import SECRET_BYTES_MAX
 
@@ -48,8 +48,11 @@ def _value(text: str) -> tuple[str, bytes]:
     if file == "-":
         data = sys.stdin.buffer.read(SECRET_BYTES_MAX + 1)
     else:
-        with Path(file).open("rb") as stream:
-            data = stream.read(SECRET_BYTES_MAX + 1)
+        try:
+            with Path(file).open("rb") as stream:
+                data = stream.read(SECRET_BYTES_MAX + 1)
+        except OSError as error:  # not named: it may be the value itself
+            raise Failure(EXIT_ERROR, f"{name}: the file that NAME=FILE names: {error.strerror}") from None
     if len(data) > SECRET_BYTES_MAX:
         raise Failure(EXIT_USAGE, f"{name}: more than {SECRET_BYTES_MAX} bytes")
     return name, data

@@ -11,13 +11,12 @@ from cyclopts import Parameter
 
 from ledger.certification import Certification, sign_certification
 from ledger.limits import DRAIN_NOTICE_MS_MIN, OFFER_VALID_MS_MAX
-from ledger.text.quantities import QuantityError, parse_duration
 from ledger.transactions import CertifyNode, DrainNode, UncertifyNode
 from node.cli.context import EXIT_USAGE, Failure, current
 from node.cli.keys import public_key
 from node.cli.output import confirm, emit_facts, say
 from node.cli.tx import print_result
-from node.client.amounts import time_text
+from node.client.amounts import parse_span, time_text
 
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
 
@@ -36,13 +35,6 @@ class CertificationFile(msgspec.Struct, forbid_unknown_fields=True):
     signature: str
 
 
-def _span_ms(text: str, flag: str) -> int:
-    try:
-        return parse_duration(text) * 1000
-    except QuantityError as error:
-        raise Failure(EXIT_USAGE, f"{flag}: {error}") from None
-
-
 def drain(*, notice: str, yes: Yes = False) -> int:
     """Tell that the home's node leaves: no new slot from now on, and what it holds moves at that time.
 
@@ -50,7 +42,7 @@ def drain(*, notice: str, yes: Yes = False) -> int:
         notice: How long it stays, such as 2h; at least 70s, at most 31d. A new offer before then takes
             it back.
     """
-    client, notice_ms = current.client(), _span_ms(notice, "--notice")
+    client, notice_ms = current.client(), parse_span(notice, "--notice") * 1000
     if not _NOTICE_MS_MIN <= notice_ms <= OFFER_VALID_MS_MAX:
         raise Failure(EXIT_USAGE, f"--notice: {notice} is not in 70s to 31d")
     leaves_ms = client.status().block_time_ms + notice_ms
@@ -78,7 +70,9 @@ def certify(
     """
     certifier, status = current.key(key), current.client().status()
     made_ms = time.time_ns() // 1_000_000
-    word = Certification(public_key(node), status.block_time_ms + _span_ms(valid, "--valid"), made_ms, says)
+    word = Certification(
+        public_key(node), status.block_time_ms + parse_span(valid, "--valid") * 1000, made_ms, says
+    )
     said = CertificationFile(
         word.node.hex(),
         certifier.public.hex(),
@@ -88,7 +82,9 @@ def certify(
         sign_certification(certifier, status.chain_id, word).hex(),
     )
     file.write_bytes(msgspec.json.format(msgspec.json.encode(said)) + b"\n")
-    emit_facts(said, list(msgspec.structs.asdict(said).items()))
+    facts = msgspec.structs.asdict(said)
+    until, made = (f"{time_text(facts.pop(name))} UTC" for name in ("valid_until_ms", "made_ms"))
+    emit_facts(said, [*facts.items(), ("valid until", until), ("made", made)])
     say(f"the farm's owner: gridpact node certified {file} --key NAME")
     return 0
 

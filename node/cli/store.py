@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from node.cli.context import EXIT_ERROR, EXIT_OK, EXIT_USAGE, Failure, current
 from node.cli.output import confirm, emit, emit_facts, say
@@ -61,7 +63,7 @@ def rollback(*, blocks: int = 1) -> int:
     return EXIT_OK
 
 
-def reset(*, artifacts: bool = False, yes: bool = False) -> int:
+def reset(*, artifacts: bool = False, yes: Annotated[bool, Parameter(name=["--yes", "-y"])] = False) -> int:
     """Remove the chain of a stopped peer; it fetches it anew. Keys, settings and sign state stay.
 
     Args:

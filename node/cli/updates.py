@@ -11,12 +11,11 @@ from cyclopts import Parameter
 from ledger.contracts.parameters import parameters_from_text
 from ledger.transactions import SteerUpdate
 from node.api.update_seam import Steered, SteerRequest, Updated, UpdatePlan, UpdateRequest, UpdateWish
+from node.cli.answers import Pairs, pair, roles_from
 from node.cli.context import EXIT_REJECTED, Failure, current
-from node.cli.deployments import pair, roles_from
 from node.cli.output import confirm, emit, emit_facts, print_table, say
 from node.client.amounts import credits_text, term_text, time_text
 
-Pairs = tuple[str, ...]
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask.")]
 KeyName = Annotated[str, Parameter(help="Name of the consumer's key, to do it without the 3bot.")]
 

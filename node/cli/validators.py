@@ -16,14 +16,13 @@ from ledger.epochs import check_next, check_time
 from ledger.errors import Refused
 from ledger.keys import short
 from ledger.proofs.certificate import Validator, ValidatorSet
-from ledger.text.quantities import parse_duration
 from ledger.transactions import ChangeValidators
 from node.api import models as m
 from node.cli.context import EXIT_REJECTED, EXIT_USAGE, Failure, current
 from node.cli.output import confirm, emit, emit_facts, say
 from node.cli.query import follow, trust_of
 from node.cli.tx import Wait, print_result
-from node.client.amounts import time_text
+from node.client.amounts import parse_span, time_text
 from node.client.change_file import ChangeFile, collected, read_change, signed
 from node.client.change_words import words_of
 from node.client.sdk import Client
@@ -77,7 +76,7 @@ def propose(
     """Write a change of the validator set to a file, to be signed by the validators."""
     client = current.client()
     status = client.status()
-    until_ms = status.block_time_ms + parse_duration(valid) * 1000
+    until_ms = status.block_time_ms + parse_span(valid, "--valid") * 1000
     check_time(until_ms, status.block_time_ms)
     now, suspended = _in_force(client)
     members = list(now.members)

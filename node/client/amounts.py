@@ -7,19 +7,31 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
 
-from ledger.text.quantities import QuantityError, parse_money
+from ledger.text.quantities import QuantityError, parse_duration, parse_money
 from ledger.text.quantities import credits_text as credits_text
 
 _SIZES: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+_SHOWN_CHARS: Final = 40  # of what cannot be read
 _SPANS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"))
 
 
 def parse_credits(text: str) -> int:
     """Micro-credits of "1.5", "1.5 credits" or "3". Raises QuantityError."""
     stripped = text.strip()
-    if not stripped:
-        raise QuantityError("an amount of credits wanted, such as 1.5")
-    return parse_money(stripped if "credit" in stripped else f"{stripped} credits")
+    try:
+        return parse_money(stripped if "credit" in stripped else f"{stripped} credits")
+    except QuantityError:  # its words are for contracts, where a bare number is one of micro-credits
+        words = "credits wanted, such as 1.5, with at most six digits after the point"
+        raise QuantityError(f"{text[:_SHOWN_CHARS]!r}: {words}") from None
+
+
+def parse_span(text: str, flag: str) -> int:
+    """Seconds of what a flag was given, such as "30d"; a bare number has no unit. Raises QuantityError."""
+    try:
+        return parse_duration(text)
+    except QuantityError:
+        words = "a duration wanted, such as 30s, 5m, 72h or 30d"
+        raise QuantityError(f"{flag} {text[:_SHOWN_CHARS]}: {words}") from None
 
 
 def size_text(size_bytes: int) -> str:

@@ -125,7 +125,8 @@ class Client:
         except TimeoutError:
             raise TimedOut(f"{self.address}: no answer in time to {method} {path}") from None
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(f"{self.address}: {str(error) or type(error).__name__}") from None
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise Unreachable(f"{self.address}: {why}") from None
         finally:
             connection.close()
         if answer.status >= 300:

@@ -18,6 +18,7 @@ from node.errors import ConfigError
 AGENT: Final = "agent"
 _SIGN_S: Final = 300.0  # somebody may have to find a passphrase or confirm at the agent
 _ASK_S: Final = 10.0
+_NO_IDENTITIES: Final = 1  # how ssh-add -L ends where the agent is there and empty
 _PUBLIC_BYTES_MAX: Final = 16 * 1024
 
 
@@ -26,10 +27,12 @@ def public_key(where: str) -> bytes:
     holds several: WORD stands in the line of one of them only. Raises ConfigError."""
     if where == AGENT or where.startswith(AGENT + ":"):
         return _from_agent(where.partition(":")[2])
-    file = Path(where)
+    file = Path(where).expanduser()
     public = file if file.suffix == ".pub" else file.with_name(file.name + ".pub")
     if public.exists():
         return _from_text(_read(public), str(public))
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file")
     return _from_text(_run(["ssh-keygen", "-y", "-f", str(file)], _SIGN_S), where)
 
 
@@ -39,7 +42,7 @@ def sign(where: str, public: bytes, message: bytes) -> bytes:
         folder = Path(name)
         file = folder / "statement"
         file.write_bytes(message)
-        key = Path(where)
+        key = Path(where).expanduser()
         if where.startswith(AGENT):
             if not os.environ.get("SSH_AUTH_SOCK"):
                 raise ConfigError("no SSH agent: SSH_AUTH_SOCK is not set")
@@ -59,10 +62,13 @@ def sign(where: str, public: bytes, message: bytes) -> bytes:
 def _from_agent(word: str) -> bytes:
     if not os.environ.get("SSH_AUTH_SOCK"):
         raise ConfigError("no SSH agent: SSH_AUTH_SOCK is not set")
-    lines = [line for line in _run(["ssh-add", "-L"], _ASK_S).splitlines() if line.startswith("ssh-ed25519 ")]
+    told = _run(["ssh-add", "-L"], _ASK_S, (0, _NO_IDENTITIES))
+    lines = [line for line in told.splitlines() if line.startswith("ssh-ed25519 ")]
+    if not lines:
+        raise ConfigError("the agent holds no Ed25519 key: ssh-add FILE adds one")
     fitting = [line for line in lines if word in line]
     if len(fitting) != 1:
-        known = ", ".join(line.split(" ", 2)[-1] for line in lines) or "none"
+        known = ", ".join(line.split(" ", 2)[-1] for line in lines)
         raise ConfigError(
             f"the agent holds {len(fitting)} Ed25519 keys that fit (its Ed25519 keys: {known}); "
             "name one as agent:WORD"
@@ -85,7 +91,7 @@ def _read(file: Path) -> str:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
 
 
-def _run(words: list[str], within_s: float) -> str:
+def _run(words: list[str], within_s: float, codes: tuple[int, ...] = (0,)) -> str:
     """Its stdout; prompts and errors go to the terminal. Raises ConfigError."""
     try:
         done = subprocess.run(words, stdout=subprocess.PIPE, timeout=within_s, check=False)
@@ -93,6 +99,6 @@ def _run(words: list[str], within_s: float) -> str:
         raise ConfigError(f"{words[0]} (OpenSSH) cannot be run: {error.strerror}") from error
     except subprocess.TimeoutExpired:
         raise ConfigError(f"{words[0]} took longer than {within_s:.0f} s") from None
-    if done.returncode != 0:
+    if done.returncode not in codes:
         raise ConfigError(f"{' '.join(words[:3])} failed (exit {done.returncode})")
     return done.stdout.decode(errors="replace")

@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from node.executor.drivers import image
@@ -132,14 +132,16 @@ def first_executes(baseline: Baseline) -> bool:
     return any(one.device == baseline.device for one in mapped or ())
 
 
-def check(baseline: Baseline, pids: Sequence[int]) -> Attestation:
-    """Return whether the task still is what `baseline` says, whose processes are `pids` or were just now.
-    Blocks while hashing its files."""
+def check(
+    baseline: Baseline, pids: Sequence[int], started_since: Callable[[], Sequence[int]] = tuple
+) -> Attestation:
+    """Return whether the task still is what `baseline` says. Its processes are `pids`, found before, and what
+    `started_since` gives once its files are hashed, which blocks: who forks meanwhile is looked at, too."""
     started = time.perf_counter()
     done = _Check()
     if not _ended(baseline):
         _check_files(baseline, done, _root(baseline))
-        _check_processes(baseline, pids, done)
+        _check_processes(baseline, [*pids, *started_since()], done)
     # A task that ends loses its mounts and mappings one by one, which must not be taken for drift.
     ended = _ended(baseline)
     took_ms = (time.perf_counter() - started) * 1000
@@ -253,6 +255,7 @@ def _check_processes(baseline: Baseline, pids: Sequence[int], done: _Check) -> N
     sealed = frozenset(baseline.inodes.values())
     if procs.mounts(baseline.init_pid) != baseline.mounts:
         done.drift("mounts", "those at the start", "changed")
+    pids = procs.living(sorted(set(pids)))
     if len(pids) > ATTEST_PROCESSES_MAX:
         done.drift("processes", f"at most {ATTEST_PROCESSES_MAX}", str(len(pids)))
     for pid in pids[:ATTEST_PROCESSES_MAX]:

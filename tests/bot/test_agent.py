@@ -132,6 +132,18 @@ async def test_what_cannot_be_ordered_is_refused_before_anything_is_sent(site: C
         assert not list(trade.peer.state.scan(b"deployment/"))
 
 
+async def test_a_plan_tells_what_the_ledger_would_refuse(site: Contract) -> None:
+    """Of an organisation that is not there, or has nobody for a role, a plan told nothing."""
+    async with market(site) as trade:
+        agent = await trade.bot("bot")
+        held = ROLES | {"legal": (f"organisation:{'ab' * 32}/legal",)}
+        plan = await agent.plan(PlanRequest(contract="site", roles=held))
+        assert plan.missing == [f"order.organisation: organisation {'ab' * 32} is not there"]
+        assert plan.lines and plan.manifest
+        assert (await agent.plan(PlanRequest(contract="site", roles=ROLES))).missing == []
+        assert not list(trade.peer.state.scan(b"deployment/"))
+
+
 async def test_a_plan_has_no_effects(site: Contract, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked as often as one likes, whole or with answers missing: nothing is sent, nothing remembered."""
     async with market(site) as trade:

@@ -204,7 +204,7 @@ def test_a_budget_answers_the_parameter_that_the_contract_names() -> None:
     ("parameters", "rule"),
     [
         ({"replicas": "many"}, r"parameter\.type at parameters\.replicas"),
-        ({"replicas": 5}, r"parameter\.range at parameters\.replicas"),
+        ({"replicas": 5}, r"parameter\.range at parameters\.replicas: 5 is not in"),
         ({"titel": "x"}, r"parameter\.unknown at parameters\.titel"),
         ({"title": "x" * 41}, r"parameter\.length at parameters\.title"),
     ],

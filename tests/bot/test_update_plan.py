@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bot.updates import Here, make_update_plan
+from bot.trial import Here
+from bot.updates import make_update_plan
 from bot.view import build_view, find_contract
 from ledger.contracts.types import WorkloadTemplate
 from ledger.manifests.types import Placement

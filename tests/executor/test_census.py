@@ -89,6 +89,20 @@ async def test_a_process_of_another_that_has_the_number_of_one_that_ended_is_no_
         assert found.processes_checked == 1
 
 
+async def test_what_began_since_the_walk_is_looked_at(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are hashed between the walk and the look at processes: who forks meanwhile does not get away."""
+
+    async def none_yet(_census: Census, _namespace: str) -> tuple[int, ...]:
+        return ()
+
+    monkeypatch.setattr(Census, "members", none_yet)
+    async with bench.running(bench.shell("echo up; while true; do sleep 0.1; done")) as handle:
+        await bench.until_logged(handle, "up")
+        if handle.group is None:
+            pytest.skip("no control groups here: the walk is all there is")
+        assert (await bench.driver.attest(handle)).processes_checked > 0
+
+
 async def test_to_stop_a_task_takes_no_walk_over_all_that_runs(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,15 @@ def test_refused_decisions(key: Key, role: str, changes: dict[str, Any], rule: s
     assert world.refused(STRANGER, world.decide(deployment, key, role, **changes)) == rule
 
 
+def test_a_rejection_is_taken_back_by_an_approval_and_that_is_said() -> None:
+    world, deployment = awaiting()
+    world.ok(EXPERT, world.decide(deployment, EXPERT, "it-expert", "rejected"))
+    refused = world.do(EXPERT, world.decide(deployment, EXPERT, "it-expert", "revoked"))
+    assert refused.rule == "approval.nothing_to_revoke"
+    assert refused.detail.endswith("an approval takes a rejection back")
+    world.ok(EXPERT, world.decide(deployment, EXPERT, "it-expert"))
+
+
 def test_a_forged_approval() -> None:
     world, deployment = awaiting()
     envelope = world.decide(deployment, BUDGET, "budget").envelope

@@ -75,6 +75,7 @@ def test_the_built_form_round_trips() -> None:
         ("version: 1.0.0", "version: 1.0", "version", "contract.version", "1.0.0"),
         ("name: site", "name: Site", "name", "contract.name", "lower-case"),
         ("name: site", "nane: site", "nane", "contract.unknown_field", "did you mean 'name'?"),
+        ("kind: service", "image: nginx", "workloads.web.image", "contract.unknown_field", "known: "),
         ("title: A site", "title: [A, site]", "title", "contract.type", "text wanted"),
         ("gridpact: 1", "gridpact: 2", "gridpact", "contract.language", "version 2"),
         ("memory: 64MiB", "memory: 64MB1", "workloads.web.resources.memory", "contract.value", "64MiB"),
@@ -127,6 +128,7 @@ def test_the_built_form_round_trips() -> None:
             "artifact",
         ),
         ("default: 2", "default: 9", "parameters.replicas.default", "parameter.range", "1 to 4"),
+        ("fee: 1000", "fee: 10 credits", "terms.fee", "manifest.fee", "more than the budget of 9"),
         ("type: integer", "type: number", "parameters.replicas.type", "contract.choice", "integer"),
         ("default: NO", "default: Norway", "parameters.country.default", "contract.value", "capital letters"),
         (

@@ -89,6 +89,29 @@ def test_parameters_are_checked(parameters: dict[str, Any], rule: str, field: st
     assert ("did you mean 'replicas'?" in error.detail) == (rule == "parameter.unknown")
 
 
+@pytest.mark.parametrize(
+    ("kind", "bounds", "given", "words"),
+    [
+        ("money", (1_000_000, 2_500_000), 5, "0.000005 credits is not in 1 credits to 2.5 credits"),
+        ("duration", (600, None), "5m", "300 s is not in 600 s to any"),
+        ("size", (None, 4096), 8192, "8192 B is not in any to 4096 B"),
+        ("integer", (1, 4), 9, "9 is not in 1 to 4"),
+    ],
+)
+def test_a_number_out_of_its_range_is_told_in_its_unit(
+    kind: Any, bounds: tuple[int | None, int | None], given: Any, words: str
+) -> None:
+    asked = Parameter(name="much", type=kind, min=bounds[0], max=bounds[1])
+    template = contract(parameters=(*contract().parameters, asked))
+    assert refused(template, parameters={"much": given}).detail == words
+
+
+def test_a_role_that_is_not_asked_for_is_told_with_those_that_are() -> None:
+    error = refused(roles={**ROLES, "nobody": ROLES["legal"]})
+    assert (error.rule, error.field) == ("role.unknown", "roles.nobody")
+    assert error.detail == "the order names holders of: budget, it-expert, legal"
+
+
 def test_a_parameter_without_default_must_be_given() -> None:
     template = contract(parameters=(*contract().parameters, Parameter(name="owner", type="string")))
     assert refused(template).rule == "parameter.missing"

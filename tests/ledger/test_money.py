@@ -8,6 +8,7 @@ from ledger.limits import AMOUNT_MAX
 from ledger.manifests.expansion import cost
 from ledger.records import Account, Bill, key_account, key_deployment
 from ledger.state import write
+from ledger.text.quantities import credits_text
 from ledger.transactions import CancelDeployment, Renew, RenewItem, Transfer
 from tests.ledger.invariants import check
 from tests.ledger.world import AUTHOR, CONSUMER, FARMERS, NODES, RICH, STRANGER, World, contract, key_of
@@ -41,6 +42,11 @@ def test_transfer() -> None:
 )
 def test_refused_transfers(key: Key, to: bytes, amount: int, rule: str) -> None:
     assert World().refused(key, Transfer(to, amount)) == rule
+
+
+def test_what_is_lacking_is_told_in_credits() -> None:
+    receipt = World().do(CONSUMER, Transfer(ELSEWHERE.public, RICH + 500_000))
+    assert receipt.detail == f"balance {credits_text(RICH)}, wanted {credits_text(RICH + 500_000)}"
 
 
 def test_transfers_in_one_block_see_each_other() -> None:

@@ -3061,6 +3061,13 @@ MUTANTS: Final = (
         ("tests/executor/test_census.py",),
     ),
     _M(
+        "what_began_since_the_walk_gets_away",
+        "node/executor/drivers/launched.py",
+        "running.group.pids if running.group is not None else tuple",
+        "tuple",
+        ("tests/executor/test_census.py",),
+    ),
+    _M(
         "a_stop_walks_over_all_that_runs",
         "node/executor/drivers/running.py",
         "procs.members(namespace) if group is None else group.pids()",

@@ -12,6 +12,7 @@ from node.client.amounts import (
     credits_text,
     duration_text,
     parse_credits,
+    parse_span,
     room_text,
     size_text,
     span_text,
@@ -33,6 +34,16 @@ def test_credits_have_six_decimals(text: str, micro: int) -> None:
 def test_other_amounts_are_refused(text: str) -> None:
     with pytest.raises(QuantityError):
         parse_credits(text)
+
+
+def test_words_of_what_cannot_be_read_are_for_who_typed_it() -> None:
+    """They offered "a number of micro-credits" and "of seconds", which the command line does not take so."""
+    with pytest.raises(QuantityError, match=r"^'5 EUR': credits wanted, such as 1\.5, with at most six"):
+        parse_credits("5 EUR")
+    for text in ("3600", "soon", "1w", ""):
+        with pytest.raises(QuantityError, match=f"^--by {text}: a duration wanted, such as 30s, 5m, 72h or"):
+            parse_span(text, "--by")
+    assert parse_span("90m", "--by") == 5_400
 
 
 @given(st.integers(0, 2**53 - 1))

@@ -12,6 +12,8 @@ from ledger.contracts.types import ContractRole
 from ledger.manifests.types import Rule
 from ledger.organisations.records import Organisation, organisation_at
 from node.api.organisation_models import OrganisationDetail
+from node.cli.answers import roles_from
+from node.cli.context import Failure
 from node.client.sdk import Client
 from tests.ledger.organisation_fixture import ANNA, DORA, EVE, held_contract
 from tests.ledger.world import World
@@ -104,6 +106,18 @@ def test_an_organisation_is_founded_by_a_file(shell: Shell) -> None:
     assert (code, "1 signed deeds lead to this" in err) == (0, True)
     assert "member Carl" in out and "legal since version 1" in out
     assert shell.run("org", "submit", file)[0] == 4
+
+
+def test_an_order_names_an_organisation_by_its_first_digits(shell: Shell) -> None:
+    shell.done(*FOUND, by=("anna", "carl"))
+    whole, _ = shell.organisation()
+    given = (f"legal=organisation:{whole[:8]}/legal", f"budget=organisation:{whole}")
+    assert roles_from(given) == {
+        "legal": (f"organisation:{whole}/legal",),
+        "budget": (f"organisation:{whole}",),
+    }
+    with pytest.raises(Failure, match="NAME=organisation:ID/ROLE, wanted"):
+        roles_from((f"legal=organization:{whole}/legal",))
 
 
 def test_members_change_rotate_and_dissolve(shell: Shell) -> None:
@@ -203,7 +217,7 @@ def test_members_approve_and_see_by_whom_a_role_is_held(shell: Shell) -> None:
     code, _, err = shell.run("approve", deployment, "--key", "anna", "--yes")
     assert code == 0, err
     assert f"role board: board of organisation {id_}" in err
-    assert shell.run("approve", deployment, "--key", "eve", "--yes")[0] == 2, "no stakeholder"
+    assert shell.run("approve", deployment, "--key", "eve", "--yes")[0] == 4, "no stakeholder"
     shell.done("rotate", id_, "--member", "Ben", "--to", "eve", by=("ben", "eve"))
     shell.ok("approve", deployment, "--key", "eve", "--as", "board", "--yes")
     shown = shell.json("deployment", "show", deployment)

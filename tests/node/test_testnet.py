@@ -19,6 +19,7 @@ from node import testnet as t
 from node.cli.main import main
 from node.config import load_settings
 from node.errors import ConfigError
+from node.executor.limits import COPY_LAST_S
 from node.home import Home, load_key, start_ticks
 from p2p.ids import peer_id_of, peer_of_address
 
@@ -126,6 +127,11 @@ def test_stop_asks_first_and_kills_what_does_not_go(
     assert stubborn.wait(60) == -signal.SIGKILL
     assert not t.is_up(net.peer("v1"))
     assert t.read_testnet(Path(net.folder)).peer("v2").pid == 0
+
+
+def test_a_stop_outlasts_the_last_copies_of_volumes() -> None:
+    """`testnet down` killed 3nodes that were still at it: what was written since the last copy was lost."""
+    assert t.STOP_GRACE_S > COPY_LAST_S
 
 
 def test_a_reused_process_id_is_left_alone(

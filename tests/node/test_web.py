@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from ledger.manifests.types import Rule
-from ledger.transactions import SteerUpdate
+from ledger.transactions import OpenDispute, SteerUpdate
 from node.web.pages import service_link
 from tests.ledger.world import (
     BUDGET,
@@ -114,6 +114,10 @@ async def test_a_deployment_page_tells_its_life(peer: FakePeer, tmp_path: Path) 
         assert "approval.decide" in blocks.text
         tx = peer.store.history(deployment)[0].hex()
         assert "deployment.order" in (await read(client, f"/tx/{tx}")).text
+        world.ok(EXPERT, OpenDispute(deployment, "web/0", 1, "it <b>is</b> slow"))
+        page = await read(client, path)
+        assert "0, about web/0 term 1" in page.text
+        assert "it <b>is</b> slow" in page.text
 
 
 async def test_an_update_in_words(peer: FakePeer, tmp_path: Path) -> None:

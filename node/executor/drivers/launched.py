@@ -186,7 +186,8 @@ class LaunchedDriver(ABC):
             raise ExecutorError(f"task {running.task_id} is not running")
         async with running.entering:
             pids = await self._census.members(baseline.namespace)
-            return await trio.to_thread.run_sync(integrity.check, baseline, pids)
+            in_group = running.group.pids if running.group is not None else tuple
+            return await trio.to_thread.run_sync(integrity.check, baseline, pids, in_group)
 
     async def check(self, handle: Handle, command: tuple[str, ...], timeout_s: float) -> int | None:
         """See `Driver.check`."""
