@@ -71,7 +71,7 @@ def validate(folder: Path = _HERE, /) -> int:
     contract = source.contract
     _warn_of_secrets(contract)
     emit_facts(
-        {"name": contract.name, "version": contract.version, "valid": True},
+        {"name": contract.name, "version": contract.version, "valid": True, "problems": []},
         (
             ("contract", f"{contract.name} {contract.version}: {contract.title}"),
             ("workloads", ", ".join(f"{w.name} ({w.kind})" for w in contract.workloads)),

@@ -8,9 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from node.cli.context import EXIT_ERROR, EXIT_OK, EXIT_REJECTED, EXIT_USAGE, Failure, take_globals
+from node.cli.context import EXIT_ERROR, EXIT_OK, EXIT_REJECTED, EXIT_USAGE, Failure, current, take_globals
 from node.version import VERSION
+
+if TYPE_CHECKING:
+    from ledger.text.yaml_tree import ContractError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,6 +58,8 @@ def _explain(error: Exception) -> int:
     if isinstance(error, ClientError):
         return _fail(str(error), error.exit_code)
     if isinstance(error, ContractError):  # a line for each, as editors and their lists of problems read them
+        if current.output != "table":
+            _emit_problems(error)
         count = f"{len(error.problems)} problem{'s'[: len(error.problems) != 1]}"
         return _fail(f"refused: {count} in {error.filename}", EXIT_REJECTED, str(error))
     if isinstance(error, Refused):
@@ -65,6 +71,24 @@ def _explain(error: Exception) -> int:
     if isinstance(error, LocalError | OSError):
         return _fail(str(error), EXIT_ERROR)
     raise error
+
+
+def _emit_problems(error: ContractError) -> None:
+    """The same for programs."""
+    from node.cli.output import emit
+
+    found = [
+        {
+            "line": problem.mark.line,
+            "column": problem.mark.column,
+            "field": problem.field,
+            "rule": problem.rule,
+            "detail": problem.detail,
+            "suggestion": problem.suggestion,
+        }
+        for problem in error.problems
+    ]
+    emit({"valid": False, "file": error.filename, "problems": found})
 
 
 def _fail(text: str, code: int, before: str = "") -> int:

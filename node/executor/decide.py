@@ -108,10 +108,14 @@ def standing(state: Reader, node: bytes, slot_id: SlotId, term: int) -> tuple[St
     if slot.holder != node or slot.term != term:
         return "gone", f"not the holder: {slot.status}"
     record = read(state, Deployment, key_deployment(slot_id[0]))
-    if slot.status == "released" or record is None or record.status not in RUNS:
+    if record is None or record.status not in RUNS:
         status = record.status if record else "gone"
         reason = f": {record.reason}" if record and record.reason else ""
         return "stop", f"the deployment is {status}{reason}"
+    if slot.status == "released":
+        if slot.next == slot.manifest:
+            return "stop", "the ledger has released it"
+        return "stop", f"update {record.updates} " + ("changes it over" if slot.next else "leaves it out")
     return "hold", ""
 
 

@@ -276,6 +276,10 @@ def test_a_contract_from_template_to_notary(shell: Shell, tmp_path: Path) -> Non
     assert code == 4
     assert "contract.yaml:" in err
     assert "versoin" in err
+    code, out, _ = shell.run("contract", "build", str(folder), "-o", "json")
+    told = json.loads(out)["problems"]
+    assert (code, [p["rule"] for p in told]) == (4, ["contract.missing_field", "contract.unknown_field"])
+    assert (told[1]["line"], told[1]["field"]) == (3, "versoin") and told[1]["suggestion"]
 
 
 def test_contracts_are_found_compared_and_taken_back(shell: Shell, tmp_path: Path) -> None:

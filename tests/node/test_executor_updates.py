@@ -14,9 +14,10 @@ from ledger.codec import decode
 from ledger.documents import sign_approval
 from ledger.manifests.types import Placement, Restart, UpdateStrategy
 from ledger.predicates import ApprovalPredicate
-from ledger.records import ApprovalRecord, key_approval
+from ledger.records import ApprovalRecord, key_approval, key_deployment, key_slot
 from ledger.state import Overlay, write
 from ledger.trade_records import key_update
+from node.executor.decide import standing
 from node.executor.drivers.sandbox import SandboxDriver
 from node.executor.verify import Case, verify
 from tests.executor.conftest import BUSYBOX, make_tar, needs_sandbox
@@ -42,6 +43,25 @@ async def get(endpoint: str, path: str) -> bytes:
 def endpoints(net: Fleet, deployment: bytes) -> list[str]:
     """Where the deployment is served now."""
     return [slot.endpoints["http"] for slot in net.slots(deployment) if "http" in slot.endpoints]
+
+
+def test_who_stops_for_an_update_says_so() -> None:
+    """It said "the deployment is active", which is no reason."""
+    world = people.World()
+    world.add_nodes()
+    deployment, node = world.running(people.contract()), people.NODES[0].public
+    slot, record = world.slot(deployment, "web/0"), world.deployment(deployment)
+    for next_, status, words in (
+        (bytes(32), "active", "update 3 changes it over"),
+        (b"", "active", "update 3 leaves it out"),
+        (slot.manifest, "active", "the ledger has released it"),
+        (bytes(32), "cancelled", "the deployment is cancelled"),
+    ):
+        state = Overlay(world.state)
+        write(state, key_slot(deployment, "web/0"), replace(slot, status="released", next=next_))
+        write(state, key_deployment(deployment), replace(record, updates=3, status=status))
+        assert standing(state, node, (deployment, "web/0"), 1) == ("stop", words)
+    assert standing(world.state, node, (deployment, "web/0"), 1) == ("hold", "")
 
 
 async def test_requests_flow_while_a_service_is_updated(tmp_path: Path) -> None:
