@@ -2149,6 +2149,20 @@ MUTANTS: Final = (
         ARTIFACT_SERVING,
     ),
     _M(
+        "who_waits_for_anothers_file_has_no_place_of_its_own",
+        "node/files/exchange.py",
+        "            self._fetches[wanted].also_for(owner)\n",
+        "",
+        ("tests/node/test_artifact_places.py",),
+    ),
+    _M(
+        "an_order_goes_on_without_one_of_its_files",
+        "node/files/exchange.py",
+        "            failed.append(error)\n            nursery.cancel_scope.cancel()\n",
+        "            failed.append(error)\n",
+        ("tests/node/test_artifact_places.py",),
+    ),
+    _M(
         "answers_that_fail_keep_their_places",
         "node/files/serving.py",
         "            taker.at_work -= 1\n            self._at_work -= 1\n",
