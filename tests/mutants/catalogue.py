@@ -2163,6 +2163,27 @@ MUTANTS: Final = (
         ("tests/node/test_artifact_places.py",),
     ),
     _M(
+        "connections_keep_their_places",
+        "node/api/server.py",
+        "        finally:\n            connections.leave(ours)\n",
+        "        finally:\n            pass\n",
+        ("tests/node/test_server_bounds.py",),
+    ),
+    _M(
+        "who_is_busy_has_failed",
+        _FETCHING,
+        "                return ARTIFACT_BUSY_S\n",
+        "                pass\n",
+        ("tests/node/test_artifact_exchange.py",),
+    ),
+    _M(
+        "what_a_source_did_not_give_is_asked_of_others_alone",
+        _FETCHING,
+        "                    picks.over(index, source.peer_id)\n",
+        "                    pass\n",
+        ("tests/node/test_artifact_exchange.py",),
+    ),
+    _M(
         "answers_that_fail_keep_their_places",
         "node/files/serving.py",
         "            taker.at_work -= 1\n            self._at_work -= 1\n",
