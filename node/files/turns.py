@@ -44,6 +44,7 @@ class Turns:
             return
         count = self._count()
         if count[owner] < count[found.owner]:
+            self._again_s = 0.0
             found.owner = owner
 
     def has(self, who: object, now_s: float) -> bool:

@@ -14,7 +14,7 @@ from node.errors import ArtifactFull, ArtifactWrong
 from node.files.artifact_wire import CHUNK, HELD, INFO, ChunkRequest, InfoAnswer
 from node.files.artifacts import ArtifactStore
 from node.files.exchange import Progress, Wanted
-from node.limits import ARTIFACT_SOURCE_WINDOW
+from node.limits import ARTIFACT_FAILURES_MAX, ARTIFACT_SOURCE_WINDOW
 from p2p.errors import Refused as RequestRefused
 from tests.node.artifact_fixture import answering, hosts, says, wanted_of
 from tests.node.network_fixture import paced, until
@@ -203,3 +203,63 @@ async def test_a_list_that_was_given_up_leaves_nothing_and_its_source_comes_last
         assert me.exchange.store.path(name_of(data)).read_bytes() == data
         assert staller.asked[HELD] == asked
         assert list((tmp_path / "0").glob("*.part")) == []
+
+
+async def test_a_chunk_that_was_refused_once_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no other source that would take it over."""
+    monkeypatch.setattr("node.files.sources.ARTIFACT_RUN_MAX", 1)
+    data = data_of(6 * CHUNK_BYTES)
+    async with hosts(tmp_path, 2) as (me, source):
+        source.exchange.store.add_bytes(data)
+        give, refused = source.methods[CHUNK], []
+
+        async def once(peer_id: str, body: bytes) -> bytes:
+            if decode(ChunkRequest, body).first == 3 and not refused:
+                refused.append(True)
+                raise RequestRefused("artifact.unknown: for once")
+            return await give(peer_id, body)
+
+        source.methods[CHUNK] = once
+        with trio.fail_after(60):
+            assert (await me.exchange.fetch(wanted_of(data))).read_bytes() == data
+        assert refused
+
+
+async def test_one_that_is_busy_is_asked_again_and_has_not_failed(tmp_path: Path) -> None:
+    data = data_of(6 * CHUNK_BYTES)
+    async with hosts(tmp_path, 2) as (me, source):
+        source.exchange.store.add_bytes(data)
+        give, busy = source.methods[CHUNK], 2 * ARTIFACT_FAILURES_MAX
+
+        async def later(peer_id: str, body: bytes) -> bytes:
+            if source.asked[CHUNK] <= busy:
+                raise RequestRefused("artifact.busy: the line is full")
+            return await give(peer_id, body)
+
+        source.methods[CHUNK] = later
+        with trio.fail_after(60):
+            assert (await me.exchange.fetch(wanted_of(data))).read_bytes() == data
+        assert source.asked[HELD] == 1  # in one turn, without a rest
+
+
+async def test_one_that_says_that_it_is_fetching_and_gives_nothing_is_left(tmp_path: Path) -> None:
+    data = data_of(6 * CHUNK_BYTES)
+    async with hosts(tmp_path, 2) as (me, source), trio.open_nursery() as nursery:
+        info = source.exchange.store.add_bytes(data)
+        source.exchange.store.drop(info.sha256)
+        part = source.exchange.store.partial(info.sha256, len(data), info.chunks, is_signed=True)
+        for index in range(5):
+            part.write(index, data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES])
+
+        async def nothing(peer_id: str, body: bytes) -> bytes:
+            raise RequestRefused("artifact.unknown: not here")
+
+        source.methods[CHUNK] = nothing
+        progress = Progress(0)
+        nursery.start_soon(me.exchange.fetch, wanted_of(data), progress)
+        await until(lambda: source.asked.get(CHUNK, 0) >= ARTIFACT_FAILURES_MAX, 60)
+        await until(lambda: not progress.sources, 30)
+        part.close()
+        nursery.cancel_scope.cancel()

@@ -9,9 +9,10 @@ import trio
 
 from ledger.limits import CHUNK_BYTES
 from node import limits
-from node.errors import ArtifactFull
+from node.errors import ArtifactFull, ArtifactWrong
 from node.files.artifact_wire import CHUNK
 from node.files.exchange import Progress, Wanted, fetch_all
+from node.files.turns import Turns
 from tests.node.artifact_fixture import hosts, wanted_of
 from tests.node.network_fixture import until
 from tests.node.test_artifacts import data_of, name_of
@@ -78,6 +79,7 @@ async def test_sources_that_stall_on_purpose_hold_no_place_for_good(tmp_path: Pa
 async def test_a_file_that_another_wants_too_is_no_hostage_of_the_first(tmp_path: Path) -> None:
     """It waits behind many of the first one's; with the second one it has a place at once."""
     async with hosts(tmp_path, 2) as (me, source), trio.open_nursery() as nursery:
+        me.exchange.asking = Turns(limits.ARTIFACT_ASKING_MAX, turn_s=1e9)  # the first one's own never end
         for number in range(limits.ARTIFACT_ASKING_MAX // limits.ARTIFACT_OF_ORDER_MAX):
             missing = nowhere(limits.ARTIFACT_OF_ORDER_MAX, 1000 * number)
             nursery.start_soon(fetch_all, me.exchange, missing, (), "first")
@@ -85,9 +87,17 @@ async def test_a_file_that_another_wants_too_is_no_hostage_of_the_first(tmp_path
         nursery.start_soon(fetch_all, me.exchange, [(wanted_of(DATA), Progress(0))], (), "first")
         await until(lambda: wanted_of(DATA) in me.exchange.under_way)
         source.exchange.store.add_bytes(DATA)
-        with trio.fail_after(5 * limits.ARTIFACT_TURN_S):
+        with trio.fail_after(60):
             await fetch_all(me.exchange, [(wanted_of(DATA), Progress(0))], (), "second")
         nursery.cancel_scope.cancel()
+
+
+async def test_one_file_that_cannot_be_had_ends_its_order(tmp_path: Path) -> None:
+    async with hosts(tmp_path, 2) as (me, _):
+        files = [*nowhere(limits.ARTIFACT_OF_ORDER_MAX - 1), (Wanted(name_of(DATA), -1, None), Progress(0))]
+        with trio.fail_after(60), pytest.raises(ArtifactWrong, match="-1 bytes"):
+            await fetch_all(me.exchange, files, (), "one")
+        assert me.exchange.under_way == {}
 
 
 async def test_there_is_an_end_to_what_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,22 @@ def test_events_over_the_wire_and_a_client_that_leaves(tmp_path: Path) -> None:
             assert time.monotonic() < deadline, "the place of a client that left is still taken"
 
 
+def test_a_stream_without_events_says_that_it_is_still_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proxies close what is silent."""
+    monkeypatch.setattr("node.api.events.HEARTBEAT_S", 0.05)
+    with served(FakePeer(), tmp_path) as address:
+        host, _, port = address.rpartition(":")
+        stream = http.client.HTTPConnection(host, int(port), timeout=60)
+        stream.request("GET", "/v1/events")
+        answer = stream.getresponse()
+        found = [answer.readline() for _ in range(7)]
+        assert found.count(b": still here\n") == 2, found
+        answer.close()
+        stream.close()
+
+
 def test_the_client_gives_artifacts_with_its_token(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"x" * 700_000)

@@ -78,7 +78,66 @@ def test_connections_of_one_client_are_bounded_and_others_get_in(
                     assert not is_answered(loud[7]), "the newest of the loudest made room"
                     assert is_answered(loud[0])
                     assert all(map(is_answered, more))
+                    again = connected(address, "127.0.0.2")
+                    with closing(again):
+                        assert not is_answered(again), "nobody makes room for who has the most himself"
+                    assert is_answered(loud[0]) and is_answered(quiet)
         until("they have left", lambda: count(address, "connections_of_client") >= 2)
+
+
+def test_connections_that_ended_leave_their_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 2)
+    monkeypatch.setattr(server, "CONNECTIONS_OF_CLIENT_MAX", 2)
+
+    def gets_in(address: str) -> bool:
+        one = connected(address)
+        with closing(one):
+            return is_answered(one)
+
+    with served(FakePeer(), tmp_path) as address:
+        for _ in range(6):
+            until("there is room", lambda: gets_in(address))
+
+
+async def test_a_connection_leaves_once() -> None:
+    """One that made room for another ends later than its place does."""
+    counts: list[str] = []
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    held = server.Connections(counts.append)
+    async with listener, await trio.open_tcp_stream(*listener.socket.getsockname()[:2]):
+        one = held.admit(await listener.accept())
+        assert one is not None
+        async with await trio.open_tcp_stream(*listener.socket.getsockname()[:2]):
+            other = held.admit(await listener.accept())
+            assert other is not None and held.total == 2
+            held.leave(one)
+            held.leave(one)
+            assert held.total == 1
+            held.leave(other)
+            held.leave(other)
+        one.drop()
+        other.drop()
+    assert (held.total, held._by_client, counts) == (0, {}, [])
+
+
+def test_a_client_that_left_before_it_was_taken_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address of its socket is known no more."""
+    admit, left = server.Connections.admit, [True]
+
+    def gone(self: server.Connections, stream: trio.SocketStream) -> server.ClientStream | None:
+        if left:
+            left.clear()
+            raise OSError(107, "Transport endpoint is not connected")
+        return admit(self, stream)
+
+    with served(FakePeer(), tmp_path) as address:
+        monkeypatch.setattr(server.Connections, "admit", gone)
+        first = connected(address)
+        with closing(first):
+            assert not is_answered(first)
+        assert Client(address).is_ready()
 
 
 def ask_and_never_read(address: str, body: bytes) -> socket.socket:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import http.client
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import pytest
+import trio
 
 from ledger.errors import Refused
 from ledger.limits import TX_BYTES_MAX
 from ledger.transactions import Transfer
 from node.api import models as m
 from node.api import tx_stream
+from node.api.limits import OVERLOAD_HOLD_S
 from node.api.tx_stream import Frames
 from node.seam import Overloaded
 from tests.e2e.net import until as wait_until
@@ -73,8 +75,10 @@ async def test_a_broken_frame_ends_the_stream_and_what_came_before_counts(
 
 async def test_an_overloaded_peer_says_so_for_each(tmp_path: Path) -> None:
     peer = FakePeer(overloaded=True)
+    begin_s = trio.current_time()
     async with api_client(peer, tmp_path) as client:
         answer = await client.post("/v1/txs", content=framed(*transfers(peer, 2)), headers=BINARY)
+    assert trio.current_time() - begin_s >= OVERLOAD_HOLD_S, "who brings too much is slowed down"
     assert [(line.n, line.state, line.retry_after_ms) for line in lines(answer.content)] == [
         (0, "overloaded", 2_000),
         (1, "overloaded", 2_000),
@@ -145,6 +149,27 @@ async def test_no_more_is_read_than_may_wait(tmp_path: Path, monkeypatch: pytest
         answer = await client.post("/v1/txs?timeout=0.05", content=body, headers=BINARY)
     assert peer.most == 4, "the bound"
     assert len(lines(answer.content)) == 10
+
+
+async def test_signatures_are_checked_in_groups_that_hold_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tx_stream, "STREAM_GROUP_BYTES", 1_000)
+    groups: list[list[int]] = []
+    submit_many = FakePeer.submit_many
+
+    async def noted(self: FakePeer, raws: Sequence[bytes], source: str = "") -> list[Any]:
+        groups.append([len(raw) for raw in raws])
+        return list(await submit_many(self, raws, source))
+
+    monkeypatch.setattr(FakePeer, "submit_many", noted)
+    peer = FakePeer()
+    async with api_client(peer, tmp_path) as client:
+        raws = [b"x" * 2_000, *transfers(peer, 20)]  # the first is too long for any group, and goes alone
+        answer = await client.post("/v1/txs", content=framed(*raws), headers=BINARY)
+    assert len(lines(answer.content)) == sum(map(len, groups)) == 21
+    assert groups[0] == [2_000]
+    assert all(sum(group) <= 1_000 for group in groups[1:])
 
 
 def test_a_client_that_leaves_is_watched_for_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
