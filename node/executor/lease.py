@@ -19,7 +19,7 @@ from typing import Final, Protocol, TypeVar
 
 from ledger.limits import KILL_MS, LEASE_MS
 from node.executor.decide import SlotId
-from node.executor.limits import KILL_WITHIN_S
+from node.executor.limits import GUARD_REST_S, GUARD_TICK_S, KILL_WITHIN_S
 
 RENEW_EVERY_MS: Final = LEASE_MS // 3
 START_LEFT_MS: Final = LEASE_MS // 2
@@ -72,6 +72,11 @@ class LeaseClock:
         """Rule 4: at the deadline the workload is stopped, whatever the network says; rule 8: what is
         `available` that much later."""
         return self.left_ms(now_ms) + self.beyond_ms <= 0
+
+    def look_in_s(self, now_ms: int) -> float:
+        """Rule 4: until the guard looks again: in time for the end, and seldom before."""
+        until_s = (self.left_ms(now_ms) + self.beyond_ms) / 1000
+        return min(GUARD_REST_S, max(GUARD_TICK_S, until_s))
 
     def grace_ms(self, now_ms: int) -> int:
         """Rule 4: for SIGTERM in a stop that begins now. Who comes late (the machine slept through the

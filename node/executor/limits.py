@@ -125,7 +125,8 @@ CLAIMS_PENDING_MAX = 64
 """Claims under way; a node that wants more at once is better served by another farm's."""
 
 TENURES_MAX = 1_024
-"""Slots held at once: four renewals of RENEW_SLOTS_MAX, and as many as idle services fit 20 GiB of memory."""
+"""Slots held at once: four renewals of RENEW_SLOTS_MAX. Idle services of so many take 19 GiB, and their
+re-checks, proofs and guards most of what one process can do."""
 
 ORDERS_BYTES_MAX = 8 << 20
 """Fetched orders kept: 64 of the largest, some 8,000 usual ones. Running terms hold theirs apart."""
@@ -147,6 +148,9 @@ COOL_FAILED_S = 30.0
 
 GUARD_TICK_S = 0.25
 """How often lease deadlines and renewals are looked at: small beside K, cheap when idle."""
+
+GUARD_REST_S = 1.0
+"""And while the deadline is farther away than this: a full node has a thousand guards."""
 
 FETCH_STALLED_S = 120.0
 """A slot whose artifacts nobody serves for this long is given back."""

@@ -198,7 +198,7 @@ class Tenure:
             if self._handle is not None and self._kept_ms != self.lease.kill_at_ms:
                 self._kept_ms = self.lease.kill_at_ms
                 self._shop.driver.keep(self._handle, self._kept_ms)
-            with trio.move_on_after(GUARD_TICK_S):
+            with trio.move_on_after(GUARD_TICK_S if limit_s else self.lease.look_in_s(self._shop.boot_ms())):
                 await self._ordered.wait()
         work.cancel()
         await self._halt()

@@ -1796,6 +1796,13 @@ MUTANTS: Final = (
         (*LEASE, f"{RUNS_ON}::test_without_a_quorum_of_the_notary_what_is_available_is_not_even_moved"),
     ),
     _M(
+        "the_guard_sleeps_past_the_end",
+        _LEASE,
+        "min(GUARD_REST_S, max(GUARD_TICK_S, until_s))",
+        "GUARD_REST_S",
+        LEASE,
+    ),
+    _M(
         "a_renewal_carries_more_than_it_may",
         _LEASE,
         "return due[:most]",

@@ -30,7 +30,7 @@ from node.executor.lease import (
     LedgerTime,
     next_renewal,
 )
-from node.executor.limits import GUARD_TICK_S, KILL_WITHIN_S, TENURES_MAX
+from node.executor.limits import GUARD_REST_S, GUARD_TICK_S, KILL_WITHIN_S, TENURES_MAX
 
 RATES = st.integers(100 - CLOCK_RATE_PERCENT, 100 + CLOCK_RATE_PERCENT).map(lambda p: Fraction(p, 100))
 
@@ -87,8 +87,8 @@ def test_the_guard_is_what_the_design_asks_for() -> None:
 
 
 def test_the_stop_fits_into_k() -> None:
-    """Noticing, SIGTERM's grace, and the driver's kill."""
-    assert GUARD_TICK_S * 1000 + STOP_GRACE_MS + KILL_WITHIN_S * 1000 <= KILL_MS
+    """Noticing, also where the machine slept meanwhile, SIGTERM's grace, and the driver's kill."""
+    assert GUARD_REST_S * 1000 + STOP_GRACE_MS + KILL_WITHIN_S * 1000 <= KILL_MS
 
 
 @given(st.integers(0, 10**15), st.lists(st.integers(0, 10 * LEASE_MS), max_size=20))
@@ -119,6 +119,18 @@ def test_a_deadline_never_moves_back_and_asking_alone_gains_nothing(start_ms: in
 def test_what_may_be_done_at_which_age(age_ms: int, start: bool, stop: bool, renew: bool) -> None:
     clock, now_ms = LeaseClock.claimed(5_000), 5_000 + age_ms
     assert (clock.may_start(now_ms), clock.must_stop(now_ms), clock.renew_due(now_ms)) == (start, stop, renew)
+
+
+@pytest.mark.parametrize("beyond_ms", [0, 10 * LEASE_MS])
+def test_the_guard_looks_in_time_for_the_end_and_seldom_before(beyond_ms: int) -> None:
+    """Rule 4: never a tick late, however far away the end was at the look before."""
+    clock = replace(LeaseClock.claimed(5_000), beyond_ms=beyond_ms)
+    now_ms, looks = 5_000.0, 0
+    while not clock.must_stop(int(now_ms)):
+        now_ms, looks = now_ms + clock.look_in_s(int(now_ms)) * 1000, looks + 1
+    assert now_ms - clock.deadline_ms - beyond_ms <= TICK_MS
+    assert looks <= (LEASE_MS + beyond_ms) / 1000 / GUARD_REST_S + 4
+    assert clock.look_in_s(clock.deadline_ms + beyond_ms - 600) == 0.6
 
 
 @pytest.mark.parametrize("beyond_ms", [0, 1_000, 10 * LEASE_MS])
