@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import trio
+import trio.testing
 
 from node.executor.drivers.running import Running
 from node.executor.errors import ExecutorError
 from node.executor.host import procs
+from node.executor.host.census import Census
 
 from .conftest import Bench
 
@@ -96,6 +98,24 @@ async def test_re_checks_of_the_bytes_go_on_beside_it(either: Bench) -> None:
                 while not over.is_set():
                     found = await either.driver.attest(handle)
                     assert found.ok, found.drifts
+
+
+async def test_a_re_check_waits_for_what_is_entering(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+
+    async def members(_census: Census, namespace: str) -> tuple[int, ...]:
+        looked.append(namespace)
+        return ()
+
+    monkeypatch.setattr(Census, "members", members)
+    async with bench.running(bench.shell(SLEEPS)) as handle:
+        await bench.until_logged(handle, "up")
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery, handle.entering:
+                nursery.start_soon(bench.driver.attest, handle)
+                await trio.testing.wait_all_tasks_blocked()
+                assert looked == []
+        assert looked == [handle.baseline and handle.baseline.namespace]
 
 
 async def test_it_counts_among_the_workloads_processes_and_ends_with_it(either: Bench) -> None:

@@ -2889,7 +2889,7 @@ MUTANTS: Final = (
         "node/files/exchange.py",
         "            async with places:\n",
         "            if True:\n",
-        ("tests/node/test_artifact_hostile.py",),
+        ("tests/node/test_artifact_places.py",),
     ),
     _M(
         "results_fill_the_store",
